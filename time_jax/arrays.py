@@ -1,0 +1,101 @@
+"""The groups of arrays that flow through time_jax. Read this file first.
+
+Letters in shape annotations, the same everywhere:
+
+  B  rows of a batch            D  hidden size (width of a projection)
+  T  positions (as queries)     F  width of the feed-forward layer
+  S  positions (as keys)        N  attention heads, H = D / N their width
+  L  layers                     R  relation heads,  C = D / R their width
+  V  vocabulary
+
+A *row* is one line of a batch: fixed length, holding one document or several
+packed behind each other. `segment_ids` says which: 0 is padding, and the
+documents of a row are numbered 1, 2, ... in order. A document may have holes
+(padding inside it). MiniLMv2's "example" is one document here, so packing
+changes neither what a document sees nor how much it weighs.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt
+
+Ids = Int[Array | np.ndarray, "B T"]  # on a device, or still on the host
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """Token rows, as an encoder takes them.
+
+  Attributes:
+    tokens: ids of the teacher's vocabulary.
+    segment_ids: 0 for padding, else the number of the document in its row.
+    positions: index of a token in its own document, from 0; padding has 0.
+  """
+
+  tokens: Ids
+  segment_ids: Ids
+  positions: Ids
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Qkv:
+  """Query, key and value projections of one layer.
+
+  Bias included, before the split into heads, scaling and rotation: what
+  MiniLMv2 (arXiv 2012.15828, section 3.1) builds its relations from.
+  """
+
+  query: Float[Array, "B T Dq"]
+  key: Float[Array, "B T Dk"]
+  value: Float[Array, "B T Dv"]
+
+
+def make_batch(
+  tokens: Int[np.ndarray, "B T"], segment_ids: Int[np.ndarray, "B T"]
+) -> Batch:
+  """Adds positions to token rows, on the host."""
+  return Batch(
+    tokens=np.asarray(tokens, np.int32),
+    segment_ids=np.asarray(segment_ids, np.int32),
+    positions=count_positions(segment_ids),
+  )
+
+
+def count_positions(
+  segment_ids: Int[np.ndarray, "B T"],
+) -> Int[np.ndarray, "B T"]:
+  """Numbers the tokens of every document from 0, skipping padding.
+
+    segment_ids  [[0, 1, 1, 1, 2, 2, 0, 2]]
+    positions    [[0, 0, 1, 2, 0, 1, 0, 2]]
+
+  Counting tokens rather than columns makes left padding harmless, which is
+  also how RoBERTa counts.
+  """
+  segment_ids = np.asarray(segment_ids)
+  real = segment_ids > 0
+  count = np.cumsum(real, axis=1)
+  highest = np.maximum.accumulate(segment_ids, axis=1)
+  before = np.pad(highest, ((0, 0), (1, 0)))[:, :-1]
+  starts = real & (segment_ids > before)
+  count_at_start = np.maximum.accumulate(np.where(starts, count, 0), axis=1)
+  return np.where(real, count - count_at_start, 0).astype(np.int32)
+
+
+def checksum(batch: Batch) -> UInt[Array, ""]:
+  """A number that tells one global batch from another.
+
+  Integer sums are exact in any order, so it is the same on any number of
+  devices and processes: what a run read can be compared with another run.
+  """
+  columns = jnp.arange(batch.tokens.shape[1], dtype=jnp.uint32) * 2 + 1
+  tokens = batch.tokens.astype(jnp.uint32) * jnp.uint32(0x9E3779B1)
+  cells = (tokens ^ batch.segment_ids.astype(jnp.uint32)) * columns[None]
+  rows = jnp.sum(cells, axis=1)
+  rows = (rows ^ (rows >> 15)) * jnp.uint32(0x85EBCA6B)
+  return jnp.sum(rows ^ (rows >> 13))

@@ -1,0 +1,145 @@
+"""From a config to the objects of a run. Below this file no ConfigDict goes."""
+
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from time_jax import optimizer, sharding
+from time_jax.distill import Objective
+from time_jax.errors import UserError
+from time_jax.hf import files, flax_teacher, load
+from time_jax.models import bert, registry
+from time_jax.models.family import Teacher
+from time_jax.relations.loss import check_relations
+
+RANDOM = "random"
+
+
+def teacher_config(config: ConfigDict) -> Any:
+  """The teacher's frozen config: its sizes, without reading any weights.
+
+  Everything that can be wrong between teacher, student and text is found
+  here, before hours of work.
+
+  Raises:
+    UserError: the teacher is not there or does not fit the rest.
+  """
+  if not config.teacher.path:
+    raise UserError(
+      "teacher.path is empty; expected a folder or a hub id OWNER/NAME, such "
+      "as --config.teacher.path=FacebookAI/xlm-roberta-base."
+    )
+  if config.teacher.path == RANDOM:
+    hf_config = config.teacher.architecture.to_dict()
+    teacher = registry.find_family(hf_config).parse_config(hf_config)
+  else:
+    _, teacher = load.read_config(files.resolve(config.teacher.path))
+  load.check_layer(config.teacher.layer, teacher.num_layers)
+  check_relations(
+    relation_weights(config),
+    config.relations.num_heads,
+    {
+      "teacher width": teacher.hidden_size,
+      "student.hidden_size": config.student.hidden_size,
+    },
+    config.relations.implementation,
+  )
+  if config.data.seq_len > teacher.max_positions:
+    raise UserError(
+      f"data.seq_len={config.data.seq_len} is longer than the teacher's "
+      f"position table, {teacher.max_positions}."
+    )
+  student_config(config, teacher.vocab_size)
+  return teacher
+
+
+def make_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
+  """Loads the teacher up to its distilled layer."""
+  t = config.teacher
+  dtype = jnp.dtype(t.dtype)
+  if t.path == RANDOM:
+    return load.random_teacher(
+      t.architecture.to_dict(),
+      t.layer,
+      seed=config.seed,
+      dtype=dtype,
+      mesh=mesh,
+    )
+  if t.loader == "flax":
+    return flax_teacher.load_flax_teacher(
+      t.path, t.layer, dtype=dtype, mesh=mesh
+    )
+  return load.load_teacher(t.path, t.layer, dtype=dtype, mesh=mesh)
+
+
+def student_config(config: ConfigDict, vocab_size: int) -> bert.BertConfig:
+  """Shape of the student: a BERT over the teacher's vocabulary."""
+  return bert.BertConfig(vocab_size=vocab_size, **config.student.to_dict())
+
+
+def make_student(config: ConfigDict, vocab_size: int) -> bert.Encoder:
+  """The student's encoder; its last block is the distilled one."""
+  shape = student_config(config, vocab_size)
+  return bert.Encoder(shape, shape.num_layers, jnp.dtype(config.train.dtype))
+
+
+def relation_weights(config: ConfigDict) -> dict[str, float]:
+  """The relations that count, with their weights."""
+  return {k: w for k, w in config.relations.weights.items() if w}
+
+
+def make_objective(config: ConfigDict, teacher: Teacher) -> Objective:
+  """The relation loss between a teacher and a fresh student."""
+  return Objective(
+    teacher=teacher,
+    student=make_student(config, teacher.vocab_size),
+    num_heads=config.relations.num_heads,
+    weights=relation_weights(config),
+    implementation=config.relations.implementation,
+  )
+
+
+def make_mesh(config: ConfigDict) -> Mesh:
+  """The mesh, checked against the batch sizes."""
+  mesh = sharding.make_mesh(**config.mesh.to_dict())
+  ways = sharding.batch_ways(mesh)
+  for name, rows, parts in (
+    ("train", config.train.global_batch_size, config.train.accumulation),
+    ("eval", config.eval.global_batch_size, 1),
+  ):
+    if rows % (ways * parts):
+      raise UserError(
+        f"{name}.global_batch_size={rows} must be divisible by the "
+        f"{ways} devices of the mesh axes data and fsdp"
+        + (f" times train.accumulation={parts}" if parts > 1 else "")
+        + f"; the next one up is {-(-rows // (ways * parts)) * ways * parts}."
+      )
+  return mesh
+
+
+def read_run(workdir: pathlib.Path) -> ConfigDict:
+  """The config that a run in `workdir` was started with."""
+  path = workdir / "config.json"
+  if not path.exists():
+    raise UserError(
+      f"{path} is missing; expected the --workdir of a run of "
+      "`time_jax distill`."
+    )
+  return ConfigDict(files.read_json(path))
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+  """AdamW over the parameters that the loss reaches."""
+  c = config.train
+  return optimizer.make_optimizer(
+    bert.feeds_projections,
+    b1=c.b1,
+    b2=c.b2,
+    eps=c.eps,
+    weight_decay=c.weight_decay,
+    clip_norm=c.clip_norm,
+  )

@@ -1,0 +1,190 @@
+"""Checkpoints of a run: what Orbax keeps, for how long, and what fits.
+
+A checkpoint holds named trees of arrays (parameters apart from the rest, so
+that evaluation and export read those alone) and a metadata record. Nothing
+else is needed to go on: a batch and every random key are functions of (seed,
+step). The teacher is never saved.
+"""
+
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from time_jax.errors import RunError, UserError
+
+METRIC = "eval/relation_loss"
+_METADATA = "metadata"
+
+
+class Checkpoints:
+  """The checkpoints of one workdir, by step. A context manager."""
+
+  def __init__(
+    self, workdir: pathlib.Path, *, keep_latest: int, keep_every: int
+  ) -> None:
+    """Opens a folder to write to.
+
+    Args:
+      workdir: of the run; the checkpoints lie in `checkpoints/`.
+      keep_latest: how many of the newest stay. The one with the best
+        evaluation stays as well: it alone would make a resumed run go back.
+      keep_every: checkpoints at multiples of this many steps stay for ever.
+    """
+    keep = policies.AnyPreservationPolicy(
+      [
+        policies.LatestN(keep_latest),
+        policies.EveryNSteps(keep_every),
+        policies.BestN(
+          get_metric_fn=_metric,
+          reverse=True,
+          n=1,
+          keep_checkpoints_without_metrics=False,
+        ),
+      ]
+    )
+    self._open(
+      workdir,
+      ocp.CheckpointManagerOptions(
+        preservation_policy=keep,
+        # Without best_fn Orbax does not write the metrics, and a resumed run
+        # would delete the best checkpoint.
+        best_fn=_metric,
+        best_mode="min",
+        # What a killed run left half-written.
+        cleanup_tmp_directories=True,
+      ),
+    )
+
+  @classmethod
+  def read_only(cls, workdir: pathlib.Path) -> "Checkpoints":
+    """Opens a finished or running run's checkpoints without changing them.
+
+    Raises:
+      UserError: there are none.
+    """
+    if not (workdir / "checkpoints").is_dir():
+      raise UserError(
+        f"no checkpoints in {workdir}; expected the --workdir of a run of "
+        "`time_jax distill`."
+      )
+    checkpoints = cls.__new__(cls)
+    options = ocp.CheckpointManagerOptions(
+      read_only=True, create=False, save_interval_steps=0
+    )
+    checkpoints._open(workdir, options)
+    return checkpoints
+
+  def _open(
+    self, workdir: pathlib.Path, options: ocp.CheckpointManagerOptions
+  ) -> None:
+    self._folder = (workdir / "checkpoints").absolute()
+    self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, kind: type | None, *exception: object) -> None:
+    # A save still under way is finished here; its error is raised, unless it
+    # would hide another.
+    try:
+      self._manager.close()
+    except (OSError, ValueError) as error:
+      if kind is None:
+        raise self._cannot_write(error) from error
+
+  def steps(self) -> list[int]:
+    """Steps of the finished checkpoints, in order."""
+    return sorted(self._manager.all_steps())
+
+  def preempted(self, step: int) -> bool:
+    """Whether all processes agreed to stop after this step (SIGTERM).
+
+    To be asked at every step: the answer is True at one of them only.
+    """
+    return self._manager.reached_preemption(step)
+
+  def save(
+    self,
+    step: int,
+    trees: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    metrics: Mapping[str, float] | None = None,
+    *,
+    wait: bool = False,
+  ) -> None:
+    """Starts to save; the run goes on while the files are written.
+
+    Args:
+      step: nothing happens if it was saved before.
+      trees: names -> pytrees of arrays.
+      metadata: JSON.
+      metrics: of an evaluation at this step, if there was one.
+      wait: return only when the checkpoint is complete on disk.
+
+    Raises:
+      RunError: this or the save before it failed, for want of space say.
+    """
+    if step in self._manager.all_steps():
+      return
+    items: dict[str, Any] = {
+      name: ocp.args.StandardSave(tree) for name, tree in trees.items()
+    }
+    items[_METADATA] = ocp.args.JsonSave(dict(metadata))
+    if metrics and not math.isfinite(metrics[METRIC]):
+      metrics = None
+    try:
+      self._manager.save(
+        step, args=ocp.args.Composite(**items), metrics=metrics, force=True
+      )
+      if wait:
+        self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+    except (OSError, ValueError) as error:
+      raise self._cannot_write(error) from error
+
+  def restore(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads trees into the shardings of `abstract`, on any mesh.
+
+    Args:
+      step: one of `steps`.
+      abstract: names -> trees of ShapeDtypeStruct with shardings; only these
+        are read.
+    """
+    items = {n: ocp.args.StandardRestore(tree) for n, tree in abstract.items()}
+    try:
+      found = self._manager.restore(step, args=ocp.args.Composite(**items))
+    except (OSError, ValueError, KeyError) as error:
+      raise self._cannot_read(step, error) from error
+    return {name: found[name] for name in abstract}
+
+  def metadata(self, step: int) -> dict[str, Any]:
+    """The metadata saved with a step."""
+    items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
+    try:
+      return self._manager.restore(step, args=items)[_METADATA]
+    except (OSError, ValueError, KeyError) as error:
+      raise self._cannot_read(step, error) from error
+
+  def _cannot_write(self, error: Exception) -> RunError:
+    return RunError(
+      f"cannot write a checkpoint to {self._folder}: {_reason(error)} Earlier "
+      "checkpoints are untouched; make room and run the same command again."
+    )
+
+  def _cannot_read(self, step: int, error: Exception) -> UserError:
+    return UserError(
+      f"the checkpoint {self._folder / str(step)} cannot be read: "
+      f"{_reason(error)} Move that folder away to go back to the one before."
+    )
+
+
+def _metric(metrics: Mapping[str, float]) -> float:
+  return metrics[METRIC]
+
+
+def _reason(error: Exception) -> str:
+  return (str(error).strip().splitlines() or [type(error).__name__])[0] + "."

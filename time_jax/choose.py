@@ -1,0 +1,114 @@
+"""Checkpoint selection: the lowest relation loss on held-out text wins."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+
+import jax
+
+from time_jax import assembly, corpus, evaluate, sharding, train
+from time_jax.checkpoint import Checkpoints
+from time_jax.errors import UserError
+from time_jax.models.family import abstract_params
+
+Scores = dict[int, dict[str, float]]
+FILE = "choice.json"
+
+
+def choose(workdir: pathlib.Path) -> int:
+  """Ranks every kept checkpoint of a run and writes `choice.json`.
+
+  The selection of the paper: held-out text of the language, no dropout.
+
+  Args:
+    workdir: of a run of `distill`.
+
+  Returns:
+    The exit code, 0.
+
+  Raises:
+    UserError: no checkpoint, or no held-out text.
+  """
+  config = assembly.read_run(workdir)
+  train.use_compilation_cache()
+  vocab_size = assembly.teacher_config(config).vocab_size
+  rows = corpus.open_corpus(config, workdir, vocab_size).validation
+  if rows is None:
+    raise UserError(
+      f"the run in {workdir} has no held-out text to choose by; expected "
+      "data.validation in its config."
+    )
+  mesh = assembly.make_mesh(config)
+  teacher = assembly.make_teacher(config, mesh)
+  objective = assembly.make_objective(config, teacher)
+  abstract = {
+    "params": sharding.abstract(abstract_params(objective.student), mesh)
+  }
+  score = evaluate.make_evaluator(objective, mesh)
+  scores: Scores = {}
+  with Checkpoints.read_only(workdir) as checkpoints:
+    for step in checkpoints.steps():
+      params = checkpoints.restore(step, abstract)["params"]
+      batches = corpus.evaluation_batches(
+        rows, config.eval.global_batch_size, mesh
+      )
+      scores[step] = score(params, teacher.params, batches)
+  if not scores:
+    raise UserError(f"no finished checkpoint in {workdir}/checkpoints.")
+  if jax.process_index() == 0:
+    _write(workdir, scores, config.data.validation)
+    print(_table(scores))
+    print(f"Chosen: step {best(scores)}, written to {workdir / FILE}.")
+    print(f"Next: python -m time_jax export --workdir={workdir}")
+  return 0
+
+
+def best(scores: Scores) -> int:
+  """The step with the lowest loss; of equals the later one.
+
+  Raises:
+    UserError: no step has a finite loss.
+  """
+  finite = {
+    s: v for s, v in scores.items() if v["relation_loss"] < float("inf")
+  }
+  if not finite:
+    raise UserError("no checkpoint has a finite relation loss.")
+  return min(finite, key=lambda step: (finite[step]["relation_loss"], -step))
+
+
+def read_choice(workdir: pathlib.Path) -> int | None:
+  """The chosen step of a run; None if `choose` has not run there."""
+  path = workdir / FILE
+  if not path.exists():
+    return None
+  try:
+    return int(json.loads(path.read_text(encoding="utf-8"))["step"])
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(
+      f"{path} is damaged: {error!r}; run `time_jax choose` again."
+    ) from error
+
+
+def _write(
+  workdir: pathlib.Path, scores: Scores, sources: Sequence[str]
+) -> None:
+  content = {
+    "step": best(scores),
+    "relation_loss": scores[best(scores)]["relation_loss"],
+    "validation": list(sources),
+    "candidates": {str(step): values for step, values in scores.items()},
+  }
+  fresh = workdir / f"{FILE}.tmp"
+  fresh.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+  fresh.replace(workdir / FILE)
+
+
+def _table(scores: Scores) -> str:
+  names = list(next(iter(scores.values())))
+  lines = [f"{'rank':>4} {'step':>9} " + " ".join(f"{n:>13}" for n in names)]
+  ranked = sorted(scores, key=lambda step: scores[step]["relation_loss"])
+  for rank, step in enumerate(ranked, 1):
+    values = " ".join(f"{scores[step][n]:>13.5f}" for n in names)
+    lines.append(f"{rank:>4} {step:>9} {values}")
+  return "\n".join(lines)

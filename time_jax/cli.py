@@ -1,0 +1,333 @@
+"""The commands: what each takes, and how its help and its errors read."""
+
+import dataclasses
+import importlib
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from time_jax.errors import EXIT_BAD_INPUT, EXIT_RUN_FAILED, RunError, UserError
+
+Define = Callable[[flags.FlagValues, Sequence[str]], None]
+
+
+def _config(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Recipe, FILE[:ARGUMENTS]. Any field: --config.FIELD=VALUE.",
+    lock_config=True,
+    flag_values=values,
+    sys_argv=["time_jax", *argv],
+  )
+
+
+def _workdir(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+
+
+def _export(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_integer(
+    "step",
+    None,
+    "Checkpoint to export; by default the chosen one, else the newest.",
+    lower_bound=0,
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "out", None, "Folder to write; WORKDIR/export.", flag_values=values
+  )
+
+
+def _bench_relations(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  for name, default, text in (
+    ("batch_size", 4, "Rows."),
+    ("seq_len", 512, "Tokens of a row."),
+    ("num_heads", 64, "Relation heads R; divides both widths."),
+    ("teacher_width", 1024, "Width of the teacher's projection."),
+    ("student_width", 384, "Width of the student's projection."),
+    ("repeats", 5, "Rounds that count."),
+  ):
+    flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """One command.
+
+  Attributes:
+    summary: one line for the list of commands.
+    example: what a user would type behind `python -m time_jax`.
+    define: functions that define its flags.
+    required: names of the flags that must be given.
+    run: (flag values) -> exit code; imports what it needs itself, so that
+      help and usage errors appear at once.
+  """
+
+  summary: str
+  example: str
+  define: Sequence[Define]
+  required: Sequence[str]
+  run: Callable[[Any], int]
+
+
+def _run_prepare(args: Any) -> int:
+  module = importlib.import_module("time_jax.corpus")
+  return module.prepare_command(args.config, _path(args.workdir))
+
+
+def _run_distill(args: Any) -> int:
+  module = importlib.import_module("time_jax.train")
+  return module.distill(args.config, _path(args.workdir))
+
+
+def _run_choose(args: Any) -> int:
+  module = importlib.import_module("time_jax.choose")
+  return module.choose(_path(args.workdir))
+
+
+def _run_export(args: Any) -> int:
+  module = importlib.import_module("time_jax.export")
+  out = _path(args.out) if args.out else None
+  return module.export(_path(args.workdir), args.step, out)
+
+
+def _run_doctor(args: Any) -> int:
+  module = importlib.import_module("time_jax.doctor")
+  return module.doctor(_path(args.workdir) if args.workdir else None)
+
+
+def _run_bench_relations(args: Any) -> int:
+  module = importlib.import_module("time_jax.bench.relations")
+  return module.bench_relations(
+    batch_size=args.batch_size,
+    seq_len=args.seq_len,
+    num_heads=args.num_heads,
+    teacher_width=args.teacher_width,
+    student_width=args.student_width,
+    repeats=args.repeats,
+  )
+
+
+def _path(text: str) -> pathlib.Path:
+  return pathlib.Path(text).expanduser()
+
+
+_RECIPE = "--config=configs/quickstart.py --workdir=runs/quickstart"
+COMMANDS = {
+  "prepare": Command(
+    "Tokenise text into rows on disk (distill does it too, when needed).",
+    f"prepare {_RECIPE}",
+    (_config, _workdir),
+    ("config", "workdir"),
+    _run_prepare,
+  ),
+  "distill": Command(
+    "Train a student; continues by itself where an earlier run ended.",
+    f"distill {_RECIPE} --config.train.num_steps=100",
+    (_config, _workdir),
+    ("config", "workdir"),
+    _run_distill,
+  ),
+  "choose": Command(
+    "Rank the kept checkpoints by their loss on held-out text.",
+    "choose --workdir=runs/quickstart",
+    (_workdir,),
+    ("workdir",),
+    _run_choose,
+  ),
+  "export": Command(
+    "Write a checkpoint as a Hugging Face folder and prove it equal.",
+    "export --workdir=runs/quickstart",
+    (_workdir, _export),
+    ("workdir",),
+    _run_export,
+  ),
+  "doctor": Command(
+    "Devices, versions, flags, memory, folders; what is wrong, what to do.",
+    "doctor",
+    (_workdir,),
+    (),
+    _run_doctor,
+  ),
+  "bench relations": Command(
+    "Time and memory of the relation loss's implementations.",
+    "bench relations --seq_len=256",
+    (_bench_relations,),
+    (),
+    _run_bench_relations,
+  ),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs one command.
+
+  Args:
+    argv: arguments behind the program's name.
+
+  Returns:
+    The exit code: 0 done, 2 bad input, 3 run failed, 42 stopped by a signal
+    with everything saved; anything else is a bug.
+  """
+  try:
+    name, rest = _split_command(list(argv))
+    if name is None:
+      print(overview())
+      return 0
+    values = _parse(name, rest)
+    if values is None:
+      return 0
+    # Orbax warns of what is meant to be so; our own words go another way.
+    logging.set_verbosity(logging.ERROR)
+    return COMMANDS[name].run(values)
+  except UserError as error:
+    return _fail(error, EXIT_BAD_INPUT)
+  except RunError as error:
+    return _fail(error, EXIT_RUN_FAILED)
+  except KeyboardInterrupt:
+    return _fail("interrupted; run the same command again to continue.", 130)
+
+
+def _fail(error: object, code: int) -> int:
+  print(f"time_jax: error: {error}", file=sys.stderr)
+  return code
+
+
+def overview() -> str:
+  """The list of commands."""
+  lines = [
+    "time_jax distils a big text encoder into a tiny monolingual one.",
+    "",
+    "usage: python -m time_jax COMMAND [--flag=value ...]",
+    "",
+    "commands:",
+    *(f"  {name:<16} {c.summary}" for name, c in COMMANDS.items()),
+    "",
+    "python -m time_jax COMMAND --help shows a command's flags.",
+  ]
+  return "\n".join(lines)
+
+
+def _split_command(argv: list[str]) -> tuple[str | None, list[str]]:
+  if not argv or argv[0] in ("help", "-h", "--help"):
+    return None, []
+  for words in (2, 1):
+    name = " ".join(argv[:words])
+    if name in COMMANDS:
+      return name, argv[words:]
+  shown = " ".join(argv[:2]) if argv[0] == "bench" else argv[0]
+  raise UserError(f"unknown command {shown!r}; known: {', '.join(COMMANDS)}.")
+
+
+def _parse(name: str, rest: list[str]) -> Any:
+  """Flag values; None if only help was asked for."""
+  command = COMMANDS[name]
+  help_words = ("-h", "--help", "-help")
+  wants_help = any(word in help_words for word in rest)
+  rest = [word for word in rest if word not in help_words]
+  values = flags.FlagValues()
+  for define in command.define:
+    define(values, rest)
+  try:
+    left = values(["time_jax", *rest])[1:]
+  except flags.UnrecognizedFlagError as error:
+    raise UserError(f"{_line(error, 0)} {_known_flags(values)}") from error
+  except flags.Error as error:
+    # A recipe's own error arrives as a traceback in a text.
+    reason = _line(error, -1).removeprefix("time_jax.errors.UserError: ")
+    raise UserError(reason) from error
+  except (AttributeError, KeyError) as error:
+    raise UserError(_unknown_field(error, rest)) from error
+  _check_recipe(values)
+  if wants_help:
+    print(_help(name, values))
+    return None
+  if left:
+    raise UserError(f"unexpected argument {left[0]!r}. {_known_flags(values)}")
+  missing = [f"--{flag}" for flag in command.required if not values[flag].value]
+  if missing:
+    raise UserError(
+      f"{name} needs {' and '.join(missing)}; for example: python -m time_jax "
+      f"{command.example}"
+    )
+  return values
+
+
+def _line(error: Exception, which: int) -> str:
+  text = str(error).strip().splitlines() or [type(error).__name__]
+  return text[which].strip().rstrip(".") + "."
+
+
+def _check_recipe(values: flags.FlagValues) -> None:
+  if "config" not in values or values["config"].value is None:
+    return
+  try:
+    _ = values["config"].value.lang
+  except OSError as error:
+    recipes = ", ".join(sorted(map(str, pathlib.Path("configs").glob("*.py"))))
+    raise UserError(
+      f"the recipe of --config cannot be read: {_line(error, -1)} Here are: "
+      f"{recipes or 'none; run from the repository, or give a full path'}."
+    ) from error
+
+
+def _known_flags(values: flags.FlagValues) -> str:
+  return f"Known flags: {', '.join(f'--{name}' for name in _own(values))}."
+
+
+def _own(values: flags.FlagValues) -> list[str]:
+  return [name for name in values if "." not in name]
+
+
+def _unknown_field(error: Exception, rest: Sequence[str]) -> str:
+  from time_jax.config import default_config, flatten
+
+  fields = [name for name, _ in flatten(default_config().to_dict())]
+  given = re.findall(r"--config\.([\w.]+)", " ".join(rest))
+  unknown = [g for g in given if not any(_covers(g, f) for f in fields)]
+  if not unknown:
+    return _line(error, 0)
+  section = unknown[0].rpartition(".")[0]
+  near = [f for f in fields if f.startswith(f"{section}.")] or fields
+  return f"unknown config field {unknown[0]!r}; known: {', '.join(near)}."
+
+
+def _covers(given: str, field: str) -> bool:
+  return field == given or field.startswith(f"{given}.")
+
+
+def _help(name: str, values: flags.FlagValues) -> str:
+  command = COMMANDS[name]
+  lines = [
+    command.summary,
+    "",
+    f"usage: python -m time_jax {name} [--flag=value ...]",
+    f"example: python -m time_jax {command.example}",
+  ]
+  if _own(values):
+    lines += ["", "flags:"]
+  for flag in _own(values):
+    need = " (required)" if flag in command.required else ""
+    default = values[flag].default
+    known = f" Default: {default}." if default is not None else ""
+    lines.append(f"  --{flag:<14} {values[flag].help}{need}{known}")
+  if "config" in values:
+    lines += ["", *_config_help(values["config"].value)]
+  return "\n".join(lines)
+
+
+def _config_help(config: Any) -> list[str]:
+  from time_jax.config import default_config, flatten
+
+  fields = flatten((config or default_config()).to_dict())
+  title = "fields of this recipe:" if config else "config fields (defaults):"
+  return [title, *(f"  {name:<32} {value!r}" for name, value in fields)]

@@ -1,0 +1,186 @@
+"""Every field that a run can be told, with its default and what it means.
+
+A file in `configs/` starts from `default_config` and changes what its recipe
+needs. The ConfigDict stops in the command functions; code below them takes
+keyword arguments.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from time_jax.errors import UserError
+
+
+def default_config() -> ConfigDict:
+  """The paper's recipe (TiME, arXiv 2512.14645) without teacher and text."""
+  config = ConfigDict()
+  config.lang = ""  # ISO code; goes into the exported model's card
+  config.seed = 21  # of weights, dropout and the order of the data
+
+  config.teacher = t = ConfigDict()
+  t.path = (
+    ""  # folder, hub id OWNER/NAME[@REVISION], package:NAME/FOLDER, random
+  )
+  t.layer = 0  # the distilled layer, 1-based
+  t.loader = "own"  # own encoders, or "flax": transformers' 4.x Flax models
+  t.dtype = "bfloat16"  # of the teacher's weights and computation
+  t.architecture = ConfigDict()  # config.json of a random teacher
+
+  config.student = s = ConfigDict()
+  s.num_layers = 6
+  s.hidden_size = 384
+  s.intermediate_size = 1536
+  s.num_heads = 12
+  s.max_positions = 512
+  s.dropout = 0.1
+  s.attention_dropout = 0.1
+  s.layer_norm_eps = 1e-12
+  s.initializer_range = 0.02
+
+  config.relations = r = ConfigDict()
+  r.num_heads = 64  # R, divides the widths of teacher and student
+  # Of each relation in the loss; those of weight 0 are not computed.
+  r.weights = ConfigDict({x + y: float(x == y) for x in "qkv" for y in "qkv"})
+  r.implementation = "one_pass"  # or "dense", the definition
+
+  config.data = d = ConfigDict()
+  # Text. Each entry: GLOB[#FIELD] of .txt/.jsonl/.parquet[.gz|.zst],
+  # tfds:NAME[:SPLIT][#FIELD] or hf:NAME[:CONFIG[:SPLIT]][#FIELD].
+  d.train = ()
+  d.validation = ()  # held-out text, for choosing a checkpoint
+  d.folder = ""  # of prepared rows; empty: WORKDIR/data
+  d.seq_len = 512
+  d.packing = "pack"  # or "none": one document a row, truncated and padded
+  d.shard_text_mb = 16  # text behind one file of rows
+  d.max_bad_records = 100  # broken lines and files to skip before giving up
+  d.max_tokens = 0  # stop preparing after so many; 0: no limit
+  d.synthetic_rows = 0  # > 0: random tokens instead of text, for measuring
+  d.prefetch = 2  # batches made ahead
+
+  config.train = n = ConfigDict()
+  n.num_steps = 200_000
+  n.global_batch_size = 256  # rows of all devices, per optimizer step
+  n.accumulation = 1  # micro-batches per step
+  n.peak_lr = 6e-4
+  n.warmup_steps = 4000
+  n.b1 = 0.9
+  n.b2 = 0.999
+  n.eps = 1e-6
+  n.weight_decay = 0.01  # not on biases and LayerNorm
+  n.clip_norm = 1.0
+  n.dtype = "bfloat16"  # of the student's computation; its weights are float32
+  n.max_skipped = 10  # non-finite steps in a row before the run ends
+  n.parallel = "jit"  # or "pmap", to compare with
+
+  config.mesh = m = ConfigDict()
+  m.data = -1  # replicas; -1: all devices that are left
+  m.fsdp = 1  # ways to split parameters and optimizer state
+  m.tensor = 1  # ways to split the work inside a layer
+
+  config.checkpoint = c = ConfigDict()
+  c.every = 1000  # steps
+  c.keep_latest = 2
+  c.keep_every = 10_000  # steps between the checkpoints that stay for ever
+
+  config.eval = e = ConfigDict()
+  e.every = 10_000  # steps; needs data.validation
+  e.global_batch_size = 32
+
+  config.log = g = ConfigDict()
+  g.every = 50  # steps
+  config.lock()
+  return config
+
+
+# What may differ between a run and its resumption: where and how fast it
+# runs, how often it writes. Everything else shapes the result.
+HARMLESS = (
+  "checkpoint.",
+  "data.folder",
+  "data.prefetch",
+  "eval.",
+  "log.",
+  "mesh.",
+  "teacher.path",  # the teacher's fingerprint is compared instead
+)
+
+
+def check_config(config: ConfigDict) -> None:
+  """Raises UserError for values that no run could use, all at once."""
+  fields = dict(flatten(config.to_dict()))
+  problems = [
+    f"{name}={value} is negative"
+    for name, value in fields.items()
+    if isinstance(value, int | float) and value < 0 and "mesh." not in name
+  ]
+  problems += [
+    f"{name}=0, expected at least 1" for name in _POSITIVE if not fields[name]
+  ]
+  problems += [
+    f"{name}={fields[name]!r}, expected one of {', '.join(known)}"
+    for name, known in _CHOICES.items()
+    if fields[name] not in known
+  ]
+  if config.data.seq_len > config.student.max_positions:
+    problems.append(
+      f"data.seq_len={config.data.seq_len} is longer than the student's "
+      f"position table, student.max_positions={config.student.max_positions}"
+    )
+  if problems:
+    raise UserError("bad configuration: " + "; ".join(problems) + ".")
+
+
+_POSITIVE = (
+  "student.num_layers",
+  "student.hidden_size",
+  "student.num_heads",
+  "student.intermediate_size",
+  "relations.num_heads",
+  "data.seq_len",
+  "data.shard_text_mb",
+  "train.num_steps",
+  "train.global_batch_size",
+  "train.accumulation",
+  "train.max_skipped",
+  "checkpoint.every",
+  "checkpoint.keep_latest",
+  "checkpoint.keep_every",
+  "eval.every",
+  "eval.global_batch_size",
+  "log.every",
+)
+_CHOICES = {
+  "teacher.loader": ("own", "flax"),
+  "teacher.dtype": ("bfloat16", "float32"),
+  "train.dtype": ("bfloat16", "float32"),
+  "train.parallel": ("jit", "pmap"),
+  "data.packing": ("pack", "none"),
+}
+
+
+def flatten(
+  tree: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+  """{"a": {"b": 1}} -> ("a.b", 1)."""
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      yield from flatten(value, f"{prefix}{key}.")
+    else:
+      yield prefix + key, value
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+  """Lines about the fields that differ and would change a run's result."""
+  old, new = dict(flatten(before)), dict(flatten(now))
+  return [
+    f"{name}: {_show(old, name)} then, {_show(new, name)} now"
+    for name in sorted(old | new)
+    if not name.startswith(HARMLESS) and _show(old, name) != _show(new, name)
+  ]
+
+
+def _show(values: dict[str, Any], name: str) -> str:
+  value = values.get(name, "(absent)")
+  return repr(list(value) if isinstance(value, tuple) else value)

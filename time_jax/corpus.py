@@ -1,0 +1,141 @@
+"""The rows of a run: prepared text, or synthetic ones."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+import filelock
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from time_jax import sharding
+from time_jax.arrays import Batch
+from time_jax.assembly import RANDOM, teacher_config
+from time_jax.config import check_config
+from time_jax.data import pipeline, prepare
+from time_jax.errors import UserError
+from time_jax.hf import files, tokenizer
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+  """Rows to train on and to choose by.
+
+  Attributes:
+    train: rows of the training text.
+    validation: rows of the held-out text; None if there is none.
+    fingerprint: hash of what the rows were made from.
+    tokenizer: hash of the tokenizer.
+  """
+
+  train: pipeline.Rows
+  validation: pipeline.Rows | None
+  fingerprint: str
+  tokenizer: str
+
+
+def open_corpus(
+  config: ConfigDict, workdir: pathlib.Path, vocab_size: int
+) -> Corpus:
+  """Opens a run's rows, preparing them first where they are not there yet.
+
+  Args:
+    config: of the run.
+    workdir: where the rows lie unless `data.folder` says otherwise.
+    vocab_size: rows of the teacher's token table.
+  """
+  d = config.data
+  if d.synthetic_rows:
+    rows = pipeline.SyntheticRows(
+      d.synthetic_rows, d.seq_len, vocab_size, config.seed
+    )
+    return Corpus(rows, None, f"synthetic-{rows}", "none")
+  manifest = prepare_corpus(config, workdir, vocab_size)
+  folder = data_folder(config, workdir)
+  splits = {name: pipeline.open_rows(folder, name) for name in manifest.splits}
+  return Corpus(
+    splits[TRAIN],
+    splits.get(VALIDATION),
+    manifest.fingerprint,
+    manifest.tokenizer_sha256,
+  )
+
+
+def prepare_corpus(
+  config: ConfigDict, workdir: pathlib.Path, vocab_size: int
+) -> pipeline.Manifest:
+  """Tokenises a run's text into rows on disk; done at once if it was before.
+
+  Several processes may call it: on a shared disk the first one works and the
+  others wait; on disks of their own each makes the same files.
+  """
+  d = config.data
+  if config.teacher.path == RANDOM:
+    raise UserError(
+      "a random teacher has no tokenizer; expected --config.data.synthetic_rows"
+      " above 0."
+    )
+  if not d.train:
+    raise UserError(
+      "data.train is empty; expected text, such as "
+      "--config.data.train=\"('texts/*.jsonl.gz',)\"."
+    )
+  folder = data_folder(config, workdir)
+  spec = tokenizer.load_tokenizer(
+    files.resolve(config.teacher.path), vocab_size
+  )
+  splits = {TRAIN: tuple(d.train)}
+  if d.validation:
+    splits[VALIDATION] = tuple(d.validation)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / "prepare.lock")
+    with lock:
+      return prepare.prepare(
+        folder,
+        splits=splits,
+        tokenizer=spec,
+        seq_len=d.seq_len,
+        packing=d.packing,
+        shard_text_mb=d.shard_text_mb,
+        max_bad_records=d.max_bad_records,
+        max_tokens=d.max_tokens,
+      )
+  except OSError as error:
+    raise UserError(
+      f"cannot write to {folder}: {error.strerror or error}; expected a folder "
+      "with write permission and free space."
+    ) from error
+
+
+def data_folder(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
+  """Where the prepared rows lie."""
+  return pathlib.Path(config.data.folder or workdir / "data").absolute()
+
+
+def evaluation_batches(
+  rows: pipeline.Rows, batch_size: int, mesh: Mesh
+) -> Iterator[Batch]:
+  """Every row once, in global batches of one shape."""
+  wanted = sharding.local_rows(mesh, batch_size)
+  for row in pipeline.sequential_batches(rows, batch_size, wanted=wanted):
+    yield sharding.global_batch(
+      row["tokens"], row["segment_ids"], mesh, batch_size
+    )
+
+
+def prepare_command(config: ConfigDict, workdir: pathlib.Path) -> int:
+  """Prepares a run's text and prints what came of it; returns exit code 0."""
+  check_config(config)
+  vocab_size = teacher_config(config).vocab_size
+  manifest = prepare_corpus(config, workdir, vocab_size)
+  print(f"Prepared rows in {data_folder(config, workdir)}")
+  for name, split in manifest.splits.items():
+    print(
+      f"  {name}: {split.documents:,} documents, {split.tokens:,} tokens, "
+      f"{split.rows:,} rows of {config.data.seq_len} "
+      f"({split.packing_efficiency:.1%} full), {split.bad_records} bad records"
+    )
+  return 0

@@ -1,0 +1,1 @@
+"""Text to tokenised rows on disk, and rows to batches."""

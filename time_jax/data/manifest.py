@@ -1,0 +1,160 @@
+"""What a prepared folder holds: its manifest, and its shards as TFDS sees them.
+
+FOLDER/manifest.json          written last: with it the folder is finished
+FOLDER/time_rows/1.0.0/
+  time_rows-*.array_record-*  the rows
+  *.json                      what TFDS has to know about them
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from time_jax import errors
+
+NAME = "time_rows"
+VERSION = "1.0.0"
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 1
+FEATURES = ("tokens", "segment_ids")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """One finished file of rows.
+
+  Attributes:
+    name: file name in the prepared folder.
+    block: number of the block of text that it was made from.
+    rows: number of rows.
+    size: bytes of the file.
+    sha256: hash of the file.
+  """
+
+  name: str
+  block: int
+  rows: int
+  size: int
+  sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFile:
+  """A local file of text.
+
+  Attributes:
+    path: as given, or as a glob found it.
+    size: its bytes when it was read.
+  """
+
+  path: str
+  size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitManifest:
+  """What one split was made from, and what it holds.
+
+  Attributes:
+    sources: the sources of text, as given.
+    files: the local files among them; none for TFDS and Hugging Face.
+    documents: documents with text that were used.
+    empty_documents: documents of whitespace only, left out.
+    bad_records: records that could not be read, left out.
+    text_bytes: UTF-8 bytes of the documents.
+    tokens: tokens in all rows, special ones included, padding excluded.
+    rows: number of rows.
+    packing_efficiency: share of the places in the rows that hold a token.
+    shards: the files.
+  """
+
+  sources: tuple[str, ...]
+  files: tuple[SourceFile, ...]
+  documents: int
+  empty_documents: int
+  bad_records: int
+  text_bytes: int
+  tokens: int
+  rows: int
+  packing_efficiency: float
+  shards: tuple[Shard, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """What a prepared folder holds: the content of its manifest.json.
+
+  Attributes:
+    version: version of this format.
+    fingerprint: hash of the settings.
+    tokenizer_sha256: hash of the tokenizer's JSON text.
+    settings: all that decides the content, as plain JSON values.
+    splits: the parts, such as train and validation.
+  """
+
+  version: int
+  fingerprint: str
+  tokenizer_sha256: str
+  settings: dict[str, Any]
+  splits: dict[str, SplitManifest]
+
+
+def is_prepared(folder: str | os.PathLike[str]) -> bool:
+  """Says whether `prepare` has finished in this folder."""
+  return (pathlib.Path(folder) / MANIFEST).is_file()
+
+
+def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
+  """Reads the manifest of a folder in which `prepare` has finished."""
+  path = pathlib.Path(folder) / MANIFEST
+  try:
+    values = json.loads(path.read_text())
+    for name, split in values["splits"].items():
+      split["sources"] = tuple(split["sources"])
+      split["files"] = tuple(SourceFile(**file) for file in split["files"])
+      split["shards"] = tuple(Shard(**shard) for shard in split["shards"])
+      values["splits"][name] = SplitManifest(**split)
+    return Manifest(**values)
+  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    raise errors.UserError(
+      f"{str(path)!r} is missing or damaged ({error}); expected the manifest "
+      "of prepared text; run `prepare` with a new folder"
+    ) from error
+
+
+def shard_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
+  """Returns the place of the shards inside a prepared folder."""
+  return pathlib.Path(folder) / NAME / VERSION
+
+
+def features(seq_len: int) -> tfds.features.FeaturesDict:
+  """Returns what TFDS has to know about a row."""
+  row = tfds.features.Tensor(shape=(seq_len,), dtype=np.int32)
+  return tfds.features.FeaturesDict(dict.fromkeys(FEATURES, row))
+
+
+def write_metadata(place: pathlib.Path, manifest: Manifest) -> None:
+  """Writes the files that make a folder of shards a TFDS dataset."""
+  template = tfds.core.ShardedFileTemplate(
+    data_dir=place, dataset_name=NAME, filetype_suffix="array_record"
+  )
+  splits = [
+    tfds.core.SplitInfo(
+      name=name,
+      shard_lengths=[shard.rows for shard in split.shards],
+      num_bytes=sum(shard.size for shard in split.shards),
+      filename_template=template.replace(split=name),
+    )
+    for name, split in manifest.splits.items()
+  ]
+  tfds.folder_dataset.write_metadata(
+    data_dir=place,
+    features=features(manifest.settings["seq_len"]),
+    split_infos=splits,
+    check_data=False,  # The check needs TensorFlow.
+  )

@@ -1,0 +1,284 @@
+"""Prepared rows to batches: `batch_at(step)` is a pure function.
+
+The global batch of a step depends on the seed, the step and the global batch
+size alone, not on the number of processes nor on what was read before. So the
+position in the data, as a checkpoint keeps it, is the step.
+"""
+
+import dataclasses
+import itertools
+import os
+import pathlib
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+from numpy.typing import NDArray
+
+from time_jax import errors
+from time_jax.data.manifest import (
+  FEATURES,
+  NAME,
+  Manifest,
+  load_manifest,
+  shard_folder,
+)
+
+Row = dict[str, NDArray[np.int32]]
+"""tokens and segment_ids, each [seq_len]; in a batch [rows, seq_len]."""
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Rows(Protocol):
+  """Rows of tokens with random access."""
+
+  def __len__(self) -> int:
+    """Returns the number of rows."""
+    ...
+
+  def __getitems__(self, indices: Sequence[int]) -> list[Row]:
+    """Returns the rows at these indices, in this order."""
+    ...
+
+
+def open_rows(folder: str | os.PathLike[str], split: str) -> Rows:
+  """Opens the rows of a split, after a look at the size of every file."""
+  place = shard_folder(folder)
+  _check_files(folder, load_manifest(folder), split)
+  try:
+    rows = tfds.data_source(NAME, data_dir=os.fspath(folder), split=split)
+  except Exception as error:
+    raise _damaged(place, str(error)) from error
+  return _PreparedRows(rows, place)
+
+
+def _check_files(
+  folder: str | os.PathLike[str], manifest: Manifest, split: str
+) -> None:
+  if split not in manifest.splits:
+    raise errors.UserError(
+      f"{str(folder)!r} has no split {split!r}; expected one of "
+      f"{', '.join(manifest.splits)}"
+    )
+  for shard in manifest.splits[split].shards:
+    path = shard_folder(folder) / shard.name
+    size = path.stat().st_size if path.is_file() else 0
+    if size != shard.size:
+      raise _damaged(path, f"it has {size} bytes instead of {shard.size}")
+
+
+def _damaged(path: pathlib.Path, why: str) -> errors.UserError:
+  return errors.UserError(
+    f"{str(path)!r} is damaged: {why}; expected the file as `prepare` wrote "
+    "it; copy it again, or run `prepare` with a new folder"
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _PreparedRows:
+  rows: Any
+  place: pathlib.Path
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitems__(self, indices: Sequence[int]) -> list[Row]:
+    try:
+      return self.rows.__getitems__(indices)
+    except Exception as error:
+      raise _damaged(self.place, " ".join(str(error).split())) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticRows:
+  """Full rows of random tokens, for speed and memory work without text.
+
+  Attributes:
+    num_rows: number of rows.
+    seq_len: tokens in a row, one segment.
+    vocab_size: each token is below it.
+    seed: decides the tokens, together with the index of the row.
+  """
+
+  num_rows: int
+  seq_len: int
+  vocab_size: int
+  seed: int = 0
+
+  def __len__(self) -> int:
+    """Returns the number of rows."""
+    return self.num_rows
+
+  def __getitems__(self, indices: Sequence[int]) -> list[Row]:
+    """Returns the rows at these indices, in this order."""
+    return [self._row(index) for index in indices]
+
+  def _row(self, index: int) -> Row:
+    random = np.random.default_rng((self.seed, index))
+    tokens = random.integers(self.vocab_size, size=self.seq_len, dtype=np.int32)
+    return {"tokens": tokens, "segment_ids": np.ones(self.seq_len, np.int32)}
+
+
+class BatchSource:
+  """The training batches, or the part of them that one process reads.
+
+  Step s takes the rows s * B ... s * B + B - 1 of an endless order in which
+  each epoch holds every row once, newly shuffled.
+  """
+
+  def __init__(
+    self,
+    rows: Rows,
+    *,
+    seed: int,
+    global_batch_size: int,
+    wanted: Sequence[int] | None = None,
+  ) -> None:
+    """Prepares the order of the rows; nothing is read yet.
+
+    Args:
+      rows: the rows of all processes.
+      seed: decides the order.
+      global_batch_size: rows of all processes in a step, B.
+      wanted: which rows of each global batch to read: ascending, from 0 to
+        B - 1; those of two processes may overlap. None is all of them.
+    """
+    if not len(rows):
+      raise errors.UserError("no rows to train on; expected at least one")
+    if seed < 0:
+      raise errors.UserError(f"{seed=} is negative; expected 0 or more")
+    self._wanted = _checked(wanted, global_batch_size)
+    self._rows = rows
+    self._global_batch_size = global_batch_size
+    order = grain.MapDataset.range(len(rows)).seed(seed).shuffle()
+    self._order = order.repeat()
+
+  def indices_at(self, step: int) -> list[int]:
+    """Returns which rows are read at a step, in the order of the batch."""
+    start = step * self._global_batch_size
+    return [self._index_at(start + i) for i in self._wanted]
+
+  def batch_at(self, step: int) -> Row:
+    """Returns the wanted rows of the global batch of a step.
+
+    Args:
+      step: any step from 0 on; they need not be asked for in order.
+
+    Returns:
+      tokens and segment_ids, int32 [wanted rows, seq_len].
+    """
+    return _stack(self._rows.__getitems__(self.indices_at(step)))
+
+  def _index_at(self, place: int) -> int:
+    index = self._order[place]
+    assert index is not None  # Only a filter leaves a place empty.
+    return index
+
+
+def sequential_batches(
+  rows: Rows,
+  batch_size: int,
+  *,
+  wanted: Sequence[int] | None = None,
+) -> Iterator[Row]:
+  """Yields every row once, in order, for evaluation.
+
+  All batches have the same shape: the last one is filled up with rows without
+  a segment (all zero), which hold no document.
+
+  Args:
+    rows: the rows of all processes.
+    batch_size: rows of all processes in a batch.
+    wanted: which rows of each batch to read, as for `BatchSource`.
+
+  Yields:
+    tokens and segment_ids, int32 [wanted rows, seq_len].
+  """
+  wanted = _checked(wanted, batch_size)
+  for start in range(0, len(rows), batch_size):
+    indices = [start + i for i in wanted]
+    present = [i for i in indices if i < len(rows)]
+    # Where all wanted rows lie beyond the last, one still gives the shape.
+    batch = _stack(rows.__getitems__(present or [start]))
+    for name, values in batch.items():
+      values[len(present) :] = 0
+      missing = len(indices) - len(values)
+      batch[name] = np.pad(values, ((0, missing), (0, 0)))
+    yield batch
+
+
+def prefetch(
+  batch_at: Callable[[int], Any],
+  start: int,
+  stop: int,
+  *,
+  depth: int,
+  put: Callable[[Any], T],
+) -> Generator[T, None, None]:
+  """Yields `put(batch_at(step))` for each step, computed ahead in a thread.
+
+  Args:
+    batch_at: what to compute, such as `BatchSource.batch_at`.
+    start: the first step.
+    stop: one past the last step.
+    depth: how many results may wait, one or more.
+    put: what to do with each, such as the transfer to the devices.
+
+  Yields:
+    The results in the order of the steps. An exception in the thread is
+    raised here; the thread ends when the iterator is closed.
+  """
+  if depth < 1:
+    raise errors.UserError(f"prefetch {depth=}: expected 1 or more")
+  results: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
+  closed = threading.Event()
+
+  def offer(result: Any, error: BaseException | None) -> None:
+    while not closed.is_set():
+      try:
+        return results.put((result, error), timeout=0.1)
+      except queue.Full:
+        continue
+
+  def produce() -> None:
+    try:
+      for step in range(start, stop):
+        if closed.is_set():
+          return
+        offer(put(batch_at(step)), None)
+    except BaseException as error:
+      offer(None, error)
+
+  thread = threading.Thread(target=produce, name="prefetch", daemon=True)
+  thread.start()
+  try:
+    for _ in range(start, stop):
+      result, error = results.get()
+      if error is not None:
+        raise error
+      yield result
+  finally:
+    closed.set()
+    thread.join()
+
+
+def _checked(wanted: Sequence[int] | None, batch_size: int) -> Sequence[int]:
+  if batch_size < 1:
+    raise errors.UserError(f"{batch_size=}: expected 1 or more")
+  if wanted is None:
+    return range(batch_size)
+  ascending = all(low < high for low, high in itertools.pairwise(wanted))
+  assert len(wanted) and ascending, f"{wanted=} must ascend"
+  inside = wanted[0] >= 0 and wanted[-1] < batch_size
+  assert inside, f"{wanted=} must be in 0..{batch_size - 1}"
+  return tuple(wanted)
+
+
+def _stack(rows: list[Row]) -> Row:
+  return {name: np.stack([row[name] for row in rows]) for name in FEATURES}

@@ -1,0 +1,75 @@
+"""The text in one record, and the count of records without."""
+
+import dataclasses
+import logging
+from typing import Any
+
+from time_jax import errors
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Tally:
+  """Counts of what a stream of documents met so far.
+
+  Attributes:
+    max_bad_records: one more bad record than this ends the stream.
+    documents: documents handed out.
+    empty_documents: documents of whitespace only, left out.
+    bad_records: lines, records or files that could not be read, left out.
+    text_bytes: UTF-8 bytes of the documents handed out.
+  """
+
+  max_bad_records: int = 100
+  documents: int = 0
+  empty_documents: int = 0
+  bad_records: int = 0
+  text_bytes: int = 0
+
+  def bad(self, where: str, why: str) -> None:
+    """Counts a bad record: a warning, or an error beyond the limit."""
+    self.bad_records += 1
+    if self.bad_records > self.max_bad_records:
+      raise errors.UserError(
+        f"{where}: {why}; this is bad record {self.bad_records}, expected at "
+        f"most max_bad_records={self.max_bad_records}; repair the text or "
+        "raise the limit"
+      )
+    count = f"bad record {self.bad_records} of at most {self.max_bad_records}"
+    _logger.warning("%s: %s; skipped (%s)", where, why, count)
+
+
+class BadRecordError(Exception):
+  """A record without usable text; its message says why."""
+
+
+def text_of(record: Any, field: str) -> str:
+  """Returns the text in a field of a record; a null is an empty text."""
+  if not isinstance(record, dict):
+    raise BadRecordError(f"found {type(record).__name__}, expected an object")
+  value = record[field] if field in record else _nested(record, field)
+  if value is None:
+    return ""
+  try:
+    if isinstance(value, bytes):
+      return value.decode("utf-8")
+    if isinstance(value, str):
+      value.encode("utf-8")  # JSON escapes can hide half of a character.
+      return value
+  except UnicodeError:
+    raise BadRecordError(f"field {field!r} is invalid UTF-8") from None
+  kind = type(value).__name__
+  raise BadRecordError(f"field {field!r} is {kind}, expected text")
+
+
+def _nested(record: dict[str, Any], field: str) -> Any:
+  value: Any = record
+  for part in field.split("."):
+    if value is None:
+      return None
+    if not isinstance(value, dict) or part not in value:
+      names = ", ".join(map(str, record)) or "none"
+      raise BadRecordError(f"no field {field!r} (fields: {names})")
+    value = value[part]
+  return value

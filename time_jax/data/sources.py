@@ -1,0 +1,168 @@
+"""Where text comes from: local files, TFDS datasets, Hugging Face datasets.
+
+A source is written as one string, the text field (`text` if left out) behind
+the last `#`:
+
+  corpus/*.jsonl.gz#body.en     JSON lines; nested fields are joined by dots
+  corpus/part-?.parquet         parquet, one row group in memory at a time
+  notes.txt                     documents are separated by blank lines
+  tfds:wiki40b/en:1.3.0:train   a TFDS dataset or the folder of one
+  hf:wikimedia/wikipedia:20231101.da:train
+
+Local files may be plain, `.gz` or `.zst`; globs are read in sorted order, so
+the stream of documents is the same in every run.
+"""
+
+import dataclasses
+import importlib
+import itertools
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from time_jax import errors
+from time_jax.data import text_files
+from time_jax.data.records import BadRecordError, Tally, text_of
+
+# A TFDS name may carry a version, which is written with the same colon.
+_TFDS = re.compile(r"(?P<name>[^:]+(?::\d+\.\d+\.\d+)?)(?::(?P<split>.+))?")
+_FIELD = re.compile(r"[\w-]+(\.[\w-]+)*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """One place to read documents from.
+
+  Attributes:
+    kind: `files`, `tfds` or `hf`.
+    name: path or glob, TFDS name or folder, Hugging Face repository.
+    config: the configuration of a Hugging Face dataset, or empty.
+    split: the split of a dataset; unused for files.
+    field: the field with the text; dots lead into nested records.
+  """
+
+  kind: str
+  name: str
+  config: str = ""
+  split: str = "train"
+  field: str = "text"
+
+  @classmethod
+  def parse(cls, text: str) -> "Source":
+    """Reads a source from its one-string form (see the module docstring)."""
+    place, hash_mark, field = text.rpartition("#")
+    if not hash_mark:
+      place, field = text, "text"
+    kind, _, rest = place.partition(":")
+    if not place.strip() or (kind in ("tfds", "hf") and not rest.strip(":")):
+      raise errors.UserError(
+        f"the text source {text!r} names nothing; expected PATH_OR_GLOB, "
+        "tfds:NAME[:SPLIT] or hf:PATH[:CONFIG[:SPLIT]], each with an "
+        "optional #FIELD"
+      )
+    if not _FIELD.fullmatch(field):
+      raise errors.UserError(
+        f"the text source {text!r} has the field {field!r}; expected a name "
+        "such as #text or #text.en"
+      )
+    if kind == "tfds":
+      match = _TFDS.fullmatch(rest)
+      name, split = match.group("name", "split") if match else (rest, None)
+      return cls("tfds", name, split=split or "train", field=field)
+    if kind == "hf":
+      path, config, split = [*rest.split(":", 2), "", ""][:3]
+      return cls("hf", path, config, split or "train", field)
+    return cls("files", place, field=field)
+
+
+def local_files(sources: Sequence[Source]) -> list[pathlib.Path]:
+  """Returns the local files of all sources, in the order of reading."""
+  return [
+    path
+    for source in sources
+    if source.kind == "files"
+    for path in text_files.find_files(source.name)
+  ]
+
+
+def documents(sources: Sequence[Source], tally: Tally) -> Iterator[str]:
+  """Streams the documents of all sources, one after the other.
+
+  Local files are looked up at once, so that a wrong path is reported before
+  any work is done. Bad records are counted in `tally` and skipped.
+
+  Args:
+    sources: where to read, in this order.
+    tally: receives the counts, and holds the limit of bad records.
+
+  Returns:
+    The documents, none of them empty, in an order that never changes.
+  """
+  streams = [
+    text_files.read_files(local_files([source]), source.field, tally)
+    if source.kind == "files"
+    else _read_records(source, tally)
+    for source in sources
+  ]
+  names = ", ".join(source.name for source in sources) or "no sources"
+  return _non_empty(itertools.chain(*streams), names, tally)
+
+
+def _non_empty(texts: Iterable[str], names: str, tally: Tally) -> Iterator[str]:
+  for text in texts:
+    if not text.strip():
+      tally.empty_documents += 1
+      continue
+    tally.documents += 1
+    tally.text_bytes += len(text.encode())
+    yield text
+  if not tally.documents:
+    raise errors.UserError(
+      f"no text in {names}: {tally.empty_documents} documents of whitespace "
+      f"only, {tally.bad_records} bad records; expected text; name others"
+    )
+
+
+def _open_tfds(source: Source) -> Iterable[Any]:
+  import tensorflow_datasets as tfds  # Slow, for this kind only.
+
+  if os.path.isdir(source.name):
+    builder = tfds.builder_from_directory(source.name)
+    return builder.as_data_source(split=source.split)
+  return tfds.data_source(source.name, split=source.split)
+
+
+def _open_hf(source: Source) -> Iterable[Any]:
+  try:
+    datasets = importlib.import_module("datasets")  # An optional package.
+  except ImportError as error:
+    raise errors.UserError(
+      f"the text source hf:{source.name} needs the package 'datasets', which "
+      "is not installed; type: pip install datasets"
+    ) from error
+  return datasets.load_dataset(
+    source.name, source.config or None, split=source.split, streaming=True
+  )
+
+
+def _records(source: Source) -> Iterator[Any]:
+  try:
+    yield from {"tfds": _open_tfds, "hf": _open_hf}[source.kind](source)
+  except errors.UserError:
+    raise
+  except Exception as error:  # Networks and loading scripts raise anything.
+    raise errors.UserError(
+      f"cannot read {source.kind}:{source.name}, split {source.split!r}: "
+      f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; check "
+      "the name and the network, then run again"
+    ) from error
+
+
+def _read_records(source: Source, tally: Tally) -> Iterator[str]:
+  for number, record in enumerate(_records(source)):
+    try:
+      yield text_of(record, source.field)
+    except BadRecordError as error:
+      tally.bad(f"{source.kind}:{source.name}: record {number}", str(error))

@@ -1,0 +1,175 @@
+"""Documents to windows of token ids."""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from time_jax import errors
+
+# Tokenizers take more than linear time on very long strings.
+_LONGEST_PART = 200_000
+# Bounds the memory for tokenised text that was not yet turned into arrays.
+_BATCH_CHARACTERS = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerSpec:
+  """A tokenizer and the table of embeddings that its ids must stay within.
+
+  Attributes:
+    backend: the JSON text of a `tokenizers.Tokenizer` (`tokenizer.json`).
+    pad_id: the id written into free places.
+    vocab_size: rows of the teacher's token table; each id is below it.
+    name: what error messages call the tokenizer, such as its path.
+  """
+
+  backend: str
+  pad_id: int
+  vocab_size: int
+  name: str = "tokenizer"
+
+  @functools.cached_property
+  def sha256(self) -> str:
+    """The hash of the JSON text: other bytes may mean other tokens."""
+    return hashlib.sha256(self.backend.encode()).hexdigest()
+
+
+class WindowEncoder:
+  """Cuts documents into windows of at most `seq_len` tokens.
+
+  Each window carries the special tokens that the tokenizer puts around a
+  text. A document that spells a special token, such as "</s>", never yields
+  that token's id.
+  """
+
+  def __init__(self, spec: TokenizerSpec, seq_len: int) -> None:
+    """Builds the tokenizer.
+
+    Args:
+      spec: the tokenizer; its own padding and truncation are ignored.
+      seq_len: tokens in a window at most, special tokens included.
+    """
+    self._spec = spec
+    self._tokenizer = _load(spec)
+    self._num_special = self._tokenizer.num_special_tokens_to_add(False)
+    if seq_len <= self._num_special:
+      raise errors.UserError(
+        f"{seq_len=} leaves no room for text: {spec.name} puts "
+        f"{self._num_special} special tokens around each; expected at least "
+        f"{self._num_special + 1}; raise data.seq_len"
+      )
+    self._forbidden = _forbidden_ids(self._tokenizer)
+    self._tokenizer.enable_truncation(seq_len)
+
+  def all_windows(
+    self, documents: Iterable[str]
+  ) -> Iterator[list[NDArray[np.int32]]]:
+    """Yields for each document its windows, which hold all of its tokens."""
+    for batch in _batches(documents):
+      parts = [_parts(document) for document in batch]
+      encodings = iter(
+        self._tokenizer.encode_batch_fast(list(itertools.chain(*parts)))
+      )
+      for document_parts in parts:
+        windows = []
+        for encoding in itertools.islice(encodings, len(document_parts)):
+          windows += [encoding, *encoding.overflowing]
+        yield self._arrays(windows)
+
+  def first_windows(
+    self, documents: Iterable[str]
+  ) -> Iterator[list[NDArray[np.int32]]]:
+    """Yields for each document its first window only: the rest is cut off."""
+    heads = (_parts(document[: _LONGEST_PART + 1])[0] for document in documents)
+    return (windows[:1] for windows in self.all_windows(heads))
+
+  def _arrays(
+    self, windows: list[tokenizers.Encoding]
+  ) -> list[NDArray[np.int32]]:
+    arrays = [self._array(window) for window in windows]
+    return [ids for ids in arrays if len(ids) > self._num_special]
+
+  def _array(self, window: tokenizers.Encoding) -> NDArray[np.int32]:
+    ids = np.array(window.ids, np.int32)
+    if len(ids) and ids.max() >= self._spec.vocab_size:
+      self._refuse(int(ids.max()))
+    spelt = self._forbidden[ids]
+    if np.count_nonzero(spelt) > self._num_special:
+      # Some vocabularies list the special tokens as ordinary pieces too.
+      ids = ids[~spelt | np.array(window.special_tokens_mask, bool)]
+    return ids
+
+  def _refuse(self, token_id: int) -> None:
+    raise errors.UserError(
+      f"{self._spec.name} gives the id {token_id} "
+      f"({self._tokenizer.id_to_token(token_id)!r}), but the teacher's token "
+      f"table has {self._spec.vocab_size} rows; expected smaller ids; use "
+      "the tokenizer that belongs to the teacher"
+    )
+
+
+def _load(spec: TokenizerSpec) -> tokenizers.Tokenizer:
+  try:
+    tokenizer = tokenizers.Tokenizer.from_str(spec.backend)
+  except Exception as error:
+    raise errors.UserError(
+      f"{spec.name} is not a tokenizer: {error}; expected the content of a "
+      "tokenizer.json"
+    ) from error
+  if not 0 <= spec.pad_id < spec.vocab_size:
+    raise errors.UserError(
+      f"{spec.name} pads with the id {spec.pad_id}, but the teacher's token "
+      f"table has {spec.vocab_size} rows; expected an id within it"
+    )
+  tokenizer.no_padding()
+  tokenizer.no_truncation()
+  tokenizer.encode_special_tokens = True
+  return tokenizer
+
+
+def _forbidden_ids(tokenizer: tokenizers.Tokenizer) -> NDArray[np.bool_]:
+  """Marks the ids that text may not produce: the special ones, but unknown."""
+  added = tokenizer.get_added_tokens_decoder()
+  ids = {i for i, token in added.items() if token.special}
+  ids |= set(tokenizer.encode("").ids)
+  model = json.loads(tokenizer.to_str())["model"]
+  unknown = model.get("unk_id")
+  if unknown is None and model.get("unk_token"):
+    unknown = tokenizer.token_to_id(model["unk_token"])
+  known_ids = tokenizer.get_vocab(with_added_tokens=True).values()
+  forbidden = np.zeros(max(known_ids, default=0) + 1, bool)
+  forbidden[sorted(ids - {unknown})] = True
+  return forbidden
+
+
+def _parts(document: str) -> list[str]:
+  """Cuts a very long document, at whitespace where there is some."""
+  parts = []
+  start = 0
+  while len(document) - start > _LONGEST_PART:
+    end = start + _LONGEST_PART
+    space = max(document.rfind(mark, start + 1, end) for mark in " \n\t")
+    end = space if space > 0 else end
+    parts.append(document[start:end])
+    start = end
+  return [*parts, document[start:]]
+
+
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+  batch: list[str] = []
+  size = 0
+  for document in documents:
+    batch.append(document)
+    size += len(document)
+    if size >= _BATCH_CHARACTERS:
+      yield batch
+      batch, size = [], 0
+  if batch:
+    yield batch

@@ -1,0 +1,99 @@
+"""Blocks of text to shards, in several processes or in this one."""
+
+import contextlib
+import functools
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent import futures
+
+from time_jax.data.shards import Block, ShardWriter, Written
+
+Submit = Callable[[Block], "futures.Future[Written]"]
+"""Starts the work on a block."""
+
+_writer: ShardWriter | None = None  # One to a worker process.
+
+
+@contextlib.contextmanager
+def submitter(
+  writer: ShardWriter, num_workers: int | None
+) -> Generator[tuple[Submit, int], None, None]:
+  """Starts worker processes, and ends them with the context.
+
+  Args:
+    writer: what each of them works with.
+    num_workers: how many; all cores by default; 1 is this process alone.
+
+  Yields:
+    A function that starts the work on a block, and how many blocks may be
+    under way.
+  """
+  num_workers = num_workers or len(os.sched_getaffinity(0))
+  if num_workers == 1:
+    yield lambda block: _settled(writer.write(block)), 1
+    return
+  with futures.ProcessPoolExecutor(
+    num_workers,
+    # Forking a process that has threads, as jax and tokenizers do, hangs.
+    mp_context=multiprocessing.get_context("spawn"),
+    initializer=_start_worker,
+    initargs=(writer,),
+  ) as pool:
+    # A few more than run at a time, so that none waits for the next text.
+    yield functools.partial(pool.submit, _write_in_worker), num_workers + 2
+
+
+def _settled(written: Written) -> "futures.Future[Written]":
+  future: futures.Future[Written] = futures.Future()
+  future.set_result(written)
+  return future
+
+
+def _start_worker(writer: ShardWriter) -> None:
+  global _writer
+  _writer = writer
+  os.environ["TOKENIZERS_PARALLELISM"] = "false"
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent ends the pool.
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+  # Otherwise the workers of a killed run would wait for work for ever.
+  parent = multiprocessing.parent_process()
+  assert parent is not None
+  multiprocessing.connection.wait([parent.sentinel])
+  os._exit(1)
+
+
+def _write_in_worker(block: Block) -> Written:
+  assert _writer is not None
+  return _writer.write(block)
+
+
+def in_order(
+  submit: Submit, in_flight: int, blocks: Iterator[Block]
+) -> Generator[tuple[Block, Written], None, None]:
+  """Yields each block and what became of it, in the order of the blocks.
+
+  Args:
+    submit: starts the work on a block.
+    in_flight: how many blocks may be under way.
+    blocks: read only as far as they are worked on.
+  """
+  pending: deque[tuple[Block, futures.Future[Written]]] = deque()
+  try:
+    for block in blocks:
+      pending.append((block, submit(block)))
+      if len(pending) >= in_flight:
+        block, future = pending.popleft()
+        yield block, future.result()
+    for block, future in pending:
+      yield block, future.result()
+  finally:
+    # What runs is let finish: it may be all that a repeated run has to read.
+    futures.wait([future for _, future in pending if not future.cancel()])

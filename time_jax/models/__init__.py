@@ -1,0 +1,1 @@
+"""Text encoders in Flax linen, one family a file."""

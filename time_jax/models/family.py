@@ -1,0 +1,98 @@
+"""What every encoder family provides, and what can be done with any of them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from time_jax.arrays import Batch, Qkv
+
+Params = Any  # A nested dict of arrays, keyed by module names.
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyTable:
+  """Our parameter paths and the names that Hugging Face files give them.
+
+  Attributes:
+    prefixes: what may stand before every name in a file.
+    whole: path -> name of what exists once.
+    block_prefix: before the name of a block's tensor; `{layer}` counts from 0.
+    block: path inside a block -> name.
+  """
+
+  prefixes: tuple[str, ...]
+  whole: Mapping[str, str]
+  block_prefix: str
+  block: Mapping[str, str]
+
+  def names(self, path: tuple[str, ...], num_layers: int) -> list[str]:
+    """Names of the tensors behind one parameter.
+
+    Args:
+      path: of the parameter; under "layers" it is stacked over the blocks
+        before the last one, and has a name for each.
+      num_layers: blocks of the encoder, the last one included.
+    """
+    if path[0] not in ("layers", "last"):
+      return [self.whole["/".join(path)]]
+    name = self.block_prefix + self.block["/".join(path[1:])]
+    first = 0 if path[0] == "layers" else num_layers - 1
+    last = num_layers - 1 if path[0] == "layers" else num_layers
+    return [name.format(layer=layer) for layer in range(first, last)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """One architecture group.
+
+  Attributes:
+    parse_config: config.json as a mapping -> the family's frozen config.
+    encoder: linen module `encoder(config, num_layers, dtype)`, as
+      `models.bert.Encoder`.
+    names: key table of its Hugging Face files.
+    feeds_projections: whether the distilled projections depend on the
+      parameter at a path.
+  """
+
+  parse_config: Callable[[Mapping[str, Any]], Any]
+  encoder: Callable[..., nn.Module]
+  names: KeyTable
+  feeds_projections: Callable[[tuple[str, ...]], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """A frozen encoder, cut off at its distilled layer.
+
+  Attributes:
+    project: pure and deterministic (params, batch) -> projections.
+    params: only what `project` reads.
+    widths: width of "query", "key" and "value".
+    vocab_size: token ids are below this.
+    max_positions: longest document, in tokens.
+    fingerprint: hash of the weights' files, kept with every checkpoint.
+  """
+
+  project: Callable[[Params, Batch], Qkv]
+  params: Params
+  widths: Mapping[str, int]
+  vocab_size: int
+  max_positions: int
+  fingerprint: str
+
+
+def init_params(encoder: nn.Module, rng: Array) -> Params:
+  """Fresh weights, boxed with their logical axes (see `time_jax.sharding`)."""
+  ones = jnp.ones((1, 1), jnp.int32)
+  batch = Batch(tokens=ones, segment_ids=ones, positions=0 * ones)
+  return encoder.init(rng, batch, method="all_outputs")["params"]
+
+
+def abstract_params(encoder: nn.Module) -> Params:
+  """Shapes and logical axes of all parameters, without computing any."""
+  return jax.eval_shape(lambda: init_params(encoder, jax.random.key(0)))

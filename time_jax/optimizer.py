@@ -1,0 +1,72 @@
+"""AdamW with the recipe's schedule, and which parameters it leaves alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+Path = tuple[str, ...]
+
+
+def warmup_linear_decay(
+  step: Int[Array, ""], *, peak_lr: float, warmup_steps: int, num_steps: int
+) -> Float[Array, ""]:
+  """Learning rate of update `step`, counted from 0.
+
+  Rises from 0 (the first update changes nothing) to `peak_lr` at
+  `warmup_steps`, then falls linearly to 0 at `num_steps`; the schedule of
+  transformers' Trainer.
+  """
+  step = jnp.asarray(step, jnp.float32)
+  rising = step / max(warmup_steps, 1)
+  falling = (num_steps - step) / max(num_steps - warmup_steps, 1)
+  return peak_lr * jnp.clip(jnp.minimum(rising, falling), 0, 1)
+
+
+def make_optimizer(
+  trained: Callable[[Path], bool],
+  *,
+  b1: float,
+  b2: float,
+  eps: float,
+  weight_decay: float,
+  clip_norm: float,
+) -> optax.GradientTransformation:
+  """AdamW without the learning rate, which the step multiplies in.
+
+  Args:
+    trained: whether the parameter at a path is trained. The others get no
+      update of any kind, weight decay included, and no moments.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the square root of the second moment.
+    weight_decay: on matrices and embeddings; not on biases and LayerNorm.
+    clip_norm: largest global norm of a gradient.
+  """
+  adamw = optax.chain(
+    optax.clip_by_global_norm(clip_norm),
+    optax.scale_by_adam(b1, b2, eps),
+    optax.add_decayed_weights(weight_decay, mask=_map_paths(_is_decayed)),
+  )
+  labels = _map_paths(lambda path: "trained" if trained(path) else "frozen")
+  return optax.partition(
+    {"trained": adamw, "frozen": optax.set_to_zero()}, labels
+  )
+
+
+def _is_decayed(path: Path) -> bool:
+  return path[-1] in ("kernel", "embedding")
+
+
+def _map_paths(value: Callable[[Path], Any]) -> Callable[[Any], Any]:
+  """Params -> tree of value(path); boxes around arrays add no step to it."""
+
+  def on_leaf(keys: tuple, leaf: object) -> Any:
+    del leaf
+    names = [k.key for k in keys if isinstance(k, jax.tree_util.DictKey)]
+    return value(tuple(names))
+
+  return lambda params: jax.tree_util.tree_map_with_path(on_leaf, params)

@@ -1,0 +1,1 @@
+"""Attention relations (MiniLMv2): the loss that time_jax minimises."""

@@ -1,0 +1,118 @@
+"""From the projections of two layers to the relation loss of a batch."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from time_jax.arrays import Ids, Qkv
+from time_jax.errors import UserError
+from time_jax.relations import dense, one_pass
+
+IMPLEMENTATIONS = {
+  "dense": dense.relation_kl,
+  "one_pass": one_pass.relation_kl,
+}
+_PROJECTIONS = {"q": "query", "k": "key", "v": "value"}
+
+
+def relation_sums(
+  teacher: Qkv,
+  student: Qkv,
+  segment_ids: Ids,
+  *,
+  num_heads: int,
+  relations: Mapping[str, float],
+  implementation: str = "one_pass",
+) -> dict[str, Float[Array, ""]]:
+  """Relation KL summed over the documents of a batch, one number a relation.
+
+  A document counts 1/(R n) times the KL summed over its R heads and n tokens
+  (MiniLMv2, equation 5). Divide by the number of documents of the *global*
+  batch (`count_documents`) to get the published mean; the split is what makes
+  the value independent of micro-batches, devices and packing.
+
+  Args:
+    teacher: projections of the teacher's distilled layer; constants.
+    student: projections of the student's last layer.
+    segment_ids: 0 for padding, else the document's number in its row.
+    num_heads: R; `check_relations` says whether it fits.
+    relations: names of the relations, such as "qq", "kk", "vv" or "qk", with
+      their weights. The weights are not applied here.
+    implementation: a key of `IMPLEMENTATIONS`.
+
+  Returns:
+    Relation name -> sum over documents, float32.
+  """
+  relation_kl = IMPLEMENTATIONS[implementation]
+  weights = _query_weights(segment_ids, student.query.dtype) / num_heads
+  return {
+    name: relation_kl(
+      _pair(teacher, name),
+      _pair(student, name),
+      segment_ids,
+      weights,
+      num_heads=num_heads,
+    )
+    for name in relations
+  }
+
+
+def count_documents(segment_ids: Ids) -> Int[Array, ""]:
+  """Number of non-empty documents: rows number theirs 1, 2, ... in order."""
+  return jnp.sum(jnp.max(segment_ids, axis=1))
+
+
+def check_relations(
+  relations: Mapping[str, float],
+  num_heads: int,
+  widths: Mapping[str, int],
+  implementation: str,
+) -> None:
+  """Raises UserError unless the relations can be computed.
+
+  Args:
+    relations: relation name -> weight.
+    num_heads: R.
+    widths: what is split into R heads -> its width, for the message.
+    implementation: a key of `IMPLEMENTATIONS`.
+  """
+  if implementation not in IMPLEMENTATIONS:
+    raise UserError(
+      f"relations.implementation={implementation!r} is unknown; known: "
+      f"{', '.join(sorted(IMPLEMENTATIONS))}."
+    )
+  for name in relations:
+    if len(name) != 2 or set(name) - set(_PROJECTIONS):
+      raise UserError(
+        f"relation {name!r} is unknown; expected two letters of q, k and v, "
+        "such as 'qq' or 'qk'."
+      )
+  if not relations:
+    raise UserError("relations.weights are all 0; nothing would be learnt.")
+  wrong = [f"{k}={w}" for k, w in widths.items() if w % max(num_heads, 1)]
+  if wrong or num_heads < 1:
+    shared = [
+      r for r in range(1, 257) if not any(w % r for w in widths.values())
+    ]
+    raise UserError(
+      f"relations.num_heads={num_heads} must divide every width: "
+      f"{', '.join(wrong)}. Divisors of all: {shared}."
+    )
+
+
+def _pair(qkv: Qkv, name: str) -> tuple[Array, Array]:
+  x, y = (getattr(qkv, _PROJECTIONS[letter]) for letter in name)
+  return x, y
+
+
+def _query_weights(segment_ids: Ids, dtype: jnp.dtype) -> Float[Array, "B T"]:
+  """1 / (length of the token's document); 0 for padding."""
+  longest = segment_ids.shape[1]
+  lengths = jax.vmap(lambda row: jnp.bincount(row, length=longest + 1))(
+    segment_ids
+  )
+  length_BT = jnp.take_along_axis(lengths, segment_ids, axis=1)
+  wide = jnp.promote_types(dtype, jnp.float32)
+  return jnp.where(segment_ids > 0, 1 / length_BT, 0).astype(wide)

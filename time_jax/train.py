@@ -1,0 +1,348 @@
+"""The training run: order of operations only."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from time_jax import (
+  assembly,
+  corpus,
+  distributed,
+  evaluate,
+  metrics,
+  optimizer,
+  parallel,
+  sharding,
+  train_step,
+)
+from time_jax.checkpoint import Checkpoints
+from time_jax.config import check_config, differences
+from time_jax.data import pipeline
+from time_jax.distill import Objective
+from time_jax.errors import EXIT_PREEMPTED, RunError, UserError
+from time_jax.hf import files, tokenizer
+
+
+def distill(config: ConfigDict, workdir: pathlib.Path) -> int:
+  """Distils a student; continues where the workdir's last checkpoint ends.
+
+  Resuming needs no flag and nothing but the workdir. In this order:
+    1. data: rows are prepared, or found prepared.
+    2. state: the newest checkpoint, or fresh weights from the seed.
+    3. position in the data, learning rate, dropout: functions of the step.
+    4. metrics: rows behind the checkpoint are dropped, they come again.
+
+  Returns:
+    The exit code: 0 when done, EXIT_PREEMPTED when told to stop early.
+
+  Raises:
+    UserError: bad input, or a workdir that belongs to another run.
+    RunError: the loss stayed non-finite.
+  """
+  check_config(config)
+  prepare_workdir(workdir)
+  teacher_config = assembly.teacher_config(config)
+  rows = corpus.open_corpus(config, workdir, teacher_config.vocab_size)
+  distributed.initialize()
+  use_compilation_cache()
+  mesh = assembly.make_mesh(config)
+  teacher = assembly.make_teacher(config, mesh)
+  objective = assembly.make_objective(config, teacher)
+  tx = assembly.make_optimizer(config)
+  record = _metadata(config, teacher.fingerprint, rows)
+  with Checkpoints(
+    workdir,
+    keep_latest=config.checkpoint.keep_latest,
+    keep_every=config.checkpoint.keep_every,
+  ) as checkpoints:
+    state = _restore_or_init(config, checkpoints, objective, tx, mesh, record)
+    if jax.process_index() == 0:
+      _write_run_files(config, workdir)
+    run = _Run(
+      config,
+      workdir,
+      checkpoints,
+      objective,
+      rows,
+      mesh,
+      record,
+      evaluate.make_evaluator(objective, mesh),
+    )
+    return run.loop(state, make_parallel(config, objective, tx, mesh))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """The loop and what it needs at its stops."""
+
+  config: ConfigDict
+  workdir: pathlib.Path
+  checkpoints: Checkpoints
+  objective: Objective
+  rows: corpus.Corpus
+  mesh: Mesh
+  record: dict[str, Any]
+  evaluator: evaluate.Evaluator
+
+  def loop(self, state: train_step.TrainState, how: parallel.Parallel) -> int:
+    """Steps until the end, or until told to stop."""
+    num_steps = self.config.train.num_steps
+    first = int(state.step)
+    state = how.put(state)
+    teacher = how.put(self.objective.teacher.params)
+    batches = self._batches(first, how.put_batch)
+    meter = metrics.Meter()
+    with metrics.Recorder(
+      self.workdir, first, num_steps, jax.process_index() == 0
+    ) as recorder:
+      recorder.say(_hello(self.mesh, first))
+      if first == 0:
+        self._evaluate_at(0, how.get(state), recorder)
+      pending: list[tuple[int, train_step.Metrics]] = []
+      meter.restart()
+      for step, batch in enumerate(meter.timed(batches), first + 1):
+        state, scalars = how.step(state, teacher, batch)
+        pending.append((step, scalars))
+        recorder.advance()
+        # Fetch what the step before last gave: the device always has the
+        # next step queued, and never more than two.
+        if len(pending) > 2:
+          self._look_at(*pending.pop(0), recorder, meter)
+        stop = self.checkpoints.preempted(step)
+        if stop or self._is_stop(step):
+          while pending:
+            self._look_at(*pending.pop(0), recorder, meter)
+          self._save_at(step, how.get(state), recorder, wait=stop)
+          meter.restart()
+        if stop and step < num_steps:
+          batches.close()
+          recorder.say(
+            f"Stopped by a signal after step {step}; everything is saved. Run "
+            "the same command again to continue."
+          )
+          return EXIT_PREEMPTED
+    self._say_goodbye()
+    return 0
+
+  def _batches(
+    self, first: int, put: Callable[[pipeline.Row], Any]
+  ) -> Generator[Any, None, None]:
+    size = self.config.train.global_batch_size
+    source = pipeline.BatchSource(
+      self.rows.train,
+      seed=self.config.seed,
+      global_batch_size=size,
+      wanted=sharding.local_rows(self.mesh, size),
+    )
+    return pipeline.prefetch(
+      source.batch_at,
+      first,
+      self.config.train.num_steps,
+      depth=self.config.data.prefetch,
+      put=put,
+    )
+
+  def _look_at(
+    self,
+    step: int,
+    scalars: train_step.Metrics,
+    recorder: metrics.Recorder,
+    meter: metrics.Meter,
+  ) -> None:
+    skipped = int(scalars["train/skipped_in_a_row"])
+    if skipped >= self.config.train.max_skipped:
+      raise RunError(
+        f"loss or gradient was not finite in {skipped} steps in a row, up to "
+        f"step {step}. The last checkpoint is sound. Lower train.peak_lr, or "
+        "look for damaged text or teacher weights."
+      )
+    if step % self.config.log.every == 0:
+      values = {k: np.asarray(v).item() for k, v in scalars.items()}
+      speed = meter.read(values["data/tokens"], jax.device_count())
+      recorder.write(step, values | speed)
+      meter.restart()
+
+  def _is_stop(self, step: int) -> bool:
+    every = self.config.checkpoint.every, self.config.checkpoint.keep_every
+    return (
+      any(step % steps == 0 for steps in every)
+      or self._evaluates(step)
+      or step == self.config.train.num_steps
+    )
+
+  def _evaluates(self, step: int) -> bool:
+    last = step == self.config.train.num_steps
+    due = step % self.config.eval.every == 0 or last
+    return self.rows.validation is not None and due
+
+  def _save_at(
+    self,
+    step: int,
+    state: train_step.TrainState,
+    recorder: metrics.Recorder,
+    wait: bool,
+  ) -> None:
+    scores = None
+    if self._evaluates(step) and not wait:
+      scores = self._evaluate_at(step, state, recorder)
+    self.checkpoints.save(
+      step, state.as_trees(), self.record, scores, wait=wait
+    )
+
+  def _evaluate_at(
+    self,
+    step: int,
+    state: train_step.TrainState,
+    recorder: metrics.Recorder,
+  ) -> dict[str, float] | None:
+    if self.rows.validation is None:
+      return None
+    batches = corpus.evaluation_batches(
+      self.rows.validation, self.config.eval.global_batch_size, self.mesh
+    )
+    teacher_params = self.objective.teacher.params
+    found = self.evaluator(state.params, teacher_params, batches)
+    scores = {f"eval/{name}": value for name, value in found.items()}
+    recorder.write(step, scores)
+    recorder.say(
+      f"step {step}: relation loss on held-out text "
+      f"{scores['eval/relation_loss']:.4f}"
+    )
+    return scores
+
+  def _say_goodbye(self) -> None:
+    if jax.process_index():
+      return
+    rows = metrics.read_metrics(self.workdir)
+    losses = [row["train/loss"] for row in rows if "train/loss" in row]
+    held_out = [
+      r["eval/relation_loss"] for r in rows if "eval/relation_loss" in r
+    ]
+    metrics.plot_losses(self.workdir)
+    print(f"Done: {self.config.train.num_steps} steps.")
+    for name, values in ("training", losses), ("held-out", held_out):
+      if len(values) > 1:
+        print(
+          f"  relation loss, {name} text: {values[0]:.4f} -> {values[-1]:.4f}"
+        )
+    print(f"  curve: {self.workdir / 'loss.png'}")
+    then = "choose" if held_out else "export"
+    print(f"Next: python -m time_jax {then} --workdir={self.workdir}")
+
+
+def prepare_workdir(workdir: pathlib.Path) -> None:
+  """Makes the folder and proves that it can be written to."""
+  probe = workdir / f".write-test-{time.time_ns()}"
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    probe.write_text("x")
+    probe.unlink()
+  except OSError as error:
+    raise UserError(
+      f"--workdir={workdir} cannot be written to: {error.strerror or error}; "
+      "expected a folder with write permission and free space."
+    ) from error
+
+
+def use_compilation_cache() -> None:
+  """Keeps compiled programs in JAX_COMPILATION_CACHE_DIR or ~/.cache."""
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    home = pathlib.Path("~/.cache/time_jax/compiled").expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(home))
+
+
+def make_parallel(
+  config: ConfigDict, objective: Objective, tx: Any, mesh: Mesh
+) -> parallel.Parallel:
+  """Binds the step to its constants and to the devices."""
+  c = config.train
+  step = functools.partial(
+    train_step.train_step,
+    objective=objective,
+    tx=tx,
+    learning_rate=functools.partial(
+      optimizer.warmup_linear_decay,
+      peak_lr=c.peak_lr,
+      warmup_steps=c.warmup_steps,
+      num_steps=c.num_steps,
+    ),
+    seed=config.seed,
+    accumulation=c.accumulation,
+  )
+  if c.parallel == "pmap":
+    return parallel.with_pmap(step, mesh)
+  state = train_step.abstract_state(objective.student, tx, mesh)
+  return parallel.with_jit(step, state, mesh, c.global_batch_size)
+
+
+def _restore_or_init(
+  config: ConfigDict,
+  checkpoints: Checkpoints,
+  objective: Objective,
+  tx: Any,
+  mesh: Mesh,
+  record: dict[str, Any],
+) -> train_step.TrainState:
+  steps = checkpoints.steps()
+  if not steps:
+    return train_step.init_state(objective.student, tx, mesh, config.seed)
+  changed = differences(checkpoints.metadata(steps[-1])["run"], record["run"])
+  if changed:
+    raise UserError(
+      "this workdir belongs to another run: " + "; ".join(changed) + ". Use "
+      "another --workdir, or the same settings to continue."
+    )
+  abstract = train_step.abstract_state(objective.student, tx, mesh)
+  trees = checkpoints.restore(steps[-1], abstract.as_trees())
+  return train_step.TrainState.from_trees(trees)
+
+
+def _metadata(
+  config: ConfigDict, teacher: str, rows: corpus.Corpus
+) -> dict[str, Any]:
+  packages = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
+  return {
+    "run": json.loads(config.to_json())
+    | {
+      "teacher weights (SHA-256)": teacher,
+      "tokenizer (SHA-256)": rows.tokenizer,
+      "prepared text (SHA-256)": rows.fingerprint,
+    },
+    "versions": {name: importlib.metadata.version(name) for name in packages},
+  }
+
+
+def _write_run_files(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """What the commands after `distill` need besides the checkpoints."""
+  text = json.dumps(json.loads(config.to_json()), indent=2) + "\n"
+  fresh = workdir / "config.json.tmp"
+  fresh.write_text(text, encoding="utf-8")
+  fresh.replace(workdir / "config.json")
+  target = workdir / "tokenizer"
+  if config.teacher.path != assembly.RANDOM and not target.exists():
+    fresh = workdir / "tokenizer.tmp"
+    tokenizer.save_tokenizer(
+      files.resolve(config.teacher.path), fresh, config.student.max_positions
+    )
+    fresh.replace(target)
+
+
+def _hello(mesh: Mesh, first: int) -> str:
+  devices = jax.devices()
+  return (
+    f"process {jax.process_index()} of {jax.process_count()}, {len(devices)} x "
+    f"{devices[0].device_kind}, mesh {dict(mesh.shape)}, jax "
+    f"{jax.__version__}; "
+    f"{'continuing after' if first else 'starting at'} step {first}"
+  )

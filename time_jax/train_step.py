@@ -1,0 +1,220 @@
+"""One optimizer step: pure maths, the same under jit and under pmap."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from time_jax import sharding
+from time_jax.arrays import Batch, checksum
+from time_jax.distill import Objective
+from time_jax.models.family import Params, init_params
+from time_jax.relations.loss import count_documents
+
+Metrics = dict[str, Array]
+Step = Callable[["TrainState", Params, Batch], tuple["TrainState", Metrics]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """All that a run needs to go on; `step` is also its position in the data.
+
+  Attributes:
+    step: steps done, skipped ones included.
+    params: the student's, float32.
+    opt_state: of the optimizer.
+    skipped: steps whose loss or gradient was not finite.
+    skipped_in_a_row: of these, the unbroken run that ends now.
+  """
+
+  step: Int[Array, ""]
+  params: Params
+  opt_state: optax.OptState
+  skipped: Int[Array, ""]
+  skipped_in_a_row: Int[Array, ""]
+
+  def as_trees(self) -> dict[str, Any]:
+    """As a checkpoint holds it: parameters apart from the rest."""
+    rest = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    return {"params": rest.pop("params"), "rest": rest}
+
+  @classmethod
+  def from_trees(cls, trees: dict[str, Any]) -> "TrainState":
+    """The inverse of `as_trees`."""
+    return cls(params=trees["params"], **trees["rest"])
+
+
+def abstract_state(
+  student: nn.Module, tx: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """Shapes, dtypes and shardings of a state; what restoring one needs."""
+  boxed = jax.eval_shape(lambda: _fresh_state(student, tx, 0))
+  return sharding.abstract(boxed, mesh)
+
+
+def init_state(
+  student: nn.Module, tx: optax.GradientTransformation, mesh: Mesh, seed: int
+) -> TrainState:
+  """A fresh state, computed where it lives: no device ever holds all of it."""
+  layout = jax.tree.map(
+    lambda leaf: leaf.sharding, abstract_state(student, tx, mesh)
+  )
+  fresh = jax.jit(
+    lambda: nn.meta.unbox(_fresh_state(student, tx, seed)),
+    out_shardings=layout,
+  )
+  return fresh()
+
+
+def _fresh_state(
+  student: nn.Module, tx: optax.GradientTransformation, seed: int
+) -> TrainState:
+  params = init_params(student, purpose_key(seed, 0, "init"))
+  zero = jnp.zeros((), jnp.int32)
+  return TrainState(zero, params, tx.init(params), zero, zero)
+
+
+def purpose_key(seed: int, step: int | Array, purpose: str) -> Array:
+  """Random key of (seed, step, purpose); a run stores none."""
+  number = ("init", "dropout").index(purpose)
+  key = jax.random.fold_in(jax.random.key(seed), number)
+  return jax.random.fold_in(key, step)
+
+
+def train_step(
+  state: TrainState,
+  teacher_params: Params,
+  batch: Batch,
+  *,
+  objective: Objective,
+  tx: optax.GradientTransformation,
+  learning_rate: Callable[[Array], Array],
+  seed: int,
+  accumulation: int = 1,
+  axis: str | None = None,
+) -> tuple[TrainState, Metrics]:
+  """One update of the student.
+
+  Args:
+    state: before the update.
+    teacher_params: an argument, with its own sharding; never closed over.
+    batch: the global batch, or with `axis` this device's rows of it.
+    objective: the relation loss.
+    tx: the optimizer, without its learning rate.
+    learning_rate: step -> learning rate.
+    seed: of dropout.
+    accumulation: micro-batches that the rows are split into.
+    axis: name of the pmapped axis; None under jit, which sees all rows.
+
+  Returns:
+    The next state, and scalars. A step whose loss or gradient is not finite
+    changes nothing but the counters.
+  """
+  add_up = functools.partial(_add_up, axis)
+  documents = add_up(count_documents(batch.segment_ids))
+  rng = purpose_key(seed, state.step, "dropout")
+  if axis:
+    rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
+  grads, loss, parts = add_up(
+    _gradients(
+      state.params,
+      teacher_params,
+      batch,
+      objective,
+      jnp.maximum(documents, 1).astype(jnp.float32),
+      rng,
+      accumulation,
+    )
+  )
+  grad_norm = optax.global_norm(grads)
+  finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+  lr = learning_rate(state.step)
+  with jax.named_scope("optimizer"):
+    state = _update(state, grads, tx, lr, finite)
+  metrics = {f"train/kl_{name}": value for name, value in parts.items()} | {
+    "train/loss": loss,
+    "train/learning_rate": lr,
+    "train/grad_norm": grad_norm,
+    "train/skipped": state.skipped,
+    "train/skipped_in_a_row": state.skipped_in_a_row,
+    "data/documents": documents,
+    "data/tokens": add_up(jnp.sum(batch.segment_ids > 0)),
+    "data/checksum": add_up(checksum(batch)),
+  }
+  return state, metrics
+
+
+def _gradients(
+  params: Params,
+  teacher_params: Params,
+  batch: Batch,
+  objective: Objective,
+  documents: Float[Array, ""],
+  rng: Array,
+  accumulation: int,
+) -> tuple[Params, Array, dict[str, Array]]:
+  """Gradient, loss and its parts, summed over micro-batches."""
+
+  def one(rows: Batch, index: Array) -> tuple[Params, Array, dict]:
+    with jax.named_scope("teacher"):
+      targets = objective.targets(teacher_params, rows)
+    with jax.named_scope("student"):
+      (loss, parts), grads = jax.value_and_grad(objective.loss, has_aux=True)(
+        params, rows, targets, documents, jax.random.fold_in(rng, index)
+      )
+    return grads, loss, parts
+
+  if accumulation == 1:
+    return one(batch, jnp.zeros((), jnp.int32))
+
+  # Row i goes to micro-batch i % accumulation: each device then finds all of
+  # its micro-batches among the rows it already holds.
+  def split(x: Array) -> Array:
+    return x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1)
+
+  def add(total: Any, item: tuple[Batch, Array]) -> tuple[Any, None]:
+    return jax.tree.map(jnp.add, total, one(*item)), None
+
+  items = jax.tree.map(split, batch), jnp.arange(accumulation)
+  first = jax.tree.map(lambda x: x[0], items)
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, *first)
+  )
+  total, _ = jax.lax.scan(add, zeros, items)
+  return total
+
+
+def _update(
+  state: TrainState,
+  grads: Params,
+  tx: optax.GradientTransformation,
+  lr: Array,
+  finite: Array,
+) -> TrainState:
+  direction, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = jax.tree.map(lambda p, d: p - lr * d, state.params, direction)
+  params, opt_state = jax.tree.map(
+    lambda new, old: jnp.where(finite, new, old),
+    (params, opt_state),
+    (state.params, state.opt_state),
+  )
+  bad = (~finite).astype(jnp.int32)
+  return TrainState(
+    step=state.step + 1,
+    params=params,
+    opt_state=opt_state,
+    skipped=state.skipped + bad,
+    skipped_in_a_row=(state.skipped_in_a_row + bad) * bad,
+  )
+
+
+def _add_up(axis: str | None, tree: Any) -> Any:
+  return jax.lax.psum(tree, axis) if axis else tree
