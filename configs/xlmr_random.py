@@ -15,6 +15,7 @@ bytes a parameter. Speed: not measured.
 from ml_collections import ConfigDict
 
 from time_jax.config import default_config
+from time_jax.errors import UserError
 
 SIZES = {"m": (6, 768, 3072), "s": (6, 384, 1536), "xs": (4, 384, 1536)}
 
@@ -38,7 +39,13 @@ def get_config(arguments: str = "size=m") -> ConfigDict:
       "pad_token_id": 1,
     }
   )
-  layers, hidden, intermediate = SIZES[arguments.removeprefix("size=")]
+  size = arguments.removeprefix("size=")
+  if size not in SIZES:
+    raise UserError(
+      f"configs/xlmr_random.py: unknown {arguments!r}; expected size= and one "
+      f"of {', '.join(SIZES)}."
+    )
+  layers, hidden, intermediate = SIZES[size]
   config.student.num_layers = layers
   config.student.hidden_size = hidden
   config.student.intermediate_size = intermediate

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import running
 
-NUM_STEPS = 300
+NUM_STEPS = 120
 FLAGS = (
   f"--config.train.num_steps={NUM_STEPS}",
-  "--config.checkpoint.every=20",
-  "--config.eval.every=100",
+  "--config.checkpoint.every=10",
+  "--config.eval.every=60",
 )
 
 
@@ -41,7 +41,7 @@ def test_killed_five_times_ends_bit_equal(undisturbed, tiny, tmp_path):
 
 def test_moved_from_two_processes_to_one_to_four(undisturbed, tiny, tmp_path):
   stopped_at = []
-  for processes, moment in ((2, 50), (1, 150)):
+  for processes, moment in ((2, 20), (1, 60)):
     command = running.command(tiny, tmp_path, *FLAGS)
     process = running.start(command, processes)
     code, output = running.stop_at(process, tmp_path, moment, signal.SIGTERM)

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from time_jax import optimizer, sharding
+from time_jax.config import missing_fields
 from time_jax.distill import Objective
 from time_jax.errors import UserError
 from time_jax.hf import files, flax_teacher, load
@@ -20,7 +21,7 @@ RANDOM = "random"
 
 
 def teacher_config(config: ConfigDict) -> Any:
-  """The teacher's frozen config: its sizes, without reading any weights.
+  """The teacher's frozen config: its sizes, without reading its weights.
 
   Everything that can be wrong between teacher, student and text is found
   here, before hours of work.
@@ -37,7 +38,9 @@ def teacher_config(config: ConfigDict) -> Any:
     hf_config = config.teacher.architecture.to_dict()
     teacher = registry.find_family(hf_config).parse_config(hf_config)
   else:
-    _, teacher = load.read_config(files.resolve(config.teacher.path))
+    folder = files.resolve(config.teacher.path)
+    _, teacher = load.read_config(folder)
+    load.check_teacher(folder, config.teacher.layer)
   load.check_layer(config.teacher.layer, teacher.num_layers)
   check_relations(
     relation_weights(config),
@@ -129,7 +132,13 @@ def read_run(workdir: pathlib.Path) -> ConfigDict:
       f"{path} is missing; expected the --workdir of a run of "
       "`time_jax distill`."
     )
-  return ConfigDict(files.read_json(path))
+  content = files.read_json(path)
+  if missing := missing_fields(content):
+    raise UserError(
+      f"{path} is not of a run of `time_jax distill`: it lacks fields such as "
+      f"{', '.join(missing[:3])}."
+    )
+  return ConfigDict(content)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:

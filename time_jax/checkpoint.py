@@ -82,7 +82,12 @@ class Checkpoints:
     self, workdir: pathlib.Path, options: ocp.CheckpointManagerOptions
   ) -> None:
     self._folder = (workdir / "checkpoints").absolute()
-    self._manager = ocp.CheckpointManager(self._folder, options=options)
+    try:
+      self._manager = ocp.CheckpointManager(self._folder, options=options)
+    except (OSError, ValueError) as error:
+      raise UserError(
+        f"the checkpoints in {self._folder} cannot be opened: {_reason(error)}"
+      ) from error
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -157,7 +162,7 @@ class Checkpoints:
     items = {n: ocp.args.StandardRestore(tree) for n, tree in abstract.items()}
     try:
       found = self._manager.restore(step, args=ocp.args.Composite(**items))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # Orbax raises a bare one for a damaged array.
       raise self._cannot_read(step, error) from error
     return {name: found[name] for name in abstract}
 
@@ -176,9 +181,10 @@ class Checkpoints:
     )
 
   def _cannot_read(self, step: int, error: Exception) -> UserError:
+    reason = _reason(error.__cause__ or error)
     return UserError(
-      f"the checkpoint {self._folder / str(step)} cannot be read: "
-      f"{_reason(error)} Move that folder away to go back to the one before."
+      f"the checkpoint {self._folder / str(step)} cannot be read: {reason} "
+      "Move that folder away to go back to the one before."
     )
 
 
@@ -186,5 +192,6 @@ def _metric(metrics: Mapping[str, float]) -> float:
   return metrics[METRIC]
 
 
-def _reason(error: Exception) -> str:
-  return (str(error).strip().splitlines() or [type(error).__name__])[0] + "."
+def _reason(error: BaseException) -> str:
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return lines[0].rstrip(".") + "."

@@ -1,6 +1,7 @@
 """Checkpoint selection: the lowest relation loss on held-out text wins."""
 
 import json
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -38,7 +39,10 @@ def choose(workdir: pathlib.Path) -> int:
       f"the run in {workdir} has no held-out text to choose by; expected "
       "data.validation in its config."
     )
-  mesh = assembly.make_mesh(config)
+  # All devices of this machine, which need not be the run's.
+  mesh = sharding.make_mesh()
+  ways = sharding.batch_ways(mesh)
+  batch_size = -(-config.eval.global_batch_size // ways) * ways
   teacher = assembly.make_teacher(config, mesh)
   objective = assembly.make_objective(config, teacher)
   abstract = {
@@ -49,9 +53,7 @@ def choose(workdir: pathlib.Path) -> int:
   with Checkpoints.read_only(workdir) as checkpoints:
     for step in checkpoints.steps():
       params = checkpoints.restore(step, abstract)["params"]
-      batches = corpus.evaluation_batches(
-        rows, config.eval.global_batch_size, mesh
-      )
+      batches = corpus.evaluation_batches(rows, batch_size, mesh)
       scores[step] = score(params, teacher.params, batches)
   if not scores:
     raise UserError(f"no finished checkpoint in {workdir}/checkpoints.")
@@ -69,12 +71,10 @@ def best(scores: Scores) -> int:
   Raises:
     UserError: no step has a finite loss.
   """
-  finite = {
-    s: v for s, v in scores.items() if v["relation_loss"] < float("inf")
-  }
-  if not finite:
+  first = _ranked(scores)[0]
+  if not math.isfinite(scores[first]["relation_loss"]):
     raise UserError("no checkpoint has a finite relation loss.")
-  return min(finite, key=lambda step: (finite[step]["relation_loss"], -step))
+  return first
 
 
 def read_choice(workdir: pathlib.Path) -> int | None:
@@ -88,6 +88,15 @@ def read_choice(workdir: pathlib.Path) -> int | None:
     raise UserError(
       f"{path} is damaged: {error!r}; run `time_jax choose` again."
     ) from error
+
+
+def _ranked(scores: Scores) -> list[int]:
+  def key(step: int) -> tuple[bool, float, int]:
+    loss = scores[step]["relation_loss"]
+    finite = math.isfinite(loss)
+    return (not finite, loss if finite else 0, -step)
+
+  return sorted(scores, key=key)
 
 
 def _write(
@@ -107,8 +116,7 @@ def _write(
 def _table(scores: Scores) -> str:
   names = list(next(iter(scores.values())))
   lines = [f"{'rank':>4} {'step':>9} " + " ".join(f"{n:>13}" for n in names)]
-  ranked = sorted(scores, key=lambda step: scores[step]["relation_loss"])
-  for rank, step in enumerate(ranked, 1):
+  for rank, step in enumerate(_ranked(scores), 1):
     values = " ".join(f"{scores[step][n]:>13.5f}" for n in names)
     lines.append(f"{rank:>4} {step:>9} {values}")
   return "\n".join(lines)

@@ -1,6 +1,7 @@
 """The commands: what each takes, and how its help and its errors read."""
 
 import dataclasses
+import errno
 import importlib
 import pathlib
 import re
@@ -11,9 +12,11 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_flags
 
+from time_jax.config import default_config, flatten, missing_fields
 from time_jax.errors import EXIT_BAD_INPUT, EXIT_RUN_FAILED, RunError, UserError
 
 Define = Callable[[flags.FlagValues, Sequence[str]], None]
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _config(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -193,6 +196,11 @@ def main(argv: Sequence[str]) -> int:
     return _fail(error, EXIT_BAD_INPUT)
   except RunError as error:
     return _fail(error, EXIT_RUN_FAILED)
+  except OSError as error:
+    if error.errno not in _DISK_FULL:
+      raise
+    reason = f"cannot write: {error.strerror}; make room and run it again."
+    return _fail(reason, EXIT_RUN_FAILED)
   except KeyboardInterrupt:
     return _fail("interrupted; run the same command again to continue.", 130)
 
@@ -240,13 +248,15 @@ def _parse(name: str, rest: list[str]) -> Any:
   try:
     left = values(["time_jax", *rest])[1:]
   except flags.UnrecognizedFlagError as error:
+    if "config" in values and error.flagname.startswith("config."):
+      raise UserError(f"--{error.flagname} needs --config as well.") from error
     raise UserError(f"{_line(error, 0)} {_known_flags(values)}") from error
   except flags.Error as error:
     # A recipe's own error arrives as a traceback in a text.
     reason = _line(error, -1).removeprefix("time_jax.errors.UserError: ")
     raise UserError(reason) from error
-  except (AttributeError, KeyError) as error:
-    raise UserError(_unknown_field(error, rest)) from error
+  except Exception as error:  # A recipe is a program, which may raise it.
+    raise UserError(_recipe_problem(error, rest)) from error
   _check_recipe(values)
   if wants_help:
     print(_help(name, values))
@@ -268,16 +278,28 @@ def _line(error: Exception, which: int) -> str:
 
 
 def _check_recipe(values: flags.FlagValues) -> None:
-  if "config" not in values or values["config"].value is None:
+  if "config" not in values or not values["config"].present:
     return
+  recipe: Any = values["config"].value
   try:
-    _ = values["config"].value.lang
+    missing = missing_fields(recipe.to_dict())
+  except AttributeError as error:
+    kind = type(recipe).__name__
+    raise UserError(
+      f"the recipe of --config gives {kind}, expected a changed "
+      "time_jax.config.default_config()."
+    ) from error
   except OSError as error:
     recipes = ", ".join(sorted(map(str, pathlib.Path("configs").glob("*.py"))))
     raise UserError(
       f"the recipe of --config cannot be read: {_line(error, -1)} Here are: "
       f"{recipes or 'none; run from the repository, or give a full path'}."
     ) from error
+  if missing:
+    raise UserError(
+      f"the recipe of --config lacks fields such as {', '.join(missing[:3])}; "
+      "expected a changed time_jax.config.default_config()."
+    )
 
 
 def _known_flags(values: flags.FlagValues) -> str:
@@ -288,14 +310,14 @@ def _own(values: flags.FlagValues) -> list[str]:
   return [name for name in values if "." not in name]
 
 
-def _unknown_field(error: Exception, rest: Sequence[str]) -> str:
-  from time_jax.config import default_config, flatten
-
+def _recipe_problem(error: Exception, rest: Sequence[str]) -> str:
+  """What is wrong with a recipe, or with a field that is to be changed."""
   fields = [name for name, _ in flatten(default_config().to_dict())]
   given = re.findall(r"--config\.([\w.]+)", " ".join(rest))
   unknown = [g for g in given if not any(_covers(g, f) for f in fields)]
   if not unknown:
-    return _line(error, 0)
+    kind = type(error).__name__
+    return f"the recipe of --config fails: {kind}: {_line(error, 0)}"
   section = unknown[0].rpartition(".")[0]
   near = [f for f in fields if f.startswith(f"{section}.")] or fields
   return f"unknown config field {unknown[0]!r}; known: {', '.join(near)}."
@@ -326,8 +348,6 @@ def _help(name: str, values: flags.FlagValues) -> str:
 
 
 def _config_help(config: Any) -> list[str]:
-  from time_jax.config import default_config, flatten
-
   fields = flatten((config or default_config()).to_dict())
   title = "fields of this recipe:" if config else "config fields (defaults):"
   return [title, *(f"  {name:<32} {value!r}" for name, value in fields)]

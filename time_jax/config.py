@@ -119,6 +119,11 @@ def check_config(config: ConfigDict) -> None:
     f"{name}=0, expected at least 1" for name in _POSITIVE if not fields[name]
   ]
   problems += [
+    f"{name}={fields[name]}, expected less than 1"
+    for name in _FRACTIONS
+    if not fields[name] < 1
+  ]
+  problems += [
     f"{name}={fields[name]!r}, expected one of {', '.join(known)}"
     for name, known in _CHOICES.items()
     if fields[name] not in known
@@ -151,6 +156,12 @@ _POSITIVE = (
   "eval.global_batch_size",
   "log.every",
 )
+_FRACTIONS = (
+  "student.dropout",
+  "student.attention_dropout",
+  "train.b1",
+  "train.b2",
+)
 _CHOICES = {
   "teacher.loader": ("own", "flax"),
   "teacher.dtype": ("bfloat16", "float32"),
@@ -169,6 +180,13 @@ def flatten(
       yield from flatten(value, f"{prefix}{key}.")
     else:
       yield prefix + key, value
+
+
+def missing_fields(tree: dict[str, Any]) -> list[str]:
+  """Fields of `default_config` that a config, as a dict, does not have."""
+  found = dict(flatten(tree))
+  known = flatten(default_config().to_dict())
+  return [name for name, _ in known if name not in found]
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

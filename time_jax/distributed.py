@@ -34,6 +34,8 @@ def initialize() -> None:
   else:
     try:
       _join()
+    except jax.errors.JaxRuntimeError:  # A cluster, but it does not work.
+      raise
     except (ValueError, RuntimeError):  # Not on a cluster that JAX knows.
       _join(f"localhost:{_free_port()}", 1, 0)
   # On CPU the processes must meet within 30 s at their first collective, and

@@ -144,7 +144,7 @@ def _print_folders(workdir: pathlib.Path | None, problems: list[str]) -> None:
     try:
       train.prepare_workdir(folder)
     except UserError as error:
-      problems.append(f"{name}: {error}")
+      problems.append(f"{name}: {str(error).removeprefix('--workdir=')}")
       continue
     free = shutil.disk_usage(folder).free / 2**30
     print(f"{name}: {folder}, {free:.1f} GiB free")

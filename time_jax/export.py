@@ -50,14 +50,19 @@ def export(
   )
   encoder = Encoder(shape, shape.num_layers, jnp.dtype("float32"))
   step, params, record = _restore(workdir, step, encoder, mesh)
-  fresh = out.with_name(out.name + ".tmp")
-  shutil.rmtree(fresh, ignore_errors=True)
+  target = out.resolve()
+  fresh = target.with_name(f".{target.name}.unfinished")
+  replaced = target.with_name(f".{target.name}.replaced")
   try:
+    for leftover in (fresh, replaced):
+      shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)
     _write_folder(fresh, workdir, shape, params, {"step": step, **record})
     checks = verify(fresh, encoder, params)
-    shutil.rmtree(out, ignore_errors=True)
-    fresh.replace(out)
+    if target.exists():
+      target.replace(replaced)
+    fresh.replace(target)
+    shutil.rmtree(replaced, ignore_errors=True)
   except OSError as error:
     raise UserError(
       f"cannot write to {out}: {error.strerror or error}; expected a folder "
@@ -128,9 +133,13 @@ def _restore(
   with Checkpoints.read_only(workdir) as checkpoints:
     steps = checkpoints.steps()
     chosen = step if step is not None else choose.read_choice(workdir)
-    if not steps or (chosen is not None and chosen not in steps):
+    if not steps:
+      raise UserError(f"no finished checkpoint in {workdir}/checkpoints.")
+    if chosen is not None and chosen not in steps:
+      known = ", ".join(map(str, steps))
       raise UserError(
-        f"no checkpoint of step {chosen} in {workdir}; there are: {steps}."
+        f"no checkpoint of step {chosen} in {workdir}; there are: {known}; "
+        "give --step, or run `time_jax choose` again."
       )
     chosen = steps[-1] if chosen is None else chosen
     abstract = {"params": sharding.abstract(abstract_params(encoder), mesh)}

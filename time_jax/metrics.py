@@ -36,11 +36,12 @@ class Recorder:
     if not active:
       return
     self._path = workdir / "metrics.jsonl"
-    kept = [row for row in read_metrics(workdir) if row["step"] <= step]
+    # From step 0 the run starts anew, its first evaluation included.
+    kept = [r for r in read_metrics(workdir) if step and r["step"] <= step]
     _write_rows(self._path, kept)
     self._file = self._path.open("a", encoding="utf-8")
     self._board = tensorboardX.SummaryWriter(
-      str(workdir / "tensorboard"), purge_step=step + 1 if step else None
+      str(workdir / "tensorboard"), purge_step=step + 1 if step else 0
     )
     self._bar = tqdm.tqdm(
       initial=step,
@@ -150,6 +151,8 @@ class Meter:
       tokens_per_step: real tokens of a step, padding left out.
       devices: that share the work.
     """
+    if not self._steps:  # Two records at once, at a stop: one has the speed.
+      return {}
     seconds = time.perf_counter() - self._start
     rate = tokens_per_step * self._steps / seconds
     return {

@@ -17,11 +17,11 @@ def warmup_linear_decay(
   """Learning rate of update `step`, counted from 0.
 
   Rises from 0 (the first update changes nothing) to `peak_lr` at
-  `warmup_steps`, then falls linearly to 0 at `num_steps`; the schedule of
-  transformers' Trainer.
+  `warmup_steps`, or starts there if that is 0, then falls linearly to 0 at
+  `num_steps`; the schedule of transformers' Trainer.
   """
   step = jnp.asarray(step, jnp.float32)
-  rising = step / max(warmup_steps, 1)
+  rising = step / warmup_steps if warmup_steps else jnp.ones_like(step)
   falling = (num_steps - step) / max(num_steps - warmup_steps, 1)
   return peak_lr * jnp.clip(jnp.minimum(rising, falling), 0, 1)
 

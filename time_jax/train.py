@@ -1,5 +1,6 @@
 """The training run: order of operations only."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -26,7 +27,7 @@ from time_jax import (
   sharding,
   train_step,
 )
-from time_jax.checkpoint import Checkpoints
+from time_jax.checkpoint import METRIC, Checkpoints
 from time_jax.config import check_config, differences
 from time_jax.data import pipeline
 from time_jax.distill import Objective
@@ -79,7 +80,11 @@ def distill(config: ConfigDict, workdir: pathlib.Path) -> int:
       record,
       evaluate.make_evaluator(objective, mesh),
     )
-    return run.loop(state, make_parallel(config, objective, tx, mesh))
+    code = run.loop(state, make_parallel(config, objective, tx, mesh))
+  # Only now is the last checkpoint known to be on disk.
+  if code == 0 and jax.process_index() == 0:
+    _say_goodbye(config, workdir)
+  return code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +106,13 @@ class _Run:
     first = int(state.step)
     state = how.put(state)
     teacher = how.put(self.objective.teacher.params)
-    batches = self._batches(first, how.put_batch)
     meter = metrics.Meter()
-    with metrics.Recorder(
-      self.workdir, first, num_steps, jax.process_index() == 0
-    ) as recorder:
+    with (
+      metrics.Recorder(
+        self.workdir, first, num_steps, jax.process_index() == 0
+      ) as recorder,
+      contextlib.closing(self._batches(first, how.put_batch)) as batches,
+    ):
       recorder.say(_hello(self.mesh, first))
       if first == 0:
         self._evaluate_at(0, how.get(state), recorder)
@@ -126,13 +133,11 @@ class _Run:
           self._save_at(step, how.get(state), recorder, wait=stop)
           meter.restart()
         if stop and step < num_steps:
-          batches.close()
           recorder.say(
             f"Stopped by a signal after step {step}; everything is saved. Run "
             "the same command again to continue."
           )
           return EXIT_PREEMPTED
-    self._say_goodbye()
     return 0
 
   def _batches(
@@ -216,29 +221,24 @@ class _Run:
     scores = {f"eval/{name}": value for name, value in found.items()}
     recorder.write(step, scores)
     recorder.say(
-      f"step {step}: relation loss on held-out text "
-      f"{scores['eval/relation_loss']:.4f}"
+      f"step {step}: relation loss on held-out text {scores[METRIC]:.4f}"
     )
     return scores
 
-  def _say_goodbye(self) -> None:
-    if jax.process_index():
-      return
-    rows = metrics.read_metrics(self.workdir)
-    losses = [row["train/loss"] for row in rows if "train/loss" in row]
-    held_out = [
-      r["eval/relation_loss"] for r in rows if "eval/relation_loss" in r
-    ]
-    metrics.plot_losses(self.workdir)
-    print(f"Done: {self.config.train.num_steps} steps.")
-    for name, values in ("training", losses), ("held-out", held_out):
-      if len(values) > 1:
-        print(
-          f"  relation loss, {name} text: {values[0]:.4f} -> {values[-1]:.4f}"
-        )
-    print(f"  curve: {self.workdir / 'loss.png'}")
-    then = "choose" if held_out else "export"
-    print(f"Next: python -m time_jax {then} --workdir={self.workdir}")
+
+def _say_goodbye(config: ConfigDict, workdir: pathlib.Path) -> None:
+  rows = metrics.read_metrics(workdir)
+  metrics.plot_losses(workdir)
+  print(f"Done: {config.train.num_steps} steps.")
+  for key, name in (("train/loss", "training"), (METRIC, "held-out")):
+    values = [row[key] for row in rows if key in row]
+    if len(values) > 1:
+      print(
+        f"  relation loss, {name} text: {values[0]:.4f} -> {values[-1]:.4f}"
+      )
+  print(f"  curve: {workdir / 'loss.png'}")
+  then = "choose" if any(METRIC in row for row in rows) else "export"
+  print(f"Next: python -m time_jax {then} --workdir={workdir}")
 
 
 def prepare_workdir(workdir: pathlib.Path) -> None:

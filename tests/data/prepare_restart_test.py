@@ -288,3 +288,12 @@ def test_a_worker_that_dies_is_reported(
   monkeypatch.setattr(workers, "_write_in_worker", killed_by_the_system)
   with pytest.raises(errors.UserError, match=r"worker process .* ended early"):
     run(tmp_path / "out", corpus, num_workers=2)
+
+
+def test_a_mistyped_source_can_be_corrected(tmp_path: pathlib.Path) -> None:
+  text = tmp_path / "text.jsonl"
+  text.write_text("")
+  with pytest.raises(errors.UserError):
+    run(tmp_path / "rows", str(text))
+  right = write_corpus(tmp_path / "right.jsonl", make_documents(5))
+  assert run(tmp_path / "rows", right).splits["train"].documents == 5

@@ -161,13 +161,15 @@ def _unfinished(folder: pathlib.Path) -> pathlib.Path:
 def _start_or_resume(folder: pathlib.Path, settings: dict[str, Any]) -> None:
   work = _unfinished(folder)
   work.mkdir(parents=True, exist_ok=True)
+  for leftover in work.glob("*.tmp"):
+    leftover.unlink()
   plan = work / "plan.json"
-  if plan.exists():
+  # A first try that made nothing, for a mistyped path say, binds nobody.
+  begun = plan.exists() and any(path != plan for path in work.iterdir())
+  if begun:
     _refuse_other_settings(folder, json.loads(plan.read_text()), settings)
   else:
     write_json(plan, settings)
-  for leftover in work.glob("*.tmp"):
-    leftover.unlink()
 
 
 def _load_same(

@@ -57,7 +57,10 @@ def resolve(path: str) -> pathlib.Path:
 
 def _inside_package(path: str) -> pathlib.Path:
   name, _, rest = path.partition("/")
-  spec = importlib.util.find_spec(name)
+  try:
+    spec = importlib.util.find_spec(name)
+  except (ImportError, ValueError):  # No parent package; no name at all.
+    spec = None
   if spec is None or not spec.submodule_search_locations:
     raise UserError(
       f"the Python package {name!r} is not installed; try: pip install "
@@ -131,9 +134,11 @@ class Weights:
 def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
   index = folder / "model.safetensors.index.json"
   if index.exists():
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    table = read_json(index).get("weight_map")
+    table = table if isinstance(table, dict) else {}
+    names = sorted(set(map(str, table.values())))
     # An index is input: it must not point outside of its own folder.
-    odd = [n for n in names if os.path.basename(n) != n]
+    odd = [n for n in names if os.path.basename(n) != n or n in ("", "..")]
     missing = [n for n in names if not odd and not (folder / n).exists()]
     if odd or missing or not names:
       raise UserError(

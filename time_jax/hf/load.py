@@ -1,6 +1,6 @@
 """Hugging Face folder -> encoder and parameters, straight to the devices."""
 
-import functools
+import contextlib
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -61,6 +61,16 @@ def load_teacher(
   kept = _select(shapes, family.feeds_projections)
   params = read_params(folder, family.names, kept, layer, mesh, dtype)
   return _teacher(encoder, params, files.fingerprint(folder))
+
+
+def check_teacher(folder: pathlib.Path, layer: int) -> None:
+  """Raises UserError if `load_teacher` would; reads the files' headers only."""
+  family, config = read_config(folder)
+  check_layer(layer, config.num_layers)
+  encoder = family.encoder(config, layer, "float32")
+  kept = _select(abstract_params(encoder), family.feeds_projections)
+  with contextlib.closing(files.Weights(folder)) as weights:
+    _find(folder, weights, family.names, kept, layer)
 
 
 def random_teacher(
@@ -153,7 +163,26 @@ def read_params(
     mesh: the devices to lay the weights on.
     dtype: what floating-point weights are cast to, on the host.
   """
-  weights = files.Weights(folder)
+  layout: Any = flax.traverse_util.flatten_dict(
+    sharding.param_shardings(boxed, mesh)
+  )
+  with contextlib.closing(files.Weights(folder)) as weights:
+    sources = _find(folder, weights, table, boxed, num_layers)
+    params = {
+      path: sharding.place(_read(weights, path, names, dtype), layout[path])
+      for path, names in sources.items()
+    }
+  return flax.traverse_util.unflatten_dict(params)
+
+
+def _find(
+  folder: pathlib.Path,
+  weights: files.Weights,
+  table: KeyTable,
+  boxed: Params,
+  num_layers: int,
+) -> dict[tuple[str, ...], list[str]]:
+  """The tensors behind every parameter, all there and of the right shape."""
   rename = _renaming(weights, table)
   shapes = flax.traverse_util.flatten_dict(nn.meta.unbox(boxed))
   sources = {
@@ -164,16 +193,7 @@ def read_params(
   used = {name for names in sources.values() for name in names}
   left = sorted(set(weights) - used)
   logging.info("%s: %d tensors used, not needed: %s", folder, len(used), left)
-  layout: Any = flax.traverse_util.flatten_dict(
-    sharding.param_shardings(boxed, mesh)
-  )
-  read = functools.partial(_read, weights, dtype=dtype)
-  params = {
-    path: sharding.place(read(path, names), layout[path])
-    for path, names in sources.items()
-  }
-  weights.close()
-  return flax.traverse_util.unflatten_dict(params)
+  return sources
 
 
 def _teacher(encoder: Any, params: Params, fingerprint: str) -> Teacher:
@@ -247,7 +267,6 @@ def _read(
   weights: files.Weights,
   path: tuple[str, ...],
   names: Sequence[str],
-  *,
   dtype: DTypeLike,
 ) -> np.ndarray:
   """One parameter, stacked over blocks and turned into Flax's orientation."""

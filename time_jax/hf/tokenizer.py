@@ -85,6 +85,12 @@ def _token_id(backend: str, token: str, name: str) -> int | None:
 
 
 def _open(folder: pathlib.Path) -> Any:
+  known = ("tokenizer*", "*.model", "vocab*", "merges.txt")
+  if not any(path for name in known for path in folder.glob(name)):
+    raise UserError(
+      f"{folder} has no tokenizer; expected tokenizer.json, a SentencePiece "
+      "model or vocab.txt beside the weights."
+    )
   # Imported here: it takes seconds that most commands need not spend.
   import transformers
 
@@ -93,6 +99,8 @@ def _open(folder: pathlib.Path) -> Any:
     tokenizer = transformers.AutoTokenizer.from_pretrained(
       str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
     )
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+      raise ValueError("its vocabulary is empty")
     # A file may have been saved with its own fixed length in force.
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()

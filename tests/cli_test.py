@@ -1,0 +1,274 @@
+"""What is typed wrong is said in one line; help shows all there is."""
+
+import errno
+import importlib
+import pathlib
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from time_jax import cli, config
+
+ROOT = pathlib.Path(__file__).parents[1]
+RECIPE = f"--config={ROOT}/configs/time.py"
+COMMANDS = (
+  "prepare",
+  "distill",
+  "choose",
+  "export",
+  "doctor",
+  "bench relations",
+)
+FLAGS = {
+  "prepare": ("config", "workdir"),
+  "distill": ("config", "workdir"),
+  "choose": ("workdir",),
+  "export": ("workdir", "step", "out"),
+  "doctor": ("workdir",),
+  "bench relations": (
+    "batch_size",
+    "seq_len",
+    "num_heads",
+    "teacher_width",
+    "student_width",
+    "repeats",
+  ),
+}
+
+
+def field_names():
+  fields = config.flatten(config.default_config().to_dict())
+  return [name for name, _ in fields]
+
+
+def error_of(capsys, *argv):
+  """The one line that a wrong command line gives."""
+  assert cli.main(argv) == 2
+  output = capsys.readouterr()
+  assert not output.out
+  (line,) = output.err.splitlines()
+  assert line.startswith("time_jax: error: ")
+  return line.removeprefix("time_jax: error: ")
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"]])
+def test_overview_lists_the_commands(capsys, argv):
+  assert cli.main(argv) == 0
+  output = capsys.readouterr()
+  lines = output.out.splitlines()
+  assert not output.err
+  assert "usage: python -m time_jax COMMAND [--flag=value ...]" in lines
+  assert tuple(cli.COMMANDS) == COMMANDS
+  for name in COMMANDS:
+    (line,) = (x for x in lines if x.startswith(f"  {name} "))
+    assert len(line.removeprefix(f"  {name}").strip()) > 10
+    assert len(line) <= 90
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_of_a_command(capsys, name, word):
+  assert cli.main([*name.split(), word]) == 0
+  output = capsys.readouterr()
+  assert not output.err
+  lines = output.out.splitlines()
+  assert lines[0] == cli.COMMANDS[name].summary
+  assert lines[2] == f"usage: python -m time_jax {name} [--flag=value ...]"
+  assert lines[3].startswith(f"example: python -m time_jax {name}")
+  start = lines.index("flags:") + 1
+  shown = [x.split() for x in lines[start:] if x.startswith("  --")]
+  assert [words[0] for words in shown] == [f"--{f}" for f in FLAGS[name]]
+  assert all(len(words) > 1 for words in shown)
+  required = {w[0][2:] for w in shown if w[-1] == "(required)"}
+  assert required == set(cli.COMMANDS[name].required)
+
+
+@pytest.mark.parametrize("name", ["prepare", "distill"])
+def test_help_shows_every_field_and_its_value(capsys, name):
+  assert cli.main([name, "--help"]) == 0
+  text = capsys.readouterr().out
+  _, _, fields = text.partition("config fields (defaults):\n")
+  found = dict(line.split(maxsplit=1) for line in fields.splitlines())
+  assert sorted(found) == sorted(field_names())
+  assert found["train.num_steps"] == "200000"
+  arguments = [f"{RECIPE}:lang=da,size=xs", "--config.train.num_steps=7"]
+  assert cli.main([name, *arguments, "--help"]) == 0
+  text = capsys.readouterr().out
+  _, _, fields = text.partition("fields of this recipe:\n")
+  found = dict(line.split(maxsplit=1) for line in fields.splitlines())
+  assert found["lang"] == "'da'"
+  assert found["student.num_layers"] == "4"
+  assert found["train.num_steps"] == "7"
+
+
+@pytest.mark.parametrize("argv", [["fly"], ["bench"], ["bench", "fly"], [""]])
+def test_an_unknown_command_names_the_known_ones(capsys, argv):
+  line = error_of(capsys, *argv)
+  assert line.startswith(f"unknown command '{' '.join(argv)}'; known: ")
+  assert all(name in line for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_unknown_flag_names_the_known_ones(capsys, name):
+  line = error_of(capsys, *name.split(), "--wings=2")
+  assert "'wings'" in line
+  known = ", ".join(f"--{flag}" for flag in FLAGS[name])
+  assert line.endswith(f"Known flags: {known}.")
+
+
+def test_arguments_that_are_no_flags(capsys):
+  line = error_of(capsys, "choose", "runs/x", "--workdir=runs/y")
+  assert line == "unexpected argument 'runs/x'. Known flags: --workdir."
+
+
+@pytest.mark.parametrize(
+  ("argv", "needs"),
+  [
+    (["prepare"], "--config and --workdir"),
+    (["distill", RECIPE], "--workdir"),
+    (["distill", "--workdir=runs/x"], "--config"),
+    (["choose"], "--workdir"),
+    (["export", "--step=3"], "--workdir"),
+    (["export", "--workdir="], "--workdir"),
+  ],
+)
+def test_a_missing_flag_comes_with_an_example(capsys, argv, needs):
+  line = error_of(capsys, *argv)
+  start = f"{argv[0]} needs {needs}; for example: python -m time_jax {argv[0]} "
+  assert line.startswith(start)
+
+
+@pytest.mark.parametrize(
+  ("argv", "words"),
+  [
+    (["choose", "--workdir"], ("--workdir",)),
+    (["export", "--workdir=x", "--step=-1"], ("--step=-1", "non-negative")),
+    (["export", "--workdir=x", "--step=last"], ("--step=last", "int")),
+    (["bench", "relations", "--repeats=0"], ("--repeats=0", "positive")),
+    (["distill", "--config.seed=3"], ("--config.seed needs --config",)),
+  ],
+)
+def test_values_that_a_flag_cannot_have(capsys, argv, words):
+  line = error_of(capsys, *argv)
+  assert all(word in line for word in words)
+
+
+def test_an_unknown_field_names_those_of_its_section(capsys):
+  for given, section in (
+    ("train.num_stps", "train."),
+    ("relations.weights.qz", "relations.weights."),
+    ("fly", ""),
+    ("lang.x", ""),
+  ):
+    flag = f"--config.{given}=1"
+    line = error_of(capsys, "distill", RECIPE, flag, "--workdir=runs/x")
+    known = [name for name in field_names() if name.startswith(section)]
+    assert line == f"unknown config field {given!r}; known: {', '.join(known)}."
+
+
+@pytest.mark.parametrize(
+  "flag",
+  ["train.num_steps=many", "seed=1.5", "mesh.data=", "train=3"],
+)
+def test_a_field_of_another_type(capsys, flag):
+  line = error_of(capsys, "distill", RECIPE, f"--config.{flag}")
+  assert flag in line
+
+
+def test_a_recipe_that_is_not_there_names_those_that_are(
+  capsys, monkeypatch, tmp_path
+):
+  monkeypatch.chdir(ROOT)
+  for path in ("configs/tim.py", "configs", ""):
+    line = error_of(capsys, "distill", f"--config={path}", "--workdir=runs/x")
+    assert path in line
+    assert "configs/quickstart.py, configs/time.py" in line
+  monkeypatch.chdir(tmp_path)
+  line = error_of(capsys, "distill", "--config=configs/time.py")
+  assert "run from the repository, or give a full path" in line
+
+
+@pytest.mark.parametrize(
+  ("code", "words"),
+  [
+    ("def get_config(:", ("SyntaxError", "recipe.py, line 1")),
+    ("import not_there", ("ModuleNotFoundError", "'not_there'")),
+    ("get_config = lambda: {}['size']", ("KeyError: 'size'",)),
+    ("get_config = lambda: 1 / 0", ("ZeroDivisionError",)),
+    ("x = 1", ("'get_config'",)),
+    ("get_config = dict", ("gives dict", "default_config()")),
+    (
+      "import ml_collections\nget_config = ml_collections.ConfigDict",
+      ("lacks fields such as checkpoint.every, ",),
+    ),
+    (
+      "from time_jax.config import default_config\n"
+      "def get_config():\n"
+      "  c = default_config()\n"
+      "  c.train.num_stps = 3\n"
+      "  return c\n",
+      ("num_stps", "num_steps"),
+    ),
+  ],
+)
+def test_a_recipe_that_fails(capsys, monkeypatch, tmp_path, code, words):
+  # The module of the recipe before would lend this one its names.
+  monkeypatch.delitem(sys.modules, "config_config", raising=False)
+  (tmp_path / "recipe.py").write_text(code)
+  flags = f"--config={tmp_path}/recipe.py", f"--workdir={tmp_path}/run"
+  line = error_of(capsys, "distill", *flags)
+  assert all(word in line for word in words), line
+  assert not (tmp_path / "run").exists()
+
+
+def test_arguments_that_a_recipe_does_not_know(capsys):
+  line = error_of(capsys, "distill", f"{RECIPE}:lang=xx")
+  assert "unknown lang 'xx'; known: da, de, en, fr, ga, hu, ur" in line
+  line = error_of(capsys, "distill", f"{RECIPE}:wings=2")
+  assert "no argument 'wings'; known: lang, size, teacher" in line
+
+
+def raising(error):
+  def command(*args, **kwargs):
+    raise error
+
+  return command
+
+
+def test_how_other_ends_are_reported(capsys, monkeypatch):
+  full = OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+  for error, code, text in (
+    (cli.RunError("it broke."), 3, "it broke."),
+    (full, 3, "cannot write: No space left on device; make room and run it"),
+    (KeyboardInterrupt(), 130, "run the same command again to continue"),
+  ):
+    monkeypatch.setattr("time_jax.choose.choose", raising(error))
+    assert cli.main(["choose", "--workdir=x"]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("time_jax: error: ") and text in line
+  # Anything else is a bug, and its traceback is wanted.
+  for error in (OSError(errno.ENOENT, "gone"), ZeroDivisionError()):
+    monkeypatch.setattr("time_jax.choose.choose", raising(error))
+    with pytest.raises(type(error)):
+      cli.main(["choose", "--workdir=x"])
+
+
+def test_a_process_ends_with_the_exit_code():
+  words = [sys.executable, "-m", "time_jax", "chose"]
+  done = subprocess.run(
+    words, cwd=ROOT, capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 2
+  assert done.stderr.startswith("time_jax: error: unknown command 'chose'")
+  assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_console_script_is_the_same(monkeypatch):
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+  module, function = project["scripts"]["time-jax"].split(":")
+  monkeypatch.setattr(sys, "argv", ["time-jax", "chose"])
+  with pytest.raises(SystemExit) as caught:
+    getattr(importlib.import_module(module), function)()
+  assert caught.value.code == 2

@@ -1,0 +1,194 @@
+"""What a run leaves behind for its readers."""
+
+import json
+import math
+import struct
+import sys
+import types
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from time_jax import metrics
+
+
+def lines(workdir):
+  text = (workdir / "metrics.jsonl").read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def record(workdir, first, steps, active=True, **more):
+  with metrics.Recorder(workdir, first, 10, active) as recorder:
+    for step in steps:
+      recorder.write(step, {"train/loss": step / 4, **more})
+      recorder.advance()
+
+
+def events(workdir):
+  """All events of a workdir, oldest file first.
+
+  A record is length, checksum, data, checksum; the checksums are left alone.
+  """
+  found = []
+  for path in sorted((workdir / "tensorboard").iterdir()):
+    data = path.read_bytes()
+    while data:
+      (size,) = struct.unpack_from("<Q", data)
+      found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+      data = data[16 + size :]
+  return found
+
+
+def scalars(workdir):
+  return [
+    (event.step, value.tag, value.simple_value)
+    for event in events(workdir)
+    for value in event.summary.value
+  ]
+
+
+def starts(workdir):
+  """Steps from which on TensorBoard forgets what came earlier."""
+  log = event_pb2.SessionLog.START
+  return [e.step for e in events(workdir) if e.session_log.status == log]
+
+
+def test_rows_are_written_at_once(tmp_path):
+  with metrics.Recorder(tmp_path, 0, 10, True) as recorder:
+    recorder.write(1, {"train/loss": 0.5, "data/tokens": 7})
+    assert lines(tmp_path) == [{"step": 1, "train/loss": 0.5, "data/tokens": 7}]
+    recorder.write(2, {"eval/relation_loss": 0.25})
+  assert lines(tmp_path)[1] == {"step": 2, "eval/relation_loss": 0.25}
+  assert metrics.read_metrics(tmp_path) == lines(tmp_path)
+
+
+def test_a_resumed_run_drops_what_comes_again(tmp_path):
+  record(tmp_path, 0, range(7), run=1.0)
+  record(tmp_path, 4, range(5, 9), run=2.0)
+  found = [(row["step"], row["run"]) for row in lines(tmp_path)]
+  old = [(step, 1.0) for step in range(5)]
+  assert found == old + [(step, 2.0) for step in range(5, 9)]
+  assert starts(tmp_path)[-1] == 5
+
+
+def test_a_run_that_saved_nothing_starts_anew(tmp_path):
+  """Also its evaluation of step 0, which is done again."""
+  record(tmp_path, 0, range(3), run=1.0)
+  record(tmp_path, 0, range(2), run=2.0)
+  found = [(row["step"], row["run"]) for row in lines(tmp_path)]
+  assert found == [(0, 2.0), (1, 2.0)]
+  assert starts(tmp_path)[-1] == 0
+
+
+def test_a_torn_last_line_is_dropped(tmp_path):
+  record(tmp_path, 0, range(1, 4))
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(path.read_text()[:-9])
+  assert [row["step"] for row in metrics.read_metrics(tmp_path)] == [1, 2]
+  record(tmp_path, 3, [4])
+  assert [row["step"] for row in lines(tmp_path)] == [1, 2, 4]
+
+
+def test_no_metrics_yet(tmp_path):
+  assert metrics.read_metrics(tmp_path) == []
+
+
+def test_tensorboard_has_the_same_numbers(tmp_path):
+  record(tmp_path, 0, [1, 2], **{"eval/relation_loss": 0.125})
+  assert sorted(scalars(tmp_path)) == [
+    (1, "eval/relation_loss", 0.125),
+    (1, "train/loss", 0.25),
+    (2, "eval/relation_loss", 0.125),
+    (2, "train/loss", 0.5),
+  ]
+
+
+def test_no_bar_where_there_is_no_terminal(tmp_path, capsys):
+  with metrics.Recorder(tmp_path, 0, 2, True) as recorder:
+    recorder.write(1, {"train/loss": 1.0})
+    recorder.advance()
+    recorder.say("half of it")
+    recorder.advance()
+  found = capsys.readouterr()
+  assert found.err == "half of it\n"
+  assert found.out == ""
+
+
+def test_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+  with metrics.Recorder(tmp_path, 3, 10, True) as recorder:
+    recorder.write(
+      4,
+      {
+        "train/loss": 1.25,
+        "train/kl_qq": 0.5,
+        "train/learning_rate": 3e-4,
+        "perf/tokens_per_second": 12345.6,
+        "perf/input_wait": 0.071,
+        "data/checksum": 99,
+      },
+    )
+    recorder.advance()
+  shown = capsys.readouterr().err
+  assert "loss 1.2500 qq 0.500 lr 3.0e-04 12,346 tok/s wait 7%" in shown
+  assert "3/10" in shown and "4/10" in shown and "99" not in shown
+
+
+def test_other_processes_write_nothing(tmp_path, capsys):
+  with metrics.Recorder(tmp_path, 0, 10, False) as recorder:
+    recorder.write(1, {"train/loss": 1.0})
+    recorder.advance()
+    recorder.say("hello")
+  assert not list(tmp_path.iterdir())
+  assert capsys.readouterr() == ("", "")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """A clock that moves by hand."""
+  now = [100.0]
+  fake = types.SimpleNamespace(perf_counter=lambda: now[0])
+  monkeypatch.setattr(metrics, "time", fake)
+  return now
+
+
+def test_the_meter_counts_steps_and_waiting(clock):
+  def items():
+    for i in range(4):
+      clock[0] += 0.5  # to fetch
+      yield i
+
+  meter = metrics.Meter()
+  assert meter.read(300, 2) == {}  # No step yet, and no time either.
+  for item in meter.timed(items()):
+    clock[0] += 1.5  # to compute
+    if item == 1:
+      assert meter.read(300, 2) == {
+        "perf/steps_per_second": 0.5,
+        "perf/tokens_per_second": 150.0,
+        "perf/tokens_per_second_per_device": 75.0,
+        "perf/input_wait": 0.25,
+      }
+      clock[0] += 1000  # an evaluation
+      meter.restart()
+    if item == 2:
+      assert meter.read(300, 1)["perf/steps_per_second"] == 0.5
+  assert item == 3
+  assert meter.read(1, 1)["perf/input_wait"] == 0.25
+
+
+def test_the_curve_is_drawn(tmp_path):
+  record(tmp_path, 0, [1, 2, 3])
+  with metrics.Recorder(tmp_path, 3, 10, True) as recorder:
+    recorder.write(4, {"eval/relation_loss": 0.5, "train/loss": math.nan})
+  path = metrics.plot_losses(tmp_path)
+  assert path == tmp_path / "loss.png"
+  assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_no_curve_of_nothing(tmp_path):
+  assert metrics.plot_losses(tmp_path) is None
+  with metrics.Recorder(tmp_path, 0, 10, True) as recorder:
+    recorder.write(1, {"data/tokens": 5})
+  assert metrics.plot_losses(tmp_path) is None
+  assert not (tmp_path / "loss.png").exists()
