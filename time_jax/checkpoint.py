@@ -20,6 +20,20 @@ METRIC = "eval/relation_loss"
 _METADATA = "metadata"
 
 
+class _Manager(ocp.CheckpointManager):
+  """Orbax's manager, which leaves the question of preemption to the loop.
+
+  It would ask as well, from the thread that finishes a save and with the step
+  of that save. JAX takes the number of the last question for the step that the
+  run is at, so a signal that came just then would be lost.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    """No: `time_jax.distributed.preempted` says it."""
+    del step
+    return False
+
+
 class Checkpoints:
   """The checkpoints of one workdir, by step. A context manager."""
 
@@ -83,7 +97,7 @@ class Checkpoints:
   ) -> None:
     self._folder = (workdir / "checkpoints").absolute()
     try:
-      self._manager = ocp.CheckpointManager(self._folder, options=options)
+      self._manager = _Manager(self._folder, options=options)
     except (OSError, ValueError) as error:
       raise UserError(
         f"the checkpoints in {self._folder} cannot be opened: {_reason(error)}"
@@ -104,13 +118,6 @@ class Checkpoints:
   def steps(self) -> list[int]:
     """Steps of the finished checkpoints, in order."""
     return sorted(self._manager.all_steps())
-
-  def preempted(self, step: int) -> bool:
-    """Whether all processes agreed to stop after this step (SIGTERM).
-
-    To be asked at every step: the answer is True at one of them only.
-    """
-    return self._manager.reached_preemption(step)
 
   def save(
     self,

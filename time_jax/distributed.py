@@ -43,6 +43,15 @@ def initialize() -> None:
   multihost_utils.sync_global_devices("time_jax.distributed.initialize")
 
 
+def preempted(step: int) -> bool:
+  """Whether all processes have agreed to stop after this step (SIGTERM).
+
+  To be asked after every step, by the loop alone, and with rising steps: the
+  answer is True at one of them only.
+  """
+  return multihost_utils.reached_preemption_sync_point(step)
+
+
 def _join(*where: Any) -> None:
   jax.distributed.initialize(
     *where, initialization_timeout=INITIALIZATION_TIMEOUT

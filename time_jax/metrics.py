@@ -175,6 +175,7 @@ def plot_losses(workdir: pathlib.Path) -> pathlib.Path | None:
     return None
   # Imported here: matplotlib is slow to load and only the end needs it.
   from matplotlib.figure import Figure
+  from matplotlib.ticker import ScalarFormatter
 
   figure = Figure(figsize=(7, 4), layout="constrained")
   axes = figure.subplots()
@@ -184,7 +185,9 @@ def plot_losses(workdir: pathlib.Path) -> pathlib.Path | None:
     if points:
       axes.plot(*zip(*points, strict=True), label=label, marker=marker)
   axes.set(xlabel="step", ylabel="relation loss", yscale="log")
-  axes.grid(alpha=0.3)
+  for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+    axis(ScalarFormatter())
+  axes.grid(alpha=0.3, which="both")
   axes.legend()
   path = workdir / "loss.png"
   figure.savefig(path, dpi=120)

@@ -126,7 +126,7 @@ class _Run:
         # next step queued, and never more than two.
         if len(pending) > 2:
           self._look_at(*pending.pop(0), recorder, meter)
-        stop = self.checkpoints.preempted(step)
+        stop = distributed.preempted(step)
         if stop or self._is_stop(step):
           while pending:
             self._look_at(*pending.pop(0), recorder, meter)
