@@ -22,11 +22,8 @@ Not run at full scale by us: time, cost and scores are not measured.
 
 from ml_collections import ConfigDict
 
-from time_jax.config import default_config
+from time_jax.config import STUDENT_SIZES, default_config
 from time_jax.errors import UserError
-
-# layers, hidden, FFN: the three sizes of the paper, each with 12 heads.
-SIZES = {"m": (6, 768, 3072), "s": (6, 384, 1536), "xs": (4, 384, 1536)}
 
 # path, distilled layer, relation heads
 TEACHERS = {
@@ -50,7 +47,7 @@ LANGUAGES = {
 def get_config(arguments: str = "") -> ConfigDict:
   """The recipe for `lang=..,size=..,teacher=..`."""
   chosen = {"lang": "en", "size": "m", "teacher": "xlmr_large"}
-  known = {"lang": LANGUAGES, "size": SIZES, "teacher": TEACHERS}
+  known = {"lang": LANGUAGES, "size": STUDENT_SIZES, "teacher": TEACHERS}
   for argument in filter(None, arguments.split(",")):
     name, _, value = argument.partition("=")
     if name not in chosen:
@@ -70,10 +67,7 @@ def get_config(arguments: str = "") -> ConfigDict:
   config.teacher.path = path
   config.teacher.layer = layer
   config.relations.num_heads = num_heads
-  layers, hidden, intermediate = SIZES[chosen["size"]]
-  config.student.num_layers = layers
-  config.student.hidden_size = hidden
-  config.student.intermediate_size = intermediate
+  config.student.update(STUDENT_SIZES[chosen["size"]])
   config.data.train = (f"hf:uonlp/CulturaX:{lang}:train#text",)
   field = "source" if lang == "en" else "target"
   config.data.validation = (

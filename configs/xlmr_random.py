@@ -14,10 +14,8 @@ bytes a parameter. Speed: not measured.
 
 from ml_collections import ConfigDict
 
-from time_jax.config import default_config
+from time_jax.config import STUDENT_SIZES, default_config
 from time_jax.errors import UserError
-
-SIZES = {"m": (6, 768, 3072), "s": (6, 384, 1536), "xs": (4, 384, 1536)}
 
 
 def get_config(arguments: str = "size=m") -> ConfigDict:
@@ -40,15 +38,12 @@ def get_config(arguments: str = "size=m") -> ConfigDict:
     }
   )
   size = arguments.removeprefix("size=")
-  if size not in SIZES:
+  if size not in STUDENT_SIZES:
     raise UserError(
       f"configs/xlmr_random.py: unknown {arguments!r}; expected size= and one "
-      f"of {', '.join(SIZES)}."
+      f"of {', '.join(STUDENT_SIZES)}."
     )
-  layers, hidden, intermediate = SIZES[size]
-  config.student.num_layers = layers
-  config.student.hidden_size = hidden
-  config.student.intermediate_size = intermediate
+  config.student.update(STUDENT_SIZES[size])
   config.data.synthetic_rows = 100_000
   config.train.num_steps = 100
   config.checkpoint.every = 1_000_000

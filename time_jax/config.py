@@ -12,6 +12,13 @@ from ml_collections import ConfigDict
 
 from time_jax.errors import UserError
 
+# The paper's three sizes (TiME, arXiv 2512.14645), each with 12 heads.
+STUDENT_SIZES = {
+  "m": dict(num_layers=6, hidden_size=768, intermediate_size=3072),
+  "s": dict(num_layers=6, hidden_size=384, intermediate_size=1536),
+  "xs": dict(num_layers=4, hidden_size=384, intermediate_size=1536),
+}
+
 
 def default_config() -> ConfigDict:
   """The paper's recipe (TiME, arXiv 2512.14645) without teacher and text."""
