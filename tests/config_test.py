@@ -65,7 +65,7 @@ def test_every_combination_of_the_recipe_of_the_paper():
   module, _ = recipe("time")
   seen = set()
   for lang in module.LANGUAGES:
-    for size in module.SIZES:
+    for size in module.STUDENT_SIZES:
       for teacher in module.TEACHERS:
         config = module.get_config(f"lang={lang},size={size},teacher={teacher}")
         check_config(config)
