@@ -125,13 +125,13 @@ def test_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
         "train/learning_rate": 3e-4,
         "perf/tokens_per_second": 12345.6,
         "perf/input_wait": 0.071,
-        "data/checksum": 99,
+        "data/checksum": 987654321,
       },
     )
     recorder.advance()
   shown = capsys.readouterr().err
   assert "loss 1.2500 qq 0.500 lr 3.0e-04 12,346 tok/s wait 7%" in shown
-  assert "3/10" in shown and "4/10" in shown and "99" not in shown
+  assert "3/10" in shown and "4/10" in shown and "987654321" not in shown
 
 
 def test_other_processes_write_nothing(tmp_path, capsys):
