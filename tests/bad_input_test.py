@@ -224,7 +224,7 @@ SETTINGS = {
   "teacher.layer=4": ("teacher.layer=4 does not exist", "layers 1 to 3"),
   "relations.num_heads=5": (
     "must divide every width",
-    "teacher width=32, student.hidden_size=16",
+    "teacher's value=32, student.hidden_size=16",
     "[1, 2, 4, 8, 16]",
   ),
   "relations.num_heads=32": ("every width: student.hidden_size=16.",),

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "time_jax"
 LAYERS = """
 errors
 arrays distributed optimizer checkpoint config metrics
-sharding relations.dense models.family models.layers
+sharding relations.dense models.family models.layers models.encoder
 data.manifest data.packing data.records
 data.text_files data.tokenizing relations.one_pass models.bert
 data.sources data.shards relations.loss models.registry
@@ -24,6 +24,7 @@ corpus
 train
 choose doctor bench.relations
 export
+commands
 cli
 __main__
 """
@@ -47,7 +48,7 @@ def imported(path):
     elif isinstance(node, ast.Import):
       names = [a.name for a in node.names]
     elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-      names = [node.value]  # importlib.import_module in cli
+      names = [node.value]  # importlib.import_module in commands
     else:
       continue
     found |= {n.removeprefix("time_jax.") for n in names if "time_jax." in n}

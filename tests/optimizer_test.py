@@ -122,7 +122,7 @@ def torch_run(params, grads, rates):
 
 
 def our_run(params, grads, rates):
-  tx = optimizer.make_optimizer(bert.feeds_projections, **ADAMW)
+  tx = optimizer.make_optimizer(bert.FAMILY.feeds_projections, **ADAMW)
 
   @jax.jit
   def update(params, state, grad, rate):
@@ -157,7 +157,7 @@ def test_updates_are_those_of_pytorch():
 
 
 def test_only_kernels_and_embeddings_decay():
-  tx = optimizer.make_optimizer(bert.feeds_projections, **ADAMW)
+  tx = optimizer.make_optimizer(bert.FAMILY.feeds_projections, **ADAMW)
   params = random_tree(1)
   zeros = jax.tree.map(jnp.zeros_like, params)
   direction, _ = jax.jit(tx.update)(zeros, tx.init(params), params)
@@ -167,7 +167,7 @@ def test_only_kernels_and_embeddings_decay():
 
 
 def test_frozen_parameters_have_no_moments():
-  tx = optimizer.make_optimizer(bert.feeds_projections, **ADAMW)
+  tx = optimizer.make_optimizer(bert.FAMILY.feeds_projections, **ADAMW)
   params = random_tree(2)
   trained = sum(flat(params)[path].size for path in TRAINED)
   state = tx.init(params)

@@ -108,7 +108,7 @@ def test_moments_lie_where_their_parameters_lie(sizes):
     intermediate_size=12,
     max_positions=16,
   )
-  tx = optimizer.make_optimizer(bert.feeds_projections, **ADAMW)
+  tx = optimizer.make_optimizer(bert.FAMILY.feeds_projections, **ADAMW)
   state = train_step.abstract_state(
     bert.Encoder(config, 3), tx, make_mesh(*sizes)
   )
@@ -125,7 +125,7 @@ def test_moments_lie_where_their_parameters_lie(sizes):
       assert leaf.sharding == params[path].sharding, path
       assert leaf.shape == params[path].shape
       seen.append(path)
-  trained = [path for path in params if bert.feeds_projections(path)]
+  trained = [path for path in params if bert.FAMILY.feeds_projections(path)]
   assert sorted(seen) == sorted(2 * trained)
 
 

@@ -25,7 +25,7 @@ ADAMW = dict(b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, clip_norm=1.0)
 
 
 def make_step(objective, *, peak_lr=6e-4, **changes):
-  tx = optimizer.make_optimizer(bert.feeds_projections, **ADAMW)
+  tx = optimizer.make_optimizer(bert.FAMILY.feeds_projections, **ADAMW)
   schedule = functools.partial(
     optimizer.warmup_linear_decay,
     peak_lr=peak_lr,
@@ -205,7 +205,7 @@ def test_training_changes_what_it_should(single_device):
   after = flax.traverse_util.flatten_dict(state.params)
   for path in before:
     same = bool((before[path] == after[path]).all())
-    assert same != bert.feeds_projections(path), path
+    assert same != bert.FAMILY.feeds_projections(path), path
   assert history[0]["train/learning_rate"] == 0
   assert not np.array_equal(history[0]["train/loss"], history[2]["train/loss"])
   assert int(state.step) == 3

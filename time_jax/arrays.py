@@ -34,11 +34,13 @@ class Batch:
     tokens: ids of the teacher's vocabulary.
     segment_ids: 0 for padding, else the number of the document in its row.
     positions: index of a token in its own document, from 0; padding has 0.
+    token_types: of BERT's sentence pairs; None, as for raw text: all 0.
   """
 
   tokens: Ids
   segment_ids: Ids
   positions: Ids
+  token_types: Ids | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -45,13 +45,11 @@ def teacher_config(config: ConfigDict) -> Any:
   check_relations(
     relation_weights(config),
     config.relations.num_heads,
-    {
-      "teacher width": teacher.hidden_size,
-      "student.hidden_size": config.student.hidden_size,
-    },
+    {f"teacher's {name}": width for name, width in teacher.widths.items()}
+    | {"student.hidden_size": config.student.hidden_size},
     config.relations.implementation,
   )
-  if config.data.seq_len > teacher.max_positions:
+  if config.data.seq_len > (teacher.max_positions or config.data.seq_len):
     raise UserError(
       f"data.seq_len={config.data.seq_len} is longer than the teacher's "
       f"position table, {teacher.max_positions}."
@@ -145,7 +143,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   """AdamW over the parameters that the loss reaches."""
   c = config.train
   return optimizer.make_optimizer(
-    bert.feeds_projections,
+    bert.FAMILY.feeds_projections,
     b1=c.b1,
     b2=c.b2,
     eps=c.eps,

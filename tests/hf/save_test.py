@@ -1,5 +1,6 @@
 """What we write is read back, by us and by PyTorch."""
 
+import dataclasses
 import json
 import stat
 
@@ -74,10 +75,10 @@ def test_pytorch_reads_it_as_its_own(saved):
   tokens = random.integers(30, size=(3, 20))
   mask = (np.arange(20) < np.array([[20], [9], [1]])).astype(np.int64)
   types = random.integers(3, size=(3, 20)).astype(np.int32)
-  batch = make_batch(tokens, mask)
+  batch = dataclasses.replace(make_batch(tokens, mask), token_types=types)
   states = jax.jit(
     lambda params: encoder.apply(
-      {"params": params}, batch, jnp.asarray(types), method="hidden_states"
+      {"params": params}, batch, method="hidden_states"
     )
   )(params)
   with torch.no_grad():

@@ -1,5 +1,6 @@
 """Our encoder against transformers' PyTorch models, by golden vectors."""
 
+import dataclasses
 import shutil
 
 import flax.linen as nn
@@ -73,7 +74,8 @@ def test_token_types(golden, mesh):
   real = expected["attention_mask"] > 0
   types = jnp.asarray(expected["token_type_ids_b"])
   assert types.max() == 1
-  states = hidden_states(encoder, params, batch, types)
+  batch = dataclasses.replace(batch, token_types=types)
+  states = hidden_states(encoder, params, batch)
   np.testing.assert_allclose(
     states[-1][real], expected["last_hidden_state_b"][real], **TOLERANCE
   )
@@ -142,9 +144,8 @@ def test_a_teacher_keeps_and_runs_nothing_above_its_projections():
   encoder = bert.Encoder(tiny(num_layers=24), 2)
   params = abstract_params(encoder)
   assert jax.tree.leaves(params["layers"])[0].shape[0] == 1
-  kept = {
-    name for name in params["last"] if bert.feeds_projections(("last", name))
-  }
+  feeds = bert.FAMILY.feeds_projections
+  kept = {name for name in params["last"] if feeds(("last", name))}
   assert kept == {"query", "key", "value"}
   # Applying with only these shows that a call reads nothing else.
   real = fresh(encoder)

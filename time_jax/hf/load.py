@@ -27,12 +27,6 @@ from time_jax.models.family import (
   init_params,
 )
 
-# Names from before 2019 in files converted from TensorFlow.
-_LEGACY = {
-  "LayerNorm.weight": "LayerNorm.gamma",
-  "LayerNorm.bias": "LayerNorm.beta",
-}
-
 
 def load_teacher(
   path: str,
@@ -184,10 +178,10 @@ def _find(
 ) -> dict[tuple[str, ...], list[str]]:
   """The tensors behind every parameter, all there and of the right shape."""
   rename = _renaming(weights, table)
-  shapes = flax.traverse_util.flatten_dict(nn.meta.unbox(boxed))
+  shapes: Any = flax.traverse_util.flatten_dict(nn.meta.unbox(boxed))
   sources = {
-    path: [rename(name) for name in table.names(path, num_layers)]
-    for path in shapes
+    path: [rename(n) for n in table.names(path, leaf.shape, num_layers)]
+    for path, leaf in shapes.items()
   }
   _check(folder, weights, shapes, sources)
   used = {name for names in sources.values() for name in names}
@@ -200,11 +194,10 @@ def _teacher(encoder: Any, params: Params, fingerprint: str) -> Teacher:
   def project(params: Params, batch: Batch) -> Qkv:
     return encoder.apply({"params": params}, batch, deterministic=True)
 
-  width = encoder.config.hidden_size
   return Teacher(
     project=project,
     params=params,
-    widths={"query": width, "key": width, "value": width},
+    widths=encoder.config.widths,
     vocab_size=encoder.config.vocab_size,
     max_positions=encoder.config.max_positions,
     fingerprint=fingerprint,
@@ -228,7 +221,7 @@ def _renaming(weights: files.Weights, table: KeyTable) -> Callable[[str], str]:
 
   def rename(name: str) -> str:
     name = prefix + name
-    for new, old in _LEGACY.items():
+    for new, old in table.aliases.items():
       legacy = name.replace(new, old)
       if name not in weights and legacy in weights:
         return legacy

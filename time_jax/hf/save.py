@@ -65,7 +65,8 @@ def to_tensors(
   for path, leaf in flax.traverse_util.flatten_dict(params).items():
     array = np.asarray(leaf)
     parts = list(array) if path[0] == "layers" else [array]
-    for name, part in zip(table.names(path, num_layers), parts, strict=True):
+    names = table.names(path, array.shape, num_layers)
+    for name, part in zip(names, parts, strict=True):
       turned = part.T if path[-1] == "kernel" else part
       tensors[name] = np.ascontiguousarray(turned)
   return tensors

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from time_jax.arrays import Batch, Ids, Qkv
+from time_jax.arrays import Batch, Qkv
 from time_jax.errors import UserError
-from time_jax.models import layers
+from time_jax.models import encoder, layers
 from time_jax.models.family import Family, KeyTable
 
 
@@ -54,6 +54,16 @@ class BertConfig:
   dropout: float = 0.0
   attention_dropout: float = 0.0
   initializer_range: float = 0.02
+
+  @property
+  def head_dim(self) -> int:
+    """Width of an attention head."""
+    return self.hidden_size // self.num_heads
+
+  @property
+  def widths(self) -> dict[str, int]:
+    """Of the three projections."""
+    return dict.fromkeys(("query", "key", "value"), self.hidden_size)
 
   def __post_init__(self) -> None:
     if self.hidden_size % self.num_heads:
@@ -113,12 +123,17 @@ class Embeddings(nn.Module):
     self.drop = nn.Dropout(c.dropout)
 
   def __call__(
-    self, batch: Batch, token_types: Ids, deterministic: bool
+    self, batch: Batch, deterministic: bool
   ) -> Float[Array, "B T D"]:
     """Looks up and sums the three embeddings of every token."""
     x = self.word(batch.tokens)
     x += self.position(batch.positions + self.config.position_offset)
-    x += self.token_type(token_types)
+    types = batch.token_types
+    if types is None:
+      types = jnp.zeros_like(batch.tokens)
+    x += self.token_type(
+      jnp.zeros_like(batch.tokens) if types is None else types
+    )
     return self.drop(self.norm(x), deterministic=deterministic)
 
 
@@ -148,10 +163,12 @@ class Block(nn.Module):
   def __call__(
     self,
     x: Float[Array, "B T D"],
+    kind: Any,
     mask: Bool[Array, "B 1 T T"],
-    deterministic: bool,
+    deterministic: bool = True,
   ) -> Float[Array, "B T D"]:
     """Attention and feed-forward, each with residual and LayerNorm."""
+    del kind
     c, qkv = self.config, self.project(x)
     rng = None
     if c.attention_dropout and not deterministic:
@@ -170,49 +187,17 @@ class Block(nn.Module):
     x = self.attention_norm(x + mixed)
     inner = layers.ACTIVATIONS[c.activation](self.ffn_in(x))
     inner = self.drop(self.ffn_out(inner), deterministic=deterministic)
-    x = self.ffn_norm(x + inner)
-    return nn.with_logical_constraint(x, ("batch", "length", "hidden"))
+    return self.ffn_norm(x + inner)
 
 
-class _ScannedBlock(Block):
-  """The block in the (carry, output) form of nn.scan."""
-
-  def __call__(
-    self, x: Array, mask: Array, deterministic: bool
-  ) -> tuple[Array, Array]:
-    x = super().__call__(x, mask, deterministic)
-    return x, x
-
-
-class Encoder(nn.Module):
-  """The first `num_layers` blocks of a network, the last one distilled.
-
-  Parameters: `embeddings`; `layers`, blocks 1 .. num_layers-1 stacked on a
-  leading axis; `last`, block `num_layers` by itself, of which a call needs
-  only the three projections; `pooler`, never trained and never run here, kept
-  because BertModel files have it.
-
-  Attributes:
-    config: shape of the network.
-    num_layers: blocks up to and including the distilled one.
-    dtype: of computation; parameters keep their own.
-  """
-
-  config: BertConfig
-  num_layers: int
-  dtype: DTypeLike = jnp.dtype("float32")
+class Encoder(encoder.Encoder):
+  """See `encoder.Encoder`; `pooler` is kept because BertModel files have it."""
 
   def setup(self) -> None:  # noqa: D102
     c = self.config
     self.embeddings = Embeddings(c, self.dtype)
-    self.layers = nn.scan(
-      _ScannedBlock,
-      variable_axes={"params": 0},
-      split_rngs={"params": True, "dropout": True},
-      in_axes=(nn.broadcast, nn.broadcast),
-      length=self.num_layers - 1,
-      metadata_params={nn.PARTITION_NAME: "layers"},
-    )(c, self.dtype)
+    if self.num_layers > 1:
+      self.layers = encoder.stack(Block, self.num_layers - 1)(c, self.dtype)
     self.last = Block(c, self.dtype)
     self.pooler = layers.dense(
       c.hidden_size,
@@ -221,53 +206,17 @@ class Encoder(nn.Module):
       dtype=self.dtype,
     )
 
-  def __call__(
-    self,
-    batch: Batch,
-    token_types: Ids | None = None,
-    *,
-    deterministic: bool = True,
-  ) -> Qkv:
-    """Projections of block `num_layers`; nothing above them is computed.
-
-    Args:
-      batch: token rows.
-      token_types: zeros if absent, as in training on raw text.
-      deterministic: False switches dropout on; needs an rng "dropout".
-    """
-    _, x = self._below(batch, token_types, deterministic)
-    return self.last.project(x)
-
-  def hidden_states(
-    self,
-    batch: Batch,
-    token_types: Ids | None = None,
-    *,
-    deterministic: bool = True,
-  ) -> Float[Array, "states B T D"]:
-    """Embedding output and the output of every block: L + 1 states."""
-    inputs, x = self._below(batch, token_types, deterministic)
-    mask = layers.document_mask(batch.segment_ids)
-    return jnp.stack([*inputs, self.last(x, mask, deterministic)])
+  def enter(
+    self, batch: Batch, deterministic: bool
+  ) -> tuple[Float[Array, "B T D"], Bool[Array, "B 1 T T"]]:
+    """Embeds a batch; its blocks share the attention mask."""
+    x = self.embeddings(batch, deterministic)
+    return x, layers.document_mask(batch.segment_ids)
 
   def all_outputs(self, batch: Batch) -> tuple[Array, Array]:
-    """Touches every parameter; what fresh weights are initialised with."""
+    """Touches every parameter, the pooler's too."""
     states = self.hidden_states(batch)
     return states, jnp.tanh(self.pooler(states[-1, :, 0]))
-
-  def _below(
-    self, batch: Batch, token_types: Ids | None, deterministic: bool
-  ) -> tuple[list[Array], Array]:
-    """Inputs of every block, and that of the last one."""
-    if token_types is None:
-      token_types = jnp.zeros_like(batch.tokens)
-    x = self.embeddings(batch, token_types, deterministic)
-    x = nn.with_logical_constraint(x, ("batch", "length", "hidden"))
-    if self.num_layers == 1:
-      return [x], x
-    mask = layers.document_mask(batch.segment_ids)
-    last, outputs = self.layers(x, mask, deterministic)
-    return [x, *outputs], last
 
 
 # Our parameter path -> Hugging Face name; kernels are stored transposed there.
@@ -303,19 +252,12 @@ NAMES = KeyTable(
     "ffn_norm/scale": "output.LayerNorm.weight",
     "ffn_norm/bias": "output.LayerNorm.bias",
   },
+  # Files converted from TensorFlow before 2019.
+  aliases={
+    "LayerNorm.weight": "LayerNorm.gamma",
+    "LayerNorm.bias": "LayerNorm.beta",
+  },
 )
 
 
-def feeds_projections(path: tuple[str, ...]) -> bool:
-  """Whether the last block's projections depend on the parameter at `path`.
-
-  These are what a teacher needs to keep, and what a student can learn: behind
-  the projections no tensor gets a gradient. PyTorch leaves such tensors
-  alone; plain AdamW in optax would decay them away.
-  """
-  if path[0] == "last":
-    return path[1] in ("query", "key", "value")
-  return path[0] != "pooler"
-
-
-FAMILY = Family(parse_config, Encoder, NAMES, feeds_projections)
+FAMILY = Family(parse_config, Encoder, NAMES, ("query", "key", "value"))

@@ -1,7 +1,7 @@
 """What every encoder family provides, and what can be done with any of them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -23,27 +23,36 @@ class KeyTable:
     whole: path -> name of what exists once.
     block_prefix: before the name of a block's tensor; `{layer}` counts from 0.
     block: path inside a block -> name.
+    aliases: part of a name -> how some files spell it.
   """
 
   prefixes: tuple[str, ...]
   whole: Mapping[str, str]
   block_prefix: str
   block: Mapping[str, str]
+  aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-  def names(self, path: tuple[str, ...], num_layers: int) -> list[str]:
+  def names(
+    self, path: tuple[str, ...], shape: Sequence[int], num_layers: int
+  ) -> list[str]:
     """Names of the tensors behind one parameter.
 
     Args:
       path: of the parameter; under "layers" it is stacked over the blocks
         before the last one, and has a name for each.
+      shape: of the parameter.
       num_layers: blocks of the encoder, the last one included.
     """
-    if path[0] not in ("layers", "last"):
+    if "/".join(path) in self.whole:
       return [self.whole["/".join(path)]]
     name = self.block_prefix + self.block["/".join(path[1:])]
-    first = 0 if path[0] == "layers" else num_layers - 1
-    last = num_layers - 1 if path[0] == "layers" else num_layers
-    return [name.format(layer=layer) for layer in range(first, last)]
+    last = num_layers - 1
+    blocks = {
+      "first": [0],
+      "layers": range(last - shape[0], last),
+      "last": [last],
+    }
+    return [name.format(layer=block) for block in blocks[path[0]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,18 +60,29 @@ class Family:
   """One architecture group.
 
   Attributes:
-    parse_config: config.json as a mapping -> the family's frozen config.
-    encoder: linen module `encoder(config, num_layers, dtype)`, as
-      `models.bert.Encoder`.
+    parse_config: config.json as a mapping -> the family's frozen config. It
+      has num_layers, vocab_size, widths (of query, key and value),
+      head_dim, and max_positions, the longest document or None.
+    encoder: its `models.encoder.Encoder`.
     names: key table of its Hugging Face files.
-    feeds_projections: whether the distilled projections depend on the
-      parameter at a path.
+    projecting: the parts of a block that its projections run through.
   """
 
   parse_config: Callable[[Mapping[str, Any]], Any]
   encoder: Callable[..., nn.Module]
   names: KeyTable
-  feeds_projections: Callable[[tuple[str, ...]], bool]
+  projecting: tuple[str, ...]
+
+  def feeds_projections(self, path: tuple[str, ...]) -> bool:
+    """Whether the last block's projections depend on the parameter at `path`.
+
+    These are what a teacher needs to keep, and what a student can learn:
+    behind the projections no tensor gets a gradient. PyTorch leaves such
+    tensors alone; plain AdamW in optax would decay them away.
+    """
+    if path[0] == "last":
+      return path[1] in self.projecting
+    return path[0] not in ("final_norm", "pooler")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +94,7 @@ class Teacher:
     params: only what `project` reads.
     widths: width of "query", "key" and "value".
     vocab_size: token ids are below this.
-    max_positions: longest document, in tokens.
+    max_positions: longest document, in tokens; None: any.
     fingerprint: hash of the weights' files, kept with every checkpoint.
   """
 
@@ -82,7 +102,7 @@ class Teacher:
   params: Params
   widths: Mapping[str, int]
   vocab_size: int
-  max_positions: int
+  max_positions: int | None
   fingerprint: str
 
 
