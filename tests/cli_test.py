@@ -8,6 +8,7 @@ import sys
 import tomllib
 
 import pytest
+from absl import flags
 
 from time_jax import cli, config
 
@@ -121,6 +122,48 @@ def test_an_unknown_flag_names_the_known_ones(capsys, name):
 def test_arguments_that_are_no_flags(capsys):
   line = error_of(capsys, "choose", "runs/x", "--workdir=runs/y")
   assert line == "unexpected argument 'runs/x'. Known flags: --workdir."
+
+
+@pytest.fixture
+def greet(monkeypatch):
+  """A command with an argument; calls it saw."""
+  seen = []
+
+  def define(values, argv):
+    del argv
+    for name in ("name", "tone"):
+      flags.DEFINE_string(name, None, f"The {name}.", flag_values=values)
+
+  def run(values):
+    seen.append((values.name, values.tone))
+    return 0
+
+  for word, required in (("greet", ()), ("greet one", ("name",))):
+    command = cli.Command("Greets.", word, (define,), required, run, "name")
+    monkeypatch.setitem(cli.COMMANDS, word, command)
+  return seen
+
+
+def test_a_word_without_dashes_sets_the_argument(capsys, greet):
+  assert cli.main(["greet"]) == 0
+  assert cli.main(["greet", "Aoife", "--tone=warm"]) == 0
+  assert cli.main(["greet", "--tone=warm", "Aoife"]) == 0
+  assert greet == [(None, None), ("Aoife", "warm"), ("Aoife", "warm")]
+  line = error_of(capsys, "greet", "Aoife", "Liam")
+  assert line.startswith("unexpected argument 'Liam'.")
+
+
+def test_help_and_errors_name_the_argument(capsys, greet):
+  for words, usage in (
+    ("greet", "greet [NAME] [--flag=value ...]"),
+    ("greet one", "greet one NAME [--flag=value ...]"),
+  ):
+    assert cli.main([*words.split(), "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"usage: python -m time_jax {usage}" in lines
+    assert [x for x in lines if x.startswith("  NAME  ")]
+  assert error_of(capsys, "greet", "one").startswith("greet one needs NAME; ")
+  assert not greet
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from time_jax.commands import COMMANDS
+from time_jax.commands import COMMANDS, Command
 from time_jax.config import default_config, flatten, missing_fields
 from time_jax.errors import EXIT_BAD_INPUT, EXIT_RUN_FAILED, RunError, UserError
 
@@ -88,10 +88,13 @@ def _parse(name: str, rest: list[str]) -> Any:
   wants_help = any(word in help_words for word in rest)
   rest = [word for word in rest if word not in help_words]
   values = flags.FlagValues()
+  values.set_gnu_getopt()  # Flags may stand behind the argument, too.
   for define in command.define:
     define(values, rest)
   try:
     left = values(["time_jax", *rest])[1:]
+    if command.argument and left:
+      values[command.argument].parse(left.pop(0))
   except flags.UnrecognizedFlagError as error:
     if "config" in values and error.flagname.startswith("config."):
       raise UserError(f"--{error.flagname} needs --config as well.") from error
@@ -108,13 +111,21 @@ def _parse(name: str, rest: list[str]) -> Any:
     return None
   if left:
     raise UserError(f"unexpected argument {left[0]!r}. {_known_flags(values)}")
-  missing = [f"--{flag}" for flag in command.required if not values[flag].value]
+  missing = [
+    _spelled(command, flag)
+    for flag in command.required
+    if not values[flag].value
+  ]
   if missing:
     raise UserError(
       f"{name} needs {' and '.join(missing)}; for example: python -m time_jax "
       f"{command.example}"
     )
   return values
+
+
+def _spelled(command: Command, flag: str) -> str:
+  return flag.upper() if flag == command.argument else f"--{flag}"
 
 
 def _line(error: Exception, which: int) -> str:
@@ -174,10 +185,14 @@ def _covers(given: str, field: str) -> bool:
 
 def _help(name: str, values: flags.FlagValues) -> str:
   command = COMMANDS[name]
+  argument = command.argument.upper()
+  if argument and command.argument not in command.required:
+    argument = f"[{argument}]"
+  words = " ".join(filter(None, [name, argument, "[--flag=value ...]"]))
   lines = [
     command.summary,
     "",
-    f"usage: python -m time_jax {name} [--flag=value ...]",
+    f"usage: python -m time_jax {words}",
     f"example: python -m time_jax {command.example}",
   ]
   if _own(values):
@@ -186,7 +201,8 @@ def _help(name: str, values: flags.FlagValues) -> str:
     need = " (required)" if flag in command.required else ""
     default = values[flag].default
     known = f" Default: {default}." if default is not None else ""
-    lines.append(f"  --{flag:<14} {values[flag].help}{need}{known}")
+    shown = _spelled(command, flag)
+    lines.append(f"  {shown:<16} {values[flag].help}{need}{known}")
   if "config" in values:
     lines += ["", *_config_help(values["config"].value)]
   return "\n".join(lines)

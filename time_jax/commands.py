@@ -66,6 +66,7 @@ class Command:
     required: names of the flags that must be given.
     run: (flag values) -> exit code; imports what it needs itself, so that
       help and usage errors appear at once.
+    argument: the flag that a word without dashes sets; empty: no such word.
   """
 
   summary: str
@@ -73,6 +74,7 @@ class Command:
   define: Sequence[Define]
   required: Sequence[str]
   run: Callable[[Any], int]
+  argument: str = ""
 
 
 def _run_prepare(args: Any) -> int:
