@@ -31,6 +31,8 @@ RULES = (
   ("vocab", None),
   ("positions", None),
   ("token_types", None),
+  ("vectors", None),  # embeddings narrower than the network
+  ("taps", None),  # of a convolution
   ("layers", None),
 )
 

@@ -15,7 +15,6 @@ from time_jax.hf import load
 from time_jax.models import bert
 from time_jax.models.family import abstract_params, init_params
 
-FOLDERS = ["bert", "roberta", "xlm_roberta"]
 FLOAT32 = jnp.dtype("float32")
 TOLERANCE = dict(atol=1e-4, rtol=0)
 
@@ -34,42 +33,10 @@ def fresh(encoder):
   )
 
 
-@pytest.mark.parametrize("name", FOLDERS)
-def test_projections_of_every_layer(golden, mesh, name):
-  expected = np.load(golden / name / "expected.npz")
-  batch = make_batch(expected["input_ids"], expected["attention_mask"])
-  real = expected["attention_mask"] > 0
-  for layer in range(1, len(expected["q"]) + 1):
-    teacher = load.load_teacher(
-      str(golden / name), layer, dtype=FLOAT32, mesh=mesh
-    )
-    found = jax.jit(teacher.project)(teacher.params, batch)
-    for key, values in zip(
-      "qkv", (found.query, found.key, found.value), strict=True
-    ):
-      np.testing.assert_allclose(
-        values[real], expected[key][layer - 1][real], **TOLERANCE
-      )
-
-
-@pytest.mark.parametrize("name", FOLDERS)
-def test_hidden_states_of_every_layer(golden, mesh, name):
+@pytest.mark.parametrize("name", ["bert", "electra"])
+def test_token_types(golden, mesh, name):
   expected = np.load(golden / name / "expected.npz")
   encoder, params = load.load_encoder(golden / name, dtype=FLOAT32, mesh=mesh)
-  batch = make_batch(expected["input_ids"], expected["attention_mask"])
-  real = expected["attention_mask"] > 0
-  states = hidden_states(encoder, params, batch)
-  np.testing.assert_allclose(
-    states[:, real], expected["hidden_states"][:, real], **TOLERANCE
-  )
-  np.testing.assert_allclose(
-    states[-1][real], expected["last_hidden_state"][real], **TOLERANCE
-  )
-
-
-def test_token_types(golden, mesh):
-  expected = np.load(golden / "bert" / "expected.npz")
-  encoder, params = load.load_encoder(golden / "bert", dtype=FLOAT32, mesh=mesh)
   batch = make_batch(expected["input_ids"], expected["attention_mask"])
   real = expected["attention_mask"] > 0
   types = jnp.asarray(expected["token_type_ids_b"])
@@ -107,26 +74,6 @@ def test_legacy_names(golden, mesh, tmp_path):
   _, expected = load.load_encoder(golden / "bert", dtype=FLOAT32, mesh=mesh)
   assert isinstance(encoder, bert.Encoder)
   jax.tree.map(np.testing.assert_array_equal, params, expected)
-
-
-def test_packed_documents_see_only_themselves(golden, mesh):
-  """A packed row gives each document exactly what it gets alone."""
-  expected = np.load(golden / "xlm_roberta" / "expected.npz")
-  ids, mask = expected["input_ids"], expected["attention_mask"]
-  lengths = mask.sum(axis=1)
-  first, second = ids[2, : lengths[2]], ids[1, : lengths[1]]
-  row = np.concatenate([first, second])[None]
-  segments = np.repeat([1, 2], [len(first), len(second)])[None]
-  teacher = load.load_teacher(
-    str(golden / "xlm_roberta"), 4, dtype=FLOAT32, mesh=mesh
-  )
-  found = jax.jit(teacher.project)(
-    teacher.params, make_batch(row, segments)
-  ).value[0]
-  alone = np.concatenate(
-    [expected["v"][3, 2, : lengths[2]], expected["v"][3, 1, : lengths[1]]]
-  )
-  np.testing.assert_allclose(found, alone, **TOLERANCE)
 
 
 def tiny(**changes):

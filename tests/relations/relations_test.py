@@ -14,6 +14,7 @@ from time_jax.arrays import Qkv
 from time_jax.errors import UserError
 from time_jax.relations.loss import (
   IMPLEMENTATIONS,
+  check_heads,
   check_relations,
   count_documents,
   relation_sums,
@@ -224,18 +225,23 @@ def test_one_pass_keeps_no_square_matrix():
 
 
 @pytest.mark.parametrize(
-  ("relations", "heads", "implementation", "words"),
+  ("relations", "implementation", "words"),
   [
-    ({"qq": 1.0}, 48, "dense", "divide every width: teacher=1024"),
-    ({"qq": 1.0}, 0, "dense", "divide every width"),
-    ({"qz": 1.0}, 64, "dense", "relation 'qz' is unknown"),
-    ({}, 64, "dense", "nothing would be learnt"),
-    ({"qq": 1.0}, 64, "magic", "known: dense, one_pass"),
+    ({"qz": 1.0}, "dense", "relation 'qz' is unknown"),
+    ({"qk": 1.0}, "dense", "its projections are 64 and 32 wide"),
+    ({}, "dense", "nothing would be learnt"),
+    ({"qq": 1.0}, "magic", "known: dense, one_pass"),
   ],
 )
-def test_impossible_relations_are_refused(
-  relations, heads, implementation, words
-):
-  widths = {"teacher": 1024, "student": 384}
+def test_impossible_relations_are_refused(relations, implementation, words):
+  widths = {"query": 64, "key": 32, "value": 32}
   with pytest.raises(UserError, match=words):
-    check_relations(relations, heads, widths, implementation)
+    check_relations(relations, widths, implementation)
+
+
+@pytest.mark.parametrize("heads", [48, 0, -1])
+def test_heads_that_do_not_divide_are_refused(heads):
+  widths = {"teacher": 1024, "student": 384}
+  check_heads(64, widths)
+  with pytest.raises(UserError, match=r"all: \[1, 2, 4, 8, 16, 32, 64, 128\]"):
+    check_heads(heads, widths)

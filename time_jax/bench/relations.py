@@ -12,7 +12,7 @@ from jaxtyping import Array
 from time_jax.arrays import Qkv
 from time_jax.relations.loss import (
   IMPLEMENTATIONS,
-  check_relations,
+  check_heads,
   relation_sums,
 )
 
@@ -52,8 +52,10 @@ def bench_relations(
   Returns:
     The exit code, 0.
   """
-  widths = {"teacher_width": teacher_width, "student_width": student_width}
-  check_relations({"qq": 1.0}, num_heads, widths, "dense")
+  check_heads(
+    num_heads,
+    {"teacher_width": teacher_width, "student_width": student_width},
+  )
   device = jax.devices()[0]
   print(
     f"{device.device_kind}, jax {jax.__version__}, float32; one relation, "

@@ -1,9 +1,10 @@
-"""BERT, RoBERTa, CamemBERT and XLM-RoBERTa; the student is a BERT as well.
+"""BERT, RoBERTa, CamemBERT, XLM-R and ELECTRA; the student is a BERT too.
 
 Post-norm blocks x = LN(x + attention(x)), x = LN(x + ffn(x)) on the sum of
 word, position and token-type embeddings (Devlin et al., arXiv 1810.04805).
 RoBERTa and its kin are the same network; their position table starts
-`pad_token_id + 1` rows later.
+`pad_token_id + 1` rows later. ELECTRA (arXiv 2003.10555; its discriminator)
+may embed in fewer dimensions and project up.
 """
 
 import dataclasses
@@ -39,6 +40,7 @@ class BertConfig:
     dropout: on embeddings and on the output of each sub-layer.
     attention_dropout: on attention probabilities.
     initializer_range: standard deviation of fresh weights.
+    embedding_size: width of the embeddings; D unless ELECTRA projects them.
   """
 
   vocab_size: int
@@ -54,6 +56,7 @@ class BertConfig:
   dropout: float = 0.0
   attention_dropout: float = 0.0
   initializer_range: float = 0.02
+  embedding_size: int | None = None
 
   @property
   def head_dim(self) -> int:
@@ -66,16 +69,11 @@ class BertConfig:
     return dict.fromkeys(("query", "key", "value"), self.hidden_size)
 
   def __post_init__(self) -> None:
-    if self.hidden_size % self.num_heads:
-      raise UserError(
-        f"num_heads={self.num_heads} must divide hidden_size="
-        f"{self.hidden_size}."
-      )
-    if self.activation not in layers.ACTIVATIONS:
-      raise UserError(
-        f"activation {self.activation!r} is unknown; known: "
-        f"{', '.join(layers.ACTIVATIONS)}."
-      )
+    layers.check_shape(
+      hidden_size=self.hidden_size,
+      num_heads=self.num_heads,
+      activation=self.activation,
+    )
 
 
 def parse_config(hf: Mapping[str, Any]) -> BertConfig:
@@ -88,7 +86,8 @@ def parse_config(hf: Mapping[str, Any]) -> BertConfig:
     raise UserError(
       f"position_embedding_type={kind!r} is not supported; expected 'absolute'."
     )
-  offset = 0 if hf["model_type"] == "bert" else hf.get("pad_token_id", 1) + 1
+  roberta = hf["model_type"] not in ("bert", "electra")
+  offset = hf.get("pad_token_id", 1) + 1 if roberta else 0
   return BertConfig(
     vocab_size=hf["vocab_size"],
     hidden_size=hf["hidden_size"],
@@ -101,11 +100,12 @@ def parse_config(hf: Mapping[str, Any]) -> BertConfig:
     layer_norm_eps=hf.get("layer_norm_eps", 1e-12),
     activation=hf.get("hidden_act", "gelu"),
     initializer_range=hf.get("initializer_range", 0.02),
+    embedding_size=hf.get("embedding_size"),
   )
 
 
 class Embeddings(nn.Module):
-  """LN(word + position + token type), then dropout."""
+  """LN(word + position + token type), dropout; ELECTRA's are projected to D."""
 
   config: BertConfig
   dtype: DTypeLike = jnp.dtype("float32")
@@ -114,13 +114,16 @@ class Embeddings(nn.Module):
     c = self.config
     how = dict(stddev=c.initializer_range, dtype=self.dtype)
     rows = c.max_positions + c.position_offset
-    self.word = layers.embed(c.vocab_size, c.hidden_size, "vocab", **how)
-    self.position = layers.embed(rows, c.hidden_size, "positions", **how)
+    width = c.embedding_size or c.hidden_size
+    self.word = layers.embed(c.vocab_size, width, "vocab", **how)
+    self.position = layers.embed(rows, width, "positions", **how)
     self.token_type = layers.embed(
-      c.num_token_types, c.hidden_size, "token_types", **how
+      c.num_token_types, width, "token_types", **how
     )
     self.norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
     self.drop = nn.Dropout(c.dropout)
+    if width != c.hidden_size:
+      self.project = layers.dense(c.hidden_size, ("vectors", "embed"), **how)
 
   def __call__(
     self, batch: Batch, deterministic: bool
@@ -134,7 +137,8 @@ class Embeddings(nn.Module):
     x += self.token_type(
       jnp.zeros_like(batch.tokens) if types is None else types
     )
-    return self.drop(self.norm(x), deterministic=deterministic)
+    x = self.drop(self.norm(x), deterministic=deterministic)
+    return self.project(x) if x.shape[-1] != self.config.hidden_size else x
 
 
 class Block(nn.Module):
@@ -170,19 +174,16 @@ class Block(nn.Module):
     """Attention and feed-forward, each with residual and LayerNorm."""
     del kind
     c, qkv = self.config, self.project(x)
-    rng = None
+    parts, heads = (qkv.query, qkv.key, qkv.value, mask), c.num_heads
     if c.attention_dropout and not deterministic:
-      rng = self.make_rng("dropout")
-    mixed = layers.attend(
-      qkv.query,
-      qkv.key,
-      qkv.value,
-      mask,
-      num_heads=c.num_heads,
-      dropout_rate=c.attention_dropout,
-      dropout_rng=rng,
-      deterministic=deterministic,
-    )
+      mixed = layers.attend_with_dropout(
+        *parts,
+        num_heads=heads,
+        rate=c.attention_dropout,
+        rng=self.make_rng("dropout"),
+      )
+    else:
+      mixed = layers.attend(*parts, num_heads=heads)
     mixed = self.drop(self.attention_out(mixed), deterministic=deterministic)
     x = self.attention_norm(x + mixed)
     inner = layers.ACTIVATIONS[c.activation](self.ffn_in(x))
@@ -221,7 +222,7 @@ class Encoder(encoder.Encoder):
 
 # Our parameter path -> Hugging Face name; kernels are stored transposed there.
 NAMES = KeyTable(
-  prefixes=("", "bert.", "roberta."),
+  prefixes=("", "bert.", "roberta.", "electra."),
   whole={
     "embeddings/word/embedding": "embeddings.word_embeddings.weight",
     "embeddings/position/embedding": "embeddings.position_embeddings.weight",
@@ -230,6 +231,8 @@ NAMES = KeyTable(
     ),
     "embeddings/norm/scale": "embeddings.LayerNorm.weight",
     "embeddings/norm/bias": "embeddings.LayerNorm.bias",
+    "embeddings/project/kernel": "embeddings_project.weight",
+    "embeddings/project/bias": "embeddings_project.bias",
     "pooler/kernel": "pooler.dense.weight",
     "pooler/bias": "pooler.dense.bias",
   },

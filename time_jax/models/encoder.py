@@ -24,7 +24,7 @@ class Encoder(nn.Module):
     final_norm, pooler        what follows the blocks; never distilled
 
   A block is called as block(x, kind, shared, deterministic) -> x and has
-  project(x) -> Qkv.
+  project(x) -> Qkv, and with RoPE rotate(qkv, kind, shared) -> Qkv.
 
   Attributes:
     config: the family's frozen config, of the complete network.
@@ -64,6 +64,14 @@ class Encoder(nn.Module):
     """
     states, _ = self.below(batch, deterministic)
     return self.last.project(states[-1])
+
+  def rotated_projections(
+    self, batch: Batch, *, deterministic: bool = True
+  ) -> Qkv:
+    """The same behind RoPE; of families that have it."""
+    states, shared = self.below(batch, deterministic)
+    projections = self.last.project(states[-1])
+    return self.last.rotate(projections, self.kinds()[-1], shared)
 
   def hidden_states(
     self, batch: Batch, *, deterministic: bool = True

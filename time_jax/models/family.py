@@ -66,12 +66,15 @@ class Family:
     encoder: its `models.encoder.Encoder`.
     names: key table of its Hugging Face files.
     projecting: the parts of a block that its projections run through.
+    rotary: whether queries and keys are rotated behind the projections; the
+      encoder then has `rotated_projections`.
   """
 
   parse_config: Callable[[Mapping[str, Any]], Any]
   encoder: Callable[..., nn.Module]
   names: KeyTable
   projecting: tuple[str, ...]
+  rotary: bool = False
 
   def feeds_projections(self, path: tuple[str, ...]) -> bool:
     """Whether the last block's projections depend on the parameter at `path`.

@@ -7,19 +7,35 @@ Weights carry *logical* axis names (embed, heads, mlp, vocab, layers);
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from time_jax.arrays import Ids
+from time_jax.errors import UserError
 
 ACTIVATIONS = {
   # Exact erf. Flax defaults to the tanh form, which is 1e-3 away.
   "gelu": functools.partial(nn.gelu, approximate=False),
   "gelu_new": functools.partial(nn.gelu, approximate=True),
+  "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
   "relu": nn.relu,
   "silu": nn.silu,
+  "tanh": jnp.tanh,
 }
+
+
+def check_shape(*, hidden_size: int, num_heads: int, activation: str) -> None:
+  """Raises UserError for a network that cannot be built."""
+  if hidden_size % num_heads:
+    raise UserError(
+      f"num_heads={num_heads} must divide hidden_size={hidden_size}."
+    )
+  if activation not in ACTIVATIONS:
+    raise UserError(
+      f"activation {activation!r} is unknown; known: {', '.join(ACTIVATIONS)}."
+    )
 
 
 def dense(
@@ -29,12 +45,18 @@ def dense(
   *,
   stddev: float,
   dtype: DTypeLike,
+  use_bias: bool = True,
 ) -> nn.Dense:
-  """A biased linear layer with orthodox BERT initialisation, N(0, stddev)."""
+  """A linear layer with orthodox BERT initialisation, N(0, stddev)."""
   kernel = nn.with_logical_partitioning(nn.initializers.normal(stddev), axes)
   bias = nn.with_logical_partitioning(nn.initializers.zeros, axes[1:])
   return nn.Dense(
-    features, dtype=dtype, kernel_init=kernel, bias_init=bias, name=name
+    features,
+    use_bias=use_bias,
+    dtype=dtype,
+    kernel_init=kernel,
+    bias_init=bias,
+    name=name,
   )
 
 
@@ -48,7 +70,13 @@ def embed(
   return nn.Embed(rows, features, dtype=dtype, embedding_init=init)
 
 
-def layer_norm(epsilon: float, *, dtype: DTypeLike) -> nn.LayerNorm:
+def layer_norm(
+  epsilon: float,
+  *,
+  dtype: DTypeLike,
+  use_scale: bool = True,
+  use_bias: bool = True,
+) -> nn.LayerNorm:
   """LayerNorm; its mean and variance are taken in float32 by Flax.
 
   Two-pass variance, as PyTorch has it: E[x^2] - E[x]^2 loses digits.
@@ -58,9 +86,17 @@ def layer_norm(epsilon: float, *, dtype: DTypeLike) -> nn.LayerNorm:
     epsilon,
     dtype=dtype,
     use_fast_variance=False,
+    use_scale=use_scale,
+    use_bias=use_bias,
     scale_init=nn.with_logical_partitioning(ones, ("embed",)),
     bias_init=nn.with_logical_partitioning(zeros, ("embed",)),
   )
+
+
+def rms_norm(epsilon: float, *, dtype: DTypeLike) -> nn.RMSNorm:
+  """RMSNorm: x / sqrt(mean(x^2) + epsilon), in float32, and a scale."""
+  ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
+  return nn.RMSNorm(epsilon, dtype=dtype, scale_init=ones)
 
 
 def document_mask(segment_ids: Ids) -> Bool[Array, "B 1 T T"]:
@@ -70,16 +106,23 @@ def document_mask(segment_ids: Ids) -> Bool[Array, "B 1 T T"]:
   ) & nn.make_attention_mask(segment_ids > 0, segment_ids > 0, dtype=bool)
 
 
+def split_heads(
+  x: Float[Array, "... D"], num_heads: int
+) -> Float[Array, "... N H"]:
+  """Cuts the last axis into heads that lie side by side."""
+  return x.reshape(*x.shape[:-1], num_heads, -1)
+
+
 def attend(
   query: Float[Array, "B T D"],
-  key: Float[Array, "B T D"],
-  value: Float[Array, "B T D"],
+  key: Float[Array, "B T Dk"],
+  value: Float[Array, "B T Dk"],
   mask: Bool[Array, "B 1 T T"],
   *,
   num_heads: int,
-  dropout_rng: Array | None = None,
-  dropout_rate: float = 0.0,
-  deterministic: bool = True,
+  num_key_heads: int | None = None,
+  bias: Float[Array, "b n T T"] | None = None,
+  scale: float | None = None,
 ) -> Float[Array, "B T D"]:
   """Multi-head dot-product attention with the softmax in float32.
 
@@ -89,23 +132,43 @@ def attend(
     value: see query.
     mask: True where attention is allowed.
     num_heads: N.
-    dropout_rng: key, needed unless deterministic.
-    dropout_rate: on the attention probabilities.
-    deterministic: whether dropout is off.
+    num_key_heads: fewer heads of key and value, each shared by
+      N / num_key_heads query heads in a row; N if absent.
+    bias: added to the scaled scores.
+    scale: of the dot products; 1 / sqrt(H) if absent.
   """
+  kept = num_key_heads or num_heads
+  mixed_BTNH = jax.nn.dot_product_attention(
+    split_heads(query, num_heads),
+    split_heads(key, kept),
+    split_heads(value, kept),
+    bias=bias,
+    mask=mask,
+    scale=scale,
+  )
+  return mixed_BTNH.reshape(query.shape)
 
-  def split(x: Float[Array, "B T D"]) -> Float[Array, "B T N H"]:
-    return x.reshape(*x.shape[:2], num_heads, -1)
 
+def attend_with_dropout(
+  query: Float[Array, "B T D"],
+  key: Float[Array, "B T D"],
+  value: Float[Array, "B T D"],
+  mask: Bool[Array, "B 1 T T"],
+  *,
+  num_heads: int,
+  rate: float,
+  rng: Array,
+) -> Float[Array, "B T D"]:
+  """`attend` with dropout on the attention probabilities."""
   mixed_BTNH = nn.dot_product_attention(
-    split(query),
-    split(key),
-    split(value),
+    split_heads(query, num_heads),
+    split_heads(key, num_heads),
+    split_heads(value, num_heads),
     mask=mask,
     broadcast_dropout=False,
     force_fp32_for_softmax=True,
-    dropout_rng=dropout_rng,
-    dropout_rate=dropout_rate,
-    deterministic=deterministic,
+    dropout_rng=rng,
+    dropout_rate=rate,
+    deterministic=False,
   )
   return mixed_BTNH.reshape(query.shape)

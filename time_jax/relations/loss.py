@@ -1,6 +1,7 @@
 """From the projections of two layers to the relation loss of a batch."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ def relation_sums(
     teacher: projections of the teacher's distilled layer; constants.
     student: projections of the student's last layer.
     segment_ids: 0 for padding, else the document's number in its row.
-    num_heads: R; `check_relations` says whether it fits.
+    num_heads: R; `check_heads` says whether it fits.
     relations: names of the relations, such as "qq", "kk", "vv" or "qk", with
       their weights. The weights are not applied here.
     implementation: a key of `IMPLEMENTATIONS`.
@@ -66,7 +67,6 @@ def count_documents(segment_ids: Ids) -> Int[Array, ""]:
 
 def check_relations(
   relations: Mapping[str, float],
-  num_heads: int,
   widths: Mapping[str, int],
   implementation: str,
 ) -> None:
@@ -74,8 +74,7 @@ def check_relations(
 
   Args:
     relations: relation name -> weight.
-    num_heads: R.
-    widths: what is split into R heads -> its width, for the message.
+    widths: of the teacher's "query", "key" and "value".
     implementation: a key of `IMPLEMENTATIONS`.
   """
   if implementation not in IMPLEMENTATIONS:
@@ -83,23 +82,42 @@ def check_relations(
       f"relations.implementation={implementation!r} is unknown; known: "
       f"{', '.join(sorted(IMPLEMENTATIONS))}."
     )
+  if not relations:
+    raise UserError("relations.weights are all 0; nothing would be learnt.")
   for name in relations:
     if len(name) != 2 or set(name) - set(_PROJECTIONS):
       raise UserError(
         f"relation {name!r} is unknown; expected two letters of q, k and v, "
         "such as 'qq' or 'qk'."
       )
-  if not relations:
-    raise UserError("relations.weights are all 0; nothing would be learnt.")
+    x, y = (widths[_PROJECTIONS[letter]] for letter in name)
+    if x != y:
+      raise UserError(
+        f"relation {name!r} is not defined for this teacher: its projections "
+        f"are {x} and {y} wide; expected equal widths; set "
+        f"relations.weights.{name} to 0."
+      )
+
+
+def check_heads(num_heads: int, widths: Mapping[str, int]) -> None:
+  """Raises UserError unless R divides every width.
+
+  Args:
+    num_heads: R.
+    widths: what is split into R heads -> its width, for the message.
+  """
   wrong = [f"{k}={w}" for k, w in widths.items() if w % max(num_heads, 1)]
   if wrong or num_heads < 1:
-    shared = [
-      r for r in range(1, 257) if not any(w % r for w in widths.values())
-    ]
     raise UserError(
       f"relations.num_heads={num_heads} must divide every width: "
-      f"{', '.join(wrong)}. Divisors of all: {shared}."
+      f"{', '.join(wrong)}. Divisors of all: {possible_heads(widths.values())}."
     )
+
+
+def possible_heads(widths: Iterable[int]) -> list[int]:
+  """Every R that divides all widths."""
+  common = math.gcd(*widths)
+  return [r for r in range(1, common + 1) if common % r == 0]
 
 
 def _pair(qkv: Qkv, name: str) -> tuple[Array, Array]:

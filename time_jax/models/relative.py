@@ -1,0 +1,110 @@
+"""Relative positions: which bucket a distance falls in, and its scores.
+
+Distances depend on columns alone, so tables over them are constants: one for
+all rows, heads and layers. Documents packed in a row lie side by side, and
+what they would see of each other is masked away.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Distances = Any  # An integer array of any shape, on the host.
+
+
+def log_buckets(
+  distances: Distances, num_buckets: int, max_positions: int
+) -> np.ndarray:
+  """Signed buckets of DeBERTa (arXiv 2006.03654) and LTG-BERT.
+
+  Exact up to half of `num_buckets`, then ever wider; they reach
+  `num_buckets - 1` at `max_positions - 1`.
+
+  Args:
+    distances: query minus key.
+    num_buckets: of one sign.
+    max_positions: distances from here on share or exceed the last bucket.
+  """
+  middle = num_buckets // 2
+  size = np.maximum(np.abs(distances), 1)
+  growth = np.log(size / middle) / np.log((max_positions - 1) / middle)
+  far = middle + np.ceil(growth * (middle - 1))
+  near = np.abs(distances) <= middle
+  return np.where(near, distances, np.sign(distances) * far).astype(np.int32)
+
+
+def t5_buckets(
+  distances: Distances, num_buckets: int, max_distance: int
+) -> np.ndarray:
+  """T5's buckets (arXiv 1910.10683): half for keys behind, half for ahead.
+
+  Args:
+    distances: key minus query.
+    num_buckets: of both signs.
+    max_distance: distances from here on share the last bucket.
+  """
+  half = num_buckets // 2
+  exact = half // 2
+  size = np.abs(distances)
+  growth = np.log(np.maximum(size, 1) / exact) / np.log(max_distance / exact)
+  far = np.minimum(exact + (growth * (half - exact)).astype(np.int32), half - 1)
+  ahead = np.where(np.asarray(distances) > 0, half, 0)
+  return (ahead + np.where(size < exact, size, far)).astype(np.int32)
+
+
+def disentangled_scores(
+  query: Float[Array, "B T N H"],
+  key: Float[Array, "B T N H"],
+  table_query: Float[Array, "rows N H"] | None,
+  table_key: Float[Array, "rows N H"] | None,
+  row_of: Callable[[Distances], np.ndarray],
+) -> Float[Array, "B N T T"]:
+  """Content-to-position and position-to-content scores, unscaled, summed.
+
+    q_i . table_key[row(i - j)]  +  k_j . table_query[row(i - j)]
+
+  Args:
+    query: content projections.
+    key: likewise.
+    table_query: the relative table's projections; None leaves its term out.
+    table_key: likewise.
+    row_of: distances (query minus key) -> rows of the table.
+
+  References:
+    He et al., DeBERTa, arXiv 2006.03654, equation 4.
+  """
+  steps = np.arange(query.shape[1])
+  ahead = np.concatenate([-steps[:0:-1], steps])  # -(T - 1) ... T - 1
+  total: Any = 0.0
+  if table_key is not None:
+    total += _slide(_scores(query, table_key[row_of(-ahead)]))
+  if table_query is not None:
+    scores = _slide(_scores(key, table_query[row_of(ahead)]))
+    total += scores.swapaxes(-1, -2)
+  return total
+
+
+def _scores(
+  x_BTNH: Float[Array, "B T N H"], table_ENH: Float[Array, "E N H"]
+) -> Float[Array, "B N T E"]:
+  wide = jnp.promote_types(x_BTNH.dtype, jnp.float32)
+  return jnp.einsum(
+    "BTNH,ENH->BNTE", x_BTNH, table_ENH, preferred_element_type=wide
+  )
+
+
+def _slide(x: Float[Array, "B N T E"]) -> Float[Array, "B N T T"]:
+  """x[i, j - i + T - 1] at (i, j): from distances to columns, E = 2T - 1.
+
+  Every row starts one place before the one above: one reshape of the flat
+  array does what a gather of T x T elements would.
+  """
+  *batch, length, width = x.shape
+  if length == 1:
+    return x
+  flat = x.reshape(*batch, length * width)
+  flat = flat[..., length - 1 : length - 1 + length * (width - 1)]
+  return flat.reshape(*batch, length, width - 1)[..., :length]
