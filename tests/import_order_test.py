@@ -13,10 +13,12 @@ LAYERS = """
 errors
 arrays distributed optimizer checkpoint config metrics
 sharding relations.dense models.family models.layers models.encoder
+models.relative models.rotary
 data.manifest data.packing data.records
-data.text_files data.tokenizing relations.one_pass models.bert
-data.sources data.shards relations.loss models.registry
-data.workers data.pipeline distill hf.files
+data.text_files data.tokenizing relations.one_pass models.bert models.deberta
+models.ltg_bert models.t5 models.modernbert models.eurobert
+data.sources data.shards relations.loss models.registry hf.files
+data.workers data.pipeline distill hf.weights
 data.prepare hf.load hf.save hf.tokenizer train_step evaluate
 hf.flax_teacher parallel
 assembly

@@ -2,12 +2,10 @@
 
 import json
 import pathlib
-import pickle
 import shutil
 
-import numpy as np
 import pytest
-import safetensors.numpy
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from time_jax.errors import UserError
 from time_jax.hf import files
@@ -106,6 +104,29 @@ def test_the_hub_says_no(hub):
   assert caught.value.__cause__ is hub.answer
 
 
+def test_the_hub_cannot_be_reached(hub):
+  hub.answer = LocalEntryNotFoundError("an error happened\nsomewhere")
+  with pytest.raises(UserError) as caught:
+    files.resolve("owner/name")
+  message = str(caught.value)
+  assert "not in the Hugging Face cache" in message and "\n" not in message
+  assert "hub cannot be reached" in message
+
+
+def test_pickles_are_downloaded_only_when_needed(hub, tmp_path):
+  hub.answer = tmp_path
+
+  def patterns(allow_pickle):
+    hub.clear()
+    assert files.resolve("owner/name", allow_pickle) == tmp_path
+    return [any("bin" in p for p in asked) for _, _, asked in hub]
+
+  assert patterns(False) == [False]
+  assert patterns(True) == [False, True]
+  (tmp_path / "part-1.safetensors").touch()
+  assert patterns(True) == [False]
+
+
 def test_json_is_read(tmp_path):
   (tmp_path / "a.json").write_text('{"é": [1]}', encoding="utf-8")
   assert files.read_json(tmp_path / "a.json") == {"é": [1]}
@@ -134,103 +155,82 @@ def test_a_folder_is_no_json(tmp_path):
     files.read_json(tmp_path)
 
 
-def test_weights_by_name(copy):
-  expected = safetensors.numpy.load_file(copy / "model.safetensors")
-  weights = files.Weights(copy)
-  assert set(weights) == set(expected)
-  assert "pooler.dense.bias" in weights and "pooler" not in weights
-  for name, tensor in expected.items():
-    assert weights.shape(name) == tensor.shape
-    np.testing.assert_array_equal(weights.read(name), tensor)
-  weights.close()
+@pytest.mark.parametrize(
+  ("name", "allowed"), [("model.safetensors", False), ("pytorch_model.bin", 1)]
+)
+def test_one_file_or_those_of_an_index(tmp_path, name, allowed):
+  def found():
+    paths = files.weight_files(tmp_path, allow_pickle=bool(allowed))
+    return [path.name for path in paths]
 
-
-def split(folder, index=None):
-  """Spreads the tensors over two files; only the index says which."""
-  tensors = safetensors.numpy.load_file(folder / "model.safetensors")
-  names = sorted(tensors)
-  table = {name: f"part-{i % 2}.safetensors" for i, name in enumerate(names)}
-  for part in set(table.values()):
-    mine = {name: tensors[name] for name in names if table[name] == part}
-    safetensors.numpy.save_file(mine, folder / part)
-  (folder / "model.safetensors").unlink()
-  index = {"weight_map": table} if index is None else index
-  (folder / INDEX).write_text(json.dumps(index))
-  return tensors
-
-
-def test_weights_in_many_files(copy):
-  expected = split(copy)
-  weights = files.Weights(copy)
-  assert set(weights) == set(expected)
-  for name, tensor in expected.items():
-    np.testing.assert_array_equal(weights.read(name), tensor)
-
-
-def test_a_missing_part(copy):
-  split(copy)
-  (copy / "part-1.safetensors").unlink()
-  with pytest.raises(UserError, match=r"names \['part-1.safetensors'\]"):
-    files.Weights(copy)
+  (tmp_path / name).touch()
+  assert found() == [name]
+  _, _, end = name.partition(".")
+  table = {"a": f"2.{end}", "b": f"1.{end}", "c": f"2.{end}"}
+  for part in table.values():
+    (tmp_path / part).touch()
+  (tmp_path / f"{name}.index.json").write_text(
+    json.dumps({"weight_map": table})
+  )
+  assert found() == [f"1.{end}", f"2.{end}"]
+  (tmp_path / f"1.{end}").unlink()
+  with pytest.raises(UserError, match=rf"names \['1.{end}'\], missing in that"):
+    found()
 
 
 @pytest.mark.parametrize(
-  "name", ["../x.safetensors", "/x.safetensors", "sub/x.safetensors", "..", ""]
+  "name",
+  [
+    *("../x.safetensors", "/x.safetensors", "sub/x.safetensors"),
+    *("..", "", "x.bin", "pytorch_model.bin"),
+  ],
 )
-def test_an_index_stays_in_its_folder(copy, name):
-  inner = copy / "inner"
-  (inner / "sub").mkdir(parents=True)
-  for place in (copy, inner / "sub"):
-    shutil.copy(copy / "model.safetensors", place / "x.safetensors")
-  shutil.copy(copy / "model.safetensors", inner)
-  name = str(copy) + name if name.startswith("/") else name
-  split(inner, {"weight_map": {"a": "part-0.safetensors", "b": name}})
-  with pytest.raises(UserError) as caught:
-    files.Weights(inner)
-  assert f"{inner / INDEX} names {[name]}" in str(caught.value)
-  assert "expected files that lie beside it" in str(caught.value)
+def test_an_index_stays_in_its_folder(tmp_path, name):
+  """And names no pickle, of which nobody was asked."""
+  folder = tmp_path / "inner"
+  (folder / "sub").mkdir(parents=True)
+  for place in (tmp_path, folder, folder / "sub"):
+    for file in ("x.safetensors", "x.bin", "pytorch_model.bin"):
+      (place / file).touch()
+  name = f"{tmp_path}{name}" if name.startswith("/") else name
+  table = {"weight_map": {"a": "x.safetensors", "b": name}}
+  (folder / INDEX).write_text(json.dumps(table))
+  for allow_pickle in (False, True):
+    with pytest.raises(UserError) as caught:
+      files.weight_files(folder, allow_pickle)
+    assert f"{folder / INDEX} names {[name]}; expected .safetensors files" in (
+      str(caught.value)
+    )
 
 
 @pytest.mark.parametrize(
   "index",
   [{}, {"weight_map": {}}, {"weight_map": ["a"]}, {"weight_map": {"a": [1]}}],
 )
-def test_an_index_of_nothing(copy, index):
-  split(copy, index)
-  with pytest.raises(UserError, match="expected files that lie beside it"):
-    files.Weights(copy)
+def test_an_index_of_nothing(tmp_path, index):
+  (tmp_path / INDEX).write_text(json.dumps(index))
+  with pytest.raises(UserError, match="expected .safetensors files that"):
+    files.weight_files(tmp_path)
 
 
-def test_pickles_are_not_opened(tmp_path):
-  class Bomb:
-    def __reduce__(self):
-      return (pathlib.Path(tmp_path / "exploded").touch, ())
-
+def test_pickles_are_asked_for(tmp_path):
   path = tmp_path / "pytorch_model.bin"
-  path.write_bytes(pickle.dumps(Bomb()))
+  path.touch()
   with pytest.raises(UserError, match="pickle only, .*safe_serialization=True"):
-    files.Weights(tmp_path)
-  assert not (tmp_path / "exploded").exists()
+    files.weight_files(tmp_path)
+  assert files.weight_files(tmp_path, allow_pickle=True) == [path]
+  (tmp_path / "model.safetensors").touch()
+  for allow_pickle in (False, True):
+    (found,) = files.weight_files(tmp_path, allow_pickle)
+    assert found.name == "model.safetensors"
 
 
 def test_a_folder_without_weights(tmp_path):
   with pytest.raises(UserError, match=f"{tmp_path} has no model.safetensors"):
-    files.Weights(tmp_path)
-
-
-@pytest.mark.parametrize("size", [0, 4, 500, 100_000])
-def test_damaged_weights(copy, size):
-  path = copy / "model.safetensors"
-  path.write_bytes(path.read_bytes()[:size])
-  with pytest.raises(UserError, match=f"{path} is damaged or incomplete: "):
-    files.Weights(copy)
-
-
-def test_weights_that_are_no_file(copy):
-  (copy / "model.safetensors").unlink()
-  (copy / "model.safetensors").mkdir()
-  with pytest.raises(UserError, match="is damaged or incomplete"):
-    files.Weights(copy)
+    files.weight_files(tmp_path)
+  (tmp_path / "training_args.bin").touch()
+  with pytest.raises(UserError, match=r"no model.safetensors, pytorch_model"):
+    files.weight_files(tmp_path, allow_pickle=True)
 
 
 def test_the_fingerprint_sees_every_byte(copy, tmp_path_factory):
@@ -254,6 +254,17 @@ def test_the_fingerprint_sees_every_byte(copy, tmp_path_factory):
     seen.add(files.fingerprint(copy))
     path.write_bytes(content)
   assert files.fingerprint(copy) == first
+  # What is not read does not count.
   shutil.copy(copy / "model.safetensors", copy / "more.safetensors")
-  seen.add(files.fingerprint(copy))
-  assert len(seen) == 5
+  assert files.fingerprint(copy) == first
+  assert len(seen) == 4
+
+
+def test_the_fingerprint_of_pickles(copy):
+  (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+  with pytest.raises(UserError, match="pickle only"):
+    files.fingerprint(copy)
+  first = files.fingerprint(copy, allow_pickle=True)
+  with (copy / "pytorch_model.bin").open("ab") as file:
+    file.write(b"!")
+  assert files.fingerprint(copy, allow_pickle=True) != first

@@ -1,28 +1,26 @@
-"""Finding a model's folder and reading what lies in it.
+"""Finding a model's folder, and the files in it that matter.
 
-Only JSON and safetensors are read: no pickle, and no code of a model
-repository is ever executed.
+Those are JSON and safetensors; pickles only where the user allowed them. No
+code of a model repository is ever executed.
 """
 
-import contextlib
 import hashlib
 import importlib.util
 import json
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import safetensors
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from time_jax.errors import UserError
 
 _WANTED = ["*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt"]
+_PICKLES = ["pytorch_model*.bin"]
 
 
-def resolve(path: str) -> pathlib.Path:
+def resolve(path: str, allow_pickle: bool = False) -> pathlib.Path:
   """Turns what a user calls a model into a local folder.
 
   Args:
@@ -30,6 +28,8 @@ def resolve(path: str) -> pathlib.Path:
       Python package; or a hub id `OWNER/NAME[@REVISION]`, which is downloaded
       to the Hugging Face cache (token and cache location from its usual
       environment variables).
+    allow_pickle: whether pickles are downloaded where there is no
+      safetensors.
 
   Raises:
     UserError: there is no such model.
@@ -42,10 +42,25 @@ def resolve(path: str) -> pathlib.Path:
   name, _, revision = path.partition("@")
   if path.count("/") > 1 or path.startswith((".", "/", "~")):
     raise UserError(f"no model folder at {path!r}.")
+  found = _download(path, name, revision or None, _WANTED)
+  if allow_pickle and not list(found.glob("*.safetensors")):
+    found = _download(path, name, revision or None, _WANTED + _PICKLES)
+  return found
+
+
+def _download(
+  path: str, name: str, revision: str | None, patterns: list[str]
+) -> pathlib.Path:
   try:
     return pathlib.Path(
-      snapshot_download(name, revision=revision or None, allow_patterns=_WANTED)
+      snapshot_download(name, revision=revision, allow_patterns=patterns)
     )
+  except LocalEntryNotFoundError as error:
+    raise UserError(
+      f"no model at {path!r}: not a local folder, not in the Hugging Face "
+      "cache, and the Hugging Face hub cannot be reached; go online, or give "
+      "a folder with config.json and *.safetensors."
+    ) from error
   except Exception as error:  # The hub's errors share no base class.
     reason = str(error).strip().split("\n")[0]
     raise UserError(
@@ -85,75 +100,63 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   return content
 
 
-def fingerprint(folder: pathlib.Path) -> str:
-  """SHA-256 of config.json and of the weights, in order of their names."""
+def fingerprint(folder: pathlib.Path, allow_pickle: bool = False) -> str:
+  """SHA-256 of config.json and of the files that `weight_files` finds."""
   digest = hashlib.sha256()
-  for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+  for path in [folder / "config.json", *weight_files(folder, allow_pickle)]:
     with path.open("rb") as file:
       digest.update(hashlib.file_digest(file, "sha256").digest())
   return digest.hexdigest()
 
 
-class Weights:
-  """Tensors of a folder by name, one file or many, read one at a time."""
+def weight_files(
+  folder: pathlib.Path, allow_pickle: bool = False
+) -> list[pathlib.Path]:
+  """The files of a folder that hold its weights, in order of their names.
 
-  def __init__(self, folder: pathlib.Path) -> None:
-    """Opens the folder's safetensors files; UserError if there are none."""
-    self._files: dict[str, Any] = {}
-    self._stack = contextlib.ExitStack()
-    for path in _weight_files(folder):
-      try:
-        file = self._stack.enter_context(
-          safetensors.safe_open(path, framework="numpy")
-        )
-      except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(
-          f"{path} is damaged or incomplete: {error}; download it again."
-        ) from error
-      self._files |= dict.fromkeys(file.keys(), file)
-
-  def __iter__(self) -> Iterator[str]:
-    return iter(self._files)
-
-  def __contains__(self, name: str) -> bool:
-    return name in self._files
-
-  def shape(self, name: str) -> tuple[int, ...]:
-    """Shape of a tensor, from the file's header."""
-    return tuple(self._files[name].get_slice(name).get_shape())
-
-  def read(self, name: str) -> np.ndarray:
-    """The tensor itself, in the file's own dtype."""
-    return self._files[name].get_tensor(name)
-
-  def close(self) -> None:
-    """Closes the files."""
-    self._stack.close()
+  Raises:
+    UserError: there are none, or pickles only, which are not allowed.
+  """
+  if found := _named_files(folder, "model.safetensors"):
+    return found
+  pickles = _named_files(folder, "pytorch_model.bin") if allow_pickle else []
+  if pickles:
+    return pickles
+  if list(folder.glob("*.bin")) and not allow_pickle:
+    raise UserError(
+      f"{folder} holds its weights as a pickle only, which can run code when "
+      "loaded. Convert it once where you trust it: AutoModel.from_pretrained("
+      "FOLDER).save_pretrained(NEW, safe_serialization=True). Or allow it: "
+      "--config.teacher.allow_pickle=True (--allow_pickle of inspect)."
+    )
+  also = ", pytorch_model.bin" if allow_pickle else ""
+  raise UserError(
+    f"{folder} has no model.safetensors{also} and no "
+    "model.safetensors.index.json."
+  )
 
 
-def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  index = folder / "model.safetensors.index.json"
+def _named_files(folder: pathlib.Path, single: str) -> list[pathlib.Path]:
+  """The parts that an index names, else the single file, else nothing."""
+  index = folder / f"{single}.index.json"
   if index.exists():
     table = read_json(index).get("weight_map")
     table = table if isinstance(table, dict) else {}
     names = sorted(set(map(str, table.values())))
-    # An index is input: it must not point outside of its own folder.
-    odd = [n for n in names if os.path.basename(n) != n or n in ("", "..")]
-    missing = [n for n in names if not odd and not (folder / n).exists()]
-    if odd or missing or not names:
+    # An index is input: it must not point outside of its own folder, nor have
+    # a pickle opened that nobody allowed.
+    end = pathlib.Path(single).suffix
+    odd = [n for n in names if os.path.basename(n) != n or not n.endswith(end)]
+    if odd or not names:
       raise UserError(
-        f"{index} names {odd or missing or 'no file'}; expected files that lie "
+        f"{index} names {odd or 'no file'}; expected {end} files that lie "
         "beside it."
       )
+    missing = [n for n in names if not (folder / n).exists()]
+    if missing:
+      raise UserError(
+        f"{index} names {missing}, missing in that folder; expected the "
+        "complete model: download it again."
+      )
     return [folder / n for n in names]
-  if (folder / "model.safetensors").exists():
-    return [folder / "model.safetensors"]
-  if list(folder.glob("*.bin")):
-    raise UserError(
-      f"{folder} holds its weights as a pickle only, which can run code when "
-      "loaded. Convert it once where you trust it: AutoModel.from_pretrained("
-      "FOLDER).save_pretrained(NEW, safe_serialization=True)."
-    )
-  raise UserError(
-    f"{folder} has no model.safetensors and no model.safetensors.index.json."
-  )
+  return [folder / single] if (folder / single).exists() else []

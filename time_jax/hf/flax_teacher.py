@@ -34,6 +34,7 @@ from time_jax import sharding
 from time_jax.arrays import Batch, Qkv
 from time_jax.errors import UserError
 from time_jax.hf import files, load
+from time_jax.hf.weights import Weights
 from time_jax.models import layers
 from time_jax.models.family import Params, Teacher
 
@@ -220,7 +221,7 @@ def _read_params(
   dtype: DTypeLike,
 ) -> Params:
   """Reads every parameter onto the devices, or says all that is wrong."""
-  weights = files.Weights(folder)
+  weights = Weights(folder)
   prefix = model.base_model_prefix + "."
   if not any(name.startswith(prefix) for name in weights):
     prefix = ""
@@ -238,7 +239,7 @@ def _read_params(
   return flax.traverse_util.unflatten_dict(params)
 
 
-def _name(weights: files.Weights, prefix: str, path: _Path) -> str:
+def _name(weights: Weights, prefix: str, path: _Path) -> str:
   """How a file calls a parameter; Flax's paths are PyTorch's but the end."""
   stem = prefix + ".".join(path[:-1])
   leaf = _WEIGHT_NAMES.get(path[-1], path[-1])
@@ -248,7 +249,7 @@ def _name(weights: files.Weights, prefix: str, path: _Path) -> str:
 
 def _check(
   folder: pathlib.Path,
-  weights: files.Weights,
+  weights: Weights,
   shapes: Mapping[_Path, Any],
   names: Mapping[_Path, str],
 ) -> None:

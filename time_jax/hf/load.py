@@ -1,6 +1,7 @@
 """Hugging Face folder -> encoder and parameters, straight to the devices."""
 
-import contextlib
+import functools
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,13 +11,14 @@ import flax.linen as nn
 import jax
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
 from time_jax import sharding
 from time_jax.arrays import Batch, Qkv
 from time_jax.errors import UserError
 from time_jax.hf import files
+from time_jax.hf.weights import FLOATS, Index, Weights
 from time_jax.models import registry
 from time_jax.models.family import (
   Family,
@@ -34,6 +36,9 @@ def load_teacher(
   *,
   dtype: DTypeLike,
   mesh: Mesh,
+  capture: str = "projections",
+  overrides: Mapping[str, Any] | None = None,
+  allow_pickle: bool = False,
 ) -> Teacher:
   """Loads a teacher up to the projections of one layer.
 
@@ -43,28 +48,43 @@ def load_teacher(
       the projections inside it, are neither read nor kept.
     dtype: of parameters and computation.
     mesh: the devices to lay the weights on.
+    capture: "projections", or "post_rope" for what RoPE makes of them.
+    overrides: keys of config.json that are to have other values.
+    allow_pickle: see `files.weight_files`.
 
   Raises:
     UserError: the folder, its config or its tensors are not as expected.
   """
-  folder = files.resolve(path)
-  family, config = read_config(folder)
+  folder = files.resolve(path, allow_pickle)
+  family, config = read_config(folder, overrides)
   check_layer(layer, config.num_layers)
   encoder = family.encoder(config, layer, dtype)
   shapes = abstract_params(encoder)
   kept = _select(shapes, family.feeds_projections)
-  params = read_params(folder, family.names, kept, layer, mesh, dtype)
-  return _teacher(encoder, params, files.fingerprint(folder))
+  with Weights(folder, allow_pickle) as weights:
+    params = _read_params(weights, family.names, kept, layer, mesh, dtype)
+  fingerprint = files.fingerprint(folder, allow_pickle)
+  return _teacher(encoder, params, capture, fingerprint)
 
 
-def check_teacher(folder: pathlib.Path, layer: int) -> None:
-  """Raises UserError if `load_teacher` would; reads the files' headers only."""
+def check_teacher(
+  folder: pathlib.Path, layer: int, allow_pickle: bool = False
+) -> list[str]:
+  """Reads the files' headers only.
+
+  Returns:
+    Names of the tensors that `load_teacher` would read.
+
+  Raises:
+    UserError: `load_teacher` would.
+  """
   family, config = read_config(folder)
   check_layer(layer, config.num_layers)
   encoder = family.encoder(config, layer, "float32")
   kept = _select(abstract_params(encoder), family.feeds_projections)
-  with contextlib.closing(files.Weights(folder)) as weights:
-    _find(folder, weights, family.names, kept, layer)
+  with Weights(folder, allow_pickle) as weights:
+    sources = _find(weights, family.names, kept, layer)
+  return [name for names in sources.values() for name in names]
 
 
 def random_teacher(
@@ -74,6 +94,7 @@ def random_teacher(
   seed: int,
   dtype: DTypeLike,
   mesh: Mesh,
+  capture: str = "projections",
 ) -> Teacher:
   """A teacher of random weights, for measuring speed and memory.
 
@@ -83,6 +104,7 @@ def random_teacher(
     seed: of the weights.
     dtype: of parameters and computation.
     mesh: the devices to lay the weights on.
+    capture: as for `load_teacher`.
   """
   family = registry.find_family(hf_config)
   config = family.parse_config(hf_config)
@@ -96,11 +118,15 @@ def random_teacher(
     return jax.tree.map(lambda x: x.astype(dtype), params)
 
   init = jax.jit(fresh, out_shardings=sharding.param_shardings(kept, mesh))
-  return _teacher(encoder, init(), f"random-{seed}")
+  return _teacher(encoder, init(), capture, f"random-{seed}")
 
 
 def load_encoder(
-  folder: pathlib.Path, *, dtype: DTypeLike, mesh: Mesh
+  folder: pathlib.Path,
+  *,
+  dtype: DTypeLike,
+  mesh: Mesh,
+  overrides: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, Params]:
   """Loads a complete encoder, every block whole (the pooler if it is there).
 
@@ -108,26 +134,40 @@ def load_encoder(
     folder: a Hugging Face model folder.
     dtype: of parameters and computation.
     mesh: the devices to lay the weights on.
+    overrides: keys of config.json that are to have other values.
   """
-  family, config = read_config(folder)
+  family, config = read_config(folder, overrides)
   encoder = family.encoder(config, config.num_layers, dtype)
   shapes = abstract_params(encoder)
-  pooled = any("pooler." in name for name in files.Weights(folder))
-  kept = _select(shapes, lambda path: pooled or path[0] != "pooler")
-  params = read_params(
-    folder, family.names, kept, config.num_layers, mesh, dtype
-  )
+  with Weights(folder) as weights:
+    pooled = any("pooler." in name for name in weights)
+    kept = _select(shapes, lambda path: pooled or path[0] != "pooler")
+    params = _read_params(
+      weights, family.names, kept, config.num_layers, mesh, dtype
+    )
   return encoder, params
 
 
-def read_config(folder: pathlib.Path) -> tuple[Family, Any]:
-  """Family and frozen config of a folder, from its config.json alone."""
-  hf_config = files.read_json(folder / "config.json")
+def read_config(
+  folder: pathlib.Path, overrides: Mapping[str, Any] | None = None
+) -> tuple[Family, Any]:
+  """Family and frozen config of a folder, from its config.json alone.
+
+  Args:
+    folder: a Hugging Face model folder.
+    overrides: keys that are to have other values than in the file.
+  """
+  hf_config = files.read_json(folder / "config.json") | dict(overrides or {})
   family = registry.find_family(hf_config)
   try:
     return family, family.parse_config(hf_config)
   except KeyError as error:
     raise UserError(f"{folder}/config.json lacks the key {error}.") from None
+  except UserError as error:
+    raise UserError(f"{folder}/config.json: {error}") from error
+  except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+    reason = f"{type(error).__name__}: {error}".split("\n")[0]
+    raise UserError(f"{folder}/config.json is not usable: {reason}.") from error
 
 
 def check_layer(layer: int, num_layers: int) -> None:
@@ -139,60 +179,86 @@ def check_layer(layer: int, num_layers: int) -> None:
     )
 
 
-def read_params(
-  folder: pathlib.Path,
+def _read_params(
+  weights: Weights,
   table: KeyTable,
   boxed: Params,
   num_layers: int,
   mesh: Mesh,
   dtype: DTypeLike,
 ) -> Params:
-  """Reads every parameter of `boxed` from a folder, or says all that is wrong.
+  """Reads every parameter of `boxed`, or says all that is wrong.
 
   Args:
-    folder: with safetensors files, in any of the table's prefixes.
+    weights: tensors, in any of the table's prefixes.
     table: our paths -> the files' names.
     boxed: abstract parameters with logical axes.
     num_layers: blocks of the encoder.
     mesh: the devices to lay the weights on.
-    dtype: what floating-point weights are cast to, on the host.
+    dtype: what the weights are cast to, on the host.
   """
-  layout: Any = flax.traverse_util.flatten_dict(
+  sources = _find(weights, table, boxed, num_layers)
+  shapes: Any = flax.traverse_util.flatten_dict(nn.meta.unbox(boxed))
+  layouts: Any = flax.traverse_util.flatten_dict(
     sharding.param_shardings(boxed, mesh)
   )
-  with contextlib.closing(files.Weights(folder)) as weights:
-    sources = _find(folder, weights, table, boxed, num_layers)
-    params = {
-      path: sharding.place(_read(weights, path, names, dtype), layout[path])
-      for path, names in sources.items()
-    }
+  params = {}
+  for path, names in sources.items():
+    read = functools.partial(_read, weights, path, names, dtype)
+    array = _place(shapes[path].shape, layouts[path], read)
+    # A copy on the host lives until it has reached the devices.
+    params[path] = jax.block_until_ready(array)
   return flax.traverse_util.unflatten_dict(params)
 
 
+def _place(
+  shape: tuple[int, ...],
+  layout: NamedSharding,
+  read: Callable[[Index], np.ndarray],
+) -> jax.Array:
+  """Has every device's part read, and no other."""
+
+  @functools.cache  # Devices that hold the same part share one reading.
+  def part(*bounds: tuple[int, int]) -> np.ndarray:
+    return read(tuple(slice(*bound) for bound in bounds))
+
+  def shard(index: Index | None) -> np.ndarray:
+    pairs = zip(index or (), shape, strict=True)
+    return part(*(s.indices(size)[:2] for s, size in pairs))
+
+  return jax.make_array_from_callback(shape, layout, shard)
+
+
 def _find(
-  folder: pathlib.Path,
-  weights: files.Weights,
-  table: KeyTable,
-  boxed: Params,
-  num_layers: int,
+  weights: Weights, table: KeyTable, boxed: Params, num_layers: int
 ) -> dict[tuple[str, ...], list[str]]:
   """The tensors behind every parameter, all there and of the right shape."""
-  rename = _renaming(weights, table)
   shapes: Any = flax.traverse_util.flatten_dict(nn.meta.unbox(boxed))
-  sources = {
-    path: [rename(n) for n in table.names(path, leaf.shape, num_layers)]
+  names = {
+    path: table.names(path, leaf.shape, num_layers)
     for path, leaf in shapes.items()
   }
-  _check(folder, weights, shapes, sources)
+  rename = _renaming(
+    weights, table, [n for all_ in names.values() for n in all_]
+  )
+  sources = {path: list(map(rename, some)) for path, some in names.items()}
+  _check(weights, shapes, sources)
   used = {name for names in sources.values() for name in names}
   left = sorted(set(weights) - used)
-  logging.info("%s: %d tensors used, not needed: %s", folder, len(used), left)
+  logging.info(
+    "%s: %d tensors used, not needed: %s", weights.folder, len(used), left
+  )
   return sources
 
 
-def _teacher(encoder: Any, params: Params, fingerprint: str) -> Teacher:
+def _teacher(
+  encoder: Any, params: Params, capture: str, fingerprint: str
+) -> Teacher:
+  rotated = capture == "post_rope"
+  method = "rotated_projections" if rotated else "__call__"
+
   def project(params: Params, batch: Batch) -> Qkv:
-    return encoder.apply({"params": params}, batch, deterministic=True)
+    return encoder.apply({"params": params}, batch, method=method)
 
   return Teacher(
     project=project,
@@ -214,12 +280,12 @@ def _select(
   )
 
 
-def _renaming(weights: files.Weights, table: KeyTable) -> Callable[[str], str]:
-  """How this folder spells the table's names: prefix and legacy endings."""
-  anchor = next(iter(table.whole.values()))
-  prefix = next((p for p in table.prefixes if p + anchor in weights), "")
+def _renaming(
+  weights: Weights, table: KeyTable, names: Sequence[str]
+) -> Callable[[str], str]:
+  """How these files spell the table's names: prefix and legacy endings."""
 
-  def rename(name: str) -> str:
+  def rename(name: str, prefix: str) -> str:
     name = prefix + name
     for new, old in table.aliases.items():
       legacy = name.replace(new, old)
@@ -227,12 +293,15 @@ def _renaming(weights: files.Weights, table: KeyTable) -> Callable[[str], str]:
         return legacy
     return name
 
-  return rename
+  def found(prefix: str) -> int:
+    return sum(rename(name, prefix) in weights for name in names)
+
+  prefix = max(table.prefixes, key=found)
+  return lambda name: rename(name, prefix)
 
 
 def _check(
-  folder: pathlib.Path,
-  weights: files.Weights,
+  weights: Weights,
   shapes: Mapping[tuple[str, ...], Any],
   sources: Mapping[tuple[str, ...], Sequence[str]],
 ) -> None:
@@ -244,26 +313,47 @@ def _check(
     for name in names:
       if name not in weights:
         problems.append(f"{name} is missing")
-      elif weights.shape(name) != expected:
+        continue
+      info = weights.info(name)
+      if info.shape != expected:
+        problems.append(f"{name} has shape {info.shape}, expected {expected}")
+      # Whole numbers are quantised weights, which mean nothing as they are.
+      if info.dtype not in FLOATS:
         problems.append(
-          f"{name} has shape {weights.shape(name)}, expected {expected}"
+          f"{name} is {info.dtype}, expected one of {', '.join(FLOATS)}"
         )
   if problems:
     shown = "; ".join(problems[:20])
     more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
     raise UserError(
-      f"{folder}: the weights do not fit config.json: {shown}{more}."
+      f"{weights.folder}: the weights do not fit config.json: {shown}{more}."
     )
 
 
 def _read(
-  weights: files.Weights,
+  weights: Weights,
   path: tuple[str, ...],
   names: Sequence[str],
   dtype: DTypeLike,
+  part: Index,
 ) -> np.ndarray:
-  """One parameter, stacked over blocks and turned into Flax's orientation."""
-  tensors = [weights.read(name).astype(dtype) for name in names]
-  if path[-1] == "kernel":
-    tensors = [tensor.T for tensor in tensors]
-  return np.stack(tensors) if path[0] == "layers" else tensors[0]
+  """Part of a parameter: stacked over blocks, and in Flax's orientation."""
+  stacked = path[0] == "layers"
+  array = _empty([s.stop - s.start for s in part], dtype)
+  targets, inner = [array], part
+  if stacked:
+    targets, inner, names = list(array), part[1:], names[part[0]]
+  for target, name in zip(targets, names, strict=True):
+    if path[-1] == "kernel":
+      weights.read_into(target.T, name, inner[::-1])
+    else:
+      weights.read_into(target, name, inner)
+  return array
+
+
+def _empty(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
+  """An array that JAX takes over on a CPU, rather than copying it."""
+  size, edge = math.prod(shape) * np.dtype(dtype).itemsize, 64
+  raw = np.empty(size + edge, np.uint8)
+  start = -raw.ctypes.data % edge
+  return raw[start : start + size].view(dtype).reshape(shape)

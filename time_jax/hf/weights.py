@@ -1,0 +1,222 @@
+"""Tensors by name, a slice at a time, from the files of a model.
+
+The files are mapped into memory, and what was read of a mapping counts as
+memory until the mapping is closed. `Weights` closes its mappings every
+`_MAPPED` bytes, so that reading a model needs no more than what is made of it.
+"""
+
+import dataclasses
+import importlib
+import math
+import pathlib
+import pickle
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from time_jax.errors import UserError
+from time_jax.hf import files
+
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+_SHORT = {"F64": "float64", "F32": "float32", "F16": "float16"}
+_SHORT |= {"BF16": "bfloat16", "I64": "int64", "I32": "int32", "I8": "int8"}
+_SHORT |= {"BOOL": "bool"}
+
+_CHUNK = 16 << 20  # bytes copied out of a mapping at once
+_MAPPED = 64 << 20  # bytes read before mappings are closed
+
+Index = tuple[slice, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+  """What a file's header says of a tensor.
+
+  Attributes:
+    shape: of the tensor.
+    dtype: as NumPy calls it ("float32"), or as the file does.
+    bytes: in the file.
+  """
+
+  shape: tuple[int, ...]
+  dtype: str
+  bytes: int
+
+
+class Weights:
+  """Tensors of a folder by name, one file or many; use it with `with`."""
+
+  def __init__(self, folder: pathlib.Path, allow_pickle: bool = False) -> None:
+    """Reads the headers of the folder's files.
+
+    Args:
+      folder: of the model.
+      allow_pickle: whether pickles may be opened where there is nothing else.
+
+    Raises:
+      UserError: there are no files, or they cannot be read.
+    """
+    self.folder = folder
+    self.paths = files.weight_files(folder, allow_pickle)
+    self._files = [
+      _Pickle(path) if path.suffix == ".bin" else _Safetensors(path)
+      for path in self.paths
+    ]
+    self._of = {name: file for file in self._files for name in file.tensors}
+    self._read = 0
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._of)
+
+  def __contains__(self, name: str) -> bool:
+    return name in self._of
+
+  def __enter__(self) -> "Weights":
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.close()
+
+  def info(self, name: str) -> Info:
+    """Shape and dtype of a tensor, without reading it."""
+    return self._of[name].tensors[name]
+
+  def shape(self, name: str) -> tuple[int, ...]:
+    """Shape of a tensor, without reading it."""
+    return self.info(name).shape
+
+  def read(self, name: str) -> np.ndarray:
+    """A whole tensor, in the file's own dtype."""
+    return self._of[name].slice(name, (slice(None),) * len(self.shape(name)))
+
+  def read_into(
+    self, target: np.ndarray, name: str, index: Index | None = None
+  ) -> None:
+    """Fills an array with a tensor or with a part of it, cast to its dtype.
+
+    Args:
+      target: of the part's shape; may be a transposed view.
+      name: of the tensor, which has at least one dimension.
+      index: the part; slices without step, one a dimension. None: all of it.
+    """
+    info = self.info(name)
+    index = index or (slice(None),) * len(info.shape)
+    first, last, _ = index[0].indices(info.shape[0])
+    row_bytes = info.bytes // max(info.shape[0], 1)
+    step = max(_CHUNK // max(row_bytes, 1), 1)
+    for start in range(first, last, step):
+      stop = min(start + step, last)
+      chunk = self._of[name].slice(name, (slice(start, stop), *index[1:]))
+      target[start - first : stop - first] = chunk
+      self._read += (stop - start) * row_bytes
+      if self._read > _MAPPED:
+        self.close()
+
+  def close(self) -> None:
+    """Lets go of the files; the next read opens them again."""
+    self._read = 0
+    for file in self._files:
+      file.close()
+
+
+class _Safetensors:
+  def __init__(self, path: pathlib.Path) -> None:
+    self._path = path
+    self._file: Any = None
+    names = self._open().keys()
+    self.tensors = {name: self._info(name) for name in names}
+    self.close()
+
+  def _info(self, name: str) -> Info:
+    part = self._open().get_slice(name)
+    shape, short = tuple(part.get_shape()), part.get_dtype()
+    digits = "".join(c for c in short.split("_")[0] if c.isdigit())
+    size = math.prod(shape) * int(digits or 8) // 8  # BOOL is a byte.
+    return Info(shape, _SHORT.get(short, short), size)
+
+  def _open(self) -> Any:
+    try:
+      if self._file is None:
+        self._file = safetensors.safe_open(self._path, framework="numpy")
+    except (safetensors.SafetensorError, OSError) as error:
+      raise UserError(
+        f"{self._path} is damaged or incomplete: {error}; download it again."
+      ) from error
+    return self._file
+
+  def slice(self, name: str, index: Index) -> np.ndarray:
+    return self._open().get_slice(name)[index]
+
+  def close(self) -> None:
+    self._file = None
+
+
+class _Pickle:
+  """What `torch.save` wrote: opened by torch, which allows tensors only."""
+
+  def __init__(self, path: pathlib.Path) -> None:
+    self._path = path
+    # Before torch 1.6 it was no zip file. Such a file is read whole, once.
+    self._mapped = zipfile.is_zipfile(path)
+    self._tensors: Any = None
+    self.tensors = {
+      name: Info(
+        tuple(tensor.shape),
+        str(tensor.dtype).removeprefix("torch."),
+        tensor.numel() * tensor.element_size(),
+      )
+      for name, tensor in self._open().items()
+    }
+    if not self.tensors:
+      raise UserError(f"{path} holds no tensors by name.")
+    self.close()
+
+  def _open(self) -> Any:
+    if self._tensors is None:
+      content = _unpickle(self._path, self._mapped)
+      named = content.items() if isinstance(content, dict) else ()
+      self._tensors = {
+        name: tensor for name, tensor in named if hasattr(tensor, "numel")
+      }
+    return self._tensors
+
+  def slice(self, name: str, index: Index) -> np.ndarray:
+    tensor = self._open()[name][index].contiguous()
+    if self.tensors[name].dtype != "bfloat16":
+      return tensor.numpy().copy()
+    # NumPy knows bfloat16 by an extension of which torch knows nothing.
+    bits = tensor.view(importlib.import_module("torch").int16)
+    return bits.numpy().copy().view(jnp.dtype("bfloat16"))
+
+  def close(self) -> None:
+    if self._mapped:
+      self._tensors = None
+
+
+def _unpickle(path: pathlib.Path, mapped: bool) -> Any:
+  try:
+    torch = importlib.import_module("torch")
+  except ImportError as error:
+    raise UserError(
+      f"{path} is a pickle, which only torch reads, and torch is not "
+      "installed: pip install torch, or convert the file elsewhere."
+    ) from error
+  try:
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+  except pickle.UnpicklingError as error:
+    reason = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+    reason = reason.strip().splitlines()[0].split(". ")[0]
+    raise UserError(
+      f"{path} is refused by torch.load(weights_only=True): {reason}; it holds "
+      "more than tensors, or is damaged."
+    ) from error
+  except Exception as error:  # Damage shows as nearly anything.
+    reason = str(error).strip().split(". ")[0].split("\n")[0]
+    raise UserError(
+      f"{path} is damaged or incomplete: {type(error).__name__}: {reason}; "
+      "download it again."
+    ) from error
