@@ -11,10 +11,10 @@ PACKAGE = ROOT / "time_jax"
 # A file imports from the project only what stands in a line above its own.
 LAYERS = """
 errors
-arrays distributed optimizer checkpoint config metrics
+arrays distributed optimizer checkpoint config metrics languages
 sharding relations.dense models.family models.layers models.encoder
-models.relative models.rotary
-data.manifest data.packing data.records
+models.relative models.rotary corpora
+data.manifest data.packing data.records data.hub
 data.text_files data.tokenizing relations.one_pass models.bert models.deberta
 models.ltg_bert models.t5 models.modernbert models.eurobert
 data.sources data.shards relations.loss models.registry hf.files

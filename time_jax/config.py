@@ -53,8 +53,8 @@ def default_config() -> ConfigDict:
   r.implementation = "one_pass"  # or "dense", the definition
 
   config.data = d = ConfigDict()
-  # Text. Each entry: GLOB[#FIELD] of .txt/.jsonl/.parquet[.gz|.zst],
-  # tfds:NAME[:SPLIT][#FIELD] or hf:NAME[:CONFIG[:SPLIT]][#FIELD].
+  # Text. Each entry: GLOB, tfds:NAME[:SPLIT], hf:OWNER/NAME/GLOB or
+  # hf:NAME[:CONFIG[:SPLIT]], then [#FIELD]; see time_jax/data/sources.py.
   d.train = ()
   d.validation = ()  # held-out text, for choosing a checkpoint
   d.folder = ""  # of prepared rows; empty: WORKDIR/data
@@ -62,7 +62,7 @@ def default_config() -> ConfigDict:
   d.packing = "pack"  # or "none": one document a row, truncated and padded
   d.shard_text_mb = 16  # text behind one file of rows
   d.max_bad_records = 100  # broken lines and files to skip before giving up
-  d.max_tokens = 0  # stop preparing after so many; 0: no limit
+  d.max_tokens = d.max_documents = 0  # end a split after so many; 0: no limit
   d.synthetic_rows = 0  # > 0: random tokens instead of text, for measuring
   d.prefetch = 2  # batches made ahead
 

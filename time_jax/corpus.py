@@ -102,6 +102,7 @@ def prepare_corpus(
         shard_text_mb=d.shard_text_mb,
         max_bad_records=d.max_bad_records,
         max_tokens=d.max_tokens,
+        max_documents=d.max_documents,
       )
   except OSError as error:
     raise UserError(

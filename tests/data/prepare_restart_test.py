@@ -1,5 +1,6 @@
 """Preparing goes on from any point, and ends with the same bytes."""
 
+import json
 import os
 import pathlib
 import resource
@@ -110,6 +111,21 @@ def test_text_from_elsewhere_has_no_files(
   assert run(tmp_path / "out", "hf:org/name") == manifest
 
 
+def test_a_folder_from_before_there_was_a_limit_of_documents(
+  tmp_path: pathlib.Path,
+) -> None:
+  corpus = write_corpus(tmp_path / "a.jsonl", make_documents(30))
+  out = tmp_path / "out"
+  run(out, corpus)
+  path = out / "manifest.json"
+  values = json.loads(path.read_text())
+  del values["settings"]["max_documents"]
+  path.write_text(json.dumps(values))
+  assert "max_documents" not in run(out, corpus).settings
+  with pytest.raises(errors.UserError, match="max_documents was 0, now 7;"):
+    run(out, corpus, max_documents=7)
+
+
 class Killed(BaseException):
   """Stands for the end of the process."""
 
@@ -119,7 +135,11 @@ def test_a_run_that_ends_at_any_file_operation_is_completed(
 ) -> None:
   corpus = write_corpus(tmp_path / "a.jsonl", make_documents(80))
   splits = {"train": (corpus,), "validation": (corpus,)}
-  settings: dict[str, Any] = {"splits": splits, "max_tokens": 1000}
+  settings: dict[str, Any] = {
+    "splits": splits,
+    "max_tokens": 1000,
+    "max_documents": 70,
+  }
   run(tmp_path / "whole", **settings)
   whole = contents(tmp_path / "whole")
   replace = pathlib.Path.replace

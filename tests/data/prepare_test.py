@@ -119,6 +119,42 @@ def test_a_token_limit_below_the_first_document(
     run(tmp_path / "out", corpus, max_tokens=2)
 
 
+@pytest.mark.parametrize("limit", [1, 50, 119, 120, 500])
+def test_max_documents(tmp_path: pathlib.Path, limit: int) -> None:
+  documents = make_documents(120)
+  lines = [" ", *documents]  # An empty document does not count.
+  corpus = write_corpus(tmp_path / "a.jsonl", lines)
+  few = write_corpus(tmp_path / "few.jsonl", lines[: limit + 1])
+  manifest = run(tmp_path / "out", corpus, max_documents=limit)
+  split = manifest.splits["train"]
+  assert split.documents == min(limit, 120)
+  assert manifest.settings["max_documents"] == limit
+  want = run(tmp_path / "few", few).splits["train"]
+  assert split.shards == want.shards  # The same bytes.
+
+
+@pytest.mark.parametrize(
+  ("limits", "documents"),
+  [((1000, 5), 5), ((30, 5), 2), ((0, 5), 5), ((30, 0), 2)],
+)
+def test_the_first_limit_reached_counts(
+  tmp_path: pathlib.Path, limits: tuple[int, int], documents: int
+) -> None:
+  corpus = write_corpus(tmp_path / "a.jsonl", ["og det ikke på " * 3] * 9)
+  tokens, most = limits
+  manifest = run(
+    tmp_path / "out", corpus, max_tokens=tokens, max_documents=most
+  )
+  assert manifest.splits["train"].documents == documents
+
+
+def test_each_split_has_the_limit(tmp_path: pathlib.Path) -> None:
+  corpus = write_corpus(tmp_path / "a.jsonl", make_documents(20))
+  splits = {"train": (corpus, corpus), "validation": (corpus,)}
+  made = run(tmp_path / "out", splits=splits, max_documents=30).splits
+  assert (made["train"].documents, made["validation"].documents) == (30, 20)
+
+
 def test_documents_without_tokens_make_no_shard(tmp_path: pathlib.Path) -> None:
   tokens = ["og", "[CLS]", "[CLS] [SEP] [PAD]", "det"]
   corpus = write_corpus(tmp_path / "a.jsonl", tokens)
@@ -140,6 +176,7 @@ def test_documents_without_tokens_make_no_shard(tmp_path: pathlib.Path) -> None:
     ({"seq_len": 0}, "seq_len is 0, expected 1 or more"),
     ({"shard_text_mb": 0}, "shard_text_mb is 0"),
     ({"max_tokens": -1}, "max_tokens is -1"),
+    ({"max_documents": -1}, "max_documents is -1"),
     ({"seq_len": 2}, "seq_len=2 leaves no room"),
     ({"splits": {"train": ("nowhere.txt",)}}, "no file at 'nowhere.txt'"),
   ],

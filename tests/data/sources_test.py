@@ -87,6 +87,9 @@ def test_every_kind_and_compression_gives_the_same_documents(
     ("hf:org/name", sources.Source("hf", "org/name")),
     ("hf:o/n:20231101.da", sources.Source("hf", "o/n", "20231101.da")),
     ("hf:o/n::valid#t", sources.Source("hf", "o/n", "", "valid", "t")),
+    ("hf:o/n:a/b", sources.Source("hf", "o/n", "a/b")),
+    ("hf:o/n/a/*.json#t", sources.Source("hub", "o/n", "a/*.json", field="t")),
+    ("hf:o/n@v1/b.gz", sources.Source("hub", "o/n@v1", "b.gz")),
   ],
 )
 def test_parse(text: str, want: sources.Source) -> None:
@@ -343,7 +346,7 @@ def test_hugging_face_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
   stream = sources.documents([source], tally)
   assert [next(stream) for _ in TEXTS] == TEXTS
   with pytest.raises(
-    errors.UserError, match=r"hf:org/name.*the network is gone"
+    errors.UserError, match=r"dataset org/name on .*the hub cannot be reached"
   ):
     next(stream)
   assert (tally.empty_documents, tally.bad_records) == (1, 1)

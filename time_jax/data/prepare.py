@@ -20,6 +20,7 @@ ends with the same bytes as an undisturbed run.
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -57,6 +58,7 @@ def prepare(
   shard_text_mb: float | int = 16,
   max_bad_records: int = 100,
   max_tokens: int = 0,
+  max_documents: int = 0,
   num_workers: int | None = None,
   progress: bool = True,
 ) -> Manifest:
@@ -75,6 +77,7 @@ def prepare(
     shard_text_mb: MiB of text that become one shard.
     max_bad_records: unreadable records that a split may skip.
     max_tokens: each split ends before it exceeds this; 0 is no limit.
+    max_documents: each split ends after so many; 0 is no limit.
     num_workers: processes; all cores by default; 1 is this process alone.
     progress: shows a progress bar when stderr is a terminal.
 
@@ -94,6 +97,7 @@ def prepare(
     "packing": packing,
     "shard_text_mb": float(shard_text_mb),
     "max_tokens": max_tokens,
+    "max_documents": max_documents,
   }
   _check(folder, settings)
   work = _unfinished(folder)
@@ -136,7 +140,11 @@ def _check(folder: pathlib.Path, settings: dict[str, Any]) -> None:
     (":/" not in str(folder), "folder", str(folder), "a local path"),
     (bool(settings["splits"]), "splits", None, "one at least"),
   ]
-  for name, bound in (("seq_len", 1), ("max_tokens", 0)):
+  for name, bound in (
+    ("seq_len", 1),
+    ("max_tokens", 0),
+    ("max_documents", 0),
+  ):
     value = settings[name]
     checks.append((value >= bound, name, value, f"{bound} or more"))
   for name, texts in settings["splits"].items():
@@ -194,6 +202,7 @@ def _load_same(
 def _refuse_other_settings(
   folder: pathlib.Path, saved: dict[str, Any], wanted: dict[str, Any]
 ) -> None:
+  saved = {"max_documents": 0} | saved  # Absent before there was such a limit.
   differences = [
     f"{name} was {saved.get(name)!r}, now {wanted.get(name)!r}"
     for name in sorted({*saved, *wanted})
@@ -223,7 +232,10 @@ def _prepare_splits(
       manifests.SourceFile(str(path), text_files.file_size(path))
       for path in sources.local_files(parsed)
     )
-    texts[split] = sources.documents(parsed, tally), tally, files
+    documents = sources.documents(parsed, tally)
+    # Whatever is behind the limit is not even read.
+    limited = itertools.islice(documents, settings["max_documents"] or None)
+    texts[split] = limited, tally, files
   splits = {}
   with workers.submitter(writer, num_workers) as (submit, in_flight):
     for split, (documents, tally, files) in texts.items():

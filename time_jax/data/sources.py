@@ -7,10 +7,14 @@ the last `#`:
   corpus/part-?.parquet         parquet, one row group in memory at a time
   notes.txt                     documents are separated by blank lines
   tfds:wiki40b/en:1.3.0:train   a TFDS dataset or the folder of one
-  hf:wikimedia/wikipedia:20231101.da:train
+  hf:wikimedia/wikipedia/20231101.da/*.parquet   files of a dataset repository
+  hf:wikimedia/wikipedia:20231101.da:train       its configuration and split
 
-Local files may be plain, `.gz` or `.zst`; globs are read in sorted order, so
-the stream of documents is the same in every run.
+Files may be plain, `.gz` or `.zst`; globs are read in sorted order, so the
+stream of documents is the same in every run. Files on the Hugging Face hub are
+fetched when reading comes to them: whoever stops early has fetched no more. A
+revision behind the name, `hf:OWNER/NAME@REVISION/...`, keeps them the same. The
+form with a configuration needs the package `datasets`, and streams.
 """
 
 import dataclasses
@@ -23,7 +27,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from time_jax import errors
-from time_jax.data import text_files
+from time_jax.data import hub, text_files
 from time_jax.data.records import BadRecordError, Tally, text_of
 
 # A TFDS name may carry a version, which is written with the same colon.
@@ -36,9 +40,10 @@ class Source:
   """One place to read documents from.
 
   Attributes:
-    kind: `files`, `tfds` or `hf`.
+    kind: `files`; `tfds`; `hub`, files on the Hugging Face hub; or `hf`, a
+      dataset that is streamed from there.
     name: path or glob, TFDS name or folder, Hugging Face repository.
-    config: the configuration of a Hugging Face dataset, or empty.
+    config: the configuration of a dataset in `hf`, the glob in `hub`.
     split: the split of a dataset; unused for files.
     field: the field with the text; dots lead into nested records.
   """
@@ -59,8 +64,8 @@ class Source:
     if not place.strip() or (kind in ("tfds", "hf") and not rest.strip(":")):
       raise errors.UserError(
         f"the text source {text!r} names nothing; expected PATH_OR_GLOB, "
-        "tfds:NAME[:SPLIT] or hf:PATH[:CONFIG[:SPLIT]], each with an "
-        "optional #FIELD"
+        "tfds:NAME[:SPLIT], hf:OWNER/NAME/GLOB or "
+        "hf:NAME[:CONFIG[:SPLIT]], each with an optional #FIELD"
       )
     if not _FIELD.fullmatch(field):
       raise errors.UserError(
@@ -71,6 +76,9 @@ class Source:
       match = _TFDS.fullmatch(rest)
       name, split = match.group("name", "split") if match else (rest, None)
       return cls("tfds", name, split=split or "train", field=field)
+    if kind == "hf" and rest.partition(":")[0].count("/") > 1:
+      owner, name, pattern = rest.split("/", 2)
+      return cls("hub", f"{owner}/{name}", pattern, field=field)
     if kind == "hf":
       path, config, split = [*rest.split(":", 2), "", ""][:3]
       return cls("hf", path, config, split or "train", field)
@@ -90,8 +98,8 @@ def local_files(sources: Sequence[Source]) -> list[pathlib.Path]:
 def documents(sources: Sequence[Source], tally: Tally) -> Iterator[str]:
   """Streams the documents of all sources, one after the other.
 
-  Local files are looked up at once, so that a wrong path is reported before
-  any work is done. Bad records are counted in `tally` and skipped.
+  Files are looked up at once, so that a wrong path is reported before any work
+  is done. Bad records are counted in `tally` and skipped.
 
   Args:
     sources: where to read, in this order.
@@ -100,14 +108,27 @@ def documents(sources: Sequence[Source], tally: Tally) -> Iterator[str]:
   Returns:
     The documents, none of them empty, in an order that never changes.
   """
-  streams = [
-    text_files.read_files(local_files([source]), source.field, tally)
-    if source.kind == "files"
-    else _read_records(source, tally)
-    for source in sources
-  ]
+  streams = [_stream(source, tally) for source in sources]
   names = ", ".join(source.name for source in sources) or "no sources"
   return _non_empty(itertools.chain(*streams), names, tally)
+
+
+def _stream(source: Source, tally: Tally) -> Iterator[str]:
+  if source.kind == "files":
+    return text_files.read_files(local_files([source]), source.field, tally)
+  if source.kind == "hub":
+    paths = hub.find_files(source.name, source.config)
+    return _read_hub(source, paths, tally)
+  return _read_records(source, tally)
+
+
+def _read_hub(
+  source: Source, paths: Sequence[str], tally: Tally
+) -> Iterator[str]:
+  for path in paths:
+    fetched = str(hub.fetch(source.name, path))
+    files = text_files.find_files(fetched)
+    yield from text_files.read_files(files, source.field, tally)
 
 
 def _non_empty(texts: Iterable[str], names: str, tally: Tally) -> Iterator[str]:
@@ -140,7 +161,8 @@ def _open_hf(source: Source) -> Iterable[Any]:
   except ImportError as error:
     raise errors.UserError(
       f"the text source hf:{source.name} needs the package 'datasets', which "
-      "is not installed; type: pip install datasets"
+      "is not installed; type: pip install datasets; or name its files: "
+      f"hf:{source.name}/GLOB"
     ) from error
   return datasets.load_dataset(
     source.name, source.config or None, split=source.split, streaming=True
@@ -153,6 +175,8 @@ def _records(source: Source) -> Iterator[Any]:
   except errors.UserError:
     raise
   except Exception as error:  # Networks and loading scripts raise anything.
+    if source.kind == "hf":
+      raise hub.explain(source.name, error) from error
     raise errors.UserError(
       f"cannot read {source.kind}:{source.name}, split {source.split!r}: "
       f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; check "
