@@ -1,0 +1,227 @@
+"""Every family against its upstream implementation, by golden vectors."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from time_jax.arrays import make_batch
+from time_jax.errors import UserError
+from time_jax.hf import load
+from time_jax.models import relative
+
+FOLDERS = [
+  "bert",
+  "roberta",
+  "xlm_roberta",
+  "electra",
+  "deberta_v3",
+  "deberta_v2_conv",
+  "ltgbert",
+  "ltgbert_perhead_pos",
+  "t5_encoder",
+  "mt5_encoder",
+  "modernbert",
+  "eurobert",
+]
+# What the config.json of a checkpoint does not say about it.
+OVERRIDES = {"ltgbert_perhead_pos": {"relative_layout": "per_head"}}
+FLOAT32 = jnp.dtype("float32")
+TOLERANCE = dict(atol=1e-4, rtol=0)
+
+
+def teacher_of(folder, layer, mesh, **options):
+  options = {"overrides": OVERRIDES.get(folder.name)} | options
+  return load.load_teacher(
+    str(folder), layer, dtype=FLOAT32, mesh=mesh, **options
+  )
+
+
+def project(teacher, batch):
+  """q, k, v by letter."""
+  found = jax.jit(teacher.project)(teacher.params, batch)
+  return {"q": found.query, "k": found.key, "v": found.value}
+
+
+def hidden_states(encoder, params, batch):
+  return jax.jit(
+    lambda params: encoder.apply(
+      {"params": params}, batch, method="hidden_states"
+    )
+  )(params)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_projections_of_every_layer(golden, mesh, name):
+  expected = np.load(golden / name / "expected.npz")
+  batch = make_batch(expected["input_ids"], expected["attention_mask"])
+  real = expected["attention_mask"] > 0
+  for layer in range(1, len(expected["q"]) + 1):
+    teacher = teacher_of(golden / name, layer, mesh)
+    for key, values in project(teacher, batch).items():
+      width = {"q": "query", "k": "key", "v": "value"}[key]
+      assert values.shape[-1] == teacher.widths[width]
+      np.testing.assert_allclose(
+        values[real], expected[key][layer - 1][real], **TOLERANCE
+      )
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_hidden_states_of_every_layer(golden, mesh, name):
+  expected = np.load(golden / name / "expected.npz")
+  encoder, params = load.load_encoder(
+    golden / name, dtype=FLOAT32, mesh=mesh, overrides=OVERRIDES.get(name)
+  )
+  batch = make_batch(expected["input_ids"], expected["attention_mask"])
+  real = expected["attention_mask"] > 0
+  states = hidden_states(encoder, params, batch)
+  # Upstream's last entry is before ModernBERT's final norm; ours never is.
+  np.testing.assert_allclose(
+    states[:-1, real], expected["hidden_states"][:-1, real], **TOLERANCE
+  )
+  np.testing.assert_allclose(
+    states[-1][real], expected["last_hidden_state"][real], **TOLERANCE
+  )
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_packed_documents_see_only_themselves(golden, mesh, name):
+  """A packed row gives each document exactly what it gets alone."""
+  expected = np.load(golden / name / "expected.npz")
+  ids, mask = expected["input_ids"], expected["attention_mask"]
+  documents = [ids[i, : mask[i].sum()] for i in (2, 1)]
+  row = np.concatenate([*documents, [0, 0]])[None]
+  lengths = [len(d) for d in documents]
+  segments = np.repeat([1, 2, 0], [*lengths, 2])[None]
+  layer = len(expected["q"])
+  teacher = teacher_of(golden / name, layer, mesh)
+  packed = project(teacher, make_batch(row, segments))
+  start = 0
+  for document, length in zip(documents, lengths, strict=True):
+    alone = make_batch(document[None], np.ones((1, length), int))
+    for key, values in project(teacher, alone).items():
+      found = packed[key][0, start : start + length]
+      np.testing.assert_allclose(found, values[0], atol=1e-5, rtol=0)
+    start += length
+
+
+@pytest.mark.parametrize("name", ["modernbert", "eurobert"])
+def test_projections_behind_rope(golden, mesh, name):
+  expected = np.load(golden / name / "expected.npz")
+  batch = make_batch(expected["input_ids"], expected["attention_mask"])
+  real = expected["attention_mask"] > 0
+  for layer in range(1, len(expected["q"]) + 1):
+    teacher = teacher_of(golden / name, layer, mesh, capture="post_rope")
+    found = project(teacher, batch)
+    for key, source in (("q", "q_rope"), ("k", "k_rope"), ("v", "v")):
+      np.testing.assert_allclose(
+        found[key][real], expected[source][layer - 1][real], **TOLERANCE
+      )
+
+
+@pytest.mark.parametrize(
+  ("name", "other"),
+  [
+    ("modernbert", "config_v5_form.json"),
+    ("eurobert", "config_hub_v4_form.json"),
+  ],
+)
+def test_both_forms_of_a_config(golden, tmp_path, name, other):
+  shutil.copy(golden / name / other, tmp_path / "config.json")
+  _, found = load.read_config(tmp_path)
+  _, expected = load.read_config(golden / name)
+  assert found == expected
+
+
+@pytest.mark.parametrize(
+  ("key", "row"),
+  [
+    ("ltg_p32_m512", lambda d: _ltg(d, 32, 512)),
+    ("ltg_p8_m32", lambda d: _ltg(d, 8, 32)),
+    ("deberta_p256_m512", lambda d: _deberta(d, 256, 512)),
+    ("deberta_p8_m40", lambda d: _deberta(d, 8, 40)),
+    ("t5_n32_d128", lambda d: relative.t5_buckets(d, 32, 128)),
+    ("t5_n8_d16", lambda d: relative.t5_buckets(d, 8, 16)),
+  ],
+)
+def test_bucket_tables(golden, key, row):
+  tables = np.load(golden / "position_buckets" / "buckets.npz")
+  kind = "bucket" if key.startswith("t5") else "index"
+  found = row(tables[f"{key}_dist"])
+  np.testing.assert_array_equal(found, tables[f"{key}_{kind}"])
+
+
+def _ltg(distances, buckets, longest):
+  from time_jax.models.ltg_bert import LtgConfig
+
+  config = LtgConfig(9, 8, 1, 2, 8, num_buckets=buckets, max_positions=longest)
+  return config.row_of(distances)
+
+
+def _deberta(distances, buckets, longest):
+  from time_jax.models.deberta import DebertaConfig
+
+  return DebertaConfig(9, 8, 1, 2, 8, buckets, longest).row_of(distances)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7])
+def test_disentangled_scores_are_their_definition(length):
+  random = np.random.default_rng(length)
+  query, key = random.normal(size=(2, 3, length, 2, 5)).astype(np.float32)
+  table_query, table_key = random.normal(size=(2, 9, 2, 5)).astype(np.float32)
+
+  def row_of(distances):
+    return np.clip(np.asarray(distances) + 4, 0, 8)
+
+  found = relative.disentangled_scores(
+    *map(jnp.asarray, (query, key, table_query, table_key)), row_of
+  )
+  for i in range(length):
+    for j in range(length):
+      row = row_of(i - j)
+      expected = np.einsum("bnh,nh->bn", query[:, i], table_key[row])
+      expected += np.einsum("bnh,nh->bn", key[:, j], table_query[row])
+      np.testing.assert_allclose(found[:, :, i, j], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("content", "words"),
+  [
+    ({"model_type": "xlm-roberta-xl"}, "not supported: pre-norm"),
+    ({"model_type": "umt5"}, "not supported: a table of distances"),
+    ({"model_type": "deberta"}, "not supported: DeBERTa v1"),
+    ({"architectures": ["GptBertForMaskedLM"]}, "not supported: GPT-BERT"),
+    ({"model_type": "llama"}, "unknown architecture model_type='llama'"),
+    ({}, "unknown architecture model_type=None"),
+  ],
+)
+def test_what_is_not_supported_is_refused_by_name(tmp_path, content, words):
+  (tmp_path / "config.json").write_text(json.dumps(content))
+  with pytest.raises(UserError, match=words):
+    load.read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("name", "change", "words"),
+  [
+    ("deberta_v3", {"relative_attention": False}, "relative_attention=False"),
+    ("deberta_v3", {"position_buckets": -1}, "no position_buckets"),
+    ("modernbert", {"rope_scaling": {"type": "yarn"}}, "rope_type='yarn'"),
+    (
+      "modernbert",
+      {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
+      "rope_type='yarn'",
+    ),
+    ("modernbert", {"layer_types": ["chunked"]}, "layer_types has 1 entries"),
+    ("eurobert", {"rope_parameters": {"rope_type": "yarn"}}, "yarn"),
+    ("eurobert", {"num_key_value_heads": 3}, "must divide"),
+    ("t5_encoder", {"feed_forward_proj": "swish9"}, "'swish9' is unknown"),
+    ("ltgbert", {"relative_layout": "round"}, "'round' is unknown"),
+  ],
+)
+def test_variants_without_a_reference_are_refused(golden, name, change, words):
+  with pytest.raises(UserError, match=words):
+    load.read_config(golden / name, change)
