@@ -190,7 +190,7 @@ TEACHERS = {
   ),
   "a tokenizer with more ids than the table": (
     smaller_table,
-    "but the teacher's token table has 100 rows",
+    "have ids past the 100 rows of the token table",
   ),
   "a missing tensor": (
     change_weights(lambda weights: weights.pop(QUERY)),

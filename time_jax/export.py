@@ -155,9 +155,10 @@ def _write_folder(
   record: dict[str, Any],
 ) -> None:
   ids: dict[str, int] = {}
-  if (workdir / "tokenizer").is_dir():
-    ids = tokenizer.special_ids(workdir / "tokenizer")
-    tokenizer.save_tokenizer(workdir / "tokenizer", folder, shape.max_positions)
+  source, rows = workdir / "tokenizer", shape.vocab_size
+  if source.is_dir():
+    ids = tokenizer.special_ids(source, rows)
+    tokenizer.save_tokenizer(source, folder, shape.max_positions, rows)
   save.save_bert(folder, shape, params, ids)
   text = json.dumps(record, indent=2) + "\n"
   (folder / "time_jax.json").write_text(text, encoding="utf-8")

@@ -69,7 +69,7 @@ def distill(config: ConfigDict, workdir: pathlib.Path) -> int:
   ) as checkpoints:
     state = _restore_or_init(config, checkpoints, objective, tx, mesh, record)
     if jax.process_index() == 0:
-      _write_run_files(config, workdir)
+      _write_run_files(config, workdir, teacher.vocab_size)
     run = _Run(
       config,
       workdir,
@@ -323,7 +323,9 @@ def _metadata(
   }
 
 
-def _write_run_files(config: ConfigDict, workdir: pathlib.Path) -> None:
+def _write_run_files(
+  config: ConfigDict, workdir: pathlib.Path, vocab_size: int
+) -> None:
   """What the commands after `distill` need besides the checkpoints."""
   text = json.dumps(json.loads(config.to_json()), indent=2) + "\n"
   fresh = workdir / "config.json.tmp"
@@ -332,9 +334,9 @@ def _write_run_files(config: ConfigDict, workdir: pathlib.Path) -> None:
   target = workdir / "tokenizer"
   if config.teacher.path != assembly.RANDOM and not target.exists():
     fresh = workdir / "tokenizer.tmp"
-    tokenizer.save_tokenizer(
-      files.resolve(config.teacher.path), fresh, config.student.max_positions
-    )
+    folder = files.resolve(config.teacher.path)
+    longest = config.student.max_positions
+    tokenizer.save_tokenizer(folder, fresh, longest, vocab_size)
     fresh.replace(target)
 
 
