@@ -7,7 +7,7 @@ import pathlib
 import pytest
 from ml_collections import ConfigDict
 
-from time_jax import assembly
+from time_jax import assembly, corpora, languages, teachers
 from time_jax.config import (
   check_config,
   default_config,
@@ -61,21 +61,76 @@ def test_recipes_have_every_field_and_pass_the_check(name):
   assert missing_fields(config.to_dict()) == []
 
 
-def test_every_combination_of_the_recipe_of_the_paper():
+@pytest.mark.parametrize("code", ["en", "da", "ga", "ur", "zho_Hant"])
+def test_every_combination_of_the_recipe_of_the_paper(code):
   module, _ = recipe("time")
+  language = languages.find(code)
   seen = set()
-  for lang in module.LANGUAGES:
-    for size in module.STUDENT_SIZES:
-      for teacher in module.TEACHERS:
-        config = module.get_config(f"lang={lang},size={size},teacher={teacher}")
+  for size in module.STUDENT_SIZES:
+    for name, teacher in teachers.teachers_of(language).items():
+      for corpus, text in corpora.text_of(language).items():
+        arguments = f"lang={code},size={size},teacher={name},corpus={corpus}"
+        config = module.get_config(arguments)
         check_config(config)
-        assert config.lang == lang
-        assert lang in config.data.train[0] and config.data.validation[0]
-        seen.add((config.teacher.path, config.student.hidden_size))
-        # R divides the widths of the student and of all three teachers.
-        widths = config.student.hidden_size, 1024 if "large" in teacher else 768
+        assert config.lang == language.tag
+        assert config.data.train == (text,)
+        assert config.data.validation == (corpora.held_out_text(language),)
+        assert config.teacher.path == teacher.path
+        assert config.teacher.layer == teacher.layer
+        widths = config.student.hidden_size, teacher.width, teacher.key_width
         assert not any(width % config.relations.num_heads for width in widths)
-  assert len(seen) == 6
+        seen.add((config.teacher.path, size, text))
+  assert len(seen) >= 3 * 9 * 1
+
+
+def test_the_recipe_without_arguments_is_that_of_the_paper():
+  _, config = recipe("time")
+  assert (config.lang, config.student.hidden_size) == ("en", 768)
+  assert config.teacher.path == "FacebookAI/xlm-roberta-large"
+  assert (config.teacher.layer, config.relations.num_heads) == (19, 64)
+  assert "CulturaX/en/" in config.data.train[0]
+  assert config.data.max_tokens == 200_000 * 256 * 512
+
+
+def test_the_recipe_with_the_teacher_of_the_language():
+  _, config = recipe("time", "lang=ga,size=xs,teacher=hplt,corpus=fineweb2")
+  assert config.teacher.path == "HPLT/hplt_bert_base_2_0_gle-Latn"
+  assert (config.teacher.layer, config.relations.num_heads) == (12, 48)
+  assert config.data.train == (
+    "hf:HuggingFaceFW/fineweb-2/data/gle_Latn/train/*.parquet#text",
+  )
+
+
+def test_the_recipe_for_text_of_the_users_own():
+  _, config = recipe("time", "lang=tzm_Tfng,corpus=own")
+  assert config.data.train == config.data.validation == ()
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    ("lang=xx", "unknown language 'xx'"),
+    ("size=xl", "unknown size 'xl'; known: m, s, xs."),
+    ("lang=ur,teacher=hplt", "hplt_v1; others with --config.teacher.path."),
+    ("lang=da,teacher=gbert_large", "is for de; for Danish (da) there are "),
+    ("teacher=gpt", "unknown teacher 'gpt'; for English (en) there are "),
+    ("lang=zu", "has no Zulu that we know of; Zulu (zu) is in fineweb2, hplt"),
+    ("corpus=c4", "unknown corpus 'c4'; known: culturax, "),
+  ],
+)
+def test_what_the_recipe_cannot_resolve(arguments, words):
+  with pytest.raises(UserError) as caught:
+    recipe("time", arguments)
+  assert words in str(caught.value)
+  assert "\n" not in str(caught.value)
+
+
+def test_relation_heads_that_do_not_divide_a_student(monkeypatch):
+  module, _ = recipe("time")
+  sizes = {"odd": {"hidden_size": 312}}
+  monkeypatch.setattr(module, "STUDENT_SIZES", sizes)
+  with pytest.raises(UserError, match="64 relation heads .*hidden_size 312"):
+    module.get_config("size=odd")
 
 
 @pytest.mark.parametrize(

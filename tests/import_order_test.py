@@ -13,8 +13,8 @@ LAYERS = """
 errors
 arrays distributed optimizer checkpoint config metrics languages
 sharding relations.dense models.family models.layers models.encoder
-models.relative models.rotary corpora
-data.manifest data.packing data.records data.hub
+models.relative models.rotary corpora teachers
+data.manifest data.packing data.records data.hub catalogue
 data.text_files data.tokenizing relations.one_pass models.bert models.deberta
 models.ltg_bert models.t5 models.modernbert models.eurobert
 data.sources data.shards relations.loss models.registry hf.files

@@ -159,7 +159,8 @@ def _check_recipe(values: flags.FlagValues) -> None:
 
 
 def _known_flags(values: flags.FlagValues) -> str:
-  return f"Known flags: {', '.join(f'--{name}' for name in _own(values))}."
+  known = ", ".join(f"--{name}" for name in _own(values))
+  return f"Known flags: {known}." if known else "There are no flags."
 
 
 def _own(values: flags.FlagValues) -> list[str]:
@@ -188,7 +189,8 @@ def _help(name: str, values: flags.FlagValues) -> str:
   argument = command.argument.upper()
   if argument and command.argument not in command.required:
     argument = f"[{argument}]"
-  words = " ".join(filter(None, [name, argument, "[--flag=value ...]"]))
+  flag_words = "[--flag=value ...]" if _own(values) else ""
+  words = " ".join(filter(None, [name, argument, flag_words]))
   lines = [
     command.summary,
     "",

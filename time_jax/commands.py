@@ -42,6 +42,16 @@ def _export(values: flags.FlagValues, argv: Sequence[str]) -> None:
   )
 
 
+def _language(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_string(
+    "code",
+    None,
+    "A language: da, dan, dan_Latn, or what a corpus calls it; none: all.",
+    flag_values=values,
+  )
+
+
 def _bench_relations(values: flags.FlagValues, argv: Sequence[str]) -> None:
   del argv
   for name, default, text in (
@@ -103,6 +113,17 @@ def _run_doctor(args: Any) -> int:
   return module.doctor(_path(args.workdir) if args.workdir else None)
 
 
+def _run_languages(args: Any) -> int:
+  module = importlib.import_module("time_jax.catalogue")
+  return module.languages_command(args.code)
+
+
+def _run_teachers(args: Any) -> int:
+  del args
+  module = importlib.import_module("time_jax.catalogue")
+  return module.teachers_command()
+
+
 def _run_bench_relations(args: Any) -> int:
   module = importlib.import_module("time_jax.bench.relations")
   return module.bench_relations(
@@ -148,6 +169,21 @@ COMMANDS = {
     (_workdir, _export),
     ("workdir",),
     _run_export,
+  ),
+  "languages": Command(
+    "Languages, and which corpora, treebanks and checkpoints have them.",
+    "languages da",
+    (_language,),
+    (),
+    _run_languages,
+    argument="code",
+  ),
+  "teachers": Command(
+    "Recommended teachers, with the layer and R to distil them by.",
+    "teachers",
+    (),
+    (),
+    _run_teachers,
   ),
   "doctor": Command(
     "Devices, versions, flags, memory, folders; what is wrong, what to do.",

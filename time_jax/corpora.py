@@ -18,6 +18,8 @@ import dataclasses
 from time_jax.errors import UserError
 from time_jax.languages import Language, short_code
 
+OWN = "own"  # In place of a corpus: the user names the text.
+
 _WMT = "hf:google/wmt24pp/{}.jsonl#{}"
 _FLORES = "hf:openlanguagedata/flores_plus/devtest/{}.*#text"
 
@@ -83,22 +85,24 @@ def text_of(language: Language) -> dict[str, str]:
 
 
 def training_text(corpus: str, language: Language) -> str:
-  """The source of a language's text in a corpus.
+  """The source of a language's text in a corpus; empty for the user's own.
 
   Raises:
     UserError: no such corpus, or not in this language; names those there are.
   """
+  if corpus == OWN:
+    return ""
   texts = text_of(language)
   if corpus in texts:
     return texts[corpus]
   there = f"{language.name} ({short_code(language)}) is in {', '.join(texts)}"
   if corpus not in CORPORA:
-    known = ", ".join(CORPORA)
+    known = ", ".join([*CORPORA, OWN])
     raise UserError(f"unknown corpus {corpus!r}; known: {known}; {there}.")
   title = CORPORA[corpus].title
   raise UserError(
-    f"{title} has no {language.name} that we know of; {there}; or give your "
-    "own text with --config.data.train."
+    f"{title} has no {language.name} that we know of; {there}; or take "
+    "corpus=own, and name your text with --config.data.train."
   )
 
 
