@@ -14,8 +14,8 @@ from time_jax.distill import Objective
 from time_jax.errors import UserError
 from time_jax.hf import files, flax_teacher, load
 from time_jax.models import bert, registry
-from time_jax.models.family import Teacher
-from time_jax.relations.loss import check_relations
+from time_jax.models.family import Family, Teacher
+from time_jax.relations.loss import check_heads, check_relations
 
 RANDOM = "random"
 
@@ -36,18 +36,21 @@ def teacher_config(config: ConfigDict) -> Any:
     )
   if config.teacher.path == RANDOM:
     hf_config = config.teacher.architecture.to_dict()
-    teacher = registry.find_family(hf_config).parse_config(hf_config)
+    family = registry.find_family(hf_config)
+    teacher = family.parse_config(hf_config)
   else:
     folder = files.resolve(config.teacher.path)
-    _, teacher = load.read_config(folder)
+    family, teacher = load.read_config(folder, _overrides(config))
     load.check_teacher(folder, config.teacher.layer)
   load.check_layer(config.teacher.layer, teacher.num_layers)
+  _check_capture(config, family, teacher)
   check_relations(
-    relation_weights(config),
+    relation_weights(config), teacher.widths, config.relations.implementation
+  )
+  check_heads(
     config.relations.num_heads,
     {f"teacher's {name}": width for name, width in teacher.widths.items()}
     | {"student.hidden_size": config.student.hidden_size},
-    config.relations.implementation,
   )
   if config.data.seq_len > (teacher.max_positions or config.data.seq_len):
     raise UserError(
@@ -56,6 +59,36 @@ def teacher_config(config: ConfigDict) -> Any:
     )
   student_config(config, teacher.vocab_size)
   return teacher
+
+
+def _overrides(config: ConfigDict) -> dict[str, str]:
+  layout = config.teacher.relative_layout
+  return {"relative_layout": layout} if layout else {}
+
+
+def _check_capture(config: ConfigDict, family: Family, teacher: Any) -> None:
+  if config.teacher.relative_layout and not hasattr(teacher, "relative_layout"):
+    raise UserError(
+      f"teacher.relative_layout={config.teacher.relative_layout!r} is for "
+      "LTG-BERT alone; leave it empty."
+    )
+  if config.teacher.capture != "post_rope":
+    return
+  if not family.rotary or config.teacher.loader != "own":
+    raise UserError(
+      "teacher.capture='post_rope' needs a teacher with rotary positions "
+      "(ModernBERT, EuroBERT); expected 'projections'."
+    )
+  # A part of a rotated head is no function of relative positions any more.
+  heads, whole = config.relations.num_heads, teacher.head_dim
+  wrong = [w for w in teacher.widths.values() if w // heads % whole]
+  if wrong:
+    raise UserError(
+      f"relations.num_heads={heads} would cut rotated heads: "
+      f"{wrong[0]} / {heads} is no multiple of their width {whole}; with "
+      "teacher.capture='post_rope' expected a divisor of "
+      f"{min(teacher.widths.values()) // whole}."
+    )
 
 
 def make_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
@@ -69,12 +102,20 @@ def make_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
       seed=config.seed,
       dtype=dtype,
       mesh=mesh,
+      capture=t.capture,
     )
   if t.loader == "flax":
     return flax_teacher.load_flax_teacher(
       t.path, t.layer, dtype=dtype, mesh=mesh
     )
-  return load.load_teacher(t.path, t.layer, dtype=dtype, mesh=mesh)
+  return load.load_teacher(
+    t.path,
+    t.layer,
+    dtype=dtype,
+    mesh=mesh,
+    capture=t.capture,
+    overrides=_overrides(config),
+  )
 
 
 def student_config(config: ConfigDict, vocab_size: int) -> bert.BertConfig:

@@ -27,12 +27,15 @@ def default_config() -> ConfigDict:
   config.seed = 21  # of weights, dropout and the order of the data
 
   config.teacher = t = ConfigDict()
-  t.path = (
-    ""  # folder, hub id OWNER/NAME[@REVISION], package:NAME/FOLDER, random
-  )
+  # Folder, hub id OWNER/NAME[@REVISION], package:NAME/FOLDER, or random.
+  t.path = ""
   t.layer = 0  # the distilled layer, 1-based
   t.loader = "own"  # own encoders, or "flax": transformers' 4.x Flax models
   t.dtype = "bfloat16"  # of the teacher's weights and computation
+  # What is distilled: "projections", or "post_rope" behind rotary positions.
+  t.capture = "projections"
+  # Of LTG-BERT: "flat" or "per_head"; empty: what its architecture suggests.
+  t.relative_layout = ""
   t.architecture = ConfigDict()  # config.json of a random teacher
 
   config.student = s = ConfigDict()
@@ -52,6 +55,13 @@ def default_config() -> ConfigDict:
   r.weights = ConfigDict({x + y: float(x == y) for x in "qkv" for y in "qkv"})
   r.implementation = "one_pass"  # or "dense", the definition
 
+  _run_fields(config)
+  config.lock()
+  return config
+
+
+def _run_fields(config: ConfigDict) -> None:
+  """Adds what the run reads and does, beside the models."""
   config.data = d = ConfigDict()
   # Text. Each entry: GLOB, tfds:NAME[:SPLIT], hf:OWNER/NAME/GLOB or
   # hf:NAME[:CONFIG[:SPLIT]], then [#FIELD]; see time_jax/data/sources.py.
@@ -97,8 +107,6 @@ def default_config() -> ConfigDict:
 
   config.log = g = ConfigDict()
   g.every = 50  # steps
-  config.lock()
-  return config
 
 
 # What may differ between a run and its resumption: where and how fast it
@@ -172,6 +180,8 @@ _FRACTIONS = (
 _CHOICES = {
   "teacher.loader": ("own", "flax"),
   "teacher.dtype": ("bfloat16", "float32"),
+  "teacher.capture": ("projections", "post_rope"),
+  "teacher.relative_layout": ("", "flat", "per_head"),
   "train.dtype": ("bfloat16", "float32"),
   "train.parallel": ("jit", "pmap"),
   "data.packing": ("pack", "none"),
