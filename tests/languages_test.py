@@ -197,7 +197,7 @@ def test_text_that_is_not_there_names_what_is():
     corpora.training_text("c4", find("zu"))
 
 
-def test_the_table_is_part_of_the_package(tmp_path):
+def test_the_tables_are_part_of_the_package(tmp_path):
   # Building needs setuptools, which comes with what makes environments.
   pytest.importorskip("setuptools", minversion="70.1")
   source = tmp_path / "source"
@@ -212,4 +212,6 @@ def test_the_table_is_part_of_the_package(tmp_path):
     capture_output=True,
   )
   (wheel,) = tmp_path.glob("*.whl")
-  assert "time_jax/languages.tsv" in zipfile.ZipFile(wheel).namelist()
+  shipped = zipfile.ZipFile(wheel).namelist()
+  for name in ("languages", "teachers"):
+    assert f"time_jax/{name}.tsv" in shipped

@@ -6,6 +6,9 @@ one is taken. ModernBERT attends to everything in each third layer only (1, 4,
 7, ...): of these, the one nearest to 0.79 of the depth. That layer, EuroBERT's,
 and those of other families that follow the rule for their depth are a judgement
 that nobody has measured for us.
+
+The repositories of HPLT that were seen held their weights as pickles only,
+which have to be allowed or converted: the error says how.
 """
 
 import csv

@@ -174,6 +174,10 @@ ERRORS = [
   (requests.ConnectTimeout("slow"), "the hub cannot be reached"),
   (requests.ConnectionError("no route"), "the hub cannot be reached"),
   (failure(hub_errors.HfHubHTTPError, 500), "HfHubHTTPError: it failed"),
+  (
+    RuntimeError("Dataset scripts are no longer supported, but found x.py"),
+    "made by code of its own, which is not run; .*hf:org/corpus@v1/GLOB$",
+  ),
 ]
 
 

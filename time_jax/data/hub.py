@@ -109,6 +109,11 @@ def explain(repository: str, error: BaseException) -> UserError:
       f"{start}the hub cannot be reached; go online and run it again, or give "
       "local files"
     )
+  if "scripts are no longer supported" in str(error):  # By `datasets` from 4.
+    return UserError(
+      f"{start}it is made by code of its own, which is not run; name its files "
+      f"instead: hf:{repository}/GLOB"
+    )
   reason = " ".join(str(error).split())[:300]
   return UserError(
     f"{start}{type(error).__name__}: {reason}; check the name and the "
