@@ -39,9 +39,10 @@ def teacher_config(config: ConfigDict) -> Any:
     family = registry.find_family(hf_config)
     teacher = family.parse_config(hf_config)
   else:
-    folder = files.resolve(config.teacher.path)
+    allow_pickle = config.teacher.allow_pickle
+    folder = files.resolve(config.teacher.path, allow_pickle)
     family, teacher = load.read_config(folder, _overrides(config))
-    load.check_teacher(folder, config.teacher.layer)
+    load.check_teacher(folder, config.teacher.layer, allow_pickle=allow_pickle)
   load.check_layer(config.teacher.layer, teacher.num_layers)
   _check_capture(config, family, teacher)
   check_relations(
@@ -106,7 +107,7 @@ def make_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
     )
   if t.loader == "flax":
     return flax_teacher.load_flax_teacher(
-      t.path, t.layer, dtype=dtype, mesh=mesh
+      t.path, t.layer, dtype=dtype, mesh=mesh, allow_pickle=t.allow_pickle
     )
   return load.load_teacher(
     t.path,
@@ -115,6 +116,7 @@ def make_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
     mesh=mesh,
     capture=t.capture,
     overrides=_overrides(config),
+    allow_pickle=t.allow_pickle,
   )
 
 

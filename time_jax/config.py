@@ -32,6 +32,8 @@ def default_config() -> ConfigDict:
   t.layer = 0  # the distilled layer, 1-based
   t.loader = "own"  # own encoders, or "flax": transformers' 4.x Flax models
   t.dtype = "bfloat16"  # of the teacher's weights and computation
+  # Whether pytorch_model.bin is read where there is no safetensors.
+  t.allow_pickle = False
   # What is distilled: "projections", or "post_rope" behind rotary positions.
   t.capture = "projections"
   # Of LTG-BERT: "flat" or "per_head"; empty: what its architecture suggests.
@@ -118,6 +120,7 @@ HARMLESS = (
   "eval.",
   "log.",
   "mesh.",
+  "teacher.allow_pickle",
   "teacher.path",  # the teacher's fingerprint is compared instead
 )
 

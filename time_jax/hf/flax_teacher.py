@@ -86,6 +86,7 @@ def load_flax_teacher(
   *,
   dtype: DTypeLike,
   mesh: Mesh,
+  allow_pickle: bool = False,
 ) -> Teacher:
   """Loads a teacher that runs on transformers' Flax code, up to one layer.
 
@@ -97,13 +98,14 @@ def load_flax_teacher(
       neither read nor kept.
     dtype: of parameters and computation; softmax is in float32.
     mesh: the devices; every one holds all parameters.
+    allow_pickle: see `files.weight_files`.
 
   Raises:
     UserError: no transformers 4.x is installed, it has no usable Flax class
       for this model_type, or the folder, its config or its tensors are not
       as expected.
   """
-  folder = files.resolve(path)
+  folder = files.resolve(path, allow_pickle)
   hf_config = files.read_json(folder / "config.json")
   kind = _find_kind(hf_config.get("model_type"))
   model = _import_model(kind.name)
@@ -111,9 +113,11 @@ def load_flax_teacher(
   load.check_layer(layer, config.num_hidden_layers)
   config.num_hidden_layers = layer
   module, shapes = _build(folder, kind, model, config, dtype)
-  params = _read_params(folder, model, shapes, mesh, dtype)
+  with Weights(folder, allow_pickle) as weights:
+    params = _read_params(weights, model, shapes, mesh, dtype)
   offset = config.pad_token_id + 1 if kind.padded_positions else 0
-  return _teacher(module, params, offset, files.fingerprint(folder))
+  fingerprint = files.fingerprint(folder, allow_pickle)
+  return _teacher(module, params, offset, fingerprint)
 
 
 def _find_kind(model_type: Any) -> _Kind:
@@ -214,19 +218,18 @@ def _inputs(batch: Batch, position_offset: int) -> dict[str, Array]:
 
 
 def _read_params(
-  folder: pathlib.Path,
+  weights: Weights,
   model: Any,
   shapes: Mapping[_Path, Any],
   mesh: Mesh,
   dtype: DTypeLike,
 ) -> Params:
   """Reads every parameter onto the devices, or says all that is wrong."""
-  weights = Weights(folder)
   prefix = model.base_model_prefix + "."
   if not any(name.startswith(prefix) for name in weights):
     prefix = ""
   names = {path: _name(weights, prefix, path) for path in shapes}
-  _check(folder, weights, shapes, names)
+  _check(weights, shapes, names)
   layout = NamedSharding(mesh, PartitionSpec())
 
   def read(path: _Path) -> jax.Array:
@@ -234,9 +237,9 @@ def _read_params(
     tensor = tensor.T if path[-1] == "kernel" else tensor
     return sharding.place(tensor, layout)
 
-  params = {path: read(path) for path in shapes}
-  weights.close()
-  return flax.traverse_util.unflatten_dict(params)
+  return flax.traverse_util.unflatten_dict(
+    {path: read(path) for path in shapes}
+  )
 
 
 def _name(weights: Weights, prefix: str, path: _Path) -> str:
@@ -248,7 +251,6 @@ def _name(weights: Weights, prefix: str, path: _Path) -> str:
 
 
 def _check(
-  folder: pathlib.Path,
   weights: Weights,
   shapes: Mapping[_Path, Any],
   names: Mapping[_Path, str],
@@ -266,7 +268,7 @@ def _check(
     shown = "; ".join(problems[:20])
     more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
     raise UserError(
-      f"{folder}: the weights do not fit config.json: {shown}{more}."
+      f"{weights.folder}: the weights do not fit config.json: {shown}{more}."
     )
 
 

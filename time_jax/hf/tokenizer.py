@@ -152,7 +152,7 @@ def _note(text: str) -> None:
 def _special_tokens(
   folder: pathlib.Path, backend: tokenizers.Tokenizer
 ) -> dict[str, str]:
-  """ "pad_token" and its like -> the token, of those that have an id."""
+  """Kind, such as "pad_token" -> token, of those that have an id."""
   known = _open(folder).special_tokens_map
   tokens = {f"{name}_token": known.get(f"{name}_token") for name in _SPECIAL}
   return {
