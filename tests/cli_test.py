@@ -21,6 +21,7 @@ COMMANDS = (
   "export",
   "languages",
   "teachers",
+  "inspect",
   "doctor",
   "bench relations",
 )
@@ -31,6 +32,7 @@ FLAGS = {
   "export": ("workdir", "step", "out"),
   "languages": ("code",),
   "teachers": (),
+  "inspect": ("model", "layer", "size", "allow_pickle"),
   "doctor": ("workdir",),
   "bench relations": (
     "batch_size",
@@ -82,7 +84,10 @@ def test_help_of_a_command(capsys, name, word):
   assert lines[0] == cli.COMMANDS[name].summary
   argument = cli.COMMANDS[name].argument
   usage = f"usage: python -m time_jax {name}"
-  usage += f" [{argument.upper()}]" if argument else ""
+  if argument in cli.COMMANDS[name].required:
+    usage += f" {argument.upper()}"
+  elif argument:
+    usage += f" [{argument.upper()}]"
   assert lines[2] == usage + (" [--flag=value ...]" if FLAGS[name] else "")
   assert lines[3].startswith(f"example: python -m time_jax {name}")
   start = lines.index("flags:") + 1 if FLAGS[name] else len(lines)
@@ -91,7 +96,9 @@ def test_help_of_a_command(capsys, name, word):
   want = [x.upper() if x == argument else f"--{x}" for x in FLAGS[name]]
   assert [words[0] for words in shown] == want
   assert all(len(words) > 1 for words in shown)
-  required = {w[0][2:] for w in shown if w[-1] == "(required)"}
+  required = {
+    w[0].removeprefix("--").lower() for w in shown if w[-1] == "(required)"
+  }
   assert required == set(cli.COMMANDS[name].required)
 
 

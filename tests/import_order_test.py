@@ -24,7 +24,7 @@ hf.flax_teacher parallel
 assembly
 corpus
 train
-choose doctor bench.relations
+choose doctor bench.relations inspection
 export
 commands
 cli

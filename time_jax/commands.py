@@ -52,6 +52,32 @@ def _language(values: flags.FlagValues, argv: Sequence[str]) -> None:
   )
 
 
+def _inspect(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_string(
+    "model",
+    None,
+    "Folder, hub id OWNER/NAME[@REVISION], or package:NAME/FOLDER.",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "layer",
+    None,
+    "Layer to distil; by default the recommended one, else the last.",
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "size", "s", "Of the student: m, s or xs.", flag_values=values
+  )
+  flags.DEFINE_boolean(
+    "allow_pickle",
+    False,
+    "Read pytorch_model.bin where there is no safetensors.",
+    flag_values=values,
+  )
+
+
 def _bench_relations(values: flags.FlagValues, argv: Sequence[str]) -> None:
   del argv
   for name, default, text in (
@@ -124,6 +150,16 @@ def _run_teachers(args: Any) -> int:
   return module.teachers_command()
 
 
+def _run_inspect(args: Any) -> int:
+  module = importlib.import_module("time_jax.inspection")
+  return module.inspect_model(
+    args.model,
+    layer=args.layer,
+    size=args.size,
+    allow_pickle=args.allow_pickle,
+  )
+
+
 def _run_bench_relations(args: Any) -> int:
   module = importlib.import_module("time_jax.bench.relations")
   return module.bench_relations(
@@ -184,6 +220,14 @@ COMMANDS = {
     (),
     (),
     _run_teachers,
+  ),
+  "inspect": Command(
+    "A checkpoint: what it is, what distilling it takes, what is wrong.",
+    "inspect FacebookAI/xlm-roberta-large --layer=19",
+    (_inspect,),
+    ("model",),
+    _run_inspect,
+    argument="model",
   ),
   "doctor": Command(
     "Devices, versions, flags, memory, folders; what is wrong, what to do.",
