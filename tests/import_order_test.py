@@ -19,7 +19,7 @@ data.text_files data.tokenizing relations.one_pass models.bert models.deberta
 models.ltg_bert models.t5 models.modernbert models.eurobert
 data.sources data.shards relations.loss models.registry hf.files
 data.workers data.pipeline distill hf.weights
-data.prepare hf.load hf.save hf.tokenizer train_step evaluate
+flops data.prepare hf.load hf.save hf.tokenizer train_step evaluate
 hf.flax_teacher parallel
 assembly
 corpus
