@@ -195,7 +195,7 @@ def test_disentangled_scores_are_their_definition(length):
     ({"model_type": "deberta"}, "not supported: DeBERTa v1"),
     ({"architectures": ["GptBertForMaskedLM"]}, "not supported: GPT-BERT"),
     ({"model_type": "llama"}, "unknown architecture model_type='llama'"),
-    ({}, "unknown architecture model_type=None"),
+    ({}, "architecture model_type=None.*add the model_type"),
   ],
 )
 def test_what_is_not_supported_is_refused_by_name(tmp_path, content, words):

@@ -58,4 +58,5 @@ def find_family(hf_config: Mapping[str, Any]) -> Family:
     raise UserError(
       f"{said} is not supported: {REFUSED[name]}; time_jax reads {known}."
     )
-  raise UserError(f"unknown architecture {said}; time_jax reads {known}.")
+  hint = "" if model_type else "; add the model_type if you know it"
+  raise UserError(f"unknown architecture {said}; time_jax reads {known}{hint}.")
