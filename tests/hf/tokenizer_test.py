@@ -212,13 +212,15 @@ def highest_id(tokenizer):
   return max(tokenizer.get_vocab().values())
 
 
-def test_names_past_the_table_are_no_tokens(hplt, tmp_path_factory):
+def test_names_past_the_table_are_no_tokens(hplt, tmp_path_factory, capsys):
   folder, rows = hplt
   opened = transformers.AutoTokenizer.from_pretrained(folder)
   assert {opened.bos_token_id, opened.eos_token_id} == {rows, rows + 1}
   found = tokenizer.load_tokenizer(folder, rows)
   assert found.backend == (folder / "tokenizer.json").read_text()
   assert found.pad_id == 0
+  (line,) = capsys.readouterr().err.splitlines()
+  assert f"{folder} names '[BOS]', '[EOS]', which have no row in the" in line
   expected = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
   assert tokenizer.special_ids(folder, rows) == expected
   out = tmp_path_factory.mktemp("student")
@@ -233,6 +235,7 @@ def test_names_past_the_table_are_no_tokens(hplt, tmp_path_factory):
   assert again(text)["input_ids"] == ids
   assert 1 not in ids and ids[1] == rows - 2  # No [UNK]: bytes.
   assert again.decode(ids, skip_special_tokens=True) == backend.decode(ids)
+  assert not capsys.readouterr().err  # It was said once.
 
 
 def test_tokens_past_the_table_are_dropped(hplt, tmp_path_factory, capsys):
@@ -256,8 +259,8 @@ def test_tokens_past_the_table_are_dropped(hplt, tmp_path_factory, capsys):
   assert tokenizer.special_ids(folder, rows)["eos_token_id"] == 3
   (line,) = capsys.readouterr().err.splitlines()  # Said once.
   assert line == (
-    f"time_jax: note: the tokenizer in {folder} names '[BOS]', '[EOS]' past "
-    f"the {rows} rows of the token table; dropped."
+    f"time_jax: note: the tokenizer in {folder} names '[BOS]', '[EOS]', which "
+    "have no row in the token table; dropped."
   )
 
 

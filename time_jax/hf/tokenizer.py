@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tokenizers
@@ -13,6 +14,7 @@ from time_jax.errors import UserError
 from time_jax.hf import files
 
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+_KINDS = tuple(f"{name}_token" for name in _SPECIAL)
 
 
 def load_tokenizer(folder: pathlib.Path, vocab_size: int) -> TokenizerSpec:
@@ -30,15 +32,17 @@ def load_tokenizer(folder: pathlib.Path, vocab_size: int) -> TokenizerSpec:
       do not fit into the table.
   """
   name = _name(folder)
-  backend = _read(folder, vocab_size)
-  pad = _pad_token(folder) or _open(folder).special_tokens_map.get("pad_token")
-  pad_id = tokenizers.Tokenizer.from_str(backend).token_to_id(pad or "")
-  if pad_id is None:
+  text, backend = _read(folder, vocab_size)
+  tokens = _configured(folder)
+  if "pad_token" not in tokens:
+    tokens = _open(folder).special_tokens_map
+  pad = _with_ids(tokens, backend, name).get("pad_token")
+  if pad is None:
     raise UserError(
       f"{name} has no padding token within the {vocab_size} rows of the token "
       "table; add pad_token to its tokenizer_config.json."
     )
-  return TokenizerSpec(backend, pad_id, vocab_size, name)
+  return TokenizerSpec(text, backend.token_to_id(pad), vocab_size, name)
 
 
 def save_tokenizer(
@@ -55,15 +59,13 @@ def save_tokenizer(
     max_length: tokens that the student takes at most.
     vocab_size: rows of the embedding table that its ids index.
   """
-  backend = tokenizers.Tokenizer.from_str(_read(folder, vocab_size))
-  backend.no_padding()
-  backend.no_truncation()
+  _, backend = _read(folder, vocab_size)
   content = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "model_max_length": max_length,
     # The student has seen the first token type only, which is the default.
     "model_input_names": ["input_ids", "attention_mask"],
-    **_special_tokens(folder, backend),
+    **_with_ids(_open(folder).special_tokens_map, backend, _name(folder)),
   }
   splitting = json.loads(backend.to_str())["pre_tokenizer"] or {}
   if "add_prefix_space" in splitting:  # Else transformers 4.x makes it false.
@@ -81,8 +83,9 @@ def special_ids(folder: pathlib.Path, vocab_size: int) -> dict[str, int]:
     folder: a Hugging Face model or tokenizer folder.
     vocab_size: rows of the embedding table; ids past it are left out.
   """
-  backend = tokenizers.Tokenizer.from_str(_read(folder, vocab_size))
-  tokens = _special_tokens(folder, backend)
+  _, backend = _read(folder, vocab_size)
+  known = _open(folder).special_tokens_map
+  tokens = _with_ids(known, backend, _name(folder))
   wanted = {
     "pad_token_id": ("pad_token",),
     "bos_token_id": ("bos_token", "cls_token"),
@@ -101,47 +104,75 @@ def _name(folder: pathlib.Path) -> str:
   return f"the tokenizer in {folder}"
 
 
-def _read(folder: pathlib.Path, vocab_size: int) -> str:
-  """JSON text of the tokenizer, without tokens past the table."""
+def _read(
+  folder: pathlib.Path, vocab_size: int
+) -> tuple[str, tokenizers.Tokenizer]:
+  """The tokenizer as JSON and as an object, without tokens past the table."""
   file, name = folder / "tokenizer.json", _name(folder)
+  converted = ""
   if not file.exists():
-    return _fit(_open(folder).backend_tokenizer.to_str(), vocab_size, name)
+    converted = _open(folder).backend_tokenizer.to_str()
   try:
     # The file as it is: what transformers makes of it may change from version
     # to version, and with it the hash. Nor does it take seconds to import.
-    text = file.read_text(encoding="utf-8")
-    tokenizers.Tokenizer.from_str(text)
+    text = converted or file.read_text(encoding="utf-8")
+    backend = tokenizers.Tokenizer.from_str(text)
   except Exception as error:  # The library raises nothing narrower.
     raise UserError(f"{name} is damaged: tokenizer.json: {error}.") from error
-  return _fit(text, vocab_size, name)
-
-
-def _fit(text: str, vocab_size: int, name: str) -> str:
+  backend.no_padding()
+  backend.no_truncation()
+  past = _past_the_table(text, backend, vocab_size, name)
+  if not past:
+    return text, backend
+  _note_dropped(name, past)
   content = json.loads(text)
-  tokenizer = tokenizers.Tokenizer.from_str(text)
-  tokenizer.no_padding()
-  tokenizer.no_truncation()
-  vocabulary = tokenizer.get_vocab(with_added_tokens=False)
-  ordinary = {t for t, i in vocabulary.items() if i >= vocab_size}
-  added = content.get("added_tokens") or []
+  content["added_tokens"] = [
+    token for token in content["added_tokens"] if token["content"] not in past
+  ]
+  text = json.dumps(content, ensure_ascii=False)
+  return text, tokenizers.Tokenizer.from_str(text)
+
+
+def _past_the_table(
+  text: str, backend: tokenizers.Tokenizer, vocab_size: int, name: str
+) -> set[str]:
+  """Special tokens without a row; UserError for others without."""
+  vocabulary = backend.get_vocab(with_added_tokens=False)
+  added = json.loads(text).get("added_tokens") or []
   past = {t["content"] for t in added if t["id"] >= vocab_size}
+  ordinary = {t for t, i in vocabulary.items() if i >= vocab_size}
   ordinary |= {t["content"] for t in added if not t["special"]} & past
   # What surrounds a text or a pair of texts cannot be done without either.
-  ordinary |= {t for t in tokenizer.encode("", "").tokens if t in past}
+  ordinary |= set(backend.encode("", "").tokens) & past
   if ordinary:
     raise UserError(
       f"{name} does not belong to this model: {len(ordinary)} of its tokens, "
       f"such as {min(ordinary)!r}, have ids past the {vocab_size} rows of the "
       "token table; use the tokenizer that the model was trained with."
     )
-  if not past:
-    return text
+  return past
+
+
+def _with_ids(
+  tokens: Mapping[str, Any], backend: tokenizers.Tokenizer, name: str
+) -> dict[str, str]:
+  """Kind, such as "pad_token" -> token, of those that have an id."""
+  named = {kind: str(tokens[kind]) for kind in _KINDS if tokens.get(kind)}
+  known = {
+    kind: token
+    for kind, token in named.items()
+    if backend.token_to_id(token) is not None
+  }
+  if lost := set(named.values()) - set(known.values()):
+    _note_dropped(name, lost)
+  return known
+
+
+def _note_dropped(name: str, tokens: Iterable[str]) -> None:
+  listed = ", ".join(map(repr, sorted(tokens)))
   _note(
-    f"{name} names {', '.join(map(repr, sorted(past)))} past the {vocab_size} "
-    "rows of the token table; dropped."
+    f"{name} names {listed}, which have no row in the token table; dropped."
   )
-  content["added_tokens"] = [t for t in added if t["content"] not in past]
-  return json.dumps(content, ensure_ascii=False)
 
 
 @functools.cache  # Said once.
@@ -149,27 +180,17 @@ def _note(text: str) -> None:
   print(f"time_jax: note: {text}", file=sys.stderr)
 
 
-def _special_tokens(
-  folder: pathlib.Path, backend: tokenizers.Tokenizer
-) -> dict[str, str]:
-  """Kind, such as "pad_token" -> token, of those that have an id."""
-  known = _open(folder).special_tokens_map
-  tokens = {f"{name}_token": known.get(f"{name}_token") for name in _SPECIAL}
-  return {
-    kind: str(token)
-    for kind, token in tokens.items()
-    if token and backend.token_to_id(str(token)) is not None
-  }
-
-
-def _pad_token(folder: pathlib.Path) -> str | None:
-  for name in ("tokenizer_config.json", "special_tokens_map.json"):
+def _configured(folder: pathlib.Path) -> dict[str, str]:
+  """Kind, such as "pad_token" -> token, as the folder's JSON files name it."""
+  tokens: dict[str, str] = {}
+  for name in ("special_tokens_map.json", "tokenizer_config.json"):
     if (folder / name).exists():
-      token = files.read_json(folder / name).get("pad_token")
-      token = token.get("content") if isinstance(token, dict) else token
-      if token:
-        return token
-  return None
+      content = files.read_json(folder / name)
+      for kind in _KINDS:
+        token = content.get(kind)
+        token = token.get("content") if isinstance(token, dict) else token
+        tokens |= {kind: token} if token else {}
+  return tokens
 
 
 def _open(folder: pathlib.Path) -> Any:

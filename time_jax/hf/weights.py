@@ -91,7 +91,10 @@ class Weights:
 
   def read(self, name: str) -> np.ndarray:
     """A whole tensor, in the file's own dtype."""
-    return self._of[name].slice(name, (slice(None),) * len(self.shape(name)))
+    everything = (slice(None),) * len(self.shape(name))
+    array = self._of[name].slice(name, everything)
+    self._count(array.nbytes)
+    return array
 
   def read_into(
     self, target: np.ndarray, name: str, index: Index | None = None
@@ -112,9 +115,12 @@ class Weights:
       stop = min(start + step, last)
       chunk = self._of[name].slice(name, (slice(start, stop), *index[1:]))
       target[start - first : stop - first] = chunk
-      self._read += (stop - start) * row_bytes
-      if self._read > _MAPPED:
-        self.close()
+      self._count((stop - start) * row_bytes)
+
+  def _count(self, count: int) -> None:
+    self._read += count
+    if self._read > _MAPPED:
+      self.close()
 
   def close(self) -> None:
     """Lets go of the files; the next read opens them again."""
