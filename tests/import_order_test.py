@@ -13,7 +13,7 @@ LAYERS = """
 errors
 arrays distributed optimizer checkpoint config metrics languages
 sharding relations.dense models.family models.layers models.encoder
-models.relative models.rotary corpora teachers
+models.relative models.rotary models.attention corpora teachers
 data.manifest data.packing data.records data.hub catalogue
 data.text_files data.tokenizing relations.one_pass models.bert models.deberta
 models.ltg_bert models.t5 models.modernbert models.eurobert

@@ -36,6 +36,7 @@ from time_jax.errors import UserError
 from time_jax.hf import files, load
 from time_jax.hf.weights import Weights
 from time_jax.models import layers
+from time_jax.models.attention import attend
 from time_jax.models.family import Params, Teacher
 
 
@@ -323,5 +324,5 @@ def _attend(
   hidden = args[0]
   query, key, value = (getattr(part, p)(hidden) for p in _PROJECTIONS)
   heads = part.config.num_attention_heads
-  mixed = layers.attend(query, key, value, mask, num_heads=heads)
+  mixed = attend(query, key, value, mask, num_heads=heads)
   return (mixed,)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 from time_jax.arrays import Batch, Qkv
 from time_jax.errors import UserError
 from time_jax.models import encoder, layers
+from time_jax.models.attention import Dropout, attend
 from time_jax.models.family import Family, KeyTable
 
 
@@ -174,16 +175,17 @@ class Block(nn.Module):
     """Attention and feed-forward, each with residual and LayerNorm."""
     del kind
     c, qkv = self.config, self.project(x)
-    parts, heads = (qkv.query, qkv.key, qkv.value, mask), c.num_heads
+    dropout = None
     if c.attention_dropout and not deterministic:
-      mixed = layers.attend_with_dropout(
-        *parts,
-        num_heads=heads,
-        rate=c.attention_dropout,
-        rng=self.make_rng("dropout"),
-      )
-    else:
-      mixed = layers.attend(*parts, num_heads=heads)
+      dropout = Dropout(c.attention_dropout, self.make_rng("dropout"))
+    mixed = attend(
+      qkv.query,
+      qkv.key,
+      qkv.value,
+      mask,
+      num_heads=c.num_heads,
+      dropout=dropout,
+    )
     mixed = self.drop(self.attention_out(mixed), deterministic=deterministic)
     x = self.attention_norm(x + mixed)
     inner = layers.ACTIVATIONS[c.activation](self.ffn_in(x))

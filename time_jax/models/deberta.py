@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 from time_jax.arrays import Batch, Ids, Qkv
 from time_jax.errors import UserError
 from time_jax.models import encoder, layers, relative
+from time_jax.models.attention import attend
 from time_jax.models.family import Family, KeyTable
 
 
@@ -202,7 +203,7 @@ class Block(nn.Module):
     del kind, deterministic
     c, qkv = self.config, self.project(x)
     scale = ((1 + len(c.terms)) * c.head_dim) ** -0.5
-    mixed = layers.attend(
+    mixed = attend(
       qkv.query,
       qkv.key,
       qkv.value,

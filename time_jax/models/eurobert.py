@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from time_jax.arrays import Batch, Qkv
 from time_jax.errors import UserError
 from time_jax.models import encoder, layers, rotary
+from time_jax.models.attention import attend
 from time_jax.models.family import Family, KeyTable
 
 
@@ -153,7 +154,7 @@ class Block(nn.Module):
     del deterministic
     c = self.config
     qkv = self.rotate(self.project(x), kind, shared)
-    mixed = layers.attend(
+    mixed = attend(
       qkv.query,
       qkv.key,
       qkv.value,

@@ -7,7 +7,6 @@ Weights carry *logical* axis names (embed, heads, mlp, vocab, layers);
 import functools
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
@@ -24,10 +23,6 @@ ACTIVATIONS = {
   "silu": nn.silu,
   "tanh": jnp.tanh,
 }
-
-
-# A logit that no query attends to; finite, so that an empty row gives no NaN.
-MASKED = -1e30
 
 
 def check_shape(*, hidden_size: int, num_heads: int, activation: str) -> None:
@@ -115,73 +110,3 @@ def split_heads(
 ) -> Float[Array, "... N H"]:
   """Cuts the last axis into heads that lie side by side."""
   return x.reshape(*x.shape[:-1], num_heads, -1)
-
-
-def attend(
-  query: Float[Array, "B T D"],
-  key: Float[Array, "B T Dk"],
-  value: Float[Array, "B T Dk"],
-  mask: Bool[Array, "B 1 T T"],
-  *,
-  num_heads: int,
-  num_key_heads: int | None = None,
-  bias: Float[Array, "b n T T"] | None = None,
-  scale: float | None = None,
-) -> Float[Array, "B T D"]:
-  """Multi-head dot-product attention with the softmax in float32.
-
-  Args:
-    query: projections before the split into heads; likewise key and value.
-    key: see query.
-    value: see query.
-    mask: True where attention is allowed.
-    num_heads: N.
-    num_key_heads: fewer heads of key and value, each shared by
-      N / num_key_heads query heads in a row; N if absent.
-    bias: added to the scaled scores.
-    scale: of the dot products; 1 / sqrt(H) if absent.
-  """
-  kept = num_key_heads or num_heads
-  shared = num_heads // kept
-  key_BSNH, value_BSNH = split_heads(key, kept), split_heads(value, kept)
-  query_BTNGH = split_heads(query, num_heads)
-  query_BTNGH = query_BTNGH.reshape(*query.shape[:2], kept, shared, -1)
-  scale = query_BTNGH.shape[-1] ** -0.5 if scale is None else scale
-  # jax.nn.dot_product_attention gives the same, 1.4 times slower on CPU.
-  logits = jnp.einsum(
-    "BTNGH,BSNH->BNGTS",
-    query_BTNGH * scale,
-    key_BSNH,
-    preferred_element_type=jnp.promote_types(query.dtype, jnp.float32),
-  )
-  if bias is not None:
-    logits += bias.reshape(bias.shape[0], kept, shared, *bias.shape[2:])
-  logits = jnp.where(mask[:, :, None], logits, MASKED)
-  weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-  mixed = jnp.einsum("BNGTS,BSNH->BTNGH", weights, value_BSNH)
-  return mixed.reshape(query.shape)
-
-
-def attend_with_dropout(
-  query: Float[Array, "B T D"],
-  key: Float[Array, "B T D"],
-  value: Float[Array, "B T D"],
-  mask: Bool[Array, "B 1 T T"],
-  *,
-  num_heads: int,
-  rate: float,
-  rng: Array,
-) -> Float[Array, "B T D"]:
-  """`attend` with dropout on the attention probabilities."""
-  mixed_BTNH = nn.dot_product_attention(
-    split_heads(query, num_heads),
-    split_heads(key, num_heads),
-    split_heads(value, num_heads),
-    mask=mask,
-    broadcast_dropout=False,
-    force_fp32_for_softmax=True,
-    dropout_rng=rng,
-    dropout_rate=rate,
-    deterministic=False,
-  )
-  return mixed_BTNH.reshape(query.shape)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 from time_jax.arrays import Batch, Qkv
 from time_jax.errors import UserError
 from time_jax.models import encoder, layers, relative
+from time_jax.models.attention import attend
 from time_jax.models.family import Family, KeyTable
 
 LAYOUTS = ("flat", "per_head")
@@ -170,7 +171,7 @@ class Block(nn.Module):
       *self._split_table(self.query_key(shared.table)),
       c.row_of,
     )
-    mixed = layers.attend(
+    mixed = attend(
       qkv.query,
       qkv.key,
       qkv.value,

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float
 from time_jax.arrays import Batch, Qkv
 from time_jax.errors import UserError
 from time_jax.models import encoder, layers, relative
+from time_jax.models.attention import attend
 from time_jax.models.family import Family, KeyTable
 
 
@@ -142,7 +143,7 @@ class Block(nn.Module):
     """Attention and feed-forward, each on its normed input, with residual."""
     del kind, deterministic
     c, qkv = self.config, self.project(x)
-    mixed = layers.attend(
+    mixed = attend(
       qkv.query,
       qkv.key,
       qkv.value,

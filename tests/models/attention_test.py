@@ -1,0 +1,118 @@
+"""The tiles of a CPU against the definition; dropout that no mesh changes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import make_mesh
+
+from time_jax import sharding
+from time_jax.models import attention
+
+B, T, N, H = 4, 12, 4, 6
+
+
+def inputs(key_heads=N, seed=0):
+  random = np.random.default_rng(seed)
+  query = jnp.asarray(random.normal(size=(B, T, N * H)), jnp.float32)
+  both = random.normal(size=(2, B, T, key_heads * H))
+  key, value = jnp.asarray(both, jnp.float32)
+  segments = np.array([[1] * T, [1] * 5 + [2] * 7, [1] * 3 + [0] * 9, [0] * T])
+  mask = (segments[:, None, :, None] == segments[:, None, None, :]) & (
+    segments[:, None, :, None] > 0
+  )
+  return query, key, value, jnp.asarray(mask)
+
+
+def value_and_grad(arrays, **options):
+  """Output and gradients, of rows and keys that are real."""
+  *qkv, mask = arrays
+  real = mask.any(axis=-1)[:, 0, :, None]
+
+  def loss(qkv):
+    out = attention.attend(*qkv, mask, **options)
+    return jnp.sum(jnp.where(real, out, 0) ** 2), jnp.where(real, out, 0)
+
+  return jax.jit(jax.grad(loss, has_aux=True))(qkv)
+
+
+@pytest.fixture
+def dense(monkeypatch):
+  """Switches to what accelerators run."""
+  return lambda: monkeypatch.setattr(attention, "_platform", lambda _: "tpu")
+
+
+OPTIONS = {
+  "plain": {},
+  "scale": {"scale": 1.0},
+  "shared keys": {"num_key_heads": 2},
+  "bias of heads": {"bias": (1, N)},
+  "bias of rows": {"bias": (B, N)},
+  "one bias": {"bias": (1, 1)},
+  "dropout": {"dropout": 0.3},
+  "all": {"num_key_heads": 1, "bias": (B, N), "dropout": 0.3, "scale": 0.2},
+}
+
+
+def options(name):
+  found = {"num_heads": N} | OPTIONS[name]
+  if "bias" in found:
+    random = np.random.default_rng(5)
+    shape = (*found["bias"], T, T)
+    found["bias"] = jnp.asarray(random.normal(size=shape), jnp.float32)
+  if "dropout" in found:
+    found["dropout"] = attention.Dropout(found["dropout"], jax.random.key(7))
+  return found
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_tiles_are_the_definition(dense, name):
+  chosen = options(name)
+  arrays = inputs(chosen.get("num_key_heads", N))
+  tiled = value_and_grad(arrays, **chosen)
+  dense()
+  defined = value_and_grad(arrays, **chosen)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, atol=2e-5), tiled, defined
+  )
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (4, 1, 2), (2, 2, 2), (1, 2, 4)])
+@pytest.mark.parametrize("name", ["plain", "bias of heads", "dropout", "all"])
+def test_meshes_agree(sizes, name):
+  chosen, repeats = options(name), 2  # eight rows
+  arrays = inputs(chosen.get("num_key_heads", N))
+  arrays = [jnp.concatenate([x] * repeats) for x in arrays]
+  if chosen.get("bias") is not None and len(chosen["bias"]) > 1:
+    chosen["bias"] = jnp.concatenate([chosen["bias"]] * repeats)
+  alone = value_and_grad(arrays, **chosen)
+  mesh = make_mesh(*sizes)
+  with sharding.use_mesh(mesh):
+    placed = [jax.device_put(x, sharding.batch_sharding(mesh)) for x in arrays]
+    spread = value_and_grad(placed, **chosen)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, atol=2e-5), alone, spread
+  )
+
+
+def test_rows_without_a_key_give_no_nan():
+  *qkv, _ = inputs()
+  nothing = jnp.zeros((B, 1, T, T), bool)
+  out = attention.attend(*qkv, nothing, num_heads=N)
+  assert bool(jnp.isfinite(out).all())
+
+
+def test_dropout_drops_its_rate_and_keeps_the_mean():
+  words = jax.random.key_data(jax.random.key(3))
+  keep = functools.partial(attention._keep, words, 0.1, (501, 501))
+  first, again, row, head = keep(0, 0), keep(0, 0), keep(1, 0), keep(0, 1)
+  assert bool((first == again).all())
+  for other in (row, head):
+    assert 0.15 < float((first != other).mean()) < 0.21  # 2 x 0.1 x 0.9
+  assert abs(float(first.mean()) - 0.9) < 0.003
+  # No row or column is favoured: their means scatter as independent bits do.
+  for axis in (0, 1):
+    spread = float(first.mean(axis=axis).std())
+    assert abs(spread - (0.09 / 501) ** 0.5) < 0.003
