@@ -89,3 +89,38 @@ def test_norbert_splits_by_head(golden, tmp_path):
   content["architectures"] = ["NorbertForMaskedLM"]
   (tmp_path / "config.json").write_text(json.dumps(content))
   assert load.read_config(tmp_path)[1].relative_layout == "per_head"
+
+
+def spread(tree):
+  return jax.tree.map(
+    lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), tree
+  )
+
+
+@pytest.mark.parametrize("name", ["bert", "eurobert"])
+def test_an_abstract_teacher_is_the_real_one_without_weights(
+  golden, config, name
+):
+  config.teacher.path = str(golden / name)
+  config.teacher.layer = 2
+  config.mesh.update(fsdp=2, tensor=2)
+  mesh = assembly.make_mesh(config, jax.devices()[:4])
+  assert mesh.size == 4
+  real = assembly.make_teacher(config, mesh)
+  bare = assembly.abstract_teacher(config, mesh)
+  assert spread(bare.params) == spread(real.params)
+  assert bare.widths == real.widths
+  config.teacher.loader = "flax"
+  with pytest.raises(UserError, match="cannot be compiled without its weights"):
+    assembly.abstract_teacher(config, mesh)
+
+
+def test_held_out_batches_matter_where_there_is_held_out_text(config):
+  config.eval.global_batch_size = 12
+  with pytest.raises(UserError, match=r"eval.global_batch_size=12 .* up is 16"):
+    assembly.make_mesh(config)
+  config.data.validation = ()
+  assert assembly.make_mesh(config).size == 8
+  with pytest.raises(UserError, match="does not fit 3 device"):
+    config.mesh.fsdp = 2
+    assembly.make_mesh(config, jax.devices()[:3])

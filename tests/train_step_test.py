@@ -3,6 +3,7 @@ meshes, under pmap, in micro-batches and after bad batches."""
 
 import functools
 import json
+import re
 
 import flax
 import jax
@@ -269,3 +270,29 @@ def test_a_state_survives_being_taken_apart():
   state = train_step.abstract_state(objective.student, tx, make_mesh(1, 1, 1))
   again = train_step.TrainState.from_trees(state.as_trees())
   assert jax.tree.structure(again) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize("how", ["jit", "pmap"])
+def test_the_lowered_step_is_the_step_with_its_scopes(golden, how):
+  mesh = make_mesh(2, 1, 1)
+  hf_config = json.loads((golden / "bert" / "config.json").read_text())
+  teacher = load.random_teacher(hf_config, 2, seed=5, dtype=FLOAT32, mesh=mesh)
+  student = bert.Encoder(bert.BertConfig(96, 12, 2, 2, 24, max_positions=32), 2)
+  objective = Objective(teacher, student, 4, RELATIONS, "one_pass")
+  step, tx = make_step(objective)
+  state = train_step.init_state(student, tx, mesh, 0)
+  spread = parallel.with_pmap(step, mesh)
+  if how == "jit":
+    abstract = train_step.abstract_state(student, tx, mesh)
+    spread = parallel.with_jit(step, abstract, mesh, 4)
+  row = {"tokens": np.ones((4, 8), np.int32), "segment_ids": np.ones((4, 8))}
+  arguments = spread.put(teacher.params), spread.put_batch(row)
+  state = spread.put(state)
+  compiled = spread.lower(state, *arguments).compile()
+  text = compiled.as_text()
+  for scope in ("teacher", "student", "relations", "optimizer"):
+    assert re.search(rf'op_name="[^"]*[/(]{scope}[/)]', text), scope
+  copy = jax.tree.map(jnp.copy, state)
+  found, _ = compiled(state, *arguments)
+  expected, _ = spread.step(copy, *arguments)
+  jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)

@@ -1,8 +1,10 @@
 """From a config to the objects of a run. Below this file no ConfigDict goes."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
@@ -120,6 +122,23 @@ def make_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
   )
 
 
+def abstract_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
+  """The same without weights: its parameters are shapes and shardings."""
+  t = config.teacher
+  if t.loader != "own":
+    raise UserError(
+      f"teacher.loader={t.loader!r} cannot be compiled without its weights; "
+      "expected 'own'."
+    )
+  hf_config = t.architecture.to_dict()
+  if t.path != RANDOM:
+    folder = files.resolve(t.path, t.allow_pickle)
+    hf_config = files.read_json(folder / "config.json") | _overrides(config)
+  return load.abstract_teacher(
+    hf_config, t.layer, dtype=jnp.dtype(t.dtype), mesh=mesh, capture=t.capture
+  )
+
+
 def student_config(config: ConfigDict, vocab_size: int) -> bert.BertConfig:
   """Shape of the student: a BERT over the teacher's vocabulary."""
   return bert.BertConfig(vocab_size=vocab_size, **config.student.to_dict())
@@ -147,14 +166,21 @@ def make_objective(config: ConfigDict, teacher: Teacher) -> Objective:
   )
 
 
-def make_mesh(config: ConfigDict) -> Mesh:
-  """The mesh, checked against the batch sizes."""
-  mesh = sharding.make_mesh(**config.mesh.to_dict())
+def make_mesh(
+  config: ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """The mesh, checked against the batch sizes.
+
+  Args:
+    config: of the run.
+    devices: all of all processes if absent.
+  """
+  mesh = sharding.make_mesh(**config.mesh.to_dict(), devices=devices)
   ways = sharding.batch_ways(mesh)
-  for name, rows, parts in (
-    ("train", config.train.global_batch_size, config.train.accumulation),
-    ("eval", config.eval.global_batch_size, 1),
-  ):
+  sizes = [("train", config.train.global_batch_size, config.train.accumulation)]
+  if config.data.validation:
+    sizes.append(("eval", config.eval.global_batch_size, 1))
+  for name, rows, parts in sizes:
     if rows % (ways * parts):
       raise UserError(
         f"{name}.global_batch_size={rows} must be divisible by the "

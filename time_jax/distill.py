@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -62,14 +63,15 @@ class Objective:
     projections: Any = self.student.apply(
       {"params": params}, batch, deterministic=not rngs, rngs=rngs
     )
-    sums = relations.relation_sums(
-      targets,
-      projections,
-      batch.segment_ids,
-      num_heads=self.num_heads,
-      relations=self.weights,
-      implementation=self.implementation,
-    )
+    with jax.named_scope("relations"):
+      sums = relations.relation_sums(
+        targets,
+        projections,
+        batch.segment_ids,
+        num_heads=self.num_heads,
+        relations=self.weights,
+        implementation=self.implementation,
+      )
     parts = {name: total / num_documents for name, total in sums.items()}
     loss = jnp.sum(
       jnp.stack([self.weights[name] * parts[name] for name in parts])

@@ -28,12 +28,15 @@ class Parallel:
     put: a global tree of arrays -> as the step wants it.
     get: the inverse, for checkpoints and evaluation.
     put_batch: this process's rows on the host -> as the step wants them.
+    lower: takes what `step` takes, or shapes and shardings of it, and gives the
+      step as it can be compiled ahead of time and looked at.
   """
 
   step: Step
   put: Callable[[Any], Any]
   get: Callable[[Any], Any]
   put_batch: Callable[[Row], Batch]
+  lower: Callable[..., jax.stages.Lowered]
 
 
 def with_jit(
@@ -61,6 +64,10 @@ def with_jit(
     with sharding.use_mesh(mesh):
       return compiled(state, teacher_params, batch)
 
+  def lower(*arguments: Any) -> jax.stages.Lowered:
+    with sharding.use_mesh(mesh):
+      return compiled.lower(*arguments)
+
   return Parallel(
     step=run,
     put=lambda tree: tree,
@@ -68,6 +75,7 @@ def with_jit(
     put_batch=lambda row: sharding.global_batch(
       row["tokens"], row["segment_ids"], mesh, global_batch_size
     ),
+    lower=lower,
   )
 
 
@@ -122,6 +130,7 @@ def with_pmap(step: Callable[..., Any], mesh: Mesh) -> Parallel:
     put=put,
     get=lambda tree: sharding.replicate(_first(tree), mesh),
     put_batch=put_batch,
+    lower=compiled.lower,
   )
 
 

@@ -8,7 +8,7 @@ only; `RULES` translates them, in the notation of flax.linen.spmd.
 import contextlib
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -37,18 +37,25 @@ RULES = (
 )
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-  """Arranges all devices of all processes.
+def make_mesh(
+  data: int = -1,
+  fsdp: int = 1,
+  tensor: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """Arranges devices.
 
   Args:
     data: size of that axis; -1 takes what the others leave. Likewise:
     fsdp: at most one of the three may be -1.
     tensor: neighbouring devices, which have the fastest links.
+    devices: all of all processes if absent.
 
   Raises:
     UserError: the product is not the number of devices.
   """
-  sizes, count = [data, fsdp, tensor], jax.device_count()
+  devices = jax.devices() if devices is None else devices
+  sizes, count = [data, fsdp, tensor], len(devices)
   known = math.prod(size for size in sizes if size != -1)
   if sizes.count(-1) == 1 and known > 0 and count % known == 0:
     sizes[sizes.index(-1)] = count // known
@@ -58,7 +65,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
       f"{count} device(s); the product must be {count} (-1 fills one axis)."
     )
   # Auto: the compiler spreads the shardings stated here over the program.
-  return jax.make_mesh(tuple(sizes), AXES, (AxisType.Auto,) * len(AXES))
+  return jax.make_mesh(
+    tuple(sizes), AXES, (AxisType.Auto,) * len(AXES), devices=devices
+  )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

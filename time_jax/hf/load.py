@@ -106,11 +106,7 @@ def random_teacher(
     mesh: the devices to lay the weights on.
     capture: as for `load_teacher`.
   """
-  family = registry.find_family(hf_config)
-  config = family.parse_config(hf_config)
-  check_layer(layer, config.num_layers)
-  encoder = family.encoder(config, layer, dtype)
-  kept = _select(abstract_params(encoder), family.feeds_projections)
+  family, encoder, kept = _describe(hf_config, layer, dtype)
 
   def fresh() -> Params:
     params = nn.meta.unbox(init_params(encoder, jax.random.key(seed)))
@@ -119,6 +115,40 @@ def random_teacher(
 
   init = jax.jit(fresh, out_shardings=sharding.param_shardings(kept, mesh))
   return _teacher(encoder, init(), capture, f"random-{seed}")
+
+
+def abstract_teacher(
+  hf_config: Mapping[str, Any],
+  layer: int,
+  *,
+  dtype: DTypeLike,
+  mesh: Mesh,
+  capture: str = "projections",
+) -> Teacher:
+  """A teacher whose parameters are shapes, for compiling without weights.
+
+  Args: as for `random_teacher`; the mesh may be of devices that are not here.
+  """
+  _, encoder, kept = _describe(hf_config, layer, dtype)
+  params = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape, dtype, sharding=leaf.sharding
+    ),
+    sharding.abstract(kept, mesh),
+  )
+  return _teacher(encoder, params, capture, "none")
+
+
+def _describe(
+  hf_config: Mapping[str, Any], layer: int, dtype: DTypeLike
+) -> tuple[Family, nn.Module, Params]:
+  """Family, encoder, and abstract parameters that feed the projections."""
+  family = registry.find_family(hf_config)
+  config = family.parse_config(hf_config)
+  check_layer(layer, config.num_layers)
+  encoder = family.encoder(config, layer, dtype)
+  kept = _select(abstract_params(encoder), family.feeds_projections)
+  return family, encoder, kept
 
 
 def load_encoder(
