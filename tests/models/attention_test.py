@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import make_mesh
+from jax.experimental.pallas import tpu as pltpu
 
 from time_jax import sharding
-from time_jax.models import attention
+from time_jax.models import attention, layers
 
 B, T, N, H = 4, 12, 4, 6
 
@@ -116,3 +117,28 @@ def test_dropout_drops_its_rate_and_keeps_the_mean():
   for axis in (0, 1):
     spread = float(first.mean(axis=axis).std())
     assert abs(spread - (0.09 / 501) ** 0.5) < 0.003
+
+
+@pytest.mark.parametrize("key_heads", [N, 2])
+def test_the_flash_kernel_is_the_definition(monkeypatch, key_heads):
+  """In interpret mode; at real tokens, the padding of one may see others'."""
+  random = np.random.default_rng(1)
+  shape = (2, 256, N * 64)
+  query = jnp.asarray(random.normal(size=shape), jnp.float32)
+  both = random.normal(size=(2, 2, 256, key_heads * 64))
+  key, value = jnp.asarray(both, jnp.float32)
+  documents = np.array([[1] * 100 + [2] * 156, [1] * 200 + [0] * 56], np.int32)
+  mask = layers.document_mask(jnp.asarray(documents))
+  call = functools.partial(
+    attention.attend,
+    num_heads=N,
+    num_key_heads=key_heads,
+    documents=jnp.asarray(documents),
+  )
+  expected = call(query, key, value, mask)
+  monkeypatch.setattr(attention, "_platform", lambda _: "tpu")
+  with pltpu.force_tpu_interpret_mode():
+    found = call(query, key, value, mask)
+  np.testing.assert_allclose(
+    found[documents > 0], expected[documents > 0], atol=2e-5
+  )

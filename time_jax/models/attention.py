@@ -1,26 +1,33 @@
 """Dot-product attention inside documents, the fastest way on each backend.
 
-`attend_dense` is the definition, and what accelerators run. On a CPU the work
-goes tile by tile, one head of one example at a time: its T x T scores stay in
-the cache, and XLA multiplies single matrices there several times faster than
-batches of them. Only the tile's inputs are kept for the gradient.
+`attend_dense` is the definition. On a CPU the work goes tile by tile, one head
+of one example at a time: its T x T scores stay in the cache, and XLA multiplies
+single matrices there several times faster than batches of them; only the inputs
+of a tile are kept for the gradient. On a TPU JAX's flash attention keeps the
+scores out of memory, where documents alone decide what is seen and nothing is
+dropped.
 """
 
+import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import flash_attention as flash
 from jax.extend import random as extended_random
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt
 
+from time_jax.arrays import Ids
 from time_jax.models.layers import split_heads
 
 # A logit that no query attends to; finite, so that an empty row gives no NaN.
 MASKED = -1e30
+_LANES = 128  # of a TPU's vector unit: lengths must be multiples
 
 
 class Dropout(NamedTuple):
@@ -56,6 +63,7 @@ def attend(
   bias: Float[Array, "b n T T"] | None = None,
   scale: float | None = None,
   dropout: Dropout | None = None,
+  documents: Ids | None = None,
 ) -> Float[Array, "B T D"]:
   """Multi-head attention with the softmax in float32.
 
@@ -70,6 +78,7 @@ def attend(
     bias: added to the scaled scores; b is B or 1, n is N or 1.
     scale: of the dot products; 1 / sqrt(H) if absent.
     dropout: on the probabilities; None for none.
+    documents: segment ids, if the mask says no more than they do.
   """
   form = _Form(
     num_heads=num_heads,
@@ -86,15 +95,27 @@ def attend(
   if dropout:
     arrays["rng"] = jax.random.key_data(dropout.rng)[:2]
   mesh = jax.sharding.get_abstract_mesh()
-  if _platform(mesh) != "cpu":
-    return attend_dense(form, **arrays)
-  tiled = functools.partial(_attend_tiled, form)
+  platform = _platform(mesh)
+  if platform == "cpu":
+    return _on_each_device(_attend_tiled, mesh, form, arrays)
+  by_documents = documents is not None and bias is None and not dropout
+  if platform == "tpu" and by_documents and query.shape[1] % _LANES == 0:
+    arrays["documents"] = documents
+    return _on_each_device(_attend_flash, mesh, form, arrays)
+  return attend_dense(form, **arrays)
+
+
+def _on_each_device(
+  how: Callable[..., Array], mesh: Any, form: _Form, arrays: dict[str, Any]
+) -> Array:
+  """Rows and heads stay where they are; nothing else may move them."""
+  call = functools.partial(how, form)
   if mesh.size > 1 and mesh.are_all_axes_auto:
     specs = _specs(mesh, form, arrays)
-    tiled = jax.shard_map(
-      tiled, in_specs=(specs,), out_specs=specs["query"], check_vma=False
+    call = jax.shard_map(
+      call, in_specs=(specs,), out_specs=specs["query"], check_vma=False
     )
-  return tiled(arrays)
+  return call(arrays)
 
 
 def attend_dense(
@@ -189,6 +210,30 @@ def _tile(
   return (mixed / total).astype(query.dtype)
 
 
+def _attend_flash(form: _Form, arrays: dict[str, Array]) -> Array:
+  """JAX's kernel for TPU, by blocks of up to 512 tokens."""
+  query, documents = arrays["query"], arrays["documents"]
+  head_dim = query.shape[-1] // len(arrays["heads"])
+  shared = form.num_heads // form.num_key_heads
+
+  def split(x: Float[Array, "B T D"], repeats: int) -> Float[Array, "B N T H"]:
+    x_BNTH = split_heads(x, x.shape[-1] // head_dim).swapaxes(1, 2)
+    return jnp.repeat(x_BNTH, repeats, axis=1)
+
+  length = query.shape[1]
+  block = max(b for b in (128, 256, 512) if length % b == 0)
+  sizes = {f.name: block for f in dataclasses.fields(flash.BlockSizes)}
+  mixed_BNTH = flash.flash_attention(
+    split(query, 1),
+    split(arrays["key"], shared),
+    split(arrays["value"], shared),
+    segment_ids=flash.SegmentIds(q=documents, kv=documents),
+    sm_scale=form.scale,
+    block_sizes=flash.BlockSizes(**sizes | {"block_b": 1}),
+  )
+  return mixed_BNTH.swapaxes(1, 2).reshape(query.shape)
+
+
 def _keep(
   words: UInt[Array, " 2"],
   rate: float,
@@ -241,6 +286,7 @@ def _specs(
     "key": wide,
     "value": wide,
     "mask": PartitionSpec(rows),
+    "documents": PartitionSpec(rows),
     "rows": PartitionSpec(rows),
     "heads": PartitionSpec(heads),
     "bias": PartitionSpec(bias_rows, heads),

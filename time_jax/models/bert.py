@@ -9,14 +9,14 @@ may embed in fewer dimensions and project up.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from time_jax.arrays import Batch, Qkv
+from time_jax.arrays import Batch, Ids, Qkv
 from time_jax.errors import UserError
 from time_jax.models import encoder, layers
 from time_jax.models.attention import Dropout, attend
@@ -105,6 +105,13 @@ def parse_config(hf: Mapping[str, Any]) -> BertConfig:
   )
 
 
+class Shared(NamedTuple):
+  """What all blocks use."""
+
+  mask: Bool[Array, "B 1 T T"]
+  segment_ids: Ids
+
+
 class Embeddings(nn.Module):
   """LN(word + position + token type), dropout; ELECTRA's are projected to D."""
 
@@ -169,7 +176,7 @@ class Block(nn.Module):
     self,
     x: Float[Array, "B T D"],
     kind: Any,
-    mask: Bool[Array, "B 1 T T"],
+    shared: Shared,
     deterministic: bool = True,
   ) -> Float[Array, "B T D"]:
     """Attention and feed-forward, each with residual and LayerNorm."""
@@ -182,9 +189,10 @@ class Block(nn.Module):
       qkv.query,
       qkv.key,
       qkv.value,
-      mask,
+      shared.mask,
       num_heads=c.num_heads,
       dropout=dropout,
+      documents=shared.segment_ids,
     )
     mixed = self.drop(self.attention_out(mixed), deterministic=deterministic)
     x = self.attention_norm(x + mixed)
@@ -211,10 +219,11 @@ class Encoder(encoder.Encoder):
 
   def enter(
     self, batch: Batch, deterministic: bool
-  ) -> tuple[Float[Array, "B T D"], Bool[Array, "B 1 T T"]]:
-    """Embeds a batch; its blocks share the attention mask."""
+  ) -> tuple[Float[Array, "B T D"], Shared]:
+    """Embeds a batch; its blocks share what may be seen."""
+    mask = layers.document_mask(batch.segment_ids)
     x = self.embeddings(batch, deterministic)
-    return x, layers.document_mask(batch.segment_ids)
+    return x, Shared(mask, batch.segment_ids)
 
   def all_outputs(self, batch: Batch) -> tuple[Array, Array]:
     """Touches every parameter, the pooler's too."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from time_jax.arrays import Batch, Qkv
+from time_jax.arrays import Batch, Ids, Qkv
 from time_jax.errors import UserError
 from time_jax.models import encoder, layers, rotary
 from time_jax.models.attention import attend
@@ -105,6 +105,7 @@ class Shared(NamedTuple):
   """What all blocks use."""
 
   mask: Bool[Array, "B 1 T T"]
+  segment_ids: Ids
   angles: Float[Array, "B T half"]
 
 
@@ -161,6 +162,7 @@ class Block(nn.Module):
       shared.mask,
       num_heads=c.num_heads,
       num_key_heads=c.num_key_heads,
+      documents=shared.segment_ids,
     )
     x = x + self.attention_out(mixed)
     y = self.ffn_norm(x)
@@ -188,7 +190,7 @@ class Encoder(encoder.Encoder):
     c = self.config
     angles = rotary.angles(batch.positions, c.head_dim, c.theta)
     mask = layers.document_mask(batch.segment_ids)
-    return self.word(batch.tokens), Shared(mask, angles)
+    return self.word(batch.tokens), Shared(mask, batch.segment_ids, angles)
 
   def leave(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """The final norm."""
