@@ -24,6 +24,8 @@ COMMANDS = (
   "inspect",
   "doctor",
   "bench relations",
+  "bench step",
+  "bench compare",
 )
 FLAGS = {
   "prepare": ("config", "workdir"),
@@ -41,6 +43,26 @@ FLAGS = {
     "teacher_width",
     "student_width",
     "repeats",
+  ),
+  "bench step": (
+    "config",
+    "workdir",
+    "steps",
+    "warmup",
+    "real_rows",
+    "peak_tflops",
+    "json",
+  ),
+  "bench compare": (
+    "size",
+    "batch_size",
+    "seq_len",
+    "repeats",
+    "steps",
+    "compile",
+    "cut",
+    "dtype",
+    "json",
   ),
 }
 

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "time_jax"
 
 # A file imports from the project only what stands in a line above its own.
 LAYERS = """
-errors
+errors command
 arrays distributed optimizer checkpoint config metrics languages
 sharding relations.dense models.family models.layers models.encoder
 models.relative models.rotary models.attention corpora teachers
@@ -24,8 +24,11 @@ hf.flax_teacher parallel
 assembly
 corpus
 train
-choose doctor bench.relations inspection
+bench.worker bench.report bench.run bench.breakdown bench.torch_baseline
+bench.step bench.rivals
+bench.compare choose doctor bench.relations inspection
 export
+bench.commands
 commands
 cli
 __main__

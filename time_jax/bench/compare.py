@@ -1,0 +1,227 @@
+"""Our step and PyTorch's in turns: tokens per second and their ratio."""
+
+import importlib.util
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from time_jax.bench import report
+from time_jax.bench.rivals import Ours, Theirs, make_config
+from time_jax.bench.worker import Worker
+from time_jax.config import STUDENT_SIZES
+from time_jax.errors import RunError, UserError
+
+OURS = "time_jax"
+EAGER = "PyTorch"
+# Per step, of every round: seconds taken, seconds that cores worked.
+Rounds = dict[str, list[tuple[float, float]]]
+
+
+def bench_compare(
+  *,
+  sizes: Sequence[str],
+  batch_size: int,
+  seq_len: int,
+  repeats: int,
+  steps: int,
+  compiled: bool,
+  cut: bool,
+  dtype: str,
+  json: pathlib.Path | None,
+) -> int:
+  """Prints, for every size of student, how fast ours and PyTorch's steps are.
+
+  Args:
+    sizes: keys of `STUDENT_SIZES`.
+    batch_size: rows of a step.
+    seq_len: tokens of a row, all real.
+    repeats: rounds that count; one before them does not.
+    steps: of each implementation, in each round.
+    compiled: whether torch.compile takes part, too.
+    cut: whether PyTorch with a teacher that ends at the distilled layer does.
+    dtype: of computation, on both sides.
+    json: where the numbers go, too.
+
+  Returns:
+    The exit code, 0.
+
+  Raises:
+    UserError: no PyTorch, an unknown size, a file that cannot be written.
+  """
+  if unknown := [size for size in sizes if size not in STUDENT_SIZES]:
+    raise UserError(
+      f"--size={','.join(unknown)} is unknown; known: "
+      f"{', '.join(STUDENT_SIZES)}."
+    )
+  if not importlib.util.find_spec("torch"):
+    raise UserError(
+      "bench compare needs PyTorch; pip install torch (its CPU build: "
+      "--index-url https://download.pytorch.org/whl/cpu)."
+    )
+  if json:
+    report.check_writable(json)
+  results = []
+  for size in sizes:
+    config = make_config(size, batch_size, seq_len, dtype)
+    result = compare(config, theirs(compiled, cut), repeats, steps)
+    results.append({"size": size, **result})
+    print(as_text(size, result), flush=True)
+  if json:
+    content = {"schema": "time_jax.bench.compare/1", "results": results}
+    report.write_json(json, content)
+  return 0
+
+
+def theirs(compiled: bool, cut: bool) -> dict[str, dict[str, bool]]:
+  """The rows of PyTorch in the table -> arguments of `Baseline.step`."""
+  rows = {EAGER: {}}
+  if compiled:
+    rows[f"{EAGER}, torch.compile"] = {"compiled": True}
+  if cut:
+    rows[f"{EAGER}, teacher cut"] = {"cut": True}
+  if compiled and cut:
+    rows[f"{EAGER}, both"] = {"compiled": True, "cut": True}
+  return rows
+
+
+def compare(
+  config: ConfigDict,
+  rivals: Mapping[str, Mapping[str, bool]],
+  repeats: int,
+  steps: int,
+) -> dict[str, Any]:
+  """Runs all implementations in turns.
+
+  Every round runs each once, and the next one in the opposite order, so that
+  a machine that changes its speed changes it for all.
+
+  Args:
+    config: from `make_config`.
+    rivals: from `theirs`.
+    repeats: rounds that count.
+    steps: of each implementation, in each round.
+
+  Returns:
+    The report of one size, as JSON holds it.
+  """
+  ours = Worker(Ours, config.to_json())
+  them = Worker(Theirs, config.to_json(), dict(rivals))
+  runners = {OURS: ours} | dict.fromkeys(rivals, them)
+  problems: dict[str, str] = {}
+  try:
+    for name in list(runners):  # Compiles, and fills the allocators' pools.
+      try:
+        runners[name].call("run", name, 2)
+      except RunError as error:
+        if name in (OURS, EAGER):
+          raise
+        problems[name] = str(error)
+        del runners[name]
+    rounds: Rounds = {name: [] for name in runners}
+    for i in range(repeats):
+      for name in list(runners)[:: 1 if i % 2 else -1]:
+        taken, worked = runners[name].call("run", name, steps)
+        rounds[name].append((taken / steps, worked / steps))
+    parts = ours.call("parts", min(repeats, 3))
+    about = ours.call("describe")
+    about["software"] |= them.call("describe")
+  finally:
+    ours.close()
+    them.close()
+  return about | _results(config, rounds, problems, parts, about["flops"])
+
+
+def _results(
+  config: ConfigDict,
+  rounds: Rounds,
+  problems: Mapping[str, str],
+  parts: Mapping[str, float],
+  model_flops: Mapping[str, int],
+) -> dict[str, Any]:
+  tokens = config.train.global_batch_size * config.data.seq_len
+  times = {name: [taken for taken, _ in rounds[name]] for name in rounds}
+  mine = statistics.median(times[OURS])
+  rows: dict[str, Any] = {}
+  for name, seconds in times.items():
+    pairs = [b / a for a, b in zip(times[OURS], seconds, strict=True)]
+    rows[name] = {
+      "step_s": report.spread(seconds),
+      "rounds_s": seconds,
+      "cores_s": statistics.median(worked for _, worked in rounds[name]),
+      "tokens_s": tokens / statistics.median(seconds),
+      "ours_over_theirs": statistics.median(seconds) / mine,
+      "ours_over_theirs_range": [min(pairs), max(pairs)],
+    }
+  rows[OURS]["model_tflops_s"] = sum(model_flops.values()) / mine / 1e12
+  rest = mine - sum(parts.values())
+  architecture = config.teacher.architecture
+  return {
+    "shape": {
+      "global_batch": config.train.global_batch_size,
+      "seq": config.data.seq_len,
+      "dtype": config.train.dtype,
+      "teacher": f"{architecture.num_hidden_layers} x "
+      f"{architecture.hidden_size}",
+      "layer": config.teacher.layer,
+      "student": config.student.to_dict(),
+      "A_r": config.relations.num_heads,
+    },
+    "implementations": rows,
+    "not_measured": dict(problems),
+    "parts_s": {**parts, "rest": rest},
+  }
+
+
+def as_text(size: str, result: Mapping[str, Any]) -> str:
+  """The tables of one size."""
+  hardware, software = result["hardware"], result["software"]
+  shape = result["shape"]
+  first = result["implementations"][OURS]["step_s"]
+  lines = [
+    f"size {size}: {shape['global_batch']} x {shape['seq']} tokens, "
+    f"{shape['dtype']}; teacher {shape['teacher']}, layer "
+    f"{shape['layer']}, random weights",
+    f"{hardware['n_devices']} x {hardware['kind']}, {hardware['host_cores']} "
+    f"cores, jax {software['jax']}, torch {software['torch']}, transformers "
+    f"{software['transformers']}, {result['date'][:10]}; median of "
+    f"{first['n']} alternating rounds",
+  ]
+  rows = [
+    (
+      name,
+      f"{row['step_s']['p50']:.3f}",
+      f"{row['step_s']['min']:.3f}",
+      f"{row['cores_s']:.3f}",
+      f"{row['tokens_s']:,.1f}",
+      f"{row['ours_over_theirs']:.2f}x",
+      "{:.2f} - {:.2f}".format(*row["ours_over_theirs_range"]),
+    )
+    for name, row in result["implementations"].items()
+  ]
+  header = (
+    "implementation",
+    "s/step",
+    "best",
+    "core s",
+    "tokens/s",
+    "ours is",
+    "range",
+  )
+  lines.append(report.table(header, rows))
+  lines += [
+    f"not measured: {n}: {p}" for n, p in result["not_measured"].items()
+  ]
+  whole = first["p50"]
+  lines.append(
+    report.table(
+      ("part of our step", "s", "share"),
+      [
+        (name, f"{seconds:.3f}", f"{seconds / whole:.1%}")
+        for name, seconds in result["parts_s"].items()
+      ],
+    )
+  )
+  return "\n".join(lines) + "\n"

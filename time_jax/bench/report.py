@@ -1,0 +1,136 @@
+"""What every measurement says about itself, and how it is printed."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from time_jax import flops
+from time_jax.errors import UserError
+
+_PACKAGES = (
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "libtpu",
+  "jax-cuda12-plugin",
+  "jax-cuda13-plugin",
+  "torch",
+  "transformers",
+)
+_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+
+
+def environment(mesh_shape: dict[str, int], dtype: str) -> dict[str, Any]:
+  """The parts `date`, `hardware` and `software` of a report.
+
+  Args:
+    mesh_shape: axis -> size.
+    dtype: of the matrix products; decides on the peak.
+  """
+  devices = jax.devices()
+  kind = devices[0].device_kind
+  peak = flops.PEAKS.get(kind)
+  return {
+    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "hardware": {
+      "kind": processor() if devices[0].platform == "cpu" else kind,
+      "n_devices": len(devices),
+      "n_processes": jax.process_count(),
+      "host_cores": os.cpu_count(),
+      "mesh": mesh_shape,
+      "peak_tflops_dense": getattr(peak, dtype) if peak else None,
+      "peak_source": peak.source if peak else None,
+    },
+    "software": {
+      "python": platform.python_version(),
+      **versions(),
+      "git": _commit(),
+      "flags": {
+        name: os.environ[name] for name in _FLAGS if name in os.environ
+      },
+    },
+  }
+
+
+def processor() -> str:
+  """Name of the CPU, as far as the system tells."""
+  path = pathlib.Path("/proc/cpuinfo")
+  lines = path.read_text().splitlines() if path.exists() else []
+  names = [line.partition(":")[2] for line in lines if "model name" in line]
+  return names[0].strip() if names else platform.processor() or "CPU"
+
+
+def versions() -> dict[str, str]:
+  """Of the packages that matter to speed and are installed."""
+  found = {}
+  for name in _PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+def _commit() -> str | None:
+  """The checkout's commit, marked if files were changed; None outside one."""
+  command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+  folder = pathlib.Path(__file__).parent
+  try:
+    done = subprocess.run(
+      command, cwd=folder, capture_output=True, text=True, check=True
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return done.stdout.strip()
+
+
+def spread(seconds: Sequence[float]) -> dict[str, float | int]:
+  """Mean, percentiles, extremes and number of some measurements."""
+  p50, p90, p99 = np.percentile(seconds, (50, 90, 99))
+  return {
+    "mean": statistics.fmean(seconds),
+    "p50": float(p50),
+    "p90": float(p90),
+    "p99": float(p99),
+    "min": min(seconds),
+    "max": max(seconds),
+    "n": len(seconds),
+  }
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """Aligned columns, the first one to the left and the others to the right."""
+  columns = zip(header, *rows, strict=True)
+  widths = [max(map(len, column)) for column in columns]
+
+  def line(cells: Sequence[str]) -> str:
+    first = cells[0].ljust(widths[0])
+    rest = [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)]
+    return "  ".join([first, *rest])
+
+  return "\n".join(line(row) for row in (header, *rows))
+
+
+def check_writable(path: pathlib.Path) -> None:
+  """Raises UserError if a report could not be written, before measuring."""
+  if path.is_dir() or not os.access(path.parent, os.W_OK):
+    raise UserError(
+      f"--json={path} cannot be written to; expected a file in a folder that "
+      "exists, with write permission."
+    )
+
+
+def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+  """Writes a report as indented JSON."""
+  path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

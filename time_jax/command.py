@@ -1,0 +1,64 @@
+"""What a command is, and the flags and conversions that several share."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+Define = Callable[[flags.FlagValues, Sequence[str]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """One command.
+
+  Attributes:
+    summary: one line for the list of commands.
+    example: what a user would type behind `python -m time_jax`.
+    define: functions that define its flags.
+    required: names of the flags that must be given.
+    run: (flag values) -> exit code; imports what it needs itself, so that
+      help and usage errors appear at once.
+    argument: the flag that a word without dashes sets; empty: no such word.
+  """
+
+  summary: str
+  example: str
+  define: Sequence[Define]
+  required: Sequence[str]
+  run: Callable[[Any], int]
+  argument: str = ""
+
+
+def config_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  """Defines --config."""
+  config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Recipe, FILE[:ARGUMENTS]. Any field: --config.FIELD=VALUE.",
+    lock_config=True,
+    flag_values=values,
+    sys_argv=["time_jax", *argv],
+  )
+
+
+def workdir_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  """Defines --workdir."""
+  del argv
+  flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+
+
+def json_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  """Defines --json."""
+  del argv
+  flags.DEFINE_string(
+    "json", None, "File to write the numbers to.", flag_values=values
+  )
+
+
+def path(text: str) -> pathlib.Path:
+  """A path as a user types it."""
+  return pathlib.Path(text).expanduser()
