@@ -1,9 +1,12 @@
 """The count against hand counts, family by family, and its edges."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.pallas.ops.tpu import flash_attention as flash
 from tiny_recipe import get_config
 
 from time_jax import assembly, flops
@@ -158,6 +161,20 @@ ONE = 2 * 4**3
 )
 def test_what_counts(function, expected):
   assert flops.matmul_flops(function, square()) == expected
+
+
+def test_kernels_count_for_every_block_of_their_grid():
+  """Attention on a TPU is a kernel; it counts as it does elsewhere."""
+  heads = jax.ShapeDtypeStruct((2, 4, 256, 64), jnp.float32)
+  sizes = {f.name: 128 for f in dataclasses.fields(flash.BlockSizes)}
+  blocks = flash.BlockSizes(**sizes | {"block_b": 1})
+  found = flops.matmul_flops(
+    lambda q, k, v: flash.flash_attention(q, k, v, block_sizes=blocks),
+    heads,
+    heads,
+    heads,
+  )
+  assert found == 2 * 2 * 2 * 4 * 256**2 * 64
 
 
 def test_a_loop_of_unknown_length_is_refused():

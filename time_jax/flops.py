@@ -116,6 +116,8 @@ def _count_equation(equation: Any) -> int:
   inner = [_count(jaxpr) for jaxpr in jaxprs_in_params(params)]
   if name == "scan":
     return params["length"] * sum(inner)
+  if name == "pallas_call":
+    return math.prod(params["grid_mapping"].grid) * sum(inner)
   if name == "while" and any(inner):
     raise NotImplementedError("matrix products in a loop of unknown length")
   return max(inner, default=0) if name == "cond" else sum(inner)
