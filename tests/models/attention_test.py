@@ -39,12 +39,6 @@ def value_and_grad(arrays, **options):
   return jax.jit(jax.grad(loss, has_aux=True))(qkv)
 
 
-@pytest.fixture
-def dense(monkeypatch):
-  """Switches to what accelerators run."""
-  return lambda: monkeypatch.setattr(attention, "_platform", lambda _: "tpu")
-
-
 OPTIONS = {
   "plain": {},
   "scale": {"scale": 1.0},
@@ -69,12 +63,13 @@ def options(name):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_tiles_are_the_definition(dense, name):
+def test_tiles_are_the_definition(monkeypatch, mesh, name):
   chosen = options(name)
   arrays = inputs(chosen.get("num_key_heads", N))
-  tiled = value_and_grad(arrays, **chosen)
-  dense()
   defined = value_and_grad(arrays, **chosen)
+  monkeypatch.setattr(attention, "attend_dense", None)
+  with sharding.use_mesh(mesh):
+    tiled = value_and_grad(arrays, **chosen)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, atol=2e-5), tiled, defined
   )

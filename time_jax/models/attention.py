@@ -1,11 +1,11 @@
 """Dot-product attention inside documents, the fastest way on each backend.
 
-`attend_dense` is the definition. On a CPU the work goes tile by tile, one head
-of one example at a time: its T x T scores stay in the cache, and XLA multiplies
-single matrices there several times faster than batches of them; only the inputs
-of a tile are kept for the gradient. On a TPU JAX's flash attention keeps the
-scores out of memory, where documents alone decide what is seen and nothing is
-dropped.
+`attend_dense` is the definition, and what a program without a mesh gets. On a
+CPU the work goes tile by tile, one head of one example at a time: its T x T
+scores stay in the cache, and XLA multiplies single matrices there several times
+faster than batches of them; only the inputs of a tile are kept for the gradient.
+On a TPU JAX's flash attention keeps the scores out of memory, where documents
+alone decide what is seen and nothing is dropped.
 """
 
 import dataclasses
@@ -261,9 +261,13 @@ def _kept_part(rate: float) -> float:
 
 
 def _platform(mesh: Any) -> str:
-  """Of the devices that the program is traced for."""
+  """Of the devices that the program is traced for, as its mesh says.
+
+  Nothing else is asked: that would start JAX, perhaps before the processes of
+  a run have met. Without a mesh it is "any", which has the definition.
+  """
   device = None if mesh.empty else mesh.abstract_device
-  return device.platform if device else jax.default_backend()
+  return device.platform if device else "any"
 
 
 def _specs(
