@@ -3,7 +3,7 @@
 `attend_dense` is the definition, and what a program without a mesh gets. On a
 CPU the work goes tile by tile, one head of one example at a time: its T x T
 scores stay in the cache, and XLA multiplies single matrices there several times
-faster than batches of them; only the inputs of a tile are kept for the gradient.
+faster than batches of them; the gradient keeps only the inputs of a tile.
 On a TPU JAX's flash attention keeps the scores out of memory, where documents
 alone decide what is seen and nothing is dropped.
 """
