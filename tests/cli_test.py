@@ -26,10 +26,12 @@ COMMANDS = (
   "bench relations",
   "bench step",
   "bench compare",
+  "bench aot",
+  "bench scaling",
 )
 FLAGS = {
   "prepare": ("config", "workdir"),
-  "distill": ("config", "workdir"),
+  "distill": ("config", "workdir", "profile"),
   "choose": ("workdir",),
   "export": ("workdir", "step", "out"),
   "languages": ("code",),
@@ -62,6 +64,18 @@ FLAGS = {
     "compile",
     "cut",
     "dtype",
+    "json",
+  ),
+  "bench aot": ("config", "topology", "sweep", "batches", "meshes", "json"),
+  "bench scaling": (
+    "config",
+    "devices",
+    "mode",
+    "processes",
+    "steps",
+    "repeats",
+    "markdown",
+    "plot",
     "json",
   ),
 }

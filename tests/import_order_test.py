@@ -11,7 +11,7 @@ PACKAGE = ROOT / "time_jax"
 # A file imports from the project only what stands in a line above its own.
 LAYERS = """
 errors command
-arrays distributed optimizer checkpoint config metrics languages
+arrays distributed optimizer checkpoint config metrics languages profiling
 sharding relations.dense models.family models.layers models.encoder
 models.relative models.rotary models.attention corpora teachers
 data.manifest data.packing data.records data.hub catalogue
@@ -25,8 +25,11 @@ assembly
 corpus
 train
 bench.worker bench.report bench.run bench.breakdown bench.torch_baseline
-bench.step bench.rivals
+bench.program bench.topology bench.step bench.rivals
+bench.collectives bench.traffic
 bench.compare choose doctor bench.relations inspection
+bench.fit bench.scaling_worker
+bench.aot bench.scaling
 export
 bench.commands
 commands

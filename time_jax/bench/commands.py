@@ -7,6 +7,7 @@ from typing import Any
 from absl import flags
 
 from time_jax.command import Command, config_flag, json_flag, path, workdir_flag
+from time_jax.errors import UserError
 
 
 def _bench_relations(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -72,6 +73,67 @@ def _bench_compare(values: flags.FlagValues, argv: Sequence[str]) -> None:
   )
 
 
+def _bench_aot(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_string(
+    "topology",
+    None,
+    "TPU slice to compile for, such as v5e:4x4 or v5p:4x4x4; or cpu:N.",
+    flag_values=values,
+  )
+  flags.DEFINE_boolean(
+    "sweep",
+    False,
+    "Compile for several batches and meshes and recommend one.",
+    flag_values=values,
+  )
+  flags.DEFINE_list(
+    "batches",
+    None,
+    "Global batch sizes of the sweep; by default the recipe's, and 4 times.",
+    flag_values=values,
+  )
+  flags.DEFINE_list(
+    "meshes",
+    None,
+    "Meshes of the sweep, DATAxFSDPxTENSOR such as 4x4x1.",
+    flag_values=values,
+  )
+
+
+def _bench_scaling(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_list(
+    "devices",
+    None,
+    "Numbers of devices, such as 1,2,4,8; on a CPU as many are simulated.",
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    "mode",
+    "both",
+    ["weak", "strong", "both"],
+    "What stays the same: the rows of a device, or of all together.",
+    flag_values=values,
+  )
+  flags.DEFINE_boolean(
+    "processes",
+    False,
+    "One process a device, on this machine.",
+    flag_values=values,
+  )
+  for name, default, text in (
+    ("steps", 5, "Steps that count in each measurement."),
+    ("repeats", 2, "Rounds over all numbers of devices."),
+  ):
+    flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
+  for name, text in (
+    ("markdown", "File to write the table to."),
+    ("plot", "File to draw it to, PNG."),
+  ):
+    flags.DEFINE_string(name, None, text, flag_values=values)
+
+
 def _run_bench_relations(args: Any) -> int:
   module = importlib.import_module("time_jax.bench.relations")
   return module.bench_relations(
@@ -112,6 +174,43 @@ def _run_bench_compare(args: Any) -> int:
   )
 
 
+def _run_bench_aot(args: Any) -> int:
+  module = importlib.import_module("time_jax.bench.aot")
+  return module.bench_aot(
+    args.config,
+    args.topology,
+    sweep=args.sweep,
+    batches=_integers(args, "batches"),
+    meshes=args.meshes or (),
+    json=path(args.json) if args.json else None,
+  )
+
+
+def _run_bench_scaling(args: Any) -> int:
+  module = importlib.import_module("time_jax.bench.scaling")
+  files = {name: args[name].value for name in ("json", "markdown", "plot")}
+  return module.bench_scaling(
+    args.config,
+    _integers(args, "devices"),
+    mode=args.mode,
+    processes=args.processes,
+    steps=args.steps,
+    repeats=args.repeats,
+    **{name: path(file) if file else None for name, file in files.items()},
+  )
+
+
+def _integers(args: Any, name: str) -> list[int]:
+  """Value of a flag that lists whole numbers above 0."""
+  words = args[name].value or []
+  if not all(word.isdigit() and int(word) for word in words):
+    raise UserError(
+      f"--{name}={','.join(words)}: expected whole numbers above 0 with commas "
+      "between them."
+    )
+  return [int(word) for word in words]
+
+
 BENCH = {
   "bench relations": Command(
     "Time and memory of the relation loss's implementations.",
@@ -133,5 +232,19 @@ BENCH = {
     (_bench_compare, json_flag),
     (),
     _run_bench_compare,
+  ),
+  "bench aot": Command(
+    "Whether a run fits on TPUs that are not here, and what limits it.",
+    "bench aot --config=configs/xlmr_random.py:size=m --topology=v5e:4x4",
+    (config_flag, _bench_aot, json_flag),
+    ("config", "topology"),
+    _run_bench_aot,
+  ),
+  "bench scaling": Command(
+    "Weak and strong scaling of the step over numbers of devices.",
+    "bench scaling --config=configs/xlmr_random.py:size=s --devices=1,2,4",
+    (config_flag, _bench_scaling, json_flag),
+    ("config", "devices"),
+    _run_bench_scaling,
   ),
 }
