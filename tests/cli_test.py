@@ -40,11 +40,14 @@ FLAGS = {
   "doctor": ("workdir",),
   "bench relations": (
     "batch_size",
-    "seq_len",
+    "seq_lens",
     "num_heads",
     "teacher_width",
     "student_width",
     "repeats",
+    "dtype",
+    "torch",
+    "json",
   ),
   "bench step": (
     "config",

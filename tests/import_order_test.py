@@ -26,7 +26,7 @@ assembly
 corpus
 train
 bench.worker bench.report bench.run bench.breakdown bench.torch_baseline
-bench.program bench.topology bench.step bench.rivals
+bench.torch_relations bench.program bench.topology bench.step bench.rivals
 bench.collectives bench.traffic
 bench.compare choose doctor bench.relations inspection
 bench.fit bench.scaling_worker

@@ -56,6 +56,8 @@ def test_what_devices_exchange(split, replicas):
   kinds = {one.kind: one for one in split.collectives}
   assert {"all-reduce", "all-gather"} <= set(kinds)
   assert all(0 < one.sent < 2 * one.payload for one in split.collectives)
+  kind, sent, scope = split.exchanges[0]
+  assert sent <= kinds[kind].sent and "train_step" in scope
   (total,) = replicas.collectives
   assert total.kind == "all-reduce" and total.sent == total.payload
   # All gradients are summed once, and little else: one for two moments.

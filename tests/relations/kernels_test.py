@@ -159,18 +159,18 @@ def test_auto_outlives_triton(monkeypatch):
   monkeypatch.setattr(pallas_gpu, "triton", None)
   jax.clear_caches()
   assert "custom_call @" not in lowered("cuda")
-  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   widths = dict.fromkeys(("query", "key", "value"), 64)
   with pytest.raises(UserError, match="has no Triton; expected 'auto'"):
     loss.check_relations(SOME, widths, "pallas_gpu")
 
 
-def test_a_kernel_is_accepted_where_it_belongs(monkeypatch):
-  widths = dict.fromkeys(("query", "key", "value"), 64)
-  for backend, name in (("gpu", "pallas_gpu"), ("tpu", "pallas_tpu")):
-    monkeypatch.setattr(jax, "default_backend", lambda found=backend: found)
-    loss.check_relations(SOME, widths, name)
-    loss.check_relations(SOME, widths, "auto")
+def test_a_kernel_is_accepted_where_it_belongs():
+  for platform, name in (("gpu", "pallas_gpu"), ("tpu", "pallas_tpu")):
+    loss.check_platform(name, platform)
+    loss.check_platform("auto", platform)
+    needs = f"needs a {platform.upper()}; JAX found CPU; expected 'auto'"
+    with pytest.raises(UserError, match=needs):
+      loss.check_platform(name, "cpu")
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 2)], ids=str)

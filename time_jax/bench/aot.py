@@ -17,7 +17,8 @@ from time_jax.bench.topology import Topology, find
 from time_jax.config import check_config
 from time_jax.errors import EXIT_BAD_INPUT, UserError
 
-_TITLE = 14
+_TITLE = 14  # Columns.
+_PLACE = 50
 
 
 def bench_aot(
@@ -131,14 +132,14 @@ def _memory_lines(report: Report, memory: Memory) -> Iterator[str]:
     yield _row("", f"{size(getattr(memory, name)):>9} {name}: {text}")
   yield _row("largest", "results in memory, each for a part of the step:")
   for shape, count, scope in report.largest:
-    place = scope.removeprefix("jit(train_step)/") or "put in by the compiler"
-    yield _row("", f"{size(count):>9} {shape} {_shorten(place, 50)}")
+    yield _row("", f"{size(count):>9} {shape} {_place(scope)}")
 
 
-def _shorten(text: str, width: int) -> str:
-  """Both ends of a path, which say most."""
-  half = width // 2 - 2
-  return text if len(text) <= width else f"{text[:half]}...{text[-half:]}"
+def _place(scope: str) -> str:
+  """Where something comes from: both ends of the path, which say most."""
+  text = scope.removeprefix("jit(train_step)/") or "put in by the compiler"
+  half = _PLACE // 2 - 2
+  return text if len(text) <= _PLACE else f"{text[:half]}...{text[-half:]}"
 
 
 def size(count: float) -> str:
@@ -191,7 +192,9 @@ def _collective_lines(report: Report) -> Iterator[str]:
     )
   unknown = report.unknown_loops
   extra = f"; {unknown} loop(s) of unknown length count once" if unknown else ""
-  yield _row("", f"those in loops times the loop's length{extra}")
+  yield _row("", f"those in loops times the loop's length{extra}; the most by")
+  for kind, sent, scope in report.exchanges:
+    yield _row("", f"{size(sent):>9} {kind} {_place(scope)}")
 
 
 def _estimate_lines(report: Report, estimate: Estimate) -> Iterator[str]:

@@ -14,13 +14,26 @@ def _bench_relations(values: flags.FlagValues, argv: Sequence[str]) -> None:
   del argv
   for name, default, text in (
     ("batch_size", 4, "Rows."),
-    ("seq_len", 512, "Tokens of a row."),
-    ("num_heads", 64, "Relation heads R; divides both widths."),
     ("teacher_width", 1024, "Width of the teacher's projection."),
     ("student_width", 384, "Width of the student's projection."),
     ("repeats", 5, "Rounds that count."),
   ):
     flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
+  for name, default, text in (
+    ("seq_lens", "512", "Tokens of a row, such as 512,1024,2048."),
+    ("num_heads", "64", "Relation heads R, such as 48,64; divide both widths."),
+  ):
+    flags.DEFINE_list(name, default, text, flag_values=values)
+  flags.DEFINE_enum(
+    "dtype",
+    "float32",
+    ["float32", "bfloat16"],
+    "Of the projections.",
+    flag_values=values,
+  )
+  flags.DEFINE_boolean(
+    "torch", False, "Measure PyTorch's published form, too.", flag_values=values
+  )
 
 
 def _bench_step(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -136,13 +149,17 @@ def _bench_scaling(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 def _run_bench_relations(args: Any) -> int:
   module = importlib.import_module("time_jax.bench.relations")
+  widths = args.teacher_width, args.student_width
+  cases = [
+    module.Case(args.batch_size, seq_len, num_heads, *widths, args.dtype)
+    for num_heads in _integers(args, "num_heads")
+    for seq_len in _integers(args, "seq_lens")
+  ]
   return module.bench_relations(
-    batch_size=args.batch_size,
-    seq_len=args.seq_len,
-    num_heads=args.num_heads,
-    teacher_width=args.teacher_width,
-    student_width=args.student_width,
+    cases,
     repeats=args.repeats,
+    with_torch=args.torch,
+    json=path(args.json) if args.json else None,
   )
 
 
@@ -214,8 +231,8 @@ def _integers(args: Any, name: str) -> list[int]:
 BENCH = {
   "bench relations": Command(
     "Time and memory of the relation loss's implementations.",
-    "bench relations --seq_len=256",
-    (_bench_relations,),
+    "bench relations --seq_lens=512,1024 --torch",
+    (_bench_relations, json_flag),
     (),
     _run_bench_relations,
   ),

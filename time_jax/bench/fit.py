@@ -109,6 +109,7 @@ class Report:
       first.
     heads_at_once: relation heads whose S x S matrices are held at a time.
     collectives: what devices tell each other in a step.
+    exchanges: the largest of these, and where they come from.
     unknown_loops: loops whose length the text does not tell; counted once.
     largest: the largest results in main memory and where they come from.
     flops: of the step, all devices (see `time_jax.flops`).
@@ -132,6 +133,9 @@ class Report:
   relation_matrices: list[str] = dataclasses.field(default_factory=list)
   heads_at_once: float = 0
   collectives: list[Total] = dataclasses.field(default_factory=list)
+  exchanges: list[tuple[str, int, str]] = dataclasses.field(
+    default_factory=list
+  )
   unknown_loops: int = 0
   largest: list[tuple[str, int, str]] = dataclasses.field(default_factory=list)
   flops: int = 0
@@ -219,6 +223,10 @@ def _look_inside(
     relation_matrices=[str(shape) for shape in squares],
     heads_at_once=max(heads, default=0),
     collectives=totals(exchanges),
+    exchanges=[
+      (found.kind, round(found.sent), found.scope)
+      for found in sorted(exchanges, key=lambda one: -one.sent)[:3]
+    ],
     unknown_loops=text.unknown_loops,
     largest=[
       (str(found.shapes[0]), found.size, found.scope)

@@ -282,7 +282,9 @@ _INTERNAL = (
 
 def _kernel_name(instruction: Instruction, target: str) -> str:
   path = instruction.scope.split("/")
-  return path[-2] if path[-1] == "pallas_call" and path[:-1] else target
+  if path[-1] != "pallas_call" or not path[:-1]:
+    return target
+  return re.sub(r"^.*\((.+?)\)+$", r"\1", path[-2])  # jvp(jit(name))
 
 
 def largest(program: Program, count: int) -> list[Instruction]:

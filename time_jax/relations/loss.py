@@ -78,8 +78,8 @@ IMPLEMENTATIONS = {"dense": dense.relation_kl} | {
   name: functools.partial(sweep.relation_kl, sweep=function)
   for name, function in _SWEEPS.items()
 }
-# Backends, as JAX names them, that run a kernel at its speed.
-_BACKENDS = {"pallas_tpu": "tpu", "pallas_gpu": "gpu"}
+# What runs a kernel at its speed, as JAX names it.
+PLATFORMS = {"pallas_tpu": "tpu", "pallas_gpu": "gpu"}
 _PROJECTIONS = {"q": "query", "k": "key", "v": "value"}
 
 
@@ -147,13 +147,6 @@ def check_relations(
       f"relations.implementation={implementation!r} is unknown; known: "
       f"{', '.join(sorted(IMPLEMENTATIONS))}."
     )
-  needed, backend = _BACKENDS.get(implementation), jax.default_backend()
-  if needed and needed != backend:
-    raise UserError(
-      f"relations.implementation={implementation!r} needs a {needed.upper()}; "
-      f"JAX found {backend.upper()}; expected 'auto', which takes the fastest "
-      "there is."
-    )
   if implementation == "pallas_gpu" and not pallas_gpu.available():
     raise UserError(
       "relations.implementation='pallas_gpu' cannot be: this version of JAX "
@@ -174,6 +167,22 @@ def check_relations(
         f"are {x} and {y} wide; expected equal widths; set "
         f"relations.weights.{name} to 0."
       )
+
+
+def check_platform(implementation: str, platform: str) -> None:
+  """Raises UserError for a kernel of other devices than those of a run.
+
+  Args:
+    implementation: a key of `IMPLEMENTATIONS`.
+    platform: of the devices, as JAX names it.
+  """
+  needed = PLATFORMS.get(implementation, platform)
+  if needed != platform:
+    raise UserError(
+      f"relations.implementation={implementation!r} needs a {needed.upper()}; "
+      f"JAX found {platform.upper()}; expected 'auto', which takes the fastest "
+      "there is."
+    )
 
 
 def check_heads(num_heads: int, widths: Mapping[str, int]) -> None:
