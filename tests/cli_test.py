@@ -26,12 +26,10 @@ COMMANDS = (
   "bench relations",
   "bench step",
   "bench compare",
-  "bench aot",
-  "bench scaling",
 )
 FLAGS = {
   "prepare": ("config", "workdir"),
-  "distill": ("config", "workdir", "profile"),
+  "distill": ("config", "workdir"),
   "choose": ("workdir",),
   "export": ("workdir", "step", "out"),
   "languages": ("code",),
@@ -40,14 +38,11 @@ FLAGS = {
   "doctor": ("workdir",),
   "bench relations": (
     "batch_size",
-    "seq_lens",
+    "seq_len",
     "num_heads",
     "teacher_width",
     "student_width",
     "repeats",
-    "dtype",
-    "torch",
-    "json",
   ),
   "bench step": (
     "config",
@@ -67,18 +62,6 @@ FLAGS = {
     "compile",
     "cut",
     "dtype",
-    "json",
-  ),
-  "bench aot": ("config", "topology", "sweep", "batches", "meshes", "json"),
-  "bench scaling": (
-    "config",
-    "devices",
-    "mode",
-    "processes",
-    "steps",
-    "repeats",
-    "markdown",
-    "plot",
     "json",
   ),
 }
