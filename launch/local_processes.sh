@@ -7,7 +7,7 @@
 # On a machine without accelerators each process has CPU_DEVICES (default 1)
 # CPU devices. Process 0 writes to the terminal, process I > 0 to
 # LOGS/process-I.log (default a new folder in /tmp). Ends with the first exit
-# code that is not 0.
+# code that is not 0. PYTHON and MODULE say what is run (python3, time_jax).
 set -u
 
 if [ $# -lt 2 ]; then
@@ -17,6 +17,7 @@ fi
 count=$1
 shift
 python=${PYTHON:-python3}
+module=${MODULE:-time_jax}
 logs=${LOGS:-$(mktemp -d /tmp/time_jax.XXXXXX)}
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
 
@@ -29,9 +30,9 @@ pids=
 i=$((count - 1))
 while [ "$i" -ge 0 ]; do
   if [ "$i" -eq 0 ]; then
-    TIME_JAX_PROCESS_ID=0 "$python" -m time_jax "$@" &
+    TIME_JAX_PROCESS_ID=0 "$python" -m "$module" "$@" &
   else
-    TIME_JAX_PROCESS_ID=$i "$python" -m time_jax "$@" \
+    TIME_JAX_PROCESS_ID=$i "$python" -m "$module" "$@" \
       >"$logs/process-$i.log" 2>&1 &
   fi
   pids="$pids $!"

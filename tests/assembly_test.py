@@ -1,6 +1,9 @@
 """What a teacher is asked for, and what is refused before any work."""
 
 import json
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -124,3 +127,23 @@ def test_held_out_batches_matter_where_there_is_held_out_text(config):
   with pytest.raises(UserError, match="does not fit 3 device"):
     config.mesh.fsdp = 2
     assembly.make_mesh(config, jax.devices()[:3])
+
+
+def test_a_kernel_of_other_devices_is_refused(config):
+  config.relations.implementation = "pallas_tpu"
+  with pytest.raises(UserError, match="'pallas_tpu' needs a TPU; JAX found"):
+    assembly.make_mesh(config)
+
+
+def test_checks_before_a_run_do_not_start_jax(tiny):
+  """Its processes meet behind them, and must be the first to start it."""
+  code = (
+    "import tiny_recipe\n"
+    "from time_jax import assembly, distributed\n"
+    f"assembly.teacher_config(tiny_recipe.get_config({str(tiny)!r}))\n"
+    "distributed.initialize()\n"
+  )
+  folder = pathlib.Path(__file__).parent
+  words = [sys.executable, "-c", code]
+  done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+  assert not done.returncode, done.stderr

@@ -26,10 +26,12 @@ COMMANDS = (
   "bench relations",
   "bench step",
   "bench compare",
+  "bench aot",
+  "bench scaling",
 )
 FLAGS = {
   "prepare": ("config", "workdir"),
-  "distill": ("config", "workdir"),
+  "distill": ("config", "workdir", "profile"),
   "choose": ("workdir",),
   "export": ("workdir", "step", "out"),
   "languages": ("code",),
@@ -38,11 +40,14 @@ FLAGS = {
   "doctor": ("workdir",),
   "bench relations": (
     "batch_size",
-    "seq_len",
+    "seq_lens",
     "num_heads",
     "teacher_width",
     "student_width",
     "repeats",
+    "dtype",
+    "torch",
+    "json",
   ),
   "bench step": (
     "config",
@@ -62,6 +67,18 @@ FLAGS = {
     "compile",
     "cut",
     "dtype",
+    "json",
+  ),
+  "bench aot": ("config", "topology", "sweep", "batches", "meshes", "json"),
+  "bench scaling": (
+    "config",
+    "devices",
+    "mode",
+    "processes",
+    "steps",
+    "repeats",
+    "markdown",
+    "plot",
     "json",
   ),
 }

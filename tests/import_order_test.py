@@ -11,11 +11,12 @@ PACKAGE = ROOT / "time_jax"
 # A file imports from the project only what stands in a line above its own.
 LAYERS = """
 errors command
-arrays distributed optimizer checkpoint config metrics languages
+arrays distributed optimizer checkpoint config metrics languages profiling
 sharding relations.dense models.family models.layers models.encoder
-models.relative models.rotary models.attention corpora teachers
+models.relative models.rotary models.attention corpora teachers relations.sweep
 data.manifest data.packing data.records data.hub catalogue
-data.text_files data.tokenizing relations.one_pass models.bert models.deberta
+data.text_files data.tokenizing relations.one_pass relations.pallas_gpu
+relations.pallas_tpu models.bert models.deberta
 models.ltg_bert models.t5 models.modernbert models.eurobert
 data.sources data.shards relations.loss models.registry hf.files
 data.workers data.pipeline distill hf.weights
@@ -25,8 +26,11 @@ assembly
 corpus
 train
 bench.worker bench.report bench.run bench.breakdown bench.torch_baseline
-bench.step bench.rivals
+bench.torch_relations bench.program bench.topology bench.step bench.rivals
+bench.collectives bench.traffic
 bench.compare choose doctor bench.relations inspection
+bench.fit bench.scaling_worker
+bench.aot bench.scaling
 export
 bench.commands
 commands

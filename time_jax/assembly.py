@@ -17,7 +17,11 @@ from time_jax.errors import UserError
 from time_jax.hf import files, flax_teacher, load
 from time_jax.models import bert, registry
 from time_jax.models.family import Family, Teacher
-from time_jax.relations.loss import check_heads, check_relations
+from time_jax.relations.loss import (
+  check_heads,
+  check_platform,
+  check_relations,
+)
 
 RANDOM = "random"
 
@@ -169,13 +173,15 @@ def make_objective(config: ConfigDict, teacher: Teacher) -> Objective:
 def make_mesh(
   config: ConfigDict, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-  """The mesh, checked against the batch sizes.
+  """The mesh, checked against batch sizes and relation kernel.
 
   Args:
     config: of the run.
     devices: all of all processes if absent.
   """
   mesh = sharding.make_mesh(**config.mesh.to_dict(), devices=devices)
+  platform = mesh.devices.flat[0].platform
+  check_platform(config.relations.implementation, platform)
   ways = sharding.batch_ways(mesh)
   sizes = [("train", config.train.global_batch_size, config.train.accumulation)]
   if config.data.validation:

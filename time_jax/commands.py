@@ -10,6 +10,16 @@ from time_jax.bench.commands import BENCH
 from time_jax.command import Command, config_flag, path, workdir_flag
 
 
+def _profile(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_string(
+    "profile",
+    None,
+    "START:STOP, steps to trace into WORKDIR/profile; STOP is not one of them.",
+    flag_values=values,
+  )
+
+
 def _export(values: flags.FlagValues, argv: Sequence[str]) -> None:
   del argv
   flags.DEFINE_integer(
@@ -67,7 +77,7 @@ def _run_prepare(args: Any) -> int:
 
 def _run_distill(args: Any) -> int:
   module = importlib.import_module("time_jax.train")
-  return module.distill(args.config, path(args.workdir))
+  return module.distill(args.config, path(args.workdir), args.profile or "")
 
 
 def _run_choose(args: Any) -> int:
@@ -119,7 +129,7 @@ COMMANDS = {
   "distill": Command(
     "Train a student; continues by itself where an earlier run ended.",
     f"distill {_RECIPE} --config.train.num_steps=100",
-    (config_flag, workdir_flag),
+    (config_flag, workdir_flag, _profile),
     ("config", "workdir"),
     _run_distill,
   ),

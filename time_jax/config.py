@@ -55,7 +55,9 @@ def default_config() -> ConfigDict:
   r.num_heads = 64  # R, divides the widths of teacher and student
   # Of each relation in the loss; those of weight 0 are not computed.
   r.weights = ConfigDict({x + y: float(x == y) for x in "qkv" for y in "qkv"})
-  r.implementation = "one_pass"  # or "dense", the definition
+  # "auto": the fastest there is for the backend; or one of them by name:
+  # "one_pass" anywhere, "pallas_tpu", "pallas_gpu", "dense" (the definition).
+  r.implementation = "auto"
 
   _run_fields(config)
   config.lock()

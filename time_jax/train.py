@@ -24,6 +24,7 @@ from time_jax import (
   metrics,
   optimizer,
   parallel,
+  profiling,
   sharding,
   train_step,
 )
@@ -35,7 +36,9 @@ from time_jax.errors import EXIT_PREEMPTED, RunError, UserError
 from time_jax.hf import files, tokenizer
 
 
-def distill(config: ConfigDict, workdir: pathlib.Path) -> int:
+def distill(
+  config: ConfigDict, workdir: pathlib.Path, profile: str = ""
+) -> int:
   """Distils a student; continues where the workdir's last checkpoint ends.
 
   Resuming needs no flag and nothing but the workdir. In this order:
@@ -43,6 +46,11 @@ def distill(config: ConfigDict, workdir: pathlib.Path) -> int:
     2. state: the newest checkpoint, or fresh weights from the seed.
     3. position in the data, learning rate, dropout: functions of the step.
     4. metrics: rows behind the checkpoint are dropped, they come again.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    profile: START:STOP, steps to trace into WORKDIR/profile; empty: none.
 
   Returns:
     The exit code: 0 when done, EXIT_PREEMPTED when told to stop early.
@@ -52,6 +60,7 @@ def distill(config: ConfigDict, workdir: pathlib.Path) -> int:
     RunError: the loss stayed non-finite.
   """
   check_config(config)
+  window = profiling.read_window(profile, config.train.num_steps)
   prepare_workdir(workdir)
   teacher_config = assembly.teacher_config(config)
   rows = corpus.open_corpus(config, workdir, teacher_config.vocab_size)
@@ -79,6 +88,7 @@ def distill(config: ConfigDict, workdir: pathlib.Path) -> int:
       mesh,
       record,
       evaluate.make_evaluator(objective, mesh),
+      window,
     )
     code = run.loop(state, make_parallel(config, objective, tx, mesh))
   # Only now is the last checkpoint known to be on disk.
@@ -99,6 +109,7 @@ class _Run:
   mesh: Mesh
   record: dict[str, Any]
   evaluator: evaluate.Evaluator
+  profile: range
 
   def loop(self, state: train_step.TrainState, how: parallel.Parallel) -> int:
     """Steps until the end, or until told to stop."""
@@ -112,14 +123,19 @@ class _Run:
         self.workdir, first, num_steps, jax.process_index() == 0
       ) as recorder,
       contextlib.closing(self._batches(first, how.put_batch)) as batches,
+      profiling.Tracer(
+        self.workdir / "profile", self.profile, first, jax.process_index() == 0
+      ) as tracer,
     ):
       recorder.say(_hello(self.mesh, first))
       if first == 0:
         self._evaluate_at(0, how.get(state), recorder)
       pending: list[tuple[int, train_step.Metrics]] = []
+      tracer.turn(first + 1)
       meter.restart()
       for step, batch in enumerate(meter.timed(batches), first + 1):
-        state, scalars = how.step(state, teacher, batch)
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+          state, scalars = how.step(state, teacher, batch)
         pending.append((step, scalars))
         recorder.advance()
         # Fetch what the step before last gave: the device always has the
@@ -127,10 +143,13 @@ class _Run:
         if len(pending) > 2:
           self._look_at(*pending.pop(0), recorder, meter)
         stop = distributed.preempted(step)
-        if stop or self._is_stop(step):
+        halt = stop or self._is_stop(step)
+        if halt or tracer.turns(step + 1):
           while pending:
             self._look_at(*pending.pop(0), recorder, meter)
-          self._save_at(step, how.get(state), recorder, wait=stop)
+          tracer.turn(step + 1)
+          if halt:
+            self._save_at(step, how.get(state), recorder, wait=stop)
           meter.restart()
         if stop and step < num_steps:
           recorder.say(
@@ -174,8 +193,9 @@ class _Run:
       )
     if step % self.config.log.every == 0:
       values = {k: np.asarray(v).item() for k, v in scalars.items()}
-      speed = meter.read(values["data/tokens"], jax.device_count())
-      recorder.write(step, values | speed)
+      if step not in self.profile:  # Tracing takes time of its own.
+        values |= meter.read(values["data/tokens"], jax.device_count())
+      recorder.write(step, values)
       meter.restart()
 
   def _is_stop(self, step: int) -> bool:
@@ -237,6 +257,8 @@ def _say_goodbye(config: ConfigDict, workdir: pathlib.Path) -> None:
         f"  relation loss, {name} text: {values[0]:.4f} -> {values[-1]:.4f}"
       )
   print(f"  curve: {workdir / 'loss.png'}")
+  if (workdir / "profile").exists():
+    print(f"  trace: {workdir / 'profile'}")
   then = "choose" if any(METRIC in row for row in rows) else "export"
   print(f"Next: python -m time_jax {then} --workdir={workdir}")
 

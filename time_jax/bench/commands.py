@@ -7,19 +7,33 @@ from typing import Any
 from absl import flags
 
 from time_jax.command import Command, config_flag, json_flag, path, workdir_flag
+from time_jax.errors import UserError
 
 
 def _bench_relations(values: flags.FlagValues, argv: Sequence[str]) -> None:
   del argv
   for name, default, text in (
     ("batch_size", 4, "Rows."),
-    ("seq_len", 512, "Tokens of a row."),
-    ("num_heads", 64, "Relation heads R; divides both widths."),
     ("teacher_width", 1024, "Width of the teacher's projection."),
     ("student_width", 384, "Width of the student's projection."),
     ("repeats", 5, "Rounds that count."),
   ):
     flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
+  for name, default, text in (
+    ("seq_lens", "512", "Tokens of a row, such as 512,1024,2048."),
+    ("num_heads", "64", "Relation heads R, such as 48,64; divide both widths."),
+  ):
+    flags.DEFINE_list(name, default, text, flag_values=values)
+  flags.DEFINE_enum(
+    "dtype",
+    "float32",
+    ["float32", "bfloat16"],
+    "Of the projections.",
+    flag_values=values,
+  )
+  flags.DEFINE_boolean(
+    "torch", False, "Measure PyTorch's published form, too.", flag_values=values
+  )
 
 
 def _bench_step(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -72,15 +86,80 @@ def _bench_compare(values: flags.FlagValues, argv: Sequence[str]) -> None:
   )
 
 
+def _bench_aot(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_string(
+    "topology",
+    None,
+    "TPU slice to compile for, such as v5e:4x4 or v5p:4x4x4; or cpu:N.",
+    flag_values=values,
+  )
+  flags.DEFINE_boolean(
+    "sweep",
+    False,
+    "Compile for several batches and meshes and recommend one.",
+    flag_values=values,
+  )
+  flags.DEFINE_list(
+    "batches",
+    None,
+    "Global batch sizes of the sweep; by default the recipe's, and 4 times.",
+    flag_values=values,
+  )
+  flags.DEFINE_list(
+    "meshes",
+    None,
+    "Meshes of the sweep, DATAxFSDPxTENSOR such as 4x4x1.",
+    flag_values=values,
+  )
+
+
+def _bench_scaling(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_list(
+    "devices",
+    None,
+    "Numbers of devices, such as 1,2,4,8; on a CPU as many are simulated.",
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    "mode",
+    "both",
+    ["weak", "strong", "both"],
+    "What stays the same: the rows of a device, or of all together.",
+    flag_values=values,
+  )
+  flags.DEFINE_boolean(
+    "processes",
+    False,
+    "One process a device, on this machine.",
+    flag_values=values,
+  )
+  for name, default, text in (
+    ("steps", 5, "Steps that count in each measurement."),
+    ("repeats", 2, "Rounds over all numbers of devices."),
+  ):
+    flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
+  for name, text in (
+    ("markdown", "File to write the table to."),
+    ("plot", "File to draw it to, PNG."),
+  ):
+    flags.DEFINE_string(name, None, text, flag_values=values)
+
+
 def _run_bench_relations(args: Any) -> int:
   module = importlib.import_module("time_jax.bench.relations")
+  widths = args.teacher_width, args.student_width
+  cases = [
+    module.Case(args.batch_size, seq_len, num_heads, *widths, args.dtype)
+    for num_heads in _integers(args, "num_heads")
+    for seq_len in _integers(args, "seq_lens")
+  ]
   return module.bench_relations(
-    batch_size=args.batch_size,
-    seq_len=args.seq_len,
-    num_heads=args.num_heads,
-    teacher_width=args.teacher_width,
-    student_width=args.student_width,
+    cases,
     repeats=args.repeats,
+    with_torch=args.torch,
+    json=path(args.json) if args.json else None,
   )
 
 
@@ -112,11 +191,48 @@ def _run_bench_compare(args: Any) -> int:
   )
 
 
+def _run_bench_aot(args: Any) -> int:
+  module = importlib.import_module("time_jax.bench.aot")
+  return module.bench_aot(
+    args.config,
+    args.topology,
+    sweep=args.sweep,
+    batches=_integers(args, "batches"),
+    meshes=args.meshes or (),
+    json=path(args.json) if args.json else None,
+  )
+
+
+def _run_bench_scaling(args: Any) -> int:
+  module = importlib.import_module("time_jax.bench.scaling")
+  files = {name: args[name].value for name in ("json", "markdown", "plot")}
+  return module.bench_scaling(
+    args.config,
+    _integers(args, "devices"),
+    mode=args.mode,
+    processes=args.processes,
+    steps=args.steps,
+    repeats=args.repeats,
+    **{name: path(file) if file else None for name, file in files.items()},
+  )
+
+
+def _integers(args: Any, name: str) -> list[int]:
+  """Value of a flag that lists whole numbers above 0."""
+  words = args[name].value or []
+  if not all(word.isdigit() and int(word) for word in words):
+    raise UserError(
+      f"--{name}={','.join(words)}: expected whole numbers above 0 with commas "
+      "between them."
+    )
+  return [int(word) for word in words]
+
+
 BENCH = {
   "bench relations": Command(
     "Time and memory of the relation loss's implementations.",
-    "bench relations --seq_len=256",
-    (_bench_relations,),
+    "bench relations --seq_lens=512,1024 --torch",
+    (_bench_relations, json_flag),
     (),
     _run_bench_relations,
   ),
@@ -133,5 +249,19 @@ BENCH = {
     (_bench_compare, json_flag),
     (),
     _run_bench_compare,
+  ),
+  "bench aot": Command(
+    "Whether a run fits on TPUs that are not here, and what limits it.",
+    "bench aot --config=configs/xlmr_random.py:size=m --topology=v5e:4x4",
+    (config_flag, _bench_aot, json_flag),
+    ("config", "topology"),
+    _run_bench_aot,
+  ),
+  "bench scaling": Command(
+    "Weak and strong scaling of the step over numbers of devices.",
+    "bench scaling --config=configs/xlmr_random.py:size=s --devices=1,2,4",
+    (config_flag, _bench_scaling, json_flag),
+    ("config", "devices"),
+    _run_bench_scaling,
   ),
 }

@@ -1,142 +1,243 @@
 """Time, temporary memory and error of the relation loss's implementations."""
 
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import itertools
+import os
+import pathlib
 import statistics
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from time_jax.arrays import Qkv
+from time_jax.bench import report
+from time_jax.errors import UserError
 from time_jax.relations.loss import (
   IMPLEMENTATIONS,
+  PLATFORMS,
   check_heads,
   relation_sums,
 )
 
-
-class Row(NamedTuple):
-  """One line of the table."""
-
-  name: str
-  seconds: float
-  temporary_bytes: int
-  value_error: float
-  gradient_error: float
+SCHEMA = "time_jax.bench.relations/1"
+TORCH = "torch"
+Result = tuple[Any, Any]  # value, gradient
+# Of the free memory; the rest is for results, and for others.
+_SHARE = 0.8
 
 
-def bench_relations(
-  *,
-  batch_size: int,
-  seq_len: int,
-  num_heads: int,
-  teacher_width: int,
-  student_width: int,
-  repeats: int,
-) -> int:
-  """Prints a table: every implementation, one relation, loss and gradient.
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """What is measured: one relation of a projection with itself.
 
-  The rounds alternate between implementations, so that a machine that
-  changes its speed changes it for all; medians and ratios are shown.
-
-  Args:
+  Attributes:
     batch_size: rows, each one full document.
     seq_len: tokens of a row.
     num_heads: R.
     teacher_width: of the teacher's projection.
     student_width: of the student's.
+    dtype: of both.
+  """
+
+  batch_size: int
+  seq_len: int
+  num_heads: int
+  teacher_width: int
+  student_width: int
+  dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One line of the table; what is not known is None.
+
+  Attributes:
+    case: what was measured.
+    name: the implementation.
+    seconds: median of all rounds.
+    temporary_bytes: what the compiled program takes beside its arguments and
+      results.
+    value_error: relative, against the definition in float32.
+    gradient_error: largest, in parts of the largest gradient.
+    skipped: why it was not run; empty if it was.
+  """
+
+  case: Case
+  name: str
+  seconds: float | None = None
+  temporary_bytes: int | None = None
+  value_error: float | None = None
+  gradient_error: float | None = None
+  skipped: str = ""
+
+
+def bench_relations(
+  cases: Sequence[Case],
+  *,
+  repeats: int,
+  with_torch: bool = False,
+  json: pathlib.Path | None = None,
+) -> int:
+  """Prints a table: every implementation, one relation, loss and gradient.
+
+  "To dense" and "to torch" say how many times as fast.
+  The rounds alternate between implementations, so that a machine that
+  changes its speed changes it for all; medians and ratios are shown.
+
+  Args:
+    cases: what to measure.
     repeats: rounds that count, after one that does not.
+    with_torch: whether PyTorch's materialised form is measured, too.
+    json: file for the numbers.
 
   Returns:
     The exit code, 0.
   """
-  check_heads(
-    num_heads,
-    {"teacher_width": teacher_width, "student_width": student_width},
-  )
-  device = jax.devices()[0]
-  print(
-    f"{device.device_kind}, jax {jax.__version__}, float32; one relation, "
-    f"{batch_size} x {seq_len}, R = {num_heads}, widths {teacher_width} and "
-    f"{student_width}; loss and gradient, median of {repeats} alternating "
-    "rounds"
-  )
-  rows = measure(
-    _inputs(batch_size, seq_len, teacher_width, student_width),
-    num_heads,
-    repeats,
-  )
-  base = rows[0]
-  print(
-    f"{'implementation':<15}{'ms':>9}{'speed-up':>10}{'temp. MB':>10}"
-    f"{'of dense':>10}{'loss err.':>11}{'grad. err.':>11}"
-  )
-  for row in rows:
-    share = row.temporary_bytes / max(base.temporary_bytes, 1)
-    print(
-      f"{row.name:<15}{row.seconds * 1e3:>9.1f}"
-      f"{base.seconds / row.seconds:>9.2f}x{row.temporary_bytes / 1e6:>10.1f}"
-      f"{share:>10.1%}{row.value_error:>11.1e}{row.gradient_error:>11.1e}"
+  for case in cases:
+    widths = (case.teacher_width, case.student_width)
+    check_heads(
+      case.num_heads,
+      dict(zip(("teacher_width", "student_width"), widths, strict=True)),
     )
+  if with_torch and not importlib.util.find_spec("torch"):
+    raise UserError("--torch needs PyTorch; try: pip install torch.")
+  if json:
+    report.check_writable(json)
+  about = report.environment({}, cases[0].dtype)
+  versions = [f"jax {jax.__version__}"]
+  if with_torch:
+    versions.append(f"torch {about['software']['torch']}")
+  first = cases[0]
+  print(
+    f"{about['hardware']['kind']}, {', '.join(versions)}, {first.dtype}; one "
+    f"relation, {first.batch_size} rows, widths {first.teacher_width} and "
+    f"{first.student_width}; loss and gradient, median of {repeats} "
+    "alternating rounds"
+  )
+  rows = [row for case in cases for row in measure(case, repeats, with_torch)]
+  print(_table(rows, with_torch))
+  for row in rows:
+    if row.skipped:
+      print(f"{row.name}, S = {row.case.seq_len}: {row.skipped}")
+  if json:
+    content = {"schema": SCHEMA, **about, "repeats": repeats}
+    content["rows"] = [dataclasses.asdict(row) for row in rows]
+    report.write_json(json, content)
   return 0
 
 
-def measure(
-  inputs: tuple[Array, Array, Array], num_heads: int, repeats: int
-) -> list[Row]:
-  """Times and compares all implementations, the dense definition first.
+def measure(case: Case, repeats: int, with_torch: bool = False) -> list[Row]:
+  """Times and compares the implementations, the dense definition first.
 
   Args:
-    inputs: student and teacher projection, segment ids.
-    num_heads: R.
+    case: the sizes.
     repeats: rounds that count.
+    with_torch: whether to measure PyTorch as well.
   """
-  names = sorted(IMPLEMENTATIONS, key=lambda name: name != "dense")
-  programs = {name: _compile(name, num_heads, inputs) for name in names}
+  inputs = _inputs(case)
+  rows, programs = _programs(case, inputs)
+  if with_torch:
+    why = "" if "dense" in programs else "takes more than dense"
+    rows[TORCH] = Row(case, TORCH, skipped=why)
+    if not why:
+      programs[TORCH] = _torch_program(case, inputs)
   results = {name: program(*inputs) for name, program in programs.items()}
-  times: dict[str, list[float]] = {name: [] for name in names}
+  expected = _definition(case, inputs) if "dense" in programs else None
+  seconds = _alternate(programs, inputs, repeats)
+  for name, result in results.items():
+    errors = _errors(result, expected) if expected else (None, None)
+    rows[name] = dataclasses.replace(
+      rows[name],
+      seconds=statistics.median(seconds[name]),
+      value_error=errors[0],
+      gradient_error=errors[1],
+    )
+  return list(rows.values())
+
+
+def _programs(
+  case: Case, inputs: Sequence[Array]
+) -> tuple[dict[str, Row], dict[str, Callable[..., Result]]]:
+  """A row for every implementation, and the programs of those that can run."""
+  rows, programs = {}, {}
+  free = int(_SHARE * _free_memory())
+  # "auto" is one of the others.
+  for name in ["dense", *sorted(set(IMPLEMENTATIONS) - {"dense", "auto"})]:
+    platform = PLATFORMS.get(name)
+    if platform and platform != jax.default_backend():
+      rows[name] = Row(case, name, skipped=f"needs a {platform.upper()}")
+      continue
+    program = _compile(case, name, inputs)
+    need = program.memory_analysis().temp_size_in_bytes
+    why = f"needs {need / 1e9:.1f} GB of {free / 1e9:.1f} GB that may be used"
+    fits = need <= free
+    rows[name] = Row(
+      case, name, temporary_bytes=need, skipped="" if fits else why
+    )
+    if fits:
+      programs[name] = program
+  return rows, programs
+
+
+def _definition(case: Case, inputs: Sequence[Array]) -> Result:
+  """What is right: dense, in float32 wherever matrices are multiplied."""
+  exact = dataclasses.replace(case, dtype="float32")
+  wide = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in inputs[:2]]
+  with jax.default_matmul_precision("highest"):
+    return _compile(exact, "dense", [*wide, inputs[2]])(*wide, inputs[2])
+
+
+def _alternate(
+  programs: dict[str, Callable[..., Result]],
+  inputs: Sequence[Array],
+  repeats: int,
+) -> dict[str, list[float]]:
+  seconds: dict[str, list[float]] = {name: [] for name in programs}
   for _ in range(repeats):
     for name, program in programs.items():
       start = time.perf_counter()
       jax.block_until_ready(program(*inputs))
-      times[name].append(time.perf_counter() - start)
-  value, gradient = results["dense"]
-  scale = jnp.max(jnp.abs(gradient))
-  return [
-    Row(
-      name,
-      statistics.median(times[name]),
-      _temporary_bytes(programs[name]),
-      float(jnp.abs(results[name][0] / value - 1)),
-      float(jnp.max(jnp.abs(results[name][1] - gradient)) / scale),
-    )
-    for name in names
-  ]
+      seconds[name].append(time.perf_counter() - start)
+  return seconds
 
 
-def _inputs(
-  batch_size: int, seq_len: int, teacher_width: int, student_width: int
-) -> tuple[Array, Array, Array]:
-  keys = jax.random.split(jax.random.key(0))
-  shape = (batch_size, seq_len)
+def _errors(found: Result, expected: Result) -> tuple[float, float]:
+  (value, gradient), (wanted, slope) = (
+    [np.asarray(x, np.float32) for x in result] for result in (found, expected)
+  )
   return (
-    jax.random.normal(keys[0], (*shape, student_width)),
-    jax.random.normal(keys[1], (*shape, teacher_width)),
-    jnp.ones(shape, jnp.int32),
+    float(np.abs(value / wanted - 1)),
+    float(np.abs(gradient - slope).max() / np.abs(slope).max()),
   )
 
 
-def _compile(
-  name: str, num_heads: int, inputs: tuple[Array, Array, Array]
-) -> Callable[..., tuple[Array, Array]]:
+def _inputs(case: Case) -> tuple[Array, Array, Array]:
+  keys = jax.random.split(jax.random.key(0))
+  shape = (case.batch_size, case.seq_len)
+  student, teacher = (
+    jax.random.normal(key, (*shape, width)).astype(case.dtype)
+    for key, width in zip(
+      keys, (case.student_width, case.teacher_width), strict=True
+    )
+  )
+  return student, teacher, jnp.ones(shape, jnp.int32)
+
+
+def _compile(case: Case, name: str, inputs: Sequence[Array]) -> Any:
   def loss(student: Array, teacher: Array, segment_ids: Array) -> Array:
     sums = relation_sums(
       Qkv(teacher, teacher, teacher),
       Qkv(student, student, student),
       segment_ids,
-      num_heads=num_heads,
+      num_heads=case.num_heads,
       relations={"qq": 1.0},
       implementation=name,
     )
@@ -145,6 +246,68 @@ def _compile(
   return jax.jit(jax.value_and_grad(loss)).lower(*inputs).compile()
 
 
-def _temporary_bytes(program: Callable[..., object]) -> int:
-  analysis = program.memory_analysis()  # pyrefly: ignore[missing-attribute]
-  return analysis.temp_size_in_bytes
+def _torch_program(
+  case: Case, inputs: Sequence[Array]
+) -> Callable[..., Result]:
+  # PyTorch is optional.
+  module = importlib.import_module("time_jax.bench.torch_relations")
+  student, teacher, segments = (module.to_torch(np.asarray(x)) for x in inputs)
+  run = functools.partial(
+    module.relation_kl, teacher, student, segments > 0, case.num_heads
+  )
+
+  def program(*_: Array) -> Result:
+    value, gradient = run()
+    return value.numpy(), gradient.float().numpy()
+
+  return program
+
+
+def _free_memory() -> int:
+  device = jax.devices()[0]
+  stats = device.memory_stats() or {}
+  if "bytes_limit" in stats:
+    return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+  # Linux knows what its caches would give back.
+  path = pathlib.Path("/proc/meminfo")
+  lines = path.read_text().splitlines() if path.exists() else []
+  for name, _, amount in (line.partition(":") for line in lines):
+    if name == "MemAvailable":
+      return int(amount.split()[0]) * 1024
+  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+def _table(rows: Sequence[Row], with_torch: bool) -> str:
+  header = ["implementation", "S", "R", "ms", "to dense"]
+  header += ["to torch"] * with_torch
+  header += ["temp. MB", "of dense", "loss err.", "grad. err."]
+  lines = []
+  for _, group in itertools.groupby(rows, lambda row: row.case):
+    found = {row.name: row for row in group}
+    dense, torch = found["dense"], found.get(TORCH, Row(rows[0].case, TORCH))
+    for row in found.values():
+      times = [_ratio(dense.seconds, row.seconds)]
+      times += [_ratio(torch.seconds, row.seconds)] * with_torch
+      share = _ratio(row.temporary_bytes, dense.temporary_bytes)
+      lines.append(
+        [
+          row.name,
+          str(row.case.seq_len),
+          str(row.case.num_heads),
+          _show(row.seconds, lambda x: f"{x * 1e3:.1f}"),
+          *(_show(x, "{:.2f}x".format) for x in times),
+          _show(row.temporary_bytes, lambda x: f"{x / 1e6:.1f}"),
+          _show(share, "{:.1%}".format),
+          _show(row.value_error, "{:.1e}".format),
+          _show(row.gradient_error, "{:.1e}".format),
+        ]
+      )
+  return report.table(header, lines)
+
+
+def _ratio(a: float | None, b: float | None) -> float | None:
+  return None if a is None or b is None else a / max(b, 1e-9)
+
+
+def _show(value: Any, how: Callable[[Any], str]) -> str:
+  return "-" if value is None else how(value)

@@ -122,11 +122,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return "\n".join(line(row) for row in (header, *rows))
 
 
-def check_writable(path: pathlib.Path) -> None:
-  """Raises UserError if a report could not be written, before measuring."""
+def check_writable(path: pathlib.Path, flag: str = "json") -> None:
+  """Raises UserError if a report could not be written, before measuring.
+
+  Args:
+    path: where it is to go.
+    flag: that named it.
+  """
   if path.is_dir() or not os.access(path.parent, os.W_OK):
     raise UserError(
-      f"--json={path} cannot be written to; expected a file in a folder that "
+      f"--{flag}={path} cannot be written to; expected a file in a folder that "
       "exists, with write permission."
     )
 

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -59,13 +59,16 @@ class Run:
   teacher_params: Any
 
   @classmethod
-  def build(cls, config: ConfigDict) -> "Run":
+  def build(
+    cls, config: ConfigDict, devices: Sequence[jax.Device] | None = None
+  ) -> "Run":
     """A run at its start.
 
     Args:
       config: checked.
+      devices: all of all processes if absent.
     """
-    mesh = assembly.make_mesh(config)
+    mesh = assembly.make_mesh(config, devices)
     teacher = assembly.make_teacher(config, mesh)
     objective = assembly.make_objective(config, teacher)
     tx = assembly.make_optimizer(config)

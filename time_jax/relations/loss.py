@@ -1,20 +1,85 @@
 """From the projections of two layers to the relation loss of a batch."""
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from time_jax.arrays import Ids, Qkv
 from time_jax.errors import UserError
-from time_jax.relations import dense, one_pass
+from time_jax.relations import dense, one_pass, pallas_gpu, pallas_tpu, sweep
 
-IMPLEMENTATIONS = {
-  "dense": dense.relation_kl,
-  "one_pass": one_pass.relation_kl,
+
+def _auto(
+  teacher: sweep.Operands,
+  student: sweep.Operands,
+  segment_ids: Ids,
+  query_weights: Float[Array, "B T"],
+  *,
+  num_heads: int,
+) -> tuple[Float[Array, " B"], sweep.Operands]:
+  """The kernel of the platform that the program is compiled for, if it fits.
+
+  Which platform that is, tracing need not know: a program for TPUs may be
+  compiled where there are none.
+  """
+  kernels = {}
+  if pallas_tpu.fits(teacher, student, num_heads):
+    kernels["tpu"] = functools.partial(pallas_tpu.sweep, num_heads=num_heads)
+  if pallas_gpu.fits(teacher, student, num_heads):
+    kernels["cuda"] = functools.partial(pallas_gpu.sweep, num_heads=num_heads)
+  return lax.platform_dependent(
+    teacher,
+    student,
+    segment_ids,
+    query_weights,
+    default=functools.partial(one_pass.sweep, num_heads=num_heads),
+    **kernels,
+  )
+
+
+def _forced(
+  teacher: sweep.Operands,
+  student: sweep.Operands,
+  segment_ids: Ids,
+  query_weights: Float[Array, "B T"],
+  *,
+  num_heads: int,
+  kernel: sweep.Sweep,
+  platform: str,
+) -> tuple[Float[Array, " B"], sweep.Operands]:
+  """One kernel; on other platforms than its own interpreted, as in tests."""
+  run = functools.partial(kernel, num_heads=num_heads)
+  return lax.platform_dependent(
+    teacher,
+    student,
+    segment_ids,
+    query_weights,
+    default=functools.partial(run, interpret=True),
+    **{platform: run},
+  )
+
+
+_SWEEPS: dict[str, sweep.Sweep] = {
+  "auto": _auto,
+  "one_pass": one_pass.sweep,
+  "pallas_tpu": functools.partial(
+    _forced, kernel=pallas_tpu.sweep, platform="tpu"
+  ),
+  "pallas_gpu": functools.partial(
+    _forced, kernel=pallas_gpu.sweep, platform="cuda"
+  ),
 }
+IMPLEMENTATIONS = {"dense": dense.relation_kl} | {
+  name: functools.partial(sweep.relation_kl, sweep=function)
+  for name, function in _SWEEPS.items()
+}
+# What runs a kernel at its speed, as JAX names it.
+PLATFORMS = {"pallas_tpu": "tpu", "pallas_gpu": "gpu"}
 _PROJECTIONS = {"q": "query", "k": "key", "v": "value"}
 
 
@@ -25,7 +90,7 @@ def relation_sums(
   *,
   num_heads: int,
   relations: Mapping[str, float],
-  implementation: str = "one_pass",
+  implementation: str = "auto",
 ) -> dict[str, Float[Array, ""]]:
   """Relation KL summed over the documents of a batch, one number a relation.
 
@@ -82,6 +147,11 @@ def check_relations(
       f"relations.implementation={implementation!r} is unknown; known: "
       f"{', '.join(sorted(IMPLEMENTATIONS))}."
     )
+  if implementation == "pallas_gpu" and not pallas_gpu.available():
+    raise UserError(
+      "relations.implementation='pallas_gpu' cannot be: this version of JAX "
+      f"({jax.__version__}) has no Triton; expected 'auto'."
+    )
   if not relations:
     raise UserError("relations.weights are all 0; nothing would be learnt.")
   for name in relations:
@@ -97,6 +167,22 @@ def check_relations(
         f"are {x} and {y} wide; expected equal widths; set "
         f"relations.weights.{name} to 0."
       )
+
+
+def check_platform(implementation: str, platform: str) -> None:
+  """Raises UserError for a kernel of other devices than those of a run.
+
+  Args:
+    implementation: a key of `IMPLEMENTATIONS`.
+    platform: of the devices, as JAX names it.
+  """
+  needed = PLATFORMS.get(implementation, platform)
+  if needed != platform:
+    raise UserError(
+      f"relations.implementation={implementation!r} needs a {needed.upper()}; "
+      f"JAX found {platform.upper()}; expected 'auto', which takes the fastest "
+      "there is."
+    )
 
 
 def check_heads(num_heads: int, widths: Mapping[str, int]) -> None:

@@ -1,8 +1,8 @@
-r"""Loss and gradient of the relation KL in one sweep, one relation head a time.
+r"""Loss and gradient of the relation KL in one sweep over small tiles.
 
 The teacher is frozen and the student's gradient is known in closed form, so
 both come out of the same tile and no T x S matrix outlives it. For one head,
-with teacher logits t and student logits s, P = softmax(t), Q = softmax(s):
+with teacher logits t, student logits s, P = softmax(t), Q = softmax(s):
 
 .. math::
   \mathrm{KL}_i = \sum_j P_{ij}(t_{ij} - s_{ij}) - \mathrm{lse}_i(t)
@@ -12,116 +12,189 @@ with teacher logits t and student logits s, P = softmax(t), Q = softmax(s):
   D_{ij} = w_i (Q - P)_{ij}, \qquad
   \partial x = D\, y / \sqrt{C}, \qquad \partial y = D^\top x / \sqrt{C}
 
-The backward pass only scales what the forward pass already has.
+Plain JAX, for any backend; the Pallas kernels beside it do the same in a
+single launch.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Float, Int
 
 from time_jax.arrays import Ids
-from time_jax.relations.dense import MASKED, same_document
+from time_jax.relations.dense import MASKED
+from time_jax.relations.sweep import Operands
 
-Pair = tuple[Array, Array]
+# Logits in a tile: all keys of a row times some of its queries, a quarter of a
+# megabyte in float32, so that what a tile needs stays in a core's second-level
+# cache; fewer queries than a few vector registers hold waste them. Tried on
+# two AVX-512 cores: whole rows, all rows of a head and 2 ... 4 times as much
+# were slower at S = 512 ... 4096. Keys first, softmax and products vectorise
+# over queries; a tile with queries first took half as long again.
+TILE = 2**16
+FEWEST = 32
 
 
-def relation_kl(
-  teacher: tuple[Float[Array, "B T Dt"], Float[Array, "B S Dt"]],
-  student: tuple[Float[Array, "B T Ds"], Float[Array, "B S Ds"]],
+def sweep(
+  teacher: Operands,
+  student: Operands,
   segment_ids: Ids,
   query_weights: Float[Array, "B T"],
   *,
   num_heads: int,
-) -> Float[Array, ""]:
-  """The same as `dense.relation_kl`, in O(B T S) memory instead of O(B R T S).
+) -> tuple[Float[Array, " B"], Operands]:
+  """The weighted KL of every row and its gradient; see `sweep.Sweep`.
 
-  Differentiable with respect to `student` only; the teacher, the segments and
-  the weights are constants.
-
-  Args:
-    teacher: the two projections that form the teacher's relation.
-    student: the same of the student.
-    segment_ids: 0 for padding, else the document's number in its row.
-    query_weights: weight of every query row, 0 for padding.
-    num_heads: R, a divisor of both widths.
-
-  Returns:
-    The weighted sum of KL(teacher || student), float32.
+  A CPU takes one row at a time, which stays in its cache; where a program is
+  a series of launches, all rows of a head go into one tile.
   """
-  constants = jax.lax.stop_gradient((teacher, segment_ids, query_weights))
-  return _relation_kl(num_heads, student, *constants)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _relation_kl(
-  num_heads: int, student: Pair, teacher: Pair, segment_ids: Array, w: Array
-) -> Array:
-  return _sweep(num_heads, student, teacher, segment_ids, w)[0]
-
-
-def _forward(
-  num_heads: int, student: Pair, teacher: Pair, segment_ids: Array, w: Array
-) -> tuple[Array, Pair]:
-  return _sweep(num_heads, student, teacher, segment_ids, w)
-
-
-def _backward(num_heads: int, grads: Pair, cotangent: Array) -> tuple:
-  del num_heads
-  scaled = jax.tree.map(lambda g: (g * cotangent).astype(g.dtype), grads)
-  return scaled, None, None, None
-
-
-_relation_kl.defvjp(_forward, _backward)
+  rows = segment_ids.shape[0]
+  run = functools.partial(_sweep, num_heads=num_heads)
+  return lax.platform_dependent(
+    teacher,
+    student,
+    segment_ids,
+    query_weights,
+    cpu=functools.partial(run, rows_at_once=1),
+    default=functools.partial(run, rows_at_once=rows),
+  )
 
 
 def _sweep(
-  num_heads: int, student: Pair, teacher: Pair, segment_ids: Array, w: Array
-) -> tuple[Array, Pair]:
-  mask = same_document(segment_ids)
+  teacher: Operands,
+  student: Operands,
+  segment_ids: Ids,
+  query_weights: Float[Array, "B T"],
+  *,
+  num_heads: int,
+  rows_at_once: int,
+) -> tuple[Float[Array, " B"], Operands]:
+  def step(
+    carry: tuple[Array, Operands], index: Array
+  ) -> tuple[tuple[Array, Operands], None]:
+    kl_B, grads = carry
+    row, head = index // num_heads * rows_at_once, index % num_heads
+    take = functools.partial(
+      lax.dynamic_slice_in_dim, start_index=row, slice_size=rows_at_once
+    )
 
-  def one_head(total: Array, head: tuple[Pair, Pair]) -> tuple[Array, Pair]:
-    kl_B, grads = _tile(*head, mask, w)
-    return total + kl_B, grads
+    def take_head(x: Float[Array, "B T D"]) -> Float[Array, "G C T"]:
+      width = x.shape[-1] // num_heads
+      part = lax.dynamic_slice_in_dim(take(x), head * width, width, axis=2)
+      return part.swapaxes(1, 2)
 
-  heads = jax.tree.map(functools.partial(_split, num_heads), (teacher, student))
-  # One number a row: a single one would be reduced over the devices in every
-  # round of the loop.
-  zeros = jnp.zeros(w.shape[0], w.dtype)
-  total_B, grads = jax.lax.scan(one_head, zeros, heads)
-  return jnp.sum(total_B), jax.tree.map(_join, grads)
+    parts = jax.tree.map(take_head, (teacher, student))
+    kl, found = _each(_one_head, rows_at_once)(
+      *parts, take(segment_ids), take(query_weights)
+    )
+    kl_B = lax.dynamic_update_slice_in_dim(kl_B, take(kl_B) + kl, row, axis=0)
+    grads = tuple(
+      lax.dynamic_update_slice(
+        whole, part.swapaxes(1, 2), (row, 0, head * part.shape[1])
+      )
+      for whole, part in zip(grads, found, strict=True)
+    )
+    return (kl_B, grads), None
+
+  rows = segment_ids.shape[0]
+  start = (
+    jnp.zeros(rows, query_weights.dtype),
+    jax.tree.map(jnp.zeros_like, student),
+  )
+  steps = jnp.arange(rows // rows_at_once * num_heads)
+  found, _ = lax.scan(step, start, steps)
+  return found
+
+
+def _each(
+  function: Callable[..., Any], rows_at_once: int
+) -> Callable[..., Any]:
+  """Maps over rows; a lone one without that axis, which costs XLA twice."""
+  if rows_at_once > 1:
+    return jax.vmap(function)
+
+  def alone(*args: Any) -> Any:
+    found = function(*jax.tree.map(lambda x: x[0], args))
+    return jax.tree.map(lambda x: x[None], found)
+
+  return alone
+
+
+def _one_head(
+  teacher: Operands,
+  student: Operands,
+  segments: Int[Array, " T"],
+  w: Float[Array, " T"],
+) -> tuple[Float[Array, ""], Operands]:
+  """KL and gradient of one head of one row, its operands [C, T]."""
+  length = segments.shape[0]
+  count = -(-length // max(TILE // length, FEWEST))
+  block = -(-length // count)
+  # Otherwise XLA computes these slices anew for every element that uses them.
+  teacher, student, segments, w = lax.optimization_barrier(
+    (teacher, student, segments, w)
+  )
+  keys = jnp.where(segments > 0, segments, -1)
+  padded = jax.tree.map(
+    lambda x: _pad(x, count * block), (teacher[0], student[0], segments, w)
+  )
+
+  def one_block(grad_y: Array, start: Array) -> tuple[Array, Any]:
+    xt, xs, segments, w = lax.optimization_barrier(
+      jax.tree.map(
+        lambda x: lax.dynamic_slice_in_dim(x, start, block, axis=-1), padded
+      )
+    )
+    mask_ST = keys[:, None] == segments[None]
+    t, s = _logits(xt, teacher[-1], mask_ST), _logits(xs, student[-1], mask_ST)
+    kl, d_ST = _tile(t, s, w, xs.shape[0] ** -0.5)
+    d_ST = d_ST.astype(xs.dtype)
+    grad_y += _dot("CT,ST->CS", xs, d_ST)
+    return grad_y, (kl, _dot("CS,ST->CT", student[-1], d_ST))
+
+  zeros = jnp.zeros(student[-1].shape, w.dtype)
+  starts = jnp.arange(count) * block
+  grad_y, (kl, grad_x) = lax.scan(one_block, zeros, starts)
+  grad_x = grad_x.swapaxes(0, 1).reshape(zeros.shape[0], -1)[:, :length]
+  grads = (grad_x, grad_y) if len(student) > 1 else (grad_x + grad_y,)
+  return jnp.sum(kl), tuple(g.astype(student[0].dtype) for g in grads)
 
 
 def _tile(
-  teacher: Pair, student: Pair, mask_BTS: Array, w_BT: Array
-) -> tuple[Float[Array, " B"], Pair]:
-  """KL and its gradient for one relation head of every row."""
-  t, s = _logits(teacher, mask_BTS), _logits(student, mask_BTS)
-  lse_t = jax.nn.logsumexp(t, axis=-1, keepdims=True)
-  lse_s = jax.nn.logsumexp(s, axis=-1, keepdims=True)
-  p, q = jnp.exp(t - lse_t), jnp.exp(s - lse_s)
-  kl_BT = jnp.sum(p * (t - s), axis=-1) + (lse_s - lse_t)[..., 0]
-  x, y = student
-  d = ((q - p) * w_BT[..., None] * x.shape[-1] ** -0.5).astype(x.dtype)
-  wide = dict(preferred_element_type=w_BT.dtype)
-  grad_x = jnp.einsum("BTS,BSC->BTC", d, y, **wide).astype(x.dtype)
-  grad_y = jnp.einsum("BTS,BTC->BSC", d, x, **wide).astype(y.dtype)
-  return jnp.sum(kl_BT * w_BT, axis=1), (grad_x, grad_y)
+  t: Float[Array, "S T"],
+  s: Float[Array, "S T"],
+  w: Float[Array, " T"],
+  scale: float,
+) -> tuple[Float[Array, ""], Float[Array, "S T"]]:
+  """Weighted KL of some queries, and its derivative by the products x y."""
+  t -= jnp.max(t, axis=0)[None]
+  s -= jnp.max(s, axis=0)[None]
+  exp_t, exp_s = jnp.exp(t), jnp.exp(s)
+  sum_t, sum_s = jnp.sum(exp_t, axis=0), jnp.sum(exp_s, axis=0)
+  kl_T = jnp.sum(exp_t * (t - s), axis=0) / sum_t + jnp.log(sum_s / sum_t)
+  v = w * scale
+  d_ST = exp_s * (v / sum_s)[None] - exp_t * (v / sum_t)[None]
+  return jnp.sum(kl_T * w), d_ST
 
 
-def _logits(pair: Pair, mask_BTS: Array) -> Float[Array, "B T S"]:
-  x, y = pair
-  wide = jnp.promote_types(x.dtype, jnp.float32)
-  logits = jnp.einsum("BTC,BSC->BTS", x, y, preferred_element_type=wide)
-  return jnp.where(mask_BTS, logits * x.shape[-1] ** -0.5, MASKED)
+def _logits(
+  x: Float[Array, "C T"], y: Float[Array, "C S"], mask_ST: Array
+) -> Float[Array, "S T"]:
+  logits = _dot("CS,CT->ST", y, x) * x.shape[0] ** -0.5
+  return jnp.where(mask_ST, logits, MASKED)
 
 
-def _split(num_heads: int, x: Float[Array, "B T D"]) -> Float[Array, "R B T C"]:
-  x_BTRC = x.reshape(*x.shape[:2], num_heads, -1)
-  return x_BTRC.transpose(2, 0, 1, 3)
+def _dot(equation: str, a: Array, b: Array) -> Array:
+  # Softmax and sums need float32 whatever the projections are.
+  wide = jnp.promote_types(a.dtype, jnp.float32)
+  return jnp.einsum(equation, a, b, preferred_element_type=wide)
 
 
-def _join(x: Float[Array, "R B T C"]) -> Float[Array, "B T D"]:
-  x_BTRC = x.transpose(1, 2, 0, 3)
-  return x_BTRC.reshape(*x_BTRC.shape[:2], -1)
+def _pad(x: Array, length: int) -> Array:
+  """Queries of no document, so that all blocks are of one size."""
+  widths = [(0, 0)] * (x.ndim - 1) + [(0, length - x.shape[-1])]
+  return jnp.pad(x, widths)

@@ -1,0 +1,252 @@
+"""Compiling ahead: what the report says is what the program is."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+
+import jax
+import pytest
+from bench import small_run
+
+from time_jax import cli
+from time_jax.bench import aot, fit, topology
+from time_jax.errors import UserError
+
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="no libtpu"
+)
+
+
+def examine(name="cpu:8", **fields):
+  return fit.examine(small_run.make_config(**fields), topology.find(name))
+
+
+@pytest.fixture(scope="module")
+def split():
+  """Parameters and work split over eight devices, two micro-batches."""
+  return examine(mesh__fsdp=4, mesh__tensor=2, train__accumulation=2)
+
+
+@pytest.fixture(scope="module")
+def replicas():
+  """Two whole copies, and the relation loss by its definition."""
+  return examine("cpu:2", relations__implementation="dense")
+
+
+def test_bytes_of_a_device(split, replicas):
+  assert split.mesh == {"data": 1, "fsdp": 4, "tensor": 2}
+  memory = split.memory
+  parts = dataclasses.asdict(memory)
+  total = parts.pop("total")
+  assert total == sum(parts.values())
+  assert memory.padding == 0  # A CPU's layouts have none.
+  assert memory.batch == 3 * (16 // 4) * 128 * 4
+  # Two moments of what is trained, split like the parameters themselves.
+  assert memory.optimizer < 2 * memory.parameters
+  assert split.optimizer_total / memory.optimizer == pytest.approx(4, rel=0.3)
+  whole = replicas.memory
+  assert replicas.optimizer_total == whole.optimizer == split.optimizer_total
+  assert whole.teacher > 3 * memory.teacher
+  assert (split.rows_per_device, replicas.rows_per_device) == (2, 8)
+  assert split.flops == replicas.flops
+
+
+def test_what_devices_exchange(split, replicas):
+  kinds = {one.kind: one for one in split.collectives}
+  assert {"all-reduce", "all-gather"} <= set(kinds)
+  assert all(0 < one.sent < 2 * one.payload for one in split.collectives)
+  kind, sent, scope = split.exchanges[0]
+  assert sent <= kinds[kind].sent and "train_step" in scope
+  (total,) = replicas.collectives
+  assert total.kind == "all-reduce" and total.sent == total.payload
+  # All gradients are summed once, and little else: one for two moments.
+  assert total.payload == pytest.approx(replicas.optimizer_total / 2, rel=0.02)
+
+
+def test_relation_matrices_of_all_heads_are_seen(split, replicas):
+  assert split.heads_at_once <= 1
+  assert replicas.heads_at_once == 4
+  assert "f32[8,4,128,128]" in replicas.relation_matrices
+  text = "\n".join(aot.lines(replicas, small_run.make_config()))
+  assert "matrices of 4 head(s) at a time" in text and "ALL 4" in text
+
+
+def run(capsys, *words):
+  code = cli.main(["bench", "aot", *words])
+  output = capsys.readouterr()
+  return code, output.out, output.err
+
+
+def test_the_report(capsys, tmp_path):
+  words = small_run.flags(mesh__fsdp=4, mesh__tensor=2, train__accumulation=2)
+  file = tmp_path / "aot.json"
+  code, out, err = run(capsys, *words, "--topology=cpu:8", f"--json={file}")
+  assert code == 0 and not err
+  lines = out.splitlines()
+  assert max(map(len, lines)) <= 100
+  titles = [line[:14].strip() for line in lines if line[:14].strip()]
+  assert titles == [
+    *("topology", "batch", "compiled", "fits", "memory", "largest"),
+    *("kernels", "relations", "optimizer", "collectives", "note"),
+  ]
+  assert "16 x 128 = 2,048 tokens, 2 x 128 on a device, 2 times" in out
+  assert "of 1 head(s) at a time" in out and "never all 4" in out
+  assert "ESTIMATE" not in out and "optimal" not in out
+  content = json.loads(file.read_text())
+  (report,) = content["reports"]
+  assert report["topology"] == "cpu:8" and report["fits"] is None
+  assert report["memory"]["total"] > 0 and report["estimate"] is None
+  assert content["software"]["jax"] == jax.__version__
+  assert content["config"]["data"]["seq_len"] == 128
+
+
+def test_a_sweep(capsys):
+  code, out, err = run(
+    capsys,
+    *small_run.flags(relations__implementation="dense"),
+    "--topology=cpu:2",
+    "--sweep",
+    "--batches=16,5",
+    "--meshes=2x1x1",
+  )
+  assert code == 0 and not err
+  title, header, fits, refused, advice = out.splitlines()
+  assert title.startswith("2 variants for cpu:2")
+  assert fits.split()[:4] == ["16", "2", "1", "1"]
+  assert len(fits) <= len(header)
+  assert "train.global_batch_size=5 must be divisible by the 2" in refused
+  assert advice.startswith("No variant fits and has an estimate")
+
+
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    (["--topology=v5e"], "--topology=v5e is no topology; expected GENERATION"),
+    (["--topology=cpu:0"], "--topology=cpu:0 is no topology"),
+    (["--topology=cpu:99"], "set JAX_NUM_CPU_DEVICES=99."),
+    (["--topology=cpu:3"], "the 3 devices of the mesh axes data and fsdp"),
+    (["--topology=cpu:2", "--config.mesh.fsdp=3"], "does not fit 2 device(s)"),
+    (["--topology=cpu:2", "--config.train.parallel=pmap"], "expected 'jit'."),
+    (
+      ["--topology=cpu:2", "--sweep", "--meshes=2"],
+      "expected DATAxFSDPxTENSOR",
+    ),
+    (
+      ["--topology=cpu:2", "--sweep", "--batches=two"],
+      "--batches=two: expected",
+    ),
+    (["--topology=cpu:2", "--json=/not/there"], "--json=/not/there"),
+    (["--topology=cpu:2", "--config.teacher.layer=9"], "layers 1 to 3"),
+  ],
+)
+def test_what_is_refused(capsys, words, message):
+  code, out, err = run(capsys, *small_run.flags(), *words)
+  (line,) = err.splitlines()
+  assert code == 2 and not out
+  assert line.startswith("time_jax: error: ") and message in line
+
+
+def test_without_libtpu(capsys, monkeypatch):
+  monkeypatch.setattr(topology, "_has_libtpu", lambda: False)
+  code, out, err = run(capsys, *small_run.flags(), "--topology=v5e:4x4")
+  assert code == 2 and not out
+  assert err == (
+    "time_jax: error: --topology=v5e:4x4 needs libtpu, which compiles for TPUs "
+    "on any Linux machine and is not installed: pip install 'time-jax[aot]'.\n"
+  )
+
+
+def test_usual_meshes_use_all_devices():
+  assert aot.usual_meshes(16) == [(16, 1, 1), (4, 4, 1), (1, 16, 1), (8, 1, 2)]
+  assert aot.usual_meshes(2) == [(2, 1, 1), (1, 2, 1), (1, 1, 2)]
+  assert aot.usual_meshes(1) == [(1, 1, 1)]
+  for devices in range(1, 40):
+    found = aot.usual_meshes(devices)
+    assert {math.prod(mesh) for mesh in found} == {devices}
+    assert len(set(found)) == len(found)
+
+
+def made_up(batch, compute, hbm, ici, fits=True):
+  estimate = fit.Estimate(compute, hbm, ici, 1e12, 1e9, 1e9, "nowhere")
+  return fit.Report(
+    topology="v5e:4x4",
+    device_kind="TPU v5 lite",
+    devices=16,
+    mesh={"data": 4, "fsdp": batch, "tensor": 1},
+    global_batch_size=batch,
+    rows_per_device=1,
+    tokens=batch * 512,
+    fits=fits,
+    reason="",
+    capacity=2**34,
+    compile_seconds=1.0,
+    estimate=estimate,
+  )
+
+
+def test_the_recommended_variant_has_the_fastest_token():
+  slow, fast = made_up(256, 0.1, 0.05, 0.05), made_up(512, 0.2, 0.05, 0.05)
+  assert (slow.estimate.best, slow.estimate.worst) == (0.1, pytest.approx(0.2))
+  too_large = made_up(1024, 0.1, 0, 0, fits=False)
+  text = aot.recommendation([slow, fast, too_large])
+  assert text == (
+    "Least estimated time for a token: --config.train.global_batch_size=512 "
+    "--config.mesh.data=4 --config.mesh.fsdp=512 --config.mesh.tensor=1"
+  )
+  assert "accumulation" in aot.recommendation([too_large])
+
+
+def test_what_does_not_fit_says_so():
+  report = dataclasses.replace(made_up(8, 1, 1, 1, False), reason="FULL: 20G")
+  text = "\n".join(aot.lines(report, small_run.make_config()))
+  assert "fits           NO: FULL: 20G" in text
+  assert "train.accumulation" in text and "ESTIMATE" not in text
+
+
+@pytest.mark.parametrize(
+  ("message", "capacity"),
+  [
+    ("temporaries (8.00T) exceeds available HBM (15.75G).", 15.75 * 2**30),
+    ("Used 20.1G of 31.25G hbm. Exceeded", 31.25 * 2**30),
+    ("INTERNAL: out of luck", None),
+  ],
+)
+def test_the_capacity_in_an_error(message, capacity):
+  assert topology.read_capacity(message) == capacity
+
+
+@needs_libtpu
+def test_a_step_for_a_tpu():
+  """What needs the TPU's compiler: capacity, estimate, its own program."""
+  # Not the precision that the other tests take: kernels refuse it.
+  with jax.default_matmul_precision("default"):
+    report = examine("v5e:2x2", mesh__fsdp=4, train__dtype="bfloat16")
+    refused = examine("v5e:2x2", mesh__fsdp=4, train__global_batch_size=2**20)
+  assert report.device_kind == "TPU v5 lite" and report.fits
+  assert 15 * 2**30 < report.capacity < 16 * 2**30
+  assert 0 < report.memory.total < report.capacity
+  assert report.heads_at_once < 4 and report.unknown_loops == 0
+  kinds = {one.kind for one in report.collectives}
+  assert "all-gather" in kinds and {"all-reduce", "reduce-scatter"} & kinds
+  estimate = report.estimate
+  assert estimate.peak == 197e12 and estimate.hbm_bandwidth == 819e9
+  assert 0 < estimate.best < estimate.worst
+  text = "\n".join(aot.lines(report, small_run.make_config()))
+  assert "ESTIMATE       a roofline, not a measurement" in text
+  assert "https://cloud.google.com/tpu/docs/v5e" in text
+  assert refused.fits is False and "HBM" in refused.reason
+
+
+@needs_libtpu
+def test_topologies_of_tpus():
+  sizes = {"v4:2x2x1": 4, "v5e:1x1": 1, "v5p:4x4x4": 64, "v6e:16x16": 256}
+  for name, count in sizes.items():
+    found = topology.find(name)
+    assert len(found.devices) == count and found.memory > 2**33
+    assert found.kind in topology.LINKS
+  # Both directions of a link, where the slice's rings are closed.
+  assert topology.find("v6e:16x16").axis_bandwidth == 180e9
+  assert topology.find("v5e:4x4").axis_bandwidth == 45e9
+  with pytest.raises(UserError, match=r"accepts, .*v5e: 1x1 2x2 2x4 4x4"):
+    topology.find("v5e:3x5")

@@ -1,0 +1,217 @@
+"""The kernels where the reference's cases do not go: lengths, widths, types,
+meshes, and the platforms that they are compiled for."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import make_mesh
+from jax.sharding import Mesh
+from relations.comparing import (
+  assert_close,
+  loss_of,
+  random_qkv,
+  random_segments,
+  value_and_grad,
+)
+
+from time_jax import sharding
+from time_jax.arrays import Qkv
+from time_jax.errors import UserError
+from time_jax.relations import loss, pallas_gpu
+
+SWEEPS = ("one_pass", "pallas_gpu", "pallas_tpu")
+SOME = {"qq": 1.0, "vk": 0.5}
+
+
+def both(name, shape, widths, num_heads=2, scale=1.0):
+  """The loss by one implementation and by definition, of ragged rows."""
+  inputs = [
+    random_qkv(seed, *shape, num_heads * width, scale)
+    for seed, width, scale in zip((1, 0), widths, (scale, 1.0), strict=True)
+  ]
+  segments = random_segments(0, *shape)
+  found, expected = (
+    value_and_grad(*inputs, segments, SOME, num_heads, implementation)
+    for implementation in (name, "dense")
+  )
+  padding = np.asarray(segments) == 0
+  assert padding.any()
+  for grad in jax.tree.leaves(found[1]):
+    assert not np.asarray(grad)[padding].any()
+  return found, expected
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("widths", [(6, 16), (64, 20)], ids=str)
+def test_any_width_of_a_head(name, widths):
+  """Also those that no power of two and no register measures."""
+  assert_close(*both(name, (2, 70), widths))
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize(("length", "scale"), [(513, 30.0), (2048, 1.0)])
+def test_long_rows(name, length, scale):
+  """Beyond one tile: statistics are joined, gradients add up."""
+  assert_close(*both(name, (1, length), (12, 16), 1, scale))
+
+
+@pytest.mark.parametrize(
+  ("name", "sizes"),
+  [
+    ("one_pass", (8, 1, 1)),
+    ("pallas_tpu", (4, 2, 1)),
+    *((name, (2, 2, 2)) for name in SWEEPS),
+  ],
+  ids=str,
+)
+def test_on_a_mesh(name, sizes):
+  mesh = make_mesh(*sizes)
+  inputs = random_qkv(1, 8, 20, 24), random_qkv(0, 8, 20, 64)
+  segments = random_segments(0, 8, 20)
+  expected = value_and_grad(*inputs, segments, SOME, 4, "dense")
+  placed = jax.device_put((*inputs, segments), sharding.batch_sharding(mesh))
+  with sharding.use_mesh(mesh):
+    compiled = value_and_grad.lower(*placed, SOME, 4, name).compile()
+    assert_close(compiled(*placed, SOME), expected)
+  # Every device has its own rows, and heads where there is an axis for them.
+  assert "all-gather" not in compiled.as_text()
+  spec = compiled.output_shardings[1].query.spec
+  assert spec[0] == ("data", "fsdp")
+  assert ("tensor" in spec) == (sizes[2] > 1)
+
+
+def test_heads_that_the_mesh_does_not_divide():
+  mesh = make_mesh(1, 1, 8)
+  inputs = random_qkv(1, 3, 20, 24), random_qkv(0, 3, 20, 64)
+  segments = random_segments(0, 3, 20)
+  with sharding.use_mesh(mesh):
+    found = value_and_grad(*inputs, segments, SOME, 4, "pallas_tpu")
+  assert_close(found, value_and_grad(*inputs, segments, SOME, 4, "dense"))
+
+
+@pytest.mark.parametrize("name", ["one_pass", "pallas_tpu"])
+def test_under_pmap(name):
+  inputs = random_qkv(1, 8, 20, 24), random_qkv(0, 8, 20, 64)
+  segments = random_segments(0, 8, 20)
+
+  def total(student, teacher, segments):
+    sums = loss.relation_sums(
+      teacher,
+      student,
+      segments,
+      num_heads=4,
+      relations={"qq": 1.0},
+      implementation=name,
+    )
+    return sums["qq"]
+
+  rows = jax.tree.map(lambda x: x[:, None], (*inputs, segments))
+  values, grads = jax.pmap(jax.value_and_grad(total))(*rows)
+  value, grad = jax.value_and_grad(total)(*inputs, segments)
+  np.testing.assert_allclose(values.sum(), value, rtol=1e-5)
+  np.testing.assert_allclose(grads.query[:, 0], grad.query, atol=1e-6)
+
+
+def lowered(platform, dtype=jnp.bfloat16, shape=(2, 600), widths=(24, 64)):
+  student, teacher = (
+    Qkv(*[jax.ShapeDtypeStruct((*shape, width), dtype)] * 3) for width in widths
+  )
+  segments = jax.ShapeDtypeStruct(shape, jnp.int32)
+  traced = value_and_grad.trace(student, teacher, segments, SOME, 4, "auto")
+  return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_auto_is_the_kernel_of_the_platform():
+  """Which need not be here: two relations, and a kernel for each."""
+  calls = {
+    platform: [
+      lowered(platform).count(f"stablehlo.custom_call @{call}(")
+      for call in ("tpu_custom_call", "__gpu$xla.gpu.triton")
+    ]
+    for platform in ("cpu", "tpu", "cuda", "rocm")
+  }
+  assert calls == {
+    "cpu": [0, 0],
+    "tpu": [2, 0],
+    "cuda": [0, 4],
+    "rocm": [0, 0],
+  }
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize(
+  "what",
+  [
+    dict(dtype=jnp.float16),
+    dict(widths=(24, 4 * 200)),
+    dict(shape=(1, 2**15), dtype=jnp.float16),
+  ],
+  ids=str,
+)
+def test_auto_is_one_pass_where_no_kernel_fits(platform, what):
+  assert "custom_call @" not in lowered(platform, **what)
+
+
+def test_auto_outlives_triton(monkeypatch):
+  monkeypatch.setattr(pallas_gpu, "triton", None)
+  jax.clear_caches()
+  assert "custom_call @" not in lowered("cuda")
+  widths = dict.fromkeys(("query", "key", "value"), 64)
+  with pytest.raises(UserError, match="has no Triton; expected 'auto'"):
+    loss.check_relations(SOME, widths, "pallas_gpu")
+
+
+def test_a_kernel_is_accepted_where_it_belongs():
+  for platform, name in (("gpu", "pallas_gpu"), ("tpu", "pallas_tpu")):
+    loss.check_platform(name, platform)
+    loss.check_platform("auto", platform)
+    needs = f"needs a {platform.upper()}; JAX found CPU; expected 'auto'"
+    with pytest.raises(UserError, match=needs):
+      loss.check_platform(name, "cpu")
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 2)], ids=str)
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
+@pytest.mark.parametrize(
+  ("length", "widths"), [(512, (6, 16)), (4096, (32, 64))]
+)
+def test_compiles_for_a_tpu(monkeypatch, topology, length, widths, sizes):
+  """Needs the compiler alone: pip install the libtpu that jax[tpu] names."""
+  pytest.importorskip("libtpu")
+  from jax.experimental import topologies
+
+  monkeypatch.setitem(os.environ, "TPU_SKIP_MDS_QUERY", "1")
+  described = topologies.get_topology_desc(
+    platform="tpu", topology_name=topology
+  )
+  devices = np.array(described.devices[: np.prod(sizes)]).reshape(sizes)
+  mesh = Mesh(
+    devices, sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3
+  )
+  layout = sharding.batch_sharding(mesh)
+  heads, rows = 8, 4
+
+  def abstract(width, dtype):
+    shape = (rows, length, width) if width else (rows, length)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=layout)
+
+  student, teacher = (
+    Qkv(*[abstract(heads * width, jnp.bfloat16)] * 3) for width in widths
+  )
+
+  def step(student, teacher, segments):
+    return loss_of(student, teacher, segments, SOME, heads, "auto")[0]
+
+  with sharding.use_mesh(mesh):
+    lowered = jax.jit(jax.value_and_grad(step)).lower(
+      student, teacher, abstract(None, jnp.int32)
+    )
+    compiled = lowered.compile()
+  text = compiled.as_text()
+  assert text.count('custom_call_target="tpu_custom_call"') == len(SOME)
+  assert f"{length},{length}]" not in text
+  square = rows * heads * length * length * 4 // int(np.prod(sizes))
+  assert compiled.memory_analysis().temp_size_in_bytes < 0.2 * square

@@ -1,0 +1,323 @@
+"""Whether a run fits on devices that are not here, and what its step does.
+
+The step is the one that `distill` runs, compiled for a topology from shapes
+alone: no weights, no text and no accelerator are needed.
+"""
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from time_jax import assembly, flops, sharding, train, train_step
+from time_jax.arrays import Batch
+from time_jax.bench import program
+from time_jax.bench.collectives import Total, collectives, totals
+from time_jax.bench.topology import Topology, read_capacity
+from time_jax.bench.traffic import traffic
+from time_jax.distill import Objective
+from time_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes of one device.
+
+  Attributes:
+    parameters: of the student.
+    optimizer: its state and the counters.
+    teacher: what is kept of its parameters.
+    batch: token rows.
+    padding: what the device's layout adds to these four.
+    temporaries: activations, gradients, gathered parameters; at the peak.
+    outputs: results that do not take the place of arguments.
+    code: of the program.
+    total: all of it.
+  """
+
+  parameters: int
+  optimizer: int
+  teacher: int
+  batch: int
+  padding: int
+  temporaries: int
+  outputs: int
+  code: int
+  total: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """A roofline: seconds that each part of the device needs for one step.
+
+  An estimate from published peaks and from the program's text, no measurement.
+
+  Attributes:
+    compute: matrix products of the method at the bfloat16 peak.
+    hbm: bytes to and from main memory, see `bench.traffic`.
+    ici: bytes sent to other devices, each ring along one axis of the slice.
+    peak: FLOP/s of a device, with its source; likewise in bytes/s:
+    hbm_bandwidth: of main memory.
+    ici_bandwidth: of a ring.
+    source: of the peak.
+  """
+
+  compute: float
+  hbm: float
+  ici: float
+  peak: float
+  hbm_bandwidth: float
+  ici_bandwidth: float
+  source: str
+
+  @property
+  def best(self) -> float:
+    """Seconds if the three overlap wholly."""
+    return max(self.compute, self.hbm, self.ici)
+
+  @property
+  def worst(self) -> float:
+    """Seconds if nothing overlaps."""
+    return self.compute + self.hbm + self.ici
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What compiling one variant of a run showed.
+
+  Attributes:
+    topology: its name.
+    device_kind: as JAX says it.
+    devices: their number.
+    mesh: axis -> size.
+    global_batch_size: rows of a step.
+    rows_per_device: rows of a micro-batch on one device.
+    tokens: in a step, rows times their length.
+    fits: whether the compiler accepts the program; None where it does not say.
+    reason: why it does not fit.
+    capacity: bytes that a program may use on a device; None if not known.
+    compile_seconds: taken by the compiler on this machine.
+    memory: of a device; None if the program did not fit. Likewise:
+    optimizer_total: bytes of the optimizer's state on all devices, once.
+    kernels: hand-written kernels and library calls -> executions in a step.
+    relation_matrices: what the relation loss holds of S x S matrices, largest
+      first.
+    heads_at_once: relation heads whose S x S matrices are held at a time.
+    collectives: what devices tell each other in a step.
+    exchanges: the largest of these, and where they come from.
+    unknown_loops: loops whose length the text does not tell; counted once.
+    largest: the largest results in main memory and where they come from.
+    flops: of the step, all devices (see `time_jax.flops`).
+    estimate: of its time; None where figures of the device are lacking.
+  """
+
+  topology: str
+  device_kind: str
+  devices: int
+  mesh: dict[str, int]
+  global_batch_size: int
+  rows_per_device: int
+  tokens: int
+  fits: bool | None
+  reason: str
+  capacity: int | None
+  compile_seconds: float
+  memory: Memory | None = None
+  optimizer_total: int = 0
+  kernels: dict[str, int] = dataclasses.field(default_factory=dict)
+  relation_matrices: list[str] = dataclasses.field(default_factory=list)
+  heads_at_once: float = 0
+  collectives: list[Total] = dataclasses.field(default_factory=list)
+  exchanges: list[tuple[str, int, str]] = dataclasses.field(
+    default_factory=list
+  )
+  unknown_loops: int = 0
+  largest: list[tuple[str, int, str]] = dataclasses.field(default_factory=list)
+  flops: int = 0
+  estimate: Estimate | None = None
+
+
+def examine(config: ConfigDict, topology: Topology) -> Report:
+  """Compiles the step of a run for a topology and looks at the program.
+
+  Raises:
+    UserError: the run would be refused on these devices.
+  """
+  if config.train.parallel != "jit":
+    raise UserError(
+      f"train.parallel={config.train.parallel!r} is not compiled ahead of "
+      "time; expected 'jit'."
+    )
+  mesh = assembly.make_mesh(config, topology.devices)
+  teacher = assembly.abstract_teacher(config, mesh)
+  objective = assembly.make_objective(config, teacher)
+  tx = assembly.make_optimizer(config)
+  state = train_step.abstract_state(objective.student, tx, mesh)
+  batch = abstract_batch(config, mesh)
+  how = train.make_parallel(config, objective, tx, mesh)
+  lowered = how.lower(state, teacher.params, batch)
+  start = time.perf_counter()
+  compiled, reason = None, ""
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    reason = str(error).partition("\n")[0].strip()
+    if read_capacity(str(error)) is None:
+      raise  # Not for want of memory.
+  rows = config.train.global_batch_size // sharding.batch_ways(mesh)
+  report = Report(
+    topology=topology.name,
+    device_kind=topology.kind,
+    devices=mesh.size,
+    mesh=dict(mesh.shape),
+    global_batch_size=config.train.global_batch_size,
+    rows_per_device=rows // config.train.accumulation,
+    tokens=config.train.global_batch_size * config.data.seq_len,
+    fits=None if topology.memory is None else compiled is not None,
+    reason=reason,
+    capacity=topology.memory,
+    compile_seconds=time.perf_counter() - start,
+    flops=flops.step_flops(objective, state.params, batch).total,
+  )
+  if compiled is None:
+    return report
+  arguments = state, teacher.params, batch
+  return _look_inside(report, config, topology, objective, arguments, compiled)
+
+
+def abstract_batch(config: ConfigDict, mesh: Mesh) -> Batch:
+  """Shape and sharding of a global batch."""
+  rows: Any = jax.ShapeDtypeStruct(
+    (config.train.global_batch_size, config.data.seq_len),
+    jnp.int32,
+    sharding=sharding.batch_sharding(mesh),
+  )
+  return Batch(tokens=rows, segment_ids=rows, positions=rows)
+
+
+def _look_inside(
+  report: Report,
+  config: ConfigDict,
+  topology: Topology,
+  objective: Objective,
+  arguments: tuple[train_step.TrainState, Any, Batch],
+  compiled: jax.stages.Compiled,
+) -> Report:
+  text = program.read(compiled.as_text() or "")
+  exchanges = collectives(text, report.devices)
+  squares = relation_matrices(
+    text, config.data.seq_len, objective.num_heads, report.rows_per_device
+  )
+  whole = config.data.seq_len**2 * report.rows_per_device
+  heads = [math.prod(shape.dims) / whole for shape in squares]
+  return dataclasses.replace(
+    report,
+    memory=_memory(compiled.memory_analysis(), arguments),
+    optimizer_total=_bytes(_optimizer(arguments[0]), split=False),
+    kernels=program.kernels(text),
+    relation_matrices=[str(shape) for shape in squares],
+    heads_at_once=max(heads, default=0),
+    collectives=totals(exchanges),
+    exchanges=[
+      (found.kind, round(found.sent), found.scope)
+      for found in sorted(exchanges, key=lambda one: -one.sent)[:3]
+    ],
+    unknown_loops=text.unknown_loops,
+    largest=[
+      (str(found.shapes[0]), found.size, found.scope)
+      for found in program.largest(text, 5)
+    ],
+    estimate=_estimate(
+      topology, report, traffic(text), sum(one.sent for one in exchanges)
+    ),
+  )
+
+
+def relation_matrices(
+  text: program.Program, side: int, num_heads: int, rows: int
+) -> list[program.Shape]:
+  """Shapes in memory that hold S x S matrices of the relation loss.
+
+  Those made in its named scope, and any other with a dimension for the
+  relation heads, but for what attention makes elsewhere in the models.
+
+  Args:
+    text: the program.
+    side: S.
+    num_heads: R.
+    rows: of a micro-batch on one device.
+  """
+  found = set()
+  for shape, scope in program.tensors(text):
+    left = list(shape.dims)
+    if left.count(side) < 2:
+      continue
+    names = scope.replace("(", "/").replace(")", "/").split("/")
+    for size in (side, side, rows):
+      if size in left:
+        left.remove(size)
+    elsewhere = {"teacher", "student"} & set(names)
+    if "relations" in names or (not elsewhere and num_heads in left):
+      found.add(shape)
+  return sorted(found, key=lambda shape: shape.size, reverse=True)
+
+
+def _memory(
+  analysis: Any, arguments: tuple[train_step.TrainState, Any, Batch]
+) -> Memory:
+  state, teacher, batch = arguments
+  parts = dict(
+    parameters=_bytes(state.params),
+    optimizer=_bytes(_optimizer(state)),
+    teacher=_bytes(teacher),
+    batch=_bytes(batch),
+  )
+  held = analysis.argument_size_in_bytes
+  outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+  temporaries = analysis.temp_size_in_bytes
+  code = analysis.generated_code_size_in_bytes
+  return Memory(
+    **parts,
+    padding=held - sum(parts.values()),
+    temporaries=temporaries,
+    outputs=outputs,
+    code=code,
+    total=held + outputs + temporaries + code,
+  )
+
+
+def _optimizer(state: train_step.TrainState) -> Any:
+  return state.as_trees()["rest"]
+
+
+def _bytes(tree: Any, split: bool = True) -> int:
+  """Of abstract arrays: what one device holds, or the whole."""
+  total = 0
+  for leaf in jax.tree.leaves(tree):
+    shape = leaf.sharding.shard_shape(leaf.shape) if split else leaf.shape
+    total += math.prod(shape) * leaf.dtype.itemsize
+  return total
+
+
+def _estimate(
+  topology: Topology, report: Report, moved: int, sent: float
+) -> Estimate | None:
+  peak = flops.PEAKS.get(topology.kind)
+  link, ici = topology.link, topology.axis_bandwidth
+  if peak is None or link is None or ici is None:
+    return None
+  speed = peak.bfloat16 * 1e12
+  return Estimate(
+    compute=report.flops / report.devices / speed,
+    hbm=moved / link.hbm,
+    ici=sent / ici,
+    peak=speed,
+    hbm_bandwidth=link.hbm,
+    ici_bandwidth=ici,
+    source=peak.source,
+  )

@@ -1,0 +1,311 @@
+"""A compiled program, read from the text that XLA gives of it.
+
+What a program holds in memory, moves and calls is stated nowhere else: the
+compiler's own cost analysis counts the body of a loop once. The text is that
+of one device; all sizes here are per device.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+_BITS = {"pred": 8, "token": 0, "opaque": 0}
+_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{([^{}]*)\})?")
+_HEAD = re.compile(r"^\s*(ROOT )?%([\w.\-]+) = ")
+_COMPUTATION = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
+_CALLED = re.compile(r"\b(?:calls|body|condition|to_apply)=%([\w.\-]+)")
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_OP_NAME = re.compile(r'\bop_name="([^"]*)"')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+# They name or group what others have computed.
+FREE = frozenset(
+  [
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "call",
+    "conditional",
+    "after-all",
+    "optimization-barrier",
+    "partition-id",
+    "replica-id",
+  ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """An array's type.
+
+  Attributes:
+    dtype: as XLA spells it: f32, bf16, s32, pred.
+    dims: sizes.
+    on_chip: whether it lies in the fast memory beside the processor (a TPU's
+      VMEM), not in the device's main memory.
+  """
+
+  dtype: str
+  dims: tuple[int, ...]
+  on_chip: bool = False
+
+  @property
+  def size(self) -> int:
+    """Bytes, without the padding of the device's layout."""
+    bits = _BITS.get(self.dtype)
+    if bits is None:
+      bits = int((re.findall(r"\d+", self.dtype) or ["0"])[0])
+    return math.prod(self.dims) * bits // 8
+
+  def __str__(self) -> str:
+    return f"{self.dtype}[{','.join(map(str, self.dims))}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  """One line of a program.
+
+  Attributes:
+    name: unique in the program.
+    opcode: what it does.
+    shapes: of its result; several if that is a tuple.
+    operands: names of what it reads.
+    arguments: what stands in its brackets; of a constant, the value.
+    attributes: the rest of the line.
+    is_root: whether it is its computation's result.
+  """
+
+  name: str
+  opcode: str
+  shapes: tuple[Shape, ...]
+  operands: tuple[str, ...]
+  arguments: str
+  attributes: str
+  is_root: bool
+
+  @property
+  def size(self) -> int:
+    """Bytes of the result."""
+    return sum(shape.size for shape in self.shapes)
+
+  @functools.cached_property
+  def scope(self) -> str:
+    """Path of named scopes and functions that it comes from; may be empty."""
+    found = _OP_NAME.search(self.attributes)
+    return found[1] if found else ""
+
+  @functools.cached_property
+  def called(self) -> tuple[str, ...]:
+    """Names of the computations that it runs."""
+    branches = _BRANCHES.search(self.attributes)
+    inside = re.findall(r"%([\w.\-]+)", branches[1]) if branches else []
+    return (*_CALLED.findall(self.attributes), *inside)
+
+  def attribute(self, name: str) -> str:
+    """Value of NAME="..." or NAME=...; empty if absent."""
+    found = re.search(rf'\b{name}=["%]?([\w.\-$]+)', self.attributes)
+    return found[1] if found else ""
+
+
+Computation = dict[str, Instruction]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A compiled program.
+
+  Attributes:
+    computations: name -> its instructions by name, callees before callers.
+    times: computation -> how often a run of the program executes it. Each
+      branch of a conditional counts as if it were always taken.
+    unknown_loops: loops whose length the text does not tell; counted once.
+  """
+
+  computations: Mapping[str, Computation]
+  times: Mapping[str, int]
+  unknown_loops: int
+
+  @functools.cached_property
+  def fused(self) -> frozenset[str]:
+    """Computations inside a fusion: what they make is never in memory."""
+    return frozenset(
+      name
+      for computation in self.computations.values()
+      for instruction in computation.values()
+      if instruction.opcode == "fusion"
+      for name in instruction.called
+    )
+
+  def executed(self) -> Iterator[tuple[Instruction, Computation, int]]:
+    """What runs as such: instruction, its computation, times per run."""
+    for name, computation in self.computations.items():
+      if self.times[name] and name not in self.fused:
+        for instruction in computation.values():
+          yield instruction, computation, self.times[name]
+
+
+def read(text: str) -> Program:
+  """Reads what `jax.stages.Compiled.as_text` gives."""
+  computations: dict[str, Computation] = {}
+  current: Computation = {}
+  entry = ""
+  for line in text.splitlines():
+    if head := _COMPUTATION.match(line):
+      current = computations.setdefault(head[2], {})
+      entry = head[2] if head[1] else entry
+    elif instruction := _read_instruction(line):
+      current[instruction.name] = instruction
+  times = collections.Counter({entry: 1})
+  unknown = 0
+  for name in reversed(computations):
+    for instruction in computations[name].values():
+      trips: int | None = 1
+      if instruction.opcode == "while":
+        trips = _trips(instruction, computations[name], computations)
+        unknown += trips is None
+      # Others than these call a function of two scalars.
+      if instruction.opcode in _RUN or instruction.opcode.startswith("async-"):
+        for called in instruction.called:
+          times[called] += times[name] * (1 if trips is None else trips)
+  return Program(computations, times, unknown)
+
+
+_RUN = ("while", "fusion", "call", "conditional")
+
+
+def _read_instruction(line: str) -> Instruction | None:
+  head = _HEAD.match(line)
+  if not head:
+    return None
+  rest = line[head.end() :]
+  split = _closing(rest) if rest.startswith("(") else rest.find(" ")
+  kind, rest = rest[:split], rest[split:].lstrip()
+  opcode, _, _ = rest.partition("(")
+  rest = rest[len(opcode) :]
+  end = _closing(rest)
+  arguments = rest[1 : end - 1]
+  return Instruction(
+    name=head[2],
+    opcode=opcode,
+    shapes=tuple(_read_shapes(kind)),
+    operands=tuple(re.findall(r"%([\w.\-]+)", arguments)),
+    arguments=arguments,
+    attributes=rest[end:],
+    is_root=bool(head[1]),
+  )
+
+
+def _read_shapes(text: str) -> Iterator[Shape]:
+  for dtype, dims, layout in _SHAPE.findall(text):
+    sizes = tuple(int(size) for size in dims.split(",") if size)
+    # Memory space 0 is the main one and is not written.
+    yield Shape(dtype, sizes, "S(" in layout)
+
+
+def _closing(text: str) -> int:
+  """Where the bracket that `text` starts with is closed, plus one."""
+  depth = 0
+  for found in re.finditer(r"[()]", text):
+    depth += 1 if found[0] == "(" else -1
+    if depth == 0:
+      return found.end()
+  return len(text)
+
+
+def _trips(
+  loop: Instruction,
+  around: Computation,
+  computations: Mapping[str, Computation],
+) -> int | None:
+  """How often a loop runs; None if the text does not tell."""
+  if known := _TRIPS.search(loop.attributes):
+    return int(known[1])
+  condition = computations[loop.attribute("condition")]
+  (root,) = (i for i in condition.values() if i.is_root)
+  if root.opcode != "compare" or root.attribute("direction") != "LT":
+    return None
+  index, bound = (_source(condition, name) for name in root.operands)
+  if bound.opcode != "constant" or index.opcode != "get-tuple-element":
+    return None
+  start = _loop_start(loop, around, int(index.attribute("index")))
+  return int(bound.arguments) - start
+
+
+def _loop_start(loop: Instruction, around: Computation, index: int) -> int:
+  initial = around[loop.operands[0]]
+  if initial.opcode != "tuple":
+    return 0
+  start = _source(around, initial.operands[index])
+  return int(start.arguments) if start.opcode == "constant" else 0
+
+
+def _source(computation: Computation, name: str) -> Instruction:
+  """What a name stands for, behind copies."""
+  instruction = computation[name]
+  while instruction.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
+    instruction = computation[instruction.operands[0]]
+  return instruction
+
+
+def kernels(program: Program) -> dict[str, int]:
+  """Hand-written kernels and library calls, with their number per run.
+
+  A Pallas kernel goes by its own name. What the compiler itself puts in as a
+  call, to mark a buffer or wait for one, is left out.
+  """
+  found: collections.Counter[str] = collections.Counter()
+  for name, computation in program.computations.items():
+    for instruction in computation.values():
+      if instruction.opcode == "custom-call":
+        target = instruction.attribute("custom_call_target")
+        if target in _INTERNAL or not program.times[name]:
+          continue
+        found[_kernel_name(instruction, target)] += program.times[name]
+  return dict(found)
+
+
+_INTERNAL = (
+  "AllocateBuffer",
+  "AssumeGatherIndicesInBound",
+  "AsyncCollectiveDone",
+  "AsyncCollectiveStart",
+  "ConcatBitcast",
+  "GatherScatterIndicesBitpacked",
+)
+
+
+def _kernel_name(instruction: Instruction, target: str) -> str:
+  path = instruction.scope.split("/")
+  if path[-1] != "pallas_call" or not path[:-1]:
+    return target
+  return re.sub(r"^.*\((.+?)\)+$", r"\1", path[-2])  # jvp(jit(name))
+
+
+def largest(program: Program, count: int) -> list[Instruction]:
+  """The instructions with the largest results in main memory, one a shape.
+
+  Results live only while they are needed, so they do not add up to the
+  program's memory; but the largest are where to look first.
+  """
+  best: dict[str, Instruction] = {}
+  for instruction, _, _ in program.executed():
+    if instruction.opcode in FREE or len(instruction.shapes) != 1:
+      continue
+    if not instruction.shapes[0].on_chip:
+      best.setdefault(str(instruction.shapes[0]), instruction)
+  ordered = sorted(best.values(), key=lambda i: i.size, reverse=True)
+  return ordered[:count]
+
+
+def tensors(program: Program) -> Iterator[tuple[Shape, str]]:
+  """Every array that an instruction puts in memory, with its scope."""
+  for instruction, _, _ in program.executed():
+    if instruction.opcode not in FREE:
+      for shape in instruction.shapes:
+        yield shape, instruction.scope

@@ -1,0 +1,185 @@
+"""Devices that a program can be compiled for, though they are not here."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from time_jax.errors import UserError
+
+# Slices that Google Cloud rents, https://cloud.google.com/tpu/docs: the ones
+# named when a name is not accepted.
+_FLAT = "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16"
+_CUBES = "2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8"
+_SLICES = {"v4": _CUBES, "v5e": _FLAT, "v5p": _CUBES, "v6e": _FLAT}
+# libtpu asks where it runs and complains when there is no answer, and lets one
+# process only have it, which is meant for those that use a TPU.
+_NO_TPU_HERE = {
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+  """Bandwidths of a TPU generation.
+
+  Attributes:
+    hbm: of a chip's main memory, bytes/s (https://cloud.google.com/tpu/docs).
+    ici: of one link between neighbours in one direction, bytes/s
+      (https://jax-ml.github.io/scaling-book/tpus).
+    ring: a slice whose sides are multiples of it closes its rings, so that
+      both directions of a link carry one collective (same source).
+  """
+
+  hbm: float
+  ici: float
+  ring: int
+
+
+# By the device_kind that JAX reports.
+LINKS = {
+  "TPU v4": Link(hbm=1200e9, ici=45e9, ring=4),
+  "TPU v5 lite": Link(hbm=819e9, ici=45e9, ring=16),
+  "TPU v5": Link(hbm=2765e9, ici=90e9, ring=4),
+  "TPU v6 lite": Link(hbm=1638e9, ici=90e9, ring=16),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """Devices, present or only described.
+
+  Attributes:
+    name: as the user writes it.
+    devices: what a mesh can be made of.
+    memory: bytes that one program may use on a device, None if not known. It
+      is what the compiler itself holds against a program.
+  """
+
+  name: str
+  devices: Sequence[jax.Device]
+  memory: int | None
+
+  @property
+  def kind(self) -> str:
+    """What JAX calls the device."""
+    return self.devices[0].device_kind
+
+  @property
+  def link(self) -> Link | None:
+    """Bandwidths, where they are known."""
+    return LINKS.get(self.kind)
+
+  @property
+  def axis_bandwidth(self) -> float | None:
+    """Bytes/s that a device sends in a ring along one axis of the slice."""
+    if self.link is None:
+      return None
+    sides = [int(side) for side in self.name.partition(":")[2].split("x")]
+    closed = all(side % self.link.ring == 0 for side in sides)
+    return self.link.ici * (2 if closed else 1)
+
+
+def find(name: str) -> Topology:
+  """Finds a topology by its name.
+
+  Args:
+    name: GENERATION:SHAPE of a TPU slice, such as v5e:4x4 or v5p:4x4x4, which
+      takes libtpu but no TPU; or cpu:N, that many devices of this machine.
+
+  Raises:
+    UserError: there is no such topology.
+  """
+  generation, _, shape = name.partition(":")
+  if generation == "cpu" and shape.isdigit() and int(shape):
+    return Topology(name, _cpus(int(shape)), None)
+  if not re.fullmatch(r"\w+:\d+(x\d+)+", name):
+    raise UserError(
+      f"--topology={name} is no topology; expected GENERATION:SHAPE of a TPU "
+      "slice, such as v5e:4x4 or v5p:4x4x4, or cpu:N."
+    )
+  if not _has_libtpu():
+    raise UserError(
+      f"--topology={name} needs libtpu, which compiles for TPUs on any Linux "
+      "machine and is not installed: pip install 'time-jax[aot]'."
+    )
+  devices = _tpus(name)
+  if devices is None:
+    raise UserError(
+      f"--topology={name} is not accepted by this libtpu. It accepts, among "
+      f"others, {'; '.join(map(_accepted, _SLICES))}."
+    )
+  return Topology(name, devices, _memory(devices[0]))
+
+
+def _has_libtpu() -> bool:
+  found = importlib.util.find_spec("libtpu") is not None
+  return found or "TPU_LIBRARY_PATH" in os.environ
+
+
+def _accepted(generation: str) -> str:
+  shapes = _SLICES[generation].split()
+  found = [shape for shape in shapes if _tpus(f"{generation}:{shape}")]
+  return f"{generation}: {' '.join(found)}"
+
+
+def _tpus(name: str) -> list[jax.Device] | None:
+  for variable, value in _NO_TPU_HERE.items():
+    os.environ.setdefault(variable, value)
+  how: dict[str, Any] = {}
+  if name.startswith("v4:"):
+    how["chip_config_name"] = "megacore"  # One device a chip, as on its VMs.
+  if name.endswith(":1x1"):
+    how["chips_per_host_bounds"] = (1, 1, 1)
+  try:
+    return topologies.get_topology_desc(name, "tpu", **how).devices
+  except jax.errors.JaxRuntimeError as error:
+    if str(error).startswith("INVALID_ARGUMENT"):
+      return None
+    reason = str(error).partition("\n")[0]
+    raise UserError(f"libtpu cannot be used: {reason}") from error
+
+
+def _memory(device: jax.Device) -> int | None:
+  """Asks the compiler how much it has to give, with a program too large."""
+  too_large = jax.ShapeDtypeStruct(
+    (2**44,), jnp.int8, sharding=SingleDeviceSharding(device)
+  )
+  try:
+    jax.jit(lambda x: x + 1).lower(too_large).compile()
+  except jax.errors.JaxRuntimeError as error:
+    return read_capacity(str(error))
+  return None
+
+
+def read_capacity(message: str) -> int | None:
+  """Bytes of HBM that an error of the compiler says there are."""
+  found = re.search(r"HBM \(([\d.]+)([MGT])\)|of ([\d.]+)([MGT]) hbm", message)
+  if not found:
+    return None
+  number, unit = found[1] or found[3], found[2] or found[4]
+  return int(float(number) * 2 ** {"M": 20, "G": 30, "T": 40}[unit])
+
+
+def _cpus(count: int) -> list[jax.Device]:
+  # Only a process that has not yet used its devices can have more of them.
+  with contextlib.suppress(RuntimeError):
+    jax.config.update("jax_num_cpu_devices", count)
+  devices = jax.devices("cpu")
+  if len(devices) < count:
+    raise UserError(
+      f"--topology=cpu:{count}: this process has {len(devices)} CPU device(s); "
+      f"set JAX_NUM_CPU_DEVICES={count}."
+    )
+  return devices[:count]
