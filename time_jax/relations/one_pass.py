@@ -14,10 +14,23 @@ with teacher logits t, student logits s, P = softmax(t), Q = softmax(s):
 
 Plain JAX, for any backend; the Pallas kernels beside it do the same in a
 single launch.
+
+On a CPU the elementwise work is what costs. Where the logits of a head cannot
+leave what exp takes without subtracting a maximum, all that is elementwise is
+E = exp(t) and F = exp(s); the rest are products with narrow matrices:
+
+.. math::
+  \textstyle\sum_j P_{ij} t_{ij} = \frac{x_i \cdot (E y)_i}{(E 1)_i \sqrt{C}},
+  \quad
+  \partial x_i = \frac{w_i}{\sqrt{C}}
+    \left(\frac{(F y)_i}{(F 1)_i} - \frac{(E y)_i}{(E 1)_i}\right)
+
+with the x and y of the teacher in the first and of the student in the second.
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +50,13 @@ from time_jax.relations.sweep import Operands
 # over queries; a tile with queries first took half as long again.
 TILE = 2**16
 FEWEST = 32
+# The same without maxima: two cores were fastest with tiles of 512 x 512, those
+# of some heads at a time.
+UNSHIFTED_TILE = 2**18
+HEADS = 4
+# Logits within it: exp and sums of 2**30 keys are normal numbers of float32,
+# and log-sum-exp is right to 1e-5.
+BOUND = 64.0
 
 
 def sweep(
@@ -52,146 +72,210 @@ def sweep(
   A CPU takes one row at a time, which stays in its cache; where a program is
   a series of launches, all rows of a head go into one tile.
   """
-  rows = segment_ids.shape[0]
-  run = functools.partial(_sweep, num_heads=num_heads)
+  bind = functools.partial(functools.partial, _one_row, num_heads)
   return lax.platform_dependent(
     teacher,
     student,
     segment_ids,
     query_weights,
-    cpu=functools.partial(run, rows_at_once=1),
-    default=functools.partial(run, rows_at_once=rows),
+    cpu=lambda *args: lax.map(lambda x: bind(HEADS, _some_heads)(*x), args),
+    default=jax.vmap(bind(1, _each_head)),
   )
 
 
-def _sweep(
+def _one_row(
+  num_heads: int,
+  at_once: int,
+  some_heads: Callable[..., tuple[Array, Operands]],
   teacher: Operands,
   student: Operands,
-  segment_ids: Ids,
-  query_weights: Float[Array, "B T"],
-  *,
-  num_heads: int,
-  rows_at_once: int,
-) -> tuple[Float[Array, " B"], Operands]:
-  def step(
-    carry: tuple[Array, Operands], index: Array
-  ) -> tuple[tuple[Array, Operands], None]:
-    kl_B, grads = carry
-    row, head = index // num_heads * rows_at_once, index % num_heads
-    take = functools.partial(
-      lax.dynamic_slice_in_dim, start_index=row, slice_size=rows_at_once
-    )
+  segments: Int[Array, " T"],
+  w: Float[Array, " T"],
+) -> tuple[Float[Array, ""], Operands]:
+  groups = num_heads // math.gcd(num_heads, at_once)
 
-    def take_head(x: Float[Array, "B T D"]) -> Float[Array, "G C T"]:
-      width = x.shape[-1] // num_heads
-      part = lax.dynamic_slice_in_dim(take(x), head * width, width, axis=2)
-      return part.swapaxes(1, 2)
+  def split(x: Float[Array, "T D"]) -> Float[Array, "N G C T"]:
+    x_RCT = x.reshape(len(x), num_heads, -1).transpose(1, 2, 0)
+    return x_RCT.reshape(groups, -1, *x_RCT.shape[1:])
 
-    parts = jax.tree.map(take_head, (teacher, student))
-    kl, found = _each(_one_head, rows_at_once)(
-      *parts, take(segment_ids), take(query_weights)
-    )
-    kl_B = lax.dynamic_update_slice_in_dim(kl_B, take(kl_B) + kl, row, axis=0)
-    grads = tuple(
-      lax.dynamic_update_slice(
-        whole, part.swapaxes(1, 2), (row, 0, head * part.shape[1])
-      )
-      for whole, part in zip(grads, found, strict=True)
-    )
-    return (kl_B, grads), None
+  def join(x: Float[Array, "N G C T"]) -> Float[Array, "T D"]:
+    return x.transpose(3, 0, 1, 2).reshape(x.shape[3], -1)
 
-  rows = segment_ids.shape[0]
-  start = (
-    jnp.zeros(rows, query_weights.dtype),
-    jax.tree.map(jnp.zeros_like, student),
+  parts = jax.tree.map(split, (teacher, student))
+  largest = jnp.maximum(*map(_largest_logits, parts))
+  kl, grads = lax.map(
+    lambda group: some_heads(*group, segments, w), (largest, *parts)
   )
-  steps = jnp.arange(rows // rows_at_once * num_heads)
-  found, _ = lax.scan(step, start, steps)
-  return found
+  return jnp.sum(kl), jax.tree.map(join, grads)
 
 
-def _each(
-  function: Callable[..., Any], rows_at_once: int
-) -> Callable[..., Any]:
-  """Maps over rows; a lone one without that axis, which costs XLA twice."""
-  if rows_at_once > 1:
-    return jax.vmap(function)
+def _some_heads(
+  largest: Float[Array, ""],
+  teacher: Operands,
+  student: Operands,
+  segments: Int[Array, " T"],
+  w: Float[Array, " T"],
+) -> tuple[Float[Array, " G"], Operands]:
+  """KL and gradient of some heads of one row, operands [G, C, T]."""
+  return lax.cond(
+    largest <= BOUND,
+    lambda _, *heads: jax.vmap(_unshifted, (0, 0, None, None))(*heads),
+    _each_head,
+    *(largest, teacher, student, segments, w),
+  )
 
-  def alone(*args: Any) -> Any:
-    found = function(*jax.tree.map(lambda x: x[0], args))
-    return jax.tree.map(lambda x: x[None], found)
 
-  return alone
+def _each_head(
+  largest: Float[Array, ""],
+  teacher: Operands,
+  student: Operands,
+  segments: Int[Array, " T"],
+  w: Float[Array, " T"],
+) -> tuple[Float[Array, " G"], Operands]:
+  """The same, one after the other, for any logits."""
+  del largest
+  return lax.map(lambda head: _shifted(*head, segments, w), (teacher, student))
 
 
-def _one_head(
+def _largest_logits(operands: Sequence[Float[Array, "N G C T"]]) -> Array:
+  """What no logit of each group exceeds (Cauchy-Schwarz); NaN if one is."""
+  squares = [jnp.sum(_wide(x) ** 2, axis=2).max((1, 2)) for x in operands]
+  return jnp.sqrt(squares[0] * squares[-1] / operands[0].shape[2])
+
+
+def _shifted(
   teacher: Operands,
   student: Operands,
   segments: Int[Array, " T"],
   w: Float[Array, " T"],
 ) -> tuple[Float[Array, ""], Operands]:
   """KL and gradient of one head of one row, its operands [C, T]."""
+  return _by_blocks(_shifted_block, TILE, teacher, student, segments, w)
+
+
+def _unshifted(
+  teacher: Operands,
+  student: Operands,
+  segments: Int[Array, " T"],
+  w: Float[Array, " T"],
+) -> tuple[Float[Array, ""], Operands]:
+  """The same where no logit exceeds `BOUND`."""
+  wide = [tuple(map(_wide, x)) for x in (teacher, student)]
+  kl, grads = _by_blocks(_unshifted_block, UNSHIFTED_TILE, *wide, segments, w)
+  return kl, tuple(g.astype(student[0].dtype) for g in grads)
+
+
+def _by_blocks(
+  one_block: Callable[..., tuple[Array, Array, Array]],
+  tile: int,
+  teacher: Operands,
+  student: Operands,
+  segments: Int[Array, " T"],
+  w: Float[Array, " T"],
+) -> tuple[Float[Array, ""], Operands]:
+  """Sums what blocks of queries give.
+
+  Args:
+    one_block: queries of teacher and student and their weights, all keys, mask
+      -> KL, gradient of these queries and of all keys.
+    tile: logits in one.
+    teacher: [C, T] each.
+    student: as many, and their C.
+    segments: 0 for padding.
+    w: 0 for padding.
+  """
   length = segments.shape[0]
-  count = -(-length // max(TILE // length, FEWEST))
+  count = -(-length // max(tile // length, FEWEST))
   block = -(-length // count)
   # Otherwise XLA computes these slices anew for every element that uses them.
-  teacher, student, segments, w = lax.optimization_barrier(
-    (teacher, student, segments, w)
+  teacher, student, segments, w, keys = lax.optimization_barrier(
+    (teacher, student, segments, w, jnp.where(segments > 0, segments, -1))
   )
-  keys = jnp.where(segments > 0, segments, -1)
   padded = jax.tree.map(
     lambda x: _pad(x, count * block), (teacher[0], student[0], segments, w)
   )
 
-  def one_block(grad_y: Array, start: Array) -> tuple[Array, Any]:
+  def step(grad_y: Array, start: Array) -> tuple[Array, Any]:
     xt, xs, segments, w = lax.optimization_barrier(
       jax.tree.map(
         lambda x: lax.dynamic_slice_in_dim(x, start, block, axis=-1), padded
       )
     )
     mask_ST = keys[:, None] == segments[None]
-    t, s = _logits(xt, teacher[-1], mask_ST), _logits(xs, student[-1], mask_ST)
-    kl, d_ST = _tile(t, s, w, xs.shape[0] ** -0.5)
-    d_ST = d_ST.astype(xs.dtype)
-    grad_y += _dot("CT,ST->CS", xs, d_ST)
-    return grad_y, (kl, _dot("CS,ST->CT", student[-1], d_ST))
+    kl, grad_x, part = one_block(
+      (xt, teacher[-1]), (xs, student[-1]), w, mask_ST
+    )
+    return grad_y + part, (kl, grad_x)
 
   zeros = jnp.zeros(student[-1].shape, w.dtype)
   starts = jnp.arange(count) * block
-  grad_y, (kl, grad_x) = lax.scan(one_block, zeros, starts)
+  grad_y, (kl, grad_x) = lax.scan(step, zeros, starts)
   grad_x = grad_x.swapaxes(0, 1).reshape(zeros.shape[0], -1)[:, :length]
   grads = (grad_x, grad_y) if len(student) > 1 else (grad_x + grad_y,)
   return jnp.sum(kl), tuple(g.astype(student[0].dtype) for g in grads)
 
 
-def _tile(
-  t: Float[Array, "S T"],
-  s: Float[Array, "S T"],
-  w: Float[Array, " T"],
-  scale: float,
-) -> tuple[Float[Array, ""], Float[Array, "S T"]]:
-  """Weighted KL of some queries, and its derivative by the products x y."""
+def _shifted_block(
+  teacher: Operands, student: Operands, w: Float[Array, " T"], mask_ST: Array
+) -> tuple[Array, Array, Array]:
+  """One block of queries, for any logits; the maximum first."""
+  t, s = (
+    jnp.where(mask_ST, _logits(*pair), MASKED) for pair in (teacher, student)
+  )
   t -= jnp.max(t, axis=0)[None]
   s -= jnp.max(s, axis=0)[None]
   exp_t, exp_s = jnp.exp(t), jnp.exp(s)
   sum_t, sum_s = jnp.sum(exp_t, axis=0), jnp.sum(exp_s, axis=0)
   kl_T = jnp.sum(exp_t * (t - s), axis=0) / sum_t + jnp.log(sum_s / sum_t)
-  v = w * scale
+  x, y = student
+  v = w * x.shape[0] ** -0.5
   d_ST = exp_s * (v / sum_s)[None] - exp_t * (v / sum_t)[None]
-  return jnp.sum(kl_T * w), d_ST
+  d_ST = d_ST.astype(x.dtype)
+  grad_x, grad_y = _dot("CS,ST->CT", y, d_ST), _dot("CT,ST->CS", x, d_ST)
+  return jnp.sum(kl_T * w), grad_x, grad_y
 
 
-def _logits(
-  x: Float[Array, "C T"], y: Float[Array, "C S"], mask_ST: Array
-) -> Float[Array, "S T"]:
-  logits = _dot("CS,CT->ST", y, x) * x.shape[0] ** -0.5
-  return jnp.where(mask_ST, logits, MASKED)
+def _unshifted_block(
+  teacher: Operands, student: Operands, w: Float[Array, " T"], mask_ST: Array
+) -> tuple[Array, Array, Array]:
+  """One block of queries, all but exp by products."""
+  (xt, yt), (xs, ys) = teacher, student
+  scale_t, scale_s = (x.shape[0] ** -0.5 for x in (xt, xs))
+  exp_t, exp_s = (
+    jnp.where(mask_ST, jnp.exp(_dot("CS,CT->ST", y, x * scale)), 0)
+    for x, y, scale in ((xt, yt, scale_t), (xs, ys, scale_s))
+  )
+  ones = jnp.ones((1, yt.shape[1]), yt.dtype)
+  of_t = _dot("CS,ST->CT", jnp.concatenate([yt, ys, ones]), exp_t)
+  of_s = _dot("CS,ST->CT", jnp.concatenate([ys, ones]), exp_s)
+  # Padding sees no key.
+  sum_t, sum_s = (jnp.where(w > 0, x[-1], 1) for x in (of_t, of_s))
+  mean_t, mean_ts = jnp.split(of_t[:-1] / sum_t[None], [yt.shape[0]])
+  kl_T = (
+    scale_t * jnp.sum(xt * mean_t, axis=0)
+    - scale_s * jnp.sum(xs * mean_ts, axis=0)
+    + (jnp.log(sum_s) - jnp.log(sum_t))
+  )
+  v = (w * scale_s)[None]
+  grad_x = (of_s[:-1] / sum_s[None] - mean_ts) * v
+  # Of the two orders of this product, XLA's CPU code is faster in this one.
+  grad_y = _dot("ST,TC->SC", exp_s, (xs * (v / sum_s[None])).T)
+  grad_y -= _dot("ST,TC->SC", exp_t, (xs * (v / sum_t[None])).T)
+  return jnp.sum(kl_T * w), grad_x, grad_y.T
+
+
+def _logits(x: Float[Array, "C T"], y: Float[Array, "C S"]) -> Array:
+  return _dot("CS,CT->ST", y, x) * x.shape[0] ** -0.5
 
 
 def _dot(equation: str, a: Array, b: Array) -> Array:
   # Softmax and sums need float32 whatever the projections are.
   wide = jnp.promote_types(a.dtype, jnp.float32)
   return jnp.einsum(equation, a, b, preferred_element_type=wide)
+
+
+def _wide(x: Array) -> Array:
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _pad(x: Array, length: int) -> Array:
