@@ -15,7 +15,7 @@ quickstart: .venv/quickstart
 
 # Everything with transformers 4.x, then what touches it with 5.x.
 test: .venv/transformers5 lint
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	PYTHONPATH=.venv/transformers5 .venv/bin/python -m pytest -n 2 tests/hf tests/pipeline_of_commands_test.py
 
 lint: .venv/dev

@@ -1,7 +1,6 @@
 """What a teacher is asked for, and what is refused before any work."""
 
 import json
-import pathlib
 import subprocess
 import sys
 
@@ -143,7 +142,6 @@ def test_checks_before_a_run_do_not_start_jax(tiny):
     f"assembly.teacher_config(tiny_recipe.get_config({str(tiny)!r}))\n"
     "distributed.initialize()\n"
   )
-  folder = pathlib.Path(__file__).parent
-  words = [sys.executable, "-c", code]
-  done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+  words = [sys.executable, "-c", f"import sys; sys.path += {sys.path}\n{code}"]
+  done = subprocess.run(words, capture_output=True, text=True)
   assert not done.returncode, done.stderr

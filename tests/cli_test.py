@@ -40,11 +40,11 @@ FLAGS = {
   "doctor": ("workdir",),
   "bench relations": (
     "batch_size",
-    "seq_lens",
-    "num_heads",
     "teacher_width",
     "student_width",
     "repeats",
+    "seq_lens",
+    "num_heads",
     "dtype",
     "torch",
     "json",

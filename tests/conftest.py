@@ -32,6 +32,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+# Files with the longest tests; started last, one would keep a core waiting.
+_FIRST = ("resume_test", "families_test", "train_step_test", "pipeline_of")
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: not item.path.name.startswith(_FIRST))
+
+
 @pytest.fixture(scope="session")
 def golden() -> pathlib.Path:
   return pathlib.Path(__file__).parent / "golden"

@@ -25,6 +25,10 @@ TEACHERS = {
 }
 
 
+# Three unlike the rest; the others differ in what parity_test covers.
+QUICK = ("ltgbert", "t5_encoder", "modernbert")
+
+
 @pytest.fixture(autouse=True)
 def _this_process(monkeypatch):
   """Runs happen here: what needs a fresh process is left out."""
@@ -69,7 +73,13 @@ def test_every_family_is_here(golden):
   assert families == {id(family) for family in FAMILIES.values()}
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in TEACHERS
+  ],
+)
 def test_distil_resume_export(golden, tmp_path, name):
   folder = teacher(tmp_path / "teacher", golden, name)
 

@@ -231,3 +231,26 @@ def test_heads_that_do_not_divide_are_refused(heads):
   check_heads(64, widths)
   with pytest.raises(UserError, match=r"all: \[1, 2, 4, 8, 16, 32, 64, 128\]"):
     check_heads(heads, widths)
+
+
+@pytest.mark.parametrize(
+  "sizes", [(63.9,) * 8, (0.0, 1, 40, 63.9, 64.1, 300, 1e4, 1)], ids=str
+)
+def test_heads_whose_logits_need_a_maximum_and_heads_that_do_not(sizes):
+  """One pass takes four heads at a time; 64 is where it changes its way."""
+  num_heads, width = len(sizes), 6
+
+  def scaled(seed, rows=2, length=40):
+    x = random_qkv(seed, rows, length, num_heads * width).query
+    heads = x.reshape(rows, length, num_heads, width)
+    largest = jnp.max(jnp.sum(heads**2, -1), 1, keepdims=True) / width**0.5
+    heads *= jnp.sqrt(jnp.asarray(sizes)[None, None] / largest)[..., None]
+    return heads.reshape(x.shape)
+
+  student, teacher = (Qkv(*[scaled(seed)] * 3) for seed in (0, 1))
+  segments = jnp.asarray(PACKED[:2]).repeat(4, axis=1)[:, :40]
+  found, expected = (
+    value_and_grad(student, teacher, segments, {"qq": 1.0}, num_heads, name)
+    for name in ("one_pass", "dense")
+  )
+  assert_close(found, expected)

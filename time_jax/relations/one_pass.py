@@ -72,14 +72,14 @@ def sweep(
   A CPU takes one row at a time, which stays in its cache; where a program is
   a series of launches, all rows of a head go into one tile.
   """
-  bind = functools.partial(functools.partial, _one_row, num_heads)
+  one_row = functools.partial(_one_row, num_heads)
   return lax.platform_dependent(
     teacher,
     student,
     segment_ids,
     query_weights,
-    cpu=lambda *args: lax.map(lambda x: bind(HEADS, _some_heads)(*x), args),
-    default=jax.vmap(bind(1, _each_head)),
+    cpu=lambda *args: lax.map(lambda x: one_row(HEADS, _some_heads, *x), args),
+    default=jax.vmap(functools.partial(one_row, 1, _each_head)),
   )
 
 
@@ -134,7 +134,11 @@ def _each_head(
 ) -> tuple[Float[Array, " G"], Operands]:
   """The same, one after the other, for any logits."""
   del largest
-  return lax.map(lambda head: _shifted(*head, segments, w), (teacher, student))
+
+  def alone(head: tuple[Operands, Operands]) -> tuple[Array, Operands]:
+    return _shifted(*head, segments=segments, w=w)
+
+  return lax.map(alone, (teacher, student))
 
 
 def _largest_logits(operands: Sequence[Float[Array, "N G C T"]]) -> Array:
@@ -160,8 +164,10 @@ def _unshifted(
   w: Float[Array, " T"],
 ) -> tuple[Float[Array, ""], Operands]:
   """The same where no logit exceeds `BOUND`."""
-  wide = [tuple(map(_wide, x)) for x in (teacher, student)]
-  kl, grads = _by_blocks(_unshifted_block, UNSHIFTED_TILE, *wide, segments, w)
+  wide_t, wide_s = (tuple(map(_wide, x)) for x in (teacher, student))
+  kl, grads = _by_blocks(
+    _unshifted_block, UNSHIFTED_TILE, wide_t, wide_s, segments, w
+  )
   return kl, tuple(g.astype(student[0].dtype) for g in grads)
 
 
