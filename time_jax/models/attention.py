@@ -102,7 +102,9 @@ def attend(
   if platform == "tpu" and by_documents and query.shape[1] % _LANES == 0:
     arrays["documents"] = documents
     return _on_each_device(_attend_flash, mesh, form, arrays)
-  return attend_dense(form, **arrays)
+  # Computed again in the gradient: T x T matrices of all heads and layers,
+  # kept until then, would be most of what a training step holds.
+  return jax.checkpoint(functools.partial(attend_dense, form))(**arrays)
 
 
 def _on_each_device(

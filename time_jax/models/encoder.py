@@ -98,8 +98,9 @@ class Encoder(nn.Module):
       states.append(_lay_out(x))
     middle = jnp.asarray(kinds[len(states) - 1 : -1])
     if len(middle):
-      _, outputs = self.layers(states[-1], middle, shared, deterministic)
-      states += list(outputs)
+      x, outputs = self.layers(states[-1], middle, shared, deterministic)
+      # Who wants the last alone has no stack of them all in memory.
+      states += [*outputs[:-1], x]
     return states, shared
 
 
