@@ -23,6 +23,7 @@ COMMANDS = (
   "teachers",
   "inspect",
   "doctor",
+  "bench data",
   "bench relations",
   "bench step",
   "bench compare",
@@ -38,6 +39,7 @@ FLAGS = {
   "teachers": (),
   "inspect": ("model", "layer", "size", "allow_pickle"),
   "doctor": ("workdir",),
+  "bench data": ("config", "megabytes", "repeats", "json"),
   "bench relations": (
     "batch_size",
     "teacher_width",

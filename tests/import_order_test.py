@@ -28,7 +28,7 @@ train
 bench.worker bench.report bench.run bench.breakdown bench.torch_baseline
 bench.torch_relations bench.program bench.topology bench.step bench.rivals
 bench.collectives bench.traffic
-bench.compare choose doctor bench.relations inspection
+bench.compare bench.data choose doctor bench.relations inspection
 bench.fit bench.scaling_worker
 bench.aot bench.scaling
 export

@@ -147,6 +147,15 @@ def _bench_scaling(values: flags.FlagValues, argv: Sequence[str]) -> None:
     flags.DEFINE_string(name, None, text, flag_values=values)
 
 
+def _bench_data(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  for name, default, text in (
+    ("megabytes", 64, "Text to measure with; a shorter one is repeated."),
+    ("repeats", 5, "Rounds."),
+  ):
+    flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
+
+
 def _run_bench_relations(args: Any) -> int:
   module = importlib.import_module("time_jax.bench.relations")
   widths = args.teacher_width, args.student_width
@@ -159,6 +168,16 @@ def _run_bench_relations(args: Any) -> int:
     cases,
     repeats=args.repeats,
     with_torch=args.torch,
+    json=path(args.json) if args.json else None,
+  )
+
+
+def _run_bench_data(args: Any) -> int:
+  module = importlib.import_module("time_jax.bench.data")
+  return module.bench_data(
+    args.config,
+    megabytes=args.megabytes,
+    repeats=args.repeats,
     json=path(args.json) if args.json else None,
   )
 
@@ -229,6 +248,13 @@ def _integers(args: Any, name: str) -> list[int]:
 
 
 BENCH = {
+  "bench data": Command(
+    "Speed of preparing text and of loading rows.",
+    "bench data --config=configs/quickstart.py",
+    (config_flag, _bench_data, json_flag),
+    ("config",),
+    _run_bench_data,
+  ),
   "bench relations": Command(
     "Time and memory of the relation loss's implementations.",
     "bench relations --seq_lens=512,1024 --torch",
