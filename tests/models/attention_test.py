@@ -137,3 +137,39 @@ def test_the_flash_kernel_is_the_definition(monkeypatch, key_heads):
   np.testing.assert_allclose(
     found[documents > 0], expected[documents > 0], atol=2e-5
   )
+
+
+@pytest.mark.parametrize("key_heads", [N, 2])
+def test_the_call_of_cudnn_is_the_definition(monkeypatch, key_heads):
+  """The same call in XLA; cuDNN itself needs its GPU."""
+  random = np.random.default_rng(1)
+  query = jnp.asarray(random.normal(size=(2, 16, N * 8)), jnp.bfloat16)
+  both = random.normal(size=(2, 2, 16, key_heads * 8))
+  key, value = jnp.asarray(both, jnp.bfloat16)
+  documents = jnp.asarray([[1] * 5 + [2] * 11, [1] * 9 + [0] * 7])
+  mask = layers.document_mask(documents)
+  call = functools.partial(
+    attention.attend, num_heads=N, num_key_heads=key_heads, scale=0.2
+  )
+  expected = call(query, key, value, mask)
+  in_xla = functools.partial(attention._attend_cudnn, implementation="xla")
+  asked = []
+
+  def spy(form, arrays):
+    asked.append(arrays["query"].dtype)
+    return in_xla(form, arrays)
+
+  monkeypatch.setattr(attention, "_platform", lambda _: "cuda")
+  monkeypatch.setattr(attention, "_attend_cudnn", spy)
+  found = call(query, key, value, mask)
+  assert asked == [jnp.bfloat16]
+  real = np.asarray(documents) > 0
+  np.testing.assert_allclose(
+    np.asarray(found, np.float32)[real],
+    np.asarray(expected, np.float32)[real],
+    atol=2e-2,
+  )
+  # What cuDNN does not take, the definition does.
+  wide = [x.astype(jnp.float32) for x in (query, key, value)]
+  call(*wide, mask)
+  assert len(asked) == 1
