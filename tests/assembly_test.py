@@ -145,3 +145,10 @@ def test_checks_before_a_run_do_not_start_jax(tiny):
   words = [sys.executable, "-c", f"import sys; sys.path += {sys.path}\n{code}"]
   done = subprocess.run(words, capture_output=True, text=True)
   assert not done.returncode, done.stderr
+
+
+def test_a_random_teacher_without_its_sizes_is_refused(config):
+  config.teacher.path = assembly.RANDOM
+  config.teacher.architecture = {"model_type": "bert"}
+  with pytest.raises(UserError, match=r"architecture lacks the key 'vocab_siz"):
+    assembly.teacher_config(config)

@@ -15,7 +15,7 @@ from time_jax.config import missing_fields
 from time_jax.distill import Objective
 from time_jax.errors import UserError
 from time_jax.hf import files, flax_teacher, load
-from time_jax.models import bert, registry
+from time_jax.models import bert
 from time_jax.models.family import Family, Teacher
 from time_jax.relations.loss import (
   check_heads,
@@ -42,8 +42,7 @@ def teacher_config(config: ConfigDict) -> Any:
     )
   if config.teacher.path == RANDOM:
     hf_config = config.teacher.architecture.to_dict()
-    family = registry.find_family(hf_config)
-    teacher = family.parse_config(hf_config)
+    family, teacher = load.parse_config(hf_config, "teacher.architecture")
   else:
     allow_pickle = config.teacher.allow_pickle
     folder = files.resolve(config.teacher.path, allow_pickle)

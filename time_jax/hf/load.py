@@ -188,16 +188,26 @@ def read_config(
     overrides: keys that are to have other values than in the file.
   """
   hf_config = files.read_json(folder / "config.json") | dict(overrides or {})
+  return parse_config(hf_config, f"{folder}/config.json")
+
+
+def parse_config(hf_config: Mapping[str, Any], name: str) -> tuple[Family, Any]:
+  """Family and frozen config of an architecture.
+
+  Args:
+    hf_config: as a config.json says it.
+    name: what error messages call it.
+  """
   family = registry.find_family(hf_config)
   try:
     return family, family.parse_config(hf_config)
   except KeyError as error:
-    raise UserError(f"{folder}/config.json lacks the key {error}.") from None
+    raise UserError(f"{name} lacks the key {error}.") from None
   except UserError as error:
-    raise UserError(f"{folder}/config.json: {error}") from error
+    raise UserError(f"{name}: {error}") from error
   except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
     reason = f"{type(error).__name__}: {error}".split("\n")[0]
-    raise UserError(f"{folder}/config.json is not usable: {reason}.") from error
+    raise UserError(f"{name} is not usable: {reason}.") from error
 
 
 def check_layer(layer: int, num_layers: int) -> None:
