@@ -14,7 +14,7 @@ import tokenizers
 
 from time_jax.hf import save
 from time_jax.models import bert
-from time_jax.models.family import init_params
+from time_jax.models.family import abstract_params
 
 SIZE = 4000
 POSITIONS = 64
@@ -127,11 +127,12 @@ def encoder_tensors(rows, offset=0, prefix=""):
     max_positions=POSITIONS,
     position_offset=offset,
     num_token_types=1 if offset else 2,
-    initializer_range=0.3,
   )
-  encoder = bert.Encoder(config, 3)
-  boxed = jax.jit(lambda: init_params(encoder, jax.random.key(1)))()
-  params = flax.linen.meta.unbox(boxed)
+  random = np.random.default_rng(1)
+  params = jax.tree.map(
+    lambda leaf: random.normal(scale=0.3, size=leaf.shape).astype(np.float32),
+    flax.linen.meta.unbox(abstract_params(bert.Encoder(config, 3))),
+  )
   tensors = save.to_tensors(params, bert.NAMES, 3)
   return {prefix + name: array for name, array in tensors.items()}
 

@@ -11,7 +11,7 @@ import itertools
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from time_jax.data import counting, sources
@@ -107,7 +107,7 @@ def _check_target(out: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _writing(out: pathlib.Path) -> Iterator[pathlib.Path]:
+def _writing(out: pathlib.Path) -> Generator[pathlib.Path, None, None]:
   """A folder that gets the name `out` once all is in it."""
   target = out.resolve()
   fresh = target.with_name(f".{target.name}.unfinished")

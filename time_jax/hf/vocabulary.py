@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders
+from tokenizers import decoders, pre_tokenizers
 
 from time_jax.errors import UserError
 from time_jax.hf.merges import Merges, pair_of
@@ -197,4 +197,4 @@ _BYTE_LEVEL = decoders.ByteLevel()
 @functools.cache
 def _alphabet() -> frozenset[str]:
   """The characters that stand for bytes."""
-  return frozenset(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+  return frozenset(pre_tokenizers.ByteLevel.alphabet())
