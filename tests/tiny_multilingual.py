@@ -129,10 +129,13 @@ def encoder_tensors(rows, offset=0, prefix=""):
     num_token_types=1 if offset else 2,
   )
   random = np.random.default_rng(1)
-  params = jax.tree.map(
-    lambda leaf: random.normal(scale=0.3, size=leaf.shape).astype(np.float32),
-    flax.linen.meta.unbox(abstract_params(bert.Encoder(config, 3))),
-  )
+
+  def fill(path, leaf):
+    mean = float(path[-1].key == "scale")
+    return random.normal(mean, 0.3, leaf.shape).astype(np.float32)
+
+  shapes = flax.linen.meta.unbox(abstract_params(bert.Encoder(config, 3)))
+  params = jax.tree_util.tree_map_with_path(fill, shapes)
   tensors = save.to_tensors(params, bert.NAMES, 3)
   return {prefix + name: array for name, array in tensors.items()}
 

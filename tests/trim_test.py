@@ -1,5 +1,6 @@
 """A trimmed teacher: the same, with fewer tokens."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -23,6 +24,8 @@ from time_jax.hf.tokenizer import load_tokenizer
 from time_jax.models import bert
 from time_jax.models.family import init_params
 
+FLOAT32 = jnp.dtype("float32")
+unflatten = flax.traverse_util.unflatten_dict
 # Right to left, without spaces, with combining marks, plain.
 LANGUAGES = ["ar", "da", "de", "hi", "ru", "zh"]
 KINDS = list(tiny_multilingual.KINDS)
@@ -117,23 +120,16 @@ def test_projections_are_equal_to_the_last_bit(teachers, trimmed, mesh, kind):
   mask[1, 30:] = 0
   found = []
   for folder, ids in ((teachers[kind], old_ids[tokens]), (out, tokens)):
-    teacher = load.load_teacher(
-      str(folder), 3, dtype=jnp.dtype("float32"), mesh=mesh
-    )
+    teacher = load.load_teacher(str(folder), 3, dtype=FLOAT32, mesh=mesh)
     found.append(teacher.project(teacher.params, make_batch(ids, mask)))
   for name in ("query", "key", "value"):
     before, after = (np.asarray(getattr(qkv, name)) for qkv in found)
     assert np.array_equal(before, after)
 
 
-def run_of(folder, params_of, rows, mesh):
-  """Losses of some steps; `params_of` makes the student's first parameters."""
-  config = bert.BertConfig(rows, 16, 2, 2, 32, max_positions=64)
-  student = bert.Encoder(config, 2)
-  teacher = load.load_teacher(
-    str(folder), 2, dtype=jnp.dtype("float32"), mesh=mesh
-  )
-  relations = {"qq": 1.0, "kk": 1.0, "vv": 1.0}
+def distil(folder, student, params, tokens, mesh):
+  """Losses of a few steps on one batch, and the student's parameters."""
+  teacher = load.load_teacher(str(folder), 2, dtype=FLOAT32, mesh=mesh)
   tx = optimizer.make_optimizer(
     bert.FAMILY.feeds_projections,
     b1=0.9,
@@ -142,6 +138,7 @@ def run_of(folder, params_of, rows, mesh):
     weight_decay=0.01,
     clip_norm=1.0,
   )
+  relations = {"qq": 1.0, "kk": 1.0, "vv": 1.0}
   step = jax.jit(
     functools.partial(
       train_step.train_step,
@@ -151,18 +148,14 @@ def run_of(folder, params_of, rows, mesh):
       seed=0,
     )
   )
-  params, zero = params_of(student), jnp.zeros((), jnp.int32)
+  zero = jnp.zeros((), jnp.int32)
   state = train_step.TrainState(zero, params, tx.init(params), zero, zero)
+  batch = make_batch(tokens, np.ones_like(tokens))
   losses = []
-
-  def run(batches):
-    nonlocal state
-    for batch in batches:
-      state, metrics = step(state, teacher.params, batch)
-      losses.append(float(metrics["train/loss"]))
-    return losses, state.params
-
-  return run
+  for _ in range(6):
+    state, metrics = step(state, teacher.params, batch)
+    losses.append(float(metrics["train/loss"]))
+  return losses, state.params
 
 
 def test_distillation_gives_the_same_losses(teachers, trimmed, mesh):
@@ -170,30 +163,26 @@ def test_distillation_gives_the_same_losses(teachers, trimmed, mesh):
   whole, out = teachers["roberta"], trimmed("roberta", "ru")
   old_ids = np.array(record(out)["old_ids"])
   tokens = np.random.default_rng(3).integers(len(old_ids), size=(4, 16))
-  full = {}
+  word = ("embeddings", "word", "embedding")
 
-  def first_params(student):
-    boxed = jax.jit(lambda: init_params(student, jax.random.key(0)))()
-    full.update(flax.linen.meta.unbox(boxed))
-    return dict(full)
-
-  def fewer_rows(student):
-    params = flax.traverse_util.flatten_dict(full)
-    word = ("embeddings", "word", "embedding")
-    params[word] = params[word][old_ids]
-    return flax.traverse_util.unflatten_dict(params)
-
-  mask = np.ones_like(tokens)
-  losses, params = run_of(whole, first_params, tiny_multilingual.SIZE, mesh)(
-    [make_batch(old_ids[tokens], mask)] * 6
-  )
-  found, fewer = run_of(out, fewer_rows, len(old_ids), mesh)(
-    [make_batch(tokens, mask)] * 6
-  )
-  np.testing.assert_allclose(found, losses, atol=1e-5, rtol=0)
+  config = bert.BertConfig(tiny_multilingual.SIZE, 16, 1, 2, 32)
+  student = bert.Encoder(config, 1)
+  boxed = jax.jit(lambda: init_params(student, jax.random.key(0)))()
+  first = flax.traverse_util.flatten_dict(flax.linen.meta.unbox(boxed))
+  fewer = bert.Encoder(dataclasses.replace(config, vocab_size=len(old_ids)), 1)
+  both = {
+    folder: distil(folder, encoder, unflatten(params), ids, mesh)
+    for folder, encoder, params, ids in (
+      (whole, student, first, old_ids[tokens]),
+      (out, fewer, first | {word: first[word][old_ids]}, tokens),
+    )
+  }
+  (expected, before), (losses, after) = both[whole], both[out]
+  np.testing.assert_allclose(losses, expected, atol=1e-5, rtol=0)
   assert losses[-1] < losses[0] - 1e-3
   before, after = (
-    np.asarray(p["embeddings"]["word"]["embedding"]) for p in (params, fewer)
+    np.asarray(flax.traverse_util.flatten_dict(params)[word])
+    for params in (before, after)
   )
   np.testing.assert_allclose(after, before[old_ids], atol=1e-5)
   assert len(after) < 0.5 * len(before)

@@ -85,9 +85,11 @@ def _trim(values: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_multi_string(
     "text",
     None,
-    "A source of text, as in data.train; may be given several times.",
+    "",
     flag_values=values,
   )
+  # Else absl adds a line to it.
+  values["text"].help = "A source of text, as in data.train; may be repeated."
   flags.DEFINE_string("out", None, "Folder to write.", flag_values=values)
   flags.DEFINE_integer(
     "keep", None, "Tokens to keep at most.", flag_values=values
