@@ -227,7 +227,11 @@ def test_rules(teachers, tmp_path, capsys):
     assert trim(teachers[kind], tmp_path / rule, "da", rule) == 0
     sizes[rule] = len(record(tmp_path / rule)["old_ids"])
   assert trim(teachers[kind], tmp_path / "all", "da", "--min_count=1") == 0
-  everything = len(record(tmp_path / "all")["old_ids"])
+  found = record(tmp_path / "all")
+  own = len(tiny_tokenizers.documents("da"))
+  assert (found["documents"], found["held_out"]["documents"]) == (own - 1, 1)
+  assert found["held_out"]["same_tokens"] < found["held_out"]["tokens"]
+  everything = len(found["old_ids"])
   assert all(size < everything or size <= 2500 for size in sizes.values())
   assert sizes["--keep=2500"] <= 2500
   output = capsys.readouterr().out
