@@ -67,7 +67,9 @@ class Vocabulary:
     self._ids = backend.get_vocab(with_added_tokens=True)
     self.tokens = {i: token for token, i in self._ids.items()}
     self._added = set(backend.get_added_tokens_decoder())
-    splitting = json.dumps([content["pre_tokenizer"], content["normalizer"]])
+    splitting = json.dumps(
+      [content.get("pre_tokenizer"), content.get("normalizer")]
+    )
     self._of_bytes = '"ByteLevel"' in splitting
     self._bytes = {i for i, t in self.tokens.items() if self._is_byte(t)}
     self._unknown = self._find_unknown()
@@ -105,7 +107,7 @@ class Vocabulary:
   def _fixed(self, content: dict[str, Any]) -> set[int]:
     fixed = self._added | self._bytes | self._unknown
     fixed |= {i for i in self.tokens if i < _FIRST}
-    _renumber(content["post_processor"], lambda i: fixed.add(i) or i)
+    _renumber(content.get("post_processor"), lambda i: fixed.add(i) or i)
     if content.get("padding"):
       fixed.add(content["padding"]["pad_id"])
     fixed |= {i for i, t in self.tokens.items() if self._plain(t) in [*_MARKS]}
@@ -150,11 +152,12 @@ class Vocabulary:
     """
     new = {old: i for i, old in enumerate(old_ids)}
     content = json.loads(self._text)
-    for token in content["added_tokens"]:
+    for token in content.get("added_tokens") or []:
       token["id"] = new[self._ids[token["content"]]]
     if content.get("padding"):
-      content["padding"]["pad_id"] = new[content["padding"]["pad_id"]]
-    _renumber(content["post_processor"], new.__getitem__)
+      padding = content["padding"]
+      padding["pad_id"] = new.get(padding["pad_id"], 0)
+    _renumber(content.get("post_processor"), new.__getitem__)
     model = content["model"]
     if self.kind == "Unigram":
       model["vocab"] = [e for i, e in enumerate(model["vocab"]) if i in new]
