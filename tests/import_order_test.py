@@ -19,7 +19,10 @@ data.text_files data.tokenizing relations.one_pass relations.pallas_gpu
 relations.pallas_tpu models.bert models.deberta
 models.ltg_bert models.t5 models.modernbert models.eurobert
 data.sources data.shards relations.loss models.registry hf.files
-data.workers data.pipeline distill hf.weights
+data.workers data.pipeline distill hf.weights data.counting hf.merges
+hf.sentencepiece_file
+hf.vocabulary
+hf.rows hf.trimmed_files pieces
 flops data.prepare hf.load hf.save hf.tokenizer train_step evaluate
 hf.flax_teacher parallel
 assembly
@@ -31,7 +34,7 @@ bench.collectives bench.traffic
 bench.compare bench.data choose doctor bench.relations inspection
 bench.fit bench.scaling_worker
 bench.aot bench.scaling
-export
+export trim
 bench.commands
 commands
 cli

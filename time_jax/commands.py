@@ -62,10 +62,55 @@ def _inspect(values: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_string(
     "size", "s", "Of the student: m, s or xs.", flag_values=values
   )
+
+
+def _allow_pickle(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
   flags.DEFINE_boolean(
     "allow_pickle",
     False,
     "Read pytorch_model.bin where there is no safetensors.",
+    flag_values=values,
+  )
+
+
+def _trim(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_string(
+    "teacher",
+    None,
+    "Folder, hub id OWNER/NAME[@REVISION], or package:NAME/FOLDER.",
+    flag_values=values,
+  )
+  flags.DEFINE_multi_string(
+    "text",
+    None,
+    "",
+    flag_values=values,
+  )
+  # Else absl adds a line to it.
+  values["text"].help = "A source of text, as in data.train; may be repeated."
+  flags.DEFINE_string("out", None, "Folder to write.", flag_values=values)
+  flags.DEFINE_integer(
+    "keep", None, "Tokens to keep at most.", flag_values=values
+  )
+  flags.DEFINE_integer(
+    "min_count",
+    None,
+    "Keep the tokens that occur so often.",
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    "coverage",
+    None,
+    "Keep tokens that make up this share of the text; 0.9999.",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "max_documents",
+    0,
+    "Documents to read at most; 0: all.",
+    lower_bound=0,
     flag_values=values,
   )
 
@@ -113,6 +158,22 @@ def _run_inspect(args: Any) -> int:
     args.model,
     layer=args.layer,
     size=args.size,
+    allow_pickle=args.allow_pickle,
+  )
+
+
+def _run_trim(args: Any) -> int:
+  module = importlib.import_module("time_jax.trim")
+  pieces = importlib.import_module("time_jax.pieces")
+  how = {k: getattr(args, k) for k in ("keep", "min_count", "coverage")}
+  if set(how.values()) == {None}:
+    how["coverage"] = pieces.COVERAGE
+  return module.trim(
+    args.teacher,
+    args.text,
+    path(args.out),
+    pieces.Rule(**how),
+    max_documents=args.max_documents,
     allow_pickle=args.allow_pickle,
   )
 
@@ -165,10 +226,18 @@ COMMANDS = {
   "inspect": Command(
     "A checkpoint: what it is, what distilling it takes, what is wrong.",
     "inspect FacebookAI/xlm-roberta-large --layer=19",
-    (_inspect,),
+    (_inspect, _allow_pickle),
     ("model",),
     _run_inspect,
     argument="model",
+  ),
+  "trim": Command(
+    "A teacher with the tokens of one language only, for a smaller student.",
+    "trim --teacher=FacebookAI/xlm-roberta-large --text='da/*.jsonl.zst' "
+    "--out=teachers/xlmr-da",
+    (_trim, _allow_pickle),
+    ("teacher", "text", "out"),
+    _run_trim,
   ),
   "doctor": Command(
     "Devices, versions, flags, memory, folders; what is wrong, what to do.",

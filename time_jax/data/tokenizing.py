@@ -57,7 +57,7 @@ class WindowEncoder:
       seq_len: tokens in a window at most, special tokens included.
     """
     self._spec = spec
-    self._tokenizer = _load(spec)
+    self._tokenizer = load_backend(spec)
     self._num_special = self._tokenizer.num_special_tokens_to_add(False)
     if seq_len <= self._num_special:
       raise errors.UserError(
@@ -72,8 +72,8 @@ class WindowEncoder:
     self, documents: Iterable[str]
   ) -> Iterator[list[NDArray[np.int32]]]:
     """Yields for each document its windows, which hold all of its tokens."""
-    for batch in _batches(documents):
-      parts = [_parts(document) for document in batch]
+    for batch in batches(documents):
+      parts = [text_parts(document) for document in batch]
       encodings = iter(
         self._tokenizer.encode_batch_fast(list(itertools.chain(*parts)))
       )
@@ -87,7 +87,9 @@ class WindowEncoder:
     self, documents: Iterable[str]
   ) -> Iterator[list[NDArray[np.int32]]]:
     """Yields for each document its first window only: the rest is cut off."""
-    heads = (_parts(document[: _LONGEST_PART + 1])[0] for document in documents)
+    heads = (
+      text_parts(document[: _LONGEST_PART + 1])[0] for document in documents
+    )
     return (windows[:1] for windows in self.all_windows(heads))
 
   def _arrays(
@@ -115,7 +117,12 @@ class WindowEncoder:
     )
 
 
-def _load(spec: TokenizerSpec) -> tokenizers.Tokenizer:
+def load_backend(spec: TokenizerSpec) -> tokenizers.Tokenizer:
+  """Builds a tokenizer that neither pads nor cuts nor reads special tokens.
+
+  Raises:
+    UserError: it is none, or its padding has no row in the token table.
+  """
   try:
     tokenizer = tokenizers.Tokenizer.from_str(spec.backend)
   except Exception as error:
@@ -149,8 +156,15 @@ def _forbidden_ids(tokenizer: tokenizers.Tokenizer) -> NDArray[np.bool_]:
   return forbidden
 
 
-def _parts(document: str) -> list[str]:
-  """Cuts a very long document, at whitespace where there is some."""
+def text_parts(document: str) -> list[str]:
+  """Cuts a very long document, at whitespace where there is some.
+
+  Args:
+    document: text.
+
+  Returns:
+    What is tokenised on its own; in nearly all cases the one document.
+  """
   parts = []
   start = 0
   while len(document) - start > _LONGEST_PART:
@@ -162,7 +176,8 @@ def _parts(document: str) -> list[str]:
   return [*parts, document[start:]]
 
 
-def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+def batches(documents: Iterable[str]) -> Iterator[list[str]]:
+  """Yields documents in lists that do not need much memory, tokenised."""
   batch: list[str] = []
   size = 0
   for document in documents:

@@ -100,6 +100,12 @@ def special_ids(folder: pathlib.Path, vocab_size: int) -> dict[str, int]:
   }
 
 
+def special_tokens(folder: pathlib.Path) -> set[str]:
+  """Every token that a tokenizer's files give a meaning or add to it."""
+  tokenizer = _open(folder)
+  return {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+
+
 def _name(folder: pathlib.Path) -> str:
   return f"the tokenizer in {folder}"
 

@@ -22,9 +22,9 @@ from time_jax.errors import UserError
 from time_jax.hf import files
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
-_SHORT = {"F64": "float64", "F32": "float32", "F16": "float16"}
-_SHORT |= {"BF16": "bfloat16", "I64": "int64", "I32": "int32", "I8": "int8"}
-_SHORT |= {"BOOL": "bool"}
+SHORT = {"F64": "float64", "F32": "float32", "F16": "float16"}
+SHORT |= {"BF16": "bfloat16", "I64": "int64", "I32": "int32", "I8": "int8"}
+SHORT |= {"BOOL": "bool", "I16": "int16", "U8": "uint8"}
 
 _CHUNK = 16 << 20  # bytes copied out of a mapping at once
 _MAPPED = 64 << 20  # bytes read before mappings are closed
@@ -89,6 +89,10 @@ class Weights:
     """Shape of a tensor, without reading it."""
     return self.info(name).shape
 
+  def names_in(self, path: pathlib.Path) -> list[str]:
+    """Names of the tensors in one of `paths`."""
+    return list(self._files[self.paths.index(path)].tensors)
+
   def read(self, name: str) -> np.ndarray:
     """A whole tensor, in the file's own dtype."""
     everything = (slice(None),) * len(self.shape(name))
@@ -106,15 +110,31 @@ class Weights:
       name: of the tensor, which has at least one dimension.
       index: the part; slices without step, one a dimension. None: all of it.
     """
+    index = index or (slice(None),) * len(self.shape(name))
+    first = index[0].indices(self.shape(name)[0])[0]
+    for start, chunk in self.chunks(name, index):
+      target[start - first : start - first + len(chunk)] = chunk
+
+  def chunks(
+    self, name: str, index: Index | None = None
+  ) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields a tensor, or a part of it, in order: (first row, some rows).
+
+    Args:
+      name: of the tensor; one without dimensions comes whole.
+      index: as for `read_into`.
+    """
     info = self.info(name)
+    if not info.shape:
+      yield 0, self.read(name)
+      return
     index = index or (slice(None),) * len(info.shape)
     first, last, _ = index[0].indices(info.shape[0])
     row_bytes = info.bytes // max(info.shape[0], 1)
     step = max(_CHUNK // max(row_bytes, 1), 1)
     for start in range(first, last, step):
       stop = min(start + step, last)
-      chunk = self._of[name].slice(name, (slice(start, stop), *index[1:]))
-      target[start - first : stop - first] = chunk
+      yield start, self._of[name].slice(name, (slice(start, stop), *index[1:]))
       self._count((stop - start) * row_bytes)
 
   def _count(self, count: int) -> None:
@@ -142,7 +162,7 @@ class _Safetensors:
     shape, short = tuple(part.get_shape()), part.get_dtype()
     digits = "".join(c for c in short.split("_")[0] if c.isdigit())
     size = math.prod(shape) * int(digits or 8) // 8  # BOOL is a byte.
-    return Info(shape, _SHORT.get(short, short), size)
+    return Info(shape, SHORT.get(short, short), size)
 
   def _open(self) -> Any:
     try:

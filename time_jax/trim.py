@@ -1,0 +1,220 @@
+"""A teacher with the tokens of one language only.
+
+Most of a multilingual teacher's tokens never occur in one language, and the
+student inherits them all: of XLM-R's 250 002 rows a student of width 384 has 96
+million parameters. What is written is a teacher like any other.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import pathlib
+import shutil
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+from time_jax.data import counting, sources
+from time_jax.data.counting import Comparison, Counts
+from time_jax.data.records import Tally
+from time_jax.errors import UserError
+from time_jax.hf import files, load, rows, tokenizer, trimmed_files
+from time_jax.hf.vocabulary import Vocabulary
+from time_jax.hf.weights import Weights
+from time_jax.pieces import Rule, choose
+
+RECORD = "trim.json"
+_HELD_OUT = 0.05  # of the documents, the last ones
+_MOST_HELD_OUT = 10_000  # documents
+_UNREADABLE = 0.4  # of the tokens; text of its languages has far less
+_AS_BEFORE = 0.999  # of the held-out tokens; fewer are worth a note
+
+
+def trim(
+  teacher: str,
+  text: Sequence[str],
+  out: pathlib.Path,
+  rule: Rule,
+  *,
+  max_documents: int = 0,
+  allow_pickle: bool = False,
+) -> int:
+  """Writes a teacher that has only the tokens of some text, and reports.
+
+  Args:
+    teacher: see `files.resolve`.
+    text: sources, see `data.sources`. The last documents are held out: they
+      are not counted, but tell what trimming changes.
+    out: folder to write; new or empty.
+    rule: which tokens are kept.
+    max_documents: read at most; 0: all.
+    allow_pickle: see `files.weight_files`.
+
+  Returns:
+    The exit code, 0.
+
+  Raises:
+    UserError: the teacher, the text, the rule or the folder does not do.
+  """
+  _check_target(out)
+  folder = files.resolve(teacher, allow_pickle)
+  family, config = load.read_config(folder)
+  spec = tokenizer.load_tokenizer(folder, config.vocab_size)
+  vocabulary = Vocabulary(spec.backend, spec.name)
+  with Weights(folder, allow_pickle) as weights:
+    tables = rows.vocabulary_tables(
+      weights, family.names, config.vocab_size, config.hidden_size
+    )
+    documents, held_out = _split(text, max_documents)
+    counts = counting.count(spec, documents)
+    _check_readable(counts, vocabulary, spec.name)
+    named = _named(folder, config, vocabulary)
+    old_ids = choose(vocabulary, counts, named, rule)
+    with _writing(out) as fresh:
+      left = trimmed_files.write_tokenizer(folder, fresh, vocabulary, old_ids)
+      trimmed_files.write_config(folder, fresh, old_ids)
+      rows.write_weights(weights, fresh, tables, old_ids)
+      _copy_code(folder, fresh)
+      fewer = tokenizer.load_tokenizer(fresh, len(old_ids))
+      found = counting.compare(
+        spec, fewer, old_ids, held_out, vocabulary.unreadable
+      )
+      record = {
+        "teacher": teacher,
+        "teacher_fingerprint": files.fingerprint(folder, allow_pickle),
+        "text": list(text),
+        "max_documents": max_documents,
+        "rule": str(rule),
+        "documents": counts.documents,
+        "tokens": int(counts.tokens.sum()),
+        "held_out": dataclasses.asdict(found),
+        "vocab_size": {"before": config.vocab_size, "after": len(old_ids)},
+        "left_out": left,
+        "old_ids": old_ids,  # the place in this list is the new id
+      }
+      (fresh / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
+      load.check_teacher(fresh, config.num_layers)
+  _report(folder, out, record, found)
+  return 0
+
+
+def _check_target(out: pathlib.Path) -> None:
+  if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    raise UserError(
+      f"{out} exists; expected an empty or new folder: delete it or give "
+      "another --out."
+    )
+
+
+@contextlib.contextmanager
+def _writing(out: pathlib.Path) -> Generator[pathlib.Path, None, None]:
+  """A folder that gets the name `out` once all is in it."""
+  target = out.resolve()
+  fresh = target.with_name(f".{target.name}.unfinished")
+  try:
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    yield fresh
+    if target.exists():
+      target.rmdir()
+    fresh.replace(target)
+  except OSError as error:
+    raise UserError(
+      f"cannot write to {out}: {error.strerror or error}; expected a folder "
+      "with write permission and free space (see --out)."
+    ) from error
+  finally:
+    shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _split(
+  text: Sequence[str], max_documents: int
+) -> tuple[Iterator[str], Iterator[str]]:
+  """The documents to count, and those behind them, which are held out."""
+
+  def documents() -> Iterator[str]:
+    parsed = [sources.Source.parse(source) for source in text]
+    return itertools.islice(
+      sources.documents(parsed, Tally()), max_documents or None
+    )
+
+  # Read once more than needed: only then it is known which are the last.
+  number = sum(1 for _ in documents())
+  held_out = min(max(round(_HELD_OUT * number), 1), _MOST_HELD_OUT)
+  if number < 2:
+    raise UserError(
+      f"{number} document in {', '.join(text)}; expected 2 at least, the last "
+      "of which is not counted but compared."
+    )
+  counted = number - held_out
+  return (
+    itertools.islice(documents(), counted),
+    itertools.islice(documents(), counted, None),
+  )
+
+
+def _check_readable(counts: Counts, vocabulary: Vocabulary, name: str) -> None:
+  """UserError if the tokenizer cannot read the text's script."""
+  unreadable = counts.tokens[sorted(vocabulary.unreadable)].sum()
+  share = unreadable / max(counts.tokens.sum(), 1)
+  if share > _UNREADABLE:
+    raise UserError(
+      f"{name} does not know {share:.0%} of this text: it was not made for its "
+      "script; expected a teacher that reads the language, or other --text."
+    )
+
+
+def _named(
+  folder: pathlib.Path, config: Any, vocabulary: Vocabulary
+) -> set[int]:
+  """Ids that stay for what files beside tokenizer.json say of them."""
+  special = tokenizer.special_tokens(folder)
+  named = trimmed_files.outside_of_text(folder, vocabulary, special)
+  # RoBERTa counts positions from its padding id, which must not move.
+  first = set(range(getattr(config, "position_offset", 0)))
+  return named | (first & vocabulary.tokens.keys())
+
+
+def _copy_code(folder: pathlib.Path, out: pathlib.Path) -> None:
+  """Files that config.json may point to. They are never executed here."""
+  for path in (*folder.glob("*.py"), *folder.glob("LICENSE*")):
+    shutil.copyfile(path, out / path.name)
+
+
+def _report(
+  folder: pathlib.Path,
+  out: pathlib.Path,
+  record: dict[str, Any],
+  found: Comparison,
+) -> None:
+  numbers, size = rows.count_numbers(folder)
+  fewer, smaller = rows.count_numbers(out)
+  before, after = record["vocab_size"].values()
+  same = found.same_tokens / max(found.tokens, 1)
+  lines = {
+    "tokens": f"{before:,} -> {after:,} ({after / before:.1%})",
+    "parameters": f"{numbers / 1e6:.1f} M -> {fewer / 1e6:.1f} M",
+    "weights": f"{size / 1e6:.1f} MB -> {smaller / 1e6:.1f} MB",
+    "text": f"{record['documents']:,} documents, {record['tokens']:,} tokens "
+    f"counted; {record['rule']}",
+    "held out": f"{found.documents:,} documents, {found.tokens:,} tokens",
+    "as before": f"{same:.3%} of the tokens, "
+    f"{found.same_documents / found.documents:.1%} of the documents",
+    "tokens per word": f"{found.tokens / found.words:.4f} -> "
+    f"{found.tokens_after / found.words:.4f}",
+    "unknown": f"{found.unreadable:,} -> {found.unreadable_after:,} tokens",
+  }
+  print(f"Trimmed {folder} to {out}")
+  for title, words in lines.items():
+    print(f"  {title:<16} {words}")
+  if record["left_out"]:
+    print(
+      f"note: {', '.join(record['left_out'])} left out: not the same tokens as "
+      "tokenizer.json, or of another kind."
+    )
+  if same < _AS_BEFORE:
+    print(
+      f"note: less than {_AS_BEFORE:.1%} of the held-out tokens are as before; "
+      "give more text, or ask for more tokens."
+    )
+  print(f"Next: python -m time_jax inspect {out}")
