@@ -69,8 +69,7 @@ class SentencePieceFile:
       if 0 <= old < len(self._model.pieces):
         name = self._model.pieces[old].piece
         setattr(spec, key, names.index(name) if name in names else -1)
-    # Samples with their pieces, which need not be there any more; the library
-    # Samples with their pieces would not pass any more.
+    # Samples with their pieces, which need not be there any more.
     if "self_test_data" in model.DESCRIPTOR.fields_by_name:
       model.ClearField("self_test_data")
     return model.SerializeToString()
