@@ -1,0 +1,126 @@
+"""ONNX files of a student, each measured against JAX before it is kept."""
+
+import pathlib
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from time_jax import probe
+from time_jax.errors import RunError, UserError
+from time_jax.hf import onnx_graph
+from time_jax.restore import Student
+
+FOLDER = "onnx"
+PLAIN, INT8 = "model.onnx", "model_int8.onnx"
+TOLERANCE = 1e-4  # of hidden states in float32, of their largest value above 1
+_LARGEST = 2**31 - 1  # bytes of a file, a limit of its format
+Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def write_onnx(
+  folder: pathlib.Path, student: Student, looked_at: probe.Probe
+) -> list[tuple[str, str]]:
+  """Writes onnx/model.onnx and onnx/model_int8.onnx and measures both.
+
+  Args:
+    folder: of the export.
+    student: float32.
+    looked_at: rows to compare on.
+
+  Returns:
+    (file, what was found) of each.
+
+  Raises:
+    UserError: onnx or onnxruntime is not installed, or the model is too large.
+    RunError: onnxruntime and JAX differ.
+  """
+  onnx, quantization = onnx_graph.require("onnx", "onnxruntime.quantization")
+  target = folder / FOLDER
+  target.mkdir()
+  model = onnx_graph.build_onnx(student.config, student.params)
+  if model.ByteSize() > _LARGEST:
+    raise UserError(
+      f"the model has {model.ByteSize():,} bytes, more than an ONNX file takes "
+      f"({_LARGEST:,}); export it without --onnx."
+    )
+  onnx.save(model, target / PLAIN)
+  quantization.quantize_dynamic(
+    target / PLAIN,
+    target / INT8,
+    per_channel=True,
+    weight_type=quantization.QuantType.QInt8,
+  )
+  batch = looked_at.batch()
+  real = np.asarray(batch.segment_ids) > 0
+  states = probe.hidden_states(student.encoder, student.params, batch)
+  expected = states[-1][real]
+  tokens = np.asarray(batch.tokens)
+  found = load_onnx(target / PLAIN)(tokens, real)[real]
+  difference = float(np.abs(found - expected).max())
+  if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+    raise RunError(
+      f"onnxruntime differs from JAX by {difference:.2e}, expected at most "
+      f"{TOLERANCE}."
+    )
+  rough = load_onnx(target / INT8)(tokens, real)[real]
+  return [
+    (
+      f"{FOLDER}/{PLAIN}",
+      f"onnxruntime equals JAX within {difference:.1e}; "
+      f"{_size(target / PLAIN)}, opset {onnx_graph.OPSET}",
+    ),
+    (
+      f"{FOLDER}/{INT8}",
+      f"{_error(expected, rough)}; {_size(target / INT8)}",
+    ),
+  ]
+
+
+def load_onnx(path: pathlib.Path) -> Run:
+  """Opens a file in onnxruntime on the CPU: (tokens, mask) -> (B, T, D)."""
+  (runtime,) = onnx_graph.require("onnxruntime")
+  options = runtime.SessionOptions()
+  options.log_severity_level = 3  # Errors alone.
+  session: Any = runtime.InferenceSession(
+    str(path), options, providers=["CPUExecutionProvider"]
+  )
+
+  def run(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    feeds = dict(zip(onnx_graph.INPUTS, (tokens, mask), strict=True))
+    int64 = {name: np.asarray(x, np.int64) for name, x in feeds.items()}
+    return session.run([onnx_graph.OUTPUT], int64)[0]
+
+  return run
+
+
+def time_onnx(
+  path: pathlib.Path, rows: int, length: int, vocab_size: int, repeats: int = 20
+) -> float:
+  """Median seconds of a batch of random tokens, after a few to warm up."""
+  run = load_onnx(path)
+  tokens = np.random.default_rng(0).integers(vocab_size, size=(rows, length))
+  mask = np.ones_like(tokens)
+  seconds = []
+  for _ in range(repeats + 3):
+    start = time.perf_counter()
+    run(tokens, mask)
+    seconds.append(time.perf_counter() - start)
+  return statistics.median(seconds[3:])
+
+
+def _error(expected: np.ndarray, found: np.ndarray) -> str:
+  """What rounding to int8 costs, over tokens."""
+  norms = np.linalg.norm(expected, axis=-1), np.linalg.norm(found, axis=-1)
+  cosine = (expected * found).sum(-1) / (norms[0] * norms[1])
+  relative = np.linalg.norm(found - expected, axis=-1) / norms[0]
+  return (
+    f"int8: error {relative.mean():.2%} of a vector's length on average, "
+    f"{relative.max():.2%} at most; cosine at least {cosine.min():.4f}"
+  )
+
+
+def _size(path: pathlib.Path) -> str:
+  return f"{path.stat().st_size / 1e6:,.1f} MB"
