@@ -46,7 +46,7 @@ def test_the_card_says_what_the_run_recorded(capsys, tiny, tmp_path):
     "tokens read": f"{read:,.0f}",
     "relation loss in training": f"{losses[0][1]:.4f} (step 1), "
     f"{losses[-1][1]:.4f} (step {step})",
-    "hardware of the session that saved it": "1 x cpu, 1 process(es)",
+    "hardware of the session that saved it": "8 x cpu, 1 process(es)",
     "class": "BertModel",
   }.items():
     assert f"| {name} | {value} |" in text, name

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import exporting
 import numpy as np
@@ -14,15 +13,24 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError
 
 from time_jax import push
-from time_jax.hf import files
+from time_jax.hf import files, torch_encoder
 
 
 @pytest.fixture(scope="module")
 def workdir(tiny, tmp_path_factory):
-  """A student with 512 positions."""
+  """An imported student."""
+  home = tmp_path_factory.mktemp("short")
+  source = exporting.random_model(home / "source", tiny / "teacher")
+  exporting.quietly("import", source, f"--workdir={home / 'run'}")
+  return home / "run"
+
+
+@pytest.fixture(scope="module")
+def long(tiny, tmp_path_factory):
+  """One with 512 positions."""
   home = tmp_path_factory.mktemp("long")
   source = exporting.random_model(
-    home / "source", tiny / "teacher", max_positions=512
+    home / "source", tiny / "teacher", num_layers=2, max_positions=512
   )
   exporting.quietly("import", source, f"--workdir={home / 'run'}")
   return home / "run"
@@ -36,9 +44,19 @@ def exported(request, workdir, tmp_path_factory):
   return out
 
 
-def test_both_classes_are_one_network(workdir, exported):
+@pytest.fixture
+def _without_torch(monkeypatch):
+  """For what is not about the check in PyTorch, which takes its time."""
+  monkeypatch.setattr(torch_encoder, "installed", lambda: False)
+
+
+@pytest.mark.parametrize("name", exporting.CLASSES)
+def test_both_classes_are_one_network(capsys, tmp_path, long, name):
   """Lengths 1 to 512, odd batches, padded: transformers agrees with itself."""
-  home = workdir.parent
+  home, exported = long.parent, tmp_path / name
+  flags = f"--class={name}", f"--out={exported}"
+  output = command(capsys, "export", f"--workdir={long}", *flags)
+  assert "lengths 1, 2, 3, 17, 257, 512, padded and alone" in output
   plain = transformers.BertModel.from_pretrained(home / "source").eval()
   found, report = transformers.AutoModel.from_pretrained(
     exported, output_loading_info=True
@@ -82,6 +100,7 @@ def test_unknown_facts_are_not_invented(exported):
   assert "language:" not in text and "base_model:" not in text
 
 
+@pytest.mark.usefixtures("_without_torch")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_imported_and_exported_again_it_is_the_same(
   capsys, tmp_path, workdir, exported, dtype
@@ -160,6 +179,7 @@ def push_flags(workdir, out, *more):
   )
 
 
+@pytest.mark.usefixtures("_without_torch")
 def test_a_push_is_one_commit(capsys, tmp_path, workdir, hub):
   out = tmp_path / "out"
   argv = push_flags(workdir, out, "--revision=step-0")
@@ -178,6 +198,7 @@ def test_a_push_is_one_commit(capsys, tmp_path, workdir, hub):
   assert str(tmp_path) not in card
 
 
+@pytest.mark.usefixtures("_without_torch")
 def test_a_dry_run_lists_files_and_asks_nobody(capsys, tmp_path, workdir, hub):
   out = tmp_path / "out"
   argv = push_flags(workdir, out, "--dry_run", "--noprivate")
@@ -190,6 +211,7 @@ def test_a_dry_run_lists_files_and_asks_nobody(capsys, tmp_path, workdir, hub):
   assert {"README.md", "model.safetensors", "tokenizer.json"} <= set(there)
 
 
+@pytest.mark.usefixtures("_without_torch")
 @pytest.mark.parametrize(
   ("error", "code", "words"),
   [
@@ -227,10 +249,7 @@ def test_flags_that_are_none(capsys, workdir, flag):
   assert f"{flag}: expected one of" in output
 
 
-def test_without_torch(capsys, monkeypatch, tmp_path, workdir):
-  from time_jax.hf import torch_encoder
-
-  monkeypatch.setattr(torch_encoder, "installed", lambda: False)
+@pytest.mark.usefixtures("_without_torch")
+def test_without_torch(capsys, tmp_path, workdir):
   argv = "export", f"--workdir={workdir}", f"--out={tmp_path / 'out'}"
   assert "not checked: torch is not installed" in command(capsys, *argv)
-  shutil.rmtree(tmp_path / "out")

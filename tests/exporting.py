@@ -6,6 +6,7 @@ import shutil
 import flax.linen as nn
 import jax
 import numpy as np
+import pytest
 import safetensors.numpy
 
 from time_jax import cli
@@ -13,7 +14,11 @@ from time_jax.hf import files, save
 from time_jax.models import bert
 from time_jax.models.family import abstract_params
 
-CLASSES = ("BertModel", "XLMRobertaModel")
+# Quick tests take the one that has more to go wrong.
+CLASSES = (
+  pytest.param("BertModel", marks=pytest.mark.slow),
+  "XLMRobertaModel",
+)
 
 
 def random_model(folder, tokenizer, *, vocab_size=153, **sizes):

@@ -46,7 +46,10 @@ def exported(capsys, workdir, *flags):
 
 @pytest.mark.parametrize(
   ("init_from", "layers"),
-  [("teacher", [1, 2]), ("teacher:3,1", [3, 1])],
+  [
+    pytest.param("teacher", [1, 2], marks=pytest.mark.slow),
+    ("teacher:3,1", [3, 1]),
+  ],
 )
 def test_layers_of_the_teacher(capsys, tiny, tmp_path, init_from, layers):
   flag = f"--config.student.init_from={init_from}"
@@ -64,6 +67,7 @@ def test_layers_of_the_teacher(capsys, tiny, tmp_path, init_from, layers):
   assert f"| first weights from | {init_from} |" in text
 
 
+@pytest.mark.slow
 def test_a_student_of_a_folder_goes_on(capsys, tiny, tmp_path):
   source = exporting.random_model(
     tmp_path / "source",

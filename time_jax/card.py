@@ -38,6 +38,19 @@ _MADE = {
   "held_out_loss": "relation loss on held-out text",
   "chosen": "chosen as",
 }
+_DISTILLED = """\
+A small text encoder{}, distilled from a larger one with time_jax after TiME
+([arXiv 2512.14645](https://arxiv.org/abs/2512.14645)): its last layer learned
+the attention relations of one layer of its teacher. It gives vectors for
+tokens, to be fine-tuned for tagging, parsing, named entities and the like."""
+_LIMITS = """\
+There is no masked-language-model head. A pooler of zeros stands for one that
+was not there. Quality on tasks: not stated."""
+_DISTILLED_LIMITS = """\
+The loss sees the query, key and value projections of the last layer and all
+below them. What follows them in that layer, and the pooler, are as they were
+initialised: fine-tune the model, or take an earlier layer. There is no
+masked-language-model head. Quality on tasks: not stated."""
 # Said only where they are so.
 _OPTIONAL = ("imported_from", "init_from", "chosen")
 _SECTIONS = (
@@ -60,6 +73,7 @@ def render(
   dtype: str,
   checks: Sequence[tuple[str, str]],
   licence: str,
+  with_tokenizer: bool = True,
 ) -> str:
   """Fills the template.
 
@@ -72,21 +86,19 @@ def render(
     dtype: of the weights.
     checks: what was verified, and what was found.
     licence: identifier of the model's licence; empty: not stated.
+    with_tokenizer: whether there is one in the folder.
   """
-  language = facts.get("language")
   template = importlib.resources.files("time_jax").joinpath("card.md")
   text = template.read_text(encoding="utf-8")
   return string.Template(text).substitute(
     front=_front(facts, licence),
     title=name.rstrip("/").rpartition("/")[2] or name,
-    for_language=f" for {find(language).name}" if language else "",
-    usage=_usage(name, revision, model_class),
-    pipeline=_pipeline(name, revision),
-    positions=shape.max_positions,
+    about=_about(facts),
+    usage=_usage(name, revision, model_class, shape, with_tokenizer),
+    limits=_DISTILLED_LIMITS if "teacher" in facts else _LIMITS,
     made=_made(facts),
     shape=_table(_shape(shape, model_class, dtype)),
     checks=_table(checks),
-    record="time_jax.json",
     licence=_licence(licence),
   )
 
@@ -126,30 +138,53 @@ def _front(facts: Mapping[str, Any], licence: str) -> str:
   return ModelCardData(**said).to_yaml()
 
 
-def _usage(name: str, revision: str | None, model_class: str) -> str:
-  also = f", revision={revision!r}" if revision else ""
-  return "\n".join(
+def _about(facts: Mapping[str, Any]) -> str:
+  if "teacher" not in facts:
+    origin = facts.get("imported_from", _NOT_RECORDED)
+    return f"A text encoder, taken over by time_jax; from: {origin}."
+  language = facts.get("language")
+  return _DISTILLED.format(f" for {find(language).name}" if language else "")
+
+
+def _usage(
+  name: str,
+  revision: str | None,
+  model_class: str,
+  shape: BertConfig,
+  with_tokenizer: bool,
+) -> str:
+  """Code that works as it stands, in blocks."""
+  place = f"{name!r}, revision={revision!r}" if revision else repr(name)
+  blocks = [
     [
       f"from transformers import AutoTokenizer, {model_class}",
       "",
-      f"tokenizer = AutoTokenizer.from_pretrained({name!r}{also})",
-      f"model = {model_class}.from_pretrained({name!r}{also})",
+      f"tokenizer = AutoTokenizer.from_pretrained({place})",
+      f"model = {model_class}.from_pretrained({place})",
       'inputs = tokenizer(["Small is fast."], return_tensors="pt")',
       "print(model(**inputs).last_hidden_state)",
-    ]
-  )
-
-
-def _pipeline(name: str, revision: str | None) -> str:
-  also = f", revision={revision!r}" if revision else ""
-  return "\n".join(
+    ],
     [
       "from transformers import pipeline",
       "",
-      f'encode = pipeline("feature-extraction", model={name!r}{also})',
+      f'encode = pipeline("feature-extraction", model={place})',
       'print(encode("Small is fast."))',
+    ],
+  ]
+  note = f"At most {shape.max_positions} tokens."
+  if not with_tokenizer:
+    blocks = [
+      [
+        "import torch",
+        f"from transformers import {model_class}",
+        "",
+        f"model = {model_class}.from_pretrained({place})",
+        "print(model(torch.tensor([[5, 6, 7]])).last_hidden_state)",
+      ]
     ]
-  )
+    note += " There is no tokenizer: ids only."
+  code = ["```python\n" + "\n".join(lines) + "\n```" for lines in blocks]
+  return "\n\n".join([*code, note])
 
 
 def _made(facts: Mapping[str, Any]) -> str:

@@ -194,7 +194,7 @@ def _said(values: Mapping[str, Any]) -> str:
 def _tensors(opened: Opened) -> str:
   family, config = load.read_config(opened.folder)
   encoder = family.encoder(config, config.num_layers, "float32")
-  shapes = flax.traverse_util.flatten_dict(
+  shapes: Any = flax.traverse_util.flatten_dict(
     flax.linen.meta.unbox(abstract_params(encoder))
   )
   known = {

@@ -177,6 +177,7 @@ def _write_and_verify(
     dtype=options.dtype,
     checks=[(check.name, check.found) for check in done],
     licence=options.licence,
+    with_tokenizer=tokenizer.has_tokenizer(folder),
   )
   (folder / "README.md").write_text(text, encoding="utf-8")
   wrong = [
