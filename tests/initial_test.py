@@ -10,6 +10,7 @@ import safetensors.numpy
 from exporting import command
 
 from time_jax import distributed
+from time_jax.hf import torch_encoder
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +19,8 @@ def _this_process(monkeypatch):
   monkeypatch.setattr(distributed, "preempted", lambda step: False)
   path = str(running.ROOT / ".cache" / "xla")
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", path)
+  # PyTorch's part in an export is not what is tested here.
+  monkeypatch.setattr(torch_encoder, "installed", lambda: False)
 
 
 # Two steps, whose first has learning rate 0: what is saved behind the first is

@@ -310,7 +310,7 @@ def test_an_earlier_export_is_replaced_as_a_whole(capsys, monkeypatch, run):
   before = content_of(run / "export")
   names = sorted(path.name for path in run.iterdir())
 
-  def refuse(*what):
+  def refuse(*what, **how):
     raise RunError("not equal.")
 
   with monkeypatch.context() as patch:
@@ -353,11 +353,35 @@ def test_an_export_that_is_not_equal_is_refused(capsys, monkeypatch, run):
 
   command(capsys, "export", f"--workdir={run}", "--step=10")
   before = content_of(run / "export")
-  with monkeypatch.context() as patch:
-    patch.setattr(save, "bert_tensors", damage)
-    line = command(capsys, "export", f"--workdir={run}", code=3)
+  monkeypatch.setattr(save, "bert_tensors", damage)
+  line = command(capsys, "export", f"--workdir={run}", code=3)
   assert "fingerprint: hidden states differ by " in line
   assert content_of(run / "export") == before
+
+
+def test_the_card_says_what_the_run_recorded(capsys, tiny, run):
+  command(capsys, "export", f"--workdir={run}", "--license=cc-by-4.0")
+  text = (run / "export" / "README.md").read_text()
+  rows = [r for r in running.metrics(run) if "train/loss" in r]
+  manifest = json.loads((run / "data" / "manifest.json").read_text())
+  train = manifest["splits"]["train"]
+  for name, value in {
+    "teacher": "teacher",  # Not whose home it lies in.
+    "distilled layer of the teacher": "2",
+    "relation heads R": "4",
+    "relations": "QQ, KK, VV",
+    "training text": f"train.jsonl: {train['documents']} documents, "
+    f"{train['tokens']:,} tokens, {train['rows']} rows, "
+    f"{train['packing_efficiency']:.1%} full",
+    "tokens read": f"{sum(r['data/tokens'] for r in rows):,.0f}",
+    "relation loss in training": f"{rows[0]['train/loss']:.4f} (step 1), "
+    f"{rows[-1]['train/loss']:.4f} (step 30)",
+    "hardware of the session that saved it": "1 x cpu, 1 process(es)",
+  }.items():
+    assert f"| {name} | {value} |" in text, name
+  assert str(tiny) not in text
+  for words in ("language: en", "license: cc-by-4.0", "encoder for English"):
+    assert words in text
 
 
 def test_the_run_leaves_its_record(distilled):

@@ -35,7 +35,7 @@ def collect(workdir: pathlib.Path, student: Student) -> Facts:
   facts: Facts = {
     **_of_config(run),
     **_of_text(workdir, run),
-    **_of_metrics(workdir, student.step, run),
+    **_of_metrics(workdir, student.step),
     "hardware": _hardware(student.record.get("hardware")),
     "versions": student.record.get("versions"),
   }
@@ -123,9 +123,7 @@ def _datasets(sources: Sequence[str]) -> list[str]:
   return sorted({name.partition("@")[0].partition(":")[0] for name in ids})
 
 
-def _of_metrics(
-  workdir: pathlib.Path, step: int, run: Mapping[str, Any]
-) -> Facts:
+def _of_metrics(workdir: pathlib.Path, step: int) -> Facts:
   rows = [r for r in metrics.read_metrics(workdir) if r["step"] <= step]
   logged = [row["data/tokens"] for row in rows if "data/tokens" in row]
   facts: Facts = {"step": step}
@@ -142,11 +140,18 @@ def _of_metrics(
     if seen:
       (first, before), (last, after) = seen[0], seen[-1]
       facts[name] = f"{before:.4f} (step {first}), {after:.4f} (step {last})"
-  if run.get("data") and choose.read_choice(workdir) == step:
+  if _choice(workdir) == step:
     facts["chosen"] = (
       "the kept checkpoint with the lowest relation loss on held-out text"
     )
   return facts
+
+
+def _choice(workdir: pathlib.Path) -> int | None:
+  try:
+    return choose.read_choice(workdir)
+  except UserError:  # Damaged; who gave --step need not care.
+    return None
 
 
 def _hardware(found: Mapping[str, Any] | None) -> str:
