@@ -31,6 +31,7 @@ COMMANDS = (
   "bench compare",
   "bench aot",
   "bench scaling",
+  "bench onnx",
 )
 FLAGS = {
   "prepare": ("config", "workdir"),
@@ -87,6 +88,7 @@ FLAGS = {
     "dtype",
     "json",
   ),
+  "bench onnx": ("folder", "batch_sizes", "seq_len", "repeats", "json"),
   "bench aot": ("config", "topology", "sweep", "batches", "meshes", "json"),
   "bench scaling": (
     "config",

@@ -34,7 +34,7 @@ bench.aot bench.scaling
 restore probe push
 provenance card onnx_files
 checks
-verify imports
+verify imports bench.onnx
 export
 bench.commands
 commands

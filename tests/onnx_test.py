@@ -44,3 +44,8 @@ def test_onnx(capsys, tiny, tmp_path, name):
       np.testing.assert_allclose(padded, expected, atol=1e-4)
   output = command(capsys, "verify", folder, f"--against={run}")
   assert "6 files as exported" in output
+  sizes = "--batch_sizes=1,3", "--seq_len=5", "--repeats=2"
+  output = command(capsys, "bench", "onnx", folder, *sizes)
+  rows = [line.split()[:2] for line in output.splitlines()[1:]]
+  names = ("model.onnx", "model_int8.onnx", "PyTorch")
+  assert rows == [[name, size] for size in "13" for name in names]

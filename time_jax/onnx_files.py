@@ -1,8 +1,7 @@
 """ONNX files of a student, each measured against JAX before it is kept."""
 
+import logging
 import pathlib
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -47,12 +46,17 @@ def write_onnx(
       f"({_LARGEST:,}); export it without --onnx."
     )
   onnx.save(model, target / PLAIN)
-  quantization.quantize_dynamic(
-    target / PLAIN,
-    target / INT8,
-    per_channel=True,
-    weight_type=quantization.QuantType.QInt8,
-  )
+  before = logging.root.manager.disable
+  logging.disable(logging.WARNING)  # Advice on graphs of other tools.
+  try:
+    quantization.quantize_dynamic(
+      target / PLAIN,
+      target / INT8,
+      per_channel=True,
+      weight_type=quantization.QuantType.QInt8,
+    )
+  finally:
+    logging.disable(before)
   batch = looked_at.batch()
   real = np.asarray(batch.segment_ids) > 0
   states = probe.hidden_states(student.encoder, student.params, batch)
@@ -94,21 +98,6 @@ def load_onnx(path: pathlib.Path) -> Run:
     return session.run([onnx_graph.OUTPUT], int64)[0]
 
   return run
-
-
-def time_onnx(
-  path: pathlib.Path, rows: int, length: int, vocab_size: int, repeats: int = 20
-) -> float:
-  """Median seconds of a batch of random tokens, after a few to warm up."""
-  run = load_onnx(path)
-  tokens = np.random.default_rng(0).integers(vocab_size, size=(rows, length))
-  mask = np.ones_like(tokens)
-  seconds = []
-  for _ in range(repeats + 3):
-    start = time.perf_counter()
-    run(tokens, mask)
-    seconds.append(time.perf_counter() - start)
-  return statistics.median(seconds[3:])
 
 
 def _error(expected: np.ndarray, found: np.ndarray) -> str:

@@ -27,13 +27,16 @@ def knows(hf_config: Mapping[str, Any]) -> bool:
   return hf_config.get("model_type", "") in transformers.CONFIG_MAPPING
 
 
-def load_torch(folder: pathlib.Path, strict: bool) -> Run:
+def load_torch(
+  folder: pathlib.Path, strict: bool, every_layer: bool = True
+) -> Run:
   """Loads a folder in float32; no code of it is executed.
 
   Args:
     folder: with safetensors.
     strict: whether a tensor that the model does not know, or a pooler that is
       not there, is wrong; heads of other people's models are not.
+    every_layer: whether all hidden states are given, or the last one alone.
 
   Returns:
     (tokens (B, T), mask (B, T)) -> hidden states (states, B, T, D), the last
@@ -46,6 +49,7 @@ def load_torch(folder: pathlib.Path, strict: bool) -> Run:
   import transformers
 
   transformers.logging.set_verbosity_error()
+  transformers.logging.disable_progress_bar()
   kind = files.read_json(folder / "config.json").get("model_type", "")
   loader: Any = getattr(transformers, _ALONE.get(kind, "AutoModel"))
   try:
@@ -73,9 +77,10 @@ def load_torch(folder: pathlib.Path, strict: bool) -> Run:
       output = model.eval()(
         input_ids=torch.tensor(np.asarray(tokens, np.int64)),
         attention_mask=torch.tensor(np.asarray(mask, np.int64)),
-        output_hidden_states=True,
+        output_hidden_states=every_layer,
       )
-    states = [*output.hidden_states[:-1], output.last_hidden_state]
+    below = output.hidden_states[:-1] if every_layer else ()
+    states = [*below, output.last_hidden_state]
     return np.stack([state.numpy() for state in states])
 
   return run
