@@ -51,7 +51,7 @@ def exported(capsys, workdir, *flags):
   ("init_from", "layers"),
   [
     pytest.param("teacher", [1, 2], marks=pytest.mark.slow),
-    ("teacher:3,1", [3, 1]),
+    pytest.param("teacher:3,1", [3, 1], marks=pytest.mark.slow),
   ],
 )
 def test_layers_of_the_teacher(capsys, tiny, tmp_path, init_from, layers):
@@ -106,7 +106,6 @@ def test_an_imported_student_goes_on(capsys, tiny, tmp_path):
   assert record["step"] == 1 and record["imported"]["from"] == "source"
   # Now it is a run as any other: it resumes, and what it began with stays.
   command(capsys, *distil(tiny, run))
-  exported(capsys, run, "--step=0")
 
 
 @pytest.mark.parametrize(

@@ -106,17 +106,18 @@ def test_a_sound_folder(capsys, made):
   assert "lengths 1, 2, 3, 17, 33, 64, padded and alone" in output
 
 
+@pytest.fixture
+def _without_torch(monkeypatch):
+  """It reads the same files, wrong or not, and takes its time."""
+  monkeypatch.setattr(torch_encoder, "installed", lambda: False)
+
+
+@pytest.mark.usefixtures("_without_torch")
 def test_what_was_changed_after_the_export_is_caught(capsys, folder):
   transpose(folder)
   output = command(capsys, "verify", folder, code=2)
   assert problems(output) == ["files", "fingerprint"]
   assert "model.safetensors was changed after the export" in output
-
-
-@pytest.fixture
-def _without_torch(monkeypatch):
-  """It reads the same files, wrong or not, and takes its time."""
-  monkeypatch.setattr(torch_encoder, "installed", lambda: False)
 
 
 @pytest.mark.usefixtures("_without_torch")
@@ -148,6 +149,7 @@ def test_what_cannot_be_known_is_said(capsys, folder):
   assert "a wrong tokenizer of the right size, pass unseen" in output
 
 
+@pytest.mark.usefixtures("_without_torch")
 def test_a_tokenizer_of_a_larger_vocabulary(capsys, folder):
   content = json.loads((folder / "tokenizer.json").read_text())
   words = sorted(content["model"]["vocab"], key=content["model"]["vocab"].get)
@@ -157,6 +159,7 @@ def test_a_tokenizer_of_a_larger_vocabulary(capsys, folder):
   assert "tokenizer" in problems(output)
 
 
+@pytest.mark.usefixtures("_without_torch")
 def test_a_card_with_a_hole(capsys, folder):
   path = folder / "README.md"
   text = path.read_text()
