@@ -203,7 +203,7 @@ def _tensors(opened: Opened) -> str:
     for name in family.names.names(path, leaf.shape, config.num_layers)
     for prefix in family.names.prefixes
   }
-  load.check_encoder(opened.folder)
+  _ = opened.loaded  # Says what is missing, or of another shape.
   with Weights(opened.folder) as weights:
     more = sorted(set(weights) - known)
     count = len(list(weights))

@@ -87,15 +87,6 @@ def check_teacher(
   return [name for names in sources.values() for name in names]
 
 
-def check_encoder(folder: pathlib.Path) -> None:
-  """Reads the files' headers; UserError if `load_encoder` would raise it."""
-  family, config = read_config(folder)
-  encoder = family.encoder(config, config.num_layers, "float32")
-  kept = _select(abstract_params(encoder), lambda path: path[0] != "pooler")
-  with Weights(folder) as weights:
-    _find(weights, family.names, kept, config.num_layers)
-
-
 def random_teacher(
   hf_config: Mapping[str, Any],
   layer: int,
