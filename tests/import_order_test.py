@@ -20,13 +20,13 @@ relations.pallas_tpu models.bert models.deberta
 models.ltg_bert models.t5 models.modernbert models.eurobert
 data.sources data.shards relations.loss models.registry hf.files
 data.workers data.pipeline distill hf.weights data.counting hf.merges
-hf.sentencepiece_file
+hf.sentencepiece_file hf.torch_encoder hf.onnx_graph
 hf.vocabulary
 hf.rows hf.trimmed_files pieces
 flops data.prepare hf.load hf.save hf.tokenizer train_step evaluate
 hf.flax_teacher parallel
 assembly
-corpus
+corpus initial
 train
 bench.worker bench.report bench.run bench.breakdown bench.torch_baseline
 bench.torch_relations bench.program bench.topology bench.step bench.rivals
@@ -34,6 +34,10 @@ bench.collectives bench.traffic
 bench.compare bench.data choose doctor bench.relations inspection
 bench.fit bench.scaling_worker
 bench.aot bench.scaling
+restore probe push
+provenance card onnx_files
+checks
+verify imports bench.onnx
 export trim
 bench.commands
 commands

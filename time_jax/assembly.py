@@ -1,5 +1,7 @@
 """From a config to the objects of a run. Below this file no ConfigDict goes."""
 
+import dataclasses
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +26,7 @@ from time_jax.relations.loss import (
 )
 
 RANDOM = "random"
+SHAPE = "student.json"
 
 
 def teacher_config(config: ConfigDict) -> Any:
@@ -144,7 +147,35 @@ def abstract_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
 
 def student_config(config: ConfigDict, vocab_size: int) -> bert.BertConfig:
   """Shape of the student: a BERT over the teacher's vocabulary."""
-  return bert.BertConfig(vocab_size=vocab_size, **config.student.to_dict())
+  sizes = config.student.to_dict()
+  del sizes["init_from"]
+  return bert.BertConfig(vocab_size=vocab_size, **sizes)
+
+
+def write_shape(workdir: pathlib.Path, shape: bert.BertConfig) -> None:
+  """Keeps a student's shape, so that the teacher need not be there later."""
+  text = json.dumps(dataclasses.asdict(shape), indent=2) + "\n"
+  fresh = workdir / f"{SHAPE}.tmp"
+  fresh.write_text(text, encoding="utf-8")
+  fresh.replace(workdir / SHAPE)
+
+
+def read_shape(workdir: pathlib.Path, config: ConfigDict) -> bert.BertConfig:
+  """The shape of a run's student.
+
+  Args:
+    workdir: of the run.
+    config: of the run, whose teacher says it where no file does.
+  """
+  path = workdir / SHAPE
+  if not path.exists():
+    return student_config(config, teacher_config(config).vocab_size)
+  try:
+    return bert.BertConfig(**files.read_json(path))
+  except TypeError as error:
+    raise UserError(
+      f"{path} is damaged: {error}; delete it: the teacher says it as well."
+    ) from error
 
 
 def make_student(config: ConfigDict, vocab_size: int) -> bert.Encoder:

@@ -32,6 +32,40 @@ def _export(values: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_string(
     "out", None, "Folder to write; WORKDIR/export.", flag_values=values
   )
+  for name, text in (
+    ("class", "BertModel or XLMRobertaModel; the first, or as imported."),
+    ("dtype", "float32 or bfloat16; the first, or as imported."),
+    ("license", "For the card, such as cc-by-4.0; none is stated otherwise."),
+    ("push", "Upload to OWNER/NAME on the Hugging Face hub."),
+    ("revision", "Branch to upload to, such as step-30; main."),
+  ):
+    flags.DEFINE_string(name, None, text, flag_values=values)
+  for name, default, text in (
+    ("private", True, "Whether a repository that --push makes is private."),
+    ("dry_run", False, "With --push: list the files, upload nothing."),
+    ("onnx", False, "Write ONNX files, too: float32 and int8."),
+  ):
+    flags.DEFINE_boolean(name, default, text, flag_values=values)
+
+
+def _import(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_string(
+    "model",
+    None,
+    "Folder, hub id OWNER/NAME[@REVISION], or package:NAME/FOLDER.",
+    flag_values=values,
+  )
+
+
+def _verify(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_string(
+    "folder", None, "Folder, or hub id OWNER/NAME.", flag_values=values
+  )
+  flags.DEFINE_string(
+    "against", None, "Workdir of the run that made it.", flag_values=values
+  )
 
 
 def _language(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -132,8 +166,32 @@ def _run_choose(args: Any) -> int:
 
 def _run_export(args: Any) -> int:
   module = importlib.import_module("time_jax.export")
-  out = path(args.out) if args.out else None
-  return module.export(path(args.workdir), args.step, out)
+  return module.export_command(
+    path(args.workdir),
+    step=args.step,
+    out=path(args.out) if args.out else None,
+    options=module.Options(
+      model_class=args["class"].value or "",
+      dtype=args.dtype or "",
+      licence=args.license or "",
+      revision=args.revision,
+      onnx=args.onnx,
+    ),
+    push_to=args.push or "",
+    private=args.private,
+    dry_run=args.dry_run,
+  )
+
+
+def _run_import(args: Any) -> int:
+  module = importlib.import_module("time_jax.imports")
+  return module.import_command(args.model, path(args.workdir))
+
+
+def _run_verify(args: Any) -> int:
+  module = importlib.import_module("time_jax.verify")
+  against = path(args.against) if args.against else None
+  return module.verify_command(args.folder, against)
 
 
 def _run_doctor(args: Any) -> int:
@@ -207,6 +265,22 @@ COMMANDS = {
     (workdir_flag, _export),
     ("workdir",),
     _run_export,
+  ),
+  "verify": Command(
+    "Check a model folder: files, ids, tensors, JAX against PyTorch, card.",
+    "verify runs/quickstart/export --against=runs/quickstart",
+    (_verify,),
+    ("folder",),
+    _run_verify,
+    argument="folder",
+  ),
+  "import": Command(
+    "Make a workdir of a published student: to distil on, or export again.",
+    "import OWNER/NAME --workdir=runs/imported",
+    (_import, workdir_flag),
+    ("model", "workdir"),
+    _run_import,
+    argument="model",
   ),
   "languages": Command(
     "Languages, and which corpora, treebanks and checkpoints have them.",

@@ -50,6 +50,9 @@ def default_config() -> ConfigDict:
   s.attention_dropout = 0.1
   s.layer_norm_eps = 1e-12
   s.initializer_range = 0.02
+  # Where its first weights come from; empty: random. A student's folder or hub
+  # id; or "teacher", its layers evenly; or of "teacher:1,4,9" these.
+  s.init_from = ""
 
   config.relations = r = ConfigDict()
   r.num_heads = 64  # R, divides the widths of teacher and student

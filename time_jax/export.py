@@ -1,55 +1,110 @@
 """A checkpoint -> a Hugging Face folder that is proven equal to it."""
 
-import importlib.util
+import dataclasses
+import importlib.metadata
 import json
 import pathlib
 import shutil
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from time_jax import assembly, choose, sharding
-from time_jax.arrays import Batch, make_batch
-from time_jax.checkpoint import Checkpoints
+from time_jax import (
+  card,
+  checks,
+  onnx_files,
+  probe,
+  provenance,
+  push,
+  restore,
+  verify,
+)
 from time_jax.errors import RunError, UserError
-from time_jax.hf import load, save, tokenizer
-from time_jax.models.bert import BertConfig, Encoder
-from time_jax.models.family import Params, abstract_params
+from time_jax.hf import files, save, tokenizer
+from time_jax.restore import Student
 
-TOLERANCE = 1e-5  # of hidden states in float32
+_FORMAT = 2  # of time_jax.json
+_PACKAGES = ("jax", "flax", "safetensors", "tokenizers", "transformers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What an export is to be.
+
+  Attributes:
+    model_class: a key of `save.CLASSES`; empty: as an imported student had it,
+      else BertModel.
+    dtype: of the weights, one of `save.DTYPES`; empty: likewise, else float32.
+    licence: identifier for the card; empty: the card says that none is stated.
+    name: how the card's code loads the model; empty: by the folder's path.
+    revision: branch of the hub that it is for.
+    onnx: whether ONNX files are written, too.
+  """
+
+  model_class: str = ""
+  dtype: str = ""
+  licence: str = ""
+  name: str = ""
+  revision: str | None = None
+  onnx: bool = False
+
+
+def export_command(
+  workdir: pathlib.Path,
+  *,
+  step: int | None,
+  out: pathlib.Path | None,
+  options: Options,
+  push_to: str = "",
+  private: bool = True,
+  dry_run: bool = False,
+) -> int:
+  """Exports, and uploads where that was asked for; returns exit code 0."""
+  if push_to:
+    push.check_name(push_to)
+    options = dataclasses.replace(options, name=push_to)
+  elif dry_run or options.revision:
+    raise UserError("--dry_run and --revision go with --push=OWNER/NAME.")
+  folder = export(workdir, step, out, options)
+  if push_to:
+    push.push(
+      folder,
+      push_to,
+      private=private,
+      revision=options.revision,
+      message="Export of time_jax",
+      dry_run=dry_run,
+    )
+  print(f"Next: python -m time_jax verify {folder} --against={workdir}")
+  return 0
 
 
 def export(
   workdir: pathlib.Path,
   step: int | None = None,
   out: pathlib.Path | None = None,
-) -> int:
-  """Writes a student as a `BertModel`, loads it back and compares.
+  options: Options | None = None,
+) -> pathlib.Path:
+  """Writes a student as a model folder, loads it back and compares.
 
   Args:
-    workdir: of a run of `distill`.
+    workdir: of a run of `distill`, or what `import` made.
     step: the checkpoint; by default the chosen one, else the newest.
     out: the folder to write, replaced if it is an earlier export; by default
       WORKDIR/export.
+    options: by default a float32 BertModel.
 
   Returns:
-    The exit code, 0.
+    The folder.
 
   Raises:
     UserError: nothing to export, or `out` holds something else.
-    RunError: the folder is not equal to the checkpoint; it is left there.
+    RunError: the folder is not equal to the checkpoint; nothing was replaced.
   """
-  config = assembly.read_run(workdir)
   out = out or workdir / "export"
   _check_target(out)
-  mesh = sharding.make_mesh()
-  shape = assembly.student_config(
-    config, assembly.teacher_config(config).vocab_size
-  )
-  encoder = Encoder(shape, shape.num_layers, jnp.dtype("float32"))
-  step, params, record = _restore(workdir, step, encoder, mesh)
+  student = restore.read_student(workdir, step)
+  options = _complete(options or Options(), student, out)
   target = out.resolve()
   fresh = target.with_name(f".{target.name}.unfinished")
   replaced = target.with_name(f".{target.name}.replaced")
@@ -57,8 +112,7 @@ def export(
     for leftover in (fresh, replaced):
       shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)
-    _write_folder(fresh, workdir, shape, params, {"step": step, **record})
-    checks = verify(fresh, encoder, params)
+    done = _write_and_verify(fresh, workdir, student, options)
     if target.exists():
       target.replace(replaced)
     fresh.replace(target)
@@ -68,54 +122,16 @@ def export(
       f"cannot write to {out}: {error.strerror or error}; expected a folder "
       "with write permission and free space (see --out)."
     ) from error
-  print(f"Exported step {step} to {out}")
-  for name, found in checks.items():
-    print(f"  {name}: {found}")
   print(
-    'Next: python -c "from transformers import AutoModel; '
-    f"print(AutoModel.from_pretrained('{out}'))\""
+    f"Exported step {student.step} to {out} ({options.model_class}, "
+    f"{options.dtype})"
   )
-  return 0
-
-
-def verify(
-  folder: pathlib.Path, encoder: Encoder, params: Params
-) -> dict[str, str]:
-  """Loads a folder back and compares hidden states with the parameters'.
-
-  Always through our own loader; in PyTorch as well where transformers and
-  torch are installed. Compared on random tokens of several lengths, padded.
-
-  Args:
-    folder: what was written.
-    encoder: complete student.
-    params: its float32 parameters.
-
-  Returns:
-    What was compared -> how equal it was.
-
-  Raises:
-    RunError: a key is missing, unexpected or mismatched, or a value is off.
-  """
-  batch = _probe(encoder.config)
-  expected = _hidden_states(encoder, params, batch)
-  mesh = sharding.make_mesh()
-  again, loaded = load.load_encoder(
-    folder, dtype=jnp.dtype("float32"), mesh=mesh
-  )
-  assert isinstance(again, Encoder)
-  checks = {
-    "JAX": _compare("JAX", expected, _hidden_states(again, loaded, batch))
-  }
-  if importlib.util.find_spec("torch") is None:
-    checks["PyTorch"] = "not checked: torch is not installed"
-  else:
-    checks["PyTorch"] = _compare("PyTorch", expected, _in_torch(folder, batch))
-  return checks
+  print(verify.table(done))
+  return out
 
 
 def _check_target(out: pathlib.Path) -> None:
-  earlier = (out / "time_jax.json").exists()
+  earlier = (out / checks.RECORD).exists()
   empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
   if not earlier and not empty:
     raise UserError(
@@ -124,94 +140,142 @@ def _check_target(out: pathlib.Path) -> None:
     )
 
 
-def _restore(
-  workdir: pathlib.Path,
-  step: int | None,
-  encoder: Encoder,
-  mesh: jax.sharding.Mesh,
-) -> tuple[int, Params, dict[str, Any]]:
-  with Checkpoints.read_only(workdir) as checkpoints:
-    steps = checkpoints.steps()
-    chosen = step if step is not None else choose.read_choice(workdir)
-    if not steps:
-      raise UserError(f"no finished checkpoint in {workdir}/checkpoints.")
-    if chosen is not None and chosen not in steps:
-      known = ", ".join(map(str, steps))
-      raise UserError(
-        f"no checkpoint of step {chosen} in {workdir}; there are: {known}; "
-        "give --step, or run `time_jax choose` again."
-      )
-    chosen = steps[-1] if chosen is None else chosen
-    abstract = {"params": sharding.abstract(abstract_params(encoder), mesh)}
-    params = checkpoints.restore(chosen, abstract)["params"]
-    return chosen, params, checkpoints.metadata(chosen)
+def _complete(options: Options, student: Student, out: pathlib.Path) -> Options:
+  before = student.record.get("imported") or {}
+  model_class = options.model_class or before.get("class") or "BertModel"
+  dtype = options.dtype or before.get("dtype") or "float32"
+  for what, found, known in (
+    ("class", model_class, tuple(save.CLASSES)),
+    ("dtype", dtype, save.DTYPES),
+  ):
+    if found not in known:
+      raise UserError(f"--{what}={found}: expected one of {', '.join(known)}.")
+  return dataclasses.replace(
+    options,
+    model_class=model_class,
+    dtype=dtype,
+    name=options.name or str(out.resolve()),
+  )
 
 
-def _write_folder(
+def _write_and_verify(
   folder: pathlib.Path,
   workdir: pathlib.Path,
-  shape: BertConfig,
-  params: Params,
-  record: dict[str, Any],
-) -> None:
-  ids: dict[str, int] = {}
-  source, rows = workdir / "tokenizer", shape.vocab_size
-  if source.is_dir():
-    ids = tokenizer.special_ids(source, rows)
-    tokenizer.save_tokenizer(source, folder, shape.max_positions, rows)
-  save.save_bert(folder, shape, params, ids)
-  text = json.dumps(record, indent=2) + "\n"
-  (folder / "time_jax.json").write_text(text, encoding="utf-8")
-
-
-def _probe(config: BertConfig) -> Batch:
-  random = np.random.default_rng(0)
-  longest = min(config.max_positions, 128)
-  tokens = random.integers(config.vocab_size, size=(4, longest))
-  lengths = np.array([longest, longest // 2, 3, 1])
-  return make_batch(tokens, np.arange(longest) < lengths[:, None])
-
-
-def _hidden_states(
-  encoder: Encoder, params: Params, batch: Batch
-) -> np.ndarray:
-  """Hidden states of all layers at real tokens."""
-  run = jax.jit(
-    lambda params: encoder.apply(
-      {"params": params}, batch, method="hidden_states"
-    )
+  student: Student,
+  options: Options,
+) -> list[verify.Check]:
+  """Fills the folder; RunError unless it is what it should be."""
+  facts = provenance.collect(workdir, student)
+  more = write_folder(folder, workdir, student, options, facts)
+  done = verify.verify(folder, student, with_card=False) + more
+  text = card.render(
+    name=options.name,
+    revision=options.revision,
+    facts=facts,
+    shape=student.config,
+    model_class=options.model_class,
+    dtype=options.dtype,
+    checks=[(check.name, check.found) for check in done],
+    licence=options.licence,
+    with_tokenizer=tokenizer.has_tokenizer(folder),
   )
-  with jax.default_matmul_precision("highest"):
-    states = np.asarray(run(params))
-  return states[:, np.asarray(batch.segment_ids) > 0]
-
-
-def _in_torch(folder: pathlib.Path, batch: Batch) -> np.ndarray:
-  import torch
-  import transformers
-
-  transformers.logging.set_verbosity_error()
-  model, found = transformers.AutoModel.from_pretrained(
-    str(folder), output_loading_info=True, local_files_only=True
-  )
-  wrong = {name: keys for name, keys in found.items() if keys}
-  if wrong:
-    raise RunError(f"{folder} does not load cleanly in transformers: {wrong}")
-  with torch.no_grad():
-    states = model.eval()(
-      input_ids=torch.tensor(np.asarray(batch.tokens)),
-      attention_mask=torch.tensor(np.asarray(batch.segment_ids)),
-      output_hidden_states=True,
-    ).hidden_states
-  real = np.asarray(batch.segment_ids) > 0
-  return np.stack([state.numpy() for state in states])[:, real]
-
-
-def _compare(name: str, expected: np.ndarray, found: np.ndarray) -> str:
-  difference = float(np.abs(expected - found).max())
-  if not difference <= TOLERANCE:
+  (folder / "README.md").write_text(text, encoding="utf-8")
+  wrong = [
+    f"{check.name}: {check.found}" for check in done if check.ok is False
+  ]
+  if wrong := wrong + card.problems(text):
     raise RunError(
-      f"the exported folder gives other hidden states in {name}: difference "
-      f"{difference:.2e}, expected at most {TOLERANCE}."
+      f"what was written is not equal to the checkpoint: {'; '.join(wrong)}; "
+      f"it is left in {folder}, and an earlier export is untouched."
     )
-  return f"hidden states equal within {difference:.1e}"
+  return done
+
+
+def write_folder(
+  folder: pathlib.Path,
+  workdir: pathlib.Path,
+  student: Student,
+  options: Options,
+  facts: provenance.Facts,
+) -> list[verify.Check]:
+  """Writes everything but the card.
+
+  Args:
+    folder: exists and is empty.
+    workdir: of the run, with its tokenizer.
+    student: what to write.
+    options: complete ones.
+    facts: for time_jax.json.
+
+  Returns:
+    What was measured while writing.
+  """
+  shape, source = student.config, workdir / "tokenizer"
+  ids: dict[str, int] = {}
+  tokenize = None
+  if source.is_dir():
+    ids = tokenizer.special_ids(source, shape.vocab_size)
+    tokenizer.save_tokenizer(
+      source, folder, shape.max_positions, shape.vocab_size
+    )
+    spec = tokenizer.load_tokenizer(source, shape.vocab_size)
+    tokenize = tokenizer.encoder(spec)
+  save.save_bert(
+    folder, shape, student.params, ids, options.model_class, options.dtype
+  )
+  looked_at = probe.make_probe(
+    vocab_size=shape.vocab_size,
+    longest=shape.max_positions,
+    pad_id=ids.get("pad_token_id", 0),
+    tokenize=tokenize,
+  )
+  # What follows is made from the checkpoint, as the file's dtype rounds it, and
+  # not from the files, which are to be checked by it.
+  rounded = _rounded(student, options.dtype)
+  found = []
+  if options.onnx:
+    found = onnx_files.write_onnx(folder, rounded, looked_at)
+  states = probe.hidden_states(
+    student.encoder, rounded.params, looked_at.batch()
+  )
+  record = {
+    **student.record,
+    "format": _FORMAT,
+    "step": student.step,
+    "class": options.model_class,
+    "dtype": options.dtype,
+    "student": dataclasses.asdict(shape),
+    "facts": facts,
+    "exported_with": _versions(),
+    "files": {
+      str(path.relative_to(folder)): {
+        "bytes": path.stat().st_size,
+        "sha256": files.sha256(path),
+      }
+      for path in sorted(folder.rglob("*"))
+      if path.is_file()
+    },
+    "fingerprint": {"words": student.words}
+    | probe.to_json(looked_at, probe.fingerprint(looked_at, states)),
+  }
+  text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+  (folder / checks.RECORD).write_text(text, encoding="utf-8")
+  return [verify.Check(name, said, True) for name, said in found]
+
+
+def _rounded(student: Student, dtype: str) -> Student:
+  params = jax.tree.map(
+    lambda x: x.astype(jnp.dtype(dtype)).astype(jnp.float32), student.params
+  )
+  return dataclasses.replace(student, params=params)
+
+
+def _versions() -> dict[str, str]:
+  names = ("time-jax", *_PACKAGES)
+  found = {}
+  for name in names:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue  # Run from a checkout that was not installed.
+  return found

@@ -21,6 +21,7 @@ from time_jax import (
   corpus,
   distributed,
   evaluate,
+  initial,
   metrics,
   optimizer,
   parallel,
@@ -76,7 +77,10 @@ def distill(
     keep_latest=config.checkpoint.keep_latest,
     keep_every=config.checkpoint.keep_every,
   ) as checkpoints:
-    state = _restore_or_init(config, checkpoints, objective, tx, mesh, record)
+    record |= initial.origin(checkpoints)
+    state = _restore_or_init(
+      config, workdir, checkpoints, objective, tx, mesh, record
+    )
     if jax.process_index() == 0:
       _write_run_files(config, workdir, teacher.vocab_size)
     run = _Run(
@@ -310,6 +314,7 @@ def make_parallel(
 
 def _restore_or_init(
   config: ConfigDict,
+  workdir: pathlib.Path,
   checkpoints: Checkpoints,
   objective: Objective,
   tx: Any,
@@ -317,8 +322,19 @@ def _restore_or_init(
   record: dict[str, Any],
 ) -> train_step.TrainState:
   steps = checkpoints.steps()
-  if not steps:
-    return train_step.init_state(objective.student, tx, mesh, config.seed)
+  if not steps or initial.is_imported(checkpoints):
+    state = train_step.init_state(objective.student, tx, mesh, config.seed)
+    params = initial.first_params(
+      state.params,
+      objective.student.config,
+      mesh,
+      workdir=workdir,
+      checkpoints=checkpoints,
+      init_from=config.student.init_from,
+      teacher_path=config.teacher.path,
+      teacher_layer=config.teacher.layer,
+    )
+    return dataclasses.replace(state, params=params)
   changed = differences(checkpoints.metadata(steps[-1])["run"], record["run"])
   if changed:
     raise UserError(
@@ -342,6 +358,11 @@ def _metadata(
       "prepared text (SHA-256)": rows.fingerprint,
     },
     "versions": {name: importlib.metadata.version(name) for name in packages},
+    "hardware": {
+      "kind": jax.devices()[0].device_kind,
+      "devices": jax.device_count(),
+      "processes": jax.process_count(),
+    },
   }
 
 
@@ -353,6 +374,7 @@ def _write_run_files(
   fresh = workdir / "config.json.tmp"
   fresh.write_text(text, encoding="utf-8")
   fresh.replace(workdir / "config.json")
+  assembly.write_shape(workdir, assembly.student_config(config, vocab_size))
   target = workdir / "tokenizer"
   if config.teacher.path != assembly.RANDOM and not target.exists():
     fresh = workdir / "tokenizer.tmp"

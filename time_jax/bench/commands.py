@@ -156,6 +156,30 @@ def _bench_data(values: flags.FlagValues, argv: Sequence[str]) -> None:
     flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
 
 
+def _bench_onnx(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_string(
+    "folder", None, "Export with ONNX files.", flag_values=values
+  )
+  flags.DEFINE_list("batch_sizes", "1,8", "Rows.", flag_values=values)
+  for name, default, text in (
+    ("seq_len", 128, "Tokens of a row."),
+    ("repeats", 20, "Rounds that count."),
+  ):
+    flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
+
+
+def _run_bench_onnx(args: Any) -> int:
+  module = importlib.import_module("time_jax.bench.onnx")
+  return module.bench_onnx(
+    path(args.folder),
+    batch_sizes=_integers(args, "batch_sizes"),
+    seq_len=args.seq_len,
+    repeats=args.repeats,
+    json=path(args.json) if args.json else None,
+  )
+
+
 def _run_bench_relations(args: Any) -> int:
   module = importlib.import_module("time_jax.bench.relations")
   widths = args.teacher_width, args.student_width
@@ -289,5 +313,13 @@ BENCH = {
     (config_flag, _bench_scaling, json_flag),
     ("config", "devices"),
     _run_bench_scaling,
+  ),
+  "bench onnx": Command(
+    "Latency of an export: onnxruntime, float32 and int8, and PyTorch.",
+    "bench onnx runs/quickstart/export --batch_sizes=1,8 --seq_len=64",
+    (_bench_onnx, json_flag),
+    ("folder",),
+    _run_bench_onnx,
+    argument="folder",
   ),
 }

@@ -109,6 +109,12 @@ def fingerprint(folder: pathlib.Path, allow_pickle: bool = False) -> str:
   return digest.hexdigest()
 
 
+def sha256(path: pathlib.Path) -> str:
+  """SHA-256 of a file."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def weight_files(
   folder: pathlib.Path, allow_pickle: bool = False
 ) -> list[pathlib.Path]:

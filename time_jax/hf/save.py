@@ -6,11 +6,18 @@ import pathlib
 from collections.abc import Mapping
 
 import flax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from time_jax.errors import UserError
 from time_jax.models.bert import NAMES, BertConfig
 from time_jax.models.family import KeyTable, Params
+
+# Classes that are this network, and the model_type of each.
+CLASSES = {"BertModel": "bert", "XLMRobertaModel": "xlm-roberta"}
+DTYPES = ("float32", "bfloat16")
+_POSITIONS = NAMES.whole["embeddings/position/embedding"]
 
 
 def save_bert(
@@ -18,18 +25,26 @@ def save_bert(
   config: BertConfig,
   params: Params,
   special_ids: Mapping[str, int],
+  model_class: str = "BertModel",
+  dtype: str = "float32",
 ) -> None:
-  """Writes config.json and model.safetensors of a `BertModel`, in float32.
+  """Writes config.json and model.safetensors.
 
   Args:
     folder: exists.
     config: of the student.
     params: host or device arrays; float32.
     special_ids: pad_token_id, bos_token_id, eos_token_id.
+    model_class: a key of `CLASSES`.
+    dtype: one of `DTYPES`, of the weights in the file.
+
+  Raises:
+    UserError: XLMRobertaModel without a padding token, by which it counts.
   """
+  offset = position_offset(model_class, special_ids)
   hf_config = {
-    "architectures": ["BertModel"],
-    "model_type": "bert",
+    "architectures": [model_class],
+    "model_type": CLASSES[model_class],
     "vocab_size": config.vocab_size,
     "hidden_size": config.hidden_size,
     "num_hidden_layers": config.num_layers,
@@ -38,23 +53,63 @@ def save_bert(
     "hidden_act": config.activation,
     "hidden_dropout_prob": config.dropout,
     "attention_probs_dropout_prob": config.attention_dropout,
-    "max_position_embeddings": config.max_positions,
+    "max_position_embeddings": config.max_positions + offset,
     "type_vocab_size": config.num_token_types,
     "initializer_range": config.initializer_range,
     "layer_norm_eps": config.layer_norm_eps,
     "position_embedding_type": "absolute",
-    "torch_dtype": "float32",
+    "dtype": dtype,
+    "torch_dtype": dtype,  # As transformers before 4.56 calls it.
     "transformers_version": importlib.metadata.version("transformers"),
     **special_ids,
   }
   text = json.dumps(hf_config, indent=2, sort_keys=True) + "\n"
   (folder / "config.json").write_text(text, encoding="utf-8")
   safetensors.numpy.save_file(
-    to_tensors(params, NAMES, config.num_layers),
+    bert_tensors(config, params, offset, dtype),
     folder / "model.safetensors",
     metadata={"format": "pt"},
   )
   (folder / "model.safetensors").chmod(0o644)  # It is written as private.
+
+
+def position_offset(model_class: str, special_ids: Mapping[str, int]) -> int:
+  """First row of the position table that a class uses.
+
+  Raises:
+    UserError: the class counts from the padding token's id, and there is none.
+  """
+  if model_class not in CLASSES:
+    raise UserError(
+      f"unknown class {model_class!r}; expected one of {', '.join(CLASSES)}."
+    )
+  if CLASSES[model_class] == "bert":
+    return 0
+  if "pad_token_id" not in special_ids:
+    raise UserError(
+      f"{model_class} counts positions from the id of the padding token, and "
+      "this student has no tokenizer; export it as BertModel."
+    )
+  return special_ids["pad_token_id"] + 1
+
+
+def bert_tensors(
+  config: BertConfig, params: Params, offset: int, dtype: str
+) -> dict[str, np.ndarray]:
+  """The tensors of a file.
+
+  Args:
+    config: of the student.
+    params: float32.
+    offset: first row of the file's position table that is used; the rows
+      before it are zero, unless the student's own table starts there too.
+    dtype: of the tensors.
+  """
+  tensors = to_tensors(params, NAMES, config.num_layers)
+  if offset != config.position_offset:
+    used = tensors[_POSITIONS][config.position_offset :]
+    tensors[_POSITIONS] = np.pad(used, ((offset, 0), (0, 0)))
+  return {name: x.astype(jnp.dtype(dtype)) for name, x in tensors.items()}
 
 
 def to_tensors(

@@ -1,10 +1,11 @@
 """The teacher's tokenizer, which becomes the student's."""
 
 import functools
+import hashlib
 import json
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import tokenizers
@@ -35,7 +36,7 @@ def load_tokenizer(folder: pathlib.Path, vocab_size: int) -> TokenizerSpec:
   text, backend = _read(folder, vocab_size)
   tokens = _configured(folder)
   if "pad_token" not in tokens:
-    tokens = _open(folder).special_tokens_map
+    tokens = open_tokenizer(folder).special_tokens_map
   pad = _with_ids(tokens, backend, name).get("pad_token")
   if pad is None:
     raise UserError(
@@ -43,6 +44,20 @@ def load_tokenizer(folder: pathlib.Path, vocab_size: int) -> TokenizerSpec:
       "table; add pad_token to its tokenizer_config.json."
     )
   return TokenizerSpec(text, backend.token_to_id(pad), vocab_size, name)
+
+
+def has_tokenizer(folder: pathlib.Path) -> bool:
+  """Whether a folder holds a tokenizer of any format."""
+  names = ("tokenizer.json", "*.model", "vocab.*")
+  return any(path for name in names for path in folder.glob(name))
+
+
+def encoder(spec: TokenizerSpec) -> Callable[[str], list[int]]:
+  """Text -> ids with the special tokens around it, nothing cut off."""
+  backend = tokenizers.Tokenizer.from_str(spec.backend)
+  backend.no_padding()
+  backend.no_truncation()
+  return lambda text: backend.encode(text).ids
 
 
 def save_tokenizer(
@@ -65,7 +80,9 @@ def save_tokenizer(
     "model_max_length": max_length,
     # The student has seen the first token type only, which is the default.
     "model_input_names": ["input_ids", "attention_mask"],
-    **_with_ids(_open(folder).special_tokens_map, backend, _name(folder)),
+    **_with_ids(
+      open_tokenizer(folder).special_tokens_map, backend, _name(folder)
+    ),
   }
   splitting = json.loads(backend.to_str())["pre_tokenizer"] or {}
   if "add_prefix_space" in splitting:  # Else transformers 4.x makes it false.
@@ -76,6 +93,17 @@ def save_tokenizer(
   (out / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
+def words_sha256(folder: pathlib.Path, vocab_size: int) -> str:
+  """Hash of all tokens and their ids, whatever the file's format.
+
+  Args:
+    folder: a Hugging Face model or tokenizer folder.
+    vocab_size: rows of the embedding table.
+  """
+  words = sorted(_read(folder, vocab_size)[1].get_vocab().items())
+  return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+
 def special_ids(folder: pathlib.Path, vocab_size: int) -> dict[str, int]:
   """Ids that a model's config.json names: pad, bos and eos.
 
@@ -84,7 +112,7 @@ def special_ids(folder: pathlib.Path, vocab_size: int) -> dict[str, int]:
     vocab_size: rows of the embedding table; ids past it are left out.
   """
   _, backend = _read(folder, vocab_size)
-  known = _open(folder).special_tokens_map
+  known = open_tokenizer(folder).special_tokens_map
   tokens = _with_ids(known, backend, _name(folder))
   wanted = {
     "pad_token_id": ("pad_token",),
@@ -117,7 +145,7 @@ def _read(
   file, name = folder / "tokenizer.json", _name(folder)
   converted = ""
   if not file.exists():
-    converted = _open(folder).backend_tokenizer.to_str()
+    converted = open_tokenizer(folder).backend_tokenizer.to_str()
   try:
     # The file as it is: what transformers makes of it may change from version
     # to version, and with it the hash. Nor does it take seconds to import.
@@ -199,7 +227,8 @@ def _configured(folder: pathlib.Path) -> dict[str, str]:
   return tokens
 
 
-def _open(folder: pathlib.Path) -> Any:
+def open_tokenizer(folder: pathlib.Path) -> Any:
+  """A folder's tokenizer as transformers' AutoTokenizer; UserError if none."""
   known = ("tokenizer*", "*.model", "vocab*", "merges.txt")
   if not any(path for name in known for path in folder.glob(name)):
     raise UserError(

@@ -1,0 +1,146 @@
+"""Where a student starts: a folder, an import, layers of its teacher."""
+
+import json
+
+import exporting
+import numpy as np
+import pytest
+import running
+import safetensors.numpy
+from exporting import command
+
+from time_jax import distributed
+from time_jax.hf import torch_encoder
+
+
+@pytest.fixture(autouse=True)
+def _this_process(monkeypatch):
+  monkeypatch.setattr(distributed, "initialize", lambda: None)
+  monkeypatch.setattr(distributed, "preempted", lambda step: False)
+  path = str(running.ROOT / ".cache" / "xla")
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", path)
+  # PyTorch's part in an export is not what is tested here.
+  monkeypatch.setattr(torch_encoder, "installed", lambda: False)
+
+
+# Two steps, whose first has learning rate 0: what is saved behind the first is
+# what the run began with.
+def distil(tiny, workdir, *flags):
+  return (
+    *running.command(tiny, workdir),
+    "--config.train.num_steps=1",
+    "--config.data.validation=()",
+    "--config.train.warmup_steps=10",
+    *flags,
+  )
+
+
+TEACHER_SHAPE = (
+  "--config.student.hidden_size=32",
+  "--config.student.num_heads=4",
+  "--config.student.intermediate_size=64",
+)
+
+
+def exported(capsys, workdir, *flags):
+  command(capsys, "export", f"--workdir={workdir}", *flags)
+  return exporting.tensors(workdir / "export")
+
+
+@pytest.mark.parametrize(
+  ("init_from", "layers"),
+  [
+    pytest.param("teacher", [1, 2], marks=pytest.mark.slow),
+    pytest.param("teacher:3,1", [3, 1], marks=pytest.mark.slow),
+  ],
+)
+def test_layers_of_the_teacher(capsys, tiny, tmp_path, init_from, layers):
+  flag = f"--config.student.init_from={init_from}"
+  run = tmp_path / "run"
+  command(capsys, *distil(tiny, run, flag, *TEACHER_SHAPE))
+  found = exported(capsys, run)
+  teacher = safetensors.numpy.load_file(tiny / "teacher" / "model.safetensors")
+  for name, tensor in found.items():
+    source = name
+    if name.startswith("encoder.layer."):
+      number, _, rest = name.removeprefix("encoder.layer.").partition(".")
+      source = f"encoder.layer.{layers[int(number)] - 1}.{rest}"
+    np.testing.assert_array_equal(tensor, teacher[source], err_msg=name)
+  text = (run / "export" / "README.md").read_text()
+  assert f"| first weights from | {init_from} |" in text
+
+
+@pytest.mark.slow
+def test_a_student_of_a_folder_goes_on(capsys, tiny, tmp_path):
+  source = exporting.random_model(
+    tmp_path / "source",
+    tiny / "teacher",
+    num_layers=2,
+    hidden_size=16,
+    intermediate_size=32,
+  )
+  run = tmp_path / "run"
+  flag = f"--config.student.init_from={source}"
+  command(capsys, *distil(tiny, run, flag))
+  given, found = exporting.tensors(source), exported(capsys, run)
+  assert given.keys() == found.keys()
+  for name, tensor in given.items():
+    np.testing.assert_array_equal(tensor, found[name], err_msg=name)
+
+
+def test_an_imported_student_goes_on(capsys, tiny, tmp_path):
+  source = exporting.random_model(
+    tmp_path / "source",
+    tiny / "teacher",
+    num_layers=2,
+    hidden_size=16,
+    intermediate_size=32,
+  )
+  run = tmp_path / "run"
+  command(capsys, "import", source, f"--workdir={run}")
+  command(capsys, *distil(tiny, run))
+  given, found = exporting.tensors(source), exported(capsys, run)
+  for name, tensor in given.items():
+    np.testing.assert_array_equal(tensor, found[name], err_msg=name)
+  record = json.loads((run / "export" / "time_jax.json").read_text())
+  assert record["step"] == 1 and record["imported"]["from"] == "source"
+  # Now it is a run as any other: it resumes, and what it began with stays.
+  command(capsys, *distil(tiny, run))
+
+
+@pytest.mark.parametrize(
+  ("flags", "words"),
+  [
+    (["teacher", "student.hidden_size=16"], "there it is 32"),
+    (["teacher:1", *TEACHER_SHAPE], "student.num_layers=2, there are 1"),
+    (["teacher:0,1", *TEACHER_SHAPE], "teacher.layer=0 does not exist"),
+    (["teacher:a", *TEACHER_SHAPE], "expected layer numbers"),
+    (["nowhere/at/all"], "no model folder at"),
+  ],
+)
+def test_what_does_not_fit(capsys, tiny, tmp_path, flags, words):
+  first, *more = flags
+  more = [f if f.startswith("--") else f"--config.{f}" for f in more]
+  argv = distil(
+    tiny, tmp_path / "run", f"--config.student.init_from={first}", *more
+  )
+  assert words in command(capsys, *argv, code=2)
+
+
+def test_another_vocabulary_is_refused(capsys, tiny, tmp_path):
+  """Of the same size, so that no shape tells."""
+  from conftest import write_tokenizer
+
+  source = exporting.random_model(
+    tmp_path / "source",
+    tiny / "teacher",
+    num_layers=2,
+    hidden_size=16,
+    intermediate_size=32,
+  )
+  content = json.loads((source / "tokenizer.json").read_text())
+  words = sorted(content["model"]["vocab"], key=content["model"]["vocab"].get)
+  write_tokenizer(source, [*words[:5], *reversed(words[5:])])
+  flag = f"--config.student.init_from={source}"
+  output = command(capsys, *distil(tiny, tmp_path / "run", flag), code=2)
+  assert "has another vocabulary than the teacher's" in output

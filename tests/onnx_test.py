@@ -1,0 +1,52 @@
+"""ONNX files compute what JAX computes."""
+
+import re
+
+import exporting
+import numpy as np
+import pytest
+from exporting import command
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from time_jax import onnx_files
+from time_jax.hf import torch_encoder
+
+
+@pytest.mark.parametrize("name", exporting.CLASSES)
+def test_onnx(capsys, tiny, tmp_path, name):
+  source = exporting.random_model(tmp_path / "source", tiny / "teacher")
+  run = tmp_path / "run"
+  command(capsys, "import", source, f"--workdir={run}")
+  flags = f"--class={name}", "--onnx"
+  output = command(capsys, "export", f"--workdir={run}", *flags)
+  (found,) = re.findall(r"onnxruntime equals JAX within (\S+);", output)
+  assert float(found) < 1e-4
+  int8 = r"int8: error .*% .* cosine [01]\.\d+ .* on \d+ tokens of text; .* MB"
+  assert re.search(int8, output), output
+  folder = run / "export"
+  card = (folder / "README.md").read_text()
+  assert "onnx/model_int8.onnx" in card and found in card
+  sizes = {p.name: p.stat().st_size for p in (folder / "onnx").iterdir()}
+  assert sizes.keys() == {"model.onnx", "model_int8.onnx"}
+  # Both dimensions are free, and padding on either side changes nothing.
+  encode = onnx_files.load_onnx(folder / "onnx" / "model.onnx")
+  torch = torch_encoder.load_torch(folder, strict=True)
+  random = np.random.default_rng(2)
+  for rows, length in ((1, 1), (3, 64), (7, 5)):
+    tokens = random.integers(1, 153, size=(rows, length))
+    mask = np.ones_like(tokens)
+    expected = torch(tokens, mask)[-1]
+    np.testing.assert_allclose(encode(tokens, mask), expected, atol=1e-4)
+    for before, after in ((0, 64 - length), (64 - length, 0)):
+      wide = [np.pad(x, ((0, 0), (before, after))) for x in (tokens, mask)]
+      padded = encode(*wide)[:, before : before + length]
+      np.testing.assert_allclose(padded, expected, atol=1e-4)
+  output = command(capsys, "verify", folder, f"--against={run}")
+  assert "6 files as exported" in output
+  sizes = "--batch_sizes=1,3", "--seq_len=5", "--repeats=2"
+  output = command(capsys, "bench", "onnx", folder, *sizes)
+  rows = [line.split()[:2] for line in output.splitlines()[1:]]
+  names = ("model.onnx", "model_int8.onnx", "PyTorch")
+  assert rows == [[name, size] for size in "13" for name in names]

@@ -1,0 +1,96 @@
+"""An encoder as PyTorch and transformers run it, to compare with."""
+
+import importlib.util
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from time_jax.errors import RunError
+from time_jax.hf import files
+
+Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# Classes of an encoder alone, where AutoModel would take its decoder, too.
+_ALONE = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel"}
+
+
+def installed() -> bool:
+  """Whether PyTorch is there."""
+  return importlib.util.find_spec("torch") is not None
+
+
+def knows(hf_config: Mapping[str, Any]) -> bool:
+  """Whether transformers has a class for a config.json."""
+  import transformers
+
+  return hf_config.get("model_type", "") in transformers.CONFIG_MAPPING
+
+
+def load_torch(
+  folder: pathlib.Path, strict: bool, every_layer: bool = True
+) -> Run:
+  """Loads a folder in float32; no code of it is executed.
+
+  Args:
+    folder: with safetensors.
+    strict: whether a tensor that the model does not know, or a pooler that is
+      not there, is wrong; heads of other people's models are not.
+    every_layer: whether all hidden states are given, or the last one alone.
+
+  Returns:
+    (tokens (B, T), mask (B, T)) -> hidden states (states, B, T, D), the last
+    of them what the model hands on.
+
+  Raises:
+    RunError: transformers cannot load it, or not all of it.
+  """
+  import torch
+  import transformers
+
+  transformers.logging.set_verbosity_error()
+  transformers.logging.disable_progress_bar()
+  kind = files.read_json(folder / "config.json").get("model_type", "")
+  loader: Any = getattr(transformers, _ALONE.get(kind, "AutoModel"))
+  try:
+    model, found = loader.from_pretrained(
+      str(folder),
+      output_loading_info=True,
+      local_files_only=True,
+      trust_remote_code=False,
+      use_safetensors=True,
+      dtype=torch.float32,
+    )
+  except Exception as error:  # It raises what it likes.
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    raise RunError(f"transformers cannot load {folder}: {reason}") from error
+  wrong = {
+    name: _listed(keys if strict else _of_encoder(name, keys))
+    for name, keys in found.items()
+  }
+  wrong = {name: keys for name, keys in wrong.items() if keys}
+  if wrong:
+    raise RunError(f"{folder} does not load cleanly in transformers: {wrong}")
+
+  def run(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+      output = model.eval()(
+        input_ids=torch.tensor(np.asarray(tokens, np.int64)),
+        attention_mask=torch.tensor(np.asarray(mask, np.int64)),
+        output_hidden_states=every_layer,
+      )
+    below = output.hidden_states[:-1] if every_layer else ()
+    states = [*below, output.last_hidden_state]
+    return np.stack([state.numpy() for state in states])
+
+  return run
+
+
+def _of_encoder(name: str, keys: Any) -> Any:
+  if name == "unexpected_keys":
+    return []
+  return [key for key in keys if "pooler." not in str(key)]
+
+
+def _listed(keys: Any) -> list[str]:
+  return sorted(map(str, keys))[:5]

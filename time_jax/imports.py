@@ -1,0 +1,137 @@
+"""A model folder -> a workdir with a checkpoint, as if a run had saved it."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import jax.numpy as jnp
+
+from time_jax import assembly, checks, initial, provenance, sharding
+from time_jax.checkpoint import Checkpoints
+from time_jax.config import default_config, missing_fields
+from time_jax.errors import UserError
+from time_jax.hf import files, load, save, tokenizer
+from time_jax.hf.weights import Weights
+from time_jax.models.bert import BertConfig
+from time_jax.models.family import Params
+
+
+def import_command(name: str, workdir: pathlib.Path) -> int:
+  """Makes a workdir of a model, to distil on, evaluate or export.
+
+  Args:
+    name: see `files.resolve`.
+    workdir: new or empty.
+
+  Returns:
+    The exit code, 0.
+
+  Raises:
+    UserError: no such model, not one that a student could be, or a workdir
+      that holds something.
+  """
+  if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    raise UserError(
+      f"--workdir={workdir} holds something; expected a new or empty folder."
+    )
+  folder = files.resolve(name)
+  _, found = load.read_config(folder)
+  initial.check_kin(found, name)
+  _, params = load.load_encoder(
+    folder, dtype=jnp.dtype("float32"), mesh=sharding.make_mesh()
+  )
+  shape, params = _as_student(found, params)
+  target = workdir.resolve()
+  fresh = target.with_name(f".{target.name}.unfinished")
+  try:
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    _write(fresh, name, folder, shape, params)
+    if target.exists():
+      target.rmdir()
+    fresh.replace(target)
+  except OSError as error:
+    raise UserError(
+      f"cannot write to {workdir}: {error.strerror or error}; expected a "
+      "folder with write permission and free space."
+    ) from error
+  print(
+    f"Imported {name} to {workdir} as step 0: {shape.num_layers} layers of "
+    f"{shape.hidden_size}, {shape.vocab_size:,} words"
+  )
+  print(f"Next: python -m time_jax export --workdir={workdir}")
+  print(
+    "  or: python -m time_jax distill --config=RECIPE of the same shape "
+    f"--workdir={workdir}"
+  )
+  return 0
+
+
+def _as_student(found: BertConfig, params: Params) -> tuple[BertConfig, Params]:
+  """In the form of students: positions from row 0 on, two token types.
+
+  What a model does not have, and no text needs, is zero: the second token type,
+  the pooler.
+  """
+  width, kinds = found.hidden_size, 2
+  embeddings = dict(params["embeddings"])
+  table = embeddings["position"]["embedding"]
+  embeddings["position"] = {"embedding": table[found.position_offset :]}
+  types = embeddings["token_type"]["embedding"][:kinds]
+  more = jnp.zeros((kinds - len(types), width))
+  embeddings["token_type"] = {"embedding": jnp.concatenate([types, more])}
+  nothing = {"kernel": jnp.zeros((width, width)), "bias": jnp.zeros(width)}
+  pooler = params.get("pooler", nothing)
+  shape = dataclasses.replace(
+    found, position_offset=0, embedding_size=None, num_token_types=kinds
+  )
+  return shape, dict(params) | {"embeddings": embeddings, "pooler": pooler}
+
+
+def _write(
+  workdir: pathlib.Path,
+  name: str,
+  folder: pathlib.Path,
+  shape: BertConfig,
+  params: Params,
+) -> None:
+  if tokenizer.has_tokenizer(folder):
+    tokenizer.save_tokenizer(
+      folder, workdir / "tokenizer", shape.max_positions, shape.vocab_size
+    )
+  record = checks.read_record(folder) or {}
+  config = _config(record.get("run") or {}, shape)
+  text = json.dumps(config, indent=2) + "\n"
+  (workdir / "config.json").write_text(text, encoding="utf-8")
+  assembly.write_shape(workdir, shape)
+  with Weights(folder) as weights:
+    dtype = weights.info(next(iter(weights))).dtype
+  hf_config = files.read_json(folder / "config.json")
+  roberta = hf_config["model_type"] != "bert"
+  metadata = {
+    "run": record.get("run") or {},
+    "versions": record.get("versions") or {},
+    "hardware": record.get("hardware") or {},
+    "imported": {
+      "from": provenance.shown_path(name),
+      "sha256": files.fingerprint(folder),
+      "class": "XLMRobertaModel" if roberta else "BertModel",
+      "dtype": dtype if dtype in save.DTYPES else "float32",
+      "facts": record.get("facts") or {},
+    },
+  }
+  with Checkpoints(workdir, keep_latest=1, keep_every=1) as checkpoints:
+    checkpoints.save(0, {"params": params}, metadata, wait=True)
+
+
+def _config(run: dict[str, Any], shape: BertConfig) -> dict[str, Any]:
+  """The config of the run that made it, or defaults with its shape."""
+  config = {k: v for k, v in run.items() if not k.endswith("(SHA-256)")}
+  if missing_fields(config):
+    config = json.loads(default_config().to_json())
+  sizes = dataclasses.asdict(shape)
+  student = config["student"]
+  student |= {name: sizes[name] for name in student if name in sizes}
+  return config
