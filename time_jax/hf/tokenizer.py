@@ -130,7 +130,7 @@ def special_ids(folder: pathlib.Path, vocab_size: int) -> dict[str, int]:
 
 def special_tokens(folder: pathlib.Path) -> set[str]:
   """Every token that a tokenizer's files give a meaning or add to it."""
-  tokenizer = _open(folder)
+  tokenizer = open_tokenizer(folder)
   return {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
 
 
