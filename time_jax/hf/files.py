@@ -16,7 +16,10 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from time_jax.errors import UserError
 
-_WANTED = ["*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt"]
+_WANTED = [
+  *("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt"),
+  "README.md",  # the card, which `verify` reads
+]
 _PICKLES = ["pytorch_model*.bin"]
 
 
