@@ -9,6 +9,7 @@ import tomllib
 
 import pytest
 from absl import flags
+from flags_of_commands import FLAGS
 
 from time_jax import cli, config
 
@@ -34,85 +35,6 @@ COMMANDS = (
   "bench scaling",
   "bench onnx",
 )
-FLAGS = {
-  "prepare": ("config", "workdir"),
-  "distill": ("config", "workdir", "profile"),
-  "choose": ("workdir",),
-  "export": (
-    "workdir",
-    "step",
-    "out",
-    "class",
-    "dtype",
-    "license",
-    "push",
-    "revision",
-    "private",
-    "dry_run",
-    "onnx",
-  ),
-  "verify": ("folder", "against"),
-  "import": ("model", "workdir"),
-  "languages": ("code",),
-  "teachers": (),
-  "inspect": ("model", "layer", "size", "allow_pickle"),
-  "trim": (
-    "teacher",
-    "text",
-    "out",
-    "keep",
-    "min_count",
-    "coverage",
-    "max_documents",
-    "allow_pickle",
-  ),
-  "doctor": ("workdir",),
-  "bench data": ("config", "megabytes", "repeats", "json"),
-  "bench relations": (
-    "batch_size",
-    "teacher_width",
-    "student_width",
-    "repeats",
-    "seq_lens",
-    "num_heads",
-    "dtype",
-    "torch",
-    "json",
-  ),
-  "bench step": (
-    "config",
-    "workdir",
-    "steps",
-    "warmup",
-    "real_rows",
-    "peak_tflops",
-    "json",
-  ),
-  "bench compare": (
-    "size",
-    "batch_size",
-    "seq_len",
-    "repeats",
-    "steps",
-    "compile",
-    "cut",
-    "dtype",
-    "json",
-  ),
-  "bench onnx": ("folder", "batch_sizes", "seq_len", "repeats", "json"),
-  "bench aot": ("config", "topology", "sweep", "batches", "meshes", "json"),
-  "bench scaling": (
-    "config",
-    "devices",
-    "mode",
-    "processes",
-    "steps",
-    "repeats",
-    "markdown",
-    "plot",
-    "json",
-  ),
-}
 
 
 def field_names():

@@ -21,15 +21,8 @@ from time_jax.models import bert
 ROWS, SEQ_LEN = 2000, 32
 KINDS = list(tiny_tokenizers.KINDS)
 ALL = list(itertools.product(tiny_tokenizers.LANGUAGES, KINDS))
-# Right to left, without spaces, with combining marks, plain.
-SOME = [
-  ("ar", "unigram"),
-  ("ur", "byte_bpe"),
-  ("zh", "wordpiece"),
-  ("ja", "unigram"),
-  ("hi", "byte_bpe"),
-  ("ga", "wordpiece"),
-]
+# Right to left, with combining marks, without spaces.
+SOME = [("ar", "unigram"), ("hi", "byte_bpe"), ("zh", "wordpiece")]
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ TEACHERS = {
 }
 
 
-# Three unlike the rest; the others differ in what parity_test covers.
-QUICK = ("ltgbert", "t5_encoder", "modernbert")
+# Two unlike the rest; the others differ in what parity_test covers.
+QUICK = ("ltgbert", "modernbert")
 
 
 @pytest.fixture(autouse=True)

@@ -117,6 +117,7 @@ def test_a_measurement():
     scaling_worker.measure(config, 9, 2)
 
 
+@pytest.mark.slow
 def test_processes_of_their_own(capsys, monkeypatch):
   """Two processes, started by the launcher, do a step together."""
   for name, value in {
