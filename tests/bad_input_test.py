@@ -16,7 +16,7 @@ import pytest
 import running
 import safetensors.numpy
 
-from time_jax import cli, distributed
+from time_jax import cli
 from time_jax.checkpoint import Checkpoints
 
 QUERY = "encoder.layer.0.attention.self.query.weight"
@@ -24,14 +24,9 @@ WORDS = "embeddings.word_embeddings.weight"
 
 
 @pytest.fixture(autouse=True)
-def one_process(monkeypatch):
-  """Joining is possible once per process and before any other use of JAX."""
-  monkeypatch.setattr(distributed, "initialize", lambda: None)
-  monkeypatch.setattr(distributed, "preempted", lambda step: False)
-  # Text is prepared in this process: it is little.
+def _one_core(one_process, monkeypatch):
+  """Text is prepared in this process: it is little."""
   monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
-  cache = str(running.ROOT / ".cache" / "xla")
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", cache)
 
 
 def error_of(capsys, *argv, code=2):

@@ -45,6 +45,16 @@ def golden() -> pathlib.Path:
   return pathlib.Path(__file__).parent / "golden"
 
 
+@pytest.fixture
+def one_process(monkeypatch):
+  """A run in this process: joining others is possible once, and only first."""
+  from time_jax import distributed
+
+  monkeypatch.setattr(distributed, "initialize", lambda: None)
+  monkeypatch.setattr(distributed, "preempted", lambda step: False)
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
+
+
 @pytest.fixture(scope="session")
 def mesh() -> jax.sharding.Mesh:
   """One device."""

@@ -12,7 +12,7 @@ import tiny_tokenizers
 import tokenizers
 import transformers
 
-from time_jax import cli, distributed
+from time_jax import cli
 from time_jax.data import pipeline, prepare
 from time_jax.hf import save
 from time_jax.hf.tokenizer import load_tokenizer
@@ -119,11 +119,8 @@ def run_through(trained, folder, language, kind):
     for case in ALL
   ],
 )
-def test_text_to_student(trained, tmp_path, monkeypatch, language, kind):
-  monkeypatch.setattr(distributed, "initialize", lambda: None)
-  monkeypatch.setattr(distributed, "preempted", lambda step: False)
-  path = str(running.ROOT / ".cache" / "xla")
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", path)
+@pytest.mark.usefixtures("one_process")
+def test_text_to_student(trained, tmp_path, language, kind):
   out = run_through(trained, tmp_path, language, kind)
   losses = running.losses(tmp_path / "run")
   assert len(losses) == 5

@@ -9,7 +9,7 @@ import running
 import tiny_tokenizers
 import transformers
 
-from time_jax import cli, distributed
+from time_jax import cli
 from time_jax.models.registry import FAMILIES
 
 # Golden checkpoint -> its kind of tokenizer and what it puts around a text.
@@ -29,13 +29,7 @@ TEACHERS = {
 QUICK = ("ltgbert", "modernbert")
 
 
-@pytest.fixture(autouse=True)
-def _this_process(monkeypatch):
-  """Runs happen here: what needs a fresh process is left out."""
-  monkeypatch.setattr(distributed, "initialize", lambda: None)
-  monkeypatch.setattr(distributed, "preempted", lambda step: False)
-  path = str(running.ROOT / ".cache" / "xla")
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", path)
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 def teacher(folder, golden, name):

@@ -9,17 +9,12 @@ import running
 import safetensors.numpy
 from exporting import command
 
-from time_jax import distributed
 from time_jax.hf import torch_encoder
 
 
 @pytest.fixture(autouse=True)
-def _this_process(monkeypatch):
-  monkeypatch.setattr(distributed, "initialize", lambda: None)
-  monkeypatch.setattr(distributed, "preempted", lambda step: False)
-  path = str(running.ROOT / ".cache" / "xla")
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", path)
-  # PyTorch's part in an export is not what is tested here.
+def _without_torch(one_process, monkeypatch):
+  """PyTorch's part in an export is not what is tested here."""
   monkeypatch.setattr(torch_encoder, "installed", lambda: False)
 
 

@@ -325,7 +325,7 @@ def test_an_earlier_export_is_replaced_as_a_whole(capsys, monkeypatch, run):
     remove(folder, **how)
 
   with monkeypatch.context() as patch:
-    patch.setattr(export.shutil, "rmtree", watch)
+    patch.setattr(shutil, "rmtree", watch)
     command(capsys, "export", f"--workdir={run}", "--step=20")
   # The new one is in its place before anything of the old one is deleted.
   assert set(removed[:-1]) == {(False, 10)}

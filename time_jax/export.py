@@ -4,7 +4,6 @@ import dataclasses
 import importlib.metadata
 import json
 import pathlib
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from time_jax import (
   restore,
   verify,
 )
+from time_jax.appearing import appearing
 from time_jax.errors import RunError, UserError
 from time_jax.hf import files, save, tokenizer
 from time_jax.restore import Student
@@ -105,23 +105,8 @@ def export(
   _check_target(out)
   student = restore.read_student(workdir, step)
   options = _complete(options or Options(), student, out)
-  target = out.resolve()
-  fresh = target.with_name(f".{target.name}.unfinished")
-  replaced = target.with_name(f".{target.name}.replaced")
-  try:
-    for leftover in (fresh, replaced):
-      shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
+  with appearing(out, "--out") as fresh:
     done = _write_and_verify(fresh, workdir, student, options)
-    if target.exists():
-      target.replace(replaced)
-    fresh.replace(target)
-    shutil.rmtree(replaced, ignore_errors=True)
-  except OSError as error:
-    raise UserError(
-      f"cannot write to {out}: {error.strerror or error}; expected a folder "
-      "with write permission and free space (see --out)."
-    ) from error
   print(
     f"Exported step {student.step} to {out} ({options.model_class}, "
     f"{options.dtype})"

@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import pathlib
-import shutil
 from typing import Any
 
 import jax.numpy as jnp
 
 from time_jax import assembly, checks, initial, provenance, sharding
+from time_jax.appearing import appearing
 from time_jax.checkpoint import Checkpoints
 from time_jax.config import default_config, missing_fields
 from time_jax.errors import UserError
@@ -43,20 +43,8 @@ def import_command(name: str, workdir: pathlib.Path) -> int:
     folder, dtype=jnp.dtype("float32"), mesh=sharding.make_mesh()
   )
   shape, params = _as_student(found, params)
-  target = workdir.resolve()
-  fresh = target.with_name(f".{target.name}.unfinished")
-  try:
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+  with appearing(workdir, "--workdir") as fresh:
     _write(fresh, name, folder, shape, params)
-    if target.exists():
-      target.rmdir()
-    fresh.replace(target)
-  except OSError as error:
-    raise UserError(
-      f"cannot write to {workdir}: {error.strerror or error}; expected a "
-      "folder with write permission and free space."
-    ) from error
   print(
     f"Imported {name} to {workdir} as step 0: {shape.num_layers} layers of "
     f"{shape.hidden_size}, {shape.vocab_size:,} words"

@@ -5,15 +5,15 @@ student inherits them all: of XLM-R's 250 002 rows a student of width 384 has 96
 million parameters. What is written is a teacher like any other.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import json
 import pathlib
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from time_jax.appearing import appearing
 from time_jax.data import counting, sources
 from time_jax.data.counting import Comparison, Counts
 from time_jax.data.records import Tally
@@ -70,7 +70,7 @@ def trim(
     _check_readable(counts, vocabulary, spec.name)
     named = _named(folder, config, vocabulary)
     old_ids = choose(vocabulary, counts, named, rule)
-    with _writing(out) as fresh:
+    with appearing(out, "--out") as fresh:
       left = trimmed_files.write_tokenizer(folder, fresh, vocabulary, old_ids)
       trimmed_files.write_config(folder, fresh, old_ids)
       rows.write_weights(weights, fresh, tables, old_ids)
@@ -104,27 +104,6 @@ def _check_target(out: pathlib.Path) -> None:
       f"{out} exists; expected an empty or new folder: delete it or give "
       "another --out."
     )
-
-
-@contextlib.contextmanager
-def _writing(out: pathlib.Path) -> Generator[pathlib.Path, None, None]:
-  """A folder that gets the name `out` once all is in it."""
-  target = out.resolve()
-  fresh = target.with_name(f".{target.name}.unfinished")
-  try:
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    yield fresh
-    if target.exists():
-      target.rmdir()
-    fresh.replace(target)
-  except OSError as error:
-    raise UserError(
-      f"cannot write to {out}: {error.strerror or error}; expected a folder "
-      "with write permission and free space (see --out)."
-    ) from error
-  finally:
-    shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _split(

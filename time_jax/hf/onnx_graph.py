@@ -1,5 +1,6 @@
 """A student as an ONNX graph, node by node: no PyTorch, no tracing."""
 
+import importlib
 import math
 from typing import Any
 
@@ -36,8 +37,6 @@ def build_onnx(config: BertConfig, params: Params) -> Any:
 
 def require(*names: str) -> list[Any]:
   """Imports optional packages; UserError says how to install them."""
-  import importlib
-
   try:
     return [importlib.import_module(name) for name in names]
   except ImportError as error:
