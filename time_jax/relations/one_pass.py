@@ -29,6 +29,7 @@ with the x and y of the teacher in the first and of the student in the second.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -50,13 +51,22 @@ from time_jax.relations.sweep import Operands
 # over queries; a tile with queries first took half as long again.
 TILE = 2**16
 FEWEST = 32
-# The same without maxima: two cores were fastest with tiles of 512 x 512, those
-# of some heads at a time.
+# The same without maxima: two cores were fastest with tiles of 512 x 512, two
+# heads in an operation, and four such chains of operations side by side, so
+# that a core finds work where one of them waits.
 UNSHIFTED_TILE = 2**18
-HEADS = 4
+HEADS = 8
+CHAIN = 2
+# Tokens of a side of the squares of a symmetric tile. Eight or two squares a
+# side of 512 took a sixth longer than four.
+SQUARE = 128
 # Logits within it: exp and sums of 2**30 keys are normal numbers of float32,
 # and log-sum-exp is right to 1e-5.
 BOUND = 64.0
+
+# Multiply a matrix of keys [C, S] with exp of logits [S, T], and one of queries
+# [C, T] with its transpose.
+Products = tuple[Callable[[Array], Array], Callable[[Array], Array]]
 
 
 def sweep(
@@ -117,9 +127,22 @@ def _some_heads(
   w: Float[Array, " T"],
 ) -> tuple[Float[Array, " G"], Operands]:
   """KL and gradient of some heads of one row, operands [G, C, T]."""
+
+  def chains(
+    _: Array, teacher: Operands, student: Operands, *row: Array
+  ) -> tuple[Array, Operands]:
+    def chain(start: int) -> tuple[Array, Operands]:
+      heads = jax.tree.map(
+        lambda x: x[start : start + CHAIN], (teacher, student)
+      )
+      return jax.vmap(_unshifted, (0, 0, None, None))(*heads, *row)
+
+    done = map(chain, range(0, len(teacher[0]), CHAIN))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *done)
+
   return lax.cond(
     largest <= BOUND,
-    lambda _, *heads: jax.vmap(_unshifted, (0, 0, None, None))(*heads),
+    chains,
     _each_head,
     *(largest, teacher, student, segments, w),
   )
@@ -165,9 +188,12 @@ def _unshifted(
 ) -> tuple[Float[Array, ""], Operands]:
   """The same where no logit exceeds `BOUND`."""
   wide_t, wide_s = (tuple(map(_wide, x)) for x in (teacher, student))
-  kl, grads = _by_blocks(
-    _unshifted_block, UNSHIFTED_TILE, wide_t, wide_s, segments, w
-  )
+  if len(student) == 1 and len(segments) ** 2 <= UNSHIFTED_TILE:
+    kl, grads = _symmetric(wide_t[0], wide_s[0], segments, w)
+  else:
+    kl, grads = _by_blocks(
+      _unshifted_block, UNSHIFTED_TILE, wide_t, wide_s, segments, w
+    )
   return kl, tuple(g.astype(student[0].dtype) for g in grads)
 
 
@@ -245,15 +271,85 @@ def _unshifted_block(
   teacher: Operands, student: Operands, w: Float[Array, " T"], mask_ST: Array
 ) -> tuple[Array, Array, Array]:
   """One block of queries, all but exp by products."""
+
+  def products(operands: Operands) -> Products:
+    x, y = operands
+    exp_ST = jnp.where(mask_ST, jnp.exp(_logits(x, y)), 0)
+    # Of the two orders of the second, XLA's CPU code is faster in this one.
+    return (
+      lambda y: _dot("CS,ST->CT", y, exp_ST),
+      lambda x: _dot("ST,TC->SC", exp_ST, x.T).T,
+    )
+
+  return _by_products(teacher, student, w, *map(products, (teacher, student)))
+
+
+def _symmetric(
+  teacher: Float[Array, "Ct T"],
+  student: Float[Array, "Cs T"],
+  segments: Int[Array, " T"],
+  w: Float[Array, " T"],
+) -> tuple[Array, Operands]:
+  """Projections with themselves: of two equal squares of exp, only one."""
+  # Otherwise XLA computes these slices anew for every element that uses them.
+  teacher, student, segments, w = lax.optimization_barrier(
+    (teacher, student, segments, w)
+  )
+  times_t, times_s = (
+    _symmetric_product(x, segments) for x in (teacher, student)
+  )
+  kl, grad_x, grad_y = _by_products(
+    *((teacher, teacher), (student, student), w),
+    *((times_t, times_t), (times_s, times_s)),
+  )
+  return kl, (grad_x + grad_y,)
+
+
+def _symmetric_product(
+  x: Float[Array, "C T"], segments: Int[Array, " T"]
+) -> Callable[[Array], Array]:
+  """What multiplies [C, T] with exp(x x / sqrt(C)) where segments agree."""
+  starts = range(0, len(segments), SQUARE)
+  keys = jnp.where(segments > 0, segments, -1)
+
+  def cut(x: Array) -> list[Array]:
+    return [x[..., start : start + SQUARE] for start in starts]
+
+  xs, queries, keys = map(cut, (x, segments, keys))
+  exps = {
+    (i, j): jnp.where(
+      keys[i][:, None] == queries[j][None], jnp.exp(_logits(xs[j], xs[i])), 0
+    )
+    for i, j in itertools.combinations_with_replacement(range(len(xs)), 2)
+  }
+
+  def column(parts: Sequence[Array], j: int) -> Array:
+    upper = [_dot("CS,ST->CT", parts[i], exps[i, j]) for i in range(j + 1)]
+    lower = [
+      _dot("CT,ST->CS", parts[i], exps[j, i]) for i in range(j + 1, len(xs))
+    ]
+    return functools.reduce(jnp.add, upper + lower)
+
+  def times(a: Float[Array, "C T"]) -> Float[Array, "C T"]:
+    parts = cut(a)
+    return jnp.concatenate([column(parts, j) for j in range(len(xs))], axis=1)
+
+  return times
+
+
+def _by_products(
+  teacher: Operands,
+  student: Operands,
+  w: Float[Array, " T"],
+  products_t: Products,
+  products_s: Products,
+) -> tuple[Array, Array, Array]:
+  """KL, and gradient of queries and keys, from products with exp(logits)."""
   (xt, yt), (xs, ys) = teacher, student
   scale_t, scale_s = (x.shape[0] ** -0.5 for x in (xt, xs))
-  exp_t, exp_s = (
-    jnp.where(mask_ST, jnp.exp(_dot("CS,CT->ST", y, x * scale)), 0)
-    for x, y, scale in ((xt, yt, scale_t), (xs, ys, scale_s))
-  )
   ones = jnp.ones((1, yt.shape[1]), yt.dtype)
-  of_t = _dot("CS,ST->CT", jnp.concatenate([yt, ys, ones]), exp_t)
-  of_s = _dot("CS,ST->CT", jnp.concatenate([ys, ones]), exp_s)
+  of_t = products_t[0](jnp.concatenate([yt, ys, ones]))
+  of_s = products_s[0](jnp.concatenate([ys, ones]))
   # Padding sees no key.
   sum_t, sum_s = (jnp.where(w > 0, x[-1], 1) for x in (of_t, of_s))
   mean_t, mean_ts = jnp.split(of_t[:-1] / sum_t[None], [yt.shape[0]])
@@ -264,10 +360,9 @@ def _unshifted_block(
   )
   v = (w * scale_s)[None]
   grad_x = (of_s[:-1] / sum_s[None] - mean_ts) * v
-  # Of the two orders of this product, XLA's CPU code is faster in this one.
-  grad_y = _dot("ST,TC->SC", exp_s, (xs * (v / sum_s[None])).T)
-  grad_y -= _dot("ST,TC->SC", exp_t, (xs * (v / sum_t[None])).T)
-  return jnp.sum(kl_T * w), grad_x, grad_y.T
+  grad_y = products_s[1](xs * (v / sum_s[None]))
+  grad_y -= products_t[1](xs * (v / sum_t[None]))
+  return jnp.sum(kl_T * w), grad_x, grad_y
 
 
 def _logits(x: Float[Array, "C T"], y: Float[Array, "C S"]) -> Array:
