@@ -223,7 +223,7 @@ def test_kill_9_then_rerun_gives_the_same_bytes(tmp_path: pathlib.Path) -> None:
   with pytest.raises(errors.UserError, match="packing was 'pack', now 'none'"):
     run(out, corpus, shard_text_mb=0.02, packing="none")
   counted = out.glob("unfinished/train-*.json")
-  finished = {identity(path.with_suffix(".rows")) for path in counted}
+  finished = {identity(path.with_suffix(".record")) for path in counted}
   assert len(finished) >= 11
   subprocess.run(command, env=environment, check=True)
   run(tmp_path / "whole", corpus, shard_text_mb=0.02)
@@ -262,7 +262,7 @@ def test_too_many_bad_records_lose_nothing(tmp_path: pathlib.Path) -> None:
   out = tmp_path / "out"
   with pytest.raises(errors.UserError, match=r"a\.jsonl:153: .*=2"):
     run(out, str(corpus), max_bad_records=2)
-  finished = list(out.glob("unfinished/*.rows"))
+  finished = list(out.glob("unfinished/*.record"))
   assert len(finished) >= 2
   # The limit is no part of the plan: a higher one goes on.
   manifest = run(out, str(corpus), max_bad_records=3)
@@ -291,7 +291,7 @@ def test_a_full_disk_loses_nothing(tmp_path: pathlib.Path) -> None:
       run(out, corpus)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  assert list(out.glob("unfinished/*.rows"))
+  assert list(out.glob("unfinished/*.record"))
   run(out, corpus)
   run(tmp_path / "whole", corpus)
   assert contents(out) == contents(tmp_path / "whole")

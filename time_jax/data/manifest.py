@@ -134,7 +134,10 @@ def shard_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
 
 def features(seq_len: int) -> tfds.features.FeaturesDict:
   """Returns what TFDS has to know about a row."""
-  row = tfds.features.Tensor(shape=(seq_len,), dtype=np.int32)
+  # TFDS's default is a list of integers, each written on its own.
+  row = tfds.features.Tensor(
+    shape=(seq_len,), dtype=np.int32, encoding=tfds.features.Encoding.BYTES
+  )
   return tfds.features.FeaturesDict(dict.fromkeys(FEATURES, row))
 
 

@@ -7,7 +7,7 @@ The text of a split is cut into blocks; each becomes one shard. Until all is
 done, what is done lies in FOLDER/unfinished:
 
   plan.json           the settings; a run with others is refused
-  train-00007.rows    a finished shard (ArrayRecord)
+  train-00007.record  a finished shard (ArrayRecord)
   train-00007.json    its counts and hashes, written after it
   manifest.json       written when every shard is there
 

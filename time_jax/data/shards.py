@@ -143,7 +143,7 @@ class ShardWriter:
 
 def block_file(split: str, number: int) -> str:
   """Returns the name of the shard of a block until all are finished."""
-  return f"{split}-{number:05d}.rows"
+  return f"{split}-{number:05d}.record"
 
 
 def _text_sha256(documents: Sequence[str]) -> str:
@@ -183,7 +183,8 @@ def _write_rows(
 def _serialize(row: dict[str, NDArray[np.int32]]) -> bytes:
   example = _Example()
   for name, values in row.items():
-    example.features.feature[name].int64_list.value.extend(values.tolist())
+    feature = example.features.feature[name]
+    feature.bytes_list.value.append(values.astype("<i4").tobytes())
   # TFDS's own serializer leaves the order of the features to chance.
   return example.SerializeToString(deterministic=True)
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.queues
 import os
 import signal
 import threading
@@ -37,13 +38,17 @@ def submitter(
   if num_workers == 1:
     yield lambda block: _settled(writer.write(block)), 1
     return
+  # Forking a process that has threads, as jax and tokenizers do, hangs.
+  context = multiprocessing.get_context("spawn")
+  # As an argument a large tokenizer would fill the pipe to a process that is
+  # still starting: each would be waited for before the next is started.
+  inbox = context.Queue()
   with futures.ProcessPoolExecutor(
-    num_workers,
-    # Forking a process that has threads, as jax and tokenizers do, hangs.
-    mp_context=multiprocessing.get_context("spawn"),
-    initializer=_start_worker,
-    initargs=(writer,),
+    num_workers, context, initializer=_start_worker, initargs=(inbox,)
   ) as pool:
+    for _ in range(num_workers):
+      inbox.put(writer)
+      pool.submit(os.getpid)  # A process starts when there is work for it.
     # A few more than run at a time, so that none waits for the next text.
     yield functools.partial(pool.submit, _write_in_worker), num_workers + 2
 
@@ -54,9 +59,9 @@ def _settled(written: Written) -> "futures.Future[Written]":
   return future
 
 
-def _start_worker(writer: ShardWriter) -> None:
+def _start_worker(inbox: "multiprocessing.queues.Queue[ShardWriter]") -> None:
   global _writer
-  _writer = writer
+  _writer = inbox.get()
   os.environ["TOKENIZERS_PARALLELISM"] = "false"
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent ends the pool.
   threading.Thread(target=_end_with_parent, daemon=True).start()
