@@ -12,3 +12,7 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
   """A run that cannot go on although its input was accepted."""
+
+
+class RestartableError(RunError):
+  """A run that cannot go on here and now, but may when it is started again."""
