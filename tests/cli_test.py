@@ -18,6 +18,7 @@ RECIPE = f"--config={ROOT}/configs/time.py"
 COMMANDS = (
   "prepare",
   "distill",
+  "status",
   "choose",
   "export",
   "verify",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import running
 
+from time_jax import history, ledger
 from time_jax.checkpoint import Checkpoints
 
 NUM_STEPS = 100
@@ -37,7 +38,16 @@ def test_killed_five_times_ends_bit_equal(undisturbed, tiny, tmp_path):
   running.assert_same_state(
     running.saved(tmp_path, NUM_STEPS), running.saved(undisturbed, NUM_STEPS)
   )
-  # The record is that of one run, too.
+  # The record is that of one run, too, but for the time that was lost.
+  sessions = history.read_sessions(tmp_path)
+  assert [s["event"] for s in sessions] == ["start"] * 6 + ["end"]
+  assert sessions[-1]["code"] == 0
+  spent = [row for row in history.read_metrics(tmp_path) if "time/unix" in row]
+  for name in ("time/unix", "time/steps", "time/compile"):
+    values = [row[name] for row in spent]
+    assert values == sorted(values) and values[0] > 0
+  total = spent[-1]["time/unix"] - sessions[0]["time"]
+  assert sum(spent[-1][f"time/{kind}"] for kind in ledger.KINDS) < total
   assert running.losses(tmp_path) == running.losses(undisturbed)
 
 

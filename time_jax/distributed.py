@@ -1,6 +1,7 @@
 """Joining the processes of a run, on whatever started them."""
 
 import dataclasses
+import importlib.metadata
 import os
 import socket
 import sys
@@ -56,6 +57,24 @@ def preempted(step: int) -> bool:
   answer is True at one of them only.
   """
   return multihost_utils.reached_preemption_sync_point(step)
+
+
+def introduce(mesh: jax.sharding.Mesh, step: int) -> str:
+  """The first line of a log: which process this is, on what, from where.
+
+  Args:
+    mesh: of the run.
+    step: after which it continues; 0: it starts.
+  """
+  devices = jax.devices()
+  versions = ", ".join(
+    f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax")
+  )
+  return (
+    f"process {jax.process_index()} of {jax.process_count()}, {len(devices)} x "
+    f"{devices[0].device_kind}, mesh {dict(mesh.shape)}, {versions}; "
+    f"{'continuing after' if step else 'starting at'} step {step}"
+  )
 
 
 def _asked(timeout: int) -> cluster.Place:
