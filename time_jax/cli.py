@@ -18,6 +18,7 @@ from time_jax.errors import (
   RestartableError,
   RunError,
   UserError,
+  without_secrets,
 )
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -61,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _fail(error: object, code: int) -> int:
-  print(f"time_jax: error: {error}", file=sys.stderr)
+  print(f"time_jax: error: {without_secrets(error)}", file=sys.stderr)
   return code
 
 

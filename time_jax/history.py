@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from time_jax.errors import EXIT_RUN_FAILED
+from time_jax.errors import EXIT_RUN_FAILED, without_secrets
 
 METRIC = "eval/relation_loss"
 _CURVES = {"train/loss": "training", METRIC: "held-out text"}
@@ -60,7 +60,8 @@ def session(
   try:
     yield end
   except BaseException as error:
-    end(EXIT_RUN_FAILED, f"{type(error).__name__}: {error}"[:500])
+    why = without_secrets(f"{type(error).__name__}: {error}")
+    end(EXIT_RUN_FAILED, why[:500])
     raise
 
 
