@@ -4,6 +4,7 @@ import os
 import socket
 
 import jax
+import numpy as np
 import pytest
 
 from time_jax import distributed
@@ -14,6 +15,9 @@ COUNT = "TIME_JAX_NUM_PROCESSES"
 PROCESS = "TIME_JAX_PROCESS_ID"
 COMPLETE = {COORDINATOR: "host:1234", COUNT: "4", PROCESS: "3"}
 OTHERS = ("SLURM_", "OMPI_", "JAX_COORD", "TPU_", "KUBERNETES", "JOB_", "NODE")
+
+
+PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
 
 
 class Calls(list):
@@ -36,7 +40,7 @@ def joined(monkeypatch):
     calls.append((place.coordinator, place.processes, place.index, timeout))
 
   for name in os.environ:
-    if name.startswith(("TIME_JAX_", *OTHERS)):
+    if name.startswith(("TIME_JAX_", *OTHERS)) or name.lower() in PROXIES:
       monkeypatch.delenv(name)
   for name in ("no_proxy", "NO_PROXY"):
     monkeypatch.setenv(name, "example.org")
@@ -76,6 +80,12 @@ def test_the_environment_decides(joined, monkeypatch, capsys):
   ]
   first = capsys.readouterr().err.splitlines()[0]
   assert first == "process 3 of 4 (TIME_JAX_*), coordinator host:1234"
+  assert os.environ["no_proxy"] == "example.org"
+
+
+def test_a_web_proxy_is_bypassed(joined, monkeypatch):
+  set_all(monkeypatch, COMPLETE | {"https_proxy": "http://proxy:3128"})
+  distributed.initialize()
   assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "example.org,host"
 
 
@@ -161,3 +171,59 @@ def test_one_that_never_comes_is_named_before_jax_aborts(joined, monkeypatch):
   with pytest.raises(RestartableError, match="processes 1, 2 of 3 did not"):
     distributed.initialize()
   assert called == []
+
+
+class EndError(Exception):
+  """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize(
+  ("reason", "processes", "ends"),
+  [
+    ("UNKNOWN: Gloo all-reduce failed: reset by peer\nlong story", 2, True),
+    ("UNAVAILABLE: task 3 is gone", 8, True),
+    ("RESOURCE_EXHAUSTED: out of memory", 2, False),
+    ("UNAVAILABLE: no other process", 1, False),
+  ],
+)
+def test_a_process_that_lost_another_ends_at_once(
+  monkeypatch, capsys, reason, processes, ends
+):
+  def leave(code):
+    assert code == 42
+    raise EndError
+
+  monkeypatch.setattr(os, "_exit", leave)
+  monkeypatch.setattr(jax, "process_count", lambda: processes)
+  expected = EndError if ends else jax.errors.JaxRuntimeError
+  with pytest.raises(expected), distributed.ending_with_others():
+    raise jax.errors.JaxRuntimeError(reason)
+  (*_, last) = ["", *capsys.readouterr().err.splitlines()]
+  assert last.startswith("time_jax: error: process 0 lost another") == ends
+  assert (f"({reason.splitlines()[0]}); start the same" in last) == ends
+
+
+@pytest.mark.parametrize("seen", [[[True], [True]], [[True], [False]]])
+def test_a_workdir_that_is_not_shared(monkeypatch, tmp_path, seen):
+  written = []
+
+  def gather(sees):
+    written.extend(path.name for path in tmp_path.iterdir())
+    assert sees.tolist() == [True]
+    return np.asarray(seen)
+
+  for name, stand_in in {
+    "broadcast_one_to_all": lambda x: x,
+    "sync_global_devices": lambda name: None,
+    "process_allgather": gather,
+  }.items():
+    monkeypatch.setattr(distributed.multihost_utils, name, stand_in)
+  distributed.check_shared(tmp_path)  # Alone.
+  assert not written
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  if seen[1] == [True]:
+    distributed.check_shared(tmp_path)
+  else:
+    with pytest.raises(UserError, match=r"processes \[1\] do not see what"):
+      distributed.check_shared(tmp_path)
+  assert len(written) == 1 and not list(tmp_path.iterdir())

@@ -125,6 +125,7 @@ def test_processes_that_contradict_each_other(address, said, words):
   assert isinstance(error, UserError) and words in str(error)
 
 
+@pytest.mark.slow
 def test_a_run_of_three_of_which_one_never_comes(tiny, tmp_path):
   """The command: exit code 42, the missing process named, no traceback."""
   with socket.create_server(("localhost", 0)) as free:

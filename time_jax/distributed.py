@@ -1,20 +1,28 @@
 """Joining the processes of a run, on whatever started them."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
+import pathlib
 import socket
 import sys
+import time
+from collections.abc import Generator
 
 import jax
+import numpy as np
 from jax._src import clusters
 from jax.experimental import multihost_utils
 
 from time_jax import cluster, meeting
-from time_jax.errors import UserError
+from time_jax.errors import EXIT_PREEMPTED, UserError
 
 _TIMEOUT = "TIME_JAX_TIMEOUT"
 _SECONDS = "900"
+_PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
+# What JAX says of errors that a process makes all by itself.
+_OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
 
 def initialize() -> None:
@@ -57,6 +65,57 @@ def preempted(step: int) -> bool:
   answer is True at one of them only.
   """
   return multihost_utils.reached_preemption_sync_point(step)
+
+
+def check_shared(folder: pathlib.Path) -> None:
+  """Proves that all processes see one folder, by a file of process 0.
+
+  Raises:
+    UserError: in all of them, when one does not.
+  """
+  if jax.process_count() == 1:
+    return
+  now = np.asarray(time.time_ns() % 2**31, np.int32)
+  mark = folder / f".shared-{int(multihost_utils.broadcast_one_to_all(now))}"
+  first = jax.process_index() == 0
+  with contextlib.suppress(OSError):
+    if first:
+      mark.touch()
+  multihost_utils.sync_global_devices("time_jax.distributed.check_shared")
+  seen = multihost_utils.process_allgather(np.asarray([mark.exists()]))
+  with contextlib.suppress(OSError):
+    if first:
+      mark.unlink()
+  blind = [i for i, sees in enumerate(np.ravel(seen)) if not sees]
+  if blind:
+    raise UserError(
+      f"processes {blind} do not see what process 0 writes to {folder}; "
+      "expected a --workdir on a file system that all hosts share (NFS, "
+      "Filestore, Lustre)."
+    )
+
+
+@contextlib.contextmanager
+def ending_with_others() -> Generator[None, None, None]:
+  """Ends this process at once (42) when another one of the run is gone.
+
+  An exception would first wait for what only all processes can finish: the
+  checkpoint being saved, and JAX's own shutdown.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    reason = str(error).strip().split("\n")[0][:300]
+    if jax.process_count() == 1 or reason.startswith(_OWN_FAULTS):
+      raise
+    print(
+      f"time_jax: error: process {jax.process_index()} lost another process "
+      f"of the run, whose log says more ({reason}); start the same command "
+      "again.",
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(EXIT_PREEMPTED)
 
 
 def introduce(mesh: jax.sharding.Mesh, step: int) -> str:
@@ -105,6 +164,8 @@ def _asked(timeout: int) -> cluster.Place:
 
 def _bypass_proxy(host: str) -> None:
   """Keeps gRPC from reaching the coordinator through a web proxy."""
+  if not any(name.lower() in _PROXIES for name in os.environ):
+    return
   for name in ("no_proxy", "NO_PROXY"):
     known = os.environ.get(name, "")
     os.environ[name] = f"{known},{host}" if known else host

@@ -35,13 +35,10 @@ from time_jax.checkpoint import METRIC, Checkpoints
 from time_jax.config import check_config, differences
 from time_jax.data import pipeline
 from time_jax.distill import Objective
-from time_jax.errors import (
-  EXIT_PREEMPTED,
-  RunError,
-  UserError,
-)
+from time_jax.errors import EXIT_PREEMPTED, RunError, UserError
 from time_jax.hf import files, tokenizer
 from time_jax.ledger import Ledger
+from time_jax.watchdog import Watchdog
 
 
 def distill(
@@ -74,6 +71,7 @@ def distill(
   teacher_config = assembly.teacher_config(config)
   rows = corpus.open_corpus(config, workdir, teacher_config.vocab_size)
   distributed.initialize()
+  distributed.check_shared(workdir)
   use_compilation_cache()
   mesh = assembly.make_mesh(config)
   teacher = assembly.make_teacher(config, mesh)
@@ -150,6 +148,8 @@ class _Run:
         self.workdir / "profile", self.profile, first, jax.process_index() == 0
       ) as tracer,
       contextlib.ExitStack() as stack,
+      Watchdog(self.config.train.watchdog) as watchdog,
+      distributed.ending_with_others(),
     ):
       recorder.say(distributed.introduce(self.mesh, first), everyone=True)
       self.ledger.resume(history.read_metrics(self.workdir) if first else [])
@@ -166,6 +166,7 @@ class _Run:
           self.ledger.doing("compile" if step == first + 1 else "steps"),
         ):
           state, scalars = how.step(state, teacher, batch)
+        watchdog.beat()
         pending.append((step, scalars))
         recorder.advance()
         # Fetch what the step before last gave: the device always has the
