@@ -22,6 +22,7 @@ lint: .venv/dev
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/pyrefly check
+	.venv/bin/shellcheck -x launch/*.sh launch/slurm.sbatch .ci/run
 
 format: .venv/dev
 	.venv/bin/ruff check --fix

@@ -18,6 +18,7 @@ RECIPE = f"--config={ROOT}/configs/time.py"
 COMMANDS = (
   "prepare",
   "distill",
+  "status",
   "choose",
   "export",
   "verify",
@@ -293,6 +294,7 @@ def test_how_other_ends_are_reported(capsys, monkeypatch):
   full = OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
   for error, code, text in (
     (cli.RunError("it broke."), 3, "it broke."),
+    (cli.RestartableError("2 is missing."), 42, "2 is missing."),
     (full, 3, "cannot write: No space left on device; make room and run it"),
     (KeyboardInterrupt(), 130, "run the same command again to continue"),
   ):

@@ -1,37 +1,50 @@
-"""How processes find each other; JAX's own part is replaced."""
+"""How a run's processes are joined; JAX's own part is replaced."""
 
 import os
+import socket
 
 import jax
+import numpy as np
 import pytest
 
 from time_jax import distributed
-from time_jax.errors import UserError
+from time_jax.errors import RestartableError, UserError
 
 COORDINATOR = "TIME_JAX_COORDINATOR"
 COUNT = "TIME_JAX_NUM_PROCESSES"
 PROCESS = "TIME_JAX_PROCESS_ID"
 COMPLETE = {COORDINATOR: "host:1234", COUNT: "4", PROCESS: "3"}
+OTHERS = ("SLURM_", "OMPI_", "JAX_COORD", "TPU_", "KUBERNETES", "JOB_", "NODE")
+
+
+PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
+
+
+class Calls(list):
+  """What was called; put an exception into `fails` to raise it."""
+
+  fails = ()
 
 
 @pytest.fixture
 def joined(monkeypatch):
-  """The calls that reach JAX. Put an exception into `fails` to raise it."""
-  calls = []
+  """The calls that reach the other processes and JAX."""
+  calls = Calls()
 
-  def initialize(*where, **more):
-    assert more == {"initialization_timeout": 900}
-    calls.append(where)
+  def initialize(**arguments):
+    calls.append(arguments)
     if calls.fails:
       raise calls.fails.pop()
 
-  class Calls(list):
-    fails = ()
+  def meet(place, timeout):
+    calls.append((place.coordinator, place.processes, place.index, timeout))
 
-  calls = Calls()
   for name in os.environ:
-    if name.startswith("TIME_JAX_"):
+    if name.startswith(("TIME_JAX_", *OTHERS)) or name.lower() in PROXIES:
       monkeypatch.delenv(name)
+  for name in ("no_proxy", "NO_PROXY"):
+    monkeypatch.setenv(name, "example.org")
+  monkeypatch.setattr(distributed.meeting, "meet", meet)
   monkeypatch.setattr(jax.distributed, "initialize", initialize)
   monkeypatch.setattr(
     distributed.multihost_utils,
@@ -46,82 +59,171 @@ def set_all(monkeypatch, values):
     monkeypatch.setenv(name, value)
 
 
-def test_the_variables_decide(joined, monkeypatch):
-  set_all(monkeypatch, COMPLETE)
+def arguments(address, count, index, timeout=900):
+  return {
+    "coordinator_address": address,
+    "num_processes": count,
+    "process_id": index,
+    "local_device_ids": None,
+    "cluster_detection_method": "deactivate",
+    "initialization_timeout": timeout,
+  }
+
+
+def test_the_environment_decides(joined, monkeypatch, capsys):
+  set_all(monkeypatch, COMPLETE | {"TIME_JAX_TIMEOUT": "60"})
   distributed.initialize()
-  assert joined == [("host:1234", 4, 3), "met"]
+  assert joined == [
+    ("host:1234", 4, 3, 60),
+    arguments("host:1234", 4, 3, 60),
+    "met",
+  ]
+  first = capsys.readouterr().err.splitlines()[0]
+  assert first == "process 3 of 4 (TIME_JAX_*), coordinator host:1234"
+  assert os.environ["no_proxy"] == "example.org"
+
+
+def test_a_web_proxy_is_bypassed(joined, monkeypatch):
+  set_all(monkeypatch, COMPLETE | {"https_proxy": "http://proxy:3128"})
+  distributed.initialize()
+  assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "example.org,host"
 
 
 @pytest.mark.parametrize(
-  "given",
-  [
-    [COORDINATOR],
-    [COUNT],
-    [PROCESS],
-    [COORDINATOR, COUNT],
-    [COUNT, PROCESS],
-    [COORDINATOR, PROCESS],
-  ],
+  "change",
+  [{COUNT: ""}, {PROCESS: "4"}, {"TIME_JAX_TIMEOUT": "soon"}],
 )
-def test_some_of_the_variables(joined, monkeypatch, given):
-  set_all(monkeypatch, {name: COMPLETE[name] for name in given})
-  with pytest.raises(UserError) as caught:
-    distributed.initialize()
-  absent = [name for name in COMPLETE if name not in given]
-  everything = ", ".join(COMPLETE)
-  assert str(caught.value) == f"set all of {everything}; missing: {absent}."
-  assert joined == []
-
-
-def test_an_empty_variable_is_missing(joined, monkeypatch):
-  set_all(monkeypatch, COMPLETE | {COUNT: ""})
-  with pytest.raises(UserError, match=f"missing: \\['{COUNT}'\\]"):
-    distributed.initialize()
-  assert joined == []
-
-
-@pytest.mark.parametrize(
-  ("change", "words"),
-  [
-    ({COUNT: "two"}, "NUM_PROCESSES='two' and .*must be integers"),
-    ({PROCESS: "1.0"}, "PROCESS_ID='1.0' must be integers"),
-    ({PROCESS: "4"}, "PROCESS_ID=4 must be at least 0 and below .*=4"),
-    ({PROCESS: "-1"}, "PROCESS_ID=-1 must be at least 0"),
-    ({COUNT: "0", PROCESS: "0"}, "PROCESS_ID=0 must .* below .*PROCESSES=0"),
-  ],
-)
-def test_bad_numbers(joined, monkeypatch, change, words):
+def test_what_is_wrong_reaches_nobody(joined, monkeypatch, change):
   set_all(monkeypatch, COMPLETE | change)
-  with pytest.raises(UserError, match=words):
+  with pytest.raises(UserError):
     distributed.initialize()
   assert joined == []
 
 
-def test_a_cluster_that_jax_knows(joined):
+def test_alone(joined, capsys):
   distributed.initialize()
-  assert joined == [(), "met"]
-
-
-@pytest.mark.parametrize("error", [ValueError, RuntimeError])
-def test_alone(joined, error):
-  joined.fails = [error("no cluster")]
-  distributed.initialize()
-  first, (address, count, process), met = joined
-  assert (first, count, process, met) == ((), 1, 0, "met")
+  (address, count, process, _), called, met = joined
+  assert (count, process, met) == (1, 0, "met")
+  assert called == arguments(address, 1, 0)
   host, port = address.split(":")
   assert host == "localhost" and 1024 <= int(port) < 65536
+  assert capsys.readouterr().err == ""
 
 
-def test_a_cluster_that_fails_is_not_left_for_a_run_alone(joined):
+@pytest.mark.parametrize(
+  "variable",
+  [{"JAX_COORDINATOR_ADDRESS": "h:1"}, {"JOB_COMPLETION_INDEX": "2"}],
+)
+def test_one_of_several_does_not_run_alone(joined, monkeypatch, variable):
+  set_all(monkeypatch, variable)
+  with pytest.raises(UserError, match=f"one of several .*set {COORDINATOR}"):
+    distributed.initialize()
+  assert joined == []
+
+
+def test_what_jax_finds(joined, monkeypatch):
+  """Cloud TPU VMs and Kubernetes, which are asked and not read."""
+  detect = "auto_detect_unset_distributed_params"
+  monkeypatch.setattr(
+    distributed.clusters.ClusterEnv,
+    detect,
+    lambda *given: ("10.0.0.1:8482", 4, 1, None),
+  )
+  distributed.initialize()
+  assert joined[1] == arguments("10.0.0.1:8482", 4, 1)
+
+  def refused(*given):
+    raise RuntimeError("Kubernetes API Error: 403\nlong story")
+
+  monkeypatch.setattr(distributed.clusters.ClusterEnv, detect, refused)
+  with pytest.raises(UserError, match="Kubernetes API Error: 403 Set TIME"):
+    distributed.initialize()
+
+
+def test_a_cluster_that_fails_is_not_left_for_a_run_alone(joined, monkeypatch):
+  set_all(monkeypatch, COMPLETE)
   joined.fails = [jax.errors.JaxRuntimeError("address in use")]
   with pytest.raises(jax.errors.JaxRuntimeError, match="address in use"):
     distributed.initialize()
-  assert joined == [()]
+  assert "met" not in joined
 
 
-def test_variables_that_fail_are_not_ignored(joined, monkeypatch):
-  set_all(monkeypatch, COMPLETE)
-  joined.fails = [RuntimeError("no such host")]
-  with pytest.raises(RuntimeError, match="no such host"):
+def test_one_that_never_comes_is_named_before_jax_aborts(joined, monkeypatch):
+  from time_jax import meeting
+
+  monkeypatch.undo()
+  with socket.create_server(("localhost", 0)) as free:
+    port = free.getsockname()[1]
+  called = []
+  monkeypatch.setattr(
+    jax.distributed, "initialize", lambda **given: called.append(given)
+  )
+  set_all(
+    monkeypatch,
+    {
+      COORDINATOR: f"localhost:{port}",
+      COUNT: "3",
+      PROCESS: "0",
+      "TIME_JAX_TIMEOUT": "1",
+    },
+  )
+  assert distributed.meeting.meet is meeting.meet
+  with pytest.raises(RestartableError, match="processes 1, 2 of 3 did not"):
     distributed.initialize()
-  assert joined == [("host:1234", 4, 3)]
+  assert called == []
+
+
+class EndError(Exception):
+  """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize(
+  ("reason", "processes", "ends"),
+  [
+    ("UNKNOWN: Gloo all-reduce failed: reset by peer\nlong story", 2, True),
+    ("UNAVAILABLE: task 3 is gone", 8, True),
+    ("RESOURCE_EXHAUSTED: out of memory", 2, False),
+    ("UNAVAILABLE: no other process", 1, False),
+  ],
+)
+def test_a_process_that_lost_another_ends_at_once(
+  monkeypatch, capsys, reason, processes, ends
+):
+  def leave(code):
+    assert code == 42
+    raise EndError
+
+  monkeypatch.setattr(os, "_exit", leave)
+  monkeypatch.setattr(jax, "process_count", lambda: processes)
+  expected = EndError if ends else jax.errors.JaxRuntimeError
+  with pytest.raises(expected), distributed.ending_with_others():
+    raise jax.errors.JaxRuntimeError(reason)
+  (*_, last) = ["", *capsys.readouterr().err.splitlines()]
+  assert last.startswith("time_jax: error: process 0 lost another") == ends
+  assert (f"({reason.splitlines()[0]}); start the same" in last) == ends
+
+
+@pytest.mark.parametrize("seen", [[[True], [True]], [[True], [False]]])
+def test_a_workdir_that_is_not_shared(monkeypatch, tmp_path, seen):
+  written = []
+
+  def gather(sees):
+    written.extend(path.name for path in tmp_path.iterdir())
+    assert sees.tolist() == [True]
+    return np.asarray(seen)
+
+  for name, stand_in in {
+    "broadcast_one_to_all": lambda x: x,
+    "sync_global_devices": lambda name: None,
+    "process_allgather": gather,
+  }.items():
+    monkeypatch.setattr(distributed.multihost_utils, name, stand_in)
+  distributed.check_shared(tmp_path)  # Alone.
+  assert not written
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  if seen[1] == [True]:
+    distributed.check_shared(tmp_path)
+  else:
+    with pytest.raises(UserError, match=r"processes \[1\] do not see what"):
+      distributed.check_shared(tmp_path)
+  assert len(written) == 1 and not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 FLAGS = {
   "prepare": ("config", "workdir"),
   "distill": ("config", "workdir", "profile"),
+  "status": ("workdir", "plot"),
   "choose": ("workdir",),
   "export": (
     "workdir",

@@ -11,7 +11,8 @@ PACKAGE = ROOT / "time_jax"
 # A file imports from the project only what stands in a line above its own.
 LAYERS = """
 errors command
-appearing
+appearing cluster history ledger watchdog
+meeting status
 arrays distributed optimizer checkpoint config metrics languages profiling
 sharding relations.dense models.family models.layers models.encoder
 models.relative models.rotary models.attention corpora teachers relations.sweep

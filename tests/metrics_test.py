@@ -9,7 +9,7 @@ import types
 import pytest
 from tensorboardX.proto import event_pb2
 
-from time_jax import metrics
+from time_jax import history, metrics
 
 
 def lines(workdir):
@@ -59,7 +59,7 @@ def test_rows_are_written_at_once(tmp_path):
     assert lines(tmp_path) == [{"step": 1, "train/loss": 0.5, "data/tokens": 7}]
     recorder.write(2, {"eval/relation_loss": 0.25})
   assert lines(tmp_path)[1] == {"step": 2, "eval/relation_loss": 0.25}
-  assert metrics.read_metrics(tmp_path) == lines(tmp_path)
+  assert history.read_metrics(tmp_path) == lines(tmp_path)
 
 
 def test_a_resumed_run_drops_what_comes_again(tmp_path):
@@ -84,13 +84,13 @@ def test_a_torn_last_line_is_dropped(tmp_path):
   record(tmp_path, 0, range(1, 4))
   path = tmp_path / "metrics.jsonl"
   path.write_text(path.read_text()[:-9])
-  assert [row["step"] for row in metrics.read_metrics(tmp_path)] == [1, 2]
+  assert [row["step"] for row in history.read_metrics(tmp_path)] == [1, 2]
   record(tmp_path, 3, [4])
   assert [row["step"] for row in lines(tmp_path)] == [1, 2, 4]
 
 
 def test_no_metrics_yet(tmp_path):
-  assert metrics.read_metrics(tmp_path) == []
+  assert history.read_metrics(tmp_path) == []
 
 
 def test_tensorboard_has_the_same_numbers(tmp_path):
@@ -181,14 +181,14 @@ def test_the_curve_is_drawn(tmp_path):
   record(tmp_path, 0, [1, 2, 3])
   with metrics.Recorder(tmp_path, 3, 10, True) as recorder:
     recorder.write(4, {"eval/relation_loss": 0.5, "train/loss": math.nan})
-  path = metrics.plot_losses(tmp_path)
+  path = history.plot_losses(tmp_path)
   assert path == tmp_path / "loss.png"
   assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
 def test_no_curve_of_nothing(tmp_path):
-  assert metrics.plot_losses(tmp_path) is None
+  assert history.plot_losses(tmp_path) is None
   with metrics.Recorder(tmp_path, 0, 10, True) as recorder:
     recorder.write(1, {"data/tokens": 5})
-  assert metrics.plot_losses(tmp_path) is None
+  assert history.plot_losses(tmp_path) is None
   assert not (tmp_path / "loss.png").exists()

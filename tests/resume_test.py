@@ -1,11 +1,14 @@
 """A run that nothing can spoil: killed, stopped, moved, it ends the same."""
 
+import contextlib
+import os
 import signal
 
 import numpy as np
 import pytest
 import running
 
+from time_jax import history, ledger
 from time_jax.checkpoint import Checkpoints
 
 NUM_STEPS = 100
@@ -37,7 +40,16 @@ def test_killed_five_times_ends_bit_equal(undisturbed, tiny, tmp_path):
   running.assert_same_state(
     running.saved(tmp_path, NUM_STEPS), running.saved(undisturbed, NUM_STEPS)
   )
-  # The record is that of one run, too.
+  # The record is that of one run, too, but for the time that was lost.
+  sessions = history.read_sessions(tmp_path)
+  assert [s["event"] for s in sessions] == ["start"] * 6 + ["end"]
+  assert sessions[-1]["code"] == 0
+  spent = [row for row in history.read_metrics(tmp_path) if "time/unix" in row]
+  for name in ("time/unix", "time/steps", "time/compile"):
+    values = [row[name] for row in spent]
+    assert values == sorted(values) and values[0] > 0
+  total = spent[-1]["time/unix"] - sessions[0]["time"]
+  assert sum(spent[-1][f"time/{kind}"] for kind in ledger.KINDS) < total
   assert running.losses(tmp_path) == running.losses(undisturbed)
 
 
@@ -84,3 +96,32 @@ def test_sigterm_saves_the_step_it_stops_at(tiny, tmp_path, processes):
   assert f"Stopped by a signal after step {step}" in output
   with Checkpoints.read_only(tmp_path) as checkpoints:
     assert checkpoints.steps()[-1] == step
+
+
+@pytest.mark.parametrize(
+  "kind",
+  [
+    signal.SIGKILL,
+    pytest.param(signal.SIGSTOP, marks=pytest.mark.slow),  # Of the watchdog.
+  ],
+)
+def test_the_others_end_with_one_that_is_gone(tiny, tmp_path, kind):
+  endless = ["--config.train.num_steps=1000000", "--config.eval.every=500000"]
+  seconds = 1800 if kind == signal.SIGKILL else 60  # Compiling counts, too.
+  watchdog = f"--config.train.watchdog={seconds}"
+  command = running.command(tiny, tmp_path, *endless, watchdog)
+  (tmp_path / "logs").mkdir()
+  process = running.start(command, 2, LOGS=str(tmp_path / "logs"))
+  running.wait_for(process, tmp_path, 5)
+  victim, other = running.processes_of(process)
+  os.kill(victim, kind)
+  running.wait_until_gone(other, 200)
+  with contextlib.suppress(ProcessLookupError):
+    os.kill(victim, signal.SIGKILL)
+  output, _ = process.communicate(timeout=60)
+  assert process.returncode in (42, 137), output
+  words = {
+    signal.SIGKILL: "error: process 0 lost another process of the run",
+    signal.SIGSTOP: "error: no step for 60 s (train.watchdog)",
+  }
+  assert words[kind] in output

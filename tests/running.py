@@ -58,14 +58,41 @@ def run(arguments, processes=1, **more):
 
 def stop_at(process, workdir, step, kind=signal.SIGKILL):
   """Sends a signal once the run has recorded a step; (exit code, output)."""
+  wait_for(process, workdir, step)
+  os.killpg(process.pid, kind)
+  output, _ = process.communicate(timeout=120)
+  return process.returncode, output
+
+
+def wait_for(process, workdir, step):
+  """Returns once the run has recorded a step."""
   deadline = time.monotonic() + 240
   while last_step(workdir) < step:
     assert process.poll() is None, process.communicate()[0]
     assert time.monotonic() < deadline
     time.sleep(0.002)
-  os.killpg(process.pid, kind)
-  output, _ = process.communicate(timeout=120)
-  return process.returncode, output
+
+
+def processes_of(launcher):
+  """Process ids of the run's processes 1 and 0, whose launcher is given."""
+  found = {}
+  for folder in pathlib.Path("/proc").glob("[0-9]*"):
+    with contextlib.suppress(OSError):
+      parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+      if int(parent) == launcher.pid:
+        environ = (folder / "environ").read_text().split("\0")
+        (index,) = [e for e in environ if e.startswith("TIME_JAX_PROCESS_ID=")]
+        found[index[-1]] = int(folder.name)
+  return found["1"], found["0"]
+
+
+def wait_until_gone(pid, seconds):
+  """Returns once a process has ended, whether anyone asked how or not."""
+  deadline = time.monotonic() + seconds
+  stat = pathlib.Path(f"/proc/{pid}/stat")
+  while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
 
 
 def last_step(workdir):

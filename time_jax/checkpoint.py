@@ -15,8 +15,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from time_jax.errors import RunError, UserError
+from time_jax.history import METRIC
 
-METRIC = "eval/relation_loss"
 _METADATA = "metadata"
 
 

@@ -11,7 +11,15 @@ from absl import flags, logging
 
 from time_jax.commands import COMMANDS, Command
 from time_jax.config import default_config, flatten, missing_fields
-from time_jax.errors import EXIT_BAD_INPUT, EXIT_RUN_FAILED, RunError, UserError
+from time_jax.errors import (
+  EXIT_BAD_INPUT,
+  EXIT_PREEMPTED,
+  EXIT_RUN_FAILED,
+  RestartableError,
+  RunError,
+  UserError,
+  without_secrets,
+)
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -24,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
 
   Returns:
     The exit code: 0 done, 2 bad input, 3 run failed, 42 stopped by a signal
-    with everything saved; anything else is a bug.
+    with everything saved, or for want of the other processes; anything else
+    is a bug.
   """
   try:
     name, rest = _split_command(list(argv))
@@ -39,6 +48,8 @@ def main(argv: Sequence[str]) -> int:
     return COMMANDS[name].run(values)
   except UserError as error:
     return _fail(error, EXIT_BAD_INPUT)
+  except RestartableError as error:
+    return _fail(error, EXIT_PREEMPTED)
   except RunError as error:
     return _fail(error, EXIT_RUN_FAILED)
   except OSError as error:
@@ -51,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _fail(error: object, code: int) -> int:
-  print(f"time_jax: error: {error}", file=sys.stderr)
+  print(f"time_jax: error: {without_secrets(error)}", file=sys.stderr)
   return code
 
 

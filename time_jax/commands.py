@@ -149,6 +149,13 @@ def _trim(values: flags.FlagValues, argv: Sequence[str]) -> None:
   )
 
 
+def _plot(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_string(
+    "plot", None, "PNG to draw the losses into.", flag_values=values
+  )
+
+
 def _run_prepare(args: Any) -> int:
   module = importlib.import_module("time_jax.corpus")
   return module.prepare_command(args.config, path(args.workdir))
@@ -157,6 +164,12 @@ def _run_prepare(args: Any) -> int:
 def _run_distill(args: Any) -> int:
   module = importlib.import_module("time_jax.train")
   return module.distill(args.config, path(args.workdir), args.profile or "")
+
+
+def _run_status(args: Any) -> int:
+  module = importlib.import_module("time_jax.status")
+  plot = path(args.plot) if args.plot else None
+  return module.status_command(path(args.workdir), plot)
 
 
 def _run_choose(args: Any) -> int:
@@ -251,6 +264,14 @@ COMMANDS = {
     (config_flag, workdir_flag, _profile),
     ("config", "workdir"),
     _run_distill,
+  ),
+  "status": Command(
+    "How a run is doing: progress, health, speed, losses, lost time.",
+    "status runs/quickstart --plot=losses.png",
+    (workdir_flag, _plot),
+    ("workdir",),
+    _run_status,
+    argument="workdir",
   ),
   "choose": Command(
     "Rank the kept checkpoints by their loss on held-out text.",

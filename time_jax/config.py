@@ -96,6 +96,7 @@ def _run_fields(config: ConfigDict) -> None:
   n.clip_norm = 1.0
   n.dtype = "bfloat16"  # of the student's computation; its weights are float32
   n.max_skipped = 10  # non-finite steps in a row before the run ends
+  n.watchdog = 1800  # seconds without a step before the run ends; 0: never
   n.parallel = "jit"  # or "pmap", to compare with
 
   config.mesh = m = ConfigDict()
@@ -126,6 +127,7 @@ HARMLESS = (
   "log.",
   "mesh.",
   "teacher.allow_pickle",
+  "train.watchdog",
   "teacher.path",  # the teacher's fingerprint is compared instead
 )
 

@@ -1,43 +1,58 @@
 """Joining the processes of a run, on whatever started them."""
 
+import contextlib
+import dataclasses
+import importlib.metadata
 import os
+import pathlib
 import socket
-from typing import Any
+import sys
+import time
+from collections.abc import Generator
 
 import jax
+import numpy as np
+from jax._src import clusters
 from jax.experimental import multihost_utils
 
-from time_jax.errors import UserError
+from time_jax import cluster, meeting
+from time_jax.errors import EXIT_PREEMPTED, UserError
 
-INITIALIZATION_TIMEOUT = 900  # seconds that processes wait for each other
-_VARIABLES = (
-  "TIME_JAX_COORDINATOR",
-  "TIME_JAX_NUM_PROCESSES",
-  "TIME_JAX_PROCESS_ID",
-)
+_TIMEOUT = "TIME_JAX_TIMEOUT"
+_SECONDS = "900"
+_PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
+# What JAX says of errors that a process makes all by itself.
+_OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 
 
 def initialize() -> None:
   """Joins the run's processes; call it before anything touches a device.
 
-  In order: TIME_JAX_COORDINATOR (host:port), TIME_JAX_NUM_PROCESSES and
-  TIME_JAX_PROCESS_ID if set; the cluster that JAX finds by itself (TPU VM,
-  GKE, SLURM, Open MPI); else this process alone. It is initialised even when
-  alone: JAX notices SIGTERM, and lets the loop save, only then.
+  What `cluster.find` reads from the environment; else what JAX finds by asking
+  (Cloud TPU VMs, Kubernetes); else this process alone. It is initialised even
+  when alone: JAX notices SIGTERM, and lets the loop save, only then. They wait
+  for each other TIME_JAX_TIMEOUT seconds (900).
 
   Raises:
-    UserError: only some of the variables are set, or they are not numbers.
+    UserError: the environment is wrong or incomplete.
+    RestartableError: processes are missing.
   """
-  values = [os.environ.get(name) for name in _VARIABLES]
-  if any(values):
-    _join(*_explicit(values))
+  timeout = _timeout()
+  place = cluster.find(os.environ) or _asked(timeout)
+  if place.processes == 1:
+    place = dataclasses.replace(place, coordinator=f"localhost:{_free_port()}")
   else:
-    try:
-      _join()
-    except jax.errors.JaxRuntimeError:  # A cluster, but it does not work.
-      raise
-    except (ValueError, RuntimeError):  # Not on a cluster that JAX knows.
-      _join(f"localhost:{_free_port()}", 1, 0)
+    print(
+      f"process {place.index} of {place.processes} ({place.launcher}), "
+      f"coordinator {place.coordinator}",
+      file=sys.stderr,
+      flush=True,
+    )
+    _bypass_proxy(place.coordinator.rpartition(":")[0])
+  meeting.meet(place, timeout)
+  jax.distributed.initialize(
+    **place.arguments(), initialization_timeout=timeout
+  )
   # On CPU the processes must meet within 30 s at their first collective, and
   # need not afterwards: meet now, before weights are read and compiled for.
   multihost_utils.sync_global_devices("time_jax.distributed.initialize")
@@ -52,30 +67,119 @@ def preempted(step: int) -> bool:
   return multihost_utils.reached_preemption_sync_point(step)
 
 
-def _join(*where: Any) -> None:
-  jax.distributed.initialize(
-    *where, initialization_timeout=INITIALIZATION_TIMEOUT
+def check_shared(folder: pathlib.Path) -> None:
+  """Proves that all processes see one folder, by a file of process 0.
+
+  Raises:
+    UserError: in all of them, when one does not.
+  """
+  if jax.process_count() == 1:
+    return
+  now = np.asarray(time.time_ns() % 2**31, np.int32)
+  mark = folder / f".shared-{int(multihost_utils.broadcast_one_to_all(now))}"
+  first = jax.process_index() == 0
+  with contextlib.suppress(OSError):
+    if first:
+      mark.touch()
+  multihost_utils.sync_global_devices("time_jax.distributed.check_shared")
+  seen = multihost_utils.process_allgather(np.asarray([mark.exists()]))
+  with contextlib.suppress(OSError):
+    if first:
+      mark.unlink()
+  blind = [i for i, sees in enumerate(np.ravel(seen)) if not sees]
+  if blind:
+    raise UserError(
+      f"processes {blind} do not see what process 0 writes to {folder}; "
+      "expected a --workdir on a file system that all hosts share (NFS, "
+      "Filestore, Lustre)."
+    )
+
+
+@contextlib.contextmanager
+def ending_with_others() -> Generator[None, None, None]:
+  """Ends this process at once (42) when another one of the run is gone.
+
+  An exception would first wait for what only all processes can finish: the
+  checkpoint being saved, and JAX's own shutdown.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    reason = str(error).strip().split("\n")[0][:300]
+    if jax.process_count() == 1 or reason.startswith(_OWN_FAULTS):
+      raise
+    print(
+      f"time_jax: error: process {jax.process_index()} lost another process "
+      f"of the run, whose log says more ({reason}); start the same command "
+      "again.",
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(EXIT_PREEMPTED)
+
+
+def introduce(mesh: jax.sharding.Mesh, step: int) -> str:
+  """The first line of a log: which process this is, on what, from where.
+
+  Args:
+    mesh: of the run.
+    step: after which it continues; 0: it starts.
+  """
+  devices = jax.devices()
+  versions = ", ".join(
+    f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax")
+  )
+  return (
+    f"process {jax.process_index()} of {jax.process_count()}, {len(devices)} x "
+    f"{devices[0].device_kind}, mesh {dict(mesh.shape)}, {versions}; "
+    f"{'continuing after' if step else 'starting at'} step {step}"
   )
 
 
-def _explicit(values: list[str | None]) -> tuple[str, int, int]:
-  missing = [n for n, v in zip(_VARIABLES, values, strict=True) if not v]
-  if missing:
-    raise UserError(f"set all of {', '.join(_VARIABLES)}; missing: {missing}.")
-  coordinator, count, index = values
+def _asked(timeout: int) -> cluster.Place:
+  """The place that JAX finds by asking a cluster; else alone."""
   try:
-    number, process = int(str(count)), int(str(index))
-  except ValueError:
-    raise UserError(
-      f"TIME_JAX_NUM_PROCESSES={count!r} and TIME_JAX_PROCESS_ID={index!r} "
-      "must be integers."
-    ) from None
-  if not 0 <= process < number:
-    raise UserError(
-      f"TIME_JAX_PROCESS_ID={process} must be at least 0 and below "
-      f"TIME_JAX_NUM_PROCESSES={number}."
+    address, count, index, devices = (
+      clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, timeout
+      )
     )
-  return str(coordinator), number, process
+  except Exception as error:  # Of whichever client asks the cluster.
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    raise UserError(
+      f"JAX recognises this cluster but cannot ask it who is in the run: "
+      f"{reason} Set {', '.join(cluster.VARIABLES)}."
+    ) from error
+  if address is None or count is None or index is None:
+    # Each would run alone, and all write to one workdir.
+    if os.environ.get("JAX_COORDINATOR_ADDRESS") or _number_of_pod() != "0":
+      raise UserError(
+        "this is one of several processes, but nothing says how many there "
+        f"are; set {', '.join(cluster.VARIABLES)}."
+      )
+    return cluster.Place("alone", "", 1, 0)
+  mine = None if devices is None else tuple(devices)
+  return cluster.Place("as JAX found", address, count, index, mine)
+
+
+def _bypass_proxy(host: str) -> None:
+  """Keeps gRPC from reaching the coordinator through a web proxy."""
+  if not any(name.lower() in _PROXIES for name in os.environ):
+    return
+  for name in ("no_proxy", "NO_PROXY"):
+    known = os.environ.get(name, "")
+    os.environ[name] = f"{known},{host}" if known else host
+
+
+def _number_of_pod() -> str:
+  return os.environ.get("JOB_COMPLETION_INDEX") or "0"
+
+
+def _timeout() -> int:
+  value = os.environ.get(_TIMEOUT) or _SECONDS
+  if not value.isdecimal() or not int(value):
+    raise UserError(f"{_TIMEOUT}={value!r}; expected seconds, such as 900.")
+  return int(value)
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard, a progress bar, a plot."""
+"""What a run tells: metrics.jsonl, TensorBoard, a progress bar."""
 
 import json
 import pathlib
@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import tensorboardX
 import tqdm
+
+from time_jax import history
 
 Item = TypeVar("Item")
 Scalars = dict[str, float | int]
@@ -37,7 +39,9 @@ class Recorder:
       return
     self._path = workdir / "metrics.jsonl"
     # From step 0 the run starts anew, its first evaluation included.
-    kept = [r for r in read_metrics(workdir) if step and r["step"] <= step]
+    kept = [
+      r for r in history.read_metrics(workdir) if step and r["step"] <= step
+    ]
     _write_rows(self._path, kept)
     self._file = self._path.open("a", encoding="utf-8")
     self._board = tensorboardX.SummaryWriter(
@@ -72,12 +76,14 @@ class Recorder:
     self._file.write(json.dumps({"step": step, **scalars}) + "\n")
     self._file.flush()
     for name, value in scalars.items():
+      if name == "time/unix":  # TensorBoard has times of its own.
+        continue
       self._board.add_scalar(name, value, step)
     self._bar.set_postfix_str(_short(scalars))
 
-  def say(self, text: str) -> None:
-    """Prints a line without tearing the bar."""
-    if self._active:
+  def say(self, text: str, everyone: bool = False) -> None:
+    """Prints a line without tearing the bar; of process 0, or of everyone."""
+    if self._active or everyone:
       tqdm.tqdm.write(text, file=sys.stderr)
       sys.stderr.flush()
 
@@ -98,19 +104,6 @@ def _short(scalars: Mapping[str, float | int]) -> str:
     for name, text in shown.items()
     if name in scalars
   )
-
-
-def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:
-  """All rows of a run's metrics.jsonl; a torn last line is left out."""
-  path = workdir / "metrics.jsonl"
-  rows = []
-  if path.exists():
-    for line in path.read_text(encoding="utf-8").splitlines():
-      try:
-        rows.append(json.loads(line))
-      except ValueError:
-        continue  # The run was killed in the middle of this line.
-  return rows
 
 
 def _write_rows(path: pathlib.Path, rows: Sequence[dict[str, float]]) -> None:
@@ -161,34 +154,3 @@ class Meter:
       "perf/tokens_per_second_per_device": rate / devices,
       "perf/input_wait": self._waited / seconds,
     }
-
-
-def plot_losses(workdir: pathlib.Path) -> pathlib.Path | None:
-  """Draws the training and held-out relation loss; None if there is nothing.
-
-  Args:
-    workdir: of the run; gets `loss.png`.
-  """
-  rows = read_metrics(workdir)
-  names = {"train/loss": "training", "eval/relation_loss": "held-out text"}
-  if not any(name in row for row in rows for name in names):
-    return None
-  # Imported here: matplotlib is slow to load and only the end needs it.
-  from matplotlib.figure import Figure
-  from matplotlib.ticker import ScalarFormatter
-
-  figure = Figure(figsize=(7, 4), layout="constrained")
-  axes = figure.subplots()
-  for name, label in names.items():
-    points = [(row["step"], row[name]) for row in rows if name in row]
-    marker = "o" if name.startswith("eval") else None
-    if points:
-      axes.plot(*zip(*points, strict=True), label=label, marker=marker)
-  axes.set(xlabel="step", ylabel="relation loss", yscale="log")
-  for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-    axis(ScalarFormatter())
-  axes.grid(alpha=0.3, which="both")
-  axes.legend()
-  path = workdir / "loss.png"
-  figure.savefig(path, dpi=120)
-  return path

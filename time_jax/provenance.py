@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from time_jax import choose, languages, metrics
+from time_jax import choose, history, languages
 from time_jax.checkpoint import METRIC
 from time_jax.data import manifest
 from time_jax.errors import UserError
@@ -124,7 +124,7 @@ def _datasets(sources: Sequence[str]) -> list[str]:
 
 
 def _of_metrics(workdir: pathlib.Path, step: int) -> Facts:
-  rows = [r for r in metrics.read_metrics(workdir) if r["step"] <= step]
+  rows = [r for r in history.read_metrics(workdir) if r["step"] <= step]
   logged = [row["data/tokens"] for row in rows if "data/tokens" in row]
   facts: Facts = {"step": step}
   if logged and len(logged) == step:

@@ -21,12 +21,14 @@ from time_jax import (
   corpus,
   distributed,
   evaluate,
+  history,
   initial,
   metrics,
   optimizer,
   parallel,
   profiling,
   sharding,
+  status,
   train_step,
 )
 from time_jax.checkpoint import METRIC, Checkpoints
@@ -35,6 +37,8 @@ from time_jax.data import pipeline
 from time_jax.distill import Objective
 from time_jax.errors import EXIT_PREEMPTED, RunError, UserError
 from time_jax.hf import files, tokenizer
+from time_jax.ledger import Ledger
+from time_jax.watchdog import Watchdog
 
 
 def distill(
@@ -60,44 +64,56 @@ def distill(
     UserError: bad input, or a workdir that belongs to another run.
     RunError: the loss stayed non-finite.
   """
+  ledger = Ledger()
   check_config(config)
   window = profiling.read_window(profile, config.train.num_steps)
   prepare_workdir(workdir)
   teacher_config = assembly.teacher_config(config)
   rows = corpus.open_corpus(config, workdir, teacher_config.vocab_size)
   distributed.initialize()
+  distributed.check_shared(workdir)
   use_compilation_cache()
   mesh = assembly.make_mesh(config)
   teacher = assembly.make_teacher(config, mesh)
   objective = assembly.make_objective(config, teacher)
   tx = assembly.make_optimizer(config)
   record = _metadata(config, teacher.fingerprint, rows)
-  with Checkpoints(
-    workdir,
-    keep_latest=config.checkpoint.keep_latest,
-    keep_every=config.checkpoint.keep_every,
-  ) as checkpoints:
-    record |= initial.origin(checkpoints)
-    state = _restore_or_init(
-      config, workdir, checkpoints, objective, tx, mesh, record
-    )
-    if jax.process_index() == 0:
-      _write_run_files(config, workdir, teacher.vocab_size)
-    run = _Run(
-      config,
+  with contextlib.ExitStack() as stack:
+    with Checkpoints(
       workdir,
-      checkpoints,
-      objective,
-      rows,
-      mesh,
-      record,
-      evaluate.make_evaluator(objective, mesh),
-      window,
-    )
-    code = run.loop(state, make_parallel(config, objective, tx, mesh))
-  # Only now is the last checkpoint known to be on disk.
+      keep_latest=config.checkpoint.keep_latest,
+      keep_every=config.checkpoint.keep_every,
+    ) as checkpoints:
+      record |= initial.origin(checkpoints)
+      state = _restore_or_init(
+        config, workdir, checkpoints, objective, tx, mesh, record
+      )
+      if jax.process_index() == 0:
+        _write_run_files(config, workdir, teacher.vocab_size)
+      run = _Run(
+        config,
+        workdir,
+        checkpoints,
+        objective,
+        rows,
+        mesh,
+        record,
+        evaluate.make_evaluator(objective, mesh),
+        window,
+        ledger,
+      )
+      end = stack.enter_context(
+        history.session(
+          workdir,
+          jax.process_index() == 0,
+          time=ledger.started,
+          **record["hardware"],
+        )
+      )
+      code = run.loop(state, make_parallel(config, objective, tx, mesh))
+    end(code)  # Only now is the last checkpoint known to be on disk.
   if code == 0 and jax.process_index() == 0:
-    _say_goodbye(config, workdir)
+    status.say_goodbye(workdir, config.train.num_steps)
   return code
 
 
@@ -114,6 +130,7 @@ class _Run:
   record: dict[str, Any]
   evaluator: evaluate.Evaluator
   profile: range
+  ledger: Ledger
 
   def loop(self, state: train_step.TrainState, how: parallel.Parallel) -> int:
     """Steps until the end, or until told to stop."""
@@ -130,16 +147,26 @@ class _Run:
       profiling.Tracer(
         self.workdir / "profile", self.profile, first, jax.process_index() == 0
       ) as tracer,
+      contextlib.ExitStack() as stack,
+      Watchdog(self.config.train.watchdog) as watchdog,
+      distributed.ending_with_others(),
     ):
-      recorder.say(_hello(self.mesh, first))
+      recorder.say(distributed.introduce(self.mesh, first), everyone=True)
+      self.ledger.resume(history.read_metrics(self.workdir) if first else [])
       if first == 0:
         self._evaluate_at(0, how.get(state), recorder)
       pending: list[tuple[int, train_step.Metrics]] = []
       tracer.turn(first + 1)
+      stack.enter_context(self.ledger.doing("steps"))
       meter.restart()
-      for step, batch in enumerate(meter.timed(batches), first + 1):
-        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+      timed = meter.timed(self.ledger.timed(batches))
+      for step, batch in enumerate(timed, first + 1):
+        with (
+          jax.profiler.StepTraceAnnotation("train", step_num=step),
+          self.ledger.doing("compile" if step == first + 1 else "steps"),
+        ):
           state, scalars = how.step(state, teacher, batch)
+        watchdog.beat()
         pending.append((step, scalars))
         recorder.advance()
         # Fetch what the step before last gave: the device always has the
@@ -199,7 +226,7 @@ class _Run:
       values = {k: np.asarray(v).item() for k, v in scalars.items()}
       if step not in self.profile:  # Tracing takes time of its own.
         values |= meter.read(values["data/tokens"], jax.device_count())
-      recorder.write(step, values)
+      recorder.write(step, values | self.ledger.row())
       meter.restart()
 
   def _is_stop(self, step: int) -> bool:
@@ -225,9 +252,11 @@ class _Run:
     scores = None
     if self._evaluates(step) and not wait:
       scores = self._evaluate_at(step, state, recorder)
-    self.checkpoints.save(
-      step, state.as_trees(), self.record, scores, wait=wait
-    )
+    with self.ledger.doing("checkpoint"):
+      self.checkpoints.save(
+        step, state.as_trees(), self.record, scores, wait=wait
+      )
+    recorder.write(step, self.ledger.row())
 
   def _evaluate_at(
     self,
@@ -241,30 +270,14 @@ class _Run:
       self.rows.validation, self.config.eval.global_batch_size, self.mesh
     )
     teacher_params = self.objective.teacher.params
-    found = self.evaluator(state.params, teacher_params, batches)
+    with self.ledger.doing("evaluation"):
+      found = self.evaluator(state.params, teacher_params, batches)
     scores = {f"eval/{name}": value for name, value in found.items()}
     recorder.write(step, scores)
     recorder.say(
       f"step {step}: relation loss on held-out text {scores[METRIC]:.4f}"
     )
     return scores
-
-
-def _say_goodbye(config: ConfigDict, workdir: pathlib.Path) -> None:
-  rows = metrics.read_metrics(workdir)
-  metrics.plot_losses(workdir)
-  print(f"Done: {config.train.num_steps} steps.")
-  for key, name in (("train/loss", "training"), (METRIC, "held-out")):
-    values = [row[key] for row in rows if key in row]
-    if len(values) > 1:
-      print(
-        f"  relation loss, {name} text: {values[0]:.4f} -> {values[-1]:.4f}"
-      )
-  print(f"  curve: {workdir / 'loss.png'}")
-  if (workdir / "profile").exists():
-    print(f"  trace: {workdir / 'profile'}")
-  then = "choose" if any(METRIC in row for row in rows) else "export"
-  print(f"Next: python -m time_jax {then} --workdir={workdir}")
 
 
 def prepare_workdir(workdir: pathlib.Path) -> None:
@@ -382,13 +395,3 @@ def _write_run_files(
     longest = config.student.max_positions
     tokenizer.save_tokenizer(folder, fresh, longest, vocab_size)
     fresh.replace(target)
-
-
-def _hello(mesh: Mesh, first: int) -> str:
-  devices = jax.devices()
-  return (
-    f"process {jax.process_index()} of {jax.process_count()}, {len(devices)} x "
-    f"{devices[0].device_kind}, mesh {dict(mesh.shape)}, jax "
-    f"{jax.__version__}; "
-    f"{'continuing after' if first else 'starting at'} step {first}"
-  )

@@ -22,6 +22,11 @@ from time_jax.data.records import BadRecordError, Tally, text_of
 _CHUNK_BYTES = 1 << 20
 # A .txt file without any blank line must not have to fit into memory.
 _LONGEST_PARAGRAPH = 1 << 20
+# Nor may little compressed text fill the memory: such a line is skipped.
+_LONGEST_LINE = 64 << 20
+_LARGEST_PACKED = 4 << 30  # bytes of a parquet file inside .gz or .zst
+# Its 8 KiB can become 256 MiB of text, no more: 128 KiB from 4 bytes.
+_ZST_BYTES = 8 << 10
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
 
 
@@ -128,7 +133,7 @@ def _read_parquet(
 
   packed = path.suffix.lower() in (".gz", ".zst")
   try:
-    place = io.BytesIO(b"".join(_chunks(path))) if packed else path
+    place = io.BytesIO(_unpacked(path)) if packed else path
     file = pyarrow.parquet.ParquetFile(place, page_checksum_verification=True)
     names = file.schema_arrow.names
     column = field if field in names else field.partition(".")[0]
@@ -156,6 +161,10 @@ def _lines(path: pathlib.Path, tally: Tally) -> Iterator[tuple[int, str]]:
   number = 0
   try:
     for number, raw in enumerate(_split_lines(_chunks(path)), start=1):
+      if raw is None:
+        why = f"a line longer than {_LONGEST_LINE:,} bytes"
+        tally.bad(f"{path}:{number}", why)
+        continue
       try:
         line = raw.decode("utf-8").rstrip("\r")
       except UnicodeDecodeError:
@@ -170,16 +179,38 @@ def _lines(path: pathlib.Path, tally: Tally) -> Iterator[tuple[int, str]]:
     tally.bad(str(path), "empty file")
 
 
-def _split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def _split_lines(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
+  """Yields lines; None for one that is too long."""
   rest: list[bytes] = []
+  size = 0
   for chunk in chunks:
     first, *others = chunk.split(b"\n")
-    rest.append(first)
-    for following in others:
-      yield b"".join(rest)
-      rest = [following]
-  if last := b"".join(rest):
+    for ending, piece in enumerate([first, *others]):
+      if ending:
+        yield b"".join(rest) if size <= _LONGEST_LINE else None
+        rest, size = [], 0
+      size += len(piece)
+      if size <= _LONGEST_LINE:
+        rest.append(piece)
+      else:
+        rest = []
+  if size > _LONGEST_LINE:
+    yield None
+  elif last := b"".join(rest):
     yield last
+
+
+def _unpacked(path: pathlib.Path) -> bytes:
+  parts, size = [], 0
+  for chunk in _chunks(path):
+    size += len(chunk)
+    if size > _LARGEST_PACKED:
+      raise errors.UserError(
+        f"{str(path)!r} unpacks to more than {_LARGEST_PACKED:,} bytes; unpack "
+        "it on disk: parquet is compressed inside, and is read in pieces"
+      )
+    parts.append(chunk)
+  return b"".join(parts)
 
 
 def _chunks(path: pathlib.Path) -> Iterator[bytes]:
@@ -198,7 +229,7 @@ def _zst_chunks(file: BinaryIO) -> Iterator[bytes]:
   # The library's own stream reader ends a truncated file without an error.
   decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
   frame = None
-  while chunk := file.read(_CHUNK_BYTES):
+  while chunk := file.read(_ZST_BYTES):
     while chunk:
       frame = frame or decompressor.decompressobj()
       if data := frame.decompress(chunk):

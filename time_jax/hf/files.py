@@ -21,6 +21,7 @@ _WANTED = [
   "README.md",  # the card, which `verify` reads
 ]
 _PICKLES = ["pytorch_model*.bin"]
+_LARGEST = 512 << 20  # bytes of a file that is read whole
 
 
 def resolve(path: str, allow_pickle: bool = False) -> pathlib.Path:
@@ -93,14 +94,67 @@ def _inside_package(path: str) -> pathlib.Path:
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """Reads a JSON object, with an error that names the file."""
   try:
+    check_size(path)
     content = json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError:
     raise UserError(f"{path} is missing.") from None
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, RecursionError) as error:
+    if isinstance(error, UserError):
+      raise
     raise UserError(f"{path} is not readable JSON: {error}.") from error
   if not isinstance(content, dict):
     raise UserError(f"{path} holds {type(content).__name__}, expected {{...}}.")
   return content
+
+
+def check_size(path: pathlib.Path) -> None:
+  """Refuses a file of settings or words that is absurdly large.
+
+  Raises:
+    UserError: it has more than 512 MiB.
+  """
+  size = path.stat().st_size
+  if size > _LARGEST:
+    raise UserError(
+      f"{path} has {size:,} bytes; expected at most {_LARGEST:,} of a file "
+      "that is read whole."
+    )
+
+
+def check_names(folder: pathlib.Path) -> None:
+  """Refuses a tokenizer_config.json that names files outside of its folder.
+
+  transformers reads what it names. Paths that do not exist here are harmless,
+  and frequent: they are of the machine that the file was written on.
+
+  Raises:
+    UserError: it names one.
+  """
+  path = folder / "tokenizer_config.json"
+  if not path.exists():
+    return
+  inside = folder.resolve()
+  for key, value in read_json(path).items():
+    if not key.endswith(("_file", "_files")):
+      continue
+    for name in value if isinstance(value, list) else [value]:
+      if not isinstance(name, str) or not name:
+        continue
+      # As it is taken: from the folder, or from where the program runs.
+      for place in (inside / name, pathlib.Path(name).absolute()):
+        normal = pathlib.Path(os.path.normpath(place))
+        if normal.parent != inside and _exists(normal):
+          raise UserError(
+            f"{path}: {key} names {name!r}, a file outside of its folder; "
+            "remove that entry if you trust the rest."
+          )
+
+
+def _exists(path: pathlib.Path) -> bool:
+  try:
+    return path.exists()
+  except (OSError, ValueError):  # A name that no file can have.
+    return False
 
 
 def fingerprint(folder: pathlib.Path, allow_pickle: bool = False) -> str:

@@ -149,8 +149,12 @@ def _read(
   try:
     # The file as it is: what transformers makes of it may change from version
     # to version, and with it the hash. Nor does it take seconds to import.
+    if not converted:
+      files.check_size(file)
     text = converted or file.read_text(encoding="utf-8")
     backend = tokenizers.Tokenizer.from_str(text)
+  except UserError:
+    raise
   except Exception as error:  # The library raises nothing narrower.
     raise UserError(f"{name} is damaged: tokenizer.json: {error}.") from error
   backend.no_padding()
@@ -235,6 +239,7 @@ def open_tokenizer(folder: pathlib.Path) -> Any:
       f"{folder} has no tokenizer; expected tokenizer.json, a SentencePiece "
       "model or vocab.txt beside the weights."
     )
+  files.check_names(folder)
   # Imported here: it takes seconds that most commands need not spend.
   import transformers
 

@@ -175,7 +175,14 @@ class _Safetensors:
     return self._file
 
   def slice(self, name: str, index: Index) -> np.ndarray:
-    return self._open().get_slice(name)[index]
+    try:
+      return self._open().get_slice(name)[index]
+    except safetensors.SafetensorError as error:
+      shape = self.tensors[name].shape
+      raise UserError(
+        f"{self._path} holds {name} of shape {shape}, which cannot be read: "
+        f"{error}."
+      ) from error
 
   def close(self) -> None:
     self._file = None

@@ -1,0 +1,63 @@
+# shellcheck shell=sh
+# What the launchers share; they source it, nobody runs it.
+#
+# `check` lists all that is missing at once, `run` prints a command instead of
+# running it when dry_run=1. Programs need not be there for a dry run.
+
+dry_run=0
+missing=
+
+# usage FILE: the comment at a file's head.
+usage() {
+  sed -n '2,${/^#\( .*\)\{0,1\}$/!q;s/^# \{0,1\}//p;}' "$1"
+  exit 2
+}
+
+# need_variables NAME...: environment variables that must not be empty.
+need_variables() {
+  for wanted in "$@"; do
+    eval "value=\${$wanted:-}"
+    [ -n "$value" ] || missing="$missing
+  variable $wanted"
+  done
+}
+
+# need_programs NAME...
+need_programs() {
+  [ "$dry_run" -eq 0 ] || return 0
+  for wanted in "$@"; do
+    command -v "$wanted" >/dev/null || missing="$missing
+  program $wanted"
+  done
+}
+
+# check FILE: ends if anything is missing.
+check() {
+  [ -n "$missing" ] || return 0
+  echo "missing:$missing" >&2
+  echo "The head of $1 says what each is for." >&2
+  exit 2
+}
+
+# quoted WORD...: as it can be pasted into a shell.
+quoted() {
+  line=
+  for word in "$@"; do
+    case $word in
+      '' | *[!A-Za-z0-9_./:=,@%+-]*)
+        word="'$(printf %s "$word" | sed "s/'/'\\\\''/g")'"
+        ;;
+    esac
+    line="$line $word"
+  done
+  printf '%s\n' "${line# }"
+}
+
+# run WORD...: a command, or its text.
+run() {
+  if [ "$dry_run" -eq 1 ]; then
+    quoted "$@"
+  else
+    "$@"
+  fi
+}

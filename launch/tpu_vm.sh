@@ -1,0 +1,122 @@
+#!/bin/sh
+# Runs time_jax on Cloud TPU VMs: one slice or several, as a queued resource.
+#
+#   launch/tpu_vm.sh [--dry_run] COMMAND
+#
+#   create            asks for the TPUs; they come when there are some
+#   state             of the request: ACTIVE means ready
+#   setup             copies this commit to all hosts and installs it there
+#   run ARGUMENTS     starts `time_jax ARGUMENTS` on all hosts, in the background
+#   logs [HOST]       follows the log of one host (0)
+#   stop              SIGTERM to the run on all hosts: it saves and ends
+#   resume ARGUMENTS  after a preemption: delete, create, wait, setup, run
+#   delete            gives the TPUs back; do it when done, they cost money
+#
+# Needs gcloud, logged in, and git. Variables:
+#   NAME              of the queued resource
+#   PROJECT, ZONE     of Google Cloud
+#   TYPE              accelerator type, such as v5litepod-16
+#   RUNTIME           runtime version that suits TYPE, such as v2-alpha-tpuv5-lite
+#   SLICES            number of slices (1)
+#   SPOT              1: spot capacity, cheaper, may be taken away (0)
+#   NFS               HOST:/SHARE, mounted as /data: where several hosts have
+#                     --workdir (none)
+set -u
+
+root=$(cd "$(dirname "$0")/.." && pwd) || exit 2
+. "$root/launch/common.sh"
+if [ "${1:-}" = --dry_run ]; then
+  dry_run=1
+  shift
+fi
+[ $# -gt 0 ] || usage "$0"
+command=$1
+shift
+need_variables NAME PROJECT ZONE TYPE RUNTIME
+need_programs gcloud git
+check "$0"
+
+# tpus VERB ARGUMENT...
+tpus() {
+  verb=$1
+  shift
+  run gcloud compute tpus queued-resources "$verb" "$NAME" \
+    --project="$PROJECT" --zone="$ZONE" "$@"
+}
+
+on_all_hosts() {
+  tpus ssh --node=all --worker=all --command="$1"
+}
+
+create() {
+  if [ "${SLICES:-1}" -gt 1 ]; then
+    set -- --node-count="$SLICES" --node-prefix="$NAME"
+  else
+    set -- --node-id="$NAME"
+  fi
+  [ "${SPOT:-0}" -eq 0 ] || set -- "$@" --spot
+  tpus create --accelerator-type="$TYPE" --runtime-version="$RUNTIME" "$@"
+}
+
+state() {
+  tpus describe --format='value(state.state)'
+}
+
+# Waits for the TPUs; in a dry run it only asks.
+wait_until_active() {
+  while :; do
+    now=$(state) || exit 1
+    echo "$now"
+    case $dry_run$now in
+      1* | 0ACTIVE) return 0 ;;
+      0FAILED | 0SUSPENDED) exit 1 ;;
+    esac
+    sleep 30
+  done
+}
+
+# Hosts have an older Python than time_jax needs; uv brings one.
+setup() {
+  archive=${TMPDIR:-/tmp}/time_jax.tar.gz
+  run git -C "$root" archive --format=tar.gz --output="$archive" HEAD &&
+    run gcloud compute tpus queued-resources scp "$archive" "$NAME:" \
+      --project="$PROJECT" --zone="$ZONE" --node=all --worker=all &&
+    on_all_hosts 'set -e
+mkdir -p time_jax
+tar -xzf time_jax.tar.gz -C time_jax
+cd time_jax
+python3 -m pip install -q --user uv
+[ -d .venv ] || python3 -m uv venv -q --python=3.12 .venv
+python3 -m uv pip install -q --python=.venv/bin/python -r requirements.txt "jax[tpu]"
+python3 -m uv pip install -q --python=.venv/bin/python --no-deps -e .' || exit 1
+  [ -z "${NFS:-}" ] || on_all_hosts "set -e
+sudo apt-get install -y -qq nfs-common
+sudo mkdir -p /data
+mountpoint -q /data || sudo mount -t nfs $(quoted "$NFS") /data"
+}
+
+start() {
+  [ $# -gt 0 ] || usage "$0"
+  on_all_hosts "cd time_jax || exit 1
+if kill -0 \"\$(cat ../time_jax.pid 2>/dev/null)\" 2>/dev/null; then
+  echo 'it runs already; launch/tpu_vm.sh stop comes first'
+  exit 1
+fi
+nohup launch/worker.sh $(quoted "$@") >>../time_jax.log 2>&1 </dev/null &
+echo \$! >../time_jax.pid"
+}
+
+case $command in
+  create) create ;;
+  state) state ;;
+  setup) setup ;;
+  run) start "$@" ;;
+  logs) tpus ssh --node=0 --worker="${1:-0}" --command='tail -n 200 -F time_jax.log' ;;
+  stop) on_all_hosts "kill -TERM \"\$(cat time_jax.pid)\"" ;;
+  resume)
+    tpus delete --force --quiet
+    create && wait_until_active && setup && start "$@"
+    ;;
+  delete) tpus delete --force --quiet ;;
+  *) usage "$0" ;;
+esac

@@ -1,0 +1,69 @@
+#!/bin/sh
+# What every host runs: one command of time_jax, again when that helps.
+#
+#   launch/worker.sh distill --config=configs/time.py:lang=da --workdir=/data/da
+#
+# Needs time_jax installed for PYTHON (.venv/bin/python if it is there, else
+# python3). Sets a few variables that suit long runs, where they are not set.
+#
+# Starts the command again after exit code 42 (stopped, all saved; or a peer
+# is gone) and above 127 (killed or aborted), MAX_RESTARTS times (10), each
+# RESTART_WAIT seconds (10) later. Any other code is final: 0 done, 2 bad input,
+# 3 run failed, 1 a bug. A SIGTERM is passed on, and nothing is started after
+# it. Where the launcher restarts all hosts at once: MAX_RESTARTS=0.
+# `--dry_run` as first word prints the command.
+set -u
+
+root=$(cd "$(dirname "$0")/.." && pwd) || exit 2
+. "$root/launch/common.sh"
+if [ "${1:-}" = --dry_run ]; then
+  dry_run=1
+  shift
+fi
+[ $# -gt 0 ] || usage "$0"
+
+python=${PYTHON:-python3}
+if [ -z "${PYTHON:-}" ] && [ -x "$root/.venv/bin/python" ]; then
+  python=$root/.venv/bin/python
+fi
+need_programs "$python"
+check "$0"
+
+# Compiled programs: on this host's disk, and bounded (8 GiB).
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-${TMPDIR:-/tmp}/time_jax_compiled}"
+export JAX_COMPILATION_CACHE_MAX_SIZE="${JAX_COMPILATION_CACHE_MAX_SIZE:-8589934592}"
+export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
+export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-1}"
+export PYTHONUNBUFFERED=1
+
+stopping=0
+pid=
+stop() {
+  stopping=1
+  [ -z "$pid" ] || kill -TERM "$pid" 2>/dev/null
+}
+trap stop TERM INT
+
+left=${MAX_RESTARTS:-10}
+while :; do
+  if [ "$dry_run" -eq 1 ]; then
+    quoted "$python" -m time_jax "$@"
+    exit 0
+  fi
+  "$python" -m time_jax "$@" &
+  pid=$!
+  wait "$pid"
+  code=$?
+  while kill -0 "$pid" 2>/dev/null; do # the wait was interrupted by a signal
+    wait "$pid"
+    code=$?
+  done
+  { [ "$code" -eq 42 ] || [ "$code" -gt 127 ]; } || exit "$code"
+  if [ "$stopping" -eq 1 ] || [ "$left" -le 0 ]; then
+    exit "$code"
+  fi
+  left=$((left - 1))
+  echo "worker.sh: exit code $code; again in ${RESTART_WAIT:-10} s ($left restarts left)" >&2
+  sleep "${RESTART_WAIT:-10}"
+  [ "$stopping" -eq 0 ] || exit "$code"
+done

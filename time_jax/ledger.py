@@ -1,0 +1,68 @@
+"""Where the time of a run goes, over all its restarts."""
+
+import contextlib
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+# What a second can be spent on. Only "steps" brings the run forward; the rest
+# of the wall time, which no kind has, was lost or spent not running at all.
+KINDS = ("steps", "input", "compile", "evaluation", "checkpoint", "startup")
+_END: Any = object()
+
+
+class Ledger:
+  """Seconds by kind: at any moment it is one of them.
+
+  The sums are in every row of metrics that is written, so that they go back
+  with it to the checkpoint that a killed run continues from.
+  """
+
+  def __init__(self) -> None:
+    """Starts to count, with "startup"."""
+    self.started = time.time()
+    self._sums = dict.fromkeys(KINDS, 0.0)
+    self._kind = "startup"
+    self._since = time.perf_counter()
+
+  def resume(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Adds what the run had spent before.
+
+    Args:
+      rows: of its metrics, as far as they are kept.
+    """
+    known = [row for row in rows if f"time/{KINDS[0]}" in row]
+    for kind in KINDS:
+      self._sums[kind] += known[-1].get(f"time/{kind}", 0.0) if known else 0.0
+
+  @contextlib.contextmanager
+  def doing(self, kind: str) -> Generator[None, None, None]:
+    """Counts as this kind meanwhile, then again as before."""
+    before = self._kind
+    self._turn(kind)
+    try:
+      yield
+    finally:
+      self._turn(before)
+
+  def timed(self, items: Iterator[Item]) -> Iterator[Item]:
+    """Passes items on; waiting for them is "input"."""
+    while True:
+      with self.doing("input"):
+        item = next(items, _END)
+      if item is _END:
+        return
+      yield item
+
+  def row(self) -> dict[str, float]:
+    """The sums until now, and the time (Unix seconds), for the metrics."""
+    self._turn(self._kind)
+    sums = {f"time/{kind}": round(s, 3) for kind, s in self._sums.items()}
+    return {"time/unix": round(time.time(), 3), **sums}
+
+  def _turn(self, kind: str) -> None:
+    now = time.perf_counter()
+    self._sums[self._kind] += now - self._since
+    self._since, self._kind = now, kind
