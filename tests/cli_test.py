@@ -22,6 +22,8 @@ COMMANDS = (
   "export",
   "verify",
   "import",
+  "finetune ud",
+  "predict",
   "languages",
   "teachers",
   "inspect",
