@@ -1,6 +1,7 @@
 """Sentences as words -> pieces of tokens that fit into an encoder."""
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,11 @@ import numpy as np
 import tokenizers
 from jaxtyping import Int
 
-from time_jax.data.tokenizing import TokenizerSpec, load_backend
+from time_jax.data.tokenizing import (
+  TokenizerSpec,
+  forbidden_ids,
+  load_backend,
+)
 from time_jax.errors import UserError
 
 
@@ -48,6 +53,7 @@ class Cutter:
       longest: tokens of a piece at most.
     """
     self._backend = load_backend(spec)
+    self._forbidden = forbidden_ids(self._backend)
     self._longest = longest
     around = self._backend.encode("", add_special_tokens=True)
     middle = self._backend.num_special_tokens_to_add(False)
@@ -82,12 +88,11 @@ class Cutter:
         for start, stop in spans
       ]
     if long or cut:
-      print(
+      _note(
         f"time_jax: note: {long} sentences have more than the {self._longest} "
         "tokens that the encoder takes, and are read in parts"
         + (f"; {cut} words are cut off" if cut else "")
-        + ".",
-        file=sys.stderr,
+        + "."
       )
     return found
 
@@ -101,7 +106,8 @@ class Cutter:
     for token, (_, end) in zip(encoding.ids, encoding.offsets, strict=True):
       # A space of its own belongs to the word behind it.
       word = int(np.searchsorted(ends, end, side="left"))
-      found[min(word, len(words) - 1)].append(token)
+      if not self._forbidden[token]:
+        found[min(word, len(words) - 1)].append(token)
     return [ids or [self._unknown] for ids in found]
 
   def _piece(
@@ -117,6 +123,11 @@ class Cutter:
       np.array([*before, *ids, *after], np.int32),
       np.array([*(0 for _ in before), *owners, *(0 for _ in after)], np.int32),
     )
+
+
+@functools.cache  # Said once, not after every epoch.
+def _note(text: str) -> None:
+  print(text, file=sys.stderr)
 
 
 def _unknown(backend: tokenizers.Tokenizer, pad_id: int) -> int:
