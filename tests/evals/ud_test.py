@@ -57,6 +57,7 @@ def by_hand(gold, system):
   return {name: 100 * found[name].f1 for name in ud_scores.METRICS}
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_udtools_on_the_written_files(finished):
   workdir, output = finished
   gold = tiny_ud.UD / "ga-dev.conllu.gz"
@@ -78,6 +79,7 @@ def test_scores_are_those_of_udtools_on_the_written_files(finished):
   assert f"predict {workdir}/seed-0/model < text" in output
 
 
+@pytest.mark.slow
 def test_predictions_keep_the_rest_and_have_one_root(finished):
   workdir, _ = finished
   gold = conllu.read(tiny_ud.UD / "ga-dev.conllu.gz")
@@ -88,6 +90,7 @@ def test_predictions_keep_the_rest_and_have_one_root(finished):
     assert before.rows[:2] == after.rows[:2]
 
 
+@pytest.mark.slow
 def test_it_learns_and_the_best_epoch_is_kept(finished):
   workdir, _ = finished
   content = json.loads((workdir / "seed-0" / "scores.json").read_text())
@@ -98,6 +101,7 @@ def test_it_learns_and_the_best_epoch_is_kept(finished):
   assert rows[-1]["train/loss"] < 0.9 * rows[0]["train/loss"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_run_again(finished, model):
   workdir, before = finished
   flags = (
@@ -124,6 +128,7 @@ def predict(capsys, monkeypatch, folder, text, code=0):
 
 
 @pytest.mark.usefixtures("one_process")
+@pytest.mark.slow
 def test_predict_writes_what_the_run_wrote(finished, capsys, monkeypatch):
   folder = finished[0] / "seed-0"
   moved = shutil.copytree(folder / "model", finished[0] / "moved")
@@ -146,6 +151,7 @@ def test_predict_writes_what_the_run_wrote(finished, capsys, monkeypatch):
 
 
 @pytest.mark.usefixtures("one_process")
+@pytest.mark.slow
 def test_predict_on_bad_input(finished, capsys, monkeypatch, tmp_path):
   folder = finished[0] / "seed-0" / "model"
   for text, words in (
@@ -166,6 +172,7 @@ def test_predict_on_bad_input(finished, capsys, monkeypatch, tmp_path):
   assert "lacks buckets, classes, heads, task" in output.err
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_ends_bit_equal(finished, model, tmp_path):
   arguments = tiny_ud.command(
     model,
