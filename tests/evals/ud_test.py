@@ -15,7 +15,6 @@ import tiny_ud
 from time_jax import cli
 from time_jax.evals import conllu, saved, tuning, ud_scores
 
-
 udeval = pytest.importorskip("udtools.udeval")
 pytest.importorskip("ufal.chu_liu_edmonds")
 
@@ -228,9 +227,7 @@ def test_folder_and_workdir_of_the_same_student(
   assert "pooler" not in opened.params
   (tmp_path / "a").mkdir()
   encoders.write_encoder(tmp_path / "a", opened, opened.params)
-  again = encoders.open_encoder(
-    str(tmp_path / "a"), mesh=mesh, dtype="float32"
-  )
+  again = encoders.open_encoder(str(tmp_path / "a"), mesh=mesh, dtype="float32")
   jax.tree.map(np.testing.assert_array_equal, opened.params, again.params)
   drawn = encoders.open_encoder(
     str(model), mesh=mesh, dtype="float32", random=True

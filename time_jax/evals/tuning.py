@@ -8,7 +8,7 @@ import functools
 import math
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import flax.linen as nn
 import jax
@@ -174,15 +174,15 @@ class Run:
     grads, parts = jax.grad(self.task.loss, has_aux=True)(
       state.params, batch, rng
     )
-    updates: Any
     updates, opt_state = self.optimizer.update(
       grads, state.opt_state, state.params
     )
+    changes = cast(Params, updates)
     rate = r.learning_rate(state.step, self.num_steps)
     factors = {"encoder": rate * r.encoder_factor, "heads": rate}
     params = {
       name: jax.tree.map(
-        lambda p, u, f=factor: p - f * u, state.params[name], updates[name]
+        lambda p, u, f=factor: p - f * u, state.params[name], changes[name]
       )
       for name, factor in factors.items()
     }
