@@ -23,6 +23,8 @@ COMMANDS = (
   "export",
   "verify",
   "import",
+  "finetune ud",
+  "predict",
   "languages",
   "teachers",
   "inspect",

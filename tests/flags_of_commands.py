@@ -20,6 +20,8 @@ FLAGS = {
   ),
   "verify": ("folder", "against"),
   "import": ("model", "workdir"),
+  "finetune ud": ("config", "workdir"),
+  "predict": ("folder",),
   "languages": ("code",),
   "teachers": (),
   "inspect": ("model", "layer", "size", "allow_pickle"),

@@ -10,10 +10,11 @@ PACKAGE = ROOT / "time_jax"
 
 # A file imports from the project only what stands in a line above its own.
 LAYERS = """
-errors command
+errors
 appearing cluster history ledger watchdog
 meeting status
 arrays distributed optimizer checkpoint config metrics languages profiling
+command evals.recipe evals.conllu evals.edit_scripts evals.trees
 sharding relations.dense models.family models.layers models.encoder
 models.relative models.rotary models.attention corpora teachers relations.sweep
 data.manifest data.packing data.records data.hub catalogue
@@ -37,6 +38,12 @@ bench.compare bench.data choose doctor bench.relations inspection
 bench.fit bench.scaling_worker
 bench.aot bench.scaling
 restore probe push
+evals.pieces evals.ud_labels
+evals.word_batches evals.word_vectors evals.encoders
+evals.ud_model evals.tuning evals.saved evals.ud_scores
+evals.ud_annotator
+evals.ud
+evals.predict
 provenance card onnx_files
 checks
 verify imports bench.onnx

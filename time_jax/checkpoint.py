@@ -6,6 +6,7 @@ else is needed to go on: a batch and every random key are functions of (seed,
 step). The teacher is never saved.
 """
 
+import functools
 import math
 import pathlib
 from collections.abc import Mapping
@@ -38,7 +39,13 @@ class Checkpoints:
   """The checkpoints of one workdir, by step. A context manager."""
 
   def __init__(
-    self, workdir: pathlib.Path, *, keep_latest: int, keep_every: int
+    self,
+    workdir: pathlib.Path,
+    *,
+    keep_latest: int,
+    keep_every: int | None,
+    metric: str = METRIC,
+    highest: bool = False,
   ) -> None:
     """Opens a folder to write to.
 
@@ -47,27 +54,31 @@ class Checkpoints:
       keep_latest: how many of the newest stay. The one with the best
         evaluation stays as well: it alone would make a resumed run go back.
       keep_every: checkpoints at multiples of this many steps stay for ever.
+      metric: of an evaluation, by which one checkpoint is the best.
+      highest: whether the best is the one with the highest.
     """
-    keep = policies.AnyPreservationPolicy(
-      [
-        policies.LatestN(keep_latest),
-        policies.EveryNSteps(keep_every),
-        policies.BestN(
-          get_metric_fn=_metric,
-          reverse=True,
-          n=1,
-          keep_checkpoints_without_metrics=False,
-        ),
-      ]
-    )
+    self._metric = metric
+    by_metric = functools.partial(_value, metric)
+    policy: list[Any] = [
+      policies.LatestN(keep_latest),
+      policies.BestN(
+        get_metric_fn=by_metric,
+        reverse=not highest,
+        n=1,
+        keep_checkpoints_without_metrics=False,
+      ),
+    ]
+    if keep_every:
+      policy.append(policies.EveryNSteps(keep_every))
+    keep = policies.AnyPreservationPolicy(policy)
     self._open(
       workdir,
       ocp.CheckpointManagerOptions(
         preservation_policy=keep,
         # Without best_fn Orbax does not write the metrics, and a resumed run
         # would delete the best checkpoint.
-        best_fn=_metric,
-        best_mode="min",
+        best_fn=by_metric,
+        best_mode="max" if highest else "min",
         # What a killed run left half-written.
         cleanup_tmp_directories=True,
       ),
@@ -146,7 +157,7 @@ class Checkpoints:
       name: ocp.args.StandardSave(tree) for name, tree in trees.items()
     }
     items[_METADATA] = ocp.args.JsonSave(dict(metadata))
-    if metrics and not math.isfinite(metrics[METRIC]):
+    if metrics and not math.isfinite(metrics[self._metric]):
       metrics = None
     try:
       self._manager.save(
@@ -195,8 +206,8 @@ class Checkpoints:
     )
 
 
-def _metric(metrics: Mapping[str, float]) -> float:
-  return metrics[METRIC]
+def _value(metric: str, metrics: Mapping[str, float]) -> float:
+  return metrics[metric]
 
 
 def _reason(error: BaseException) -> str:

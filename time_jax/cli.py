@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags, logging
 
 from time_jax.commands import COMMANDS, Command
-from time_jax.config import default_config, flatten, missing_fields
+from time_jax.config import flatten, missing_fields
 from time_jax.errors import (
   EXIT_BAD_INPUT,
   EXIT_PREEMPTED,
@@ -88,7 +88,8 @@ def _split_command(argv: list[str]) -> tuple[str | None, list[str]]:
     name = " ".join(argv[:words])
     if name in COMMANDS:
       return name, argv[words:]
-  shown = " ".join(argv[:2]) if argv[0] == "bench" else argv[0]
+  groups = {name.split()[0] for name in COMMANDS if " " in name}
+  shown = " ".join(argv[:2]) if argv[0] in groups else argv[0]
   raise UserError(f"unknown command {shown!r}; known: {', '.join(COMMANDS)}.")
 
 
@@ -115,8 +116,8 @@ def _parse(name: str, rest: list[str]) -> Any:
     reason = _line(error, -1).removeprefix("time_jax.errors.UserError: ")
     raise UserError(reason) from error
   except Exception as error:  # A recipe is a program, which may raise it.
-    raise UserError(_recipe_problem(error, rest)) from error
-  _check_recipe(values)
+    raise UserError(_recipe_problem(error, rest, command)) from error
+  _check_recipe(values, command)
   if wants_help:
     print(_help(name, values))
     return None
@@ -144,17 +145,17 @@ def _line(error: Exception, which: int) -> str:
   return text[which].strip().rstrip(".") + "."
 
 
-def _check_recipe(values: flags.FlagValues) -> None:
+def _check_recipe(values: flags.FlagValues, command: Command) -> None:
   if "config" not in values or not values["config"].present:
     return
   recipe: Any = values["config"].value
   try:
-    missing = missing_fields(recipe.to_dict())
+    missing = missing_fields(recipe.to_dict(), command.recipe())
   except AttributeError as error:
     kind = type(recipe).__name__
     raise UserError(
       f"the recipe of --config gives {kind}, expected a changed "
-      "time_jax.config.default_config()."
+      f"{_named(command)}."
     ) from error
   except OSError as error:
     recipes = ", ".join(sorted(map(str, pathlib.Path("configs").glob("*.py"))))
@@ -165,8 +166,12 @@ def _check_recipe(values: flags.FlagValues) -> None:
   if missing:
     raise UserError(
       f"the recipe of --config lacks fields such as {', '.join(missing[:3])}; "
-      "expected a changed time_jax.config.default_config()."
+      f"expected a changed {_named(command)}."
     )
+
+
+def _named(command: Command) -> str:
+  return f"{command.recipe.__module__}.{command.recipe.__name__}()"
 
 
 def _known_flags(values: flags.FlagValues) -> str:
@@ -178,9 +183,11 @@ def _own(values: flags.FlagValues) -> list[str]:
   return [name for name in values if "." not in name]
 
 
-def _recipe_problem(error: Exception, rest: Sequence[str]) -> str:
+def _recipe_problem(
+  error: Exception, rest: Sequence[str], command: Command
+) -> str:
   """What is wrong with a recipe, or with a field that is to be changed."""
-  fields = [name for name, _ in flatten(default_config().to_dict())]
+  fields = [name for name, _ in flatten(command.recipe().to_dict())]
   given = re.findall(r"--config\.([\w.]+)", " ".join(rest))
   unknown = [g for g in given if not any(_covers(g, f) for f in fields)]
   if not unknown:
@@ -217,11 +224,11 @@ def _help(name: str, values: flags.FlagValues) -> str:
     shown = _spelled(command, flag)
     lines.append(f"  {shown:<16} {values[flag].help}{need}{known}")
   if "config" in values:
-    lines += ["", *_config_help(values["config"].value)]
+    lines += ["", *_config_help(values["config"].value, command)]
   return "\n".join(lines)
 
 
-def _config_help(config: Any) -> list[str]:
-  fields = flatten((config or default_config()).to_dict())
+def _config_help(config: Any, command: Command) -> list[str]:
+  fields = flatten((config or command.recipe()).to_dict())
   title = "fields of this recipe:" if config else "config fields (defaults):"
   return [title, *(f"  {name:<32} {value!r}" for name, value in fields)]

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
+
+from time_jax.config import default_config
 
 Define = Callable[[flags.FlagValues, Sequence[str]], None]
 
@@ -23,6 +25,7 @@ class Command:
     run: (flag values) -> exit code; imports what it needs itself, so that
       help and usage errors appear at once.
     argument: the flag that a word without dashes sets; empty: no such word.
+    recipe: gives all fields that its --config must have.
   """
 
   summary: str
@@ -31,6 +34,7 @@ class Command:
   required: Sequence[str]
   run: Callable[[Any], int]
   argument: str = ""
+  recipe: Callable[[], ConfigDict] = default_config
 
 
 def config_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:

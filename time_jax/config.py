@@ -209,10 +209,17 @@ def flatten(
       yield prefix + key, value
 
 
-def missing_fields(tree: dict[str, Any]) -> list[str]:
-  """Fields of `default_config` that a config, as a dict, does not have."""
+def missing_fields(
+  tree: dict[str, Any], wanted: ConfigDict | None = None
+) -> list[str]:
+  """Fields that a config, as a dict, does not have.
+
+  Args:
+    tree: the config.
+    wanted: has all fields; by default `default_config`.
+  """
   found = dict(flatten(tree))
-  known = flatten(default_config().to_dict())
+  known = flatten((wanted or default_config()).to_dict())
   return [name for name, _ in known if name not in found]
 
 

@@ -65,7 +65,7 @@ class WindowEncoder:
         f"{self._num_special} special tokens around each; expected at least "
         f"{self._num_special + 1}; raise data.seq_len"
       )
-    self._forbidden = _forbidden_ids(self._tokenizer)
+    self._forbidden = forbidden_ids(self._tokenizer)
     self._tokenizer.enable_truncation(seq_len)
 
   def all_windows(
@@ -141,7 +141,7 @@ def load_backend(spec: TokenizerSpec) -> tokenizers.Tokenizer:
   return tokenizer
 
 
-def _forbidden_ids(tokenizer: tokenizers.Tokenizer) -> NDArray[np.bool_]:
+def forbidden_ids(tokenizer: tokenizers.Tokenizer) -> NDArray[np.bool_]:
   """Marks the ids that text may not produce: the special ones, but unknown."""
   added = tokenizer.get_added_tokens_decoder()
   ids = {i for i, token in added.items() if token.special}

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import flax
 import jax.numpy as jnp
@@ -41,8 +42,27 @@ def save_bert(
   Raises:
     UserError: XLMRobertaModel without a padding token, by which it counts.
   """
+  content = hf_config(config, special_ids, model_class, dtype)
+  text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+  (folder / "config.json").write_text(text, encoding="utf-8")
   offset = position_offset(model_class, special_ids)
-  hf_config = {
+  safetensors.numpy.save_file(
+    bert_tensors(config, params, offset, dtype),
+    folder / "model.safetensors",
+    metadata={"format": "pt"},
+  )
+  (folder / "model.safetensors").chmod(0o644)  # It is written as private.
+
+
+def hf_config(
+  config: BertConfig,
+  special_ids: Mapping[str, int],
+  model_class: str = "BertModel",
+  dtype: str = "float32",
+) -> dict[str, Any]:
+  """What config.json says of a student; arguments as for `save_bert`."""
+  offset = position_offset(model_class, special_ids)
+  return {
     "architectures": [model_class],
     "model_type": CLASSES[model_class],
     "vocab_size": config.vocab_size,
@@ -63,14 +83,6 @@ def save_bert(
     "transformers_version": importlib.metadata.version("transformers"),
     **special_ids,
   }
-  text = json.dumps(hf_config, indent=2, sort_keys=True) + "\n"
-  (folder / "config.json").write_text(text, encoding="utf-8")
-  safetensors.numpy.save_file(
-    bert_tensors(config, params, offset, dtype),
-    folder / "model.safetensors",
-    metadata={"format": "pt"},
-  )
-  (folder / "model.safetensors").chmod(0o644)  # It is written as private.
 
 
 def position_offset(model_class: str, special_ids: Mapping[str, int]) -> int:

@@ -1,0 +1,237 @@
+"""finetune ud and predict, from the command line, on samples of treebanks."""
+
+import io
+import json
+import shutil
+import signal
+import sys
+
+import jax
+import numpy as np
+import pytest
+import running
+import tiny_ud
+
+from time_jax import cli
+from time_jax.evals import conllu, saved, tuning, ud_scores
+
+udeval = pytest.importorskip("udtools.udeval")
+pytest.importorskip("ufal.chu_liu_edmonds")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  return tiny_ud.write_encoder(tmp_path_factory.mktemp("model") / "encoder")
+
+
+@pytest.fixture(scope="module")
+def finished(model, tmp_path_factory):
+  """A run of a process of its own: two seeds, three epochs."""
+  workdir = tmp_path_factory.mktemp("finished")
+  dev = tiny_ud.UD / "ga-dev.conllu.gz"
+  arguments = tiny_ud.command(
+    model,
+    workdir,
+    "--config.train.epochs=3",
+    "--config.train.patience=3",
+    "--config.seeds=(0,4)",
+    f"--config.data.test={dev}",
+  )
+  code, output = running.run(arguments)
+  assert code == 0, output
+  return workdir, output
+
+
+def by_hand(gold, system):
+  """What udtools' own command line functions give."""
+  with gold.open("rb") as file:
+    import gzip
+
+    text = gzip.decompress(file.read()).decode()
+  plain = system.with_suffix(".gold")
+  plain.write_text(text)
+  found = udeval.evaluate(
+    udeval.load_conllu_file(str(plain)), udeval.load_conllu_file(str(system))
+  )
+  return {name: 100 * found[name].f1 for name in ud_scores.METRICS}
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_udtools_on_the_written_files(finished):
+  workdir, output = finished
+  gold = tiny_ud.UD / "ga-dev.conllu.gz"
+  summary = json.loads((workdir / "scores.json").read_text())
+  for split in ("dev", "test"):
+    values = []
+    for seed in (0, 4):
+      folder = workdir / f"seed-{seed}"
+      expected = by_hand(gold, folder / f"{split}.conllu")
+      scores = json.loads((folder / "scores.json").read_text())
+      assert scores["scores"][split] == expected
+      values.append(expected["UPOS"])
+    found = summary["scores"][split]["UPOS"]
+    assert found["values"] == values
+    assert found["mean"] == pytest.approx(np.mean(values))
+    assert found["std"] == pytest.approx(np.std(values, ddof=1))
+    (line,) = (x for x in output.splitlines() if x.startswith(split))
+    assert line.split()[1] == f"{np.mean(values):.2f}"
+  assert f"predict {workdir}/seed-0/model < text" in output
+
+
+@pytest.mark.slow
+def test_predictions_keep_the_rest_and_have_one_root(finished):
+  workdir, _ = finished
+  gold = conllu.read(tiny_ud.UD / "ga-dev.conllu.gz")
+  found = conllu.read(workdir / "seed-0" / "dev.conllu")  # Checks the trees.
+  for before, after in zip(gold, found, strict=True):
+    for name in ("ID", "FORM", "DEPS", "MISC"):
+      assert before.column(name) == after.column(name)
+    assert before.rows[:2] == after.rows[:2]
+
+
+@pytest.mark.slow
+def test_it_learns_and_the_best_epoch_is_kept(finished):
+  workdir, _ = finished
+  content = json.loads((workdir / "seed-0" / "scores.json").read_text())
+  best = content["epochs"][content["best_epoch"] - 1]
+  assert best[tuning.SCORE] == max(e[tuning.SCORE] for e in content["epochs"])
+  assert best["dev/LAS"] == content["scores"]["dev"]["LAS"]
+  rows = [r for r in running.metrics(workdir / "seed-0") if "train/loss" in r]
+  assert rows[-1]["train/loss"] < 0.9 * rows[0]["train/loss"]
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_not_run_again(finished, model):
+  workdir, before = finished
+  flags = (
+    "--config.train.epochs=3",
+    "--config.train.patience=3",
+    "--config.seeds=(0,4)",
+    f"--config.data.test={tiny_ud.UD}/ga-dev.conllu.gz",
+  )
+  code, output = running.run(tiny_ud.command(model, workdir, *flags))
+  assert code == 0 and "epoch" not in output
+  assert output.splitlines()[-1] == before.splitlines()[-1]
+  changed = tiny_ud.command(
+    model, workdir, *flags, "--config.train.dropout=0.2"
+  )
+  code, output = running.run(changed)
+  assert code == 2 and "train.dropout: 0.3 then, 0.2 now" in output
+
+
+def predict(capsys, monkeypatch, folder, text, code=0):
+  source = io.TextIOWrapper(io.BytesIO(text))
+  monkeypatch.setattr(sys, "stdin", source)
+  assert cli.main(["predict", str(folder)]) == code
+  return capsys.readouterr()
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.slow
+def test_predict_writes_what_the_run_wrote(finished, capsys, monkeypatch):
+  folder = finished[0] / "seed-0"
+  moved = shutil.copytree(folder / "model", finished[0] / "moved")
+  written = (folder / "dev.conllu").read_bytes()
+  output = predict(capsys, monkeypatch, moved, written)
+  assert output.out == written.decode()
+  assert "12 sentences, 195 words in " in output.err
+  assert "sentences/s" in output.err
+  plain = "\n\n".join(
+    " ".join(sentence.column("FORM"))
+    for sentence in conllu.parse(written.splitlines(keepends=True), "x")
+  )
+  output = predict(capsys, monkeypatch, moved, plain.encode())
+  (expected, found) = (
+    [s.words for s in conllu.parse(text.encode().splitlines(True), "x")]
+    for text in (written.decode(), output.out)
+  )
+  for before, after in zip(expected, found, strict=True):
+    assert [w[:8] for w in before] == [w[:8] for w in after]
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.slow
+def test_predict_on_bad_input(finished, capsys, monkeypatch, tmp_path):
+  folder = finished[0] / "seed-0" / "model"
+  for text, words in (
+    (b"", "the input is empty"),
+    (b"ok\n\xff\n", "input:2: not UTF-8 at byte 1"),
+    (b"1" + b"\tx" * 8 + b"\n", "input:1: 9 columns, expected 10"),
+  ):
+    output = predict(capsys, monkeypatch, folder, text, code=2)
+    assert words in output.err and not output.out
+  output = predict(capsys, monkeypatch, tmp_path, b"x", code=2)
+  assert "holds no task.json; expected the folder of a fine-tuned" in output.err
+  record = json.loads((folder / "task.json").read_text())
+  (tmp_path / "task.json").write_text(json.dumps({**record, "task": "ner"}))
+  output = predict(capsys, monkeypatch, tmp_path, b"x", code=2)
+  assert "is of task 'ner'" in output.err
+  (tmp_path / "task.json").write_text("{}")
+  output = predict(capsys, monkeypatch, tmp_path, b"x", code=2)
+  assert "lacks buckets, classes, heads, task" in output.err
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_ends_bit_equal(finished, model, tmp_path):
+  arguments = tiny_ud.command(
+    model,
+    tmp_path,
+    "--config.train.epochs=3",
+    "--config.train.patience=3",
+    f"--config.data.test={tiny_ud.UD}/ga-dev.conllu.gz",
+  )
+  process = running.start(arguments)
+  code, output = running.stop_at(process, tmp_path / "seed-0", 8)
+  assert code == -signal.SIGKILL, output
+  code, output = running.run(arguments)
+  assert code == 0, output
+  whole = finished[0] / "seed-0"
+  for name in ("dev.conllu", "model/heads.safetensors"):
+    again = (tmp_path / "seed-0" / name).read_bytes()
+    assert again == (whole / name).read_bytes(), name
+  weights = "model/encoder/model.safetensors"
+  assert (tmp_path / "seed-0" / weights).read_bytes() == (
+    whole / weights
+  ).read_bytes()
+  old = json.loads((whole / "scores.json").read_text())
+  new = json.loads((tmp_path / "seed-0" / "scores.json").read_text())
+  assert new == old
+
+
+@pytest.mark.usefixtures("one_process")
+def test_random_weights_and_bad_settings(model, capsys, tmp_path):
+  def error(*flags, **files):
+    arguments = tiny_ud.command(model, tmp_path / "run", *flags, **files)
+    assert cli.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+  line = error("--config.init=zero", "--config.train.ema=1.0")
+  assert "init='zero', expected one of model, random" in line
+  assert "train.ema=1.0, expected at least 0 and less than 1" in line
+  assert "no file at" in error(train="nothing")
+  assert "is no workdir, so step" in error("--config.step=3")
+  assert "model is empty" in error("--config.model=")
+  assert not (tmp_path / "run" / "seed-0").exists()
+
+
+def test_folder_and_workdir_of_the_same_student(
+  mesh, model, tiny, tmp_path, monkeypatch
+):
+  from time_jax.evals import encoders
+
+  opened = encoders.open_encoder(
+    str(tiny / "teacher"), mesh=mesh, dtype="float32", dropout=0.1
+  )
+  assert opened.config.dropout == opened.config.attention_dropout == 0.1
+  assert "pooler" not in opened.params
+  (tmp_path / "a").mkdir()
+  encoders.write_encoder(tmp_path / "a", opened, opened.params)
+  again = encoders.open_encoder(str(tmp_path / "a"), mesh=mesh, dtype="float32")
+  jax.tree.map(np.testing.assert_array_equal, opened.params, again.params)
+  drawn = encoders.open_encoder(
+    str(model), mesh=mesh, dtype="float32", random=True
+  )
+  assert drawn.params is None and drawn.fingerprint == "random"
+  del monkeypatch
+  assert saved.RECORD == "task.json"

@@ -1,0 +1,170 @@
+"""Any encoder that can be fine-tuned: where it lies, how it is written."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from time_jax import restore, sharding
+from time_jax.data.tokenizing import TokenizerSpec
+from time_jax.errors import UserError
+from time_jax.hf import files, load, save, tokenizer
+from time_jax.models.family import (
+  Family,
+  Params,
+  abstract_params,
+  init_params,
+)
+
+LONGEST = 512  # tokens, of networks that know no limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+  """An encoder, whole, with what belongs to it.
+
+  Attributes:
+    encoder: the network; its config has the dropout to train with.
+    params: float32, without a pooler, on the mesh; None: still to be drawn.
+    family: its architecture group.
+    hf_config: what its config.json is to say.
+    words: its tokenizer.
+    folder: that holds the tokenizer.
+    fingerprint: of what it was read from.
+  """
+
+  encoder: nn.Module
+  params: Params | None
+  family: Family
+  hf_config: Mapping[str, Any]
+  words: TokenizerSpec
+  folder: pathlib.Path
+  fingerprint: str
+
+  @property
+  def config(self) -> Any:
+    """The family's frozen config."""
+    return self.encoder.config
+
+  @property
+  def longest(self) -> int:
+    """Tokens that it takes at most."""
+    return min(self.config.max_positions or LONGEST, LONGEST)
+
+  def fresh(self, rng: jax.Array) -> Params:
+    """Random parameters of its shape, boxed, without a pooler."""
+    return _without_pooler(init_params(self.encoder, rng))
+
+
+def open_encoder(
+  model: str,
+  *,
+  mesh: Mesh,
+  dtype: DTypeLike,
+  step: int | None = None,
+  random: bool = False,
+  dropout: float = 0.0,
+) -> Opened:
+  """Opens a student of a workdir, or any model that is a teacher.
+
+  Args:
+    model: a workdir of `distill` or `import`; or see `files.resolve`.
+    mesh: the devices.
+    dtype: of computation.
+    step: of a workdir's checkpoint; by default the chosen one, or the newest.
+    random: only the shape and the tokenizer are taken.
+    dropout: in the encoder, where its family has dropout at all.
+
+  Raises:
+    UserError: there is no such model, or no tokenizer with it.
+  """
+  if not model:
+    raise UserError(
+      "model is empty; expected a workdir, a folder or a hub id OWNER/NAME, "
+      "such as configs/ud.py:model=runs/da-m."
+    )
+  workdir = pathlib.Path(model).expanduser()
+  if (workdir / "checkpoints").is_dir():
+    found = _of_workdir(workdir, step)
+  else:
+    if step is not None:
+      raise UserError(f"model={model} is no workdir, so step has no meaning.")
+    found = _of_folder(model, mesh, random)
+  family, config, hf_config, params, folder, fingerprint = found
+  knobs = {"dropout", "attention_dropout"}
+  names = {field.name for field in dataclasses.fields(config)} & knobs
+  config = dataclasses.replace(config, **dict.fromkeys(names, dropout))
+  encoder = family.encoder(config, config.num_layers, jnp.dtype(dtype))
+  if params is not None:
+    boxed = _without_pooler(abstract_params(encoder))
+    layout = sharding.param_shardings(boxed, mesh)
+    params = jax.device_put(_without_pooler(params), layout)
+  return Opened(
+    encoder=encoder,
+    params=None if random else params,
+    family=family,
+    hf_config=hf_config,
+    words=tokenizer.load_tokenizer(folder, config.vocab_size),
+    folder=folder,
+    fingerprint="random" if random else fingerprint,
+  )
+
+
+def _of_workdir(workdir: pathlib.Path, step: int | None) -> tuple:
+  student = restore.read_student(workdir, step)
+  folder = workdir / "tokenizer"
+  if not folder.is_dir():
+    raise UserError(
+      f"{workdir} has no tokenizer, so there are no words for this student."
+    )
+  ids = tokenizer.special_ids(folder, student.config.vocab_size)
+  hf_config = save.hf_config(student.config, ids)
+  family, config = load.parse_config(hf_config, str(workdir))
+  fingerprint = f"{json.dumps(student.record.get('run'))} {student.step}"
+  return family, config, hf_config, student.params, folder, fingerprint
+
+
+def _of_folder(model: str, mesh: Mesh, random: bool) -> tuple:
+  folder = files.resolve(model)
+  hf_config = files.read_json(folder / "config.json")
+  family, config = load.read_config(folder)
+  params = None
+  if not random:
+    _, params = load.load_encoder(folder, dtype=np.float32, mesh=mesh)
+  fingerprint = "" if random else files.fingerprint(folder)
+  return family, config, hf_config, params, folder, fingerprint
+
+
+def _without_pooler(params: Params) -> Params:
+  """Nothing that is fine-tuned stands behind it."""
+  return {name: tree for name, tree in params.items() if name != "pooler"}
+
+
+def write_encoder(folder: pathlib.Path, opened: Opened, params: Params) -> None:
+  """Writes what `open_encoder` reads, in the files of transformers.
+
+  Args:
+    folder: exists.
+    opened: where the parameters came from.
+    params: to write.
+  """
+  text = json.dumps(dict(opened.hf_config), indent=2, sort_keys=True) + "\n"
+  (folder / "config.json").write_text(text, encoding="utf-8")
+  config = opened.config
+  tensors = save.to_tensors(params, opened.family.names, config.num_layers)
+  safetensors.numpy.save_file(
+    tensors, folder / "model.safetensors", metadata={"format": "pt"}
+  )
+  (folder / "model.safetensors").chmod(0o644)  # It is written as private.
+  tokenizer.save_tokenizer(
+    opened.folder, folder, opened.longest, config.vocab_size
+  )

@@ -1,0 +1,117 @@
+"""Every field that `finetune` can be told, with its default and meaning.
+
+A file in `configs/` starts from one of these and changes what it needs.
+"""
+
+from ml_collections import ConfigDict
+
+from time_jax.config import flatten
+from time_jax.errors import UserError
+
+
+def ud_config() -> ConfigDict:
+  """Universal Dependencies, as TiME (arXiv 2512.14645) evaluates on it."""
+  config = ConfigDict()
+  config.task = "ud"
+  config.lang = ""  # ISO code, for reports
+  # A workdir of `distill`, a folder, a hub id OWNER/NAME[@REVISION], or
+  # package:NAME/FOLDER.
+  config.model = ""
+  config.step = -1  # of a workdir's checkpoint; -1: the chosen or newest
+  config.init = "model"  # or "random": only shape and tokenizer of it
+  config.seeds = (0,)  # one run each; of weights, dropout and order
+
+  config.data = d = ConfigDict()
+  d.train = d.dev = d.test = ""  # CoNLL-U, plain or .gz; test may stay empty
+  # Tokens in the rows of a batch: a program is compiled for each that is used.
+  d.buckets = (32, 64, 128, 256)
+  d.max_tokens = 8192  # of a batch; long sentences share it with fewer others
+
+  # Widths, of which the paper says nothing.
+  config.heads = h = ConfigDict()
+  h.hidden = 384  # of the classifiers
+  h.arc = 256  # of words that look for their heads
+  h.relation = 128  # of words that look for their relations
+
+  config.train = n = ConfigDict()
+  n.epochs = 30
+  n.patience = 1  # epochs below the best dev MLAS + BLEX before the run ends
+  n.batch_size = 32  # sentences of all devices
+  # The reference's default; its script passes 2e-5.
+  n.peak_lr = 5e-4
+  n.encoder_factor = 0.1  # of the learning rate
+  n.warmup_steps = 250  # then a cosine to 0
+  n.b1 = 0.9
+  n.b2 = 0.99
+  n.eps = 1e-8
+  n.weight_decay = 0.01  # not stated; not on biases and LayerNorm
+  n.clip_norm = 1.0  # not stated
+  n.label_smoothing = 0.1
+  n.dropout = 0.3  # above the encoder
+  n.encoder_dropout = 0.1  # of a BERT; other families have none
+  n.ema = 0.995  # decay of the averaged weights that are evaluated
+  n.dtype = "float32"  # or "bfloat16", of the computation
+
+  config.mesh = m = ConfigDict()
+  m.data = -1  # replicas; -1: all devices that are left
+  m.fsdp = 1  # ways to split parameters and optimizer state
+  m.tensor = 1  # ways to split the work inside a layer
+
+  config.checkpoint = c = ConfigDict()
+  c.every = 500  # steps, besides the end of every epoch
+
+  config.log = g = ConfigDict()
+  g.every = 20  # steps
+  config.lock()
+  return config
+
+
+_POSITIVE = (
+  *("data.max_tokens", "heads.hidden", "heads.arc", "heads.relation"),
+  *("train.epochs", "train.patience", "train.batch_size", "train.peak_lr"),
+  *("checkpoint.every", "log.every"),
+)
+_FRACTIONS = (
+  *("train.dropout", "train.encoder_dropout", "train.label_smoothing"),
+  *("train.ema", "train.b1", "train.b2"),
+)
+_CHOICES = {
+  "init": ("model", "random"),
+  "train.dtype": ("float32", "bfloat16"),
+}
+
+
+def check_recipe(config: ConfigDict) -> None:
+  """Raises UserError for values that no run could use, all at once."""
+  fields = dict(flatten(config.to_dict()))
+  problems = [
+    f"{name} is empty, expected {what}"
+    for name, what in (
+      ("model", "a workdir, a folder or a hub id"),
+      ("data.train", "a file to train on"),
+      ("data.dev", "a file to choose the best epoch by"),
+    )
+    if not fields[name]
+  ]
+  problems += [
+    f"{name}={fields[name]}, expected more than 0"
+    for name in _POSITIVE
+    if not fields[name] > 0
+  ]
+  problems += [
+    f"{name}={fields[name]}, expected at least 0 and less than 1"
+    for name in _FRACTIONS
+    if not 0 <= fields[name] < 1
+  ]
+  problems += [
+    f"{name}={fields[name]!r}, expected one of {', '.join(known)}"
+    for name, known in _CHOICES.items()
+    if fields[name] not in known
+  ]
+  seeds = tuple(config.seeds)
+  if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+    problems.append(
+      f"seeds={seeds}, expected different whole numbers such as (0, 1, 2)"
+    )
+  if problems:
+    raise UserError("bad configuration: " + "; ".join(problems) + ".")

@@ -1,0 +1,346 @@
+"""The fine-tuning run of any task: state, step, loop, checkpoints.
+
+It knows no task: that is a loss, batches by step, and an evaluation.
+"""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from time_jax import distributed, metrics, optimizer, sharding
+from time_jax.checkpoint import Checkpoints
+from time_jax.config import differences
+from time_jax.errors import RunError, UserError
+from time_jax.evals import word_batches
+from time_jax.evals.word_batches import WordBatch
+from time_jax.models.family import Params
+from time_jax.train_step import purpose_key
+
+SCORE = "dev/score"  # what the best epoch is chosen by; higher is better
+Loss = Callable[[Params, WordBatch, Array], tuple[Array, Mapping[str, Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """How a run trains.
+
+  Attributes:
+    epochs: at most.
+    patience: epochs in a row below the best before the run ends.
+    peak_lr: of the heads.
+    encoder_factor: what the encoder's learning rate is of it.
+    warmup_steps: up to the peak; then a cosine to 0 at the last epoch's end.
+    b1: of Adam.
+    b2: of Adam.
+    eps: of Adam.
+    weight_decay: on kernels and embeddings.
+    clip_norm: of the gradient.
+    ema: decay of the averaged weights, by which a run is judged.
+    checkpoint_every: steps, besides the end of every epoch.
+    log_every: steps.
+    seed: of weights, dropout and order.
+  """
+
+  epochs: int
+  patience: int
+  peak_lr: float
+  encoder_factor: float
+  warmup_steps: int
+  b1: float
+  b2: float
+  eps: float
+  weight_decay: float
+  clip_norm: float
+  ema: float
+  checkpoint_every: int
+  log_every: int
+  seed: int
+
+  def learning_rate(
+    self, step: Int[Array, ""], num_steps: int
+  ) -> Float[Array, ""]:
+    """Of update `step`, counted from 0."""
+    step = jnp.asarray(step, jnp.float32)
+    rising = (step + 1) / max(self.warmup_steps, 1)
+    left = jnp.clip(
+      (step - self.warmup_steps) / max(num_steps - self.warmup_steps, 1), 0, 1
+    )
+    falling = (1 + jnp.cos(math.pi * left)) / 2
+    return self.peak_lr * jnp.minimum(jnp.minimum(rising, 1), falling)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+  """All that a run needs to go on.
+
+  Attributes:
+    step: steps done.
+    params: "encoder" and "heads", float32.
+    averaged: their moving average.
+    opt_state: of the optimizer.
+  """
+
+  step: Int[Array, ""]
+  params: Params
+  averaged: Params
+  opt_state: optax.OptState
+
+
+class Task(Protocol):
+  """What is tuned."""
+
+  def fresh(self, rng: Array) -> Params:
+    """Random parameters, "encoder" and "heads", boxed; pure."""
+
+  def loss(
+    self, params: Params, batch: WordBatch, rng: Array
+  ) -> tuple[Array, Mapping[str, Array]]:
+    """The loss of a batch and its parts; pure."""
+
+  def evaluate(self, params: Params) -> dict[str, float]:
+    """Scores on the dev file, among them `SCORE`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run and its place.
+
+  Attributes:
+    task: what is tuned.
+    recipe: how.
+    batches: of the training file.
+    mesh: the devices.
+    workdir: of this run.
+    record: what shapes the result, kept with every checkpoint.
+    encoder: its first weights; None: random ones.
+    asked: steps of earlier runs of this process; see `distributed.preempted`.
+  """
+
+  task: Task
+  recipe: Recipe
+  batches: word_batches.Epochs
+  mesh: Mesh
+  workdir: pathlib.Path
+  record: Mapping[str, Any]
+  encoder: Params | None
+  asked: int = 0
+
+  @property
+  def num_steps(self) -> int:
+    """Of all epochs."""
+    return self.batches.steps * self.recipe.epochs
+
+  @functools.cached_property
+  def optimizer(self) -> optax.GradientTransformation:
+    """AdamW without its learning rate."""
+    r = self.recipe
+    return optimizer.make_optimizer(
+      lambda path: True,
+      b1=r.b1,
+      b2=r.b2,
+      eps=r.eps,
+      weight_decay=r.weight_decay,
+      clip_norm=r.clip_norm,
+    )
+
+  @functools.cached_property
+  def step(self) -> Any:
+    """(state, batch) -> (state, scalars); compiled once for every shape."""
+    layout = jax.tree.map(lambda x: x.sharding, self.abstract())
+    return jax.jit(
+      self._step,
+      in_shardings=(layout, sharding.batch_sharding(self.mesh)),
+      out_shardings=(layout, NamedSharding(self.mesh, P())),
+      donate_argnums=0,
+    )
+
+  def _step(
+    self, state: State, batch: WordBatch
+  ) -> tuple[State, dict[str, Array]]:
+    r = self.recipe
+    rng = purpose_key(r.seed, state.step, "dropout")
+    grads, parts = jax.grad(self.task.loss, has_aux=True)(
+      state.params, batch, rng
+    )
+    updates, opt_state = self.optimizer.update(
+      grads, state.opt_state, state.params
+    )
+    changes = cast(Params, updates)
+    rate = r.learning_rate(state.step, self.num_steps)
+    factors = {"encoder": rate * r.encoder_factor, "heads": rate}
+    params = {
+      name: jax.tree.map(
+        lambda p, u, f=factor: p - f * u, state.params[name], changes[name]
+      )
+      for name, factor in factors.items()
+    }
+    # Early on the average is over few steps, else it would be of first weights.
+    step = state.step.astype(jnp.float32)
+    decay = jnp.minimum(r.ema, (1 + step) / (10 + step))
+    averaged = jax.tree.map(
+      lambda a, p: decay * a + (1 - decay) * p, state.averaged, params
+    )
+    parts = {f"train/{name}": value for name, value in parts.items()}
+    scalars = {**parts, "train/learning_rate": rate}
+    return State(state.step + 1, params, averaged, opt_state), scalars
+
+  def _boxed(self) -> State:
+    params = self.task.fresh(purpose_key(self.recipe.seed, 0, "init"))
+    zero = jnp.zeros((), jnp.int32)
+    # Of its own: buffers that are given away must not be shared.
+    copy = jax.tree.map(lambda x: x + 0, params)
+    return State(zero, params, copy, self.optimizer.init(params))
+
+  def abstract(self) -> State:
+    """Shapes and shardings of the state."""
+    return sharding.abstract(jax.eval_shape(self._boxed), self.mesh)
+
+  def first_state(self) -> State:
+    """The state of step 0."""
+    layout = jax.tree.map(lambda x: x.sharding, self.abstract())
+    state = jax.jit(
+      lambda: nn.meta.unbox(self._boxed()), out_shardings=layout
+    )()
+    if self.encoder is None:
+      return state
+    again = jax.tree.map(jnp.copy, self.encoder)
+    return dataclasses.replace(
+      state,
+      params={**state.params, "encoder": jax.tree.map(jnp.copy, self.encoder)},
+      averaged={**state.averaged, "encoder": again},
+    )
+
+  def tune(self) -> tuple[Params, list[dict[str, float]]] | None:
+    """Trains to the end, going on where an earlier run was cut off.
+
+    Returns:
+      The averaged weights of the best epoch, and every epoch's scores; None:
+      told to stop, everything is saved.
+    """
+    with Checkpoints(
+      self.workdir, keep_latest=2, keep_every=None, metric=SCORE, highest=True
+    ) as checkpoints:
+      state, history = self._restore(checkpoints)
+      history = self._loop(state, history, checkpoints)
+    if history is None:
+      return None
+    with Checkpoints.read_only(self.workdir) as checkpoints:
+      step = (best_epoch(history) + 1) * self.batches.steps
+      wanted = {"averaged": self.abstract().averaged}
+      return checkpoints.restore(step, wanted)["averaged"], history
+
+  def _restore(
+    self, checkpoints: Checkpoints
+  ) -> tuple[State, list[dict[str, float]]]:
+    if not checkpoints.steps():
+      return self.first_state(), []
+    step = checkpoints.steps()[-1]
+    record = checkpoints.metadata(step)
+    check_same(record["run"], self.record, self.workdir)
+    trees = checkpoints.restore(step, _trees(self.abstract()))
+    rest = trees.pop("rest")
+    return State(**trees, **rest), record["history"]
+
+  def _loop(
+    self,
+    state: State,
+    history: list[dict[str, float]],
+    checkpoints: Checkpoints,
+  ) -> list[dict[str, float]] | None:
+    first, per_epoch = int(state.step), self.batches.steps
+    if is_over(history, self.recipe):
+      return history
+    active, compiled = jax.process_index() == 0, self.step
+    with metrics.Recorder(
+      self.workdir, first, self.num_steps, active
+    ) as recorder:
+      for step in range(first + 1, self.num_steps + 1):
+        host = self.batches.batch_at(step - 1)
+        with sharding.use_mesh(self.mesh):
+          batch = word_batches.place(host, self.mesh)
+          state, scalars = compiled(state, batch)
+        recorder.advance()
+        if step % self.recipe.log_every == 0 or step % per_epoch == 0:
+          self._look_at(step, scalars, recorder)
+        stop = distributed.preempted(self.asked + step)
+        scores = None
+        if step % per_epoch == 0:
+          scores = self.task.evaluate(state.averaged)
+          recorder.write(step, scores)
+          recorder.say(_line(step // per_epoch, scores))
+          history = [*history, scores]
+        if stop or scores or step % self.recipe.checkpoint_every == 0:
+          found = {"run": dict(self.record), "history": history}
+          checkpoints.save(step, _trees(state), found, scores, wait=stop)
+        if is_over(history, self.recipe):
+          return history
+        if stop:
+          recorder.say(
+            f"Stopped by a signal after step {step}; everything is saved. Run "
+            "the same command again to continue."
+          )
+          return None
+    return history
+
+  def _look_at(
+    self, step: int, scalars: dict[str, Array], recorder: metrics.Recorder
+  ) -> None:
+    values = {name: float(value) for name, value in scalars.items()}
+    if not math.isfinite(values["train/loss"]):
+      raise RunError(
+        f"the loss is {values['train/loss']} at step {step}. The last "
+        "checkpoint is sound. Lower train.peak_lr, or look for damaged weights."
+      )
+    recorder.write(step, values)
+
+
+def best_epoch(history: list[dict[str, float]]) -> int:
+  """The epoch, from 0, with the highest score; of equals the later one."""
+  scores = [epoch[SCORE] for epoch in history]
+  return max(range(len(scores)), key=lambda i: (scores[i], i))
+
+
+def is_over(history: list[dict[str, float]], recipe: Recipe) -> bool:
+  """Whether all epochs are done, or too many in a row fell behind the best."""
+  if not history:
+    return False
+  behind = len(history) - 1 - best_epoch(history)
+  return len(history) >= recipe.epochs or behind >= recipe.patience
+
+
+def check_same(
+  before: dict[str, Any], now: Mapping[str, Any], workdir: pathlib.Path
+) -> None:
+  """UserError where a workdir holds a run that would end otherwise."""
+  if changed := differences(before, dict(now)):
+    raise UserError(
+      f"{workdir} belongs to another run: " + "; ".join(changed) + ". Use "
+      "another --workdir, or the same settings to continue."
+    )
+
+
+def _trees(state: State) -> dict[str, Any]:
+  return {
+    "params": state.params,
+    "averaged": state.averaged,
+    "rest": {"step": state.step, "opt_state": state.opt_state},
+  }
+
+
+def _line(epoch: int, scores: Mapping[str, float]) -> str:
+  shown = {name.removeprefix("dev/"): value for name, value in scores.items()}
+  return f"epoch {epoch}: dev " + " ".join(
+    f"{name} {value:.2f}" for name, value in shown.items()
+  )

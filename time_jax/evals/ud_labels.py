@@ -1,0 +1,103 @@
+"""What the words of a treebank are labelled with, as numbers and back."""
+
+import collections
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from time_jax.evals.conllu import Sentence
+from time_jax.evals.edit_scripts import apply_script, script_of
+
+TAGS = ("UPOS", "XPOS", "FEATS", "LEMMA")  # one class a word
+RELATION = "DEPREL"  # one class an edge
+NONE = "_"  # CoNLL-U's word for nothing
+
+Vocabulary = Mapping[str, Sequence[str]]  # column -> classes, common ones first
+
+
+def learn(sentences: Sequence[Sentence]) -> dict[str, list[str]]:
+  """The classes of a training file; of lemmas, their edit scripts.
+
+  A column that is empty throughout has no classes: it is not predicted.
+  """
+  found = {}
+  for column in (*TAGS, RELATION):
+    counts: collections.Counter[str] = collections.Counter()
+    for sentence in sentences:
+      counts.update(filter(None, _classes(sentence, column)))
+    names = sorted(counts, key=lambda name: (-counts[name], name))
+    found[column] = [] if names == [NONE] else names
+  return found
+
+
+def _classes(sentence: Sentence, column: str) -> list[str]:
+  """The class of every word; empty where there is none to learn."""
+  values = sentence.column(column)
+  if column != "LEMMA":
+    return values
+  forms = sentence.column("FORM")
+  return [
+    "" if lemma == NONE != form else script_of(form, lemma)
+    for form, lemma in zip(forms, values, strict=True)
+  ]
+
+
+def targets(
+  sentence: Sentence, vocabulary: Vocabulary
+) -> dict[str, Int[np.ndarray, " words"]]:
+  """The numbers of the words' classes, -1 for unknown ones, and the heads."""
+  found = {}
+  for column, names in vocabulary.items():
+    if names:
+      number = {name: i for i, name in enumerate(names)}
+      classes = _classes(sentence, column)
+      found[column] = np.array([number.get(c, -1) for c in classes], np.int32)
+  found["HEAD"] = np.array(sentence.column("HEAD"), np.int32)
+  return found
+
+
+def columns(
+  forms: Sequence[str],
+  numbers: Mapping[str, Int[np.ndarray, " words"]],
+  vocabulary: Vocabulary,
+) -> dict[str, list[str]]:
+  """The columns of a sentence, from the numbers of its words' classes.
+
+  Args:
+    forms: of its words.
+    numbers: column -> class of every word; HEAD: its head.
+    vocabulary: the classes. A column without classes becomes empty.
+  """
+  found = {"HEAD": [str(head) for head in numbers["HEAD"]]}
+  for column, names in vocabulary.items():
+    if not names:
+      found[column] = [NONE] * len(forms)
+      continue
+    values = [names[i] for i in numbers[column]]
+    if column == "LEMMA":
+      pairs = zip(values, forms, strict=True)
+      values = [apply_script(script, form) for script, form in pairs]
+    found[column] = values
+  return found
+
+
+def note_unknown(sentences: Sequence[Sentence], vocabulary: Vocabulary) -> None:
+  """Says which labels can never be right, with the line of the first."""
+  for column in ("UPOS", RELATION):
+    known = {*vocabulary[column], NONE}
+    strange = [
+      (label, sentence.place(i))
+      for sentence in sentences
+      for i, label in enumerate(sentence.column(column))
+      if label not in known
+    ]
+    if strange:
+      label, place = strange[0]
+      print(
+        f"time_jax: note: {place}: {column} {label!r} is not in the training "
+        f"file, so it is never predicted ({len(strange)} words with unknown "
+        f"{column} in this file).",
+        file=sys.stderr,
+      )
