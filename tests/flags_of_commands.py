@@ -1,7 +1,7 @@
 """Command -> its flags, in the order that help shows."""
 
 FLAGS = {
-  "prepare": ("config", "workdir"),
+  "prepare": ("config", "workdir", "verify"),
   "distill": ("config", "workdir", "profile"),
   "status": ("workdir", "plot"),
   "choose": ("workdir",),

@@ -18,8 +18,8 @@ command evals.recipe evals.conllu evals.edit_scripts evals.trees
 sharding relations.dense models.family models.layers models.encoder
 models.relative models.rotary models.attention corpora teachers relations.sweep
 data.manifest data.packing data.records data.hub catalogue
-data.text_files data.tokenizing relations.one_pass relations.pallas_gpu
-relations.pallas_tpu models.bert models.deberta
+data.integrity data.text_files data.tokenizing relations.one_pass
+relations.pallas_gpu relations.pallas_tpu models.bert models.deberta
 models.ltg_bert models.t5 models.modernbert models.eurobert
 data.sources data.shards relations.loss models.registry hf.files
 data.workers data.pipeline distill hf.weights data.counting hf.merges

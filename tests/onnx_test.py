@@ -48,5 +48,5 @@ def test_onnx(capsys, tiny, tmp_path, name):
   sizes = "--batch_sizes=1,3", "--seq_len=5", "--repeats=2"
   output = command(capsys, "bench", "onnx", folder, *sizes)
   rows = [line.split()[:2] for line in output.splitlines()[1:]]
-  names = ("model.onnx", "model_int8.onnx", "PyTorch")
+  names = ("model.onnx", "model_int8.onnx", "JAX", "PyTorch")
   assert rows == [[name, size] for size in "13" for name in names]

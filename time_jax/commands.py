@@ -22,6 +22,16 @@ def _profile(values: flags.FlagValues, argv: Sequence[str]) -> None:
   )
 
 
+def _verify(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_bool(
+    "verify",
+    False,
+    "Compare every byte on disk with the hashes of when it was written.",
+    flag_values=values,
+  )
+
+
 def _export(values: flags.FlagValues, argv: Sequence[str]) -> None:
   del argv
   flags.DEFINE_integer(
@@ -167,7 +177,7 @@ def _folder(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 def _run_prepare(args: Any) -> int:
   module = importlib.import_module("time_jax.corpus")
-  return module.prepare_command(args.config, path(args.workdir))
+  return module.prepare_command(args.config, path(args.workdir), args.verify)
 
 
 def _run_distill(args: Any) -> int:
@@ -273,7 +283,7 @@ COMMANDS = {
   "prepare": Command(
     "Tokenise text into rows on disk (distill does it too, when needed).",
     f"prepare {_RECIPE}",
-    (config_flag, workdir_flag),
+    (config_flag, workdir_flag, _verify),
     ("config", "workdir"),
     _run_prepare,
   ),

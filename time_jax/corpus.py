@@ -12,7 +12,7 @@ from time_jax import sharding
 from time_jax.arrays import Batch
 from time_jax.assembly import RANDOM, teacher_config
 from time_jax.config import check_config
-from time_jax.data import pipeline, prepare
+from time_jax.data import integrity, pipeline, prepare
 from time_jax.errors import UserError
 from time_jax.hf import files, tokenizer
 
@@ -127,8 +127,19 @@ def evaluation_batches(
     )
 
 
-def prepare_command(config: ConfigDict, workdir: pathlib.Path) -> int:
-  """Prepares a run's text and prints what came of it; returns exit code 0."""
+def prepare_command(
+  config: ConfigDict, workdir: pathlib.Path, verify: bool = False
+) -> int:
+  """Prepares a run's text and prints what came of it.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    verify: whether every byte on disk is compared with what was written.
+
+  Returns:
+    The exit code, 0.
+  """
   check_config(config)
   vocab_size = teacher_config(config).vocab_size
   manifest = prepare_corpus(config, workdir, vocab_size)
@@ -139,4 +150,7 @@ def prepare_command(config: ConfigDict, workdir: pathlib.Path) -> int:
       f"{split.rows:,} rows of {config.data.seq_len} "
       f"({split.packing_efficiency:.1%} full), {split.bad_records} bad records"
     )
+  if verify:
+    size = integrity.check_shards(data_folder(config, workdir), manifest)
+    print(f"  verified: {size / 1e6:,.1f} MB are what was written")
   return 0

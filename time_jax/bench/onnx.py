@@ -1,16 +1,19 @@
-"""Latency of an exported student: PyTorch, onnxruntime, and that in int8."""
+"""Latency of an exported student: JAX, PyTorch, onnxruntime, that in int8."""
 
 import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
-from time_jax import onnx_files
+from time_jax import onnx_files, sharding
+from time_jax.arrays import Batch, make_batch
 from time_jax.bench import report
 from time_jax.errors import UserError
 from time_jax.hf import load, torch_encoder
+from time_jax.models.family import Params
 
 SCHEMA = "time_jax.bench.onnx/1"
 _WARMUP = 3
@@ -76,11 +79,26 @@ def _rivals(folder: pathlib.Path) -> dict[str, Any]:
     if not path.exists():
       raise UserError(f"{path} is missing; run `time_jax export --onnx` first.")
     found[name] = onnx_files.load_onnx(path)
+  found["JAX"] = _load_jax(folder)
   if torch_encoder.installed():
     found["PyTorch"] = torch_encoder.load_torch(
       folder, strict=False, every_layer=False
     )
   return found
+
+
+def _load_jax(folder: pathlib.Path) -> onnx_files.Run:
+  encoder, params = load.load_encoder(
+    folder, dtype=np.float32, mesh=sharding.make_mesh()
+  )
+
+  @jax.jit
+  def encode(params: Params, batch: Batch) -> Any:
+    return encoder.apply({"params": params}, batch, method="hidden_states")[-1]
+
+  return lambda tokens, mask: np.asarray(
+    encode(params, make_batch(tokens, mask))
+  )
 
 
 def _measure(

@@ -1,0 +1,35 @@
+"""Damage to prepared rows is found, all of it at once, before training."""
+
+import pathlib
+
+import pytest
+from data.preparing import make_documents, run, write_corpus
+
+from time_jax.data.integrity import check_shards
+from time_jax.errors import UserError
+
+
+def test_every_damaged_file_is_named(tmp_path: pathlib.Path) -> None:
+  corpus = write_corpus(tmp_path / "a.jsonl", make_documents(200))
+  out = tmp_path / "out"
+  manifest = run(out, corpus)
+  shards = manifest.splits["train"].shards
+  assert check_shards(out, manifest) == sum(shard.size for shard in shards)
+  assert len(shards) > 4
+  flipped, cut, gone, *_ = (
+    out / "time_rows" / "1.0.0" / shard.name for shard in shards
+  )
+  data = bytearray(flipped.read_bytes())
+  data[len(data) // 2] ^= 1
+  flipped.write_bytes(data)
+  cut.write_bytes(cut.read_bytes()[:-1])
+  gone.unlink()
+  with pytest.raises(UserError) as error:
+    check_shards(out, manifest)
+  assert f"3 of {len(shards)} files" in str(error.value)
+  for words in (
+    f"{flipped.name} has other content",
+    f"{cut.name} has {shards[1].size - 1:,} bytes instead of",
+    f"{gone.name} cannot be read (No such file or directory)",
+  ):
+    assert words in str(error.value)
