@@ -22,7 +22,7 @@ def _profile(values: flags.FlagValues, argv: Sequence[str]) -> None:
   )
 
 
-def _verify(values: flags.FlagValues, argv: Sequence[str]) -> None:
+def _check_rows(values: flags.FlagValues, argv: Sequence[str]) -> None:
   del argv
   flags.DEFINE_bool(
     "verify",
@@ -283,7 +283,7 @@ COMMANDS = {
   "prepare": Command(
     "Tokenise text into rows on disk (distill does it too, when needed).",
     f"prepare {_RECIPE}",
-    (config_flag, workdir_flag, _verify),
+    (config_flag, workdir_flag, _check_rows),
     ("config", "workdir"),
     _run_prepare,
   ),
