@@ -22,20 +22,9 @@ Several seeds: --config.seeds="(0,1,2)" gives mean and standard deviation.
 
 from ml_collections import ConfigDict
 
-from time_jax.errors import UserError
-from time_jax.evals.recipe import ud_config
+from time_jax.evals.recipe import ud_config, with_arguments
 
 
 def get_config(arguments: str = "") -> ConfigDict:
   """The recipe for `lang=..,model=..,train=..,dev=..,test=..`."""
-  config = ud_config()
-  known = ("lang", "model", "train", "dev", "test")
-  for argument in filter(None, arguments.split(",")):
-    name, _, value = argument.partition("=")
-    if name not in known:
-      raise UserError(
-        f"configs/ud.py has no argument {name!r}; known: {', '.join(known)}."
-      )
-    place = config if name in ("lang", "model") else config.data
-    place[name] = value
-  return config
+  return with_arguments(ud_config(), arguments)

@@ -14,7 +14,8 @@ errors
 appearing cluster history ledger watchdog
 meeting status
 arrays distributed optimizer checkpoint config metrics languages profiling
-command evals.recipe evals.conllu evals.edit_scripts evals.trees
+command evals.recipe evals.lines evals.edit_scripts evals.trees
+evals.conllu evals.iob
 sharding relations.dense models.family models.layers models.encoder
 models.relative models.rotary models.attention corpora teachers relations.sweep
 data.manifest data.packing data.records data.hub catalogue
@@ -41,14 +42,14 @@ restore probe push
 evals.pieces evals.ud_labels
 evals.word_batches evals.word_vectors evals.encoders
 evals.ud_model evals.tuning evals.saved evals.ud_scores
-evals.ud_annotator
-evals.ud
+evals.ud_annotator evals.ner_model evals.ner_scores evals.finetuning
+evals.ud evals.ner
 evals.predict
 provenance card onnx_files
 checks
 verify imports bench.onnx
 export trim
-bench.commands
+bench.commands evals.commands
 commands
 cli
 __main__

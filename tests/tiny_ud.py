@@ -28,11 +28,16 @@ SIZES = (
 
 def write_encoder(folder: pathlib.Path) -> pathlib.Path:
   """A random BERT of 2 layers with a tokenizer for the samples."""
-  folder.mkdir()
   texts = [
     " ".join(sentence.column("FORM"))
     for sentence in conllu.read(UD / "ga-train.conllu.gz")
   ]
+  return write_bert(folder, texts)
+
+
+def write_bert(folder: pathlib.Path, texts: list[str]) -> pathlib.Path:
+  """The same for any texts."""
+  folder.mkdir()
   tokenizer = tiny_tokenizers.unigram(texts, 400)
   tiny_tokenizers.save(tokenizer, folder)
   config = bert.BertConfig(

@@ -1,7 +1,6 @@
 """The commands: what each one takes, and the function that it calls."""
 
 import importlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ from absl import flags
 
 from time_jax.bench.commands import BENCH
 from time_jax.command import Command, config_flag, path, workdir_flag
-from time_jax.evals.recipe import ud_config
+from time_jax.evals.commands import EVALS
 
 
 def _profile(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -168,13 +167,6 @@ def _plot(values: flags.FlagValues, argv: Sequence[str]) -> None:
   )
 
 
-def _folder(values: flags.FlagValues, argv: Sequence[str]) -> None:
-  del argv
-  flags.DEFINE_string(
-    "folder", None, "Of a fine-tuned model.", flag_values=values
-  )
-
-
 def _run_prepare(args: Any) -> int:
   module = importlib.import_module("time_jax.corpus")
   return module.prepare_command(args.config, path(args.workdir), args.verify)
@@ -213,16 +205,6 @@ def _run_export(args: Any) -> int:
     private=args.private,
     dry_run=args.dry_run,
   )
-
-
-def _run_finetune_ud(args: Any) -> int:
-  module = importlib.import_module("time_jax.evals.ud")
-  return module.finetune_ud(args.config, path(args.workdir))
-
-
-def _run_predict(args: Any) -> int:
-  module = importlib.import_module("time_jax.evals.predict")
-  return module.predict(path(args.folder), sys.stdin.buffer, sys.stdout)
 
 
 def _run_import(args: Any) -> int:
@@ -332,23 +314,7 @@ COMMANDS = {
     _run_import,
     argument="model",
   ),
-  "finetune ud": Command(
-    "Train an encoder to tag and parse a treebank; official scores.",
-    "finetune ud --config=configs/ud.py:lang=ga,model=runs/ga-xs,"
-    "train=TRAIN.conllu,dev=DEV.conllu,test=TEST.conllu --workdir=runs/ga-ud",
-    (config_flag, workdir_flag),
-    ("config", "workdir"),
-    _run_finetune_ud,
-    recipe=ud_config,
-  ),
-  "predict": Command(
-    "Tag and parse text: CoNLL-U, or a sentence a line, words apart.",
-    "predict runs/ga-ud/seed-0/model < text > out.conllu",
-    (_folder,),
-    ("folder",),
-    _run_predict,
-    argument="folder",
-  ),
+  **EVALS,
   "languages": Command(
     "Languages, and which corpora, treebanks and checkpoints have them.",
     "languages da",

@@ -163,9 +163,9 @@ def test_predict_on_bad_input(finished, capsys, monkeypatch, tmp_path):
   output = predict(capsys, monkeypatch, tmp_path, b"x", code=2)
   assert "holds no task.json; expected the folder of a fine-tuned" in output.err
   record = json.loads((folder / "task.json").read_text())
-  (tmp_path / "task.json").write_text(json.dumps({**record, "task": "ner"}))
+  (tmp_path / "task.json").write_text(json.dumps({**record, "task": "qa"}))
   output = predict(capsys, monkeypatch, tmp_path, b"x", code=2)
-  assert "is of task 'ner'" in output.err
+  assert "is of task 'qa'; expected one of ud, ner" in output.err
   (tmp_path / "task.json").write_text("{}")
   output = predict(capsys, monkeypatch, tmp_path, b"x", code=2)
   assert "lacks buckets, classes, heads, task" in output.err

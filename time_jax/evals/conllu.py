@@ -5,14 +5,13 @@ columns of words are ever replaced.
 """
 
 import dataclasses
-import gzip
 import itertools
 import pathlib
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from time_jax.errors import UserError
+from time_jax.evals.lines import decode, read_lines
 
 COLUMNS = (
   *("ID", "FORM", "LEMMA", "UPOS", "XPOS"),
@@ -93,17 +92,8 @@ def read(path: pathlib.Path, *, trees: bool = True) -> list[Sentence]:
   Raises:
     UserError: no such file, or not CoNLL-U; names the line.
   """
-  try:
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-      data = gzip.decompress(data)
-  except FileNotFoundError:
-    raise UserError(
-      f"no file at {path}; expected a CoNLL-U file (.conllu or .conllu.gz)."
-    ) from None
-  except (OSError, EOFError, zlib.error) as error:
-    raise UserError(f"{path} cannot be read: {error}.") from error
-  return parse(data.splitlines(keepends=True), str(path), trees=trees)
+  lines = read_lines(path, "a CoNLL-U file (.conllu or .conllu.gz)")
+  return parse(lines, str(path), trees=trees)
 
 
 def parse(
@@ -128,15 +118,7 @@ def parse(
 def _sentences(lines: Iterable[bytes], name: str) -> Iterator[Sentence]:
   rows: list[tuple[str, ...]] = []
   numbers: list[int] = []
-  for number, line in enumerate(itertools.chain(lines, [b""]), 1):
-    try:
-      text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-      raise UserError(
-        f"{name}:{number}: not UTF-8 at byte {error.start + 1} of the line; "
-        "expected a CoNLL-U file in UTF-8."
-      ) from None
-    text = text.rstrip("\r\n")
+  for number, text in decode(lines, name, "a CoNLL-U file"):
     if text.strip():
       rows.append(_row(text, f"{name}:{number}"))
       numbers.append(number)

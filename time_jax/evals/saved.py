@@ -61,7 +61,7 @@ def read_record(folder: pathlib.Path) -> dict[str, Any]:
   if not (folder / RECORD).exists():
     raise UserError(
       f"{folder} holds no {RECORD}; expected the folder of a fine-tuned "
-      "model, such as WORKDIR/seed-0/model of `time_jax finetune ud`."
+      "model, such as WORKDIR/seed-0/model of `time_jax finetune`."
     )
   record = files.read_json(folder / RECORD)
   missing = {"task", "heads", "classes", "buckets"} - set(record)

@@ -42,5 +42,5 @@ def load_library() -> Any:
   except ImportError:
     raise UserError(
       "parsing needs the package ufal.chu_liu_edmonds, which is not "
-      "installed; try: pip install 'time-jax[ud]'."
+      "installed; try: pip install 'time-jax[eval]'."
     ) from None

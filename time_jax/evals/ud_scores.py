@@ -49,5 +49,5 @@ def load_scorer() -> Any:
   except ImportError:
     raise UserError(
       "scores need the package udtools, which is not installed; try: pip "
-      "install 'time-jax[ud]'."
+      "install 'time-jax[eval]'."
     ) from None

@@ -20,6 +20,16 @@ def pool(
   return summed / jnp.maximum(count_BW, 1)[None, :, :, None]
 
 
+def first_token(
+  states: Float[Array, "B T D"], word_of_token: Ids
+) -> Float[Array, "B W D"]:
+  """The first token of every word, W = T; of no meaning where there is none."""
+  numbers = jnp.arange(1, word_of_token.shape[1] + 1)
+  owner_BWT = word_of_token[:, None, :] == numbers[None, :, None]
+  first_BW = jnp.argmax(owner_BWT, axis=-1)
+  return jnp.take_along_axis(states, first_BW[..., None], axis=1)
+
+
 class Mix(nn.Module):
   """A learned mean of the layers, its weights a softmax."""
 

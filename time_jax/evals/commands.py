@@ -1,0 +1,63 @@
+"""The commands that fine-tune encoders and use what comes of it."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from time_jax.command import Command, config_flag, path, workdir_flag
+from time_jax.evals.recipe import ner_config, ud_config
+
+
+def _folder(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_string(
+    "folder", None, "Of a fine-tuned model.", flag_values=values
+  )
+
+
+def _run_ud(args: Any) -> int:
+  module = importlib.import_module("time_jax.evals.ud")
+  return module.finetune_ud(args.config, path(args.workdir))
+
+
+def _run_ner(args: Any) -> int:
+  module = importlib.import_module("time_jax.evals.ner")
+  return module.finetune_ner(args.config, path(args.workdir))
+
+
+def _run_predict(args: Any) -> int:
+  module = importlib.import_module("time_jax.evals.predict")
+  return module.predict(path(args.folder), sys.stdin.buffer, sys.stdout)
+
+
+EVALS = {
+  "finetune ud": Command(
+    "Train an encoder to tag and parse a treebank; official scores.",
+    "finetune ud --config=configs/ud.py:lang=ga,model=runs/ga-xs,"
+    "train=TRAIN.conllu,dev=DEV.conllu,test=TEST.conllu --workdir=runs/ga-ud",
+    (config_flag, workdir_flag),
+    ("config", "workdir"),
+    _run_ud,
+    recipe=ud_config,
+  ),
+  "finetune ner": Command(
+    "Train an encoder to find names; entity F1 by seqeval.",
+    "finetune ner --config=configs/ner.py:lang=da,model=runs/da-xs,"
+    "train=TRAIN.iob2,dev=DEV.iob2,test=TEST.iob2 --workdir=runs/da-ner",
+    (config_flag, workdir_flag),
+    ("config", "workdir"),
+    _run_ner,
+    recipe=ner_config,
+  ),
+  "predict": Command(
+    "Annotate text, a sentence a line with spaces between its words.",
+    "predict runs/ga-ud/seed-0/model < text > out.conllu",
+    (_folder,),
+    ("folder",),
+    _run_predict,
+    argument="folder",
+  ),
+}

@@ -1,0 +1,54 @@
+"""Lines of annotated text: the bytes of a file, then text with clear errors."""
+
+import gzip
+import itertools
+import pathlib
+import zlib
+from collections.abc import Iterable, Iterator
+
+from time_jax.errors import UserError
+
+
+def read_lines(path: pathlib.Path, what: str) -> list[bytes]:
+  """The lines of a file, plain or .gz, undecoded.
+
+  Args:
+    path: of the file.
+    what: it should be, for messages.
+
+  Raises:
+    UserError: no such file, or a damaged one.
+  """
+  try:
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+      data = gzip.decompress(data)
+  except FileNotFoundError:
+    raise UserError(f"no file at {path}; expected {what}.") from None
+  except (OSError, EOFError, zlib.error) as error:
+    raise UserError(f"{path} cannot be read: {error}.") from error
+  return data.splitlines(keepends=True)
+
+
+def decode(
+  lines: Iterable[bytes], name: str, what: str
+) -> Iterator[tuple[int, str]]:
+  """Lines as (number from 1, text without its end); at last an empty one.
+
+  Args:
+    lines: undecoded.
+    name: what messages call the file.
+    what: was expected, for messages.
+
+  Raises:
+    UserError: bytes that are no UTF-8.
+  """
+  for number, line in enumerate(itertools.chain(lines, [b""]), 1):
+    try:
+      text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+      raise UserError(
+        f"{name}:{number}: not UTF-8 at byte {error.start + 1} of the line; "
+        f"expected {what} in UTF-8."
+      ) from None
+    yield number, text.rstrip("\r\n")

@@ -1,0 +1,208 @@
+"""`finetune ner`: named entities, as IOB2 tags of words."""
+
+import collections
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from time_jax import sharding
+from time_jax.errors import UserError
+from time_jax.evals import finetuning, iob, ner_scores, word_batches
+from time_jax.evals.encoders import Opened
+from time_jax.evals.finetuning import SPLITS, WordTask
+from time_jax.evals.iob import OUTSIDE, Sentence
+from time_jax.evals.ner_model import Heads, Tagger
+from time_jax.evals.pieces import Cutter
+from time_jax.evals.word_batches import WordBatch
+from time_jax.evals.word_vectors import smoothed_loss
+from time_jax.models.family import Params
+
+_TAG = "TAG"
+
+
+def finetune_ner(config: ConfigDict, workdir: pathlib.Path) -> int:
+  """See `finetuning.finetune`; config: see `recipe.ner_config`."""
+  return finetuning.finetune(config, workdir, Ner)
+
+
+class Ner(WordTask):
+  """See `finetuning.WordTask`."""
+
+  name = "ner"
+  metrics = ner_scores.METRICS
+  scorer = "seqeval"
+  ending = ".iob2"
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    data: Mapping[str, Sequence[Sentence]],
+    opened: Opened,
+    mesh: Mesh,
+  ) -> None:
+    """Learns the tags of the training file and cuts it into pieces."""
+    self.config, self.data, self.opened = config, data, opened
+    tags = learn(data["train"])
+    for split in SPLITS[1:]:
+      if split in data and jax.process_index() == 0:
+        note_unknown(data[split], tags)
+    self._tagger = make_tagger(
+      opened,
+      tags,
+      buckets=config.data.buckets,
+      longest=min(config.data.longest, opened.longest),
+      rows=config.train.batch_size,
+      max_tokens=config.data.max_tokens,
+      mesh=mesh,
+      dropout=config.train.dropout,
+      dtype=config.train.dtype,
+    )
+    self.heads, self.buckets = self._tagger.heads, self._tagger.buckets
+    words = [sentence.words for sentence in data["train"]]
+    self.pieces = self._tagger.cutter.pieces(words)
+    number = {tag: i for i, tag in enumerate(tags)}
+    whole = [
+      np.array([number[tag] for tag in sentence.tags], np.int32)
+      for sentence in data["train"]
+    ]
+    self.targets = [
+      {_TAG: whole[p.sentence][p.start : p.start + p.num_words]}
+      for p in self.pieces
+    ]
+
+  @staticmethod
+  def load_libraries() -> None:
+    """The scorer."""
+    ner_scores.load_scorer()
+
+  @staticmethod
+  def read(path: pathlib.Path) -> list[Sentence]:
+    """The sentences of an IOB2 file."""
+    return iob.read(path)
+
+  def losses(
+    self, variables: dict, states: Array, batch: WordBatch, rng: Array
+  ) -> dict[str, Array]:
+    """Cross-entropy over the tags."""
+    scores: Any = self.heads.apply(
+      variables, states, batch, deterministic=False, rngs={"dropout": rng}
+    )
+    smoothing = self.config.train.label_smoothing
+    return {_TAG: smoothed_loss(scores, batch.targets[_TAG], smoothing)}
+
+  def annotate(
+    self, params: Params, sentences: Sequence[Sentence]
+  ) -> list[Sentence]:
+    """The sentences with predicted tags."""
+    return self._tagger.annotate(params, sentences)
+
+  def score(self, split: str, found: Sequence[Sentence]) -> dict[str, float]:
+    """Those of seqeval, against the file."""
+    gold = [list(sentence.tags) for sentence in self.data[split]]
+    return ner_scores.score(gold, [list(sentence.tags) for sentence in found])
+
+  def quality(self, scores: Mapping[str, float]) -> float:
+    """Entity F1, as the reference chooses by."""
+    return scores["F1"]
+
+  def to_text(self, found: Sequence[Sentence]) -> str:
+    """IOB2, with the columns of the file."""
+    return iob.to_text(found)
+
+  def record(self) -> dict[str, Any]:
+    """The tags."""
+    return {"heads": {}, "classes": {_TAG: list(self._tagger.tags)}}
+
+
+def make_tagger(
+  opened: Opened,
+  tags: Sequence[str],
+  *,
+  buckets: Sequence[int],
+  longest: int,
+  rows: int,
+  max_tokens: int,
+  mesh: Mesh,
+  dropout: float = 0.0,
+  dtype: Any = "float32",
+) -> Tagger:
+  """The model for an encoder, without parameters.
+
+  Args:
+    opened: the encoder.
+    tags: the classes.
+    buckets: see `word_batches.make_buckets`, as the three behind it.
+    longest: tokens of a piece at most.
+    rows: of a batch.
+    max_tokens: of a batch.
+    mesh: the devices.
+    dropout: above the encoder.
+    dtype: of computation.
+  """
+  return Tagger(
+    encoder=opened.encoder,
+    heads=Heads(len(tags), dropout, jnp.dtype(dtype)),
+    tags=tuple(tags),
+    cutter=Cutter(opened.words, longest),
+    buckets=word_batches.make_buckets(
+      buckets, longest, rows, max_tokens, sharding.batch_ways(mesh)
+    ),
+    pad_id=opened.words.pad_id,
+    mesh=mesh,
+  )
+
+
+def from_record(
+  opened: Opened, record: Mapping[str, Any], **how: Any
+) -> Tagger:
+  """The same for what task.json says.
+
+  Args:
+    opened: the encoder.
+    record: see `Ner.record`, and the buckets.
+    **how: rows, max_tokens and mesh, as `make_tagger` takes them.
+  """
+  buckets = record["buckets"]
+  tags = record["classes"][_TAG]
+  return make_tagger(opened, tags, buckets=buckets, longest=max(buckets), **how)
+
+
+def learn(sentences: Sequence[Sentence]) -> list[str]:
+  """The tags of a training file, common ones first.
+
+  Raises:
+    UserError: there is no entity in it.
+  """
+  counts = collections.Counter(
+    tag for sentence in sentences for tag in sentence.tags
+  )
+  if set(counts) == {OUTSIDE}:
+    raise UserError(
+      f"{sentences[0].name}: all tags are {OUTSIDE}; expected a training file "
+      "with entities (B-TYPE, I-TYPE)."
+    )
+  return sorted(counts, key=lambda tag: (-counts[tag], tag))
+
+
+def note_unknown(sentences: Sequence[Sentence], tags: Sequence[str]) -> None:
+  """Says which tags can never be right, with the line of the first of each."""
+  strange: dict[str, list[str]] = {}
+  for sentence in sentences:
+    for i, tag in enumerate(sentence.tags):
+      if tag not in tags:
+        strange.setdefault(tag, []).append(sentence.place(i))
+  for tag, places in strange.items():
+    print(
+      f"time_jax: note: {places[0]}: the tag {tag!r} is not in the training "
+      f"file, so it is never predicted ({len(places)} words with it in this "
+      "file).",
+      file=sys.stderr,
+    )

@@ -1,0 +1,108 @@
+"""Tags for words: a linear layer on the first subword of each, no CRF."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from time_jax import sharding
+from time_jax.evals import iob, word_batches
+from time_jax.evals.iob import Sentence
+from time_jax.evals.pieces import Cutter
+from time_jax.evals.word_batches import Buckets, WordBatch
+from time_jax.evals.word_vectors import first_token
+from time_jax.models.family import Params
+
+
+class Heads(nn.Module):
+  """Everything above the encoder.
+
+  Attributes:
+    classes: how many tags.
+    dropout: before the layer.
+    dtype: of computation.
+  """
+
+  classes: int
+  dropout: float
+  dtype: DTypeLike = jnp.dtype("float32")
+
+  @nn.compact
+  def __call__(
+    self,
+    states: Float[Array, "L B T D"],
+    batch: WordBatch,
+    deterministic: bool = True,
+  ) -> Float[Array, "B W C"]:
+    """Scores of the tags of every word, from the last hidden state."""
+    words = first_token(states[-1].astype(self.dtype), batch.word_of_token)
+    words = nn.Dropout(self.dropout, deterministic=deterministic)(words)
+    return nn.Dense(self.classes, dtype=self.dtype)(words).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tagger:
+  """A model but for its parameters.
+
+  Attributes:
+    encoder: the network below.
+    heads: the layer above it.
+    tags: its classes.
+    cutter: words to tokens.
+    buckets: the shapes of batches.
+    pad_id: for free places.
+    mesh: the devices.
+  """
+
+  encoder: nn.Module
+  heads: Heads
+  tags: Sequence[str]
+  cutter: Cutter
+  buckets: Buckets
+  pad_id: int
+  mesh: Mesh
+
+  def annotate(
+    self, params: Params, sentences: Sequence[Sentence]
+  ) -> list[Sentence]:
+    """The sentences with predicted tags, which are valid IOB2."""
+    pieces = self.cutter.pieces([sentence.words for sentence in sentences])
+    found: list[list[int]] = [[] for _ in pieces]
+    with sharding.use_mesh(self.mesh):
+      for chosen, host in word_batches.in_order(
+        pieces, self.buckets, self.pad_id
+      ):
+        batch = word_batches.place(host, self.mesh)
+        numbers = np.asarray(self.program(params, batch))
+        for row, i in enumerate(chosen):
+          found[i] = numbers[row, : pieces[i].num_words].tolist()
+    tags: list[list[str]] = [[] for _ in sentences]
+    for piece, numbers in zip(pieces, found, strict=True):
+      tags[piece.sentence] += [self.tags[number] for number in numbers]
+    return [
+      sentence.with_tags(iob.repair(raw))
+      for sentence, raw in zip(sentences, tags, strict=True)
+    ]
+
+  @functools.cached_property
+  def program(self) -> Callable[..., Any]:
+    """(params, batch) -> the number of every word's tag, compiled."""
+
+    @functools.partial(jax.jit, out_shardings=NamedSharding(self.mesh, P()))
+    def read(params: Params, batch: WordBatch) -> Array:
+      states = self.encoder.apply(
+        {"params": params["encoder"]}, batch.batch, method="hidden_states"
+      )
+      scores: Any = self.heads.apply({"params": params["heads"]}, states, batch)
+      return jnp.argmax(scores, axis=-1)
+
+    return read
