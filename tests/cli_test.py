@@ -24,6 +24,7 @@ COMMANDS = (
   "verify",
   "import",
   "finetune ud",
+  "finetune ner",
   "predict",
   "languages",
   "teachers",

@@ -21,6 +21,7 @@ FLAGS = {
   "verify": ("folder", "against"),
   "import": ("model", "workdir"),
   "finetune ud": ("config", "workdir"),
+  "finetune ner": ("config", "workdir"),
   "predict": ("folder",),
   "languages": ("code",),
   "teachers": (),
