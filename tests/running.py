@@ -23,6 +23,7 @@ def environment(**more):
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     "PYTHON": sys.executable,
+    "USE_TORCH": "0",  # Of transformers: its import is half of a short run.
     **more,
   }
 

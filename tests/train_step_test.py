@@ -175,7 +175,15 @@ def single_device():
   }
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (4, 2, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize(
+  "sizes",
+  [
+    (8, 1, 1),
+    pytest.param((4, 2, 1), marks=pytest.mark.slow),
+    (2, 2, 2),
+  ],
+  ids=str,
+)
 def test_any_mesh_gives_the_single_device_run(single_device, sizes):
   """Dropout included: its masks do not depend on the mesh."""
   found = run_three_steps(make_mesh(*sizes), dropout=0.2)
