@@ -43,13 +43,14 @@ def teachers(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trimmed(teachers, tmp_path_factory):
-  """(kind, language) -> folder, by default settings."""
+  """(kind, language) -> folder, with the tokens of the text alone."""
   folders = {}
 
   def folder(kind, language):
     if (kind, language) not in folders:
       out = tmp_path_factory.mktemp("trimmed") / language
-      assert trim(teachers[kind], out, language) == 0
+      rule = "--coverage=0.9999"
+      assert trim(teachers[kind], out, language, rule) == 0
       folders[kind, language] = out
     return folders[kind, language]
 
@@ -240,6 +241,27 @@ def test_rules(teachers, tmp_path, capsys):
   assert output.splitlines()[-1] == (
     f"Next: python -m time_jax inspect {tmp_path / 'all'}"
   )
+
+
+@pytest.mark.parametrize("language", ["da", "de", "hi"])
+def test_a_short_text_is_not_all_of_its_language(
+  teachers, tmp_path, capsys, language
+):
+  """By default, tokens are added that other text needs; by a rule, not."""
+  shares, sizes = [], []
+  for rule in ((), ("--coverage=0.9999",)):
+    out = tmp_path / str(len(rule))
+    assert trim(teachers["mbert"], out, language, *rule) == 0
+    found = record(out)
+    held_out = found["held_out"]
+    shares.append(held_out["same_tokens"] / held_out["tokens"])
+    sizes.append(found["vocab_size"]["after"])
+    output = capsys.readouterr().out
+    assert ("this text is short for its language" in output) == (
+      sizes[-1] > 2 * found["of_text"]
+    )
+  assert shares[0] > shares[1] and sizes[0] > sizes[1] == found["of_text"]
+  assert shares[0] >= 0.99
 
 
 def test_a_trimmed_teacher_is_a_teacher(trimmed, tmp_path, capsys):

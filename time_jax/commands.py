@@ -148,7 +148,8 @@ def _trim(values: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_float(
     "coverage",
     None,
-    "Keep tokens that make up this share of the text; 0.9999.",
+    "Keep tokens that make up this share of the text. By default 0.9999, and "
+    "what other text needs.",
     flag_values=values,
   )
   flags.DEFINE_integer(
@@ -248,13 +249,12 @@ def _run_trim(args: Any) -> int:
   module = importlib.import_module("time_jax.trim")
   pieces = importlib.import_module("time_jax.pieces")
   how = {k: getattr(args, k) for k in ("keep", "min_count", "coverage")}
-  if set(how.values()) == {None}:
-    how["coverage"] = pieces.COVERAGE
+  given = any(value is not None for value in how.values())
   return module.trim(
     args.teacher,
     args.text,
     path(args.out),
-    pieces.Rule(**how),
+    pieces.Rule(**how) if given else None,
     max_documents=args.max_documents,
     allow_pickle=args.allow_pickle,
   )

@@ -4,14 +4,15 @@ Always: what `Vocabulary.fixed` says; and of the tokens that are one character
 those that the text has, all of its scripts and of Latin, which names and
 addresses are written in everywhere, and signs of no script, such as digits and
 punctuation. Then the most frequent ones, as many as the user's rule asks for,
-each with what it is made of.
+each with what it is made of. Where the user has no rule, tokens that a short
+text did not happen to show are added (see `widen`).
 """
 
 import collections
 import dataclasses
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,9 @@ _OWN_SCRIPT = 0.01
 _RARE = 1e-6
 _OF_ALL = ("", "COMBINING", "DIGIT", "MODIFIER", "VARIATION")
 COVERAGE = 0.9999
+# Of the tokens of a new document. Not 0.999: a token that is missing changes its
+# neighbours, and few documents of a text have most of its rare tokens.
+_ENOUGH = 0.9998
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +85,8 @@ def choose(
   alphabet = _alphabet(counts.characters)
   always = vocabulary.fixed | set(named)
   for token_id in vocabulary.tokens:
-    character = vocabulary.character(token_id)
-    if character in alphabet or script(character) in alphabet:
+    character = vocabulary.text(token_id)
+    if len(character) == 1 and _written_in(alphabet, character):
       always.add(token_id)
   for token_id in always:
     kept |= vocabulary.needed(token_id)
@@ -93,6 +97,42 @@ def choose(
       f"give at least {len(kept)}."
     )
   return sorted(kept | _most_frequent(vocabulary, counts.tokens, kept, rule))
+
+
+def widen(
+  vocabulary: Vocabulary, old_ids: Iterable[int], counts: Counts
+) -> list[int]:
+  """Adds tokens that a short text of the language did not happen to show.
+
+  In the order of the tokenizer, whose training saw more: first those in the
+  text's characters and scripts, then the rest; as many as it would take if each
+  document of the text were new. What it then would miss are the tokens that
+  occur in that document only: Good and Turing's estimate (Good 1953), counted
+  by documents. A text of many million tokens needs few or none.
+
+  Args:
+    vocabulary: all tokens.
+    old_ids: the tokens that are kept for the text.
+    counts: of the text.
+  """
+  kept = set(old_ids)
+  alphabet = _alphabet(counts.characters)
+
+  def strange(token_id: int) -> bool:
+    words = vocabulary.text(token_id)
+    return not words or not _written_in(alphabet, words)
+
+  order = sorted(
+    vocabulary.tokens, key=lambda i: (strange(i), vocabulary.rank(i), i)
+  )
+  in_one_document = np.where(counts.spread == 1, counts.tokens, 0)
+  missing = in_one_document.sum()
+  for token_id in order:
+    if missing <= (1 - _ENOUGH) * counts.tokens.sum():
+      break
+    kept |= vocabulary.needed(token_id)
+    missing -= in_one_document[token_id]
+  return sorted(kept)
 
 
 def _most_frequent(
@@ -131,6 +171,10 @@ def _alphabet(characters: Mapping[str, int]) -> set[str]:
   total = letters.total()
   seen = {c for c, number in characters.items() if number >= _RARE * total}
   return seen | scripts | {"LATIN", "SIGN"}
+
+
+def _written_in(alphabet: Container[str], words: str) -> bool:
+  return all(c in alphabet or script(c) in alphabet for c in words)
 
 
 def script(character: str) -> str:

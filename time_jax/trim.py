@@ -21,12 +21,13 @@ from time_jax.errors import UserError
 from time_jax.hf import files, load, rows, tokenizer, trimmed_files
 from time_jax.hf.vocabulary import Vocabulary
 from time_jax.hf.weights import Weights
-from time_jax.pieces import Rule, choose
+from time_jax.pieces import COVERAGE, Rule, choose, widen
 
 RECORD = "trim.json"
 _HELD_OUT = 0.05  # of the documents, the last ones
 _MOST_HELD_OUT = 10_000  # documents
 _UNREADABLE = 0.4  # of the tokens; text of its languages has far less
+_DEFAULT = Rule(coverage=COVERAGE)
 _AS_BEFORE = 0.999  # of the held-out tokens; fewer are worth a note
 
 
@@ -34,7 +35,7 @@ def trim(
   teacher: str,
   text: Sequence[str],
   out: pathlib.Path,
-  rule: Rule,
+  rule: Rule | None,
   *,
   max_documents: int = 0,
   allow_pickle: bool = False,
@@ -46,7 +47,8 @@ def trim(
     text: sources, see `data.sources`. The last documents are held out: they
       are not counted, but tell what trimming changes.
     out: folder to write; new or empty.
-    rule: which tokens are kept.
+    rule: which tokens are kept; None: what covers the text, and as many more
+      as other text of the language needs.
     max_documents: read at most; 0: all.
     allow_pickle: see `files.weight_files`.
 
@@ -69,7 +71,10 @@ def trim(
     counts = counting.count(spec, documents)
     _check_readable(counts, vocabulary, spec.name)
     named = _named(folder, config, vocabulary)
-    old_ids = choose(vocabulary, counts, named, rule)
+    old_ids = choose(vocabulary, counts, named, rule or _DEFAULT)
+    of_text = len(old_ids)
+    if rule is None:
+      old_ids = widen(vocabulary, old_ids, counts)
     with appearing(out, "--out") as fresh:
       left = trimmed_files.write_tokenizer(folder, fresh, vocabulary, old_ids)
       trimmed_files.write_config(folder, fresh, old_ids)
@@ -84,7 +89,8 @@ def trim(
         "teacher_fingerprint": files.fingerprint(folder, allow_pickle),
         "text": list(text),
         "max_documents": max_documents,
-        "rule": str(rule),
+        "rule": str(rule or _DEFAULT),
+        "of_text": of_text,  # the rest is there for other text
         "documents": counts.documents,
         "tokens": int(counts.tokens.sum()),
         "held_out": dataclasses.asdict(found),
@@ -176,6 +182,7 @@ def _report(
     "weights": f"{size / 1e6:.1f} MB -> {smaller / 1e6:.1f} MB",
     "text": f"{record['documents']:,} documents, {record['tokens']:,} tokens "
     f"counted; {record['rule']}",
+    "for other text": f"{after - record['of_text']:,} of the tokens",
     "held out": f"{found.documents:,} documents, {found.tokens:,} tokens",
     "as before": f"{same:.3%} of the tokens, "
     f"{found.same_documents / found.documents:.1%} of the documents",
@@ -190,6 +197,12 @@ def _report(
     print(
       f"note: {', '.join(record['left_out'])} left out: not the same tokens as "
       "tokenizer.json, or of another kind."
+    )
+  if after > 2 * record["of_text"]:
+    print(
+      "note: this text is short for its language, so more than half of the "
+      "tokens are there for other text; give more text, or "
+      f"--coverage={COVERAGE} for those of this text alone."
     )
   if same < _AS_BEFORE:
     print(

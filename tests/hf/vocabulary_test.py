@@ -143,9 +143,9 @@ def test_bytes_stay():
   whole.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   vocabulary = Vocabulary(whole.to_str(), "it")
   assert {ids[letter] for letter in alphabet} == vocabulary.fixed
-  assert vocabulary.character(ids["Ñĭ"]) == "ы"
-  assert vocabulary.character(ids["Ñ"]) == ""  # Half of it.
-  assert vocabulary.character(ids["ab"]) == ""
+  assert vocabulary.text(ids["Ñĭ"]) == "ы"
+  assert vocabulary.text(ids["Ñ"]) == ""  # Half of it.
+  assert vocabulary.text(ids["ab"]) == "ab"
   assert (
     ids["Ñ"] in vocabulary.unreadable and ids["a"] not in vocabulary.unreadable
   )

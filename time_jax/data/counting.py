@@ -24,11 +24,13 @@ class Counts:
   Attributes:
     documents: that were read.
     tokens: how often each id occurs [V], without what is put around documents.
+    spread: in how many documents each id occurs [V].
     characters: how often each of them occurs.
   """
 
   documents: int
   tokens: NDArray[np.int64]
+  spread: NDArray[np.int64]
   characters: Mapping[str, int]
 
 
@@ -40,19 +42,26 @@ def count(spec: TokenizerSpec, documents: Iterable[str]) -> Counts:
     documents: text, read once.
   """
   backend = load_backend(spec)
-  counts = np.zeros(spec.vocab_size, np.int64)
+  tokens, spread = np.zeros((2, spec.vocab_size), np.int64)
   characters: collections.Counter[str] = collections.Counter()
   number = 0
   for batch in batches(documents):
     number += len(batch)
     for text in batch:
       characters.update(text)
-    parts = list(itertools.chain.from_iterable(map(text_parts, batch)))
-    found = backend.encode_batch_fast(parts, add_special_tokens=False)
-    ids = itertools.chain.from_iterable(encoding.ids for encoding in found)
-    ids = np.fromiter(ids, np.int64)
-    counts += np.bincount(ids, minlength=spec.vocab_size)
-  return Counts(number, counts, characters)
+    parts = [text_parts(text) for text in batch]
+    whole = list(itertools.chain.from_iterable(parts))
+    found = iter(backend.encode_batch_fast(whole, add_special_tokens=False))
+    for own in parts:
+      ids = [
+        i
+        for encoding in itertools.islice(found, len(own))
+        for i in encoding.ids
+      ]
+      unique, counts = np.unique(np.array(ids, np.int64), return_counts=True)
+      tokens[unique] += counts
+      spread[unique] += 1
+  return Counts(number, tokens, spread, characters)
 
 
 @dataclasses.dataclass

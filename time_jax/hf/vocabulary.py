@@ -118,14 +118,23 @@ class Vocabulary:
       fixed |= {f(others, key=score.__getitem__) for f in (min, max) if others}
     return fixed
 
-  def character(self, token_id: int) -> str:
-    """The character that a token is, but for marks; empty: it is no such."""
+  def text(self, token_id: int) -> str:
+    """What a token stands for, but for marks; empty: no whole characters."""
     plain = self._plain(self.tokens[token_id])
     plain = plain.removeprefix(
       self._model.get("continuing_subword_prefix") or ""
     )
-    plain = plain.lstrip(_MARKS)
-    return plain if len(plain) == 1 else ""
+    return plain.lstrip(_MARKS)
+
+  def rank(self, token_id: int) -> float:
+    """Lower for tokens that were more frequent in the tokenizer's training.
+
+    Unigram's scores are logarithms of probabilities; merges and WordPiece's
+    tokens are numbered as they were found, frequent ones first.
+    """
+    if self.kind == "Unigram" and token_id < len(self._model["vocab"]):
+      return -self._model["vocab"][token_id][1]
+    return float(token_id)
 
   def _plain(self, token: str) -> str:
     """As text; empty where bytes are no whole characters."""
