@@ -135,7 +135,7 @@ def test_what_is_to_be_answered():
   with pytest.raises(UserError, match="input:2: context is missing"):
     squad.parse(one + b'\n{"question": "a"}', "input")
   cut_off = json.dumps(content(), indent=1).encode()[:-9]
-  for text, place in ((b"Wo?\n", "line 1 column 1 "), (cut_off, "line 21 ")):
+  for text, place in ((b"Wo?\n", "line 1 column 1 "), (cut_off, "line 20 ")):
     with pytest.raises(UserError, match=f"input: no JSON: .* {place}") as error:
       squad.parse(text, "input")
     assert "layout of SQuAD v1.1 (JSON), or lines of" in str(error.value)

@@ -127,8 +127,8 @@ def note_lost(
   lost = [q for i, q in enumerate(questions) if i not in seen]
   if lost:
     print(
-      f"time_jax: note: {lost[0].place}: its answer is whole in no window, as "
-      f"are {len(lost)} answers of this file; raise data.overlap to learn from "
-      "them.",
+      f"time_jax: note: {lost[0].place}: its answer is whole in no window, so "
+      f"it is not trained on ({len(lost)} such questions in this file); raise "
+      "data.overlap or data.longest.",
       file=sys.stderr,
     )
