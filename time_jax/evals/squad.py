@@ -96,6 +96,8 @@ def read(path: pathlib.Path) -> list[Question]:
 def parse(data: bytes, name: str) -> list[Question]:
   """Questions to be answered, in the layout of SQuAD or as JSON lines.
 
+  All of them, also those that are marked as impossible; answers are ignored.
+
   Args:
     data: all bytes.
     name: what messages call the file.
@@ -106,10 +108,10 @@ def parse(data: bytes, name: str) -> list[Question]:
     rows = _lines(data, name, error)
   else:
     if "context" not in content:
-      return _questions(content, name)
+      return _questions(content, name, answered=False)
     rows = [(f"{name}:1", content)]
   return [
-    _question(row, place, row.get("context"), str(number))
+    _question({**row, "answers": None}, place, row.get("context"), str(number))
     for number, (place, row) in enumerate(rows, 1)
   ]
 
@@ -159,12 +161,16 @@ def _load(data: bytes, place: str, expected: str = _EXPECTED) -> dict[str, Any]:
   return content
 
 
-def _questions(content: dict[str, Any], name: str) -> list[Question]:
+def _questions(
+  content: dict[str, Any], name: str, *, answered: bool = True
+) -> list[Question]:
   found, skipped = [], 0
   for paragraph, place in _paragraphs(content, name):
     context = paragraph.get("context")
     for row, where in _rows(paragraph, "qas", place):
-      if row.get("is_impossible"):
+      if not answered:
+        row = {**row, "answers": None}
+      elif row.get("is_impossible"):
         skipped += 1
         continue
       found.append(_question(row, where, context, "", name))
