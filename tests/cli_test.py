@@ -25,6 +25,7 @@ COMMANDS = (
   "import",
   "finetune ud",
   "finetune ner",
+  "finetune qa",
   "predict",
   "languages",
   "teachers",

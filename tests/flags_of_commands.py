@@ -22,6 +22,7 @@ FLAGS = {
   "import": ("model", "workdir"),
   "finetune ud": ("config", "workdir"),
   "finetune ner": ("config", "workdir"),
+  "finetune qa": ("config", "workdir"),
   "predict": ("folder",),
   "languages": ("code",),
   "teachers": (),

@@ -15,7 +15,7 @@ appearing cluster history ledger watchdog
 meeting status
 arrays distributed optimizer checkpoint config metrics languages profiling
 command evals.recipe evals.lines evals.edit_scripts evals.trees
-evals.conllu evals.iob
+evals.conllu evals.iob evals.squad
 sharding relations.dense models.family models.layers models.encoder
 models.relative models.rotary models.attention corpora teachers relations.sweep
 data.manifest data.packing data.records data.hub catalogue
@@ -39,11 +39,13 @@ bench.compare bench.data choose doctor bench.relations inspection
 bench.fit bench.scaling_worker
 bench.aot bench.scaling
 restore probe push
-evals.pieces evals.ud_labels
-evals.word_batches evals.word_vectors evals.encoders
-evals.ud_model evals.tuning evals.saved evals.ud_scores
-evals.ud_annotator evals.ner_model evals.ner_scores evals.finetuning
-evals.ud evals.ner
+evals.pieces evals.ud_labels evals.batches evals.qa_windows
+evals.word_batches evals.qa_batches evals.word_vectors evals.encoders
+evals.ud_model evals.tuning evals.saved evals.ud_scores evals.network
+evals.qa_scores
+evals.ud_annotator evals.ner_model evals.ner_scores evals.qa_model evals.task
+evals.finetuning
+evals.ud evals.ner evals.qa
 evals.predict
 provenance card onnx_files
 checks

@@ -35,10 +35,12 @@ def write_encoder(folder: pathlib.Path) -> pathlib.Path:
   return write_bert(folder, texts)
 
 
-def write_bert(folder: pathlib.Path, texts: list[str]) -> pathlib.Path:
+def write_bert(
+  folder: pathlib.Path, texts: list[str], tokens: int = 400, longest: int = 64
+) -> pathlib.Path:
   """The same for any texts."""
   folder.mkdir()
-  tokenizer = tiny_tokenizers.unigram(texts, 400)
+  tokenizer = tiny_tokenizers.unigram(texts, tokens)
   tiny_tokenizers.save(tokenizer, folder)
   config = bert.BertConfig(
     vocab_size=tokenizer.get_vocab_size(),
@@ -46,7 +48,7 @@ def write_bert(folder: pathlib.Path, texts: list[str]) -> pathlib.Path:
     num_layers=2,
     num_heads=2,
     intermediate_size=32,
-    max_positions=64,
+    max_positions=longest,
   )
   encoder = bert.Encoder(config, 2)
   boxed = jax.jit(lambda: init_params(encoder, jax.random.key(1)))()

@@ -7,12 +7,14 @@ import jax
 import numpy as np
 import pytest
 import tiny_tokenizers
+from conftest import make_mesh
 
 from time_jax.errors import UserError
+from time_jax.evals import batches
 from time_jax.evals import pieces as pieces_module
-from time_jax.evals import word_batches
+from time_jax.evals.batches import Buckets, Epochs, make_buckets
 from time_jax.evals.pieces import Cutter
-from time_jax.evals.word_batches import Buckets, Epochs, make_buckets
+from time_jax.evals.word_batches import WordExamples
 from time_jax.hf import tokenizer
 
 TEXT = ["tá an aimsir go maith inniu", "chonaic mé an madra dubh ar an trá"]
@@ -87,10 +89,11 @@ def some_pieces(spec, count=50):
 
 def test_an_epoch_has_every_piece_once_and_few_shapes(spec):
   pieces, targets = some_pieces(spec)
-  buckets = make_buckets((16, 32, 128), 64, rows=6, max_tokens=256, ways=2)
+  buckets = make_buckets((16, 32, 128), 64, 6, 256, make_mesh(2, 1, 1))
   assert buckets.lengths == (16, 32, 64)
   assert [buckets.rows_of(n) for n in buckets.lengths] == [6, 6, 4]
-  epochs = Epochs(pieces, targets, buckets, spec.pad_id, seed=3)
+  examples = WordExamples(pieces, spec.pad_id, targets)
+  epochs = Epochs(examples, buckets, seed=3)
   compiled = jax.jit(lambda batch: batch.num_words.sum())
   for epoch in range(3):
     seen = collections.Counter()
@@ -108,13 +111,14 @@ def test_an_epoch_has_every_piece_once_and_few_shapes(spec):
             pieces[number].tokens.tolist()
           )
     assert seen == collections.Counter(range(len(pieces)))
-  assert compiled._cache_size() == len(buckets.split(pieces)) > 1
+  assert compiled._cache_size() == len(buckets.split(examples)) > 1
 
 
 def test_a_batch_depends_on_seed_and_step_alone(spec):
   pieces, targets = some_pieces(spec)
   buckets = Buckets((32, 64), 4, 1024)
-  make = functools.partial(Epochs, pieces, targets, buckets, spec.pad_id)
+  examples = WordExamples(pieces, spec.pad_id, targets)
+  make = functools.partial(Epochs, examples, buckets)
   one, again, other = make(1), make(1), make(2)
   steps = list(range(one.steps * 2))
   for step in reversed(steps):
@@ -131,9 +135,10 @@ def test_a_batch_depends_on_seed_and_step_alone(spec):
 
 def test_all_pieces_in_order_for_prediction(spec):
   pieces, _ = some_pieces(spec)
-  found = list(word_batches.in_order(pieces, Buckets((64,), 8, 512), 0))
+  examples = WordExamples(pieces, spec.pad_id)
+  found = list(batches.in_order(examples, Buckets((64,), 8, 512)))
   assert sorted(i for chosen, _ in found for i in chosen) == list(
     range(len(pieces))
   )
   with pytest.raises(UserError, match=r"data\.buckets=\(\)"):
-    make_buckets((), 64, 8, 512, 1)
+    make_buckets((), 64, 8, 512, make_mesh(1, 1, 1))

@@ -97,7 +97,7 @@ def test_it_learns_and_the_best_epoch_is_kept(finished):
   assert best[tuning.SCORE] == max(e[tuning.SCORE] for e in content["epochs"])
   assert best["dev/LAS"] == content["scores"]["dev"]["LAS"]
   rows = [r for r in running.metrics(workdir / "seed-0") if "train/loss" in r]
-  assert rows[-1]["train/loss"] < 0.9 * rows[0]["train/loss"]
+  assert rows[-1]["train/loss"] < 0.95 * rows[0]["train/loss"]
 
 
 @pytest.mark.slow
@@ -163,9 +163,9 @@ def test_predict_on_bad_input(finished, capsys, monkeypatch, tmp_path):
   output = predict(capsys, monkeypatch, tmp_path, b"x", code=2)
   assert "holds no task.json; expected the folder of a fine-tuned" in output.err
   record = json.loads((folder / "task.json").read_text())
-  (tmp_path / "task.json").write_text(json.dumps({**record, "task": "qa"}))
+  (tmp_path / "task.json").write_text(json.dumps({**record, "task": "chess"}))
   output = predict(capsys, monkeypatch, tmp_path, b"x", code=2)
-  assert "is of task 'qa'; expected one of ud, ner" in output.err
+  assert "is of task 'chess'; expected one of ud, ner, qa" in output.err
   (tmp_path / "task.json").write_text("{}")
   output = predict(capsys, monkeypatch, tmp_path, b"x", code=2)
   assert "lacks buckets, classes, heads, task" in output.err

@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 
 from time_jax.command import Command, config_flag, path, workdir_flag
-from time_jax.evals.recipe import ner_config, ud_config
+from time_jax.evals.recipe import ner_config, qa_config, ud_config
 
 
 def _folder(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -26,6 +26,11 @@ def _run_ud(args: Any) -> int:
 def _run_ner(args: Any) -> int:
   module = importlib.import_module("time_jax.evals.ner")
   return module.finetune_ner(args.config, path(args.workdir))
+
+
+def _run_qa(args: Any) -> int:
+  module = importlib.import_module("time_jax.evals.qa")
+  return module.finetune_qa(args.config, path(args.workdir))
 
 
 def _run_predict(args: Any) -> int:
@@ -52,8 +57,17 @@ EVALS = {
     _run_ner,
     recipe=ner_config,
   ),
+  "finetune qa": Command(
+    "Train an encoder to find answers in a text; EM and F1 of SQuAD.",
+    "finetune qa --config=configs/qa.py:lang=en,model=runs/en-xs,"
+    "train=TRAIN.json,dev=DEV.json,test=TEST.json --workdir=runs/en-qa",
+    (config_flag, workdir_flag),
+    ("config", "workdir"),
+    _run_qa,
+    recipe=qa_config,
+  ),
   "predict": Command(
-    "Annotate text, a sentence a line with spaces between its words.",
+    "Annotate text, a sentence a line, or answer questions (SQuAD's JSON).",
     "predict runs/ga-ud/seed-0/model < text > out.conllu",
     (_folder,),
     ("folder",),

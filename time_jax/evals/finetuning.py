@@ -1,160 +1,30 @@
 """`finetune`, whatever the task: order of operations, seeds, files, report."""
 
-import abc
 import dataclasses
 import json
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from time_jax import distributed, sharding, train
 from time_jax.errors import EXIT_PREEMPTED
-from time_jax.evals import recipe, saved, tuning, word_batches
-from time_jax.evals.encoders import Opened, open_encoder
-from time_jax.evals.pieces import Piece
-from time_jax.evals.word_batches import Buckets, Targets, WordBatch
+from time_jax.evals import batches, recipe, saved, tuning
+from time_jax.evals.encoders import open_encoder
+from time_jax.evals.task import SPLITS, Task, path_of
 from time_jax.hf import files
 from time_jax.models.family import Params
 
-SPLITS = ("train", "dev", "test")
 SCORES = "scores.json"
 Scores = dict[str, dict[str, float]]  # split -> metric -> percent
 
 
-class WordTask(abc.ABC):
-  """A task that labels words, with its data and its network.
-
-  Attributes:
-    name: behind `finetune`.
-    metrics: what its scorer gives, in the order of the report.
-    scorer: the package that scores.
-    ending: of the files with predictions.
-    touch: method of the heads that touches all their parameters.
-    config: the recipe.
-    data: split -> sentences.
-    opened: the encoder.
-    heads: the network above it.
-    buckets: the shapes of batches.
-    pieces: of the training file.
-    targets: of each piece.
-  """
-
-  name: ClassVar[str]
-  metrics: ClassVar[tuple[str, ...]]
-  scorer: ClassVar[str]
-  ending: ClassVar[str]
-  touch: ClassVar[str] = "__call__"
-  config: ConfigDict
-  data: Mapping[str, Sequence[Any]]
-  opened: Opened
-  heads: nn.Module
-  buckets: Buckets
-  pieces: Sequence[Piece]
-  targets: Sequence[Targets]
-
-  @abc.abstractmethod
-  def __init__(
-    self,
-    config: ConfigDict,
-    data: Mapping[str, Sequence[Any]],
-    opened: Opened,
-    mesh: Mesh,
-  ) -> None:
-    """Learns the classes of the training file and cuts it into pieces."""
-
-  @staticmethod
-  @abc.abstractmethod
-  def load_libraries() -> None:
-    """UserError where a package is missing that is needed later."""
-
-  @staticmethod
-  @abc.abstractmethod
-  def read(path: pathlib.Path) -> list[Any]:
-    """The sentences of a file."""
-
-  @abc.abstractmethod
-  def losses(
-    self, variables: dict, states: Array, batch: WordBatch, rng: Array
-  ) -> dict[str, Array]:
-    """The parts of the loss; pure.
-
-    Args:
-      variables: of the heads, as `apply` takes them.
-      states: hidden states of the encoder, [L B T D].
-      batch: with targets.
-      rng: for dropout.
-    """
-
-  @abc.abstractmethod
-  def annotate(self, params: Params, sentences: Sequence[Any]) -> list[Any]:
-    """The sentences with predicted labels."""
-
-  @abc.abstractmethod
-  def score(self, split: str, found: Sequence[Any]) -> dict[str, float]:
-    """The metrics of predicted sentences, in percent."""
-
-  @abc.abstractmethod
-  def quality(self, scores: Mapping[str, float]) -> float:
-    """What the best epoch is chosen by; higher is better."""
-
-  @abc.abstractmethod
-  def to_text(self, found: Sequence[Any]) -> str:
-    """Sentences as their file has them."""
-
-  @abc.abstractmethod
-  def record(self) -> dict[str, Any]:
-    """Heads and classes, for task.json."""
-
-  def fresh(self, rng: Array) -> Params:
-    """See `tuning.Task`."""
-    encoder, heads = jax.random.split(rng)
-    params = self.opened.fresh(encoder)
-    batch = word_batches.fill([], [], 1, 1, 0)
-    states = jax.eval_shape(
-      lambda: self.opened.encoder.apply(
-        {"params": params}, batch.batch, method="hidden_states"
-      )
-    )
-    variables = self.heads.init(
-      heads, jnp.zeros(states.shape), batch, method=self.touch
-    )
-    return {"encoder": params, "heads": variables["params"]}
-
-  def loss(
-    self, params: Params, batch: WordBatch, rng: Array
-  ) -> tuple[Array, dict[str, Array]]:
-    """See `tuning.Task`."""
-    below, above = jax.random.split(rng)
-    states: Any = self.opened.encoder.apply(
-      {"params": params["encoder"]},
-      batch.batch,
-      deterministic=False,
-      rngs={"dropout": below},
-      method="hidden_states",
-    )
-    parts = self.losses({"params": params["heads"]}, states, batch, above)
-    total = sum(parts.values(), jnp.zeros(()))
-    return total, {"loss": total, **parts}
-
-  def evaluate(self, params: Params) -> dict[str, float]:
-    """See `tuning.Task`."""
-    scores = self.score("dev", self.annotate(params, self.data["dev"]))
-    return {
-      tuning.SCORE: self.quality(scores),
-      **{f"dev/{name}": value for name, value in scores.items()},
-    }
-
-
 def finetune(
-  config: ConfigDict, workdir: pathlib.Path, kind: type[WordTask]
+  config: ConfigDict, workdir: pathlib.Path, kind: type[Task]
 ) -> int:
   """Trains the model of a task once for every seed, and scores it.
 
@@ -190,7 +60,15 @@ def finetune(
     random=config.init == "random",
     dropout=config.train.encoder_dropout,
   )
-  run = _Finetuning(kind(config, data, opened, mesh), workdir, mesh)
+  buckets = batches.make_buckets(
+    config.data.buckets,
+    min(config.data.get("longest", opened.longest), opened.longest),
+    config.train.batch_size,
+    config.data.max_tokens,
+    mesh,
+  )
+  task = kind(config, data, opened, buckets, mesh)
+  run = _Finetuning(task, workdir, mesh)
   found: dict[int, Scores] = {}
   for seed in config.seeds:
     scores = run.of_seed(seed, asked=len(found) * run.steps_at_most)
@@ -198,21 +76,16 @@ def finetune(
       return EXIT_PREEMPTED
     found[seed] = scores
   if jax.process_index() == 0:
-    _report(config, workdir, kind, found)
+    _report(task, workdir, found)
   return 0
-
-
-def path_of(config: ConfigDict, split: str) -> pathlib.Path:
-  """The file of a split."""
-  return pathlib.Path(config.data[split]).expanduser()
 
 
 class _Finetuning:
   """What the runs of all seeds share."""
 
-  def __init__(self, task: WordTask, workdir: pathlib.Path, mesh: Mesh) -> None:
+  def __init__(self, task: Task, workdir: pathlib.Path, mesh: Mesh) -> None:
     self._task, self._workdir, self._mesh = task, workdir, mesh
-    self._record = _record(task.config, task.opened)
+    self._record = _record(task)
 
   @property
   def steps_at_most(self) -> int:
@@ -249,11 +122,8 @@ class _Finetuning:
     params, history = tuned
     return self._finish(workdir, record, params, history)
 
-  def _batches(self, seed: int) -> word_batches.Epochs:
-    task = self._task
-    return word_batches.Epochs(
-      task.pieces, task.targets, task.buckets, task.opened.words.pad_id, seed
-    )
+  def _batches(self, seed: int) -> batches.Epochs:
+    return batches.Epochs(self._task.examples, self._task.buckets, seed)
 
   def _finish(
     self,
@@ -307,10 +177,11 @@ def _recipe(config: ConfigDict, seed: int) -> tuning.Recipe:
   )
 
 
-def _record(config: ConfigDict, opened: Opened) -> dict[str, Any]:
+def _record(task: Task) -> dict[str, Any]:
   """What shapes the result, whatever the files are called."""
+  config, opened = task.config, task.opened
   settings = json.loads(config.to_json())
-  for name in ("seeds", "model", "step", "lang"):
+  for name in task.no_matter:
     settings.pop(name)
   for split in SPLITS:
     if settings["data"].pop(split):
@@ -328,21 +199,19 @@ def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 
 def _report(
-  config: ConfigDict,
-  workdir: pathlib.Path,
-  kind: type[WordTask],
-  found: Mapping[int, Scores],
+  task: Task, workdir: pathlib.Path, found: Mapping[int, Scores]
 ) -> None:
   """Writes and prints the mean and spread over the seeds."""
+  config = task.config
   summary = {
     split: {
       name: _spread([scores[split][name] for scores in found.values()])
-      for name in kind.metrics
+      for name in task.metrics
     }
     for split in next(iter(found.values()))
   }
   content = {
-    "task": kind.name,
+    "task": task.name,
     "lang": config.lang,
     "model": config.model,
     "init": config.init,
@@ -350,8 +219,8 @@ def _report(
     "scores": summary,
   }
   _write_json(workdir / SCORES, content)
-  widths = {name: max(8, len(name) + 2) for name in kind.metrics}
-  print(" " * 5 + "".join(f"{name:>{widths[name]}}" for name in kind.metrics))
+  widths = {name: max(8, len(name) + 2) for name in task.metrics}
+  print(" " * 5 + "".join(f"{name:>{widths[name]}}" for name in task.metrics))
   for split, metrics in summary.items():
     for what in ("mean", "std")[: 2 if len(found) > 1 else 1]:
       label = split if what == "mean" else "  +-"
@@ -359,9 +228,9 @@ def _report(
         f"{metrics[name][what]:{width}.2f}" for name, width in widths.items()
       )
       print(f"{label:<5}{values}")
-  print(f"Scores by {kind.scorer}, in percent: {workdir / SCORES}")
+  print(f"Scores by {task.scorer}, in percent: {workdir / SCORES}")
   folder = workdir / f"seed-{next(iter(found))}" / "model"
-  print(f"Next: python -m time_jax predict {folder} < text > out{kind.ending}")
+  print(f"Next: python -m time_jax predict {folder} {task.pipe}")
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from time_jax.errors import UserError
 
 
-def read_lines(path: pathlib.Path, what: str) -> list[bytes]:
-  """The lines of a file, plain or .gz, undecoded.
+def read_bytes(path: pathlib.Path, what: str) -> bytes:
+  """The content of a file, plain or .gz.
 
   Args:
     path: of the file.
@@ -27,7 +27,12 @@ def read_lines(path: pathlib.Path, what: str) -> list[bytes]:
     raise UserError(f"no file at {path}; expected {what}.") from None
   except (OSError, EOFError, zlib.error) as error:
     raise UserError(f"{path} cannot be read: {error}.") from error
-  return data.splitlines(keepends=True)
+  return data
+
+
+def read_lines(path: pathlib.Path, what: str) -> list[bytes]:
+  """The lines of a file, undecoded; see `read_bytes`."""
+  return read_bytes(path, what).splitlines(keepends=True)
 
 
 def decode(

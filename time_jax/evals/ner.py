@@ -13,15 +13,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from time_jax import sharding
 from time_jax.errors import UserError
-from time_jax.evals import finetuning, iob, ner_scores, word_batches
+from time_jax.evals import finetuning, iob, ner_scores
+from time_jax.evals.batches import Buckets
 from time_jax.evals.encoders import Opened
-from time_jax.evals.finetuning import SPLITS, WordTask
 from time_jax.evals.iob import OUTSIDE, Sentence
 from time_jax.evals.ner_model import Heads, Tagger
-from time_jax.evals.pieces import Cutter
-from time_jax.evals.word_batches import WordBatch
+from time_jax.evals.task import SPLITS, Task
+from time_jax.evals.word_batches import WordBatch, WordExamples
 from time_jax.evals.word_vectors import smoothed_loss
 from time_jax.models.family import Params
 
@@ -33,50 +32,44 @@ def finetune_ner(config: ConfigDict, workdir: pathlib.Path) -> int:
   return finetuning.finetune(config, workdir, Ner)
 
 
-class Ner(WordTask):
-  """See `finetuning.WordTask`."""
+class Ner(Task):
+  """See `task.Task`."""
 
   name = "ner"
   metrics = ner_scores.METRICS
   scorer = "seqeval"
   ending = ".iob2"
+  pipe = "< text > out.iob2"
 
   def __init__(
     self,
     config: ConfigDict,
     data: Mapping[str, Sequence[Sentence]],
     opened: Opened,
+    buckets: Buckets,
     mesh: Mesh,
   ) -> None:
     """Learns the tags of the training file and cuts it into pieces."""
-    self.config, self.data, self.opened = config, data, opened
+    super().__init__(config, data, opened, buckets, mesh)
     tags = learn(data["train"])
     for split in SPLITS[1:]:
       if split in data and jax.process_index() == 0:
         note_unknown(data[split], tags)
     self._tagger = make_tagger(
-      opened,
-      tags,
-      buckets=config.data.buckets,
-      longest=min(config.data.longest, opened.longest),
-      rows=config.train.batch_size,
-      max_tokens=config.data.max_tokens,
-      mesh=mesh,
-      dropout=config.train.dropout,
-      dtype=config.train.dtype,
+      opened, tags, buckets, mesh, config.train.dropout, config.train.dtype
     )
-    self.heads, self.buckets = self._tagger.heads, self._tagger.buckets
+    self.heads = self._tagger.heads
     words = [sentence.words for sentence in data["train"]]
-    self.pieces = self._tagger.cutter.pieces(words)
+    pieces = self._tagger.cutter.pieces(words)
     number = {tag: i for i, tag in enumerate(tags)}
     whole = [
       np.array([number[tag] for tag in sentence.tags], np.int32)
       for sentence in data["train"]
     ]
-    self.targets = [
-      {_TAG: whole[p.sentence][p.start : p.start + p.num_words]}
-      for p in self.pieces
+    targets = [
+      {_TAG: whole[p.sentence][p.start : p.start + p.num_words]} for p in pieces
     ]
+    self.examples = WordExamples(pieces, opened.words.pad_id, targets)
 
   @staticmethod
   def load_libraries() -> None:
@@ -125,11 +118,7 @@ class Ner(WordTask):
 def make_tagger(
   opened: Opened,
   tags: Sequence[str],
-  *,
-  buckets: Sequence[int],
-  longest: int,
-  rows: int,
-  max_tokens: int,
+  buckets: Buckets,
   mesh: Mesh,
   dropout: float = 0.0,
   dtype: Any = "float32",
@@ -139,40 +128,20 @@ def make_tagger(
   Args:
     opened: the encoder.
     tags: the classes.
-    buckets: see `word_batches.make_buckets`, as the three behind it.
-    longest: tokens of a piece at most.
-    rows: of a batch.
-    max_tokens: of a batch.
+    buckets: the shapes of batches.
     mesh: the devices.
     dropout: above the encoder.
     dtype: of computation.
   """
-  return Tagger(
-    encoder=opened.encoder,
-    heads=Heads(len(tags), dropout, jnp.dtype(dtype)),
-    tags=tuple(tags),
-    cutter=Cutter(opened.words, longest),
-    buckets=word_batches.make_buckets(
-      buckets, longest, rows, max_tokens, sharding.batch_ways(mesh)
-    ),
-    pad_id=opened.words.pad_id,
-    mesh=mesh,
-  )
+  heads = Heads(len(tags), dropout, jnp.dtype(dtype))
+  return Tagger(opened, heads, buckets, mesh, tuple(tags))
 
 
 def from_record(
-  opened: Opened, record: Mapping[str, Any], **how: Any
+  opened: Opened, record: Mapping[str, Any], buckets: Buckets, mesh: Mesh
 ) -> Tagger:
-  """The same for what task.json says.
-
-  Args:
-    opened: the encoder.
-    record: see `Ner.record`, and the buckets.
-    **how: rows, max_tokens and mesh, as `make_tagger` takes them.
-  """
-  buckets = record["buckets"]
-  tags = record["classes"][_TAG]
-  return make_tagger(opened, tags, buckets=buckets, longest=max(buckets), **how)
+  """The same for what task.json says; see `Ner.record`."""
+  return make_tagger(opened, record["classes"][_TAG], buckets, mesh)
 
 
 def learn(sentences: Sequence[Sentence]) -> list[str]:

@@ -9,16 +9,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from time_jax import sharding
-from time_jax.evals import iob, word_batches
+from time_jax.evals import batches, iob
 from time_jax.evals.iob import Sentence
+from time_jax.evals.network import Network
 from time_jax.evals.pieces import Cutter
-from time_jax.evals.word_batches import Buckets, WordBatch
+from time_jax.evals.word_batches import WordBatch, WordExamples
 from time_jax.evals.word_vectors import first_token
 from time_jax.models.family import Params
 
@@ -50,26 +51,19 @@ class Heads(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Tagger:
-  """A model but for its parameters.
+class Tagger(Network):
+  """See `network.Network`.
 
   Attributes:
-    encoder: the network below.
-    heads: the layer above it.
-    tags: its classes.
-    cutter: words to tokens.
-    buckets: the shapes of batches.
-    pad_id: for free places.
-    mesh: the devices.
+    tags: the classes of the heads.
   """
 
-  encoder: nn.Module
-  heads: Heads
   tags: Sequence[str]
-  cutter: Cutter
-  buckets: Buckets
-  pad_id: int
-  mesh: Mesh
+
+  @functools.cached_property
+  def cutter(self) -> Cutter:
+    """Words to tokens."""
+    return Cutter(self.opened.words, self.buckets.longest)
 
   def annotate(
     self, params: Params, sentences: Sequence[Sentence]
@@ -77,11 +71,10 @@ class Tagger:
     """The sentences with predicted tags, which are valid IOB2."""
     pieces = self.cutter.pieces([sentence.words for sentence in sentences])
     found: list[list[int]] = [[] for _ in pieces]
+    examples = WordExamples(pieces, self.opened.words.pad_id)
     with sharding.use_mesh(self.mesh):
-      for chosen, host in word_batches.in_order(
-        pieces, self.buckets, self.pad_id
-      ):
-        batch = word_batches.place(host, self.mesh)
+      for chosen, host in batches.in_order(examples, self.buckets):
+        batch = batches.place(host, self.mesh)
         numbers = np.asarray(self.program(params, batch))
         for row, i in enumerate(chosen):
           found[i] = numbers[row, : pieces[i].num_words].tolist()
@@ -99,9 +92,7 @@ class Tagger:
 
     @functools.partial(jax.jit, out_shardings=NamedSharding(self.mesh, P()))
     def read(params: Params, batch: WordBatch) -> Array:
-      states = self.encoder.apply(
-        {"params": params["encoder"]}, batch.batch, method="hidden_states"
-      )
+      states = self.states(params, batch)
       scores: Any = self.heads.apply({"params": params["heads"]}, states, batch)
       return jnp.argmax(scores, axis=-1)
 

@@ -9,8 +9,8 @@ from time_jax.config import flatten
 from time_jax.errors import UserError
 
 
-def _word_config(task: str) -> ConfigDict:
-  """What every task on words has; where a task differs, it says so."""
+def _any_config(task: str) -> ConfigDict:
+  """What every task has; where a task differs, it says so."""
   config = ConfigDict()
   config.task = task
   config.lang = ""  # ISO code, for reports
@@ -30,7 +30,7 @@ def _word_config(task: str) -> ConfigDict:
   config.train = n = ConfigDict()
   n.epochs = 30
   n.patience = 1  # epochs below the best on dev before the run ends
-  n.batch_size = 32  # sentences of all devices
+  n.batch_size = 32  # sentences, or windows of text, of all devices
   # The reference's default; its script passes 2e-5.
   n.peak_lr = 5e-4
   n.encoder_factor = 0.1  # of the learning rate
@@ -61,7 +61,7 @@ def _word_config(task: str) -> ConfigDict:
 
 def ud_config() -> ConfigDict:
   """Universal Dependencies, as TiME (arXiv 2512.14645) evaluates on it."""
-  config = _word_config("ud")
+  config = _any_config("ud")
   # Widths, of which the paper says nothing.
   config.heads = h = ConfigDict()
   h.hidden = 384  # of the classifiers
@@ -73,7 +73,7 @@ def ud_config() -> ConfigDict:
 
 def ner_config() -> ConfigDict:
   """Named entities: what TiME states of its recipe, and else what we chose."""
-  config = _word_config("ner")
+  config = _any_config("ner")
   config.seeds = (101,)
   config.data.longest = 400  # tokens; what is behind them is read separately
   n = config.train
@@ -83,6 +83,27 @@ def ner_config() -> ConfigDict:
   # is ours: the learning rates of `ud`, and a plain recipe.
   n.patience = 5  # all epochs are run
   n.warmup_steps = 50
+  n.b2 = 0.999
+  n.label_smoothing = 0.0
+  n.dropout = 0.1
+  n.ema = 0.0  # no average
+  config.lock()
+  return config
+
+
+def qa_config() -> ConfigDict:
+  """Extractive questions: of TiME's recipe nothing is stated, this is ours."""
+  config = _any_config("qa")
+  d = config.data
+  d.buckets = (128, 192, 256, 384)
+  d.max_tokens = 12288
+  d.longest = 384  # tokens of a window: the question and some of its context
+  d.overlap = 128  # tokens of the context that windows have in common
+  d.longest_answer = 30  # tokens, of predicted ones
+  n = config.train
+  n.epochs = 3
+  n.patience = 3  # all epochs are run
+  n.warmup_steps = 100
   n.b2 = 0.999
   n.label_smoothing = 0.0
   n.dropout = 0.1
@@ -109,6 +130,8 @@ def with_arguments(config: ConfigDict, arguments: str) -> ConfigDict:
 _POSITIVE = (
   *(
     "data.longest",
+    "data.overlap",
+    "data.longest_answer",
     "data.max_tokens",
     "heads.hidden",
     "heads.arc",

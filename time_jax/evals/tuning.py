@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 import flax.linen as nn
@@ -22,13 +22,11 @@ from time_jax import distributed, metrics, optimizer, sharding
 from time_jax.checkpoint import Checkpoints
 from time_jax.config import differences
 from time_jax.errors import RunError, UserError
-from time_jax.evals import word_batches
-from time_jax.evals.word_batches import WordBatch
+from time_jax.evals import batches
 from time_jax.models.family import Params
 from time_jax.train_step import purpose_key
 
 SCORE = "dev/score"  # what the best epoch is chosen by; higher is better
-Loss = Callable[[Params, WordBatch, Array], tuple[Array, Mapping[str, Array]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +103,7 @@ class Task(Protocol):
     """Random parameters, "encoder" and "heads", boxed; pure."""
 
   def loss(
-    self, params: Params, batch: WordBatch, rng: Array
+    self, params: Params, batch: Any, rng: Array
   ) -> tuple[Array, Mapping[str, Array]]:
     """The loss of a batch and its parts; pure."""
 
@@ -130,7 +128,7 @@ class Run:
 
   task: Task
   recipe: Recipe
-  batches: word_batches.Epochs
+  batches: batches.Epochs
   mesh: Mesh
   workdir: pathlib.Path
   record: Mapping[str, Any]
@@ -166,9 +164,7 @@ class Run:
       donate_argnums=0,
     )
 
-  def _step(
-    self, state: State, batch: WordBatch
-  ) -> tuple[State, dict[str, Array]]:
+  def _step(self, state: State, batch: Any) -> tuple[State, dict[str, Array]]:
     r = self.recipe
     rng = purpose_key(r.seed, state.step, "dropout")
     grads, parts = jax.grad(self.task.loss, has_aux=True)(
@@ -269,7 +265,7 @@ class Run:
       for step in range(first + 1, self.num_steps + 1):
         host = self.batches.batch_at(step - 1)
         with sharding.use_mesh(self.mesh):
-          batch = word_batches.place(host, self.mesh)
+          batch = batches.place(host, self.mesh)
           state, scalars = compiled(state, batch)
         recorder.advance()
         if step % self.recipe.log_every == 0 or step % per_epoch == 0:

@@ -10,22 +10,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from time_jax import sharding
-from time_jax.evals import (
-  conllu,
-  finetuning,
-  ud_labels,
-  ud_scores,
-  word_batches,
-)
+from time_jax.evals import conllu, finetuning, task, ud_labels, ud_scores
+from time_jax.evals.batches import Buckets
 from time_jax.evals.conllu import Sentence
 from time_jax.evals.encoders import Opened
-from time_jax.evals.finetuning import SPLITS, WordTask
-from time_jax.evals.pieces import Cutter
+from time_jax.evals.task import SPLITS, Task
 from time_jax.evals.trees import load_library
 from time_jax.evals.ud_annotator import Annotator, piece_targets
 from time_jax.evals.ud_model import Heads, losses
-from time_jax.evals.word_batches import WordBatch
+from time_jax.evals.word_batches import WordBatch, WordExamples
 from time_jax.models.family import Params
 
 
@@ -34,13 +27,14 @@ def finetune_ud(config: ConfigDict, workdir: pathlib.Path) -> int:
   return finetuning.finetune(config, workdir, Ud)
 
 
-class Ud(WordTask):
-  """See `finetuning.WordTask`."""
+class Ud(Task):
+  """See `task.Task`."""
 
   name = "ud"
   metrics = ud_scores.METRICS
   scorer = "udtools"
   ending = ".conllu"
+  pipe = "< text > out.conllu"
   touch = "everything"
 
   def __init__(
@@ -48,10 +42,11 @@ class Ud(WordTask):
     config: ConfigDict,
     data: Mapping[str, Sequence[Sentence]],
     opened: Opened,
+    buckets: Buckets,
     mesh: Mesh,
   ) -> None:
     """Learns the classes of the training file and cuts it into pieces."""
-    self.config, self.data, self.opened = config, data, opened
+    super().__init__(config, data, opened, buckets, mesh)
     vocabulary = ud_labels.learn(data["train"])
     for split in SPLITS[1:]:
       if split in data and jax.process_index() == 0:
@@ -60,17 +55,16 @@ class Ud(WordTask):
       opened,
       vocabulary,
       config.heads.to_dict(),
-      buckets=config.data.buckets,
-      rows=config.train.batch_size,
-      max_tokens=config.data.max_tokens,
-      mesh=mesh,
-      dropout=config.train.dropout,
-      dtype=config.train.dtype,
+      buckets,
+      mesh,
+      config.train.dropout,
+      config.train.dtype,
     )
-    self.heads, self.buckets = self._annotator.heads, self._annotator.buckets
+    self.heads = self._annotator.heads
     forms = [sentence.column("FORM") for sentence in data["train"]]
-    self.pieces = self._annotator.cutter.pieces(forms)
-    self.targets = piece_targets(self.pieces, data["train"], vocabulary)
+    pieces = self._annotator.cutter.pieces(forms)
+    targets = piece_targets(pieces, data["train"], vocabulary)
+    self.examples = WordExamples(pieces, opened.words.pad_id, targets)
 
   @staticmethod
   def load_libraries() -> None:
@@ -87,12 +81,11 @@ class Ud(WordTask):
     self, variables: dict, states: Array, batch: WordBatch, rng: Array
   ) -> dict[str, Array]:
     """Of every column."""
-    model = self._annotator.heads
-    output: Any = model.apply(
+    output: Any = self.heads.apply(
       variables, states, batch, deterministic=False, rngs={"dropout": rng}
     )
     smoothing = self.config.train.label_smoothing
-    return losses(model, variables, output, batch, smoothing)
+    return losses(self.heads, variables, output, batch, smoothing)
 
   def annotate(
     self, params: Params, sentences: Sequence[Sentence]
@@ -102,7 +95,7 @@ class Ud(WordTask):
 
   def score(self, split: str, found: Sequence[Sentence]) -> dict[str, float]:
     """Those of udtools, against the file."""
-    return ud_scores.score(finetuning.path_of(self.config, split), found)
+    return ud_scores.score(task.path_of(self.config, split), found)
 
   def quality(self, scores: Mapping[str, float]) -> float:
     """MLAS + BLEX, as the reference stops by."""
@@ -124,10 +117,7 @@ def make_annotator(
   opened: Opened,
   vocabulary: ud_labels.Vocabulary,
   widths: Mapping[str, int],
-  *,
-  buckets: Sequence[int],
-  rows: int,
-  max_tokens: int,
+  buckets: Buckets,
   mesh: Mesh,
   dropout: float = 0.0,
   dtype: Any = "float32",
@@ -138,48 +128,27 @@ def make_annotator(
     opened: the encoder.
     vocabulary: the classes of every column.
     widths: hidden, arc and relation.
-    buckets: see `word_batches.make_buckets`, as the three behind it.
-    rows: of a batch.
-    max_tokens: of a batch.
+    buckets: the shapes of batches.
     mesh: the devices.
     dropout: above the encoder.
     dtype: of computation.
   """
   sizes = {name: len(names) for name, names in vocabulary.items() if names}
-  return Annotator(
-    encoder=opened.encoder,
-    heads=Heads(
-      classes=tuple(sizes.items()),
-      dropout=dropout,
-      dtype=jnp.dtype(dtype),
-      hidden=widths["hidden"],
-      arc=widths["arc"],
-      relation=widths["relation"],
-    ),
-    vocabulary=vocabulary,
-    cutter=Cutter(opened.words, opened.longest),
-    buckets=word_batches.make_buckets(
-      buckets, opened.longest, rows, max_tokens, sharding.batch_ways(mesh)
-    ),
-    pad_id=opened.words.pad_id,
-    mesh=mesh,
+  heads = Heads(
+    classes=tuple(sizes.items()),
+    dropout=dropout,
+    dtype=jnp.dtype(dtype),
+    hidden=widths["hidden"],
+    arc=widths["arc"],
+    relation=widths["relation"],
   )
+  return Annotator(opened, heads, buckets, mesh, vocabulary)
 
 
 def from_record(
-  opened: Opened, record: Mapping[str, Any], **how: Any
+  opened: Opened, record: Mapping[str, Any], buckets: Buckets, mesh: Mesh
 ) -> Annotator:
-  """The same for what task.json says.
-
-  Args:
-    opened: the encoder.
-    record: see `Ud.record`, and the buckets.
-    **how: rows, max_tokens and mesh, as `make_annotator` takes them.
-  """
+  """The same for what task.json says; see `Ud.record`."""
   return make_annotator(
-    opened,
-    record["classes"],
-    record["heads"],
-    buckets=record["buckets"],
-    **how,
+    opened, record["classes"], record["heads"], buckets, mesh
   )

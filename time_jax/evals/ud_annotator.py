@@ -5,22 +5,22 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
 from time_jax import sharding
-from time_jax.evals import ud_labels, word_batches
+from time_jax.evals import batches, ud_labels
 from time_jax.evals.conllu import Sentence
+from time_jax.evals.network import Network
 from time_jax.evals.pieces import Cutter, Piece
 from time_jax.evals.trees import best_tree
 from time_jax.evals.ud_labels import RELATION, Vocabulary
-from time_jax.evals.ud_model import Heads, Output, possible_heads
-from time_jax.evals.word_batches import Buckets, WordBatch
+from time_jax.evals.ud_model import Output, possible_heads
+from time_jax.evals.word_batches import WordBatch, WordExamples
 from time_jax.models.family import Params
 
 # Of a later part of a sentence that was too long to be read at once, to the
@@ -29,26 +29,19 @@ _JOINT = "parataxis"
 
 
 @dataclasses.dataclass(frozen=True)
-class Annotator:
-  """A model but for its parameters.
+class Annotator(Network):
+  """See `network.Network`.
 
   Attributes:
-    encoder: the network below.
-    heads: the model above it.
     vocabulary: the classes of every column.
-    cutter: words to tokens.
-    buckets: the shapes of batches.
-    pad_id: for free places.
-    mesh: the devices.
   """
 
-  encoder: nn.Module
-  heads: Heads
   vocabulary: Vocabulary
-  cutter: Cutter
-  buckets: Buckets
-  pad_id: int
-  mesh: Mesh
+
+  @functools.cached_property
+  def cutter(self) -> Cutter:
+    """Words to tokens."""
+    return Cutter(self.opened.words, self.buckets.longest)
 
   def annotate(
     self, params: Params, sentences: Sequence[Sentence]
@@ -57,10 +50,9 @@ class Annotator:
     words = [sentence.column("FORM") for sentence in sentences]
     pieces = self.cutter.pieces(words)
     found: list[dict[str, np.ndarray]] = [{} for _ in pieces]
+    examples = WordExamples(pieces, self.opened.words.pad_id)
     with sharding.use_mesh(self.mesh):
-      for chosen, batch in word_batches.in_order(
-        pieces, self.buckets, self.pad_id
-      ):
+      for chosen, batch in batches.in_order(examples, self.buckets):
         labels = self._of_batch(params, batch)
         for row, i in enumerate(chosen):
           count = pieces[i].num_words
@@ -77,7 +69,7 @@ class Annotator:
   def _of_batch(
     self, params: Params, host: WordBatch
   ) -> dict[str, Int[np.ndarray, "B W"]]:
-    batch = word_batches.place(host, self.mesh)
+    batch = batches.place(host, self.mesh)
     output, tags, arcs = self.programs[0](params, batch)
     labels = {name: np.asarray(numbers) for name, numbers in tags.items()}
     heads = np.zeros_like(np.asarray(host.word_of_token))
@@ -100,9 +92,7 @@ class Annotator:
 
     @functools.partial(jax.jit, out_shardings=(rows, everywhere, everywhere))
     def read(params: Params, batch: WordBatch) -> tuple:
-      states = self.encoder.apply(
-        {"params": params["encoder"]}, batch.batch, method="hidden_states"
-      )
+      states = self.states(params, batch)
       output: Any = self.heads.apply({"params": params["heads"]}, states, batch)
       tags = {k: jnp.argmax(v, axis=-1) for k, v in output.tags.items()}
       arcs = jnp.where(possible_heads(batch), output.heads, -1e9)

@@ -1,0 +1,36 @@
+"""Question answering: how good is an encoder at finding answers in a text?
+
+  python -m time_jax finetune qa --workdir=runs/en-qa \
+    --config=configs/qa.py:lang=en,model=runs/en-m,train=train.json,\
+dev=dev.json,test=xquad.en.json
+
+Arguments:
+  lang              ISO code: says how answers are compared, see below
+  model             a workdir, a folder, a hub id, package:NAME/FOLDER
+  train, dev, test  files in the layout of SQuAD v1.1, plain or .gz
+
+Two scores a token, of being the first and the last of the answer, from the last
+hidden state. A window is the question and up to what fits of its context; long
+contexts are read in windows that overlap, and the most probable span of all is
+the answer. TiME (arXiv 2512.14645) states only that the task is extractive and
+scored by EM and F1, so the recipe is ours: windows of 384 tokens, 128 of the
+context in common, answers of up to 30 (as BERT's), 3 epochs of batches of 32,
+AdamW (0.9, 0.999) at 5e-4, the encoder at a tenth of it, 100 steps of warm-up
+and a cosine, dropout 0.1, the best epoch by F1 on dev.
+
+Of several answers all count as right; the first is trained on. Scores follow
+SQuAD v1.1, by which XQuAD is scored too, and in es, hi, vi, de, ar and zh the
+rules of MLQA. Questions that SQuAD v2 marks as impossible are left out.
+
+Predictions are written as SQuAD's program reads them: {id: text}. Several
+seeds: --config.seeds="(0,1,2)" gives mean and standard deviation.
+"""
+
+from ml_collections import ConfigDict
+
+from time_jax.evals.recipe import qa_config, with_arguments
+
+
+def get_config(arguments: str = "") -> ConfigDict:
+  """The recipe for `lang=..,model=..,train=..,dev=..,test=..`."""
+  return with_arguments(qa_config(), arguments)

@@ -1,0 +1,35 @@
+"""What every fine-tuned model is: an encoder, heads, and shapes of batches."""
+
+import dataclasses
+from typing import Any
+
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from time_jax.evals.batches import Buckets
+from time_jax.evals.encoders import Opened
+from time_jax.models.family import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A model but for its parameters.
+
+  Attributes:
+    opened: the encoder and its tokenizer.
+    heads: the network above it.
+    buckets: the shapes of batches.
+    mesh: the devices.
+  """
+
+  opened: Opened
+  heads: Any
+  buckets: Buckets
+  mesh: Mesh
+
+  def states(self, params: Params, batch: Any) -> Float[Array, "L B T D"]:
+    """Hidden states of the encoder, without dropout."""
+    states: Any = self.opened.encoder.apply(
+      {"params": params["encoder"]}, batch.batch, method="hidden_states"
+    )
+    return states

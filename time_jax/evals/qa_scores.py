@@ -1,0 +1,105 @@
+"""Exact match and F1 of answers.
+
+As SQuAD v1.1 defines them (arXiv 1606.05250, and the evaluation program that
+came with it): an answer is lower-cased, loses ASCII punctuation and the
+English articles, and is split at whitespace. XQuAD is scored so in every
+language. MLQA (arXiv 1910.07475) has six languages with rules of their own:
+all of Unicode's punctuation, their own articles (none in Hindi and Chinese),
+and Chinese split into characters; those are used for these six. English is
+as in SQuAD.
+"""
+
+import collections
+import functools
+import re
+import string
+import sys
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+
+from time_jax import languages
+from time_jax.evals.squad import Question
+
+METRICS = ("F1", "EM")
+_ENGLISH = r"\b(?:a|an|the)\b"
+# What MLQA takes for articles. Its Arabic rule is for the letters anywhere.
+_ARTICLES: Mapping[str, str] = {
+  "es": r"\b(?:un|una|unos|unas|el|la|los|las)\b",
+  "hi": "",
+  "vi": r"\b(?:của|là|cái|chiếc|những)\b",
+  "de": r"\b(?:ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b",
+  "ar": "ال",
+  "zh": "",
+}
+_HAN = re.compile("([\u4e00-\u9fa5])")  # MLQA's range
+
+
+def definition(lang: str) -> str:
+  """Whose definition is used for a language, for reports."""
+  code = _mlqa_code(lang)
+  return f"the definition of {f'MLQA ({code})' if code else 'SQuAD v1.1'}"
+
+
+def score(
+  gold: Sequence[Question], predicted: Sequence[Question], lang: str
+) -> dict[str, float]:
+  """Means over the questions, each against its best answer, in percent.
+
+  Args:
+    gold: with all right answers.
+    predicted: the same questions with one answer each.
+    lang: ISO code; empty: as English.
+  """
+  words = functools.lru_cache(1 << 16)(words_of(lang))
+  total = dict.fromkeys(METRICS, 0.0)
+  for right, found in zip(gold, predicted, strict=True):
+    answer = words(found.answers[0].text)
+    golds = [words(one.text) for one in right.answers]
+    total["F1"] += max(_f1(one, answer) for one in golds)
+    total["EM"] += max(one == answer for one in golds)
+  return {name: 100 * value / len(gold) for name, value in total.items()}
+
+
+def words_of(lang: str) -> Callable[[str], tuple[str, ...]]:
+  """What turns the text of an answer into the words that are compared."""
+  code = _mlqa_code(lang)
+  removed = (
+    _unicode_punctuation()
+    if code
+    else dict.fromkeys(map(ord, string.punctuation))
+  )
+  articles = re.compile(_ARTICLES[code] if code else _ENGLISH)
+
+  def words(text: str) -> tuple[str, ...]:
+    text = text.lower().translate(removed)
+    if articles.pattern:
+      text = articles.sub(" ", text)
+    if code == "zh":
+      text = _HAN.sub(r" \1 ", text)
+    return tuple(text.split())
+
+  return words
+
+
+def _f1(gold: Sequence[str], found: Sequence[str]) -> float:
+  """Of the words, each as often as both have it."""
+  both = collections.Counter(gold) & collections.Counter(found)
+  same = sum(both.values())
+  return 2 * same / (len(gold) + len(found)) if same else 0.0
+
+
+def _mlqa_code(lang: str) -> str:
+  """The language, where MLQA has rules for it; else empty."""
+  code = languages.find(lang).iso1 if lang else ""
+  return code if code in _ARTICLES else ""
+
+
+@functools.cache
+def _unicode_punctuation() -> dict[int, None]:
+  """ASCII's, and what Unicode calls punctuation."""
+  codes = (
+    code
+    for code in range(sys.maxunicode + 1)
+    if unicodedata.category(chr(code)).startswith("P")
+  )
+  return dict.fromkeys([*map(ord, string.punctuation), *codes])

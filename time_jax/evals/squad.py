@@ -1,0 +1,298 @@
+"""Files of questions in the layout of SQuAD v1.1 (arXiv 1606.05250).
+
+`{"data": [{"paragraphs": [{"context": ..., "qas": [{"id": ..., "question": ...,
+"answers": [{"text": ..., "answer_start": ...}]}]}]}]}`; offsets count the
+characters (code points) of the context. XQuAD and MLQA have the same layout.
+Questions that SQuAD v2 marks as impossible are left out, with a note.
+
+To be answered may also be JSON lines of `{"id", "question", "context"}`.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from time_jax.errors import UserError
+from time_jax.evals.lines import read_bytes
+
+_EXPECTED = "questions in the layout of SQuAD v1.1 (JSON)"
+EXPECTED = f'{_EXPECTED}, or lines of {{"id", "question", "context"}}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """A stretch of a context.
+
+  Attributes:
+    text: as the context has it.
+    start: its first character in the context, from 0.
+    score: of a predicted one, its probability in the best window.
+  """
+
+  text: str
+  start: int
+  score: float = 1.0
+
+  @property
+  def stop(self) -> int:
+    """The character behind its last one."""
+    return self.start + len(self.text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """A question and the text that answers it.
+
+  Attributes:
+    id: of the question, as the file has it.
+    text: the question.
+    context: the text.
+    answers: all that are right; or the one that is predicted.
+    name: of the file, for messages.
+  """
+
+  id: str
+  text: str
+  context: str
+  answers: tuple[Answer, ...]
+  name: str
+
+  @property
+  def place(self) -> str:
+    """FILE: question ID."""
+    return f"{self.name}: question {self.id}"
+
+  def with_answer(self, answer: Answer) -> "Question":
+    """The question with a predicted answer."""
+    return dataclasses.replace(self, answers=(answer,))
+
+
+def read(path: pathlib.Path) -> list[Question]:
+  """Reads an annotated file, plain or .gz.
+
+  Raises:
+    UserError: no such file, not this layout, a question without an answer, or
+      an answer that is not at its place; names the question.
+  """
+  content = _load(read_bytes(path, f"{_EXPECTED}, plain or .gz"), str(path))
+  found, seen = _questions(content, str(path)), set()
+  for question in found:
+    if question.id in seen:
+      raise UserError(f"{question.place}: an earlier one has the same id.")
+    seen.add(question.id)
+    if not question.answers:
+      raise UserError(
+        f"{question.place}: no answer; expected at least one, to train on or "
+        "to compare with."
+      )
+    for answer in question.answers:
+      _check(question, answer)
+  return found
+
+
+def parse(data: bytes, name: str) -> list[Question]:
+  """Questions to be answered, in the layout of SQuAD or as JSON lines.
+
+  All of them, also those that are marked as impossible; answers are ignored.
+
+  Args:
+    data: all bytes.
+    name: what messages call the file.
+  """
+  try:
+    content = _load(data, name, EXPECTED)
+  except _NotJsonError as error:
+    rows = _lines(data, name, error)
+  else:
+    if "context" not in content:
+      return _questions(content, name, answered=False)
+    rows = [(f"{name}:1", content)]
+  return [
+    _question({**row, "answers": None}, place, row.get("context"), str(number))
+    for number, (place, row) in enumerate(rows, 1)
+  ]
+
+
+def _lines(
+  data: bytes, name: str, otherwise: UserError
+) -> list[tuple[str, dict[str, Any]]]:
+  """The objects of JSON lines and their places, FILE:LINE.
+
+  Args:
+    data: all bytes.
+    name: of the file.
+    otherwise: raised where already the first line is none.
+  """
+  rows: list[tuple[str, dict[str, Any]]] = []
+  for number, line in enumerate(data.splitlines(), 1):
+    place = f"{name}:{number}"
+    if line.strip():
+      try:
+        rows.append((place, _load(line, place, EXPECTED)))
+      except _NotJsonError as error:
+        raise (error if rows else otherwise) from None
+  return rows
+
+
+class _NotJsonError(UserError):
+  """Something else than an object of JSON."""
+
+
+def _load(data: bytes, place: str, expected: str = _EXPECTED) -> dict[str, Any]:
+  if not data.strip():
+    raise UserError(f"{place}: the file is empty; expected {expected}.")
+  try:
+    content = json.loads(data.decode("utf-8-sig"))
+  except UnicodeDecodeError as error:
+    raise UserError(
+      f"{place}: not UTF-8 at byte {error.start + 1}; expected {expected}."
+    ) from None
+  except (ValueError, RecursionError) as error:
+    raise _NotJsonError(
+      f"{place}: no JSON: {error}; expected {expected}."
+    ) from None
+  if not isinstance(content, dict):
+    raise _NotJsonError(
+      f"{place}: JSON, but no object in braces; expected {expected}."
+    )
+  return content
+
+
+def _questions(
+  content: dict[str, Any], name: str, *, answered: bool = True
+) -> list[Question]:
+  found, skipped = [], 0
+  for paragraph, place in _paragraphs(content, name):
+    context = paragraph.get("context")
+    for row, where in _rows(paragraph, "qas", place):
+      if not answered:
+        row = {**row, "answers": None}
+      elif row.get("is_impossible"):
+        skipped += 1
+        continue
+      found.append(_question(row, where, context, "", name))
+  if skipped:
+    print(
+      f"time_jax: note: {name}: {skipped} questions that SQuAD v2 marks as "
+      "impossible are left out; scores are those of SQuAD v1.1, on the others.",
+      file=sys.stderr,
+    )
+  if not found:
+    raise UserError(f"{name}: no question in this file; expected {_EXPECTED}.")
+  return found
+
+
+def _paragraphs(
+  content: dict[str, Any], name: str
+) -> Iterator[tuple[dict[str, Any], str]]:
+  for article, place in _rows(content, "data", name):
+    yield from _rows(article, "paragraphs", place)
+
+
+def _rows(
+  parent: dict[str, Any], key: str, place: str
+) -> Iterator[tuple[dict[str, Any], str]]:
+  """The objects of a list, each with FILE: data[0].paragraphs[1]."""
+  rows = parent.get(key)
+  inside = f"{place}.{key}" if "[" in place else f"{place}: {key}"
+  if not isinstance(rows, list):
+    raise UserError(
+      f"{inside} is {'no list' if key in parent else 'missing'}; expected "
+      f"{_EXPECTED}."
+    )
+  for i, row in enumerate(rows):
+    if not isinstance(row, dict):
+      raise UserError(f"{inside}[{i}] is {row!r:.40}; expected an object.")
+    yield row, f"{inside}[{i}]"
+
+
+def _question(
+  row: dict[str, Any], place: str, context: Any, otherwise: str, name: str = ""
+) -> Question:
+  """A question from its object.
+
+  Args:
+    row: the object.
+    place: of it, for messages.
+    context: of the question.
+    otherwise: the id where there is none; empty: there must be one.
+    name: of the file; by default `place`.
+  """
+  identity = row.get("id", otherwise)
+  texts: dict[str, Any] = {
+    "id": identity,
+    "question": row.get("question"),
+    "context": context,
+  }
+  if isinstance(identity, int):
+    texts["id"] = str(identity)
+  for key, text in texts.items():
+    if not isinstance(text, str) or (key != "context" and not text.strip()):
+      shown = "missing" if text in (None, "") else f"{text!r:.40}"
+      raise UserError(f"{place}: {key} is {shown}; expected text.")
+    _check_text(text, f"{place}: {key}")
+  answers = tuple(
+    _answer(answer, where)
+    for answer, where in (
+      _rows(row, "answers", place) if row.get("answers") else ()
+    )
+  )
+  return Question(
+    texts["id"], texts["question"], texts["context"], answers, name or place
+  )
+
+
+def _check_text(text: str, place: str) -> None:
+  try:
+    text.encode()
+  except UnicodeEncodeError as error:
+    raise UserError(
+      f"{place} has half a surrogate pair at character {error.start}, which is "
+      "no text; expected Unicode."
+    ) from None
+
+
+def _answer(row: dict[str, Any], place: str) -> Answer:
+  text, start = row.get("text"), row.get("answer_start")
+  if not isinstance(text, str) or not isinstance(start, int) or not text:
+    raise UserError(
+      f"{place}: text is {text!r:.40} and answer_start {start!r:.40}; expected "
+      "text and the number of its first character in the context."
+    )
+  return Answer(text, start)
+
+
+def _check(question: Question, answer: Answer) -> None:
+  """UserError where an answer does not stand where it is said to."""
+  there = question.context[max(answer.start, 0) : max(answer.stop, 0)]
+  if answer.start >= 0 and there == answer.text:
+    return
+  at = question.context.find(answer.text)
+  hint = f"it first occurs at {at}" if at >= 0 else "it occurs nowhere"
+  raise UserError(
+    f"{question.place}: the answer {answer.text!r:.80} is not at character "
+    f"{answer.start} of its context, where {there!r:.80} stands; {hint}."
+  )
+
+
+def to_predictions(questions: Iterable[Question]) -> str:
+  """Predicted answers as SQuAD's evaluation takes them: {id: text}."""
+  found = {question.id: question.answers[0].text for question in questions}
+  return json.dumps(found, ensure_ascii=False, indent=1) + "\n"
+
+
+def to_lines(questions: Sequence[Question]) -> str:
+  """Predicted answers as JSON lines: id, answer, start and score."""
+  rows = [
+    {
+      "id": question.id,
+      "answer": question.answers[0].text,
+      "start": question.answers[0].start,
+      "score": round(question.answers[0].score, 6),
+    }
+    for question in questions
+  ]
+  return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
