@@ -28,8 +28,8 @@ _OWN_SCRIPT = 0.01
 _RARE = 1e-6
 _OF_ALL = ("", "COMBINING", "DIGIT", "MODIFIER", "VARIATION")
 COVERAGE = 0.9999
-# Of the tokens of a new document. Not 0.999: a token that is missing changes its
-# neighbours, and few documents of a text have most of its rare tokens.
+# Of the tokens of a new document. Not 0.999: a token that is missing changes
+# its neighbours, and few documents of a text have most of its rare tokens.
 _ENOUGH = 0.9998
 
 
