@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -141,9 +142,15 @@ def losses(workdir):
 def saved(workdir, step):
   """All arrays of a checkpoint."""
   folder = workdir / "checkpoints" / str(step)
-  leaves = {}
+  leaves, reader = {}, ocp.PyTreeCheckpointer()
   for part in ("params", "rest"):
-    tree = ocp.StandardCheckpointer().restore((folder / part).absolute())
+    place = (folder / part).absolute()
+    # On no device: those of the run may not be here.
+    wanted = jax.tree.map(
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+      dict(reader.metadata(place).item_metadata.tree),
+    )
+    tree = reader.restore(place, ocp.args.PyTreeRestore(restore_args=wanted))
     for path, leaf in ocp.tree.to_flat_dict(tree).items():
       leaves[(part, *path)] = np.asarray(leaf)
   return leaves

@@ -197,7 +197,9 @@ def _checkpoints(workdir: pathlib.Path) -> str:
   text = "none"
   if found:
     text = f"{len(found)}, the newest of step {int(found[-1].name):,}"
-    if why := seal.is_sealed(found[-1]) and seal.damage(found[-1], quick=True):
+    # One of an older version has no seal, but then the others have none.
+    sealed = any(map(seal.is_sealed, found))
+    if why := sealed and seal.damage(found[-1], quick=True):
       text += f", which is damaged: {why}"
   with contextlib.suppress(OSError):
     aside = len(list((workdir / seal.DAMAGED).iterdir()))

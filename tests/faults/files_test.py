@@ -13,7 +13,8 @@ KILL = "step:25:SIGKILL"
 
 def flip(path):
   content = bytearray(path.read_bytes())
-  content[len(content) // 2] ^= 1
+  used = [i for i, byte in enumerate(content) if byte]  # Others may be padding.
+  content[used[len(used) // 2]] ^= 1
   path.write_bytes(content)
 
 

@@ -71,6 +71,7 @@ def test_preparation(tiny, note, tmp_path, kind):
   if kind == "SIGTERM":
     last = output.strip().splitlines()[-1]
     assert last.startswith("time_jax: error: stopped by a signal; what is fin")
+  ended = {42: 42, -9: 137}[code]
   code, output, seconds = running.recover(command, workdir)
   assert code == 0, output
 
@@ -81,24 +82,31 @@ def test_preparation(tiny, note, tmp_path, kind):
   assert rows(workdir) == rows(whole) and len(rows(whole)) > 4
   times = {p.stat().st_mtime_ns for p in (workdir / "data").rglob("*record-*")}
   assert times >= set(kept.values())  # Not written again.
+  name = {"SIGTERM": "SIGTERM", "SIGKILL": "kill -9"}[kind]
   outcome = f"{len(kept)} shards kept, same bytes"
-  note(f"{kind}, prepare", outcome, 42 if code == 42 else abs(code), seconds)
+  note(f"{name}, prepare", outcome, ended, seconds)
 
 
+@pytest.mark.timeout(900)  # The cores may have other work.
 @pytest.mark.parametrize("victim", range(4))
-def test_kill_9_of_one_of_four(command, recovered, note, tmp_path, victim):
+def test_kill_9_of_one_of_four(
+  command, recovered, note, tmp_path, victim, undisturbed
+):
   (tmp_path / "logs").mkdir()
+  words, logs = [*command, *undisturbed.fewer], str(tmp_path / "logs")
   code, output = running.disturbed(
-    command, "step:25:SIGKILL", 4, victim, LOGS=str(tmp_path / "logs")
+    words, "step:15:SIGKILL", 4, victim, LOGS=logs
   )
-  assert code in (42, 137), output
-  logs = [p.read_text() for p in (tmp_path / "logs").iterdir()]
-  told = [log for log in [output, *logs] if "lost another process" in log]
-  assert len(told) == 3, logs
-  assert saved_step(tmp_path / "run") in (10, 20)
+  # JAX itself aborts those that miss process 0 before a step does: 134.
+  assert code in (42, 134, 137), output
+  logs = [output, *(p.read_text() for p in (tmp_path / "logs").iterdir())]
+  words = ("lost another process", "JAX distributed service detected fatal")
+  told = [log for log in logs if any(word in log for word in words)]
+  assert len(told) >= 3, logs
+  assert saved_step(tmp_path / "run") in (0, 10)  # Under way, or done.
   seconds, _ = recovered(4)
   fault = f"kill -9 of process {victim} of 4"
-  note(fault, "the others ended, resumed exact", 42, seconds)
+  note(fault, "the others ended, resumed exact", code, seconds)
 
 
 def test_sigstop_of_one_of_two(tiny, note, recovered, command, tmp_path):
@@ -120,4 +128,5 @@ def test_sigstop_of_one_of_two(tiny, note, recovered, command, tmp_path):
   assert "error: no step for 20 s (train.watchdog)" in output
   assert re.search(r"File .*train.py", output)
   seconds, _ = recovered(2)
-  note("SIGSTOP of process 1 of 2", "watchdog ended the other", 42, seconds)
+  outcome = "watchdog ended the other, resumed exact"
+  note("SIGSTOP of process 1 of 2", outcome, 42, seconds)

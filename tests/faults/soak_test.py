@@ -17,7 +17,7 @@ from time_jax import cli
 
 KILLS = int(os.environ.get("SOAK", "100"))
 PART = 20  # kills in one test
-STEPS = 20 * KILLS
+STEPS = 8 * KILLS + 40
 FLAGS = (
   f"--config.train.num_steps={STEPS}",
   "--config.checkpoint.every=5",
@@ -92,7 +92,7 @@ def test_killed(tiny, workdir, whole, note, part):
       early += 1
       time.sleep(random.uniform(0, 4))
     else:
-      moment = before + random.integers(1, 20)
+      moment = min(before + random.integers(1, 20), STEPS - 20)
       while begun(workdir) == times or running.last_step(workdir) < moment:
         assert process.is_alive(), (workdir / "log.txt").read_text()[-3000:]
         time.sleep(0.002)
