@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import spoiling
+import tiny_ner
 
 from time_jax import cli
 
@@ -42,14 +43,16 @@ def test_a_damaged_checkpoint_of_several_processes(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_commands_that_read_it(undisturbed, capsys, tmp_path, way):
+def test_commands_that_read_it(undisturbed, capsys, tmp_path, way, one_process):
   run = tmp_path / "run"
   shutil.copytree(undisturbed(), run)
   shutil.rmtree(run / "checkpoints" / "30")
   spoiling.WAYS[way](folder := run / "checkpoints" / "40")
   before = {p: p.stat().st_size for p in run.rglob("checkpoints/**/*")}
-  for command in ("export", "choose"):
-    assert cli.main([command, f"--workdir={run}"]) == 2
+  finetune = tiny_ner.command(run, tmp_path / "tuned")
+  commands = [[name, f"--workdir={run}"] for name in ("export", "choose")]
+  for command in (*commands, finetune):
+    assert cli.main(command) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"time_jax: error: the checkpoint {folder} cannot")
     assert "Move that folder away to go back to the one before." in line
