@@ -97,8 +97,9 @@ def test_kill_9_of_one_of_four(
   code, output = running.disturbed(
     words, "step:15:SIGKILL", 4, victim, LOGS=logs
   )
-  # JAX itself aborts those that miss process 0 before a step does: 134.
-  assert code in (42, 134, 137), output
+  # JAX itself aborts those that miss process 0 before a step does, by one
+  # signal or another: launchers start again after each.
+  assert code == 42 or code > 127, (code, output)
   logs = [output, *(p.read_text() for p in (tmp_path / "logs").iterdir())]
   words = ("lost another process", "JAX distributed service detected fatal")
   told = [log for log in logs if any(word in log for word in words)]
