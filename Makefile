@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m time_jax
 WORKDIR ?= runs/quickstart
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: quickstart test lint format clean
+.PHONY: quickstart test faults lint format clean
 
 # A real teacher, real text, a student in minutes; then the model's folder.
 quickstart: .venv/quickstart
@@ -17,6 +17,10 @@ quickstart: .venv/quickstart
 test: .venv/transformers5 lint
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	PYTHONPATH=.venv/transformers5 .venv/bin/python -m pytest -n 2 tests/hf tests/export_test.py tests/verify_test.py tests/pipeline_of_commands_test.py
+
+# Runs killed, stopped, starved and damaged; a table says what became of each.
+faults: .venv/dev
+	.venv/bin/python -m pytest -m fault tests/faults
 
 lint: .venv/dev
 	.venv/bin/ruff check

@@ -214,12 +214,11 @@ def test_damaged_metadata_is_told(copy):
     checkpoints.metadata(2)
 
 
-@pytest.mark.parametrize("open_it", [open_in, Checkpoints.read_only])
-def test_damaged_scores_are_told(copy, open_it):
+def test_damaged_scores_are_told(copy):
   path = folder_of(copy, 2) / "metrics" / "metrics"
   path.write_text(path.read_text()[:5])
-  with pytest.raises(UserError, match=f"{copy}/checkpoints cannot be opened"):
-    open_it(copy)
+  with pytest.raises(UserError, match="cannot be opened: .* move that folder"):
+    Checkpoints.read_only(copy)
 
 
 def test_a_step_that_is_not_there(saved):

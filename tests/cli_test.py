@@ -2,9 +2,12 @@
 
 import errno
 import importlib
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 
 import pytest
@@ -311,6 +314,27 @@ def test_how_other_ends_are_reported(capsys, monkeypatch):
     monkeypatch.setattr("time_jax.choose.choose", raising(error))
     with pytest.raises(type(error)):
       cli.main(["choose", "--workdir=x"])
+
+
+def test_sigterm_ends_a_command_once(capsys, monkeypatch):
+  cleaned = []
+
+  def command(*args, **kwargs):
+    try:
+      os.kill(os.getpid(), signal.SIGTERM)
+      time.sleep(9)
+    except Exception:
+      raise AssertionError("taken for an error") from None
+    finally:
+      os.kill(os.getpid(), signal.SIGTERM)  # The launcher passes it on, too.
+      cleaned.append(1)
+
+  before = signal.getsignal(signal.SIGTERM)
+  monkeypatch.setattr("time_jax.choose.choose", command)
+  assert cli.main(["choose", "--workdir=x"]) == 42
+  line = capsys.readouterr().err
+  assert line.startswith("time_jax: error: stopped by a signal; ")
+  assert cleaned and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_process_ends_with_the_exit_code():

@@ -11,10 +11,10 @@ PACKAGE = ROOT / "time_jax"
 # A file imports from the project only what stands in a line above its own.
 LAYERS = """
 errors
-appearing cluster history ledger watchdog
+appearing cluster history ledger seal watchdog
 meeting status
-arrays distributed optimizer checkpoint config metrics languages profiling
-command evals.recipe evals.lines evals.edit_scripts evals.trees
+arrays distributed optimizer config metrics languages profiling
+checkpoint command evals.recipe evals.lines evals.edit_scripts evals.trees
 evals.conllu evals.iob evals.squad
 sharding relations.dense models.family models.layers models.encoder
 models.relative models.rotary models.attention corpora teachers relations.sweep

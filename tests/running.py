@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -35,7 +36,8 @@ def command(tiny, workdir, *flags):
 
 def start(arguments, processes=1, **more):
   if processes == 1:
-    words = [sys.executable, "-m", "time_jax", *arguments]
+    module = more.get("MODULE", "time_jax")
+    words = [sys.executable, "-m", module, *arguments]
   else:
     launcher = str(ROOT / "launch" / "local_processes.sh")
     words = [launcher, str(processes), *arguments]
@@ -55,6 +57,24 @@ def run(arguments, processes=1, **more):
   process = start(arguments, processes, **more)
   output, _ = process.communicate(timeout=240)
   return process.returncode, output
+
+
+def recover(arguments, workdir, processes=1, **more):
+  """Runs to the end; (exit code, output, seconds until a step is new)."""
+  before, start_time = last_step(workdir), time.monotonic()
+  process = start(arguments, processes, **more)
+  while process.poll() is None and last_step(workdir) <= before:
+    time.sleep(0.01)
+  seconds = time.monotonic() - start_time
+  output, _ = process.communicate(timeout=280)
+  return process.returncode, output, seconds
+
+
+def disturbed(arguments, faults, processes=1, victim=0, **more):
+  """Runs with faults built in, see faults/disturbed.py; (code, output)."""
+  words = {"FAULTS": faults, "VICTIM": str(victim)}
+  module = {"MODULE": "tests.faults.disturbed"}
+  return run(arguments, processes, **words, **module, **more)
 
 
 def stop_at(process, workdir, step, kind=signal.SIGKILL):
@@ -123,9 +143,15 @@ def losses(workdir):
 def saved(workdir, step):
   """All arrays of a checkpoint."""
   folder = workdir / "checkpoints" / str(step)
-  leaves = {}
+  leaves, reader = {}, ocp.PyTreeCheckpointer()
   for part in ("params", "rest"):
-    tree = ocp.StandardCheckpointer().restore((folder / part).absolute())
+    place = (folder / part).absolute()
+    # On no device: those of the run may not be here.
+    wanted = jax.tree.map(
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+      dict(reader.metadata(place).item_metadata.tree),
+    )
+    tree = reader.restore(place, ocp.args.PyTreeRestore(restore_args=wanted))
     for path, leaf in ocp.tree.to_flat_dict(tree).items():
       leaves[(part, *path)] = np.asarray(leaf)
   return leaves

@@ -7,15 +7,20 @@ step). The teacher is never saved.
 """
 
 import functools
+import json
 import math
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Mapping
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from time_jax.errors import RunError, UserError
+from time_jax import distributed, seal
+from time_jax.errors import RestartableError, RunError, UserError
 from time_jax.history import METRIC
 
 _METADATA = "metadata"
@@ -47,7 +52,9 @@ class Checkpoints:
     metric: str = METRIC,
     highest: bool = False,
   ) -> None:
-    """Opens a folder to write to.
+    """Opens a folder to write to, and moves damaged checkpoints aside.
+
+    All processes of a run do so together, and see the same newest one.
 
     Args:
       workdir: of the run; the checkpoints lie in `checkpoints/`.
@@ -56,7 +63,13 @@ class Checkpoints:
       keep_every: checkpoints at multiples of this many steps stay for ever.
       metric: of an evaluation, by which one checkpoint is the best.
       highest: whether the best is the one with the highest.
+
+    Raises:
+      UserError: the folder cannot be used.
+      RestartableError: a process sees other checkpoints than process 0.
     """
+    _set_aside_damaged(workdir)
+    self._saving = 0
     self._metric = metric
     by_metric = functools.partial(_value, metric)
     policy: list[Any] = [
@@ -81,8 +94,17 @@ class Checkpoints:
         best_mode="max" if highest else "min",
         # What a killed run left half-written.
         cleanup_tmp_directories=True,
+        async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
       ),
     )
+    newest = max(self.steps(), default=-1)
+    if newest != (agreed := distributed.of_first(newest)):
+      raise RestartableError(
+        f"process {jax.process_index()} sees step {newest} as the newest "
+        f"checkpoint in {self._folder}, process 0 step {agreed}: the storage "
+        "lags behind; start the same command again."
+      )
+    self._sound.add(newest)
 
   @classmethod
   def read_only(cls, workdir: pathlib.Path) -> "Checkpoints":
@@ -107,11 +129,16 @@ class Checkpoints:
     self, workdir: pathlib.Path, options: ocp.CheckpointManagerOptions
   ) -> None:
     self._folder = (workdir / "checkpoints").absolute()
+    self._sound: set[int] = set()  # Steps of which every byte was looked at.
     try:
       self._manager = _Manager(self._folder, options=options)
     except (OSError, ValueError) as error:
+      found = [(f, seal.damage(f)) for f in seal.step_folders(workdir)]
+      damaged = [f"{folder} is damaged: {why}" for folder, why in found if why]
+      advice = f" {damaged[0]}; move that folder away." if damaged else ""
       raise UserError(
-        f"the checkpoints in {self._folder} cannot be opened: {_reason(error)}"
+        f"the checkpoints in {self._folder} cannot be opened: "
+        f"{_reason(error)}{advice}"
       ) from error
 
   def __enter__(self) -> "Checkpoints":
@@ -160,6 +187,8 @@ class Checkpoints:
     if metrics and not math.isfinite(metrics[self._metric]):
       metrics = None
     try:
+      self._manager.wait_until_finished()  # As it would by itself.
+      self._saving = step
       self._manager.save(
         step, args=ocp.args.Composite(**items), metrics=metrics, force=True
       )
@@ -177,6 +206,7 @@ class Checkpoints:
       abstract: names -> trees of ShapeDtypeStruct with shardings; only these
         are read.
     """
+    self._check(step, abstract)
     items = {n: ocp.args.StandardRestore(tree) for n, tree in abstract.items()}
     try:
       found = self._manager.restore(step, args=ocp.args.Composite(**items))
@@ -186,11 +216,27 @@ class Checkpoints:
 
   def metadata(self, step: int) -> dict[str, Any]:
     """The metadata saved with a step."""
+    self._check(step, [_METADATA])
     items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
     try:
       return self._manager.restore(step, args=items)[_METADATA]
     except (OSError, ValueError, KeyError) as error:
       raise self._cannot_read(step, error) from error
+
+  def _seal(self) -> None:
+    """Seals the checkpoint being saved, in the thread that saves it."""
+    # Object stores have no temporary folder.
+    for name in (f"{self._saving}.orbax-checkpoint-tmp", str(self._saving)):
+      if (folder := self._folder / name).is_dir():
+        seal.write(folder)
+        return
+
+  def _check(self, step: int, items: Collection[str]) -> None:
+    """UserError where what is to be read is not what was written."""
+    folder = self._folder / str(step)
+    unseen = step not in self._sound and seal.is_sealed(folder)
+    if unseen and (why := seal.damage(folder, items)):
+      raise self._cannot_read(step, ValueError(why))
 
   def _cannot_write(self, error: Exception) -> RunError:
     return RunError(
@@ -204,6 +250,49 @@ class Checkpoints:
       f"the checkpoint {self._folder / str(step)} cannot be read: {reason} "
       "Move that folder away to go back to the one before."
     )
+
+
+def _set_aside_damaged(workdir: pathlib.Path) -> None:
+  """Process 0 decides and moves; the others wait for it."""
+  problem = ""
+  if jax.process_index() == 0:
+    try:
+      for line in seal.set_aside(workdir, _unreadable):
+        print(f"time_jax: {line}", file=sys.stderr, flush=True)
+    except OSError as error:
+      problem = (
+        f"a damaged checkpoint cannot be moved: {error}; expected a --workdir "
+        "with write permission."
+      )
+    except UserError as error:
+      problem = str(error)
+  if distributed.of_first(bool(problem)):
+    raise UserError(
+      problem or f"process 0 cannot use {workdir}; its log says why."
+    )
+
+
+def _unreadable(folder: pathlib.Path) -> str:
+  """Why a checkpoint cannot be read; empty: all of it can, by one process."""
+  alone = ocp.options.MultiprocessingOptions(
+    active_processes={0}, barrier_sync_key_prefix="unreadable"
+  )
+  try:
+    known = json.loads((folder / "_CHECKPOINT_METADATA").read_bytes())
+    json.loads((folder / _METADATA / _METADATA).read_bytes())
+    # Those of metrics and metadata are no trees.
+    for name in sorted(set(known["item_handlers"]) - {_METADATA, "metrics"}):
+      handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+      with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+        place = (folder / name).absolute()
+        wanted = jax.tree.map(
+          lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+          dict(reader.metadata(place).item_metadata.tree),
+        )
+        reader.restore(place, ocp.args.PyTreeRestore(restore_args=wanted))
+  except Exception as error:  # Orbax raises a bare one for a damaged array.
+    return _reason(error.__cause__ or error).rstrip(".")
+  return ""
 
 
 def _value(metric: str, metrics: Mapping[str, float]) -> float:

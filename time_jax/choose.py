@@ -52,6 +52,7 @@ def choose(workdir: pathlib.Path) -> int:
   scores: Scores = {}
   with Checkpoints.read_only(workdir) as checkpoints:
     for step in checkpoints.steps():
+      checkpoints.metadata(step)  # What is chosen can be exported.
       params = checkpoints.restore(step, abstract)["params"]
       batches = corpus.evaluation_batches(rows, batch_size, mesh)
       scores[step] = score(params, teacher.params, batches)

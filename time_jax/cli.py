@@ -1,10 +1,14 @@
 """The command line: how its arguments, help and errors read."""
 
+import contextlib
 import errno
 import pathlib
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from absl import flags, logging
@@ -22,6 +26,10 @@ from time_jax.errors import (
 )
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class _Stopped(BaseException):
+  """SIGTERM: no error, so that nothing takes it for one on its way up."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
       return 0
     # Orbax warns of what is meant to be so; our own words go another way.
     logging.set_verbosity(logging.ERROR)
-    return COMMANDS[name].run(values)
+    with _stopped_by_sigterm():
+      return COMMANDS[name].run(values)
   except UserError as error:
     return _fail(error, EXIT_BAD_INPUT)
   except RestartableError as error:
@@ -57,8 +66,35 @@ def main(argv: Sequence[str]) -> int:
       raise
     reason = f"cannot write: {error.strerror}; make room and run it again."
     return _fail(reason, EXIT_RUN_FAILED)
+  except _Stopped:
+    reason = "stopped by a signal; what is finished is kept, run it again."
+    return _fail(reason, EXIT_PREEMPTED)
   except KeyboardInterrupt:
     return _fail("interrupted; run the same command again to continue.", 130)
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Generator[None, None, None]:
+  """SIGTERM raises `_Stopped`, until JAX takes it over (`distributed`)."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  last = 0.0
+
+  def stop(number: int, frame: Any) -> None:
+    # Launchers may pass one on that we got already: once is enough, unless
+    # it was lost in a destructor.
+    nonlocal last
+    if not last or time.monotonic() > last + 10:
+      last = time.monotonic()
+      raise _Stopped
+
+  before = signal.signal(signal.SIGTERM, stop)
+  try:
+    yield
+  finally:
+    if signal.getsignal(signal.SIGTERM) is stop:
+      signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _fail(error: object, code: int) -> int:

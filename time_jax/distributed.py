@@ -75,8 +75,7 @@ def check_shared(folder: pathlib.Path) -> None:
   """
   if jax.process_count() == 1:
     return
-  now = np.asarray(time.time_ns() % 2**31, np.int32)
-  mark = folder / f".shared-{int(multihost_utils.broadcast_one_to_all(now))}"
+  mark = folder / f".shared-{of_first(time.time_ns() % 2**31)}"
   first = jax.process_index() == 0
   with contextlib.suppress(OSError):
     if first:
@@ -93,6 +92,14 @@ def check_shared(folder: pathlib.Path) -> None:
       "expected a --workdir on a file system that all hosts share (NFS, "
       "Filestore, Lustre)."
     )
+
+
+def of_first(number: int) -> int:
+  """What process 0 calls it with; all processes must call it."""
+  if jax.process_count() == 1:
+    return number
+  mine = np.asarray(number, np.int32)
+  return int(multihost_utils.broadcast_one_to_all(mine))
 
 
 @contextlib.contextmanager

@@ -1,18 +1,22 @@
 """What a run tells: metrics.jsonl, TensorBoard, a progress bar."""
 
+import contextlib
 import json
 import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import tensorboardX
 import tqdm
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
 
 from time_jax import history
 
 Item = TypeVar("Item")
+_proto: Any = event_pb2  # Type checkers do not see its classes.
 Scalars = dict[str, float | int]
 
 
@@ -44,9 +48,7 @@ class Recorder:
     ]
     _write_rows(self._path, kept)
     self._file = self._path.open("a", encoding="utf-8")
-    self._board = tensorboardX.SummaryWriter(
-      str(workdir / "tensorboard"), purge_step=step + 1 if step else 0
-    )
+    self._board = _Board(workdir / "tensorboard", step + 1 if step else 0)
     self._bar = tqdm.tqdm(
       initial=step,
       total=num_steps,
@@ -61,8 +63,10 @@ class Recorder:
   def __exit__(self, *exception: object) -> None:
     if self._active:
       self._bar.close()
-      self._board.close()
-      self._file.close()
+      # What could not be written was told by `write`, and still cannot.
+      for file in (self._board, self._file):
+        with contextlib.suppress(OSError):
+          file.close()
 
   def advance(self) -> None:
     """Moves the bar by one step."""
@@ -75,10 +79,7 @@ class Recorder:
       return
     self._file.write(json.dumps({"step": step, **scalars}) + "\n")
     self._file.flush()
-    for name, value in scalars.items():
-      if name == "time/unix":  # TensorBoard has times of its own.
-        continue
-      self._board.add_scalar(name, value, step)
+    self._board.write(step, scalars)
     self._bar.set_postfix_str(_short(scalars))
 
   def say(self, text: str, everyone: bool = False) -> None:
@@ -86,6 +87,38 @@ class Recorder:
     if self._active or everyone:
       tqdm.tqdm.write(text, file=sys.stderr)
       sys.stderr.flush()
+
+
+class _Board:
+  """A file for TensorBoard, without the thread of tensorboardX's writer.
+
+  On a full disk that thread ends, and whoever writes next waits for ever.
+  """
+
+  def __init__(self, folder: pathlib.Path, first: int) -> None:
+    folder.mkdir(exist_ok=True)
+    self._file = EventsWriter(str(folder / "events"))
+    # What an earlier session has of the steps from here on is not shown.
+    start = _proto.SessionLog(status=_proto.SessionLog.START)
+    self._file.write_event(
+      _proto.Event(step=first, file_version="brain.Event:2")
+    )
+    self._file.write_event(_proto.Event(step=first, session_log=start))
+    self._flushed = 0.0
+
+  def write(self, step: int, scalars: Mapping[str, float | int]) -> None:
+    for name, value in scalars.items():
+      if name == "time/unix":  # TensorBoard has times of its own.
+        continue
+      found = summary.scalar(name, value)
+      event = _proto.Event(wall_time=time.time(), step=step, summary=found)
+      self._file.write_event(event)
+    if time.monotonic() > self._flushed + 60:
+      self._file.flush()
+      self._flushed = time.monotonic()
+
+  def close(self) -> None:
+    self._file.close()
 
 
 def _short(scalars: Mapping[str, float | int]) -> str:

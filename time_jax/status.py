@@ -1,5 +1,6 @@
 """How a run is doing, from its files only: no JAX, from any machine."""
 
+import contextlib
 import itertools
 import json
 import pathlib
@@ -8,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from time_jax import history
+from time_jax import history, seal
 from time_jax.errors import (
   EXIT_PREEMPTED,
   EXIT_RUN_FAILED,
@@ -192,12 +193,18 @@ def _restarts(sessions: Sequence[Row]) -> str:
 
 
 def _checkpoints(workdir: pathlib.Path) -> str:
-  try:
-    found = [p.name for p in (workdir / "checkpoints").iterdir()]
-  except OSError:
-    return "none"
-  steps = sorted(int(name) for name in found if name.isdecimal())
-  return f"{len(steps)}, the newest of step {steps[-1]:,}" if steps else "none"
+  found = seal.step_folders(workdir)
+  text = "none"
+  if found:
+    text = f"{len(found)}, the newest of step {int(found[-1].name):,}"
+    # One of an older version has no seal, but then the others have none.
+    sealed = any(map(seal.is_sealed, found))
+    if why := sealed and seal.damage(found[-1], quick=True):
+      text += f", which is damaged: {why}"
+  with contextlib.suppress(OSError):
+    aside = len(list((workdir / seal.DAMAGED).iterdir()))
+    text += f"; {aside} damaged in {workdir / seal.DAMAGED}" if aside else ""
+  return text
 
 
 def _skipped(rows: Sequence[Row]) -> str:

@@ -63,7 +63,8 @@ def _start_worker(inbox: "multiprocessing.queues.Queue[ShardWriter]") -> None:
   global _writer
   _writer = inbox.get()
   os.environ["TOKENIZERS_PARALLELISM"] = "false"
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent ends the pool.
+  for number in (signal.SIGINT, signal.SIGTERM):  # The parent ends the pool.
+    signal.signal(number, signal.SIG_IGN)
   threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,0 +1,163 @@
+"""`python -m time_jax` with faults built in, each at a place and a moment.
+
+FAULTS="PLACE:COUNT[:SIGNAL],...": at the COUNT-th time that this process is
+at a place, it sends itself the signal. The places are keys of `PLACES`.
+Without a signal: "nan:STEP", loss and gradient of that step are NaN;
+"full:COUNT", the disk is full from that save on.
+VICTIM is the index of the only process of the run that has the faults.
+"""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+
+from time_jax import cli, corpus, seal, train, train_step
+from time_jax.data import prepare
+
+_struck = threading.Event()
+
+
+class Fault:
+  """Strikes at the count-th call."""
+
+  def __init__(self, count, number):
+    self.left = count
+    self.number = number
+
+  def __call__(self, after=0.0):
+    self.left -= 1
+    if self.left == 0:
+      threading.Timer(after, self.strike).start() if after else self.strike()
+
+  def strike(self):
+    _struck.set()
+    print("disturbed: now", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), self.number)
+
+
+def in_step(fault, after=0.0):
+  make = train.make_parallel
+
+  def make_parallel(*args):
+    how = make(*args)
+
+    def step(*args):
+      fault(after)
+      return how.step(*args)
+
+    return dataclasses.replace(how, step=step)
+
+  train.make_parallel = make_parallel
+
+
+def go_slowly_afterwards():
+  """JAX takes about a second to hear of SIGTERM: the run must not be over."""
+  in_step(lambda after: time.sleep(0.2) if _struck.is_set() else None)
+
+
+def in_compilation(fault):
+  in_step(fault, after=0.2)
+
+
+def in_save(fault):
+  """In the thread that saves, before the folder gets its name."""
+  write = seal.write
+
+  def strike_first(folder):
+    fault()
+    write(folder)
+
+  seal.write = strike_first
+
+
+def in_evaluation(fault):
+  batches_of = corpus.evaluation_batches
+
+  def batches(*args):
+    for number, batch in enumerate(batches_of(*args)):
+      if number == 1:
+        fault()
+      yield batch
+
+  corpus.evaluation_batches = batches
+
+
+def in_preparation(fault):
+  in_order = prepare.workers.in_order
+
+  def disturbed(*args):
+    for result in in_order(*args):
+      fault()
+      yield result
+
+  prepare.workers.in_order = disturbed
+
+
+def with_nan(number):
+  step, gradients = train_step.train_step, train_step._gradients
+  now = []
+
+  def remember(state, *args, **kwargs):
+    now[:] = [state.step]
+    return step(state, *args, **kwargs)
+
+  def spoil(*args):
+    grads, loss, parts = gradients(*args)
+    bad = jnp.where(now[0] == number - 1, jnp.nan, 0.0)
+    return jax.tree.map(lambda g: g + bad, grads), loss + bad, parts
+
+  train_step.train_step, train_step._gradients = remember, spoil
+
+
+def fill_disk(count):
+  """At the count-th save: as if others had filled it meanwhile."""
+  save, calls = train.Checkpoints.save, []
+
+  def save_on_a_full_disk(self, *args, **kwargs):
+    calls.append(1)
+    if len(calls) == count:
+      place = self._folder.parent / "ballast"
+      for size in (1 << 20, 1 << 12, 1):
+        with contextlib.suppress(OSError), place.open("ab", 0) as file:
+          while file.write(bytes(size)) == size:
+            pass
+    save(self, *args, **kwargs)
+
+  train.Checkpoints.save = save_on_a_full_disk
+
+
+PLACES = {
+  "step": in_step,
+  "compilation": in_compilation,
+  "save": in_save,
+  "evaluation": in_evaluation,
+  "preparation": in_preparation,
+}
+
+
+def main():
+  faults = os.environ.get("FAULTS", "")
+  mine = os.environ.get("TIME_JAX_PROCESS_ID", "0") == os.environ.get(
+    "VICTIM", "0"
+  )
+  for fault in filter(None, faults.split(",")):
+    place, count, *number = fault.split(":")
+    if place == "nan":
+      with_nan(int(count))
+    elif place == "full":
+      fill_disk(int(count))
+    elif mine:
+      PLACES[place](Fault(int(count), getattr(signal, number[0])))
+  go_slowly_afterwards()
+  sys.exit(cli.main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+  main()

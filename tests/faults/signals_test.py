@@ -1,0 +1,133 @@
+"""Processes that are told to stop, are killed, or stand still."""
+
+import contextlib
+import os
+import pathlib
+import re
+import signal
+
+import pytest
+import running
+
+# A place, the how-manyeth visit, and the step that is saved at least then.
+PLACES = {
+  "step": ("step:25", 20),
+  "save": ("save:2", 10),
+  "compilation": ("compilation:1", 0),
+  "evaluation": ("evaluation:2", 10),
+}
+
+
+def saved_step(workdir):
+  found = (workdir / "checkpoints").glob("[0-9]*")
+  return max((int(p.name) for p in found if p.name.isdecimal()), default=0)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_sigterm(command, recovered, note, tmp_path, place):
+  fault, least = PLACES[place]
+  cache = str(tmp_path / "cache")  # Empty, so that compiling takes a while.
+  more = {"JAX_COMPILATION_CACHE_DIR": cache} if place == "compilation" else {}
+  code, output = running.disturbed(command, f"{fault}:SIGTERM", **more)
+  assert code == 42, output
+  reached = saved_step(tmp_path / "run")
+  assert reached > least or place == "compilation"
+  assert f"Stopped by a signal after step {reached}" in output
+  seconds, output = recovered()
+  assert f"continuing after step {reached}" in output
+  note(f"SIGTERM, {place}", f"saved step {reached}, resumed exact", 42, seconds)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_kill_9(command, recovered, note, tmp_path, place):
+  fault, least = PLACES[place]
+  code, output = running.disturbed(command, f"{fault}:SIGKILL")
+  assert code == -signal.SIGKILL, output
+  reached = saved_step(tmp_path / "run")
+  assert reached in (least, max(least - 10, 0))  # It may not have been done.
+  seconds, output = recovered()
+  if reached:
+    assert f"continuing after step {reached}" in output
+  note(f"kill -9, {place}", f"step {reached} left, resumed exact", 137, seconds)
+
+
+@pytest.mark.parametrize("kind", ["SIGTERM", "SIGKILL"])
+def test_preparation(tiny, note, tmp_path, kind):
+  """What is prepared is kept, and the end is the same to the byte."""
+  workdir, text = tmp_path / "run", tmp_path / "train.txt"
+  text.write_text((tiny / "validation.txt").read_text() * 2000)
+  flags = f"--config.data.train=('{text}',)", "--config.data.shard_text_mb=1"
+  command = ["prepare", *running.command(tiny, workdir, *flags)[1:]]
+  whole = tmp_path / "whole"
+  again = [word.replace(str(workdir), str(whole)) for word in command]
+  assert running.run(again)[0] == 0
+  code, output = running.disturbed(command, f"preparation:3:{kind}")
+  assert code == {"SIGTERM": 42, "SIGKILL": -9}[kind], output
+  kept = {
+    path: path.stat().st_mtime_ns
+    for path in (workdir / "data" / "unfinished").glob("*.record")
+  }
+  assert len(kept) >= 3
+  if kind == "SIGTERM":
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("time_jax: error: stopped by a signal; what is fin")
+  ended = {42: 42, -9: 137}[code]
+  code, output, seconds = running.recover(command, workdir)
+  assert code == 0, output
+
+  def rows(folder):
+    found = sorted((folder / "data").rglob("*array_record*"))
+    return {p.name: p.read_bytes() for p in found}
+
+  assert rows(workdir) == rows(whole) and len(rows(whole)) > 4
+  times = {p.stat().st_mtime_ns for p in (workdir / "data").rglob("*record-*")}
+  assert times >= set(kept.values())  # Not written again.
+  name = {"SIGTERM": "SIGTERM", "SIGKILL": "kill -9"}[kind]
+  outcome = f"{len(kept)} shards kept, same bytes"
+  note(f"{name}, prepare", outcome, ended, seconds)
+
+
+@pytest.mark.timeout(900)  # The cores may have other work.
+@pytest.mark.parametrize("victim", range(4))
+def test_kill_9_of_one_of_four(
+  command, recovered, note, tmp_path, victim, undisturbed
+):
+  (tmp_path / "logs").mkdir()
+  words, logs = [*command, *undisturbed.fewer], str(tmp_path / "logs")
+  code, output = running.disturbed(
+    words, "step:15:SIGKILL", 4, victim, LOGS=logs
+  )
+  # JAX itself aborts those that miss process 0 before a step does, by one
+  # signal or another: launchers start again after each.
+  assert code == 42 or code > 127, (code, output)
+  logs = [output, *(p.read_text() for p in (tmp_path / "logs").iterdir())]
+  words = ("lost another process", "JAX distributed service detected fatal")
+  told = [log for log in logs if any(word in log for word in words)]
+  assert len(told) >= 3, logs
+  assert saved_step(tmp_path / "run") in (0, 10)  # Under way, or done.
+  seconds, _ = recovered(4)
+  fault = f"kill -9 of process {victim} of 4"
+  note(fault, "the others ended, resumed exact", code, seconds)
+
+
+def test_sigstop_of_one_of_two(tiny, note, recovered, command, tmp_path):
+  """The watchdog of the other ends it; nobody would tell it otherwise."""
+  (tmp_path / "logs").mkdir()
+  more = {"LOGS": str(tmp_path / "logs"), "FAULTS": "step:25:SIGSTOP"}
+  more |= {"VICTIM": "1", "MODULE": "tests.faults.disturbed"}
+  watchdog = "--config.train.watchdog=20"
+  process = running.start([*command, watchdog], 2, **more)
+  running.wait_for(process, tmp_path / "run", 20)
+  victim, other = running.processes_of(process)
+  running.wait_until_gone(other, 200)
+  stat = pathlib.Path(f"/proc/{victim}/stat").read_text()
+  assert stat.rpartition(")")[2].split()[0] == "T"
+  with contextlib.suppress(ProcessLookupError):
+    os.kill(victim, signal.SIGKILL)
+  output, _ = process.communicate(timeout=60)
+  assert process.returncode in (42, 137), output
+  assert "error: no step for 20 s (train.watchdog)" in output
+  assert re.search(r"File .*train.py", output)
+  seconds, _ = recovered(2)
+  outcome = "watchdog ended the other, resumed exact"
+  note("SIGSTOP of process 1 of 2", outcome, 42, seconds)

@@ -1,0 +1,139 @@
+"""The seal of a checkpoint: hashes of its files, to tell when one is damaged.
+
+Orbax reads an array whose bytes have changed on disk back without a word. So a
+checkpoint gets `sha256.json`, written by the thread that saves it, as the last
+file before the folder gets its name: a finished checkpoint has it.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Collection
+
+from time_jax.errors import UserError
+
+FILE = "sha256.json"
+DAMAGED = "damaged"
+_METRICS = "metrics"  # What Orbax reads of all checkpoints when it starts.
+
+
+def write(folder: pathlib.Path) -> None:
+  """Seals a checkpoint: its folders of items, not what lies beside them.
+
+  Raises:
+    OSError: the disk is full, say.
+  """
+  files = {
+    str(path.relative_to(folder)): [path.stat().st_size, _sha256(path)]
+    for path in sorted(folder.glob("*/**/*"))
+    if path.is_file()
+  }
+  with (folder / FILE).open("w", encoding="utf-8") as file:
+    json.dump(files, file, indent=1)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def is_sealed(folder: pathlib.Path) -> bool:
+  """Whether it has a seal: those of older versions have none."""
+  return (folder / FILE).exists()
+
+
+def damage(
+  folder: pathlib.Path, items: Collection[str] = (), quick: bool = False
+) -> str:
+  """What is wrong with a sealed checkpoint; empty if nothing is.
+
+  Args:
+    folder: of the checkpoint.
+    items: names of its folders to look at; empty: all.
+    quick: only sizes are compared, no file is read.
+  """
+  try:
+    files = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    wanted = {
+      folder / name: (int(size), str(sha256))
+      for name, (size, sha256) in files.items()
+      if not items or name.partition("/")[0] in items
+    }
+  except (OSError, ValueError, TypeError, AttributeError) as error:
+    return f"{FILE} cannot be read ({type(error).__name__})"
+  for path, (size, sha256) in wanted.items():
+    name = path.relative_to(folder)
+    try:
+      found = path.stat().st_size
+      if found != size:
+        return f"{name} has {found:,} bytes instead of {size:,}"
+      if not quick and _sha256(path) != sha256:
+        return f"{name} has other content than was written"
+    except OSError as error:
+      return f"{name} cannot be read ({error.strerror or error})"
+  return ""
+
+
+def set_aside(
+  workdir: pathlib.Path, unreadable: Callable[[pathlib.Path], str]
+) -> list[str]:
+  """Moves damaged checkpoints to WORKDIR/damaged; nothing is deleted.
+
+  From the newest down to the first sound one. Of those behind it only the
+  scores are looked at.
+
+  Args:
+    workdir: of the run.
+    unreadable: tells what is wrong with a checkpoint without a seal.
+
+  Returns:
+    A line about each: which, why, where it is now.
+
+  Raises:
+    UserError: the one of step 0, which no run can make again.
+    OSError: one cannot be moved.
+  """
+  lines: list[str] = []
+  sound: list[str] = []
+  for folder in reversed(step_folders(workdir)):
+    if is_sealed(folder):
+      why = damage(folder, [_METRICS] if sound else ())
+    else:
+      why = "" if sound else unreadable(folder)
+    if not why:
+      sound.append(folder.name)
+      continue
+    if folder.name == "0":
+      raise UserError(
+        f"the imported student {folder} is damaged: {why}; `time_jax import` "
+        "it again, into a new workdir."
+      )
+    place = _move(folder, workdir / DAMAGED)
+    lines.append(
+      f"the checkpoint of step {folder.name} is damaged: {why}. It was moved "
+      f"to {place}; "
+    )
+  goes_on = f"after step {sound[0]}" if sound else "anew: no other is left"
+  return [f"{line}the run continues {goes_on}." for line in lines]
+
+
+def step_folders(workdir: pathlib.Path) -> list[pathlib.Path]:
+  """The folders of a run's checkpoints, by step; empty if there are none."""
+  try:
+    found = list((workdir / "checkpoints").iterdir())
+  except OSError:
+    return []
+  steps = [p for p in found if p.name.isdecimal() and p.is_dir()]
+  return sorted(steps, key=lambda p: int(p.name))
+
+
+def _move(folder: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
+  to.mkdir(exist_ok=True)
+  number, place = 1, to / folder.name
+  while place.exists():
+    number += 1
+    place = to / f"{folder.name}-{number}"
+  return folder.rename(place)
+
+
+def _sha256(path: pathlib.Path) -> str:
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
