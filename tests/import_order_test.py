@@ -17,7 +17,8 @@ arrays distributed optimizer config metrics languages profiling
 checkpoint command evals.recipe evals.lines evals.edit_scripts evals.trees
 evals.conllu evals.iob evals.squad
 sharding relations.dense models.family models.layers models.encoder
-models.relative models.rotary models.attention corpora teachers relations.sweep
+models.relative models.rotary models.attention models.unrolled corpora
+teachers relations.sweep
 data.manifest data.packing data.records data.hub catalogue
 data.integrity data.text_files data.tokenizing relations.one_pass
 relations.pallas_gpu relations.pallas_tpu models.bert models.deberta

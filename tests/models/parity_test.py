@@ -1,5 +1,6 @@
 """Every family against its upstream implementation, by golden vectors."""
 
+import functools
 import json
 import shutil
 
@@ -11,7 +12,7 @@ import pytest
 from time_jax.arrays import make_batch
 from time_jax.errors import UserError
 from time_jax.hf import load
-from time_jax.models import relative
+from time_jax.models import relative, unrolled
 
 FOLDERS = [
   "bert",
@@ -85,6 +86,11 @@ def test_hidden_states_of_every_layer(golden, mesh, name):
   np.testing.assert_allclose(
     states[-1][real], expected["last_hidden_state"][real], **TOLERANCE
   )
+  # Block by block it is the same network.
+  last = jax.jit(functools.partial(unrolled.last_state, encoder))(
+    unrolled.unstack(params), batch
+  )
+  np.testing.assert_allclose(last[real], states[-1][real], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", FOLDERS)

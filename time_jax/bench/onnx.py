@@ -1,5 +1,6 @@
 """Latency of an exported student: JAX, PyTorch, onnxruntime, that in int8."""
 
+import functools
 import pathlib
 import time
 from collections.abc import Sequence
@@ -9,11 +10,11 @@ import jax
 import numpy as np
 
 from time_jax import onnx_files, sharding
-from time_jax.arrays import Batch, make_batch
+from time_jax.arrays import make_batch
 from time_jax.bench import report
 from time_jax.errors import UserError
 from time_jax.hf import load, torch_encoder
-from time_jax.models.family import Params
+from time_jax.models import unrolled
 
 SCHEMA = "time_jax.bench.onnx/1"
 _WARMUP = 3
@@ -92,12 +93,10 @@ def _load_jax(folder: pathlib.Path) -> onnx_files.Run:
     folder, dtype=np.float32, mesh=sharding.make_mesh()
   )
 
-  @jax.jit
-  def encode(params: Params, batch: Batch) -> Any:
-    return encoder.apply({"params": params}, batch, method="hidden_states")[-1]
-
+  encode = jax.jit(functools.partial(unrolled.last_state, encoder))
+  apart = unrolled.unstack(params)
   return lambda tokens, mask: np.asarray(
-    encode(params, make_batch(tokens, mask))
+    encode(apart, make_batch(tokens, mask))
   )
 
 
