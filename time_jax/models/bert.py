@@ -142,9 +142,7 @@ class Embeddings(nn.Module):
     types = batch.token_types
     if types is None:
       types = jnp.zeros_like(batch.tokens)
-    x += self.token_type(
-      jnp.zeros_like(batch.tokens) if types is None else types
-    )
+    x += self.token_type(types)
     x = self.drop(self.norm(x), deterministic=deterministic)
     return self.project(x) if x.shape[-1] != self.config.hidden_size else x
 
