@@ -71,9 +71,20 @@ def ud_config() -> ConfigDict:
   return config
 
 
+def _plain_config(task: str) -> ConfigDict:
+  """The same without smoothing and averages, for short runs."""
+  config = _any_config(task)
+  n = config.train
+  n.b2 = 0.999
+  n.label_smoothing = 0.0
+  n.dropout = 0.1
+  n.ema = 0.0  # no average
+  return config
+
+
 def ner_config() -> ConfigDict:
   """Named entities: what TiME states of its recipe, and else what we chose."""
-  config = _any_config("ner")
+  config = _plain_config("ner")
   config.seeds = (101,)
   config.data.longest = 400  # tokens; what is behind them is read separately
   n = config.train
@@ -83,17 +94,13 @@ def ner_config() -> ConfigDict:
   # is ours: the learning rates of `ud`, and a plain recipe.
   n.patience = 5  # all epochs are run
   n.warmup_steps = 50
-  n.b2 = 0.999
-  n.label_smoothing = 0.0
-  n.dropout = 0.1
-  n.ema = 0.0  # no average
   config.lock()
   return config
 
 
 def qa_config() -> ConfigDict:
   """Extractive questions: of TiME's recipe nothing is stated, this is ours."""
-  config = _any_config("qa")
+  config = _plain_config("qa")
   d = config.data
   d.buckets = (128, 192, 256, 384)
   d.max_tokens = 12288
@@ -104,10 +111,6 @@ def qa_config() -> ConfigDict:
   n.epochs = 3
   n.patience = 3  # all epochs are run
   n.warmup_steps = 100
-  n.b2 = 0.999
-  n.label_smoothing = 0.0
-  n.dropout = 0.1
-  n.ema = 0.0  # no average
   config.lock()
   return config
 
