@@ -14,7 +14,8 @@ errors
 appearing cluster history ledger seal watchdog
 meeting status
 arrays distributed optimizer config metrics languages profiling
-checkpoint command evals.recipe evals.lines evals.edit_scripts evals.trees
+checkpoint command data.examples evals.recipe evals.lines
+evals.edit_scripts evals.trees
 evals.conllu evals.iob evals.squad
 sharding relations.dense models.family models.layers models.encoder
 models.relative models.rotary models.attention models.unrolled corpora

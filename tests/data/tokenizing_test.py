@@ -86,6 +86,27 @@ def test_every_token_appears_exactly_once() -> None:
     assert content == word_piece().encode(document).ids[1:-1]
 
 
+@pytest.mark.parametrize(
+  ("template", "before", "after"),
+  [("[CLS] $A [SEP]", [2], [3]), ("$A [SEP]", [], [3]), ("[SEP] $A", [3], [])],
+)
+def test_windows_are_what_the_tokenizers_own_truncation_gives(
+  template: str, before: list[int], after: list[int]
+) -> None:
+  tokenizer = word_piece()
+  tokenizer.post_processor = processors.TemplateProcessing(
+    single=template, special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
+  )
+  document = "a b c d ø 語 a b c d a"
+  encoder = WindowEncoder(spec(tokenizer), 5)
+  tokenizer.enable_truncation(5)
+  encoding = tokenizer.encode(document)
+  expected = [encoding.ids, *(more.ids for more in encoding.overflowing)]
+  assert windows(encoder, document) == [expected]
+  assert expected[0][: len(before)] == before
+  assert expected[0][len(expected[0]) - len(after) :] == after
+
+
 def test_the_files_own_padding_and_truncation_are_ignored() -> None:
   tokenizer = word_piece()
   tokenizer.enable_padding(length=50)
@@ -125,11 +146,14 @@ def test_very_long_documents_are_cut_at_whitespace(
   monkeypatch.setattr(tokenizing, "_LONGEST_PART", 100)
   encoder = WindowEncoder(spec(word_piece()), 1000)
   document = "unknown a " * 95
-  ours = windows(encoder, document, "b")
-  assert len(ours[0]) > 9
-  content = [i for window in ours[0] for i in window[1:-1]]
-  assert content == [1, 5] * 95  # No word was cut in two.
-  assert ours[1] == [[2, 6, 3]]
+  parts = tokenizing.text_parts(document)
+  assert len(parts) > 9
+  assert all(len(part) <= 100 for part in parts)
+  # No word was cut in two, and windows go on from one part to the next.
+  assert windows(encoder, document, "b") == [
+    [[2, *[1, 5] * 95, 3]],
+    [[2, 6, 3]],
+  ]
   assert sum(len(w) - 2 for w in windows(encoder, "語" * 950)[0]) == 950
 
 

@@ -16,12 +16,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from time_jax import errors
+from time_jax.data.examples import FEATURES
 
 NAME = "time_rows"
 VERSION = "1.0.0"
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
-FEATURES = ("tokens", "segment_ids")
 
 
 @dataclasses.dataclass(frozen=True)

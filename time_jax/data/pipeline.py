@@ -20,8 +20,8 @@ import tensorflow_datasets as tfds
 from numpy.typing import NDArray
 
 from time_jax import errors
+from time_jax.data.examples import FEATURES
 from time_jax.data.manifest import (
-  FEATURES,
   NAME,
   Manifest,
   load_manifest,

@@ -111,7 +111,6 @@ def prepare(
       _load_same(work, folder, settings)
     else:
       writer = ShardWriter(work, tokenizer, seq_len, packing)
-      writer.check()  # A wrong tokenizer fails before any worker starts.
       manifest = _prepare_splits(
         writer, settings, num_workers, max_bad_records, progress
       )
@@ -238,6 +237,7 @@ def _prepare_splits(
     texts[split] = limited, tally, files
   splits = {}
   with workers.submitter(writer, num_workers) as (submit, in_flight):
+    writer.check()  # While the workers start; a wrong one is said but once.
     for split, (documents, tally, files) in texts.items():
       blocks = _blocks(split, documents, tally, settings["shard_text_mb"])
       written = _write_blocks(

@@ -58,15 +58,16 @@ class WindowEncoder:
     """
     self._spec = spec
     self._tokenizer = load_backend(spec)
-    self._num_special = self._tokenizer.num_special_tokens_to_add(False)
-    if seq_len <= self._num_special:
+    self._before, self._after = _special_ids_around(self._tokenizer)
+    num_special = len(self._before) + len(self._after)
+    if seq_len <= num_special:
       raise errors.UserError(
         f"{seq_len=} leaves no room for text: {spec.name} puts "
-        f"{self._num_special} special tokens around each; expected at least "
-        f"{self._num_special + 1}; raise data.seq_len"
+        f"{num_special} special tokens around each; expected at least "
+        f"{num_special + 1}; raise data.seq_len"
       )
+    self._room = seq_len - num_special
     self._forbidden = forbidden_ids(self._tokenizer)
-    self._tokenizer.enable_truncation(seq_len)
 
   def all_windows(
     self, documents: Iterable[str]
@@ -74,14 +75,16 @@ class WindowEncoder:
     """Yields for each document its windows, which hold all of its tokens."""
     for batch in batches(documents):
       parts = [text_parts(document) for document in batch]
+      # Windows are cut from arrays: as objects of the tokenizer they would
+      # take as long as a tenth of the tokenising.
       encodings = iter(
-        self._tokenizer.encode_batch_fast(list(itertools.chain(*parts)))
+        self._tokenizer.encode_batch_fast(
+          list(itertools.chain(*parts)), add_special_tokens=False
+        )
       )
       for document_parts in parts:
-        windows = []
-        for encoding in itertools.islice(encodings, len(document_parts)):
-          windows += [encoding, *encoding.overflowing]
-        yield self._arrays(windows)
+        found = itertools.islice(encodings, len(document_parts))
+        yield self._windows([encoding.ids for encoding in found])
 
   def first_windows(
     self, documents: Iterable[str]
@@ -92,21 +95,18 @@ class WindowEncoder:
     )
     return (windows[:1] for windows in self.all_windows(heads))
 
-  def _arrays(
-    self, windows: list[tokenizers.Encoding]
-  ) -> list[NDArray[np.int32]]:
-    arrays = [self._array(window) for window in windows]
-    return [ids for ids in arrays if len(ids) > self._num_special]
-
-  def _array(self, window: tokenizers.Encoding) -> NDArray[np.int32]:
-    ids = np.array(window.ids, np.int32)
+  def _windows(self, parts: list[list[int]]) -> list[NDArray[np.int32]]:
+    ids = np.array(list(itertools.chain(*parts)), np.int32)
     if len(ids) and ids.max() >= self._spec.vocab_size:
       self._refuse(int(ids.max()))
-    spelt = self._forbidden[ids]
-    if np.count_nonzero(spelt) > self._num_special:
-      # Some vocabularies list the special tokens as ordinary pieces too.
-      ids = ids[~spelt | np.array(window.special_tokens_mask, bool)]
-    return ids
+    # Some vocabularies list the special tokens as ordinary pieces too.
+    ids = ids[~self._forbidden[ids]]
+    return [
+      np.concatenate(
+        [self._before, ids[start : start + self._room], self._after]
+      )
+      for start in range(0, len(ids), self._room)
+    ]
 
   def _refuse(self, token_id: int) -> None:
     raise errors.UserError(
@@ -115,6 +115,19 @@ class WindowEncoder:
       f"table has {self._spec.vocab_size} rows; expected smaller ids; use "
       "the tokenizer that belongs to the teacher"
     )
+
+
+def _special_ids_around(
+  tokenizer: tokenizers.Tokenizer,
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+  """The ids that a tokenizer puts before and after every text."""
+  # Any text will do that has tokens at all.
+  encoding = tokenizer.encode("a 1 \u8a9e")
+  special = np.array(encoding.special_tokens_mask, bool)
+  ids = np.array(encoding.ids, np.int32)
+  text = np.flatnonzero(~special)
+  start, end = (text[0], text[-1] + 1) if len(text) else (len(ids), len(ids))
+  return ids[:start], ids[end:]
 
 
 def load_backend(spec: TokenizerSpec) -> tokenizers.Tokenizer:
