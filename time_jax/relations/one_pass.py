@@ -102,21 +102,33 @@ def _one_row(
   segments: Int[Array, " T"],
   w: Float[Array, " T"],
 ) -> tuple[Float[Array, ""], Operands]:
-  groups = num_heads // math.gcd(num_heads, at_once)
+  at_once = math.gcd(num_heads, at_once)
+  groups = num_heads // at_once
 
-  def split(x: Float[Array, "T D"]) -> Float[Array, "N G C T"]:
-    x_RCT = x.reshape(len(x), num_heads, -1).transpose(1, 2, 0)
-    return x_RCT.reshape(groups, -1, *x_RCT.shape[1:])
+  def cut(x: Float[Array, "T D"], group: Array) -> Float[Array, "G C T"]:
+    width = x.shape[1] // groups
+    part = lax.dynamic_slice_in_dim(x, group * width, width, axis=1)
+    return part.reshape(len(x), at_once, -1).transpose(1, 2, 0)
 
-  def join(x: Float[Array, "N G C T"]) -> Float[Array, "T D"]:
-    return x.transpose(3, 0, 1, 2).reshape(x.shape[3], -1)
+  def paste(x: Float[Array, "T D"], part: Array, group: Array) -> Array:
+    part = part.transpose(2, 0, 1).reshape(len(x), -1)
+    return lax.dynamic_update_slice_in_dim(
+      x, part, group * part.shape[1], axis=1
+    )
 
-  parts = jax.tree.map(split, (teacher, student))
-  largest = jnp.maximum(*map(_largest_logits, parts))
-  kl, grads = lax.map(
-    lambda group: some_heads(*group, segments, w), (largest, *parts)
-  )
-  return jnp.sum(kl), jax.tree.map(join, grads)
+  # Heads are cut out in their turn: all at once they would be a copy of the
+  # projections, and the only memory that grows with the length.
+  def step(state: tuple[Array, Operands], group: Array) -> tuple[Any, None]:
+    kl, grads = state
+    heads = jax.tree.map(lambda x: cut(x, group), (teacher, student))
+    largest = jnp.maximum(*map(_largest_logit, heads))
+    kl_G, parts = some_heads(largest, *heads, segments, w)
+    grads = jax.tree.map(lambda x, part: paste(x, part, group), grads, parts)
+    return (kl + jnp.sum(kl_G), grads), None
+
+  zeros = jnp.zeros((), w.dtype), jax.tree.map(jnp.zeros_like, student)
+  (kl, grads), _ = lax.scan(step, zeros, jnp.arange(groups))
+  return kl, grads
 
 
 def _some_heads(
@@ -164,10 +176,10 @@ def _each_head(
   return lax.map(alone, (teacher, student))
 
 
-def _largest_logits(operands: Sequence[Float[Array, "N G C T"]]) -> Array:
-  """What no logit of each group exceeds (Cauchy-Schwarz); NaN if one is."""
-  squares = [jnp.sum(_wide(x) ** 2, axis=2).max((1, 2)) for x in operands]
-  return jnp.sqrt(squares[0] * squares[-1] / operands[0].shape[2])
+def _largest_logit(operands: Sequence[Float[Array, "G C T"]]) -> Array:
+  """What no logit exceeds (Cauchy-Schwarz); NaN if one is."""
+  squares = [jnp.max(jnp.sum(_wide(x) ** 2, axis=1)) for x in operands]
+  return jnp.sqrt(squares[0] * squares[-1] / operands[0].shape[1])
 
 
 def _shifted(
