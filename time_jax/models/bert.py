@@ -123,9 +123,9 @@ class Embeddings(nn.Module):
     how = dict(stddev=c.initializer_range, dtype=self.dtype)
     rows = c.max_positions + c.position_offset
     width = c.embedding_size or c.hidden_size
-    self.word = layers.embed(c.vocab_size, width, "vocab", **how)
-    self.position = layers.embed(rows, width, "positions", **how)
-    self.token_type = layers.embed(
+    self.word = layers.Embed(c.vocab_size, width, "vocab", **how)
+    self.position = layers.Embed(rows, width, "positions", **how)
+    self.token_type = layers.Embed(
       c.num_token_types, width, "token_types", **how
     )
     self.norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)

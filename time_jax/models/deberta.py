@@ -150,7 +150,7 @@ class Embeddings(nn.Module):
 
   def setup(self) -> None:  # noqa: D102
     c = self.config
-    self.word = layers.embed(
+    self.word = layers.Embed(
       c.vocab_size,
       c.hidden_size,
       "vocab",
@@ -301,7 +301,7 @@ class Encoder(encoder.Encoder):
   def setup(self) -> None:  # noqa: D102
     c = self.config
     self.embeddings = Embeddings(c, self.dtype)
-    self.relative = layers.embed(
+    self.relative = layers.Embed(
       2 * c.num_buckets,
       c.hidden_size,
       "positions",

@@ -176,7 +176,7 @@ class Encoder(encoder.Encoder):
   def setup(self) -> None:  # noqa: D102
     c = self.config
     how = dict(stddev=c.initializer_range, dtype=self.dtype)
-    self.word = layers.embed(c.vocab_size, c.hidden_size, "vocab", **how)
+    self.word = layers.Embed(c.vocab_size, c.hidden_size, "vocab", **how)
     if self.num_layers > 1:
       self.layers = encoder.stack(Block, self.num_layers - 1)(c, self.dtype)
     self.last = Block(c, self.dtype)

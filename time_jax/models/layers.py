@@ -5,11 +5,13 @@ Weights carry *logical* axis names (embed, heads, mlp, vocab, layers);
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from time_jax.arrays import Ids
 from time_jax.errors import UserError
@@ -59,14 +61,37 @@ def dense(
   )
 
 
-def embed(
-  rows: int, features: int, axis: str, *, stddev: float, dtype: DTypeLike
-) -> nn.Embed:
-  """A table of `rows` vectors. No row is special: padding is masked out."""
-  init = nn.with_logical_partitioning(
-    nn.initializers.normal(stddev), (axis, "embed")
-  )
-  return nn.Embed(rows, features, dtype=dtype, embedding_init=init)
+class Embed(nn.Module):
+  """A table whose rows are cast after they are looked up.
+
+  `nn.Embed` casts the table first: a copy of it in every step, and its gradient
+  summed in the dtype of computation. A frequent token has thousands of terms
+  there, which bfloat16 cannot add up.
+
+  Attributes:
+    rows: of the table. No row is special: padding is masked out.
+    features: width of a row.
+    axis: logical name of the rows.
+    stddev: of fresh weights.
+    dtype: of what is looked up.
+  """
+
+  rows: int
+  features: int
+  axis: str
+  stddev: float
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(
+    self, ids: Int[Array | np.ndarray, "..."]
+  ) -> Float[Array, "... D"]:
+    """Looks up a row for every id."""
+    init = nn.with_logical_partitioning(
+      nn.initializers.normal(self.stddev), (self.axis, "embed")
+    )
+    table: Any = self.param("embedding", init, (self.rows, self.features))
+    return jnp.take(table, ids, axis=0).astype(self.dtype)
 
 
 def layer_norm(

@@ -122,7 +122,7 @@ class Embeddings(nn.Module):
   def setup(self) -> None:  # noqa: D102
     c = self.config
     how = dict(stddev=c.initializer_range, dtype=self.dtype)
-    self.word = layers.embed(c.vocab_size, c.hidden_size, "vocab", **how)
+    self.word = layers.Embed(c.vocab_size, c.hidden_size, "vocab", **how)
     self.norm = _plain_norm(c, self.dtype)
 
   def __call__(self, batch: Batch) -> Float[Array, "B T D"]:
@@ -213,7 +213,7 @@ class Encoder(encoder.Encoder):
   def setup(self) -> None:  # noqa: D102
     c = self.config
     self.embeddings = Embeddings(c, self.dtype)
-    self.relative = layers.embed(
+    self.relative = layers.Embed(
       2 * c.num_buckets - 1,
       c.hidden_size,
       "positions",

@@ -150,7 +150,7 @@ class Embeddings(nn.Module):
   def setup(self) -> None:  # noqa: D102
     c = self.config
     how = dict(stddev=c.initializer_range, dtype=self.dtype)
-    self.word = layers.embed(c.vocab_size, c.hidden_size, "vocab", **how)
+    self.word = layers.Embed(c.vocab_size, c.hidden_size, "vocab", **how)
     self.norm = _norm(c, self.dtype)
 
   def __call__(self, batch: Batch) -> Float[Array, "B T D"]:
