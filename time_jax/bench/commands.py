@@ -40,7 +40,7 @@ def _bench_step(values: flags.FlagValues, argv: Sequence[str]) -> None:
   del argv
   for name, default, least, text in (
     ("steps", 20, 1, "Steps that count."),
-    ("warmup", 3, 0, "Steps before them, behind the one that compiles."),
+    ("warmup", None, 0, "Steps before them; by default 20, on a CPU 3."),
   ):
     flags.DEFINE_integer(
       name, default, text, lower_bound=least, flag_values=values

@@ -129,7 +129,7 @@ class Run:
       "flops": {**vars(counted), "total": counted.total},
       # Never the numerator of MFU: it counts the body of a loop once.
       "xla_flops": costs.get("flops"),
-      "compile": {
+      "time": {
         "compile_s": compiled - start,
         "cache": "warm" if hits else "cold",
         "first_step_s": first - start,
