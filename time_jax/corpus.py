@@ -12,7 +12,7 @@ from time_jax import sharding
 from time_jax.arrays import Batch
 from time_jax.assembly import RANDOM, teacher_config
 from time_jax.config import check_config
-from time_jax.data import integrity, pipeline, prepare
+from time_jax.data import integrity, manifest, pipeline, prepare
 from time_jax.errors import UserError
 from time_jax.hf import files, tokenizer
 
@@ -52,14 +52,14 @@ def open_corpus(
       d.synthetic_rows, d.seq_len, vocab_size, config.seed
     )
     return Corpus(rows, None, f"synthetic-{rows}", "none")
-  manifest = prepare_corpus(config, workdir, vocab_size)
+  prepared = prepare_corpus(config, workdir, vocab_size)
   folder = data_folder(config, workdir)
-  splits = {name: pipeline.open_rows(folder, name) for name in manifest.splits}
+  splits = {name: pipeline.open_rows(folder, name) for name in prepared.splits}
   return Corpus(
     splits[TRAIN],
     splits.get(VALIDATION),
-    manifest.fingerprint,
-    manifest.tokenizer_sha256,
+    prepared.fingerprint,
+    prepared.tokenizer_sha256,
   )
 
 
@@ -69,14 +69,12 @@ def prepare_corpus(
   """Tokenises a run's text into rows on disk; done at once if it was before.
 
   Several processes may call it: on a shared disk the first one works and the
-  others wait; on disks of their own each makes the same files.
+  others wait; on disks of their own each makes the same files. A teacher of
+  random weights takes the rows of `data.folder` as they are.
   """
   d = config.data
   if config.teacher.path == RANDOM:
-    raise UserError(
-      "a random teacher has no tokenizer; expected --config.data.synthetic_rows"
-      " above 0."
-    )
+    return _found_rows(config, vocab_size)
   if not d.train:
     raise UserError(
       "data.train is empty; expected text, such as "
@@ -111,6 +109,26 @@ def prepare_corpus(
     ) from error
 
 
+def _found_rows(config: ConfigDict, vocab_size: int) -> pipeline.Manifest:
+  """Rows of another teacher's tokenizer, for one that has none."""
+  folder = config.data.folder
+  if not folder or not manifest.is_prepared(folder):
+    raise UserError(
+      "a random teacher has no tokenizer; expected --config.data.synthetic_rows"
+      " above 0, or --config.data.folder with rows that `prepare` has made for "
+      f"another teacher, not {folder!r}."
+    )
+  found = manifest.load_manifest(folder)
+  made, wanted = found.settings, config.data.seq_len
+  if made["vocab_size"] > vocab_size or made["seq_len"] != wanted:
+    raise UserError(
+      f"data.folder={folder!r} holds rows of {made['seq_len']} tokens out of "
+      f"{made['vocab_size']:,}; expected {wanted}, which is data.seq_len, out "
+      f"of the {vocab_size:,} of this random teacher or fewer."
+    )
+  return found
+
+
 def data_folder(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
   """Where the prepared rows lie."""
   return pathlib.Path(config.data.folder or workdir / "data").absolute()
@@ -142,15 +160,15 @@ def prepare_command(
   """
   check_config(config)
   vocab_size = teacher_config(config).vocab_size
-  manifest = prepare_corpus(config, workdir, vocab_size)
+  prepared = prepare_corpus(config, workdir, vocab_size)
   print(f"Prepared rows in {data_folder(config, workdir)}")
-  for name, split in manifest.splits.items():
+  for name, split in prepared.splits.items():
     print(
       f"  {name}: {split.documents:,} documents, {split.tokens:,} tokens, "
       f"{split.rows:,} rows of {config.data.seq_len} "
       f"({split.packing_efficiency:.1%} full), {split.bad_records} bad records"
     )
   if verify:
-    size = integrity.check_shards(data_folder(config, workdir), manifest)
+    size = integrity.check_shards(data_folder(config, workdir), prepared)
     print(f"  verified: {size / 1e6:,.1f} MB are what was written")
   return 0

@@ -113,10 +113,60 @@ def test_a_sweep(capsys):
   assert code == 0 and not err
   title, header, fits, refused, advice = out.splitlines()
   assert title.startswith("2 variants for cpu:2")
-  assert fits.split()[:4] == ["16", "2", "1", "1"]
+  assert fits.split()[:5] == ["16", "1", "2", "1", "1"]
   assert len(fits) <= len(header)
   assert "train.global_batch_size=5 must be divisible by the 2" in refused
-  assert advice.startswith("No variant fits and has an estimate")
+  assert advice == (
+    "No time is estimated for cpu:2, so none is the best: take a --topology of "
+    "TPUs or GPUs, such as v5e:4x4 or h100:8."
+  )
+
+
+def test_gpus_are_estimated_from_a_cpus_program(capsys, tmp_path):
+  file = tmp_path / "aot.json"
+  code, out, err = run(
+    capsys, *small_run.flags(), "--topology=h100:4", f"--json={file}"
+  )
+  assert code == 0 and not err
+  assert "4 x NVIDIA H100 80GB HBM3, data=4" in out
+  assert "by its size, an ESTIMATE: 0% of the 60.00 GB that a program" in out
+  assert "gathered parameters, of a CPU's program" in out
+  assert "at 450 GB/s, NVLink" in out and "at 989 TFLOP/s bfloat16" in out
+  assert "a CPU's program, not of an accelerator's" in out
+  (report,) = json.loads(file.read_text())["reports"]
+  assert report["forced"] and report["fits"]
+  memory, estimate = report["memory"], report["estimate"]
+  # State is read and written, the rest read.
+  state = memory["parameters"] + memory["optimizer"]
+  moved = 2 * state + memory["teacher"] + memory["batch"]
+  assert estimate["hbm"] == pytest.approx(moved / 3350e9)
+  assert estimate["ici"] > 0
+
+
+def test_a_sweep_finds_the_accumulation_that_fits(capsys, monkeypatch):
+  """Rooms that two micro-batches fill, and that no number of them fits."""
+  words = (*small_run.flags(), "--topology=h100:2", "--sweep", "--batches=16")
+  words += ("--meshes=2x1x1", "--config.relations.implementation=dense")
+  whole, half = (
+    examine(
+      "cpu:2", relations__implementation="dense", train__accumulation=ways
+    ).memory.total
+    for ways in (1, 2)
+  )
+  assert half < whole
+  for room, last in ((half, "2"), (half // 100, "8")):
+    monkeypatch.setitem(
+      topology._GPUS, "h100", ("NVIDIA H100 80GB HBM3", room / 0.75 + 1)
+    )
+    code, out, err = run(capsys, *words)
+    _, header, line, advice = out.splitlines()
+    assert not err and line.split()[:5] == ["16", last, "2", "1", "1"]
+    if last == "2":
+      assert code == 0 and len(line) == len(header)
+      assert "--config.train.accumulation=2 --config.mesh.data=2" in advice
+    else:
+      assert code == 2 and "NO this machine's program takes" in line
+      assert advice.startswith("No variant fits, in micro-batches of single")
 
 
 @pytest.mark.parametrize(
@@ -124,6 +174,7 @@ def test_a_sweep(capsys):
   [
     (["--topology=v5e"], "--topology=v5e is no topology; expected GENERATION"),
     (["--topology=cpu:0"], "--topology=cpu:0 is no topology"),
+    (["--topology=h100:16"], "--topology=h100:16: expected 1 to 8 GPUs"),
     (["--topology=cpu:99"], "set JAX_NUM_CPU_DEVICES=99."),
     (["--topology=cpu:3"], "the 3 devices of the mesh axes data and fsdp"),
     (["--topology=cpu:2", "--config.mesh.fsdp=3"], "does not fit 2 device(s)"),
@@ -168,7 +219,7 @@ def test_usual_meshes_use_all_devices():
 
 
 def made_up(batch, compute, hbm, ici, fits=True):
-  estimate = fit.Estimate(compute, hbm, ici, 1e12, 1e9, 1e9, "nowhere")
+  estimate = fit.Estimate(compute, hbm, ici, 1e12, 1e9, 1e9, "nowhere", "")
   return fit.Report(
     topology="v5e:4x4",
     device_kind="TPU v5 lite",
@@ -177,8 +228,11 @@ def made_up(batch, compute, hbm, ici, fits=True):
     global_batch_size=batch,
     rows_per_device=1,
     tokens=batch * 512,
+    accumulation=2,
+    forced=False,
     fits=fits,
     reason="",
+    needed=0,
     capacity=2**34,
     compile_seconds=1.0,
     estimate=estimate,
@@ -192,9 +246,10 @@ def test_the_recommended_variant_has_the_fastest_token():
   text = aot.recommendation([slow, fast, too_large])
   assert text == (
     "Least estimated time for a token: --config.train.global_batch_size=512 "
-    "--config.mesh.data=4 --config.mesh.fsdp=512 --config.mesh.tensor=1"
+    "--config.train.accumulation=2 --config.mesh.data=4 "
+    "--config.mesh.fsdp=512 --config.mesh.tensor=1"
   )
-  assert "accumulation" in aot.recommendation([too_large])
+  assert "No variant fits" in aot.recommendation([too_large])
 
 
 def test_what_does_not_fit_says_so():
@@ -205,15 +260,16 @@ def test_what_does_not_fit_says_so():
 
 
 @pytest.mark.parametrize(
-  ("message", "capacity"),
+  ("message", "memory"),
   [
-    ("temporaries (8.00T) exceeds available HBM (15.75G).", 15.75 * 2**30),
-    ("Used 20.1G of 31.25G hbm. Exceeded", 31.25 * 2**30),
-    ("INTERNAL: out of luck", None),
+    ("temporaries (8.00T) exceeds available HBM (15.75G).", (2**43, 15.75)),
+    ("Used 40.5G of 31.25G hbm. Exceeded", (40.5 * 2**30, 31.25)),
   ],
 )
-def test_the_capacity_in_an_error(message, capacity):
-  assert topology.read_capacity(message) == capacity
+def test_the_memory_in_an_error(message, memory):
+  needed, capacity = memory
+  assert topology.read_memory(message) == (needed, capacity * 2**30)
+  assert topology.read_memory("INTERNAL: out of luck") is None
 
 
 @needs_libtpu

@@ -1,6 +1,7 @@
 """The PyTorch baseline is honest, and the comparison says what it measured."""
 
 import collections
+import functools
 import importlib
 import json
 
@@ -88,12 +89,23 @@ def reference_run(golden):
   return baseline, student, batches, folder
 
 
-@pytest.mark.parametrize("cut", [False, True])
-def test_five_steps_are_the_references(golden, cut):
+WAYS = [
+  {},
+  {"cut": True},
+  {"parts": 2},
+  {"compiled": "aot_eager"},  # All of torch.compile but its code generator.
+  pytest.param({"compiled": "inductor"}, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_five_steps_are_the_references(golden, monkeypatch, way):
+  built = functools.partial(torch.compile, backend=way.get("compiled"))
+  monkeypatch.setattr(torch, "compile", built)
   baseline, student, batches, folder = reference_run(golden)
   expected = np.load(folder / "trajectory.npz")
   for i, (tokens, mask) in enumerate(batches):
-    loss, norm = baseline.step(tokens, mask, cut=cut)
+    loss, norm = baseline.step(tokens, mask, **way)
     np.testing.assert_allclose(loss, expected["loss_f64"][i], rtol=1e-5)
     np.testing.assert_allclose(norm, expected["grad_norm_f64"][i], rtol=1e-5)
   final = safetensors.torch.load_file(folder / "student_final_f64.safetensors")
@@ -114,7 +126,7 @@ def test_the_cut_teacher_does_less(golden):
 
 
 def tiny_config():
-  """Both sides at sizes that a test can wait for; 8 devices share 8 rows."""
+  """Both sides at sizes that a test can wait for."""
   config = rivals.make_config("xs", 8, 16, "float32")
   config.teacher.layer = 2
   config.teacher.architecture.update(
@@ -144,7 +156,10 @@ class Here:
 def test_both_take_turns(monkeypatch):
   monkeypatch.setattr(compare, "Worker", Here)
   ways = compare.theirs(compiled=False, cut=True)
-  result = compare.compare(tiny_config(), ways, repeats=3, steps=2)
+  reports = list(compare.compare(tiny_config(), ways, repeats=3, steps=2))
+  result = reports[-1]
+  seen = [len(r["implementations"]["PyTorch"]["rounds_s"]) for r in reports]
+  assert seen == [1, 2, 3, 3]  # Nothing is lost of one that is cut off.
   found = result["implementations"]
   assert list(found) == ["time_jax", "PyTorch", "PyTorch, teacher cut"]
   ours = found["time_jax"]
@@ -158,11 +173,15 @@ def test_both_take_turns(monkeypatch):
     low, high = row["ours_over_theirs_range"]
     assert 0 < low <= high
     assert row["cores_s"] > 0
+    work = sum(result["flops"].values()) / middle / 1e12
+    assert row["model_tflops_s"] == pytest.approx(work)
+    assert row["mfu"] is None and row["parts"] == 1
+    assert row["peak_bytes"] > 10e6
   parts = result["parts_s"]
   assert sum(parts.values()) == pytest.approx(ours["step_s"]["p50"])
   assert min(parts[name] for name in parts if name != "rest") > 0
   assert result["software"]["torch"] == torch.__version__
-  assert result["hardware"]["n_devices"] == 8
+  assert result["hardware"]["n_devices"] == 1  # PyTorch's step has one, too.
   # Two blocks of the teacher, one and a half of the student.
   tokens = 8 * 16
   assert result["flops"]["teacher"] == tokens * 2 * (
@@ -174,9 +193,78 @@ def test_both_take_turns(monkeypatch):
   assert f"torch {torch.__version__}" in machine
   assert "median of 3 alternating rounds" in machine
   assert header.split()[:3] == ["implementation", "s/step", "best"]
-  assert rows[0].split()[-4] == "1.00x"
+  assert rows[0].split()[-6:-3] == [
+    "-",
+    f"{ours['peak_bytes'] / 1e9:.2f}",
+    "1.00x",
+  ]
   assert rows[2].startswith("PyTorch, teacher cut ")
   assert {"teacher forward", "optimizer", "rest"} <= set(parts)
+
+
+def test_a_batch_is_worked_in_as_few_parts_as_memory_asks_for(monkeypatch):
+  theirs = rivals.Theirs(tiny_config().to_json(), {"PyTorch": {}})
+  whole, steps = torch_baseline.relation_loss, []
+
+  def loss(teacher, student, mask, num_heads):
+    steps.append(len(mask))
+    if len(mask) > 2:
+      raise torch.OutOfMemoryError("none left")
+    return whole(teacher, student, mask, num_heads)
+
+  monkeypatch.setattr(torch_baseline, "relation_loss", loss)
+  assert theirs.warm_up("PyTorch")["parts"] == 4
+  assert steps == [8, 4, *4 * [2], *4 * [2]]
+  theirs.run("PyTorch", 1)
+  assert steps[-4:] == 4 * [2]
+
+
+def test_on_a_gpu_it_is_said_what_of():
+  rows = {
+    name: {
+      "step_s": {"p50": 0.5, "min": 0.4, "n": 5},
+      "cores_s": 0.1,
+      "tokens_s": 1000.0,
+      "model_tflops_s": 100.0,
+      "mfu": 0.25,
+      "parts": parts,
+      "peak_bytes": 2e9,
+      "ours_over_theirs": 1.0,
+      "ours_over_theirs_range": [1, 1],
+    }
+    for name, parts in (("time_jax", 1), ("PyTorch", 8))
+  }
+  result = {
+    "date": "2026-11-24",
+    "hardware": {
+      "n_devices": 1,
+      "kind": "GPU",
+      "host_cores": 8,
+      "peak_tflops_dense": 400,
+      "peak_source": "a page",
+    },
+    "software": {
+      "jax": "1",
+      "torch": "2",
+      "transformers": "3",
+      "torch_float32_products": "TF32",
+    },
+    "shape": {
+      "global_batch": 256,
+      "seq": 512,
+      "dtype": "float32",
+      "teacher": "24 x 1024",
+      "layer": 19,
+    },
+    "implementations": rows,
+    "not_measured": {"PyTorch, torch.compile": "no compiler"},
+    "parts_s": {"rest": 0.5},
+  }
+  text = compare.as_text("m", result)
+  assert "25.0%" in text and "MFU is of 400 TFLOP/s, dense (a page)" in text
+  assert "PyTorch: a batch in 8 parts; it has no memory" in text
+  assert "multiplied in TF32 on both sides" in text
+  assert "not measured: PyTorch, torch.compile: no compiler" in text
 
 
 def test_the_recipe_is_the_papers():

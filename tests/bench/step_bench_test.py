@@ -10,9 +10,10 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bench import small_run
 from tiny_recipe import get_config
 
-from time_jax import cli, distributed, flops
+from time_jax import cli, corpus, distributed, flops
 from time_jax.bench import report, step
 from time_jax.bench.run import Run
 from time_jax.errors import UserError
@@ -49,16 +50,17 @@ def measured(tiny, tmp_path_factory):
 
 def test_the_report_has_the_fields_of_its_schema(measured):
   _, found = measured
-  assert found["schema"] == "time_jax.bench.step/1"
+  assert found["schema"] == "time_jax.bench.step/2"
   assert {"kind", "n_devices", "n_processes", "mesh"} < set(found["hardware"])
   assert found["hardware"]["n_devices"] == 8
   assert found["hardware"]["mesh"] == {"data": 8, "fsdp": 1, "tensor": 1}
-  assert {"jax", "jaxlib", "git", "flags"} < set(found["software"])
+  assert {"jax", "jaxlib", "git", "xla_flags"} < set(found["software"])
   shape = found["shape"]
   assert (shape["global_batch"], shape["seq"]) == (ROWS, LENGTH)
   assert (shape["layers_run"], shape["A_r"]) == (2, 4)
-  assert found["compile"]["cache"] in ("cold", "warm")
-  compiled = found["compile"]
+  assert shape["remat"] == "attention"
+  compiled = found["time"]
+  assert compiled["cache"] in ("cold", "warm")
   assert 0 < compiled["compile_s"] < compiled["first_step_s"]
   memory = found["memory"]
   assert memory["device_peak"] is None  # A CPU does not say.
@@ -75,7 +77,7 @@ def test_the_report_has_the_fields_of_its_schema(measured):
 
 def test_rates_follow_from_the_times(measured):
   _, found = measured
-  for one in found["inputs"].values():
+  for one in found, found["loader"]:
     step, rate = one["time"]["step_s"], one["throughput"]
     assert step["n"] == 6
     assert 0 < step["min"] <= step["p50"] <= step["p90"] <= step["p99"]
@@ -91,20 +93,20 @@ def test_rates_follow_from_the_times(measured):
 
 def test_padding_is_not_counted_as_tokens(measured):
   _, found = measured
-  reused = found["inputs"]["one batch, reused"]["throughput"]
+  reused = found["throughput"]
   assert reused["real_tokens_s"] == pytest.approx(reused["tokens_s"])
-  loader = found["inputs"]["loader"]["throughput"]
+  loader = found["loader"]["throughput"]
   assert 0.5 < loader["real_tokens_s"] / loader["tokens_s"] < 1
 
 
 def test_the_table_shows_the_report(measured):
   text, found = measured
   assert "MFU is of 2.5 TFLOP/s, dense, per device (--peak_tflops)" in text
-  assert f"({found['compile']['cache']} cache)" in text
+  assert f"({found['time']['cache']} cache)" in text
   lines = text.splitlines()
   (header,) = (line for line in lines if line.endswith("loader"))
   assert "one batch, reused" in header
-  rates = [one["throughput"] for one in found["inputs"].values()]
+  rates = [one["throughput"] for one in (found, found["loader"])]
   (line,) = (line for line in lines if line.startswith("real tokens/s"))
   assert line.split()[2:] == [f"{r['real_tokens_s']:,.1f}" for r in rates]
   assert "not measured" not in text
@@ -128,10 +130,30 @@ def test_synthetic_rows_are_read_when_told_to(tiny):
   assert len(rows) == 64 and not reason
 
 
+def test_a_random_teacher_reads_rows_of_another_tokenizer(tiny, tmp_path):
+  prepared = get_config(tiny)
+  corpus.prepare_corpus(prepared, tmp_path, 155)
+  config = small_run.make_config(data__synthetic_rows=0, data__seq_len=32)
+  config.data.folder = str(tmp_path / "data")
+  rows, reason = step.open_rows(config, None, True, 200)
+  expected = corpus.open_corpus(prepared, tmp_path, 155).train
+  assert len(rows) == len(expected) and not reason
+  with pytest.raises(UserError, match="32 tokens out of 155; .* of the 64 of"):
+    step.open_rows(config, None, True, 64)
+  config.data.seq_len = 64
+  with pytest.raises(
+    UserError, match="rows of 32 tokens .* expected 64, which"
+  ):
+    step.open_rows(config, None, True, 200)
+  config.data.folder = str(tmp_path)
+  with pytest.raises(UserError, match="a random teacher has no tokenizer; exp"):
+    step.open_rows(config, None, True, 200)
+
+
 def test_an_unknown_device_has_no_mfu(measured):
   _, found = measured
   found["hardware"] |= {"peak_tflops_dense": None, "peak_source": None}
-  for one in found["inputs"].values():
+  for one in found, found["loader"]:
     one["throughput"]["mfu"] = None
   text = step.as_text(found)
   assert "the peak of this device is not known; give --peak_tflops" in text

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from time_jax import assembly
+from time_jax import assembly, train
 from time_jax.bench.fit import Estimate, Memory, Report, examine
 from time_jax.bench.report import check_writable, versions, write_json
 from time_jax.bench.topology import Topology, find
@@ -53,6 +53,9 @@ def bench_aot(
   jax.config.update("jax_platforms", "cpu")
   assembly.teacher_config(config)
   target = find(topology)
+  # What is compiled for a TPU cannot be read back where there is none.
+  if target.devices[0].platform == "cpu":
+    train.use_compilation_cache()
   if sweep:
     variants = list(_variants(config, len(target.devices), batches, meshes))
     reports = _sweep(variants, target)
@@ -66,7 +69,7 @@ def bench_aot(
 
 def _content(reports: Sequence[Report], config: ConfigDict) -> dict[str, Any]:
   return {
-    "schema": 1,
+    "schema": "time_jax.bench.aot/1",
     "software": versions(),
     "config": config.to_dict(),
     "reports": [dataclasses.asdict(report) for report in reports],
@@ -89,20 +92,24 @@ def lines(report: Report, config: ConfigDict) -> Iterator[str]:
     f"{report.global_batch_size} x {config.data.seq_len} = {report.tokens:,} "
     f"tokens, {split}",
   )
-  yield _row("compiled", f"in {report.compile_seconds:.0f} s on this machine")
-  if report.memory is None:
+  cached = ", from the cache" if report.cached else ""
+  yield _row(
+    "compiled", f"in {report.compile_seconds:.0f} s on this machine{cached}"
+  )
+  if report.fits is False:
     yield _row("fits", f"NO: {report.reason}")
     yield _row("", "try a smaller batch, train.accumulation or mesh.fsdp")
+  if report.memory is None:
     return
   yield from _memory_lines(report, report.memory)
   yield from _program_lines(report, config)
   yield from _collective_lines(report)
   if report.estimate:
     yield from _estimate_lines(report, report.estimate)
-  elif report.topology.startswith("cpu:"):
+  if report.device_kind == "cpu" or report.forced:
     yield _row("note", "forced host devices: collectives and the split of")
-    yield _row("", "parameters are real; kernels, temporaries and time are")
-    yield _row("", "those of a CPU's program, not of an accelerator's")
+    yield _row("", "parameters are real; kernels and temporaries are those of")
+    yield _row("", "a CPU's program, not of an accelerator's")
 
 
 def _row(title: str, text: str) -> str:
@@ -113,11 +120,13 @@ def _memory_lines(report: Report, memory: Memory) -> Iterator[str]:
   verdict = "not known, the host's memory is shared"
   if report.capacity:
     share = memory.total / report.capacity
+    sure = "by its size, an ESTIMATE" if report.forced else "yes"
     verdict = (
-      f"yes: {share:.0%} of the {size(report.capacity)} that a program may "
+      f"{sure}: {share:.0%} of the {size(report.capacity)} that a program may "
       "use on a device"
     )
-  yield _row("fits", verdict)
+  if report.fits is not False:
+    yield _row("fits", verdict)
   yield _row("memory", f"{size(memory.total)} on each device:")
   for name, text in (
     ("parameters", "the student's"),
@@ -125,7 +134,11 @@ def _memory_lines(report: Report, memory: Memory) -> Iterator[str]:
     ("teacher", "its parameters"),
     ("batch", "token rows"),
     ("padding", "of these by the device's layout"),
-    ("temporaries", "activations, gradients, gathered parameters"),
+    (
+      "temporaries",
+      "activations, gradients, gathered parameters"
+      + ", of a CPU's program" * report.forced,
+    ),
     ("outputs", "results that replace no argument"),
     ("code", "of the program"),
   ):
@@ -210,13 +223,16 @@ def _estimate_lines(report: Report, estimate: Estimate) -> Iterator[str]:
       "memory",
       estimate.hbm,
       f"{size(estimate.hbm * estimate.hbm_bandwidth)} at "
-      f"{estimate.hbm_bandwidth / 1e9:.0f} GB/s",
+      f"{estimate.hbm_bandwidth / 1e9:.0f} GB/s"
+      + ", weights and state alone"
+      * report.forced,
     ),
     (
       "interconnect",
       estimate.ici,
       f"{size(estimate.ici * estimate.ici_bandwidth)} at "
-      f"{estimate.ici_bandwidth / 1e9:.0f} GB/s, rings along one axis",
+      f"{estimate.ici_bandwidth / 1e9:.0f} GB/s, "
+      + ("NVLink" if report.forced else "rings along one axis"),
     ),
   ):
     yield _row("", f"{seconds * 1e3:>9.2f} ms {name}: {text}")
@@ -229,8 +245,7 @@ def _estimate_lines(report: Report, estimate: Estimate) -> Iterator[str]:
     f"{estimate.compute / best:.0%}",
   )
   yield _row("", f"peak: {estimate.source}")
-  yield _row("", "HBM: https://cloud.google.com/tpu/docs; links:")
-  yield _row("", "https://jax-ml.github.io/scaling-book/tpus")
+  yield _row("", f"bandwidths: {estimate.link_source}")
 
 
 def _variants(
@@ -278,9 +293,13 @@ def usual_meshes(devices: int) -> list[tuple[int, int, int]]:
 
 def _sweep(variants: Sequence[ConfigDict], target: Topology) -> list[Report]:
   """Compiles every variant, prints a table, and recommends one."""
-  print(f"{len(variants)} variants for {target.name}; ESTIMATES are rooflines")
+  print(
+    f"{len(variants)} variants for {target.name}, each in as few micro-batches "
+    "as it fits in; ESTIMATES are rooflines"
+  )
   header = (
-    f"{'batch':>6} {'data':>5} {'fsdp':>5} {'tensor':>6} {'GB':>7} "
+    f"{'batch':>6} {'accum':>5} {'data':>5} {'fsdp':>5} {'tensor':>6} "
+    f"{'GB':>7} "
     f"{'fits':>5} {'compute':>9} {'memory':>9} {'links':>9} {'step, ms':>15} "
     f"{'tokens/s at least':>18}"
   )
@@ -288,7 +307,7 @@ def _sweep(variants: Sequence[ConfigDict], target: Topology) -> list[Report]:
   reports = []
   for config in variants:
     try:
-      report = examine(config, target)
+      report = _fitted(config, target)
     except UserError as error:
       print(f"{config.train.global_batch_size:>6} {error}")
       continue
@@ -298,13 +317,28 @@ def _sweep(variants: Sequence[ConfigDict], target: Topology) -> list[Report]:
   return reports
 
 
+def _fitted(config: ConfigDict, target: Topology) -> Report:
+  """The report of a variant, whose accumulation grows until it fits."""
+  report = examine(config, target)
+  while report.fits is False and report.rows_per_device % 2 == 0:
+    ways = 2
+    while (
+      2 * ways * (report.capacity or 0) <= report.needed
+      and report.rows_per_device % (2 * ways) == 0
+    ):
+      ways *= 2
+    config.train.accumulation *= ways
+    report = examine(config, target)
+  return report
+
+
 def _sweep_line(report: Report) -> str:
   mesh = report.mesh
   start = (
-    f"{report.global_batch_size:>6} {mesh['data']:>5} {mesh['fsdp']:>5} "
-    f"{mesh['tensor']:>6} "
+    f"{report.global_batch_size:>6} {report.accumulation:>5} "
+    f"{mesh['data']:>5} {mesh['fsdp']:>5} {mesh['tensor']:>6} "
   )
-  if report.memory is None:
+  if report.memory is None or report.fits is False:
     return f"{start}{'':>7} {'NO':>5} {report.reason[:60]}"
   fits = "yes" if report.fits else "?"
   start += f"{report.memory.total / 1e9:>7.2f} {fits:>5}"
@@ -321,14 +355,22 @@ def _sweep_line(report: Report) -> str:
 
 def recommendation(reports: Sequence[Report]) -> str:
   """The variant that fits and needs the least time for a token."""
+  if reports and not any(r.fits is False or r.estimate for r in reports):
+    return (
+      f"No time is estimated for {reports[0].topology}, so none is the best: "
+      "take a --topology of TPUs or GPUs, such as v5e:4x4 or h100:8."
+    )
   fitting = [(r, r.estimate) for r in reports if r.fits and r.estimate]
   if not fitting:
     return (
-      "No variant fits and has an estimate: raise train.accumulation, or take "
-      "a smaller batch or a larger slice."
+      "No variant fits, in micro-batches of single rows either: raise "
+      "mesh.fsdp, or take a larger slice or a smaller student."
     )
   best, _ = min(fitting, key=lambda pair: pair[1].worst / pair[0].tokens)
-  fields: dict[str, Any] = {"train.global_batch_size": best.global_batch_size}
+  fields: dict[str, Any] = {
+    "train.global_batch_size": best.global_batch_size,
+    "train.accumulation": best.accumulation,
+  }
   fields |= {f"mesh.{axis}": size for axis, size in best.mesh.items()}
   flags = " ".join(f"--config.{name}={value}" for name, value in fields.items())
   return f"Least estimated time for a token: {flags}"

@@ -40,7 +40,7 @@ def _bench_step(values: flags.FlagValues, argv: Sequence[str]) -> None:
   del argv
   for name, default, least, text in (
     ("steps", 20, 1, "Steps that count."),
-    ("warmup", 3, 0, "Steps before them, behind the one that compiles."),
+    ("warmup", None, 0, "Steps before them; by default 20, on a CPU 3."),
   ):
     flags.DEFINE_integer(
       name, default, text, lower_bound=least, flag_values=values
@@ -91,13 +91,15 @@ def _bench_aot(values: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_string(
     "topology",
     None,
-    "TPU slice to compile for, such as v5e:4x4 or v5p:4x4x4; or cpu:N.",
+    "TPU slice to compile for, such as v5e:4x4 or v5p:4x4x4; GPUs of a host, "
+    "such as h100:8, which is an estimate; or cpu:N.",
     flag_values=values,
   )
   flags.DEFINE_boolean(
     "sweep",
     False,
-    "Compile for several batches and meshes and recommend one.",
+    "Compile for several batches and meshes, with the accumulation that each "
+    "needs, and recommend one.",
     flag_values=values,
   )
   flags.DEFINE_list(

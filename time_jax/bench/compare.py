@@ -1,19 +1,21 @@
 """Our step and PyTorch's in turns: tokens per second and their ratio."""
 
+import contextlib
 import importlib.util
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from time_jax.bench import report
-from time_jax.bench.rivals import Ours, Theirs, make_config
+from time_jax.bench.rivals import Needs, Ours, Theirs, make_config
 from time_jax.bench.worker import Worker
 from time_jax.config import STUDENT_SIZES
 from time_jax.errors import RunError, UserError
 
+SCHEMA = "time_jax.bench.compare/1"
 OURS = "time_jax"
 EAGER = "PyTorch"
 # Per step, of every round: seconds taken, seconds that cores worked.
@@ -63,15 +65,15 @@ def bench_compare(
     )
   if json:
     report.check_writable(json)
-  results = []
+  results: dict[str, Any] = {}
   for size in sizes:
     config = make_config(size, batch_size, seq_len, dtype)
-    result = compare(config, theirs(compiled, cut), repeats, steps)
-    results.append({"size": size, **result})
-    print(as_text(size, result), flush=True)
-  if json:
-    content = {"schema": "time_jax.bench.compare/1", "results": results}
-    report.write_json(json, content)
+    for result in compare(config, theirs(compiled, cut), repeats, steps):
+      results[size] = {"size": size, **result}
+      if json:
+        content = {"schema": SCHEMA, "results": list(results.values())}
+        report.write_json(json, content)
+    print(as_text(size, results[size]), flush=True)
   return 0
 
 
@@ -92,7 +94,7 @@ def compare(
   rivals: Mapping[str, Mapping[str, bool]],
   repeats: int,
   steps: int,
-) -> dict[str, Any]:
+) -> Iterator[dict[str, Any]]:
   """Runs all implementations in turns.
 
   Every round runs each once, and the next one in the opposite order, so that
@@ -104,74 +106,83 @@ def compare(
     repeats: rounds that count.
     steps: of each implementation, in each round.
 
-  Returns:
-    The report of one size, as JSON holds it.
+  Yields:
+    The report of one size, as JSON holds it: after every round, and at last
+    with the parts of our step.
   """
-  ours = Worker(Ours, config.to_json())
-  them = Worker(Theirs, config.to_json(), dict(rivals))
-  runners = {OURS: ours} | dict.fromkeys(rivals, them)
-  problems: dict[str, str] = {}
-  try:
-    for name in list(runners):  # Compiles, and fills the allocators' pools.
+  with contextlib.ExitStack() as stack:
+    start = stack.enter_context
+    ours = start(contextlib.closing(Worker(Ours, config.to_json())))
+    them = start(
+      contextlib.closing(Worker(Theirs, config.to_json(), dict(rivals)))
+    )
+    runners = {OURS: ours} | dict.fromkeys(rivals, them)
+    needs, problems = {}, {}
+    for name in list(runners):
       try:
-        runners[name].call("run", name, 2)
+        needs[name] = runners[name].call("warm_up", name)
       except RunError as error:
         if name in (OURS, EAGER):
           raise
         problems[name] = str(error)
         del runners[name]
+    about = ours.call("describe")
+    about["software"] |= them.call("describe")
+    about |= {"shape": _shape(config), "not_measured": problems}
     rounds: Rounds = {name: [] for name in runners}
     for i in range(repeats):
       for name in list(runners)[:: 1 if i % 2 else -1]:
         taken, worked = runners[name].call("run", name, steps)
         rounds[name].append((taken / steps, worked / steps))
+      about |= {"implementations": _rows(about, rounds, needs)}
+      yield dict(about)
     parts = ours.call("parts", min(repeats, 3))
-    about = ours.call("describe")
-    about["software"] |= them.call("describe")
-  finally:
-    ours.close()
-    them.close()
-  return about | _results(config, rounds, problems, parts, about["flops"])
+    rest = about["implementations"][OURS]["step_s"]["p50"] - sum(parts.values())
+    yield about | {"parts_s": {**parts, "rest": rest}}
 
 
-def _results(
-  config: ConfigDict,
-  rounds: Rounds,
-  problems: Mapping[str, str],
-  parts: Mapping[str, float],
-  model_flops: Mapping[str, int],
+def _rows(
+  about: Mapping[str, Any], rounds: Rounds, needs: Mapping[str, Needs]
 ) -> dict[str, Any]:
-  tokens = config.train.global_batch_size * config.data.seq_len
+  """Implementation -> its times and rates.
+
+  Model FLOPs are what the method needs, the same for all; so MFU, too, tells
+  only how long a step takes.
+  """
+  shape, hardware = about["shape"], about["hardware"]
+  tokens = shape["global_batch"] * shape["seq"]
+  peak = hardware["peak_tflops_dense"]
+  work = sum(about["flops"].values()) / hardware["n_devices"] / 1e12
   times = {name: [taken for taken, _ in rounds[name]] for name in rounds}
   mine = statistics.median(times[OURS])
   rows: dict[str, Any] = {}
   for name, seconds in times.items():
     pairs = [b / a for a, b in zip(times[OURS], seconds, strict=True)]
+    median = statistics.median(seconds)
     rows[name] = {
       "step_s": report.spread(seconds),
       "rounds_s": seconds,
       "cores_s": statistics.median(worked for _, worked in rounds[name]),
-      "tokens_s": tokens / statistics.median(seconds),
-      "ours_over_theirs": statistics.median(seconds) / mine,
+      "tokens_s": tokens / median,
+      "model_tflops_s": work / median,
+      "mfu": work / median / peak if peak else None,
+      **needs[name],
+      "ours_over_theirs": median / mine,
       "ours_over_theirs_range": [min(pairs), max(pairs)],
     }
-  rows[OURS]["model_tflops_s"] = sum(model_flops.values()) / mine / 1e12
-  rest = mine - sum(parts.values())
+  return rows
+
+
+def _shape(config: ConfigDict) -> dict[str, Any]:
   architecture = config.teacher.architecture
   return {
-    "shape": {
-      "global_batch": config.train.global_batch_size,
-      "seq": config.data.seq_len,
-      "dtype": config.train.dtype,
-      "teacher": f"{architecture.num_hidden_layers} x "
-      f"{architecture.hidden_size}",
-      "layer": config.teacher.layer,
-      "student": config.student.to_dict(),
-      "A_r": config.relations.num_heads,
-    },
-    "implementations": rows,
-    "not_measured": dict(problems),
-    "parts_s": {**parts, "rest": rest},
+    "global_batch": config.train.global_batch_size,
+    "seq": config.data.seq_len,
+    "dtype": config.train.dtype,
+    "teacher": f"{architecture.num_hidden_layers} x {architecture.hidden_size}",
+    "layer": config.teacher.layer,
+    "student": config.student.to_dict(),
+    "A_r": config.relations.num_heads,
   }
 
 
@@ -189,31 +200,26 @@ def as_text(size: str, result: Mapping[str, Any]) -> str:
     f"{software['transformers']}, {result['date'][:10]}; median of "
     f"{first['n']} alternating rounds",
   ]
-  rows = [
-    (
-      name,
-      f"{row['step_s']['p50']:.3f}",
-      f"{row['step_s']['min']:.3f}",
-      f"{row['cores_s']:.3f}",
-      f"{row['tokens_s']:,.1f}",
-      f"{row['ours_over_theirs']:.2f}x",
-      "{:.2f} - {:.2f}".format(*row["ours_over_theirs_range"]),
-    )
+  lines.append(_table(result["implementations"]))
+  lines += [
+    f"{name}: a batch in {row['parts']} parts; it has no memory for the whole"
     for name, row in result["implementations"].items()
+    if row["parts"] > 1
   ]
-  header = (
-    "implementation",
-    "s/step",
-    "best",
-    "core s",
-    "tokens/s",
-    "ours is",
-    "range",
-  )
-  lines.append(report.table(header, rows))
   lines += [
     f"not measured: {n}: {p}" for n, p in result["not_measured"].items()
   ]
+  peak = hardware["peak_tflops_dense"]
+  if peak:
+    lines.append(
+      f"MFU is of {peak:g} TFLOP/s, dense ({hardware['peak_source']}), and "
+      "counts what the method needs"
+    )
+  if shape["dtype"] == "float32" != software["torch_float32_products"]:
+    lines.append(
+      f"float32 matrices are multiplied in {software['torch_float32_products']}"
+      " on both sides, as JAX does by default"
+    )
   whole = first["p50"]
   lines.append(
     report.table(
@@ -225,3 +231,36 @@ def as_text(size: str, result: Mapping[str, Any]) -> str:
     )
   )
   return "\n".join(lines) + "\n"
+
+
+def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+  header = (
+    "implementation",
+    "s/step",
+    "best",
+    "core s",
+    "tokens/s",
+    "TFLOP/s",
+    "MFU",
+    "peak GB",
+    "ours is",
+    "range",
+  )
+  return report.table(
+    header,
+    [
+      (
+        name,
+        f"{row['step_s']['p50']:.3f}",
+        f"{row['step_s']['min']:.3f}",
+        f"{row['cores_s']:.3f}",
+        f"{row['tokens_s']:,.1f}",
+        f"{row['model_tflops_s']:.3g}",
+        f"{row['mfu']:.1%}" if row["mfu"] else "-",
+        f"{row['peak_bytes'] / 1e9:.2f}",
+        f"{row['ours_over_theirs']:.2f}x",
+        "{:.2f} - {:.2f}".format(*row["ours_over_theirs_range"]),
+      )
+      for name, row in rows.items()
+    ],
+  )

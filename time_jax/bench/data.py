@@ -63,11 +63,23 @@ def bench_data(
   spec = load_tokenizer(files.resolve(config.teacher.path), vocab_size)
   texts = list(some_text(config.data.train, megabytes * 10**6))
   size = sum(len(text.encode()) for text in texts)
+  results: dict[str, Any] = {}
   with tempfile.TemporaryDirectory(prefix="time_jax_bench_") as name:
-    rounds = measure(
+    for rounds in measure(
       texts, spec, config.data.seq_len, repeats, pathlib.Path(name)
-    )
-  results = {
+    ):
+      results = _results(rounds)
+      if json:
+        about = report.environment({}, "float32")
+        content = {"schema": "time_jax.bench.data/1", **about}
+        content |= {"text_bytes": size, "results": results}
+        report.write_json(json, content)
+  print(_as_text(results, size, repeats))
+  return 0
+
+
+def _results(rounds: dict[str, tuple[list[float], int]]) -> dict[str, Any]:
+  return {
     part: {
       "seconds": statistics.median(found),
       "rounds": found,
@@ -75,13 +87,6 @@ def bench_data(
     }
     for part, (found, tokens) in rounds.items()
   }
-  print(_as_text(results, size, repeats))
-  if json:
-    about = report.environment({}, "float32")
-    content = {"schema": "time_jax.bench.data/1", **about}
-    content |= {"text_bytes": size, "results": results}
-    report.write_json(json, content)
-  return 0
 
 
 def some_text(sources: tuple[str, ...], size: int) -> Iterator[str]:
@@ -103,8 +108,8 @@ def measure(
   seq_len: int,
   repeats: int,
   folder: pathlib.Path,
-) -> dict[str, tuple[list[float], int]]:
-  """Part -> seconds of every round, and the tokens of each.
+) -> Iterator[dict[str, tuple[list[float], int]]]:
+  """Yields part -> seconds of every round so far, and the tokens of each.
 
   Args:
     texts: documents.
@@ -140,7 +145,7 @@ def measure(
     tokens[PREPARE] = manifest.splits[TRAIN].tokens
     taken, tokens[LOADER] = load(folder / str(i))
     seconds[LOADER].append(taken)
-  return {part: (seconds[part], tokens[part]) for part in seconds}
+    yield {part: (seconds[part], tokens[part]) for part in seconds}
 
 
 def load(folder: pathlib.Path) -> tuple[float, int]:

@@ -18,7 +18,8 @@ from time_jax import assembly, flops, sharding, train, train_step
 from time_jax.arrays import Batch
 from time_jax.bench import program
 from time_jax.bench.collectives import Total, collectives, totals
-from time_jax.bench.topology import Topology, read_capacity
+from time_jax.bench.run import cache_hits
+from time_jax.bench.topology import Topology, read_memory
 from time_jax.bench.traffic import traffic
 from time_jax.distill import Objective
 from time_jax.errors import UserError
@@ -50,6 +51,11 @@ class Memory:
   code: int
   total: int
 
+  @property
+  def held(self) -> int:
+    """Of the arguments, as they are without the layout's padding."""
+    return self.parameters + self.optimizer + self.teacher + self.batch
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
@@ -59,12 +65,15 @@ class Estimate:
 
   Attributes:
     compute: matrix products of the method at the bfloat16 peak.
-    hbm: bytes to and from main memory, see `bench.traffic`.
-    ici: bytes sent to other devices, each ring along one axis of the slice.
+    hbm: bytes to and from main memory, see `bench.traffic`; where this machine
+      stands for the devices only what each step must: state, weights, batch.
+    ici: bytes sent to other devices, in rings along one axis of a slice or over
+      NVLink.
     peak: FLOP/s of a device, with its source; likewise in bytes/s:
     hbm_bandwidth: of main memory.
     ici_bandwidth: of a ring.
     source: of the peak.
+    link_source: of the bandwidths.
   """
 
   compute: float
@@ -74,6 +83,7 @@ class Estimate:
   hbm_bandwidth: float
   ici_bandwidth: float
   source: str
+  link_source: str
 
   @property
   def best(self) -> float:
@@ -98,10 +108,15 @@ class Report:
     global_batch_size: rows of a step.
     rows_per_device: rows of a micro-batch on one device.
     tokens: in a step, rows times their length.
-    fits: whether the compiler accepts the program; None where it does not say.
+    accumulation: micro-batches of a step.
+    forced: whether devices of this machine stand for the named ones.
+    fits: whether the compiler accepts the program; with `forced` whether this
+      machine's would be small enough; None where neither can be said.
     reason: why it does not fit.
+    needed: bytes on a device as the reason says them; 0 where it does not.
     capacity: bytes that a program may use on a device; None if not known.
     compile_seconds: taken by the compiler on this machine.
+    cached: whether it had compiled the same before.
     memory: of a device; None if the program did not fit. Likewise:
     optimizer_total: bytes of the optimizer's state on all devices, once.
     kernels: hand-written kernels and library calls -> executions in a step.
@@ -123,10 +138,14 @@ class Report:
   global_batch_size: int
   rows_per_device: int
   tokens: int
+  accumulation: int
+  forced: bool
   fits: bool | None
   reason: str
+  needed: int
   capacity: int | None
   compile_seconds: float
+  cached: bool = False
   memory: Memory | None = None
   optimizer_total: int = 0
   kernels: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -162,13 +181,16 @@ def examine(config: ConfigDict, topology: Topology) -> Report:
   how = train.make_parallel(config, objective, tx, mesh)
   lowered = how.lower(state, teacher.params, batch)
   start = time.perf_counter()
-  compiled, reason = None, ""
-  try:
-    compiled = lowered.compile()
-  except jax.errors.JaxRuntimeError as error:
-    reason = str(error).partition("\n")[0].strip()
-    if read_capacity(str(error)) is None:
-      raise  # Not for want of memory.
+  compiled, reason, needed = None, "", 0
+  with cache_hits() as hits:
+    try:
+      compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+      reason = str(error).partition("\n")[0].strip()
+      found = read_memory(str(error))
+      if found is None:
+        raise  # Not for want of memory.
+      needed = found[0]
   rows = config.train.global_batch_size // sharding.batch_ways(mesh)
   report = Report(
     topology=topology.name,
@@ -178,10 +200,14 @@ def examine(config: ConfigDict, topology: Topology) -> Report:
     global_batch_size=config.train.global_batch_size,
     rows_per_device=rows // config.train.accumulation,
     tokens=config.train.global_batch_size * config.data.seq_len,
+    accumulation=config.train.accumulation,
+    forced=bool(topology.stands_for),
     fits=None if topology.memory is None else compiled is not None,
     reason=reason,
+    needed=needed,
     capacity=topology.memory,
     compile_seconds=time.perf_counter() - start,
+    cached=bool(hits),
     flops=flops.step_flops(objective, state.params, batch).total,
   )
   if compiled is None:
@@ -215,9 +241,16 @@ def _look_inside(
   )
   whole = config.data.seq_len**2 * report.rows_per_device
   heads = [math.prod(shape.dims) / whole for shape in squares]
+  memory = _memory(compiled.memory_analysis(), arguments)
+  moved = traffic(text)
+  if report.forced:
+    report = _judge(report, memory)
+    # What a CPU's caches keep, a GPU's kernels would: the program's traffic
+    # tells nothing.
+    moved = memory.held + memory.optimizer + memory.parameters
   return dataclasses.replace(
     report,
-    memory=_memory(compiled.memory_analysis(), arguments),
+    memory=memory,
     optimizer_total=_bytes(_optimizer(arguments[0]), split=False),
     kernels=program.kernels(text),
     relation_matrices=[str(shape) for shape in squares],
@@ -233,8 +266,21 @@ def _look_inside(
       for found in program.largest(text, 5)
     ],
     estimate=_estimate(
-      topology, report, traffic(text), sum(one.sent for one in exchanges)
+      topology, report, moved, sum(one.sent for one in exchanges)
     ),
+  )
+
+
+def _judge(report: Report, memory: Memory) -> Report:
+  """By size alone, for want of the device's own compiler."""
+  if report.capacity is None or memory.total <= report.capacity:
+    return report
+  reason = (
+    f"this machine's program takes {memory.total / 1e9:.1f} GB on each device "
+    f"of {report.capacity / 1e9:.1f} GB"
+  )
+  return dataclasses.replace(
+    report, fits=False, reason=reason, needed=memory.total
   )
 
 
@@ -320,4 +366,5 @@ def _estimate(
     hbm_bandwidth=link.hbm,
     ici_bandwidth=ici,
     source=peak.source,
+    link_source=link.source,
   )

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from time_jax import train
 from time_jax.arrays import Qkv
 from time_jax.bench import report
 from time_jax.errors import UserError
@@ -116,6 +117,7 @@ def bench_relations(
     raise UserError("--torch needs PyTorch; try: pip install torch.")
   if json:
     report.check_writable(json)
+  train.use_compilation_cache()
   about = report.environment({}, cases[0].dtype)
   versions = [f"jax {jax.__version__}"]
   if with_torch:
@@ -127,15 +129,17 @@ def bench_relations(
     f"{first.student_width}; loss and gradient, median of {repeats} "
     "alternating rounds"
   )
-  rows = [row for case in cases for row in measure(case, repeats, with_torch)]
+  rows: list[Row] = []
+  for case in cases:
+    rows += measure(case, repeats, with_torch)
+    if json:
+      content = {"schema": SCHEMA, **about, "repeats": repeats}
+      content["rows"] = [dataclasses.asdict(row) for row in rows]
+      report.write_json(json, content)
   print(_table(rows, with_torch))
   for row in rows:
     if row.skipped:
       print(f"{row.name}, S = {row.case.seq_len}: {row.skipped}")
-  if json:
-    content = {"schema": SCHEMA, **about, "repeats": repeats}
-    content["rows"] = [dataclasses.asdict(row) for row in rows]
-    report.write_json(json, content)
   return 0
 
 

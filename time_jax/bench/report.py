@@ -6,8 +6,10 @@ import json
 import os
 import pathlib
 import platform
+import resource
 import statistics
 import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,7 +58,7 @@ def environment(mesh_shape: dict[str, int], dtype: str) -> dict[str, Any]:
       "python": platform.python_version(),
       **versions(),
       "git": _commit(),
-      "flags": {
+      "xla_flags": {
         name: os.environ[name] for name in _FLAGS if name in os.environ
       },
     },
@@ -93,6 +95,19 @@ def _commit() -> str | None:
   except (OSError, subprocess.CalledProcessError):
     return None
   return done.stdout.strip()
+
+
+def peak_memory() -> dict[str, int | None]:
+  """Of the fullest device, where it says so, and of this process; bytes."""
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
+  return {"device_peak": max(peaks, default=None), "host_peak": host_peak()}
+
+
+def host_peak() -> int:
+  """The most bytes of main memory that this process has had."""
+  unit = 1 if sys.platform == "darwin" else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float | int]:
@@ -137,5 +152,11 @@ def check_writable(path: pathlib.Path, flag: str = "json") -> None:
 
 
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-  """Writes a report as indented JSON."""
-  path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+  """Writes a report as indented JSON, whole or not at all.
+
+  Long measurements write what they have after every round, so that nothing is
+  lost of one that is cut off.
+  """
+  fresh = path.with_name(f"{path.name}.tmp")
+  fresh.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+  fresh.replace(path)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -31,6 +32,9 @@ XLMR_LARGE = {
   "pad_token_id": 1,
 }
 _LAYER = 19
+Needs = dict[str, int | None]
+"""`parts` that a batch is worked in, and `peak_bytes` of memory: the device's,
+or where it does not say so the process's so far."""
 
 
 def make_config(
@@ -63,8 +67,19 @@ class Ours:
     # PyTorch needs its share of a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     train.use_compilation_cache()
-    self._run = Run.build(ConfigDict(json.loads(config_json)))
+    config = ConfigDict(json.loads(config_json))
+    # PyTorch's step is one device's, too.
+    self._run = Run.build(config, jax.devices()[:1])
     self._batch = self._run.full_batch()
+
+  def warm_up(self, name: str) -> Needs:
+    """Compiles, fills the allocator's pool, and says what a step needs."""
+    self.run(name, 2)
+    found = report.peak_memory()
+    return {
+      "parts": 1,
+      "peak_bytes": found["device_peak"] or found["host_peak"],
+    }
 
   def run(self, name: str, steps: int) -> tuple[float, float]:
     """Seconds that some steps took, and seconds that cores worked for them."""
@@ -88,6 +103,7 @@ class Ours:
     counted = flops.step_flops(run.objective, student.params, self._batch)
     dtype = run.config.train.dtype
     about = report.environment(dict(run.mesh.shape), dtype)
+    about["hardware"]["n_devices"] = run.mesh.size
     return about | {"flops": vars(counted)}
 
 
@@ -121,12 +137,34 @@ class Theirs:
       self._torch.on_device(tokens),
       self._torch.on_device(np.ones_like(tokens)),
     )
+    self._parts = 1
+
+  def warm_up(self, name: str) -> Needs:
+    """Compiles, fills the allocator's pool, and says what a step needs.
+
+    A batch that the device has no memory for is worked in parts, as few as
+    will do, as a user of PyTorch would have it; later ones start from there.
+    """
+    self._torch.empty()
+    while not self._fits(name):
+      self._parts *= 2
+      self._torch.empty()
+    self.run(name, 1)
+    peak = self._torch.device_peak() or report.host_peak()
+    return {"parts": self._parts, "peak_bytes": peak}
+
+  def _fits(self, name: str) -> bool:
+    how = dict(self._rivals[name], parts=self._parts)
+    if self._parts < len(self._batch[0]):
+      return self._baseline.fits(*self._batch, **how)
+    self._baseline.step(*self._batch, **how)  # Or there is no way.
+    return True
 
   def run(self, name: str, steps: int) -> tuple[float, float]:
     """Seconds that some steps took, and seconds that cores worked for them."""
     start, worked = time.perf_counter(), time.process_time()
     for _ in range(steps):
-      self._baseline.step(*self._batch, **self._rivals[name])
+      self._baseline.step(*self._batch, **self._rivals[name], parts=self._parts)
     self._torch.wait()
     return time.perf_counter() - start, time.process_time() - worked
 

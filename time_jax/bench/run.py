@@ -116,7 +116,7 @@ class Run:
     """Compiles, runs the first step, and counts what the step is."""
     counted = flops.step_flops(self.objective, self.state.params, batch)
     start = time.perf_counter()
-    with _cache_hits() as hits:
+    with cache_hits() as hits:
       lowered = self.how.lower(self.state, self.teacher_params, batch)
       program = lowered.compile()
     compiled = time.perf_counter()
@@ -129,7 +129,7 @@ class Run:
       "flops": {**vars(counted), "total": counted.total},
       # Never the numerator of MFU: it counts the body of a loop once.
       "xla_flops": costs.get("flops"),
-      "compile": {
+      "time": {
         "compile_s": compiled - start,
         "cache": "warm" if hits else "cold",
         "first_step_s": first - start,
@@ -168,7 +168,7 @@ class Run:
 
 
 @contextlib.contextmanager
-def _cache_hits() -> Iterator[list[str]]:
+def cache_hits() -> Iterator[list[str]]:
   """Collects what is read from the compilation cache meanwhile."""
   hits: list[str] = []
 

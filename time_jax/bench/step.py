@@ -3,8 +3,6 @@
 import contextlib
 import itertools
 import pathlib
-import resource
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,15 +16,18 @@ from time_jax.config import check_config
 from time_jax.data import pipeline
 from time_jax.errors import UserError
 
-SCHEMA = "time_jax.bench.step/1"
+SCHEMA = "time_jax.bench.step/2"
 _REUSED, _LOADER = "one batch, reused", "loader"
+# Steps until clocks, caches and allocators are settled. A CPU's are few, for
+# there a step of full size takes seconds.
+_WARMUP, _WARMUP_CPU = 20, 3
 
 
 def bench_step(
   config: ConfigDict,
   *,
   steps: int,
-  warmup: int,
+  warmup: int | None,
   real_rows: bool,
   workdir: pathlib.Path | None,
   peak_tflops: float | None,
@@ -41,6 +42,7 @@ def bench_step(
     config: the recipe.
     steps: that count.
     warmup: steps before them, which do not; the one that compiles is extra.
+      None: 20, and 3 on a CPU.
     real_rows: whether the loader is measured with synthetic rows, too.
     workdir: of a run; its prepared text is measured. None: no text is.
     peak_tflops: dense, of one device; None: from `flops.PEAKS`.
@@ -59,26 +61,33 @@ def bench_step(
   rows, problem = open_rows(config, workdir, real_rows, vocab_size)
   distributed.initialize()
   train.use_compilation_cache()
+  if warmup is None:
+    warmup = _WARMUP_CPU if jax.default_backend() == "cpu" else _WARMUP
   run = Run.build(config)
   batch = run.full_batch()
   about = _describe(run, peak_tflops) | run.compile(batch)
   run.window(itertools.repeat(batch), warmup)
-  inputs = {_REUSED: run.window(itertools.repeat(batch), steps)}
+  reused = _rates(run.window(itertools.repeat(batch), steps), about)
+  about["time"] |= reused["time"]
+  about |= {"throughput": reused["throughput"], _LOADER: None}
+  about["memory"] |= report.peak_memory()
+  _keep(json, about)
   if rows:
     with contextlib.closing(run.loader(rows, warmup + steps)) as batches:
       run.window(batches, warmup)
-      inputs[_LOADER] = run.window(batches, steps)
-  about["inputs"] = {
-    name: _rates(window, about) for name, window in inputs.items()
-  }
-  about["memory"] |= _peak_memory()
+      about[_LOADER] = _rates(run.window(batches, steps), about)
+    about["memory"] |= report.peak_memory()
+    _keep(json, about)
   if jax.process_index() == 0:
     print(as_text(about))
     if problem:
       print(f"not measured: {_LOADER}: {problem}")
-    if json:
-      report.write_json(json, about)
   return 0
+
+
+def _keep(json: pathlib.Path | None, about: dict[str, Any]) -> None:
+  if json and jax.process_index() == 0:
+    report.write_json(json, about)
 
 
 def open_rows(
@@ -135,24 +144,14 @@ def _describe(run: Run, peak_tflops: float | None) -> dict[str, Any]:
         "student_dtype": c.train.dtype,
         "A_r": c.relations.num_heads,
         "implementation": c.relations.implementation,
-        "remat": False,
+        "remat": "attention",  # Its probabilities; see `models.attention`.
         "accum": c.train.accumulation,
         "packing": c.data.packing,
         "parallel": c.train.parallel,
       },
-      "energy": None,
-      "scaling": None,
+      "energy": None,  # Not measured.
     }
   )
-
-
-def _peak_memory() -> dict[str, int | None]:
-  """Of the fullest device, where it says so, and of this process."""
-  stats = [device.memory_stats() or {} for device in jax.local_devices()]
-  peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
-  unit = 1 if sys.platform == "darwin" else 1024
-  host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-  return {"device_peak": max(peaks, default=None), "host_peak": host}
 
 
 def _rates(window: Window, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +178,7 @@ def _rates(window: Window, about: Mapping[str, Any]) -> dict[str, Any]:
 def as_text(about: Mapping[str, Any]) -> str:
   """The report, readable."""
   hardware, shape = about["hardware"], about["shape"]
-  compiled, memory = about["compile"], about["memory"]
+  compiled, memory = about["time"], about["memory"]
   peak = hardware["peak_tflops_dense"]
   mfu = (
     f"MFU is of {peak:g} TFLOP/s, dense, per device ({hardware['peak_source']})"
@@ -188,6 +187,9 @@ def as_text(about: Mapping[str, Any]) -> str:
   )
   device = memory["device_peak"]
   counted = {k: v / 1e12 for k, v in about["flops"].items()}
+  inputs = {_REUSED: about}
+  if about[_LOADER]:
+    inputs[_LOADER] = about[_LOADER]
   lines = [
     f"{hardware['n_devices']} x {hardware['kind']}, "
     f"{hardware['n_processes']} process(es), mesh {hardware['mesh']}, jax "
@@ -206,7 +208,7 @@ def as_text(about: Mapping[str, Any]) -> str:
     f"{counted['teacher']:.3f}, student {counted['student']:.3f}, relations "
     f"{counted['relations']:.3f})",
     mfu,
-    report.table(("", *about["inputs"]), _cells(about["inputs"].values())),
+    report.table(("", *inputs), _cells(inputs.values())),
   ]
   return "\n".join(lines)
 

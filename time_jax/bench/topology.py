@@ -32,28 +32,46 @@ _NO_TPU_HERE = {
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-  """Bandwidths of a TPU generation.
+  """Bandwidths of a kind of device.
 
   Attributes:
-    hbm: of a chip's main memory, bytes/s (https://cloud.google.com/tpu/docs).
-    ici: of one link between neighbours in one direction, bytes/s
-      (https://jax-ml.github.io/scaling-book/tpus).
+    hbm: of its main memory, bytes/s.
+    ici: of a link to a neighbour in one direction, bytes/s.
     ring: a slice whose sides are multiples of it closes its rings, so that
-      both directions of a link carry one collective (same source).
+      both directions of a link carry one collective; 0: there are no slices.
+    source: where the numbers are published.
   """
 
   hbm: float
   ici: float
   ring: int
+  source: str
 
 
-# By the device_kind that JAX reports.
+_TPU = (
+  "https://cloud.google.com/tpu/docs, "
+  "https://jax-ml.github.io/scaling-book/tpus"
+)
+_GPU = "https://www.nvidia.com/en-us/data-center/"
+# By the device_kind that JAX reports. Of GPUs, NVLink within a host.
 LINKS = {
-  "TPU v4": Link(hbm=1200e9, ici=45e9, ring=4),
-  "TPU v5 lite": Link(hbm=819e9, ici=45e9, ring=16),
-  "TPU v5": Link(hbm=2765e9, ici=90e9, ring=4),
-  "TPU v6 lite": Link(hbm=1638e9, ici=90e9, ring=16),
+  "TPU v4": Link(hbm=1200e9, ici=45e9, ring=4, source=_TPU),
+  "TPU v5 lite": Link(hbm=819e9, ici=45e9, ring=16, source=_TPU),
+  "TPU v5": Link(hbm=2765e9, ici=90e9, ring=4, source=_TPU),
+  "TPU v6 lite": Link(hbm=1638e9, ici=90e9, ring=16, source=_TPU),
+  "NVIDIA A100-SXM4-80GB": Link(2039e9, 300e9, 0, _GPU + "a100"),
+  "NVIDIA H100 80GB HBM3": Link(3350e9, 450e9, 0, _GPU + "h100"),
+  "NVIDIA H200": Link(4800e9, 450e9, 0, _GPU + "h200"),
 }
+# Name -> what JAX reports, and bytes of memory (same source). JAX takes a share
+# of them, see https://docs.jax.dev/en/latest/201/gpu-memory.html.
+_GPUS = {
+  "a100": ("NVIDIA A100-SXM4-80GB", 80e9),
+  "h100": ("NVIDIA H100 80GB HBM3", 80e9),
+  "h200": ("NVIDIA H200", 141e9),
+}
+_GPU_SHARE = 0.75
+_GPUS_OF_A_HOST = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,18 +81,21 @@ class Topology:
   Attributes:
     name: as the user writes it.
     devices: what a mesh can be made of.
-    memory: bytes that one program may use on a device, None if not known. It
-      is what the compiler itself holds against a program.
+    memory: bytes that one program may use on a device, None if not known. On
+      a TPU it is what the compiler itself holds against a program.
+    stands_for: kind of the devices in whose place this machine's are; empty if
+      they are themselves.
   """
 
   name: str
   devices: Sequence[jax.Device]
   memory: int | None
+  stands_for: str = ""
 
   @property
   def kind(self) -> str:
     """What JAX calls the device."""
-    return self.devices[0].device_kind
+    return self.stands_for or self.devices[0].device_kind
 
   @property
   def link(self) -> Link | None:
@@ -86,6 +107,8 @@ class Topology:
     """Bytes/s that a device sends in a ring along one axis of the slice."""
     if self.link is None:
       return None
+    if not self.link.ring:
+      return self.link.ici
     sides = [int(side) for side in self.name.partition(":")[2].split("x")]
     closed = all(side % self.link.ring == 0 for side in sides)
     return self.link.ici * (2 if closed else 1)
@@ -96,7 +119,9 @@ def find(name: str) -> Topology:
 
   Args:
     name: GENERATION:SHAPE of a TPU slice, such as v5e:4x4 or v5p:4x4x4, which
-      takes libtpu but no TPU; or cpu:N, that many devices of this machine.
+      takes libtpu but no TPU; cpu:N, that many devices of this machine; or
+      h100:N, likewise a100 and h200, which are cpu:N in the place of a host's
+      GPUs: nothing but a GPU itself can compile for it.
 
   Raises:
     UserError: there is no such topology.
@@ -104,10 +129,13 @@ def find(name: str) -> Topology:
   generation, _, shape = name.partition(":")
   if generation == "cpu" and shape.isdigit() and int(shape):
     return Topology(name, _cpus(int(shape)), None)
+  if generation in _GPUS and shape.isdigit():
+    return _gpus(name, generation, int(shape))
   if not re.fullmatch(r"\w+:\d+(x\d+)+", name):
     raise UserError(
       f"--topology={name} is no topology; expected GENERATION:SHAPE of a TPU "
-      "slice, such as v5e:4x4 or v5p:4x4x4, or cpu:N."
+      "slice, such as v5e:4x4 or v5p:4x4x4, or cpu:N, or GPUs of a host: "
+      f"{', '.join(f'{gpu}:N' for gpu in _GPUS)}."
     )
   if not _has_libtpu():
     raise UserError(
@@ -121,6 +149,16 @@ def find(name: str) -> Topology:
       f"others, {'; '.join(map(_accepted, _SLICES))}."
     )
   return Topology(name, devices, _memory(devices[0]))
+
+
+def _gpus(name: str, card: str, count: int) -> Topology:
+  if not 0 < count <= _GPUS_OF_A_HOST:
+    raise UserError(
+      f"--topology={name}: expected 1 to {_GPUS_OF_A_HOST} GPUs, those of a "
+      "host; what links hosts is not known."
+    )
+  kind, memory = _GPUS[card]
+  return Topology(name, _cpus(count), int(_GPU_SHARE * memory), kind)
 
 
 def _has_libtpu() -> bool:
@@ -159,17 +197,26 @@ def _memory(device: jax.Device) -> int | None:
   try:
     jax.jit(lambda x: x + 1).lower(too_large).compile()
   except jax.errors.JaxRuntimeError as error:
-    return read_capacity(str(error))
+    found = read_memory(str(error))
+    return found and found[1]
   return None
 
 
-def read_capacity(message: str) -> int | None:
-  """Bytes of HBM that an error of the compiler says there are."""
-  found = re.search(r"HBM \(([\d.]+)([MGT])\)|of ([\d.]+)([MGT]) hbm", message)
+def read_memory(message: str) -> tuple[int, int] | None:
+  """Bytes of HBM that a program needs and that there are, as an error says."""
+  size = r"([\d.]+)([MGT])"
+  found = re.search(
+    rf"\({size}\) exceeds available HBM \({size}\)|Used {size} of {size} hbm",
+    message,
+  )
   if not found:
     return None
-  number, unit = found[1] or found[3], found[2] or found[4]
-  return int(float(number) * 2 ** {"M": 20, "G": 30, "T": 40}[unit])
+  number, unit, limit, limit_unit = filter(None, found.groups())
+  powers = {"M": 2**20, "G": 2**30, "T": 2**40}
+  return (
+    int(float(number) * powers[unit]),
+    int(float(limit) * powers[limit_unit]),
+  )
 
 
 def _cpus(count: int) -> list[jax.Device]:

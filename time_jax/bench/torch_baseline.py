@@ -100,7 +100,8 @@ class Baseline:
 
   @functools.cached_property
   def _compiled_loss(self) -> Any:
-    return torch.compile(self._loss)
+    # Built for the rows it is given: they stay the same from step to step.
+    return torch.compile(self._loss, dynamic=False)
 
   def _loss(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
@@ -115,6 +116,7 @@ class Baseline:
     *,
     cut: bool = False,
     compiled: bool = False,
+    parts: int = 1,
   ) -> tuple[torch.Tensor, torch.Tensor]:
     """One update.
 
@@ -124,6 +126,7 @@ class Baseline:
       cut: whether the teacher ends with its distilled layer; as published it
         runs to its own end.
       compiled: whether forward pass and loss are built by torch.compile.
+      parts: of the batch, one after the other, whose gradients add up.
 
     Returns:
       The loss and the gradient's norm before clipping.
@@ -133,16 +136,38 @@ class Baseline:
     wide: Any = contextlib.nullcontext()
     if self._bfloat16:
       wide = torch.autocast(tokens.device.type, torch.bfloat16)
-    with wide:
-      loss = (self._compiled_loss if compiled else self._loss)(tokens, mask)
-    loss.backward()
+    loss_of = self._compiled_loss if compiled else self._loss
+    total = torch.zeros((), device=tokens.device)
+    for rows, real in zip(tokens.chunk(parts), mask.chunk(parts), strict=True):
+      with wide:
+        loss = loss_of(rows, real) * (len(rows) / len(tokens))
+      loss.backward()
+      total += loss.detach()
     norm = torch.nn.utils.clip_grad_norm_(
       self._student.parameters(), self._clip_norm
     )
     self._optimizer.step()
     self._schedule.step()
     self._optimizer.zero_grad(set_to_none=True)
-    return loss.detach(), norm
+    return total, norm
+
+  def fits(self, *batch: torch.Tensor, **how: Any) -> bool:
+    """Whether the device has the memory for a step, which is done if so.
+
+    Args:
+      *batch: as for `step`.
+      **how: likewise.
+    """
+    try:
+      self.step(*batch, **how)
+      wait()
+      return True
+    except torch.OutOfMemoryError:
+      return False
+    finally:  # Of a step that broke off, these hold the activations.
+      self._optimizer.zero_grad(set_to_none=True)
+      self._expected.clear()
+      self._found.clear()
 
 
 def _capture(layer: Any) -> dict[str, torch.Tensor]:
@@ -195,6 +220,8 @@ def random_baseline(
     bfloat16: whether the teacher is kept and all is computed in bfloat16.
   """
   torch.manual_seed(seed)
+  # As JAX multiplies float32 on a GPU by default; no effect elsewhere.
+  torch.backends.cuda.matmul.allow_tf32 = True
   wide = transformers.XLMRobertaConfig(**architecture)
   thin = transformers.BertConfig(
     vocab_size=wide.vocab_size,
@@ -237,6 +264,20 @@ def wait() -> None:
     torch.cuda.synchronize()
 
 
+def empty() -> None:
+  """Gives unused memory of the device back and forgets its peak."""
+  if torch.cuda.is_available():
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+
+
+def device_peak() -> int | None:
+  """The most bytes of the device that were in use since `empty`."""
+  if not torch.cuda.is_available():
+    return None
+  return torch.cuda.max_memory_allocated()
+
+
 def describe() -> dict[str, Any]:
   """Versions, threads and the device, for a report."""
   on_gpu = torch.cuda.is_available()
@@ -245,4 +286,5 @@ def describe() -> dict[str, Any]:
     "transformers": transformers.__version__,
     "torch_threads": torch.get_num_threads(),
     "torch_device": torch.cuda.get_device_name() if on_gpu else "cpu",
+    "torch_float32_products": "TF32" if on_gpu else "float32",
   }
