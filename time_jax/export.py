@@ -62,6 +62,8 @@ def export_command(
   """Exports, and uploads where that was asked for; returns exit code 0."""
   if push_to:
     push.check_name(push_to)
+    if not dry_run:
+      push.check_token()
     options = dataclasses.replace(options, name=push_to)
   elif dry_run or options.revision:
     raise UserError("--dry_run and --revision go with --push=OWNER/NAME.")
