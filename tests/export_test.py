@@ -96,6 +96,7 @@ def test_unknown_facts_are_not_invented(exported):
   for name in ("teacher", "training text", "tokens read", "hardware of the"):
     assert re.search(rf"\| {name}[^|]*\| not recorded \|", text), name
   assert "| taken over from | source |" in text
+  assert "pooler" not in text  # It has one.
   assert "language:" not in text and "base_model:" not in text
 
 
@@ -108,7 +109,8 @@ def test_imported_and_exported_again_it_is_the_same(
   if dtype == "bfloat16":
     first = tmp_path / "first"
     flags = f"--class={exported.name}", f"--dtype={dtype}", f"--out={first}"
-    command(capsys, "export", f"--workdir={workdir}", *flags)
+    licence = "--license=cc-by-4.0"
+    command(capsys, "export", f"--workdir={workdir}", *flags, licence)
   size = (first / "model.safetensors").stat().st_size
   full = (exported / "model.safetensors").stat().st_size
   assert size == full if dtype == "float32" else size < 0.6 * full
@@ -118,6 +120,8 @@ def test_imported_and_exported_again_it_is_the_same(
   for name in ("model.safetensors", "config.json", "tokenizer.json"):
     assert files.sha256(again / "export" / name) == files.sha256(first / name)
   assert json.loads((first / "config.json").read_text())["dtype"] == dtype
+  card = (again / "export" / "README.md").read_text()
+  assert ("license: cc-by-4.0" in card) == (first != exported)
 
 
 def test_import_takes_no_folder_that_holds_something(capsys, tmp_path, workdir):
@@ -141,6 +145,11 @@ def test_import_of_a_published_xlm_roberta(capsys, golden, tmp_path):
   flags = f"--workdir={run}", "--class=BertModel"
   output = command(capsys, "export", *flags)
   assert "ok     PyTorch, random tokens" in output
+  text = (run / "export" / "README.md").read_text()
+  (block,) = re.findall(r"```python\n(.*?)```", text, re.S)
+  exec(block, {})
+  assert "There is no tokenizer: ids only." in text
+  assert "The pooler is of zeros" in text
   flags = f"--workdir={run}", "--class=XLMRobertaModel"
   output = command(capsys, "export", *flags, code=2)
   assert "counts positions from the id of the padding token" in output
