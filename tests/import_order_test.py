@@ -25,7 +25,7 @@ data.integrity data.text_files data.tokenizing relations.one_pass
 relations.pallas_gpu relations.pallas_tpu models.bert models.deberta
 models.ltg_bert models.t5 models.modernbert models.eurobert
 data.sources data.shards relations.loss models.registry hf.files
-data.workers data.pipeline distill hf.weights data.counting hf.merges
+descent data.workers data.pipeline distill hf.weights data.counting hf.merges
 hf.sentencepiece_file hf.torch_encoder hf.onnx_graph
 hf.vocabulary
 hf.rows hf.trimmed_files pieces

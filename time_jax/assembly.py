@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax import optimizer, sharding
+from time_jax import descent, optimizer, sharding
 from time_jax.config import missing_fields
 from time_jax.distill import Objective
 from time_jax.errors import UserError
@@ -126,6 +126,12 @@ def make_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
     overrides=_overrides(config),
     allow_pickle=t.allow_pickle,
   )
+
+
+def teacher_origin(config: ConfigDict) -> dict[str, str]:
+  """What `descent.describe` says of the teacher; nothing of a random one."""
+  t = config.teacher
+  return {} if t.path == RANDOM else descent.describe(t.path, t.allow_pickle)
 
 
 def abstract_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:

@@ -17,6 +17,7 @@ _NOT_RECORDED = "not recorded"
 _MADE = {
   "imported_from": "taken over from",
   "teacher": "teacher",
+  "trimmed_from": "teacher's tokens trimmed, from",
   "teacher_layer": "distilled layer of the teacher",
   "teacher_sha256": "teacher's weights (SHA-256)",
   "relation_heads": "relation heads R",
@@ -44,15 +45,16 @@ A small text encoder{}, distilled from a larger one with time_jax after TiME
 the attention relations of one layer of its teacher. It gives vectors for
 tokens, to be fine-tuned for tagging, parsing, named entities and the like."""
 _LIMITS = """\
-There is no masked-language-model head. A pooler of zeros stands for one that
-was not there. Quality on tasks: not stated."""
+There is no masked-language-model head. Quality on tasks: not stated."""
+_NO_POOLER = """\
+The pooler is of zeros: it stands for one that was not there."""
 _DISTILLED_LIMITS = """\
 The loss sees the query, key and value projections of the last layer and all
 below them. What follows them in that layer, and the pooler, are as they were
 initialised: fine-tune the model, or take an earlier layer. There is no
 masked-language-model head. Quality on tasks: not stated."""
 # Said only where they are so.
-_OPTIONAL = ("imported_from", "init_from", "chosen")
+_OPTIONAL = ("imported_from", "trimmed_from", "init_from", "chosen")
 _SECTIONS = (
   "Use",
   "Limits",
@@ -74,6 +76,7 @@ def render(
   checks: Sequence[tuple[str, str]],
   licence: str,
   with_tokenizer: bool = True,
+  with_pooler: bool = True,
 ) -> str:
   """Fills the template.
 
@@ -87,6 +90,7 @@ def render(
     checks: what was verified, and what was found.
     licence: identifier of the model's licence; empty: not stated.
     with_tokenizer: whether there is one in the folder.
+    with_pooler: whether it is more than zeros.
   """
   template = importlib.resources.files("time_jax").joinpath("card.md")
   text = template.read_text(encoding="utf-8")
@@ -95,7 +99,7 @@ def render(
     title=name.rstrip("/").rpartition("/")[2] or name,
     about=_about(facts),
     usage=_usage(name, revision, model_class, shape, with_tokenizer),
-    limits=_DISTILLED_LIMITS if "teacher" in facts else _LIMITS,
+    limits=_limits(facts, with_pooler),
     made=_made(facts),
     shape=_table(_shape(shape, model_class, dtype)),
     checks=_table(checks),
@@ -118,20 +122,26 @@ def problems(text: str) -> list[str]:
     body = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
     if not body or not body[1].strip():
       found.append(f"README.md lacks the section {title!r}")
+  for key, label in _MADE.items():
+    if key not in _OPTIONAL and not _has_row(text, label):
+      found.append(f"README.md does not say: {label}")
   if re.search(r"\$\w|\bTODO\b|More Information Needed", text):
     found.append("README.md has places that were not filled")
   return found
 
 
+def _has_row(text: str, label: str) -> bool:
+  return bool(re.search(rf"^\| {re.escape(label)} \| \S", text, re.M))
+
+
 def _front(facts: Mapping[str, Any], licence: str) -> str:
-  teacher = str(facts.get("teacher", "")).partition("@")[0]
   front: dict[str, Any] = {
     "library_name": "transformers",
     "pipeline_tag": "feature-extraction",
     "tags": ["time_jax", "distillation", "encoder"],
     "language": facts.get("language"),
     "license": licence,
-    "base_model": teacher if re.fullmatch(r"[\w.-]+/[\w.-]+", teacher) else "",
+    "base_model": facts.get("base_model"),
     "datasets": facts.get("datasets"),
   }
   said: dict[str, Any] = {key: v for key, v in front.items() if v}
@@ -144,6 +154,11 @@ def _about(facts: Mapping[str, Any]) -> str:
     return f"A text encoder, taken over by time_jax; from: {origin}."
   language = facts.get("language")
   return _DISTILLED.format(f" for {find(language).name}" if language else "")
+
+
+def _limits(facts: Mapping[str, Any], with_pooler: bool) -> str:
+  limits = _DISTILLED_LIMITS if "teacher" in facts else _LIMITS
+  return limits if with_pooler else f"{limits}\n{_NO_POOLER}"
 
 
 def _usage(

@@ -35,7 +35,8 @@ class Options:
     model_class: a key of `save.CLASSES`; empty: as an imported student had it,
       else BertModel.
     dtype: of the weights, one of `save.DTYPES`; empty: likewise, else float32.
-    licence: identifier for the card; empty: the card says that none is stated.
+    licence: identifier for the card; empty: as an imported export had it, else
+      the card says that none is stated.
     name: how the card's code loads the model; empty: by the folder's path.
     revision: branch of the hub that it is for.
     onnx: whether ONNX files are written, too.
@@ -62,6 +63,8 @@ def export_command(
   """Exports, and uploads where that was asked for; returns exit code 0."""
   if push_to:
     push.check_name(push_to)
+    if not dry_run:
+      push.check_token()
     options = dataclasses.replace(options, name=push_to)
   elif dry_run or options.revision:
     raise UserError("--dry_run and --revision go with --push=OWNER/NAME.")
@@ -139,6 +142,7 @@ def _complete(options: Options, student: Student, out: pathlib.Path) -> Options:
     options,
     model_class=model_class,
     dtype=dtype,
+    licence=options.licence or before.get("facts", {}).get("licence", ""),
     name=options.name or str(out.resolve()),
   )
 
@@ -151,6 +155,8 @@ def _write_and_verify(
 ) -> list[verify.Check]:
   """Fills the folder; RunError unless it is what it should be."""
   facts = provenance.collect(workdir, student)
+  if options.licence:
+    facts["licence"] = options.licence
   more = write_folder(folder, workdir, student, options, facts)
   done = verify.verify(folder, student, with_card=False) + more
   text = card.render(
@@ -163,6 +169,7 @@ def _write_and_verify(
     checks=[(check.name, check.found) for check in done],
     licence=options.licence,
     with_tokenizer=tokenizer.has_tokenizer(folder),
+    with_pooler=any(map(jnp.any, jax.tree.leaves(student.params["pooler"]))),
   )
   (folder / "README.md").write_text(text, encoding="utf-8")
   wrong = [

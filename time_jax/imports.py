@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from time_jax import assembly, checks, initial, provenance, sharding
+from time_jax import assembly, checks, descent, initial, sharding
 from time_jax.appearing import appearing
 from time_jax.checkpoint import Checkpoints
 from time_jax.config import default_config, missing_fields
@@ -103,7 +103,7 @@ def _write(
     "versions": record.get("versions") or {},
     "hardware": record.get("hardware") or {},
     "imported": {
-      "from": provenance.shown_path(name),
+      "from": descent.shown_path(name),
       "sha256": files.fingerprint(folder),
       "class": "XLMRobertaModel" if roberta else "BertModel",
       "dtype": dtype if dtype in save.DTYPES else "float32",

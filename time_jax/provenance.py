@@ -11,6 +11,7 @@ from typing import Any
 from time_jax import choose, history, languages
 from time_jax.checkpoint import METRIC
 from time_jax.data import manifest
+from time_jax.descent import shown_path
 from time_jax.errors import UserError
 from time_jax.restore import Student
 
@@ -33,7 +34,7 @@ def collect(workdir: pathlib.Path, student: Student) -> Facts:
     return imported.get("facts") or {"imported_from": imported["from"]}
   run = student.record.get("run") or {}
   facts: Facts = {
-    **_of_config(run),
+    **_of_config(run, student.record.get("teacher") or {}),
     **_of_text(workdir, run),
     **_of_metrics(workdir, student.step),
     "hardware": _hardware(student.record.get("hardware")),
@@ -44,13 +45,15 @@ def collect(workdir: pathlib.Path, student: Student) -> Facts:
   return {name: value for name, value in facts.items() if value}
 
 
-def _of_config(run: Mapping[str, Any]) -> Facts:
+def _of_config(run: Mapping[str, Any], known: Mapping[str, str]) -> Facts:
   if "teacher" not in run:
     return {}
   teacher, train = run["teacher"], run["train"]
   return {
     "language": _language(run["lang"]),
-    "teacher": shown_path(teacher["path"]),
+    "teacher": known.get("name") or shown_path(teacher["path"]),
+    "trimmed_from": known.get("trimmed_from"),
+    "base_model": known.get("hub"),
     "teacher_layer": teacher["layer"],
     "teacher_sha256": run.get("teacher weights (SHA-256)"),
     "relation_heads": run["relations"]["num_heads"],
@@ -75,16 +78,6 @@ def _language(code: str) -> str:
     return ""
 
 
-def shown_path(path: str) -> str:
-  """A path without the folders of whoever trained it; a hub id as it is."""
-  local = (
-    path.startswith(("/", ".", "~"))
-    or path.count("/") > 1
-    or pathlib.Path(path).is_dir()
-  )
-  return pathlib.PurePath(path).name if local and ":" not in path else path
-
-
 def _relations(weights: Mapping[str, float]) -> str:
   used = {pair.upper(): weight for pair, weight in weights.items() if weight}
   plain = set(used.values()) == {1.0}
@@ -95,7 +88,7 @@ def _of_text(workdir: pathlib.Path, run: Mapping[str, Any]) -> Facts:
   data = run.get("data") or {}
   folder = pathlib.Path(data.get("folder") or workdir / "data")
   if data.get("synthetic_rows"):
-    return {"text": "none: random tokens"}
+    return {"text_train": "none: random tokens"}
   if not manifest.is_prepared(folder):
     return {}
   found = manifest.load_manifest(folder)

@@ -2,8 +2,8 @@
 
 import pathlib
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from time_jax.errors import RunError, UserError
@@ -22,6 +22,15 @@ def check_name(name: str) -> None:
     ) from error
 
 
+def check_token() -> None:
+  """Raises UserError without a token; the hub alone knows if it will do."""
+  if get_token() is None:
+    raise UserError(
+      "--push needs a token of the hub: run `hf auth login`, or set HF_TOKEN; "
+      "or see with --dry_run what would be uploaded."
+    )
+
+
 def push(
   folder: pathlib.Path,
   name: str,
@@ -37,7 +46,8 @@ def push(
   finds it.
 
   Args:
-    folder: an export; all files in it are uploaded.
+    folder: an export; all files in it are uploaded. ONNX files of an earlier
+      one, which it may lack, go in the same commit.
     name: OWNER/NAME; made if it is not there.
     private: whether a repository that is made is private.
     revision: branch, made if it is not there; None: main.
@@ -45,7 +55,6 @@ def push(
     dry_run: only list; the hub is not asked.
 
   Raises:
-    UserError: there is no token.
     RunError: the hub cannot be reached or refuses; the folder stays.
   """
   print(_listing(folder, name, revision, private))
@@ -62,12 +71,8 @@ def push(
       folder_path=folder,
       commit_message=message,
       revision=revision,
+      delete_patterns="onnx/*",
     )
-  except LocalTokenNotFoundError as error:
-    raise UserError(
-      "the hub needs a token: run `hf auth login`, or set HF_TOKEN. The folder "
-      f"stays: {folder}"
-    ) from error
   except Exception as error:  # The hub's errors share no base class.
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise RunError(

@@ -370,6 +370,7 @@ def _metadata(
       "tokenizer (SHA-256)": rows.tokenizer,
       "prepared text (SHA-256)": rows.fingerprint,
     },
+    "teacher": assembly.teacher_origin(config),
     "versions": {name: importlib.metadata.version(name) for name in packages},
     "hardware": {
       "kind": jax.devices()[0].device_kind,

@@ -110,6 +110,9 @@ def bert_tensors(
 ) -> dict[str, np.ndarray]:
   """The tensors of a file.
 
+  The pooler is among them though distillation never trains it: transformers
+  makes a random one of its own, with a warning, where a file lacks it.
+
   Args:
     config: of the student.
     params: float32.

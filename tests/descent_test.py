@@ -1,0 +1,92 @@
+"""Where a teacher came from, from its run to the card."""
+
+import json
+
+import pytest
+
+from time_jax import card, descent, provenance
+from time_jax.config import default_config
+from time_jax.models.bert import BertConfig
+from time_jax.restore import Student
+
+CACHED = "owner/teacher"
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch, tmp_path):
+  """A folder to stand in, and a cache of the hub with one model."""
+  for name in ("teachers/full", "snapshot"):
+    (tmp_path / name).mkdir(parents=True)
+  cache = {CACHED: str(tmp_path / "snapshot" / "config.json")}
+  monkeypatch.setattr(
+    descent, "try_to_load_from_cache", lambda name, *a, **k: cache.get(name)
+  )
+  monkeypatch.setattr(
+    descent.files,
+    "_download",
+    lambda path, *what: tmp_path / "snapshot",
+  )
+  monkeypatch.chdir(tmp_path)
+  return tmp_path
+
+
+def trim(folder, teacher):
+  folder.mkdir(parents=True)
+  sizes = {"before": 250_002, "after": 60_001}
+  record = {"teacher": teacher, "vocab_size": sizes}
+  (folder / "trim.json").write_text(json.dumps(record))
+
+
+def card_of(workdir, path):
+  """The card of a student, exported where the teacher is not."""
+  config = default_config()
+  config.teacher.path = path
+  run = json.loads(config.to_json())
+  record = {"run": run, "teacher": descent.describe(path)}
+  shape = BertConfig(
+    vocab_size=153,
+    hidden_size=24,
+    num_layers=2,
+    num_heads=2,
+    intermediate_size=40,
+    max_positions=64,
+  )
+  student = Student(1, shape, {}, record)
+  facts = provenance.collect(workdir, student)
+  return card.render(
+    name="x",
+    revision=None,
+    facts=facts,
+    shape=shape,
+    model_class="BertModel",
+    dtype="float32",
+    checks=[("files", "3 files")],
+    licence="",
+  )
+
+
+def test_a_teacher_of_the_hub(tmp_path):
+  text = card_of(tmp_path, f"{CACHED}@main")
+  assert f"base_model: {CACHED}\n" in text
+  assert f"| teacher | {CACHED}@main |" in text and "trimmed" not in text
+
+
+def test_a_folder_is_no_model_of_the_hub(monkeypatch, tmp_path):
+  found = descent.describe("teachers/full")
+  assert found == {"name": "full", "hub": ""}
+  monkeypatch.chdir(tmp_path / "teachers")
+  assert descent.hub_id("teachers/full") == ""
+  assert descent.hub_id("package:a/b/c") == ""
+
+
+@pytest.mark.parametrize(
+  ("teacher", "shown", "hub"),
+  [(CACHED, CACHED, CACHED), ("teachers/full", "full", "")],
+)
+def test_what_a_trimmed_teacher_was(tmp_path, teacher, shown, hub):
+  trim(tmp_path / "teachers" / "da", teacher)
+  text = card_of(tmp_path, "teachers/da")
+  tokens = "60,001 of 250,002 tokens"
+  assert f"| teacher's tokens trimmed, from | {shown}: {tokens} |" in text
+  assert "| teacher | da |" in text
+  assert (f"base_model: {CACHED}\n" in text) == bool(hub)
