@@ -15,7 +15,7 @@ appearing cluster history ledger seal watchdog
 meeting status
 arrays distributed optimizer config metrics languages profiling
 checkpoint command evals.recipe evals.lines evals.edit_scripts evals.trees
-evals.conllu evals.iob evals.squad
+evals.conllu evals.iob evals.squad evals.results
 sharding relations.dense models.family models.layers models.encoder
 models.relative models.rotary models.attention models.unrolled corpora
 teachers relations.sweep
@@ -29,7 +29,7 @@ hf.sentencepiece_file hf.torch_encoder hf.onnx_graph
 hf.vocabulary
 hf.rows hf.trimmed_files pieces
 flops data.prepare hf.load hf.save hf.tokenizer train_step evaluate
-hf.flax_teacher parallel
+hf.flax_teacher parallel machine
 assembly
 corpus initial
 train
@@ -45,7 +45,7 @@ evals.word_batches evals.qa_batches evals.word_vectors evals.encoders
 evals.ud_model evals.tuning evals.saved evals.ud_scores evals.network
 evals.qa_scores
 evals.ud_annotator evals.ner_model evals.ner_scores evals.qa_model evals.task
-evals.finetuning
+evals.finetuning evals.ud_breakdown
 evals.ud evals.ner evals.qa
 evals.predict
 provenance card onnx_files

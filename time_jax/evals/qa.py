@@ -38,7 +38,7 @@ class Qa(Task):
   ending = ".json"
   pipe = "< questions.json > answers.jsonl"
   # Its language says how answers are compared.
-  no_matter = ("seeds", "model", "step")
+  no_matter = ("seeds", "model", "step", "label")
 
   def __init__(
     self,

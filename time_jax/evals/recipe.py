@@ -17,6 +17,7 @@ def _any_config(task: str) -> ConfigDict:
   # A workdir of `distill`, a folder, a hub id OWNER/NAME[@REVISION], or
   # package:NAME/FOLDER.
   config.model = ""
+  config.label = ""  # of the model, in reports; empty: its name
   config.step = -1  # of a workdir's checkpoint; -1: the chosen or newest
   config.init = "model"  # or "random": only shape and tokenizer of it
   config.seeds = (0,)  # one run each; of weights, dropout and order
