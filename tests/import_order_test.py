@@ -15,7 +15,7 @@ appearing cluster history ledger seal watchdog
 meeting status
 arrays distributed optimizer config metrics languages profiling
 checkpoint command evals.recipe evals.lines evals.edit_scripts evals.trees
-evals.conllu evals.iob evals.squad evals.results
+evals.conllu evals.iob evals.squad
 sharding relations.dense models.family models.layers models.encoder
 models.relative models.rotary models.attention models.unrolled corpora
 teachers relations.sweep
@@ -25,9 +25,9 @@ relations.pallas_gpu relations.pallas_tpu models.bert models.deberta
 models.ltg_bert models.t5 models.modernbert models.eurobert
 data.sources data.shards relations.loss models.registry hf.files
 data.workers data.pipeline distill hf.weights data.counting hf.merges
-hf.sentencepiece_file hf.torch_encoder hf.onnx_graph
-hf.vocabulary
-hf.rows hf.trimmed_files pieces
+hf.sentencepiece_file hf.torch_encoder hf.onnx_graph evals.results
+hf.vocabulary evals.table
+hf.rows hf.trimmed_files pieces evals.report
 flops data.prepare hf.load hf.save hf.tokenizer train_step evaluate
 hf.flax_teacher parallel machine
 assembly
