@@ -6,9 +6,12 @@ import shutil
 
 import jax
 import numpy as np
+import pytest
+import safetensors.numpy
 import tiny_ud
 
 from time_jax import restore
+from time_jax.errors import UserError
 from time_jax.evals.encoders import open_encoder, write_encoder
 from time_jax.models import bert
 
@@ -42,6 +45,24 @@ def test_names_sizes_and_shape(mesh, tiny):
     "all": (v + 64 + 2) * 32 + norm + 3 * block,
     "without_embeddings": norm + 3 * block,
   }
+
+
+def test_a_pickle_is_read_where_it_is_allowed(mesh, tmp_path):
+  torch = pytest.importorskip("torch")
+  folder = tiny_ud.write_encoder(tmp_path / "a")
+  weights = folder / "model.safetensors"
+  tensors = {
+    name: torch.tensor(tensor)
+    for name, tensor in safetensors.numpy.load_file(weights).items()
+  }
+  whole = opened(folder, mesh)
+  weights.unlink()
+  torch.save(tensors, folder / "pytorch_model.bin")
+  with pytest.raises(UserError, match="--config.allow_pickle=True of finetune"):
+    opened(folder, mesh)
+  found = opened(folder, mesh, allow_pickle=True)
+  jax.tree.map(np.testing.assert_array_equal, found.params, whole.params)
+  assert found.fingerprint != whole.fingerprint
 
 
 def test_random_starts_are_told_apart_by_their_shape(mesh, tmp_path):

@@ -113,6 +113,7 @@ def open_encoder(
   step: int | None = None,
   random: bool = False,
   dropout: float = 0.0,
+  allow_pickle: bool = False,
 ) -> Opened:
   """Opens a student of a workdir, or any model that is a teacher.
 
@@ -123,6 +124,7 @@ def open_encoder(
     step: of a workdir's checkpoint; by default the chosen one, or the newest.
     random: only the shape and the tokenizer are taken.
     dropout: in the encoder, where its family has dropout at all.
+    allow_pickle: see `files.weight_files`.
 
   Raises:
     UserError: there is no such model, or no tokenizer with it.
@@ -138,7 +140,7 @@ def open_encoder(
   else:
     if step is not None:
       raise UserError(f"model={model} is no workdir, so step has no meaning.")
-    found = _of_folder(model, mesh, random)
+    found = _of_folder(model, mesh, random, allow_pickle)
   family, config, params = found.family, found.config, found.params
   knobs = {"dropout", "attention_dropout"}
   names = {field.name for field in dataclasses.fields(config)} & knobs
@@ -184,8 +186,10 @@ def _of_workdir(
   return _undrawn(found) if random else found
 
 
-def _of_folder(model: str, mesh: Mesh, random: bool) -> _Found:
-  folder = files.resolve(model)
+def _of_folder(
+  model: str, mesh: Mesh, random: bool, allow_pickle: bool
+) -> _Found:
+  folder = files.resolve(model, allow_pickle)
   hf_config = files.read_json(folder / "config.json")
   family, config = load.read_config(folder)
   # Without the folders of whoever trained it.
@@ -193,8 +197,11 @@ def _of_folder(model: str, mesh: Mesh, random: bool) -> _Found:
   found = _Found(family, config, hf_config, None, folder, "", name)
   if random:
     return _undrawn(found)
-  _, params = load.load_encoder(folder, dtype=np.float32, mesh=mesh)
-  return found._replace(params=params, fingerprint=files.fingerprint(folder))
+  _, params = load.load_encoder(
+    folder, dtype=np.float32, mesh=mesh, allow_pickle=allow_pickle
+  )
+  fingerprint = files.fingerprint(folder, allow_pickle)
+  return found._replace(params=params, fingerprint=fingerprint)
 
 
 def _undrawn(found: _Found) -> _Found:

@@ -59,6 +59,7 @@ def finetune(
     step=None if config.step < 0 else config.step,
     random=config.init == "random",
     dropout=config.train.encoder_dropout,
+    allow_pickle=config.allow_pickle,
   )
   buckets = batches.make_buckets(
     config.data.buckets,

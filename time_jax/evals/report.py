@@ -143,7 +143,8 @@ def _notes(
     for size, hardware in sorted(kinds)
   ]
   machines = sorted({result.hardware for result in found})
-  return [*notes, f"Fine-tuned on {', '.join(machines)}."]
+  notes.append(f"Fine-tuned on {', '.join(machines)}.")
+  return [f"* {note}" for note in notes]
 
 
 def _by_class(found: Sequence[Result], by: str) -> list[str]:
@@ -202,6 +203,7 @@ def _plot(rows: Sequence[Row], path: pathlib.Path) -> bool:
     return False
   # Imported here: matplotlib is slow to load and only the end needs it.
   from matplotlib.figure import Figure
+  from matplotlib.ticker import ScalarFormatter
 
   figure = Figure(figsize=(7, 4.5), layout="constrained")
   axes = figure.subplots()
@@ -219,6 +221,8 @@ def _plot(rows: Sequence[Row], path: pathlib.Path) -> bool:
       axes.annotate(label, (x, y), (4, 4), textcoords="offset points")
   xlabel = "ms, median of a batch" if timed else "million parameters"
   axes.set(xscale="log", xlabel=xlabel, ylabel="mean score (%)")
+  for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+    axis(ScalarFormatter())
   axes.grid(alpha=0.3, which="both")
   axes.legend()
   figure.savefig(path, dpi=120, format="png")

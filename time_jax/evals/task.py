@@ -47,7 +47,7 @@ class Task(abc.ABC):
   pipe: ClassVar[str]
   touch: ClassVar[str] = "__call__"
   no_matter: ClassVar[tuple[str, ...]] = (
-    *("seeds", "model", "step", "lang", "label"),
+    *("seeds", "model", "step", "lang", "label", "allow_pickle"),
   )
   heads: Any
   examples: Examples
