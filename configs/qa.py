@@ -5,7 +5,7 @@
 dev=dev.json,test=xquad.en.json
 
 Arguments:
-  lang              ISO code: says how answers are compared, see below
+  lang              ISO code: for MLQA, says how answers are compared
   model             a workdir, a folder, a hub id, package:NAME/FOLDER
   train, dev, test  files in the layout of SQuAD v1.1, plain or .gz
 
@@ -19,8 +19,9 @@ AdamW (0.9, 0.999) at 5e-4, the encoder at a tenth of it, 100 steps of warm-up
 and a cosine, dropout 0.1, the best epoch by F1 on dev.
 
 Of several answers all count as right; the first is trained on. Scores follow
-SQuAD v1.1, by which XQuAD is scored too, and in es, hi, vi, de, ar and zh the
-rules of MLQA. Questions that SQuAD v2 marks as impossible are left out.
+SQuAD v1.1, by which XQuAD is scored too; with --config.data.rules=mlqa, the
+rules of MLQA for the language (en, es, hi, vi, de, ar, zh). Questions that
+SQuAD v2 marks as impossible are left out.
 
 Predictions are written as SQuAD's program reads them: {id: text}. Several
 seeds: --config.seeds="(0,1,2)" gives mean and standard deviation.

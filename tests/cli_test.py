@@ -30,6 +30,7 @@ COMMANDS = (
   "finetune ner",
   "finetune qa",
   "predict",
+  "report",
   "languages",
   "teachers",
   "inspect",

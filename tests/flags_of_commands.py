@@ -24,6 +24,7 @@ FLAGS = {
   "finetune ner": ("config", "workdir"),
   "finetune qa": ("config", "workdir"),
   "predict": ("folder",),
+  "report": ("teacher", "out", "by", "workdirs"),
   "languages": ("code",),
   "teachers": (),
   "inspect": ("model", "layer", "size", "allow_pickle"),

@@ -26,11 +26,11 @@ relations.pallas_gpu relations.pallas_tpu models.bert models.deberta
 models.ltg_bert models.t5 models.modernbert models.eurobert
 data.sources data.shards relations.loss models.registry hf.files
 descent data.workers data.pipeline distill hf.weights data.counting hf.merges
-hf.sentencepiece_file hf.torch_encoder hf.onnx_graph
-hf.vocabulary
-hf.rows hf.trimmed_files pieces
+hf.sentencepiece_file hf.torch_encoder hf.onnx_graph evals.results
+hf.vocabulary evals.table
+hf.rows hf.trimmed_files pieces evals.report
 flops data.prepare hf.load hf.save hf.tokenizer train_step evaluate
-hf.flax_teacher parallel
+hf.flax_teacher parallel machine
 assembly
 corpus initial
 train
@@ -46,7 +46,7 @@ evals.word_batches evals.qa_batches evals.word_vectors evals.encoders
 evals.ud_model evals.tuning evals.saved evals.ud_scores evals.network
 evals.qa_scores
 evals.ud_annotator evals.ner_model evals.ner_scores evals.qa_model evals.task
-evals.finetuning
+evals.finetuning evals.ud_breakdown
 evals.ud evals.ner evals.qa
 evals.predict
 provenance card onnx_files

@@ -190,7 +190,7 @@ BROKEN = {
   ),
   "whole numbers": (quantised, [f"{KERNEL} is int8, expected one of"]),
   "no weights": (no_safetensors, ["has no model.safetensors"]),
-  "a pickle only": (pickle_only, ["a pickle only, .* (--allow_pickle of insp"]),
+  "a pickle only": (pickle_only, ["a pickle only, .* --allow_pickle of insp"]),
   "a missing shard": (
     missing_shard,
     ["index.json names ['model-00002-of-00002.safetensors'], missing"],

@@ -107,6 +107,13 @@ def processes_of(launcher):
   return found["1"], found["0"]
 
 
+def scores(folder):
+  """What `finetune` found, without how long it took."""
+  found = json.loads((folder / "scores.json").read_text())
+  assert found.pop("seconds") > 0
+  return found
+
+
 def wait_until_gone(pid, seconds):
   """Returns once a process has ended, whether anyone asked how or not."""
   deadline = time.monotonic() + seconds

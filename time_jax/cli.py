@@ -142,7 +142,11 @@ def _parse(name: str, rest: list[str]) -> Any:
   try:
     left = values(["time_jax", *rest])[1:]
     if command.argument and left:
-      values[command.argument].parse(left.pop(0))
+      parser = values[command.argument].parser
+      several = isinstance(parser, flags.ListParser)
+      words = left[:] if several else left[0]
+      values[command.argument].parse(words)
+      left = [] if several else left[1:]
   except flags.UnrecognizedFlagError as error:
     if "config" in values and error.flagname.startswith("config."):
       raise UserError(f"--{error.flagname} needs --config as well.") from error

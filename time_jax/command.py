@@ -25,6 +25,7 @@ class Command:
     run: (flag values) -> exit code; imports what it needs itself, so that
       help and usage errors appear at once.
     argument: the flag that a word without dashes sets; empty: no such word.
+      A flag that is a list takes all such words.
     recipe: gives all fields that its --config must have.
   """
 

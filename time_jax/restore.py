@@ -1,6 +1,8 @@
 """A checkpoint of a run -> the student in it."""
 
 import dataclasses
+import hashlib
+import json
 import pathlib
 from typing import Any
 
@@ -36,6 +38,12 @@ class Student:
   def encoder(self) -> Encoder:
     """The complete network, computing in float32."""
     return Encoder(self.config, self.config.num_layers, jnp.dtype("float32"))
+
+  @property
+  def fingerprint(self) -> str:
+    """SHA-256 of the run's record and the step: equal ones, equal weights."""
+    content = json.dumps([self.record.get("run"), self.step], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def read_student(workdir: pathlib.Path, step: int | None = None) -> Student:

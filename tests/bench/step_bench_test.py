@@ -13,7 +13,7 @@ import pytest
 from bench import small_run
 from tiny_recipe import get_config
 
-from time_jax import cli, corpus, distributed, flops
+from time_jax import cli, corpus, distributed, flops, machine
 from time_jax.bench import report, step
 from time_jax.bench.run import Run
 from time_jax.errors import UserError
@@ -211,7 +211,7 @@ def test_a_known_device_names_its_peak(monkeypatch):
   device = types.SimpleNamespace(device_kind=kind, platform="gpu")
   monkeypatch.setattr(report.jax, "devices", lambda: [device] * 4)
   for dtype, peak in (("bfloat16", 989), ("float32", 494.5)):
-    hardware = report.environment({"data": 4}, dtype)["hardware"]
+    hardware = machine.environment({"data": 4}, dtype)["hardware"]
     assert hardware["kind"] == kind
     assert hardware["n_devices"] == 4
     assert hardware["peak_tflops_dense"] == peak

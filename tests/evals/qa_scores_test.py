@@ -12,9 +12,9 @@ def question(*texts):
   return Question("q", "?", "", answers, "file")
 
 
-def score(found, *golds, lang="en"):
+def score(found, *golds, lang="en", rules="squad"):
   """(F1, EM) of one answer."""
-  values = qa_scores.score([question(*golds)], [question(found)], lang)
+  values = qa_scores.score([question(*golds)], [question(found)], lang, rules)
   return pytest.approx((values["F1"], values["EM"]))
 
 
@@ -40,8 +40,10 @@ def score(found, *golds, lang="en"):
 def test_squad(found, golds, f1, em):
   assert (f1, em) == score(found, *golds)
   assert (f1, em) == score(found, *golds, lang="")
-  # XQuAD's other languages are scored alike.
+  # XQuAD's other languages are scored alike, those of MLQA among them.
   assert (f1, em) == score(found, *golds, lang="ru")
+  assert (f1, em) == score(found, *golds, lang="de")
+  assert (f1, em) == score(found, *golds, rules="mlqa")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_squad(found, golds, f1, em):
   ],
 )
 def test_mlqa_by_language(lang, found, gold, f1, em):
-  assert (f1, em) == score(found, gold, lang=lang)
+  assert (f1, em) == score(found, gold, lang=lang, rules="mlqa")
 
 
 def test_mean_over_questions_and_the_name_of_the_definition():
@@ -77,6 +79,11 @@ def test_mean_over_questions_and_the_name_of_the_definition():
   values = qa_scores.score(golds, found, "en")
   assert values == pytest.approx({"F1": 100 * (2 / 3 + 1) / 3, "EM": 100 / 3})
   assert qa_scores.definition("en") == "the definition of SQuAD v1.1"
-  assert qa_scores.definition("deu") == "the definition of MLQA (de)"
+  assert qa_scores.definition("deu") == "the definition of SQuAD v1.1"
+  assert qa_scores.definition("deu", "mlqa") == "the definition of MLQA (de)"
+  with pytest.raises(
+    UserError, match="MLQA has no language 'ga'; expected one"
+  ):
+    qa_scores.definition("ga", "mlqa")
   with pytest.raises(UserError, match="unknown language 'xyzzy'"):
     qa_scores.definition("xyzzy")

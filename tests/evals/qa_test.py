@@ -186,9 +186,10 @@ def test_killed_and_started_again_ends_bit_equal(
   assert code == -signal.SIGKILL, output
   code, output = running.run(arguments)
   assert code == 0, output
-  for name in ("test.json", "model/heads.safetensors", "scores.json"):
-    again = (tmp_path / "seed-0" / name).read_bytes()
-    assert again == (finished[0] / "seed-0" / name).read_bytes(), name
+  whole, again = finished[0] / "seed-0", tmp_path / "seed-0"
+  for name in ("test.json", "model/heads.safetensors"):
+    assert (again / name).read_bytes() == (whole / name).read_bytes(), name
+  assert running.scores(again) == running.scores(whole)
 
 
 @pytest.mark.usefixtures("one_process")

@@ -77,8 +77,22 @@ def moved(answer_start, text="vor Cafe\u0301"):
 def test_bad_questions_are_named(tmp_path, changes, message):
   with pytest.raises(UserError, match=message) as error:
     read(tmp_path, content(**changes))
-  assert str(error.value).startswith(f"{tmp_path / 'file.json'}: ")
+  assert str(error.value).startswith(f"{tmp_path / 'file.json'}:")
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("identity", ["q1", 7, 'é"x'])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_bad_answers_are_named_with_their_line(tmp_path, identity, ascii_only):
+  wrong = content(id=identity, answers=moved(13))
+  text = json.dumps(wrong, ensure_ascii=ascii_only, indent=1)
+  (number,) = (
+    i for i, line in enumerate(text.splitlines(), 1) if '"id"' in line
+  )
+  with pytest.raises(UserError) as error:
+    read(tmp_path, text)
+  place = f"{tmp_path / 'file.json'}:{number}: question {identity}: the answer"
+  assert str(error.value).startswith(place) and number > 5
 
 
 @pytest.mark.parametrize(

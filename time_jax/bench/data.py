@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 from ml_collections import ConfigDict
 
-from time_jax import assembly
+from time_jax import assembly, machine
 from time_jax.bench import report
 from time_jax.corpus import TRAIN
 from time_jax.data import pipeline, prepare
@@ -70,7 +70,7 @@ def bench_data(
     ):
       results = _results(rounds)
       if json:
-        about = report.environment({}, "float32")
+        about = machine.environment({}, "float32")
         content = {"schema": "time_jax.bench.data/1", **about}
         content |= {"text_bytes": size, "results": results}
         report.write_json(json, content)
@@ -181,7 +181,7 @@ def _as_text(results: dict[str, Any], size: int, repeats: int) -> str:
       ]
     )
   title = (
-    f"{report.processor()}, {os.cpu_count()} cores; {size / 1e6:.0f} MB of "
+    f"{machine.processor()}, {os.cpu_count()} cores; {size / 1e6:.0f} MB of "
     f"text, median of {repeats} alternating rounds; the loader in seconds of "
     "one core, places of padding included"
   )

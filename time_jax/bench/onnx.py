@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from time_jax import onnx_files, sharding
+from time_jax import machine, onnx_files, sharding
 from time_jax.arrays import make_batch
 from time_jax.bench import report
 from time_jax.errors import UserError
@@ -67,7 +67,7 @@ def bench_onnx(
   head = ("implementation", "rows", "median ms", "p90 ms", "rows/s")
   print(report.table(head, rows))
   if json:
-    content = {"schema": SCHEMA} | report.environment({"data": 1}, "float32")
+    content = {"schema": SCHEMA} | machine.environment({"data": 1}, "float32")
     report.write_json(json, content | {"seconds": found})
     print(f"Written to {json}.")
   return 0

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from time_jax import train
+from time_jax import machine, train
 from time_jax.arrays import Qkv
 from time_jax.bench import report
 from time_jax.errors import UserError
@@ -118,7 +118,7 @@ def bench_relations(
   if json:
     report.check_writable(json)
   train.use_compilation_cache()
-  about = report.environment({}, cases[0].dtype)
+  about = machine.environment({}, cases[0].dtype)
   versions = [f"jax {jax.__version__}"]
   if with_torch:
     versions.append(f"torch {about['software']['torch']}")

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from time_jax import assembly, flops, sharding, train, train_step
+from time_jax import assembly, flops, machine, sharding, train, train_step
 from time_jax.bench import breakdown, report
 from time_jax.bench.run import Run
 from time_jax.config import STUDENT_SIZES, check_config, default_config
@@ -102,7 +102,7 @@ class Ours:
     student = train_step.abstract_state(run.objective.student, run.tx, run.mesh)
     counted = flops.step_flops(run.objective, student.params, self._batch)
     dtype = run.config.train.dtype
-    about = report.environment(dict(run.mesh.shape), dtype)
+    about = machine.environment(dict(run.mesh.shape), dtype)
     about["hardware"]["n_devices"] = run.mesh.size
     return about | {"flops": vars(counted)}
 

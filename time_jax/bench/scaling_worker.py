@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from time_jax import assembly, distributed, train
+from time_jax import assembly, distributed, machine, train
 from time_jax.bench import program, report
 from time_jax.bench.collectives import collectives, totals
 from time_jax.bench.run import Run
@@ -82,7 +82,7 @@ def measure(config: ConfigDict, count: int, steps: int) -> dict[str, Any]:
   exchanges = totals(collectives(text, count))
   mesh, train_config = dict(run.mesh.shape), config.train
   memory: Any = step.memory_analysis()
-  return report.environment(mesh, train_config.dtype) | {
+  return machine.environment(mesh, train_config.dtype) | {
     "platform": devices[0].platform,
     "devices": count,
     "processes": jax.process_count(),

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from time_jax import assembly, corpus, distributed, train
+from time_jax import assembly, corpus, distributed, machine, train
 from time_jax.bench import report
 from time_jax.bench.run import Run, Window
 from time_jax.config import check_config
@@ -124,7 +124,7 @@ def _describe(run: Run, peak_tflops: float | None) -> dict[str, Any]:
   c = run.config
   full = (c.teacher.dtype, c.train.dtype) == ("float32", "float32")
   dtype = "float32" if full else "bfloat16"
-  about = report.environment(dict(run.mesh.shape), dtype)
+  about = machine.environment(dict(run.mesh.shape), dtype)
   if peak_tflops:
     about["hardware"] |= {
       "peak_tflops_dense": peak_tflops,

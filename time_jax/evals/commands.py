@@ -18,6 +18,28 @@ def _folder(values: flags.FlagValues, argv: Sequence[str]) -> None:
   )
 
 
+def _report(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  for name, text in (
+    ("teacher", "Label of the model that others are compared with."),
+    ("out", "Folder to write."),
+  ):
+    flags.DEFINE_string(name, None, text, flag_values=values)
+  flags.DEFINE_enum(
+    "by",
+    None,
+    ["feats", "upos"],
+    "Scores of every feature, or of every part of speech, too.",
+    flag_values=values,
+  )
+  flags.DEFINE_list(
+    "workdirs",
+    None,
+    "Of `finetune`; folders of `bench inference`, too.",
+    flag_values=values,
+  )
+
+
 def _run_ud(args: Any) -> int:
   module = importlib.import_module("time_jax.evals.ud")
   return module.finetune_ud(args.config, path(args.workdir))
@@ -36,6 +58,16 @@ def _run_qa(args: Any) -> int:
 def _run_predict(args: Any) -> int:
   module = importlib.import_module("time_jax.evals.predict")
   return module.predict(path(args.folder), sys.stdin.buffer, sys.stdout)
+
+
+def _run_report(args: Any) -> int:
+  module = importlib.import_module("time_jax.evals.report")
+  return module.report(
+    [path(word) for word in args.workdirs],
+    teacher=args.teacher or "",
+    by=args.by or "",
+    out=path(args.out),
+  )
 
 
 EVALS = {
@@ -73,5 +105,14 @@ EVALS = {
     ("folder",),
     _run_predict,
     argument="folder",
+  ),
+  "report": Command(
+    "The table of languages and models, from the files of results.",
+    "report runs/ga-ud runs/ga-ner runs/speed --teacher=runs/teacher "
+    "--out=runs/report",
+    (_report,),
+    ("workdirs", "out"),
+    _run_report,
+    argument="workdirs",
   ),
 }

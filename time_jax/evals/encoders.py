@@ -1,11 +1,14 @@
 """Any encoder that can be fine-tuned: where it lies, how it is written."""
 
 import dataclasses
+import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,7 +42,9 @@ class Opened:
     hf_config: what its config.json is to say.
     words: its tokenizer.
     folder: that holds the tokenizer.
-    fingerprint: of what it was read from.
+    fingerprint: SHA-256 of what it was read from; of random weights, of the
+      shape.
+    name: for tables.
   """
 
   encoder: nn.Module
@@ -49,6 +54,7 @@ class Opened:
   words: TokenizerSpec
   folder: pathlib.Path
   fingerprint: str
+  name: str
 
   @property
   def config(self) -> Any:
@@ -60,9 +66,43 @@ class Opened:
     """Tokens that it takes at most."""
     return min(self.config.max_positions or LONGEST, LONGEST)
 
+  @property
+  def shape(self) -> dict[str, Any]:
+    """Its kind and sizes, for reports."""
+    c = self.config
+    return {
+      "type": self.hf_config["model_type"],
+      "layers": c.num_layers,
+      "width": c.hidden_size,
+      "heads": c.widths["query"] // c.head_dim,
+      "vocabulary": c.vocab_size,
+    }
+
+  @property
+  def parameters(self) -> dict[str, int]:
+    """How many it has: in all, and outside of its tables of embeddings."""
+    boxed = _without_pooler(abstract_params(self.encoder))
+    flat: Any = flax.traverse_util.flatten_dict(nn.meta.unbox(boxed))
+    sizes = {path: math.prod(leaf.shape) for path, leaf in flat.items()}
+    tables = sum(n for path, n in sizes.items() if path[-1] == "embedding")
+    whole = sum(sizes.values())
+    return {"all": whole, "without_embeddings": whole - tables}
+
   def fresh(self, rng: jax.Array) -> Params:
     """Random parameters of its shape, boxed, without a pooler."""
     return _without_pooler(init_params(self.encoder, rng))
+
+
+class _Found(NamedTuple):
+  """What a model's place says of it; see `Opened`."""
+
+  family: Family
+  config: Any
+  hf_config: Mapping[str, Any]
+  params: Params | None
+  folder: pathlib.Path
+  fingerprint: str
+  name: str
 
 
 def open_encoder(
@@ -73,6 +113,7 @@ def open_encoder(
   step: int | None = None,
   random: bool = False,
   dropout: float = 0.0,
+  allow_pickle: bool = False,
 ) -> Opened:
   """Opens a student of a workdir, or any model that is a teacher.
 
@@ -83,6 +124,7 @@ def open_encoder(
     step: of a workdir's checkpoint; by default the chosen one, or the newest.
     random: only the shape and the tokenizer are taken.
     dropout: in the encoder, where its family has dropout at all.
+    allow_pickle: see `files.weight_files`.
 
   Raises:
     UserError: there is no such model, or no tokenizer with it.
@@ -94,12 +136,12 @@ def open_encoder(
     )
   workdir = pathlib.Path(model).expanduser()
   if (workdir / "checkpoints").is_dir():
-    found = _of_workdir(workdir, step)
+    found = _of_workdir(workdir, step, random)
   else:
     if step is not None:
       raise UserError(f"model={model} is no workdir, so step has no meaning.")
-    found = _of_folder(model, mesh, random)
-  family, config, hf_config, params, folder, fingerprint = found
+    found = _of_folder(model, mesh, random, allow_pickle)
+  family, config, params = found.family, found.config, found.params
   knobs = {"dropout", "attention_dropout"}
   names = {field.name for field in dataclasses.fields(config)} & knobs
   config = dataclasses.replace(config, **dict.fromkeys(names, dropout))
@@ -110,16 +152,19 @@ def open_encoder(
     params = jax.device_put(_without_pooler(params), layout)
   return Opened(
     encoder=encoder,
-    params=None if random else params,
+    params=params,
     family=family,
-    hf_config=hf_config,
-    words=tokenizer.load_tokenizer(folder, config.vocab_size),
-    folder=folder,
-    fingerprint="random" if random else fingerprint,
+    hf_config=found.hf_config,
+    words=tokenizer.load_tokenizer(found.folder, config.vocab_size),
+    folder=found.folder,
+    fingerprint=found.fingerprint,
+    name=found.name,
   )
 
 
-def _of_workdir(workdir: pathlib.Path, step: int | None) -> tuple:
+def _of_workdir(
+  workdir: pathlib.Path, step: int | None, random: bool
+) -> _Found:
   student = restore.read_student(workdir, step)
   folder = workdir / "tokenizer"
   if not folder.is_dir():
@@ -129,19 +174,44 @@ def _of_workdir(workdir: pathlib.Path, step: int | None) -> tuple:
   ids = tokenizer.special_ids(folder, student.config.vocab_size)
   hf_config = save.hf_config(student.config, ids)
   family, config = load.parse_config(hf_config, str(workdir))
-  fingerprint = f"{json.dumps(student.record.get('run'))} {student.step}"
-  return family, config, hf_config, student.params, folder, fingerprint
+  found = _Found(
+    family,
+    config,
+    hf_config,
+    student.params,
+    folder,
+    student.fingerprint,
+    f"{workdir.name}@{student.step}",
+  )
+  return _undrawn(found) if random else found
 
 
-def _of_folder(model: str, mesh: Mesh, random: bool) -> tuple:
-  folder = files.resolve(model)
+def _of_folder(
+  model: str, mesh: Mesh, random: bool, allow_pickle: bool
+) -> _Found:
+  folder = files.resolve(model, allow_pickle)
   hf_config = files.read_json(folder / "config.json")
   family, config = load.read_config(folder)
-  params = None
-  if not random:
-    _, params = load.load_encoder(folder, dtype=np.float32, mesh=mesh)
-  fingerprint = "" if random else files.fingerprint(folder)
-  return family, config, hf_config, params, folder, fingerprint
+  # Without the folders of whoever trained it.
+  name = "/".join(pathlib.PurePath(model).parts[-2:])
+  found = _Found(family, config, hf_config, None, folder, "", name)
+  if random:
+    return _undrawn(found)
+  _, params = load.load_encoder(
+    folder, dtype=np.float32, mesh=mesh, allow_pickle=allow_pickle
+  )
+  fingerprint = files.fingerprint(folder, allow_pickle)
+  return found._replace(params=params, fingerprint=fingerprint)
+
+
+def _undrawn(found: _Found) -> _Found:
+  """Only the shape of it."""
+  content = json.dumps({"random": found.hf_config}, sort_keys=True)
+  return found._replace(
+    params=None,
+    fingerprint=hashlib.sha256(content.encode()).hexdigest(),
+    name=f"random {found.config.num_layers}x{found.config.hidden_size}",
+  )
 
 
 def _without_pooler(params: Params) -> Params:

@@ -11,16 +11,16 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax import distributed, sharding, train
+from time_jax import distributed, machine, sharding, train
 from time_jax.errors import EXIT_PREEMPTED
 from time_jax.evals import batches, recipe, saved, tuning
 from time_jax.evals.encoders import open_encoder
+from time_jax.evals.results import SCHEMA, SCORES
 from time_jax.evals.task import SPLITS, Task, path_of
 from time_jax.hf import files
-from time_jax.models.family import Params
 
-SCORES = "scores.json"
 Scores = dict[str, dict[str, float]]  # split -> metric -> percent
+Done = dict[str, Any]  # what the file SCORES of a seed says
 
 
 def finetune(
@@ -59,6 +59,7 @@ def finetune(
     step=None if config.step < 0 else config.step,
     random=config.init == "random",
     dropout=config.train.encoder_dropout,
+    allow_pickle=config.allow_pickle,
   )
   buckets = batches.make_buckets(
     config.data.buckets,
@@ -69,14 +70,14 @@ def finetune(
   )
   task = kind(config, data, opened, buckets, mesh)
   run = _Finetuning(task, workdir, mesh)
-  found: dict[int, Scores] = {}
+  found: dict[int, Done] = {}
   for seed in config.seeds:
-    scores = run.of_seed(seed, asked=len(found) * run.steps_at_most)
-    if scores is None:
+    done = run.of_seed(seed, asked=len(found) * run.steps_at_most)
+    if done is None:
       return EXIT_PREEMPTED
-    found[seed] = scores
+    found[seed] = done
   if jax.process_index() == 0:
-    _report(task, workdir, found)
+    _report(task, workdir, found, mesh)
   return 0
 
 
@@ -92,7 +93,7 @@ class _Finetuning:
     """Of one seed."""
     return self._batches(0).steps * self._task.config.train.epochs
 
-  def of_seed(self, seed: int, asked: int) -> Scores | None:
+  def of_seed(self, seed: int, asked: int) -> Done | None:
     """Trains, chooses, predicts, scores; None: stopped, to go on later.
 
     Args:
@@ -104,7 +105,7 @@ class _Finetuning:
     if (workdir / SCORES).exists():
       done = files.read_json(workdir / SCORES)
       tuning.check_same(done["run"], record, workdir)
-      return done["scores"]
+      return done
     train.prepare_workdir(workdir)
     run = tuning.Run(
       task=self._task,
@@ -119,8 +120,7 @@ class _Finetuning:
     tuned = run.tune()
     if tuned is None:
       return None
-    params, history = tuned
-    return self._finish(workdir, record, params, history)
+    return self._finish(workdir, record, tuned)
 
   def _batches(self, seed: int) -> batches.Epochs:
     return batches.Epochs(self._task.examples, self._task.buckets, seed)
@@ -129,11 +129,12 @@ class _Finetuning:
     self,
     workdir: pathlib.Path,
     record: Mapping[str, Any],
-    params: Params,
-    history: list[dict[str, float]],
-  ) -> Scores:
+    tuned: tuning.Tuned,
+  ) -> Done:
     """Writes predictions, model and, last of all, the scores."""
-    task, scores = self._task, {}
+    task, params = self._task, tuned.params
+    scores: Scores = {}
+    by: dict[str, Any] = {}
     for split in SPLITS[1:]:
       if split not in task.data:
         continue
@@ -142,6 +143,15 @@ class _Finetuning:
         path = workdir / f"{split}{task.ending}"
         path.write_text(task.to_text(found), encoding="utf-8")
       scores[split] = task.score(split, found)
+      by[split] = task.breakdown(split, found)
+    done = {
+      "run": record,
+      "best_epoch": tuning.best_epoch(tuned.history) + 1,
+      "epochs": tuned.history,
+      "seconds": tuned.seconds,
+      "scores": scores,
+      "by": by,
+    }
     if jax.process_index() == 0:
       saved.write_folder(
         workdir / "model",
@@ -156,14 +166,8 @@ class _Finetuning:
           "run": record,
         },
       )
-      content = {
-        "run": record,
-        "best_epoch": tuning.best_epoch(history) + 1,
-        "epochs": history,
-        "scores": scores,
-      }
-      _write_json(workdir / SCORES, content)
-    return scores
+      _write_json(workdir / SCORES, done)
+    return done
 
 
 def _recipe(config: ConfigDict, seed: int) -> tuning.Recipe:
@@ -199,23 +203,38 @@ def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 
 def _report(
-  task: Task, workdir: pathlib.Path, found: Mapping[int, Scores]
+  task: Task, workdir: pathlib.Path, found: Mapping[int, Done], mesh: Mesh
 ) -> None:
   """Writes and prints the mean and spread over the seeds."""
-  config = task.config
+  config, opened = task.config, task.opened
+  scores = [done["scores"] for done in found.values()]
   summary = {
     split: {
-      name: _spread([scores[split][name] for scores in found.values()])
+      name: _spread([one[split][name] for one in scores])
       for name in task.metrics
     }
-    for split in next(iter(found.values()))
+    for split in scores[0]
   }
   content = {
+    "schema": SCHEMA,
+    **machine.environment(dict(mesh.shape), config.train.dtype),
     "task": task.name,
     "lang": config.lang,
+    "label": config.label or opened.name,
     "model": config.model,
     "init": config.init,
+    "fingerprint": opened.fingerprint,
+    "shape": opened.shape,
+    "parameters": opened.parameters,
+    "files": {
+      split: {
+        "path": config.data[split],
+        "sha256": files.sha256(path_of(config, split)),
+      }
+      for split in task.data
+    },
     "seeds": list(found),
+    "seconds": _spread([done["seconds"] for done in found.values()]),
     "scores": summary,
   }
   _write_json(workdir / SCORES, content)

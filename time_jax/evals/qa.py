@@ -37,8 +37,8 @@ class Qa(Task):
   metrics = qa_scores.METRICS
   ending = ".json"
   pipe = "< questions.json > answers.jsonl"
-  # Its language says how answers are compared.
-  no_matter = ("seeds", "model", "step")
+  # Its language may say how answers are compared.
+  no_matter = ("seeds", "model", "step", "label", "allow_pickle")
 
   def __init__(
     self,
@@ -50,7 +50,7 @@ class Qa(Task):
   ) -> None:
     """Cuts the training file into windows."""
     super().__init__(config, data, opened, buckets, mesh)
-    self.scorer = qa_scores.definition(config.lang)
+    self.scorer = qa_scores.definition(config.lang, config.data.rules)
     self.heads = Heads(config.train.dropout, jnp.dtype(config.train.dtype))
     sizes = {name: config.data[name] for name in _SIZES}
     self._reader = Reader(opened, self.heads, buckets, mesh, **sizes)
@@ -91,7 +91,8 @@ class Qa(Task):
 
   def score(self, split: str, found: Sequence[Question]) -> dict[str, float]:
     """F1 and exact match, against the file."""
-    return qa_scores.score(self.data[split], found, self.config.lang)
+    lang, rules = self.config.lang, self.config.data.rules
+    return qa_scores.score(self.data[split], found, lang, rules)
 
   def quality(self, scores: Mapping[str, float]) -> float:
     """F1."""

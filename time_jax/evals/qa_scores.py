@@ -3,10 +3,10 @@
 As SQuAD v1.1 defines them (arXiv 1606.05250, and the evaluation program that
 came with it): an answer is lower-cased, loses ASCII punctuation and the
 English articles, and is split at whitespace. XQuAD is scored so in every
-language. MLQA (arXiv 1910.07475) has six languages with rules of their own:
-all of Unicode's punctuation, their own articles (none in Hindi and Chinese),
-and Chinese split into characters; those are used for these six. English is
-as in SQuAD.
+language. MLQA (arXiv 1910.07475) has English as in SQuAD, and six languages
+with rules of their own: all of Unicode's punctuation, their own articles (none
+in Hindi and Chinese), and Chinese split into characters. Both have files in
+the same languages, so whose rules are meant has to be said.
 """
 
 import collections
@@ -18,6 +18,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 from time_jax import languages
+from time_jax.errors import UserError
 from time_jax.evals.squad import Question
 
 METRICS = ("F1", "EM")
@@ -34,23 +35,35 @@ _ARTICLES: Mapping[str, str] = {
 _HAN = re.compile("([\u4e00-\u9fa5])")  # MLQA's range
 
 
-def definition(lang: str) -> str:
-  """Whose definition is used for a language, for reports."""
-  code = _mlqa_code(lang)
+def definition(lang: str, rules: str = "squad") -> str:
+  """Whose definition is used for a language, for reports.
+
+  Args:
+    lang: ISO code; empty: English.
+    rules: "squad", or "mlqa".
+
+  Raises:
+    UserError: MLQA does not have the language.
+  """
+  code = _mlqa_code(lang, rules)
   return f"the definition of {f'MLQA ({code})' if code else 'SQuAD v1.1'}"
 
 
 def score(
-  gold: Sequence[Question], predicted: Sequence[Question], lang: str
+  gold: Sequence[Question],
+  predicted: Sequence[Question],
+  lang: str,
+  rules: str = "squad",
 ) -> dict[str, float]:
   """Means over the questions, each against its best answer, in percent.
 
   Args:
     gold: with all right answers.
     predicted: the same questions with one answer each.
-    lang: ISO code; empty: as English.
+    lang: ISO code; empty: English.
+    rules: "squad", or "mlqa".
   """
-  words = functools.lru_cache(1 << 16)(words_of(lang))
+  words = functools.lru_cache(1 << 16)(words_of(lang, rules))
   total = dict.fromkeys(METRICS, 0.0)
   for right, found in zip(gold, predicted, strict=True):
     answer = words(found.answers[0].text)
@@ -60,9 +73,9 @@ def score(
   return {name: 100 * value / len(gold) for name, value in total.items()}
 
 
-def words_of(lang: str) -> Callable[[str], tuple[str, ...]]:
+def words_of(lang: str, rules: str) -> Callable[[str], tuple[str, ...]]:
   """What turns the text of an answer into the words that are compared."""
-  code = _mlqa_code(lang)
+  code = _mlqa_code(lang, rules)
   removed = (
     _unicode_punctuation()
     if code
@@ -88,10 +101,17 @@ def _f1(gold: Sequence[str], found: Sequence[str]) -> float:
   return 2 * same / (len(gold) + len(found)) if same else 0.0
 
 
-def _mlqa_code(lang: str) -> str:
-  """The language, where MLQA has rules for it; else empty."""
-  code = languages.find(lang).iso1 if lang else ""
-  return code if code in _ARTICLES else ""
+def _mlqa_code(lang: str, rules: str) -> str:
+  """The language, where rules of MLQA's own are meant; else empty."""
+  code = languages.find(lang).iso1 if lang else "en"
+  if rules == "squad" or code == "en":
+    return ""
+  if code not in _ARTICLES:
+    raise UserError(
+      f"data.rules=mlqa: MLQA has no language {lang!r}; expected one of en, "
+      f"{', '.join(_ARTICLES)}, or data.rules=squad, as XQuAD is scored."
+    )
+  return code
 
 
 @functools.cache

@@ -17,6 +17,8 @@ def _any_config(task: str) -> ConfigDict:
   # A workdir of `distill`, a folder, a hub id OWNER/NAME[@REVISION], or
   # package:NAME/FOLDER.
   config.model = ""
+  config.label = ""  # of the model, in reports; empty: its name
+  config.allow_pickle = False  # of a model without safetensors
   config.step = -1  # of a workdir's checkpoint; -1: the chosen or newest
   config.init = "model"  # or "random": only shape and tokenizer of it
   config.seeds = (0,)  # one run each; of weights, dropout and order
@@ -107,6 +109,7 @@ def qa_config() -> ConfigDict:
   d.longest = 384  # tokens of a window: the question and some of its context
   d.overlap = 128  # tokens of the context that windows have in common
   d.longest_answer = 30  # tokens, of predicted ones
+  d.rules = "squad"  # or "mlqa": how answers are compared; XQuAD's are SQuAD's
   n = config.train
   n.epochs = 3
   n.patience = 3  # all epochs are run
@@ -150,6 +153,7 @@ _FRACTIONS = (
 _CHOICES = {
   "init": ("model", "random"),
   "train.dtype": ("float32", "bfloat16"),
+  "data.rules": ("squad", "mlqa"),
 }
 
 
@@ -178,7 +182,7 @@ def check_recipe(config: ConfigDict) -> None:
   problems += [
     f"{name}={fields[name]!r}, expected one of {', '.join(known)}"
     for name, known in _CHOICES.items()
-    if fields[name] not in known
+    if name in fields and fields[name] not in known
   ]
   seeds = tuple(config.seeds)
   if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:

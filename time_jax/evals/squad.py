@@ -11,6 +11,7 @@ To be answered may also be JSON lines of `{"id", "question", "context"}`.
 import dataclasses
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -65,6 +66,18 @@ class Question:
     """FILE: question ID."""
     return f"{self.name}: question {self.id}"
 
+  def misplaced(self, answer: Answer) -> str:
+    """Why an answer does not stand where it is said to; empty: it does."""
+    there = self.context[max(answer.start, 0) : max(answer.stop, 0)]
+    if answer.start >= 0 and there == answer.text:
+      return ""
+    at = self.context.find(answer.text)
+    hint = f"it first occurs at {at}" if at >= 0 else "it occurs nowhere"
+    return (
+      f"the answer {answer.text!r:.80} is not at character {answer.start} of "
+      f"its context, where {there!r:.80} stands; {hint}."
+    )
+
   def with_answer(self, answer: Answer) -> "Question":
     """The question with a predicted answer."""
     return dataclasses.replace(self, answers=(answer,))
@@ -75,22 +88,33 @@ def read(path: pathlib.Path) -> list[Question]:
 
   Raises:
     UserError: no such file, not this layout, a question without an answer, or
-      an answer that is not at its place; names the question.
+      an answer that is not at its place; names the line and the question.
   """
-  content = _load(read_bytes(path, f"{_EXPECTED}, plain or .gz"), str(path))
-  found, seen = _questions(content, str(path)), set()
+  data = read_bytes(path, f"{_EXPECTED}, plain or .gz")
+  found, seen = _questions(_load(data, str(path)), str(path)), set()
   for question in found:
+    problem = next(filter(None, map(question.misplaced, question.answers)), "")
     if question.id in seen:
-      raise UserError(f"{question.place}: an earlier one has the same id.")
-    seen.add(question.id)
-    if not question.answers:
-      raise UserError(
-        f"{question.place}: no answer; expected at least one, to train on or "
-        "to compare with."
+      problem = "an earlier one has the same id."
+    elif not question.answers:
+      problem = (
+        "no answer; expected at least one, to train on or to compare with."
       )
-    for answer in question.answers:
-      _check(question, answer)
+    if problem:
+      name = f"{path}:{_line_of(question.id, data)}"
+      place = dataclasses.replace(question, name=name).place
+      raise UserError(f"{place}: {problem}")
+    seen.add(question.id)
   return found
+
+
+def _line_of(identity: str, data: bytes) -> int:
+  """The line in which the last question of this id has it, from 1."""
+  forms = (json.dumps(identity, ensure_ascii=plain) for plain in (True, False))
+  texts = b"|".join(re.escape(form[1:-1].encode()) for form in forms)
+  pattern = rb'"id"\s*:\s*"?(?:%b)["\s,}]' % texts
+  places = [match.start() for match in re.finditer(pattern, data)]
+  return data.count(b"\n", 0, places[-1] if places else 0) + 1
 
 
 def parse(data: bytes, name: str) -> list[Question]:
@@ -263,19 +287,6 @@ def _answer(row: dict[str, Any], place: str) -> Answer:
       "text and the number of its first character in the context."
     )
   return Answer(text, start)
-
-
-def _check(question: Question, answer: Answer) -> None:
-  """UserError where an answer does not stand where it is said to."""
-  there = question.context[max(answer.start, 0) : max(answer.stop, 0)]
-  if answer.start >= 0 and there == answer.text:
-    return
-  at = question.context.find(answer.text)
-  hint = f"it first occurs at {at}" if at >= 0 else "it occurs nowhere"
-  raise UserError(
-    f"{question.place}: the answer {answer.text!r:.80} is not at character "
-    f"{answer.start} of its context, where {there!r:.80} stands; {hint}."
-  )
 
 
 def to_predictions(questions: Iterable[Question]) -> str:

@@ -46,7 +46,9 @@ class Task(abc.ABC):
   ending: ClassVar[str]
   pipe: ClassVar[str]
   touch: ClassVar[str] = "__call__"
-  no_matter: ClassVar[tuple[str, ...]] = ("seeds", "model", "step", "lang")
+  no_matter: ClassVar[tuple[str, ...]] = (
+    *("seeds", "model", "step", "lang", "label", "allow_pickle"),
+  )
   heads: Any
   examples: Examples
 
@@ -94,6 +96,11 @@ class Task(abc.ABC):
   @abc.abstractmethod
   def score(self, split: str, found: Sequence[Any]) -> dict[str, float]:
     """The metrics of predicted items, in percent."""
+
+  def breakdown(self, split: str, found: Sequence[Any]) -> dict[str, Any]:
+    """Counts behind the metrics, for `report --by`; by default none."""
+    del split, found
+    return {}
 
   @abc.abstractmethod
   def quality(self, scores: Mapping[str, float]) -> float:

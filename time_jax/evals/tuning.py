@@ -7,8 +7,9 @@ import dataclasses
 import functools
 import math
 import pathlib
+import time
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import flax.linen as nn
 import jax
@@ -94,6 +95,20 @@ class State:
   params: Params
   averaged: Params
   opt_state: optax.OptState
+
+
+class Tuned(NamedTuple):
+  """What a run ends with.
+
+  Attributes:
+    params: the averaged weights of the best epoch.
+    history: every epoch's scores.
+    seconds: of training and of scoring dev, those of earlier starts included.
+  """
+
+  params: Params
+  history: list[dict[str, float]]
+  seconds: float
 
 
 class Task(Protocol):
@@ -218,46 +233,49 @@ class Run:
       averaged={**state.averaged, "encoder": again},
     )
 
-  def tune(self) -> tuple[Params, list[dict[str, float]]] | None:
+  def tune(self) -> Tuned | None:
     """Trains to the end, going on where an earlier run was cut off.
 
     Returns:
-      The averaged weights of the best epoch, and every epoch's scores; None:
-      told to stop, everything is saved.
+      None: told to stop, everything is saved.
     """
     with Checkpoints(
       self.workdir, keep_latest=2, keep_every=None, metric=SCORE, highest=True
     ) as checkpoints:
-      state, history = self._restore(checkpoints)
-      history = self._loop(state, history, checkpoints)
-    if history is None:
+      progress = self._loop(*self._restore(checkpoints), checkpoints)
+    if progress is None:
       return None
+    history, seconds = progress
     with Checkpoints.read_only(self.workdir) as checkpoints:
       step = (best_epoch(history) + 1) * self.batches.steps
       wanted = {"averaged": self.abstract().averaged}
-      return checkpoints.restore(step, wanted)["averaged"], history
+      params = checkpoints.restore(step, wanted)["averaged"]
+    return Tuned(params, history, seconds)
 
   def _restore(
     self, checkpoints: Checkpoints
-  ) -> tuple[State, list[dict[str, float]]]:
+  ) -> tuple[State, list[dict[str, float]], float]:
+    """State, history and seconds so far."""
     if not checkpoints.steps():
-      return self.first_state(), []
+      return self.first_state(), [], 0.0
     step = checkpoints.steps()[-1]
     record = checkpoints.metadata(step)
     check_same(record["run"], self.record, self.workdir)
     trees = checkpoints.restore(step, _trees(self.abstract()))
     rest = trees.pop("rest")
-    return State(**trees, **rest), record["history"]
+    return State(**trees, **rest), record["history"], record["seconds"]
 
   def _loop(
     self,
     state: State,
     history: list[dict[str, float]],
+    seconds: float,
     checkpoints: Checkpoints,
-  ) -> list[dict[str, float]] | None:
+  ) -> tuple[list[dict[str, float]], float] | None:
     first, per_epoch = int(state.step), self.batches.steps
+    start = time.monotonic() - seconds
     if is_over(history, self.recipe):
-      return history
+      return history, seconds
     active, compiled = jax.process_index() == 0, self.step
     with metrics.Recorder(
       self.workdir, first, self.num_steps, active
@@ -278,17 +296,22 @@ class Run:
           recorder.say(_line(step // per_epoch, scores))
           history = [*history, scores]
         if stop or scores or step % self.recipe.checkpoint_every == 0:
-          found = {"run": dict(self.record), "history": history}
+          seconds = time.monotonic() - start
+          found = {
+            "run": dict(self.record),
+            "history": history,
+            "seconds": seconds,
+          }
           checkpoints.save(step, _trees(state), found, scores, wait=stop)
         if is_over(history, self.recipe):
-          return history
+          break
         if stop:
           recorder.say(
             f"Stopped by a signal after step {step}; everything is saved. Run "
             "the same command again to continue."
           )
           return None
-    return history
+    return history, seconds
 
   def _look_at(
     self, step: int, scalars: dict[str, Array], recorder: metrics.Recorder

@@ -10,7 +10,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from time_jax.evals import conllu, finetuning, task, ud_labels, ud_scores
+from time_jax.evals import (
+  conllu,
+  finetuning,
+  task,
+  ud_breakdown,
+  ud_labels,
+  ud_scores,
+)
 from time_jax.evals.batches import Buckets
 from time_jax.evals.conllu import Sentence
 from time_jax.evals.encoders import Opened
@@ -96,6 +103,10 @@ class Ud(Task):
   def score(self, split: str, found: Sequence[Sentence]) -> dict[str, float]:
     """Those of udtools, against the file."""
     return ud_scores.score(task.path_of(self.config, split), found)
+
+  def breakdown(self, split: str, found: Sequence[Sentence]) -> dict[str, Any]:
+    """See `ud_breakdown.count`."""
+    return ud_breakdown.count(self.data[split], found)
 
   def quality(self, scores: Mapping[str, float]) -> float:
     """MLAS + BLEX, as the reference stops by."""

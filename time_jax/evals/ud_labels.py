@@ -68,9 +68,13 @@ def columns(
   Args:
     forms: of its words.
     numbers: column -> class of every word; HEAD: its head.
-    vocabulary: the classes. A column without classes becomes empty.
+    vocabulary: the classes. A column without classes becomes empty, and so
+      do the enhanced graphs (DEPS): what is written is predicted.
   """
-  found = {"HEAD": [str(head) for head in numbers["HEAD"]]}
+  found = {
+    "HEAD": [str(head) for head in numbers["HEAD"]],
+    "DEPS": [NONE] * len(forms),
+  }
   for column, names in vocabulary.items():
     if not names:
       found[column] = [NONE] * len(forms)

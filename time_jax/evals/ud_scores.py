@@ -4,11 +4,11 @@ import gzip
 import importlib
 import io
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from time_jax.errors import UserError
-from time_jax.evals.conllu import Sentence, to_text
+from time_jax.evals.conllu import COLUMNS, Sentence, to_text
 
 METRICS = (
   *("UPOS", "XPOS", "UFeats", "AllTags", "Lemmas"),
@@ -40,6 +40,17 @@ def score(
   except library.UDError as error:
     raise UserError(f"udtools does not take {gold}: {error}") from error
   return {name: 100 * found[name].f1 for name in METRICS}
+
+
+def compared(sentences: Iterable[Sentence]) -> Iterator[dict[str, str]]:
+  """The columns of all words in the forms that udtools compares.
+
+  Universal features alone, and relations without what follows a colon.
+  """
+  library = load_scorer()
+  text = io.StringIO(to_text(sentences))
+  for word in library.load_conllu(text, "sentences", {}).words:
+    yield dict(zip(COLUMNS, word.columns, strict=True))
 
 
 def load_scorer() -> Any:

@@ -1,0 +1,142 @@
+"""Results side by side: a row for a model and a language."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+
+from time_jax.errors import UserError
+from time_jax.evals.results import Result, Speed
+
+# Column -> (task, metric), in the paper's order.
+COLUMNS = {
+  "UPOS": ("ud", "UPOS"),
+  "Lemmas": ("ud", "Lemmas"),
+  "LAS": ("ud", "LAS"),
+  "NER F1": ("ner", "F1"),
+  "QA F1": ("qa", "F1"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A score in percent.
+
+  Attributes:
+    mean: over the seeds.
+    std: over the seeds.
+    seeds: how many.
+    split: test or dev.
+  """
+
+  mean: float
+  std: float
+  seeds: int
+  split: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A model in a language.
+
+  Attributes:
+    lang: ISO code.
+    label: of the model.
+    parameters: of the encoder.
+    cells: by column; what was not measured is absent.
+    average: of test scores, if all columns have one.
+    share: of the teacher's mean in percent, over what both have on test.
+    shared: how many columns these are.
+    speed: of its weights; None: not measured.
+  """
+
+  lang: str
+  label: str
+  parameters: int
+  cells: Mapping[str, Cell]
+  average: float | None
+  share: float | None = None
+  shared: int = 0
+  speed: Speed | None = None
+
+  @property
+  def tested(self) -> dict[str, float]:
+    """Column -> mean on test; what is known from dev alone is left out."""
+    return {
+      name: cell.mean
+      for name, cell in self.cells.items()
+      if cell.split == "test"
+    }
+
+
+def rows(
+  results: Sequence[Result], speeds: Sequence[Speed] = (), teacher: str = ""
+) -> list[Row]:
+  """Puts together what is of the same language and the same weights.
+
+  Args:
+    results: of `finetune`.
+    speeds: of `bench inference`.
+    teacher: label of the rows that others are compared with; empty: none.
+
+  Raises:
+    UserError: two results for one cell, or no such teacher.
+  """
+  groups: dict[tuple[str, str], dict[str, Result]] = {}
+  for result in results:
+    group = groups.setdefault((result.lang, result.fingerprint), {})
+    if other := group.get(result.task):
+      raise UserError(
+        f"{other.place} and {result.place} both hold {result.task} of "
+        f"{result.label!r} in {result.lang!r}; give one of them."
+      )
+    group[result.task] = result
+  found = [_row(group, speeds) for group in groups.values()]
+  found.sort(key=lambda row: (row.lang, -row.parameters, row.label))
+  return [_compared(row, found, teacher) for row in found] if teacher else found
+
+
+def _row(group: Mapping[str, Result], speeds: Sequence[Speed]) -> Row:
+  first = next(iter(group.values()))
+  cells = {}
+  for column, (task, metric) in COLUMNS.items():
+    if task in group:
+      result = group[task]
+      score = result.scores[result.split][metric]
+      cells[column] = Cell(
+        score["mean"], score["std"], len(result.seeds), result.split
+      )
+  row = Row(first.lang, first.label, first.parameters["all"], cells, None)
+  return dataclasses.replace(
+    row,
+    average=(
+      statistics.fmean(row.tested.values())
+      if len(row.tested) == len(COLUMNS)
+      else None
+    ),
+    speed=_speed(speeds, first.fingerprint),
+  )
+
+
+def _speed(speeds: Sequence[Speed], fingerprint: str) -> Speed | None:
+  """Of the smallest batch in our engine, as a pipeline waits for it."""
+  own = [s for s in speeds if (s.fingerprint, s.engine) == (fingerprint, "jax")]
+  return min(own, key=lambda speed: speed.batch_size, default=None)
+
+
+def _compared(row: Row, all_: Sequence[Row], teacher: str) -> Row:
+  """With its share of the teacher's scores in its language."""
+  labels = sorted({other.label for other in all_})
+  if teacher not in labels:
+    raise UserError(
+      f"no result is of teacher {teacher!r}; known: {', '.join(labels)}."
+    )
+  for other in all_:
+    both = [name for name in row.tested if name in other.tested]
+    if (other.lang, other.label) == (row.lang, teacher) and both:
+      own, its = (
+        statistics.fmean(one.tested[name] for name in both)
+        for one in (row, other)
+      )
+      share = 100 * own / its if its else None
+      return dataclasses.replace(row, share=share, shared=len(both))
+  return row
