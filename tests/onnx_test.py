@@ -11,7 +11,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from time_jax import onnx_files
-from time_jax.hf import torch_encoder
+from time_jax.hf import onnx_graph, torch_encoder
 
 
 @pytest.mark.parametrize("name", exporting.CLASSES)
@@ -50,3 +50,21 @@ def test_onnx(capsys, tiny, tmp_path, name):
   rows = [line.split()[:2] for line in output.splitlines()[1:]]
   names = ("model.onnx", "model_int8.onnx", "JAX", "PyTorch")
   assert rows == [[name, size] for size in "13" for name in names]
+
+
+def test_weights_that_one_file_cannot_take(capsys, monkeypatch, tiny, tmp_path):
+  monkeypatch.setattr(torch_encoder, "installed", lambda: False)
+  monkeypatch.setattr(onnx_graph, "_LARGEST", 2**20 + 40_000)
+  source = exporting.random_model(tmp_path / "source", tiny / "teacher")
+  run = tmp_path / "run"
+  command(capsys, "import", source, f"--workdir={run}")
+  output = command(capsys, "export", f"--workdir={run}", "--onnx")
+  assert "onnxruntime equals JAX within" in output
+  folder = run / "export" / "onnx"
+  names = "model.onnx", "model_int8.onnx"
+  for name in names:
+    weights = folder / f"{name}.data"
+    assert weights.stat().st_mode & 0o777 == 0o644
+    size = sum((folder / name).stat().st_size for name in (name, weights.name))
+    assert f"{size / 1e6:,.1f} MB" in output
+  assert len(list(folder.iterdir())) == 4

@@ -5,18 +5,16 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from time_jax import probe
-from time_jax.errors import RunError, UserError
+from time_jax.errors import RunError
 from time_jax.hf import onnx_graph
 from time_jax.restore import Student
 
 FOLDER = "onnx"
 PLAIN, INT8 = "model.onnx", "model_int8.onnx"
 TOLERANCE = 1e-4  # of hidden states in float32, of their largest value above 1
-_LARGEST = 2**31 - 1  # bytes of a file, a limit of its format
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -34,20 +32,13 @@ def write_onnx(
     (file, what was found) of each.
 
   Raises:
-    UserError: onnx or onnxruntime is not installed, or the model is too large.
+    UserError: onnx or onnxruntime is not installed.
     RunError: onnxruntime and JAX differ.
   """
-  onnx, quantization = onnx_graph.require("onnx", "onnxruntime.quantization")
+  (quantization,) = onnx_graph.require("onnxruntime.quantization")
   target = folder / FOLDER
   target.mkdir()
-  size = sum(leaf.nbytes for leaf in jax.tree.leaves(student.params))
-  if size > _LARGEST:
-    raise UserError(
-      f"the weights have {size:,} bytes, more than an ONNX file takes "
-      f"({_LARGEST:,}); export without --onnx."
-    )
-  model = onnx_graph.build_onnx(student.config, student.params)
-  onnx.save(model, target / PLAIN)
+  onnx_graph.save_onnx(target / PLAIN, student.config, student.params)
   before = logging.root.manager.disable
   logging.disable(logging.WARNING)  # Advice on graphs of other tools.
   try:
@@ -56,9 +47,12 @@ def write_onnx(
       target / INT8,
       per_channel=True,
       weight_type=quantization.QuantType.QInt8,
+      use_external_data_format=onnx_graph.is_large(student.params),
     )
   finally:
     logging.disable(before)
+  for path in target.iterdir():
+    path.chmod(0o644)  # Weights beside a file are written as private.
   batch = looked_at.batch()
   real = np.asarray(batch.segment_ids) > 0
   states = probe.hidden_states(student.encoder, student.params, batch)
@@ -122,4 +116,6 @@ def _error(expected: np.ndarray, found: np.ndarray) -> str:
 
 
 def _size(path: pathlib.Path) -> str:
-  return f"{path.stat().st_size / 1e6:,.1f} MB"
+  """Of a file and of the weights beside it."""
+  size = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
+  return f"{size / 1e6:,.1f} MB"

@@ -2,37 +2,57 @@
 
 import importlib
 import math
+import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 
 from time_jax.errors import UserError
 from time_jax.models.bert import BertConfig
 from time_jax.models.family import Params
 
-# Of the standard set of operators. 20 brought Gelu.
+# Of the standard set of operators: the newest that onnxruntime 1.20 knows, the
+# oldest in pyproject.toml.
 OPSET = 21
 _IR = 10  # The file format that goes with it.
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "last_hidden_state"
 _MASKED = 1e9
+_LARGEST = 2**31 - 1  # Bytes of a file, a limit of its format.
+_OF_GRAPH = 2**20  # More than what is in it besides the weights.
 
 
-def build_onnx(config: BertConfig, params: Params) -> Any:
-  """Builds the graph, as an `onnx.ModelProto`.
+def save_onnx(path: pathlib.Path, config: BertConfig, params: Params) -> None:
+  """Writes the graph, and checks it.
 
   Takes int64 `input_ids` and `attention_mask` (batch, length), both dynamic,
   and gives `last_hidden_state` (batch, length, D). Positions count the tokens
   that the mask shows, so left padding does no harm.
 
   Args:
+    path: of the file. Weights that it cannot take lie beside it, in
+      PATH.data, and belong to it.
     config: of the student.
     params: float32.
 
   Raises:
     UserError: onnx is not installed.
   """
-  return _Graph(config).build(params)
+  (onnx,) = require("onnx")
+  onnx.save(
+    _Graph(config).build(params),
+    path,
+    save_as_external_data=is_large(params),
+    location=f"{path.name}.data",
+  )
+  onnx.checker.check_model(str(path))
+
+
+def is_large(params: Params) -> bool:
+  """Whether parameters take more than one file of the format holds."""
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+  return size + _OF_GRAPH > _LARGEST
 
 
 def require(*names: str) -> list[Any]:
@@ -76,14 +96,12 @@ class _Graph:
       ],
       list(self._weights.values()),
     )
-    model = helper.make_model(
+    return helper.make_model(
       graph,
       opset_imports=[helper.make_opsetid("", OPSET)],
       producer_name="time_jax",
       ir_version=_IR,
     )
-    self._onnx.checker.check_model(model)
-    return model
 
   def _add(self, kind: str, *inputs: str, **attributes: Any) -> str:
     name = f"{kind.lower()}_{len(self._nodes)}"
