@@ -10,9 +10,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from time_jax import assembly, train
+from time_jax import assembly, machine, train
 from time_jax.bench.fit import Estimate, Memory, Report, examine
-from time_jax.bench.report import check_writable, versions, write_json
+from time_jax.bench.report import check_writable, write_json
 from time_jax.bench.topology import Topology, find
 from time_jax.config import check_config
 from time_jax.errors import EXIT_BAD_INPUT, UserError
@@ -70,7 +70,7 @@ def bench_aot(
 def _content(reports: Sequence[Report], config: ConfigDict) -> dict[str, Any]:
   return {
     "schema": "time_jax.bench.aot/1",
-    "software": versions(),
+    "software": machine.versions(),
     "config": config.to_dict(),
     "reports": [dataclasses.asdict(report) for report in reports],
   }
@@ -82,7 +82,7 @@ def lines(report: Report, config: ConfigDict) -> Iterator[str]:
   yield _row(
     "topology",
     f"{report.topology}: {report.devices} x {report.device_kind}, {mesh}; jax "
-    f"{jax.__version__}, libtpu {versions().get('libtpu', 'none')}",
+    f"{jax.__version__}, libtpu {machine.versions().get('libtpu', 'none')}",
   )
   split = f"{report.rows_per_device} x {config.data.seq_len} on a device"
   if config.train.accumulation > 1:
