@@ -91,7 +91,14 @@ class Embed(nn.Module):
       nn.initializers.normal(self.stddev), (self.axis, "embed")
     )
     table: Any = self.param("embedding", init, (self.rows, self.features))
-    return jnp.take(table, ids, axis=0).astype(self.dtype)
+    x = jnp.take(table, ids, axis=0).astype(self.dtype)
+    if ids.ndim != 2:
+      return x
+    # Devices that share a table look up their own columns, for all of their
+    # rows, and then exchange them; the gradient goes the same way back. Left
+    # to itself the compiler gathers the gradient of the whole batch on each.
+    x = nn.with_logical_constraint(x, ("replicas", "length", "embed"))
+    return nn.with_logical_constraint(x, ("batch", "length", "hidden"))
 
 
 def layer_norm(
