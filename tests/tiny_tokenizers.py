@@ -1,6 +1,7 @@
 """Tokenizers of the usual kinds, trained on a little text."""
 
 import gzip
+import itertools
 import json
 import pathlib
 
@@ -13,8 +14,12 @@ SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
 
 
 def documents(language):
-  with gzip.open(TEXT / f"{language}.jsonl.gz", "rt", encoding="utf-8") as file:
-    return [json.loads(line)["text"] for line in file]
+  return read(TEXT / f"{language}.jsonl.gz")
+
+
+def read(path, most=None):
+  with gzip.open(path, "rt", encoding="utf-8") as file:
+    return [json.loads(line)["text"] for line in itertools.islice(file, most)]
 
 
 def unigram(texts, size):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import shutil
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import sentencepiece
 import tiny_multilingual
 import tiny_tokenizers
 import tokenizers
@@ -29,15 +31,20 @@ unflatten = flax.traverse_util.unflatten_dict
 # Right to left, without spaces, with combining marks, plain.
 LANGUAGES = ["ar", "da", "de", "hi", "ru", "zh"]
 KINDS = list(tiny_multilingual.KINDS)
-CASES = [(kind, language) for kind in KINDS for language in LANGUAGES]
+CASES = [
+  *itertools.product(("xlm_roberta", "mbert", "roberta"), LANGUAGES),
+  # The same kind of model as XLM-R, in other files.
+  *itertools.product(("mdeberta", "mt5"), ("ar", "ru")),
+]
 
 
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory):
   """Kind -> a folder with such a teacher."""
   folders = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
+  texts = tiny_multilingual.texts()
   for kind, folder in folders.items():
-    tiny_multilingual.KINDS[kind](folder)
+    tiny_multilingual.KINDS[kind](folder, texts, tiny_multilingual.SIZE)
   return folders
 
 
@@ -112,18 +119,28 @@ def test_every_form_has_the_same_ids(trimmed, tmp_path, kind, language):
     assert ids[0] == ids[1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_projections_are_equal_to_the_last_bit(teachers, trimmed, mesh, kind):
-  out = trimmed(kind, "da")
-  old_ids = np.array(record(out)["old_ids"])
-  tokens = np.random.default_rng(0).integers(len(old_ids), size=(2, 40))
-  mask = np.ones_like(tokens)
-  mask[1, 30:] = 0
+@pytest.mark.parametrize(("kind", "language"), CASES)
+def test_projections_are_equal_to_the_last_bit(
+  teachers, trimmed, mesh, kind, language
+):
+  """Of documents whose tokens were all kept, each with its own ids."""
+  folders = teachers[kind], trimmed(kind, language)
+  kept = set(record(folders[1])["old_ids"])
+  whole = backend_of(teachers[kind])
+  texts = [
+    text
+    for text in tiny_tokenizers.documents(language)
+    if set(whole.encode(text).ids) <= kept
+  ]
+  lengths = np.array([60, 33, 1])
+  mask = np.arange(60) < lengths[:, None]
   found = []
-  for folder, ids in ((teachers[kind], old_ids[tokens]), (out, tokens)):
+  for folder in folders:
+    backend = backend_of(folder)
+    rows = [backend.encode(text).ids[:60] for text in texts[:3]]
+    batch = make_batch(np.where(mask, rows, 0), mask.astype(np.int32))
     teacher = load.load_teacher(str(folder), 3, dtype=FLOAT32, mesh=mesh)
-    project = jax.jit(teacher.project)
-    found.append(project(teacher.params, make_batch(ids, mask)))
+    found.append(jax.jit(teacher.project)(teacher.params, batch))
   for name in ("query", "key", "value"):
     before, after = (np.asarray(getattr(qkv, name)) for qkv in found)
     assert np.array_equal(before, after)
@@ -160,14 +177,16 @@ def distil(folder, student, params, tokens, mesh):
   return losses, state.params
 
 
-def test_distillation_gives_the_same_losses(teachers, trimmed, mesh):
+@pytest.mark.parametrize("kind", ["roberta", "xlm_roberta"])
+def test_distillation_gives_the_same_losses(teachers, trimmed, mesh, kind):
   """The same tokens and the same first weights, with and without the rest."""
-  whole, out = teachers["roberta"], trimmed("roberta", "ru")
+  whole, out = teachers[kind], trimmed(kind, "ru")
+  size = json.loads((whole / "config.json").read_text())["vocab_size"]
   old_ids = np.array(record(out)["old_ids"])
   tokens = np.random.default_rng(3).integers(len(old_ids), size=(4, 16))
   word = ("embeddings", "word", "embedding")
 
-  config = bert.BertConfig(tiny_multilingual.SIZE, 16, 1, 2, 32)
+  config = bert.BertConfig(size, 16, 1, 2, 32)
   student = bert.Encoder(config, 1)
   boxed = jax.jit(lambda: init_params(student, jax.random.key(0)))()
   first = flax.traverse_util.flatten_dict(flax.linen.meta.unbox(boxed))
@@ -243,25 +262,87 @@ def test_rules(teachers, tmp_path, capsys):
   )
 
 
-@pytest.mark.parametrize("language", ["da", "de", "hi"])
+@pytest.mark.parametrize(("kind", "language"), CASES)
 def test_a_short_text_is_not_all_of_its_language(
-  teachers, tmp_path, capsys, language
+  teachers, trimmed, tmp_path, capsys, kind, language
 ):
   """By default, tokens are added that other text needs; by a rule, not."""
-  shares, sizes = [], []
-  for rule in ((), ("--coverage=0.9999",)):
-    out = tmp_path / str(len(rule))
-    assert trim(teachers["mbert"], out, language, *rule) == 0
-    found = record(out)
-    held_out = found["held_out"]
-    shares.append(held_out["same_tokens"] / held_out["tokens"])
-    sizes.append(found["vocab_size"]["after"])
-    output = capsys.readouterr().out
-    assert ("this text is short for its language" in output) == (
-      sizes[-1] > 2 * found["of_text"]
-    )
-  assert shares[0] > shares[1] and sizes[0] > sizes[1] == found["of_text"]
-  assert shares[0] >= 0.99
+  assert trim(teachers[kind], tmp_path / "out", language) == 0
+  output = capsys.readouterr().out
+  more, found = record(tmp_path / "out"), record(trimmed(kind, language))
+  assert share(more) >= 0.999 and share(more) >= share(found)
+  assert more["of_text"] == found["of_text"] == found["vocab_size"]["after"]
+  after = more["vocab_size"]["after"]
+  assert more["of_text"] < after
+  assert ("this text is short for its language" in output) == (
+    after > 2 * more["of_text"]
+  )
+
+
+def share(record):
+  """Of the held-out tokens that are as before."""
+  return record["held_out"]["same_tokens"] / record["held_out"]["tokens"]
+
+
+def test_bytes_stay_for_what_has_no_piece(teachers, trimmed):
+  """In the SentencePiece model, which transformers 4's T5 reads as it is."""
+  before, after = (
+    sentencepiece.SentencePieceProcessor(str(folder / "spiece.model"))
+    for folder in (teachers["mt5"], trimmed("mt5", "ru"))
+  )
+  text = "мир, ελληνικά, ᚛ᚑᚌᚐᚋ᚜"
+  pieces = after.encode(text, out_type=str)
+  assert pieces == before.encode(text, out_type=str)
+  assert sum(piece.startswith("<0x") for piece in pieces) > 30
+  assert after.decode(after.encode(text)) == text
+  assert after.vocab_size() < 0.5 * before.vocab_size()
+
+
+def test_the_report_is_in_the_record(teachers, tmp_path, capsys):
+  """Every number is what the files and the tokenizers say."""
+  out = tmp_path / "out"
+  assert trim(teachers["xlm_roberta"], out, "ru", "--coverage=0.99") == 0
+  printed = dict(
+    (line[2:18].strip(), line[19:])
+    for line in capsys.readouterr().out.splitlines()
+    if line.startswith("  ")
+  )
+  found = record(out)
+  for name, folder in (("before", teachers["xlm_roberta"]), ("after", out)):
+    path = folder / "model.safetensors"
+    arrays = safetensors.numpy.load_file(path).values()
+    assert found["parameters"][name] == sum(array.size for array in arrays)
+    assert found["bytes"][name] == path.stat().st_size
+  # A row is 32 numbers, and one of the head's bias.
+  fewer, rows = (
+    found[name]["before"] - found[name]["after"]
+    for name in ("parameters", "vocab_size")
+  )
+  assert fewer == 33 * rows
+  text = tiny_tokenizers.documents("ru")[-1]
+  whole, trimmed = (
+    backend_of(folder).encode(text, add_special_tokens=False).ids
+    for folder in (teachers["xlm_roberta"], out)
+  )
+  held_out = found["held_out"]
+  assert held_out["tokens"] == len(whole)
+  assert held_out["tokens_after"] == len(trimmed) > len(whole)
+  words = len(text.split())
+  assert printed["tokens per word"] == (
+    f"{len(whole) / words:.4f} -> {len(trimmed) / words:.4f}"
+  )
+  old_ids = found["old_ids"]
+  assert (held_out["documents"], held_out["same_documents"]) == (
+    1,
+    int(whole == [old_ids[i] for i in trimmed]),
+  )
+  assert printed[
+    "as before"
+  ] == f"{share(found):.3%} of the tokens, 0.0% of " + ("the documents")
+  for name, unit, scale in (("parameters", "M", 1e6), ("bytes", "MB", 1e6)):
+    numbers = (f"{n / scale:.1f} {unit}" for n in found[name].values())
+    title = {"bytes": "weights"}.get(name, name)
+    assert printed[title] == " -> ".join(numbers)
 
 
 def test_a_trimmed_teacher_is_a_teacher(trimmed, tmp_path, capsys):

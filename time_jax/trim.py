@@ -84,6 +84,8 @@ def trim(
       found = counting.compare(
         spec, fewer, old_ids, held_out, vocabulary.unreadable
       )
+      sizes = rows.count_numbers(folder), rows.count_numbers(fresh)
+      parameters, size = zip(*sizes, strict=True)
       record = {
         "teacher": teacher,
         "teacher_fingerprint": files.fingerprint(folder, allow_pickle),
@@ -94,7 +96,9 @@ def trim(
         "documents": counts.documents,
         "tokens": int(counts.tokens.sum()),
         "held_out": dataclasses.asdict(found),
-        "vocab_size": {"before": config.vocab_size, "after": len(old_ids)},
+        "vocab_size": _both(config.vocab_size, len(old_ids)),
+        "parameters": _both(*parameters),
+        "bytes": _both(*size),
         "left_out": left,
         "old_ids": old_ids,  # the place in this list is the new id
       }
@@ -160,6 +164,10 @@ def _named(
   return named | (first & vocabulary.tokens.keys())
 
 
+def _both(before: int, after: int) -> dict[str, int]:
+  return {"before": before, "after": after}
+
+
 def _copy_code(folder: pathlib.Path, out: pathlib.Path) -> None:
   """Files that config.json may point to. They are never executed here."""
   for path in (*folder.glob("*.py"), *folder.glob("LICENSE*")):
@@ -172,9 +180,9 @@ def _report(
   record: dict[str, Any],
   found: Comparison,
 ) -> None:
-  numbers, size = rows.count_numbers(folder)
-  fewer, smaller = rows.count_numbers(out)
   before, after = record["vocab_size"].values()
+  numbers, fewer = record["parameters"].values()
+  size, smaller = record["bytes"].values()
   same = found.same_tokens / max(found.tokens, 1)
   lines = {
     "tokens": f"{before:,} -> {after:,} ({after / before:.1%})",
