@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 from time_jax import assembly, corpora, languages, teachers
 from time_jax.config import (
   check_config,
+  completed,
   default_config,
   differences,
   flatten,
+  harmless_differences,
   missing_fields,
 )
 from time_jax.errors import UserError
@@ -185,8 +187,14 @@ def test_where_and_how_fast_a_run_goes_makes_no_other_run():
     log__every=1,
     mesh__fsdp=4,
     teacher__path="/elsewhere",
+    train__max_skipped=99,
+    data__max_bad_records=0,
   )
   assert differences(before, now.to_dict()) == []
+  assert "mesh.fsdp: 1 then, 4 now" in harmless_differences(
+    before, now.to_dict()
+  )
+  assert len(harmless_differences(before, now.to_dict())) == 9
 
 
 @pytest.mark.parametrize(
@@ -211,6 +219,19 @@ def test_fields_that_came_or_went_are_differences():
   ]
 
 
+def test_an_older_config_has_the_fields_that_came_later():
+  before = default_config().to_dict()
+  del before["train"]["ema"], before["train"]["spike"]
+  before["data"]["gone"] = before["odd (SHA-256)"] = 3
+  now = changed(train__ema=0.5).to_dict()
+  assert differences(completed(before), now) == [
+    "data.gone: 3 then, '(absent)' now",
+    "odd (SHA-256): 3 then, '(absent)' now",
+    "train.ema: 0.0 then, 0.5 now",
+  ]
+  assert differences({"train": {}}, {"train": {"ema": 0.0}})  # Not by itself.
+
+
 def test_a_config_survives_its_file(tmp_path):
   config = changed(data__train=("a.txt", "b.txt"), train__eps=1e-7)
   (tmp_path / "config.json").write_text(config.to_json())
@@ -222,7 +243,7 @@ def test_a_config_survives_its_file(tmp_path):
 
 def test_a_config_of_another_program_is_refused(tmp_path):
   for content, words in (
-    ({"model_type": "bert"}, "lacks fields such as checkpoint.every, "),
+    ({"model_type": "bert"}, "lacks fields such as checkpoint, "),
     ([1], "holds list"),
   ):
     (tmp_path / "config.json").write_text(json.dumps(content))

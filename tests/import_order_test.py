@@ -13,7 +13,7 @@ LAYERS = """
 errors
 appearing cluster history ledger seal watchdog
 meeting status
-arrays distributed optimizer config metrics languages profiling
+arrays distributed optimizer spikes config metrics languages profiling
 checkpoint command data.examples evals.recipe evals.lines
 evals.edit_scripts evals.trees
 evals.conllu evals.iob evals.squad
@@ -33,6 +33,7 @@ flops data.prepare hf.load hf.save hf.tokenizer train_step evaluate
 hf.flax_teacher parallel machine
 assembly
 corpus initial
+record
 train
 bench.worker bench.report bench.run bench.breakdown bench.torch_baseline
 bench.torch_relations bench.program bench.topology bench.step bench.rivals

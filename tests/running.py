@@ -147,11 +147,11 @@ def losses(workdir):
   }
 
 
-def saved(workdir, step):
+def saved(workdir, step, more=()):
   """All arrays of a checkpoint."""
   folder = workdir / "checkpoints" / str(step)
   leaves, reader = {}, ocp.PyTreeCheckpointer()
-  for part in ("params", "rest"):
+  for part in ("params", "rest", *more):
     place = (folder / part).absolute()
     # On no device: those of the run may not be here.
     wanted = jax.tree.map(

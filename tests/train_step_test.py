@@ -261,6 +261,58 @@ def test_a_bad_step_changes_nothing_but_the_counters(mesh):
   assert (int(healed.skipped), int(healed.skipped_in_a_row)) == (2, 0)
 
 
+def test_a_spike_changes_nothing_but_the_counters(mesh):
+  objective = tiny_problem(mesh)
+  step, tx = make_step(objective, spike=6.0, ema=0.9)
+  step = jax.jit(step)
+  teacher = objective.teacher.params
+  # As this teacher's relations are of another scale, so is the loss.
+  sharp = jax.tree.map(lambda x: x * 4, teacher)
+  state = train_step.init_state(
+    objective.student, tx, mesh, 0, spike=6.0, ema=0.9
+  )
+  for i in range(25):
+    state, metrics = step(state, teacher, make_batch(**tiny_rows(i % 2)))
+  assert int(metrics["train/spikes"]) == int(state.skipped) == 0
+  rows = make_batch(**tiny_rows(0))
+  spiked, metrics = step(state, sharp, rows)
+  assert np.isfinite(metrics["train/loss"])
+  assert int(metrics["train/spikes"]) == int(spiked.skipped) == 1
+  for name in ("params", "opt_state", "ema"):
+    found, expected = getattr(spiked, name), getattr(state, name)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+  healed, metrics = step(spiked, teacher, rows)
+  assert int(metrics["train/spikes"]) == 1
+  assert int(healed.skipped_in_a_row) == 0
+
+
+def test_the_average_is_one_and_touches_nothing_else(mesh):
+  objective = tiny_problem(mesh)
+  plain, tx = make_step(objective)
+  with_average, _ = make_step(objective, ema=0.3)
+  teacher = objective.teacher.params
+  state = train_step.init_state(objective.student, tx, mesh, 0)
+  both = train_step.init_state(objective.student, tx, mesh, 0, ema=0.3)
+  first = expected = state.params
+  for i in range(6):
+    rows = make_batch(**tiny_rows(i))
+    state, _ = jax.jit(plain)(state, teacher, rows)
+    both, _ = jax.jit(with_average)(both, teacher, rows)
+    decay = min(0.3, (1 + i) / (10 + i))
+    expected = jax.tree.map(
+      lambda a, p, d=decay: d * a + (1 - d) * p, expected, state.params
+    )
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, atol=1e-6),
+    (both.params, both.ema),
+    (state.params, expected),
+  )
+  untouched = both.ema["pooler"][
+    "kernel"
+  ]  # What is not trained keeps its bits.
+  np.testing.assert_array_equal(untouched, first["pooler"]["kernel"])
+
+
 def test_sharded_init_equals_the_plain_one():
   objective = tiny_problem(make_mesh(1, 1, 1))
   _, tx = make_step(objective)
@@ -272,11 +324,16 @@ def test_sharded_init_equals_the_plain_one():
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-6)
 
 
-def test_a_state_survives_being_taken_apart():
-  objective = tiny_problem(make_mesh(1, 1, 1))
+@pytest.mark.parametrize("extras", [{}, {"spike": 6.0}, {"ema": 0.9}], ids=str)
+def test_a_state_survives_being_taken_apart(extras):
+  mesh = make_mesh(1, 1, 1)
+  objective = tiny_problem(mesh)
   _, tx = make_step(objective)
-  state = train_step.abstract_state(objective.student, tx, make_mesh(1, 1, 1))
-  again = train_step.TrainState.from_trees(state.as_trees())
+  state = train_step.abstract_state(objective.student, tx, mesh, **extras)
+  trees = state.as_trees()
+  assert set(trees) == {"params", "rest"} | ({"ema"} & set(extras))
+  assert ("usual" in trees["rest"]) == ("spike" in extras)
+  again = train_step.TrainState.from_trees(trees)
   assert jax.tree.structure(again) == jax.tree.structure(state)
 
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from time_jax import descent, optimizer, sharding
-from time_jax.config import missing_fields
+from time_jax.config import completed, lacking
 from time_jax.distill import Objective
 from time_jax.errors import UserError
 from time_jax.hf import files, flax_teacher, load
@@ -242,12 +242,12 @@ def read_run(workdir: pathlib.Path) -> ConfigDict:
       "`time_jax distill`."
     )
   content = files.read_json(path)
-  if missing := missing_fields(content):
+  if missing := lacking(content):
     raise UserError(
       f"{path} is not of a run of `time_jax distill`: it lacks fields such as "
       f"{', '.join(missing[:3])}."
     )
-  return ConfigDict(content)
+  return ConfigDict(completed(content))
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -261,3 +261,8 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     weight_decay=c.weight_decay,
     clip_norm=c.clip_norm,
   )
+
+
+def extras(config: ConfigDict) -> dict[str, float]:
+  """What `train_step` may do beside an update, and its state then holds."""
+  return {"spike": config.train.spike, "ema": config.train.ema}

@@ -214,6 +214,18 @@ class Checkpoints:
       raise self._cannot_read(step, error) from error
     return {name: found[name] for name in abstract}
 
+  def student(self, step: int, abstract: Any) -> Any:
+    """Reads a student's parameters: their average, where the run keeps one.
+
+    Args:
+      step: one of `steps`.
+      abstract: a tree of ShapeDtypeStruct with shardings.
+    """
+    self._check(step, ("params", "ema"))
+    averaged = (self._folder / str(step) / "ema").is_dir()
+    name = "ema" if averaged else "params"
+    return self.restore(step, {name: abstract})[name]
+
   def metadata(self, step: int) -> dict[str, Any]:
     """The metadata saved with a step."""
     self._check(step, [_METADATA])

@@ -45,15 +45,13 @@ def choose(workdir: pathlib.Path) -> int:
   batch_size = -(-config.eval.global_batch_size // ways) * ways
   teacher = assembly.make_teacher(config, mesh)
   objective = assembly.make_objective(config, teacher)
-  abstract = {
-    "params": sharding.abstract(abstract_params(objective.student), mesh)
-  }
+  abstract = sharding.abstract(abstract_params(objective.student), mesh)
   score = evaluate.make_evaluator(objective, mesh)
   scores: Scores = {}
   with Checkpoints.read_only(workdir) as checkpoints:
     for step in checkpoints.steps():
       checkpoints.metadata(step)  # What is chosen can be exported.
-      params = checkpoints.restore(step, abstract)["params"]
+      params = checkpoints.student(step, abstract)
       batches = corpus.evaluation_batches(rows, batch_size, mesh)
       scores[step] = score(params, teacher.params, batches)
   if not scores:

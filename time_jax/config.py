@@ -95,7 +95,13 @@ def _run_fields(config: ConfigDict) -> None:
   n.weight_decay = 0.01  # not on biases and LayerNorm
   n.clip_norm = 1.0
   n.dtype = "bfloat16"  # of the student's computation; its weights are float32
-  n.max_skipped = 10  # non-finite steps in a row before the run ends
+  # Standard deviations above the usual loss or gradient (its logarithm) from
+  # which a step is skipped, as one that is not finite always is; 0: none is.
+  n.spike = 0.0
+  n.max_skipped = 10  # skipped steps in a row before the run ends
+  # Decay of the average of the student's weights, which is then what is
+  # evaluated, chosen and exported; 0: there is none.
+  n.ema = 0.0
   n.watchdog = 1800  # seconds without a step before the run ends; 0: never
   n.parallel = "jit"  # or "pmap", to compare with
 
@@ -122,11 +128,13 @@ def _run_fields(config: ConfigDict) -> None:
 HARMLESS = (
   "checkpoint.",
   "data.folder",
+  "data.max_bad_records",
   "data.prefetch",
   "eval.",
   "log.",
   "mesh.",
   "teacher.allow_pickle",
+  "train.max_skipped",
   "train.watchdog",
   "teacher.path",  # the teacher's fingerprint is compared instead
 )
@@ -186,6 +194,7 @@ _FRACTIONS = (
   "student.attention_dropout",
   "train.b1",
   "train.b2",
+  "train.ema",
 )
 _CHOICES = {
   "teacher.loader": ("own", "flax"),
@@ -223,14 +232,54 @@ def missing_fields(
   return [name for name, _ in known if name not in found]
 
 
+def completed(
+  tree: dict[str, Any], known: dict[str, Any] | None = None
+) -> dict[str, Any]:
+  """A config, as a dict, with the fields that came after it was written.
+
+  Each has its default, with which a run is what it was without the field.
+
+  Args:
+    tree: the config.
+    known: all fields; by default those of `default_config`.
+  """
+  known = default_config().to_dict() if known is None else known
+  filled = {
+    name: completed(tree.get(name, {}), value)
+    if isinstance(value, dict)
+    else tree.get(name, value)
+    for name, value in known.items()
+  }
+  return tree | filled
+
+
+def lacking(tree: dict[str, Any]) -> list[str]:
+  """Parts that every config of a run has, and this, as a dict, has not."""
+  return [name for name in default_config() if name not in tree]
+
+
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
   """Lines about the fields that differ and would change a run's result."""
+  changed = _changes(before, now)
+  return [line for name, line in changed if not name.startswith(HARMLESS)]
+
+
+def harmless_differences(
+  before: dict[str, Any], now: dict[str, Any]
+) -> list[str]:
+  """Lines about the fields that differ and change no run's result."""
+  changed = _changes(before, now)
+  return [line for name, line in changed if name.startswith(HARMLESS)]
+
+
+def _changes(
+  before: dict[str, Any], now: dict[str, Any]
+) -> Iterator[tuple[str, str]]:
   old, new = dict(flatten(before)), dict(flatten(now))
-  return [
-    f"{name}: {_show(old, name)} then, {_show(new, name)} now"
-    for name in sorted(old | new)
-    if not name.startswith(HARMLESS) and _show(old, name) != _show(new, name)
-  ]
+  for name in sorted(old | new):
+    then, today = _show(old, name), _show(new, name)
+    if then != today:
+      yield name, f"{name}: {then} then, {today} now"
 
 
 def _show(values: dict[str, Any], name: str) -> str:

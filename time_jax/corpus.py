@@ -26,13 +26,15 @@ class Corpus:
   Attributes:
     train: rows of the training text.
     validation: rows of the held-out text; None if there is none.
-    fingerprint: hash of what the rows were made from.
+    fingerprint: hash of the settings that the rows were made with.
+    content: hash of the rows themselves.
     tokenizer: hash of the tokenizer.
   """
 
   train: pipeline.Rows
   validation: pipeline.Rows | None
   fingerprint: str
+  content: str
   tokenizer: str
 
 
@@ -51,7 +53,7 @@ def open_corpus(
     rows = pipeline.SyntheticRows(
       d.synthetic_rows, d.seq_len, vocab_size, config.seed
     )
-    return Corpus(rows, None, f"synthetic-{rows}", "none")
+    return Corpus(rows, None, f"synthetic-{rows}", f"synthetic-{rows}", "none")
   prepared = prepare_corpus(config, workdir, vocab_size)
   folder = data_folder(config, workdir)
   splits = {name: pipeline.open_rows(folder, name) for name in prepared.splits}
@@ -59,6 +61,7 @@ def open_corpus(
     splits[TRAIN],
     splits.get(VALIDATION),
     prepared.fingerprint,
+    prepared.content,
     prepared.tokenizer_sha256,
   )
 

@@ -102,6 +102,19 @@ def of_first(number: int) -> int:
   return int(multihost_utils.broadcast_one_to_all(mine))
 
 
+def of_all(text: str) -> list[str]:
+  """What each process calls it with, in their order; all must call it."""
+  if jax.process_count() == 1:
+    return [text]
+  mine = np.frombuffer(text.encode(), np.uint8)
+  gather = multihost_utils.process_allgather
+  sizes = np.ravel(gather(np.asarray([mine.size])))
+  rows = gather(np.pad(mine, (0, sizes.max() - mine.size)))
+  return [
+    bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)
+  ]
+
+
 @contextlib.contextmanager
 def ending_with_others() -> Generator[None, None, None]:
   """Ends this process at once (42) when another one of the run is gone.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from time_jax import assembly, checks, descent, initial, sharding
 from time_jax.appearing import appearing
 from time_jax.checkpoint import Checkpoints
-from time_jax.config import default_config, missing_fields
+from time_jax.config import completed, default_config, lacking
 from time_jax.errors import UserError
 from time_jax.hf import files, load, save, tokenizer
 from time_jax.hf.weights import Weights
@@ -117,7 +117,8 @@ def _write(
 def _config(run: dict[str, Any], shape: BertConfig) -> dict[str, Any]:
   """The config of the run that made it, or defaults with its shape."""
   config = {k: v for k, v in run.items() if not k.endswith("(SHA-256)")}
-  if missing_fields(config):
+  config = completed(config)
+  if lacking(run):
     config = json.loads(default_config().to_json())
   sizes = dataclasses.asdict(shape)
   student = config["student"]

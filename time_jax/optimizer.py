@@ -57,6 +57,24 @@ def make_optimizer(
   )
 
 
+def average(
+  before: Any, params: Any, step: Int[Array, ""], decay: float
+) -> Any:
+  """The moving average of parameters after one more step.
+
+  Args:
+    before: the average so far.
+    params: what the step has made of the parameters, a tree like it.
+    step: its number, counted from 0. Early on the average is over few steps:
+      it would be of first weights otherwise.
+    decay: share of the average that a late step leaves as it was.
+  """
+  number = step.astype(jnp.float32)
+  share = 1 - jnp.minimum(decay, (1 + number) / (10 + number))
+  # In this form what does not change keeps its bits.
+  return jax.tree.map(lambda a, p: a + share * (p - a), before, params)
+
+
 def _is_decayed(path: Path) -> bool:
   return path[-1] in ("kernel", "embedding")
 

@@ -66,6 +66,7 @@ def _of_config(run: Mapping[str, Any], known: Mapping[str, str]) -> Facts:
       f"{train['warmup_steps']} warm-up steps, weight decay "
       f"{train['weight_decay']:g}, clipping at {train['clip_norm']:g}"
     ),
+    "ema": f"{train['ema']:g}" if train.get("ema") else "",
     "precision": train["dtype"],
     "seed": run["seed"],
   }

@@ -23,7 +23,7 @@ class Student:
   Attributes:
     step: of the checkpoint.
     config: its shape.
-    params: float32.
+    params: float32; their average, where the run keeps one.
     record: the checkpoint's metadata: run, versions, hardware.
     words: hash of its tokenizer's vocabulary; empty: it has none.
   """
@@ -72,8 +72,8 @@ def read_student(workdir: pathlib.Path, step: int | None = None) -> Student:
         "give --step, or run `time_jax choose` again."
       )
     chosen = steps[-1] if chosen is None else chosen
-    abstract = {"params": sharding.abstract(boxed, sharding.make_mesh())}
-    params = checkpoints.restore(chosen, abstract)["params"]
+    abstract = sharding.abstract(boxed, sharding.make_mesh())
+    params = checkpoints.student(chosen, abstract)
     record = checkpoints.metadata(chosen)
   words = ""
   if (workdir / "tokenizer").is_dir():

@@ -209,7 +209,11 @@ def _checkpoints(workdir: pathlib.Path) -> str:
 
 def _skipped(rows: Sequence[Row]) -> str:
   found = history.curve(rows, "train/skipped")
-  return f"{found[-1][1]} steps" if found and found[-1][1] else ""
+  if not found or not found[-1][1]:
+    return ""
+  spikes = history.curve(rows, "train/spikes")
+  of_them = f", {spikes[-1][1]} of them spikes" if spikes else ""
+  return f"{found[-1][1]} steps{of_them}"
 
 
 def _table(rows: Sequence[Row], lines: int = 8) -> list[str]:

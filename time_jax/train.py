@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
-import json
 import os
 import pathlib
 import time
@@ -27,16 +25,16 @@ from time_jax import (
   optimizer,
   parallel,
   profiling,
+  record,
   sharding,
   status,
   train_step,
 )
 from time_jax.checkpoint import METRIC, Checkpoints
-from time_jax.config import check_config, differences
+from time_jax.config import check_config
 from time_jax.data import pipeline
 from time_jax.distill import Objective
 from time_jax.errors import EXIT_PREEMPTED, RunError, UserError
-from time_jax.hf import files, tokenizer
 from time_jax.ledger import Ledger
 from time_jax.watchdog import Watchdog
 
@@ -77,19 +75,20 @@ def distill(
   teacher = assembly.make_teacher(config, mesh)
   objective = assembly.make_objective(config, teacher)
   tx = assembly.make_optimizer(config)
-  record = _metadata(config, teacher.fingerprint, rows)
+  about = record.make_record(config, teacher.fingerprint, rows)
+  record.check_processes(about)
   with contextlib.ExitStack() as stack:
     with Checkpoints(
       workdir,
       keep_latest=config.checkpoint.keep_latest,
       keep_every=config.checkpoint.keep_every,
     ) as checkpoints:
-      record |= initial.origin(checkpoints)
+      about |= initial.origin(checkpoints)
       state = _restore_or_init(
-        config, workdir, checkpoints, objective, tx, mesh, record
+        config, workdir, checkpoints, objective, tx, mesh, about
       )
       if jax.process_index() == 0:
-        _write_run_files(config, workdir, teacher.vocab_size)
+        record.write_files(config, workdir, teacher.vocab_size)
       run = _Run(
         config,
         workdir,
@@ -97,7 +96,7 @@ def distill(
         objective,
         rows,
         mesh,
-        record,
+        about,
         evaluate.make_evaluator(objective, mesh),
         window,
         ledger,
@@ -107,7 +106,7 @@ def distill(
           workdir,
           jax.process_index() == 0,
           time=ledger.started,
-          **record["hardware"],
+          **about["hardware"],
         )
       )
       code = run.loop(state, make_parallel(config, objective, tx, mesh))
@@ -127,7 +126,7 @@ class _Run:
   objective: Objective
   rows: corpus.Corpus
   mesh: Mesh
-  record: dict[str, Any]
+  about: dict[str, Any]
   evaluator: evaluate.Evaluator
   profile: range
   ledger: Ledger
@@ -217,10 +216,11 @@ class _Run:
   ) -> None:
     skipped = int(scalars["train/skipped_in_a_row"])
     if skipped >= self.config.train.max_skipped:
+      spikes = " or a spike" if self.config.train.spike else ""
       raise RunError(
-        f"loss or gradient was not finite in {skipped} steps in a row, up to "
-        f"step {step}. The last checkpoint is sound. Lower train.peak_lr, or "
-        "look for damaged text or teacher weights."
+        f"loss or gradient was not finite{spikes} in {skipped} steps in a row, "
+        f"up to step {step}. The last checkpoint is sound. Lower train.peak_lr,"
+        " or look for damaged text or teacher weights."
       )
     if step % self.config.log.every == 0:
       values = {k: np.asarray(v).item() for k, v in scalars.items()}
@@ -254,7 +254,7 @@ class _Run:
       scores = self._evaluate_at(step, state, recorder)
     with self.ledger.doing("checkpoint"):
       self.checkpoints.save(
-        step, state.as_trees(), self.record, scores, wait=wait
+        step, state.as_trees(), self.about, scores, wait=wait
       )
     recorder.write(step, self.ledger.row())
 
@@ -271,7 +271,8 @@ class _Run:
     )
     teacher_params = self.objective.teacher.params
     with self.ledger.doing("evaluation"):
-      found = self.evaluator(state.params, teacher_params, batches)
+      params = state.ema or state.params
+      found = self.evaluator(params, teacher_params, batches)
     scores = {f"eval/{name}": value for name, value in found.items()}
     recorder.write(step, scores)
     recorder.say(
@@ -318,10 +319,13 @@ def make_parallel(
     ),
     seed=config.seed,
     accumulation=c.accumulation,
+    **assembly.extras(config),
   )
   if c.parallel == "pmap":
     return parallel.with_pmap(step, mesh)
-  state = train_step.abstract_state(objective.student, tx, mesh)
+  state = train_step.abstract_state(
+    objective.student, tx, mesh, **assembly.extras(config)
+  )
   return parallel.with_jit(step, state, mesh, c.global_batch_size)
 
 
@@ -332,11 +336,13 @@ def _restore_or_init(
   objective: Objective,
   tx: Any,
   mesh: Mesh,
-  record: dict[str, Any],
+  about: dict[str, Any],
 ) -> train_step.TrainState:
   steps = checkpoints.steps()
   if not steps or initial.is_imported(checkpoints):
-    state = train_step.init_state(objective.student, tx, mesh, config.seed)
+    state = train_step.init_state(
+      objective.student, tx, mesh, config.seed, **assembly.extras(config)
+    )
     params = initial.first_params(
       state.params,
       objective.student.config,
@@ -347,52 +353,11 @@ def _restore_or_init(
       teacher_path=config.teacher.path,
       teacher_layer=config.teacher.layer,
     )
-    return dataclasses.replace(state, params=params)
-  changed = differences(checkpoints.metadata(steps[-1])["run"], record["run"])
-  if changed:
-    raise UserError(
-      "this workdir belongs to another run: " + "; ".join(changed) + ". Use "
-      "another --workdir, or the same settings to continue."
-    )
-  abstract = train_step.abstract_state(objective.student, tx, mesh)
+    return state.starting_from(params)
+  before = checkpoints.metadata(steps[-1])["run"]
+  record.check_same(before, about["run"], steps[-1])
+  abstract = train_step.abstract_state(
+    objective.student, tx, mesh, **assembly.extras(config)
+  )
   trees = checkpoints.restore(steps[-1], abstract.as_trees())
   return train_step.TrainState.from_trees(trees)
-
-
-def _metadata(
-  config: ConfigDict, teacher: str, rows: corpus.Corpus
-) -> dict[str, Any]:
-  packages = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
-  return {
-    "run": json.loads(config.to_json())
-    | {
-      "teacher weights (SHA-256)": teacher,
-      "tokenizer (SHA-256)": rows.tokenizer,
-      "prepared text (SHA-256)": rows.fingerprint,
-    },
-    "teacher": assembly.teacher_origin(config),
-    "versions": {name: importlib.metadata.version(name) for name in packages},
-    "hardware": {
-      "kind": jax.devices()[0].device_kind,
-      "devices": jax.device_count(),
-      "processes": jax.process_count(),
-    },
-  }
-
-
-def _write_run_files(
-  config: ConfigDict, workdir: pathlib.Path, vocab_size: int
-) -> None:
-  """What the commands after `distill` need besides the checkpoints."""
-  text = json.dumps(json.loads(config.to_json()), indent=2) + "\n"
-  fresh = workdir / "config.json.tmp"
-  fresh.write_text(text, encoding="utf-8")
-  fresh.replace(workdir / "config.json")
-  assembly.write_shape(workdir, assembly.student_config(config, vocab_size))
-  target = workdir / "tokenizer"
-  if config.teacher.path != assembly.RANDOM and not target.exists():
-    fresh = workdir / "tokenizer.tmp"
-    folder = files.resolve(config.teacher.path)
-    longest = config.student.max_positions
-    tokenizer.save_tokenizer(folder, fresh, longest, vocab_size)
-    fresh.replace(target)

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from time_jax import sharding
+from time_jax import optimizer, sharding, spikes
 from time_jax.arrays import Batch, checksum
 from time_jax.distill import Objective
 from time_jax.models.family import Params, init_params
@@ -31,8 +31,10 @@ class TrainState:
     step: steps done, skipped ones included.
     params: the student's, float32.
     opt_state: of the optimizer.
-    skipped: steps whose loss or gradient was not finite.
+    skipped: steps whose loss or gradient was not finite, or a spike.
     skipped_in_a_row: of these, the unbroken run that ends now.
+    usual: what `spikes` knows of the steps before; empty: spikes may pass.
+    ema: average of the parameters over the steps; empty: there is none.
   """
 
   step: Int[Array, ""]
@@ -40,46 +42,90 @@ class TrainState:
   opt_state: optax.OptState
   skipped: Int[Array, ""]
   skipped_in_a_row: Int[Array, ""]
+  usual: spikes.Usual = dataclasses.field(default_factory=dict)
+  ema: Params = dataclasses.field(default_factory=dict)
 
   def as_trees(self) -> dict[str, Any]:
-    """As a checkpoint holds it: parameters apart from the rest."""
+    """As a checkpoint holds it: parameters apart from the rest.
+
+    What is empty is left out, as it was before there could be any.
+    """
     rest = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-    return {"params": rest.pop("params"), "rest": rest}
+    rest = {
+      name: value for name, value in rest.items() if jax.tree.leaves(value)
+    }
+    apart = {n: rest.pop(n) for n in ("params", "ema") if n in rest}
+    return apart | {"rest": rest}
 
   @classmethod
   def from_trees(cls, trees: dict[str, Any]) -> "TrainState":
     """The inverse of `as_trees`."""
-    return cls(params=trees["params"], **trees["rest"])
+    apart = dict(trees)
+    return cls(**apart.pop("rest"), **apart)
+
+  def starting_from(self, params: Params) -> "TrainState":
+    """A fresh state with other first weights."""
+    # Of its own: buffers that are given away must not be shared.
+    ema = jax.tree.map(jnp.copy, params) if self.ema else {}
+    return dataclasses.replace(self, params=params, ema=ema)
 
 
 def abstract_state(
-  student: nn.Module, tx: optax.GradientTransformation, mesh: Mesh
+  student: nn.Module,
+  tx: optax.GradientTransformation,
+  mesh: Mesh,
+  *,
+  spike: float = 0.0,
+  ema: float = 0.0,
 ) -> TrainState:
   """Shapes, dtypes and shardings of a state; what restoring one needs."""
-  boxed = jax.eval_shape(lambda: _fresh_state(student, tx, 0))
+  boxed = jax.eval_shape(lambda: _fresh_state(student, tx, 0, spike, ema))
   return sharding.abstract(boxed, mesh)
 
 
 def init_state(
-  student: nn.Module, tx: optax.GradientTransformation, mesh: Mesh, seed: int
+  student: nn.Module,
+  tx: optax.GradientTransformation,
+  mesh: Mesh,
+  seed: int,
+  *,
+  spike: float = 0.0,
+  ema: float = 0.0,
 ) -> TrainState:
-  """A fresh state, computed where it lives: no device ever holds all of it."""
-  layout = jax.tree.map(
-    lambda leaf: leaf.sharding, abstract_state(student, tx, mesh)
-  )
+  """A fresh state, computed where it lives: no device ever holds all of it.
+
+  Args:
+    student: whose parameters are trained.
+    tx: the optimizer.
+    mesh: the devices.
+    seed: of the parameters.
+    spike: as of `train_step`; likewise:
+    ema: both say what the state holds.
+  """
+  abstract = abstract_state(student, tx, mesh, spike=spike, ema=ema)
+  layout = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   fresh = jax.jit(
-    lambda: nn.meta.unbox(_fresh_state(student, tx, seed)),
+    lambda: nn.meta.unbox(_fresh_state(student, tx, seed, spike, ema)),
     out_shardings=layout,
   )
   return fresh()
 
 
 def _fresh_state(
-  student: nn.Module, tx: optax.GradientTransformation, seed: int
+  student: nn.Module,
+  tx: optax.GradientTransformation,
+  seed: int,
+  spike: float,
+  ema: float,
 ) -> TrainState:
   params = init_params(student, purpose_key(seed, 0, "init"))
   zero = jnp.zeros((), jnp.int32)
-  return TrainState(zero, params, tx.init(params), zero, zero)
+  state = TrainState(zero, params, tx.init(params), zero, zero)
+  return dataclasses.replace(
+    state,
+    usual=spikes.nothing_known() if spike else {},
+    ema=jax.tree.map(lambda x: x + 0, params) if ema else {},
+  )
 
 
 def purpose_key(seed: int, step: int | Array, purpose: str) -> Array:
@@ -99,6 +145,8 @@ def train_step(
   learning_rate: Callable[[Array], Array],
   seed: int,
   accumulation: int = 1,
+  spike: float = 0.0,
+  ema: float = 0.0,
   axis: str | None = None,
 ) -> tuple[TrainState, Metrics]:
   """One update of the student.
@@ -112,11 +160,13 @@ def train_step(
     learning_rate: step -> learning rate.
     seed: of dropout.
     accumulation: micro-batches that the rows are split into.
+    spike: standard deviations above the usual that make a spike; 0: none is.
+    ema: decay of the parameters' average; 0: there is none.
     axis: name of the pmapped axis; None under jit, which sees all rows.
 
   Returns:
-    The next state, and scalars. A step whose loss or gradient is not finite
-    changes nothing but the counters.
+    The next state, and scalars. A step whose loss or gradient is a spike or
+    not finite changes nothing but the counters.
   """
   add_up = functools.partial(_add_up, axis)
   documents = add_up(count_documents(batch.segment_ids))
@@ -135,10 +185,14 @@ def train_step(
     )
   )
   grad_norm = optax.global_norm(grads)
-  finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+  sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+  if spike:
+    is_spike, usual = spikes.judge(state.usual, loss, grad_norm, spike)
+    sound &= ~is_spike
+    state = dataclasses.replace(state, usual=usual)
   lr = learning_rate(state.step)
   with jax.named_scope("optimizer"):
-    state = _update(state, grads, tx, lr, finite)
+    state = _update(state, grads, tx, lr, sound, ema)
   metrics = {f"train/kl_{name}": value for name, value in parts.items()} | {
     "train/loss": loss,
     "train/learning_rate": lr,
@@ -149,6 +203,8 @@ def train_step(
     "data/tokens": add_up(jnp.sum(batch.segment_ids > 0)),
     "data/checksum": add_up(checksum(batch)),
   }
+  if spike:
+    metrics["train/spikes"] = state.usual["spikes"]
   return state, metrics
 
 
@@ -197,22 +253,31 @@ def _update(
   grads: Params,
   tx: optax.GradientTransformation,
   lr: Array,
-  finite: Array,
+  sound: Array,
+  ema: float,
 ) -> TrainState:
   direction, opt_state = tx.update(grads, state.opt_state, state.params)
   params = jax.tree.map(lambda p, d: p - lr * d, state.params, direction)
   params, opt_state = jax.tree.map(
-    lambda new, old: jnp.where(finite, new, old),
+    lambda new, old: jnp.where(sound, new, old),
     (params, opt_state),
     (state.params, state.opt_state),
   )
-  bad = (~finite).astype(jnp.int32)
-  return TrainState(
+  bad = (~sound).astype(jnp.int32)
+  averaged = state.ema
+  if ema:
+    found = optimizer.average(state.ema, params, state.step, ema)
+    averaged = jax.tree.map(
+      lambda new, old: jnp.where(sound, new, old), found, state.ema
+    )
+  return dataclasses.replace(
+    state,
     step=state.step + 1,
     params=params,
     opt_state=opt_state,
     skipped=state.skipped + bad,
     skipped_in_a_row=(state.skipped_in_a_row + bad) * bad,
+    ema=averaged,
   )
 
 

@@ -3,6 +3,7 @@
 FAULTS="PLACE:COUNT[:SIGNAL],...": at the COUNT-th time that this process is
 at a place, it sends itself the signal. The places are keys of `PLACES`.
 Without a signal: "nan:STEP", loss and gradient of that step are NaN;
+"spike:STEP", they are a hundred times as large;
 "full:COUNT", the disk is full from that save on.
 VICTIM is the index of the only process of the run that has the faults.
 """
@@ -100,7 +101,8 @@ def in_preparation(fault):
   prepare.workers.in_order = disturbed
 
 
-def with_nan(number):
+def with_factor(number, factor):
+  """Loss and gradient of a step are so many times as large."""
   step, gradients = train_step.train_step, train_step._gradients
   now = []
 
@@ -110,8 +112,8 @@ def with_nan(number):
 
   def spoil(*args):
     grads, loss, parts = gradients(*args)
-    bad = jnp.where(now[0] == number - 1, jnp.nan, 0.0)
-    return jax.tree.map(lambda g: g + bad, grads), loss + bad, parts
+    times = jnp.where(now[0] == number - 1, factor, 1.0)
+    return jax.tree.map(lambda g: g * times, grads), loss * times, parts
 
   train_step.train_step, train_step._gradients = remember, spoil
 
@@ -133,6 +135,7 @@ def fill_disk(count):
   train.Checkpoints.save = save_on_a_full_disk
 
 
+FACTORS = {"nan": jnp.nan, "spike": 100.0}
 PLACES = {
   "step": in_step,
   "compilation": in_compilation,
@@ -149,8 +152,8 @@ def main():
   )
   for fault in filter(None, faults.split(",")):
     place, count, *number = fault.split(":")
-    if place == "nan":
-      with_nan(int(count))
+    if place in FACTORS:
+      with_factor(int(count), FACTORS[place])
     elif place == "full":
       fill_disk(int(count))
     elif mine:

@@ -150,3 +150,25 @@ def test_steps_without_a_number(command, tiny, recovered, note, tmp_path):
   state = running.saved(whole, 40)
   assert state[("rest", "skipped")] == 2
   note("NaN in steps 22, 23; kill -9", "skipped, resumed exact", 137, seconds)
+
+
+def test_spikes(tiny, note, tmp_path, undisturbed):
+  """As above; the average of the weights comes through it, too."""
+  run, whole = tmp_path / "run", tmp_path / "whole"
+  flags = ["--config.train.spike=8", "--config.train.ema=0.9"]
+  command = running.command(tiny, run, *undisturbed.flags, *flags)
+  words = [word.replace(str(run), str(whole)) for word in command]
+  faults = "spike:27,nan:29,spike:33"
+  spoilt = {"FAULTS": faults, "MODULE": "tests.faults.disturbed"}
+  code, output = running.run(words, **spoilt)
+  assert code == 0, output
+  code, output = running.disturbed(command, f"{faults},step:35:SIGKILL")
+  assert code == -9, output
+  code, output, seconds = running.recover(command, run, **spoilt)
+  assert code == 0, output
+  found, expected = (running.saved(f, 40, ("ema",)) for f in (run, whole))
+  assert found[("rest", "skipped")] == 3
+  assert found[("rest", "usual", "spikes")] == 2
+  running.assert_same_state(found, expected)
+  outcome = "skipped, resumed exact"
+  note("spikes in steps 27, 33; kill -9", outcome, 137, seconds)

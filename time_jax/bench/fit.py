@@ -176,7 +176,9 @@ def examine(config: ConfigDict, topology: Topology) -> Report:
   teacher = assembly.abstract_teacher(config, mesh)
   objective = assembly.make_objective(config, teacher)
   tx = assembly.make_optimizer(config)
-  state = train_step.abstract_state(objective.student, tx, mesh)
+  state = train_step.abstract_state(
+    objective.student, tx, mesh, **assembly.extras(config)
+  )
   batch = abstract_batch(config, mesh)
   how = train.make_parallel(config, objective, tx, mesh)
   lowered = how.lower(state, teacher.params, batch)
@@ -338,7 +340,7 @@ def _memory(
 
 
 def _optimizer(state: train_step.TrainState) -> Any:
-  return state.as_trees()["rest"]
+  return {n: tree for n, tree in state.as_trees().items() if n != "params"}
 
 
 def _bytes(tree: Any, split: bool = True) -> int:

@@ -73,7 +73,9 @@ class Run:
     objective = assembly.make_objective(config, teacher)
     tx = assembly.make_optimizer(config)
     how = train.make_parallel(config, objective, tx, mesh)
-    state = train_step.init_state(objective.student, tx, mesh, config.seed)
+    state = train_step.init_state(
+      objective.student, tx, mesh, config.seed, **assembly.extras(config)
+    )
     frozen = how.put(teacher.params)
     return cls(config, mesh, objective, tx, how, how.put(state), frozen)
 

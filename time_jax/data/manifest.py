@@ -7,6 +7,7 @@ FOLDER/time_rows/1.0.0/
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -102,6 +103,16 @@ class Manifest:
   tokenizer_sha256: str
   settings: dict[str, Any]
   splits: dict[str, SplitManifest]
+
+  @property
+  def content(self) -> str:
+    """Hash of the settings and, by the hashes of their files, of all rows."""
+    files = {
+      name: [shard.sha256 for shard in split.shards]
+      for name, split in self.splits.items()
+    }
+    plain = json.dumps([self.fingerprint, files], sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def is_prepared(folder: str | os.PathLike[str]) -> bool:

@@ -197,12 +197,7 @@ class Run:
       )
       for name, factor in factors.items()
     }
-    # Early on the average is over few steps, else it would be of first weights.
-    step = state.step.astype(jnp.float32)
-    decay = jnp.minimum(r.ema, (1 + step) / (10 + step))
-    averaged = jax.tree.map(
-      lambda a, p: decay * a + (1 - decay) * p, state.averaged, params
-    )
+    averaged = optimizer.average(state.averaged, params, state.step, r.ema)
     parts = {f"train/{name}": value for name, value in parts.items()}
     scalars = {**parts, "train/learning_rate": rate}
     return State(state.step + 1, params, averaged, opt_state), scalars

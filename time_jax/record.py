@@ -1,0 +1,128 @@
+"""What a run keeps of its settings, and whether it is still the same run."""
+
+import importlib.metadata
+import json
+import pathlib
+import sys
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from time_jax import assembly, corpus, distributed
+from time_jax.config import (
+  completed,
+  differences,
+  flatten,
+  harmless_differences,
+)
+from time_jax.errors import UserError
+from time_jax.hf import files, tokenizer
+
+_ROWS = "prepared rows (SHA-256)"
+_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
+# Where things lie may differ between hosts: what lies there is compared.
+_OF_A_HOST = ("data.folder", "teacher.path")
+
+
+def make_record(
+  config: ConfigDict, teacher: str, rows: corpus.Corpus
+) -> dict[str, Any]:
+  """What every checkpoint of a run says of it, as JSON.
+
+  Args:
+    config: of the run.
+    teacher: hash of its weights.
+    rows: of its text.
+
+  Returns:
+    run, all that shapes the result; teacher, where it came from; versions;
+    hardware.
+  """
+  return {
+    "run": json.loads(config.to_json())
+    | {
+      "teacher weights (SHA-256)": teacher,
+      "tokenizer (SHA-256)": rows.tokenizer,
+      "prepared text (SHA-256)": rows.fingerprint,
+      _ROWS: rows.content,
+    },
+    "teacher": assembly.teacher_origin(config),
+    "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    "hardware": hardware(),
+  }
+
+
+def hardware() -> dict[str, Any]:
+  """Where this session runs."""
+  return {
+    "kind": jax.devices()[0].device_kind,
+    "devices": jax.device_count(),
+    "processes": jax.process_count(),
+  }
+
+
+def check_processes(record: dict[str, Any]) -> None:
+  """Proves that all processes make the same run.
+
+  Raises:
+    UserError: in all of them, naming what differs between which.
+  """
+  mine = {"run": record["run"], "versions": record["versions"]}
+  texts = distributed.of_all(json.dumps(dict(flatten(mine))))
+  first, *others = map(json.loads, texts)
+  problems = [
+    f"{name.removeprefix('run.')} is {first.get(name, '(absent)')!r} in "
+    f"process 0, {other.get(name, '(absent)')!r} in process {index}"
+    for index, other in enumerate(others, 1)
+    for name in sorted(first | other)
+    if name.removeprefix("run.") not in _OF_A_HOST
+    and first.get(name) != other.get(name)
+  ]
+  if problems:
+    more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+    raise UserError(
+      f"the processes would not make one run: {'; '.join(problems[:5])}{more}; "
+      "expected the same command, packages and prepared text on all hosts."
+    )
+
+
+def check_same(before: dict[str, Any], now: dict[str, Any], step: int) -> None:
+  """Proves that a run goes on as it began; says what else has changed.
+
+  Args:
+    before: "run" of the record of its last checkpoint.
+    now: of this session.
+    step: of that checkpoint.
+
+  Raises:
+    UserError: something that shapes the result has changed.
+  """
+  # Older runs did not record their rows.
+  before = {_ROWS: now[_ROWS]} | completed(before)
+  if changed := differences(before, now):
+    raise UserError(
+      "this workdir belongs to another run: " + "; ".join(changed) + ". Use "
+      "another --workdir, or the same settings to continue."
+    )
+  if jax.process_index() == 0:
+    for line in harmless_differences(before, now):
+      print(f"changed since step {step}: {line}", file=sys.stderr, flush=True)
+
+
+def write_files(
+  config: ConfigDict, workdir: pathlib.Path, vocab_size: int
+) -> None:
+  """Writes what the commands after `distill` need besides the checkpoints."""
+  text = json.dumps(json.loads(config.to_json()), indent=2) + "\n"
+  fresh = workdir / "config.json.tmp"
+  fresh.write_text(text, encoding="utf-8")
+  fresh.replace(workdir / "config.json")
+  assembly.write_shape(workdir, assembly.student_config(config, vocab_size))
+  target = workdir / "tokenizer"
+  if config.teacher.path != assembly.RANDOM and not target.exists():
+    fresh = workdir / "tokenizer.tmp"
+    folder = files.resolve(config.teacher.path)
+    longest = config.student.max_positions
+    tokenizer.save_tokenizer(folder, fresh, longest, vocab_size)
+    fresh.replace(target)
