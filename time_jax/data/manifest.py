@@ -7,10 +7,12 @@ FOLDER/time_rows/1.0.0/
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
-from typing import Any
+import typing
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -22,6 +24,8 @@ VERSION = "1.0.0"
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 FEATURES = ("tokens", "segment_ids")
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +108,12 @@ class Manifest:
   splits: dict[str, SplitManifest]
 
 
+def fingerprint(settings: dict[str, Any]) -> str:
+  """Hash of the settings of a manifest."""
+  plain = json.dumps(settings, sort_keys=True)
+  return hashlib.sha256(plain.encode()).hexdigest()
+
+
 def is_prepared(folder: str | os.PathLike[str]) -> bool:
   """Says whether `prepare` has finished in this folder."""
   return (pathlib.Path(folder) / MANIFEST).is_file()
@@ -115,16 +125,26 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
   try:
     values = json.loads(path.read_text())
     for name, split in values["splits"].items():
-      split["sources"] = tuple(split["sources"])
-      split["files"] = tuple(SourceFile(**file) for file in split["files"])
-      split["shards"] = tuple(Shard(**shard) for shard in split["shards"])
-      values["splits"][name] = SplitManifest(**split)
-    return Manifest(**values)
-  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+      split["sources"] = tuple(map(str, split["sources"]))
+      split["files"] = tuple(checked(SourceFile, f) for f in split["files"])
+      split["shards"] = tuple(checked(Shard, s) for s in split["shards"])
+      values["splits"][name] = checked(SplitManifest, split)
+    return checked(Manifest, values)
+  except (OSError, *errors.DAMAGED_JSON) as error:
     raise errors.UserError(
       f"{str(path)!r} is missing or damaged ({error}); expected the manifest "
       "of prepared text; run `prepare` with a new folder"
     ) from error
+
+
+def checked(kind: type[T], values: dict[str, Any]) -> T:
+  """A dataclass from JSON; TypeError where a field is of another type."""
+  made = kind(**values)
+  for field in dataclasses.fields(cast(Any, kind)):
+    value, wanted = getattr(made, field.name), cast(Any, field.type)
+    if not isinstance(value, typing.get_origin(wanted) or wanted):
+      raise TypeError(f"{field.name} is {value!r:.40}")
+  return made
 
 
 def shard_folder(folder: str | os.PathLike[str]) -> pathlib.Path:

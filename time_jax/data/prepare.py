@@ -19,7 +19,6 @@ ends with the same bytes as an undisturbed run.
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
@@ -175,9 +174,19 @@ def _start_or_resume(folder: pathlib.Path, settings: dict[str, Any]) -> None:
   # A first try that made nothing, for a mistyped path say, binds nobody.
   begun = plan.exists() and any(path != plan for path in work.iterdir())
   if begun:
-    _refuse_other_settings(folder, json.loads(plan.read_text()), settings)
+    _refuse_other_settings(folder, _read_plan(plan), settings)
   else:
     write_json(plan, settings)
+
+
+def _read_plan(plan: pathlib.Path) -> dict[str, Any]:
+  try:
+    return dict(json.loads(plan.read_text()))
+  except errors.DAMAGED_JSON as error:
+    raise errors.UserError(
+      f"{str(plan)!r} is damaged: {error}; expected the settings of prepared "
+      "text; name another folder or delete this one"
+    ) from error
 
 
 def _load_same(
@@ -244,10 +253,9 @@ def _prepare_splits(
         submit, in_flight, blocks, settings["max_tokens"], progress
       )
       splits[split] = _split_manifest(split, settings, files, written)
-  plain = json.dumps(settings, sort_keys=True)
   return Manifest(
     version=manifests.MANIFEST_FORMAT,
-    fingerprint=hashlib.sha256(plain.encode()).hexdigest(),
+    fingerprint=manifests.fingerprint(settings),
     tokenizer_sha256=settings["tokenizer_sha256"],
     settings=settings,
     splits=splits,
