@@ -107,9 +107,10 @@ class ShardWriter:
     self, shard: pathlib.Path, block: Block, digest: str
   ) -> Written | None:
     counts = shard.with_suffix(".json")
-    if not counts.exists():
-      return None
-    written = Written(**json.loads(counts.read_text()))
+    try:
+      written = manifest.checked(Written, json.loads(counts.read_text()))
+    except (FileNotFoundError, *errors.DAMAGED_JSON):
+      return None  # The block is written again.
     if written.text_sha256 != digest:
       raise errors.UserError(
         f"the text of {shard.stem} is not what it was when {str(shard)!r} was "
