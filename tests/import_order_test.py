@@ -11,7 +11,7 @@ PACKAGE = ROOT / "time_jax"
 # A file imports from the project only what stands in a line above its own.
 LAYERS = """
 errors
-appearing cluster history ledger seal watchdog
+appearing cluster folders history ledger seal watchdog
 meeting status
 arrays distributed optimizer config metrics languages profiling
 checkpoint command evals.recipe evals.lines evals.edit_scripts evals.trees

@@ -70,7 +70,7 @@ def test_rows(command, recovered, note, tmp_path, damage):
   code, output = running.run(command)
   assert code == 2, output
   line = output.strip().splitlines()[-1]
-  assert "time_jax: error: " in line and "is damaged: " in line
+  assert "time_jax: error: " in line and "damaged: " in line
   shutil.copy(tmp_path / "sound", path)
   seconds, _ = recovered()
   fault = f"ArrayRecord: {damage.__name__}"
@@ -150,3 +150,12 @@ def test_steps_without_a_number(command, tiny, recovered, note, tmp_path):
   state = running.saved(whole, 40)
   assert state[("rest", "skipped")] == 2
   note("NaN in steps 22, 23; kill -9", "skipped, resumed exact", 137, seconds)
+
+
+def test_rows_that_cannot_be_read(command, recovered, note):
+  code, output = running.disturbed(command, "lost:25")
+  assert code == 42, output
+  last = output.strip().splitlines()[-1]
+  assert "although they are what was written: [Errno 5]" in last
+  seconds, _ = recovered()
+  note("no row can be read", "tried again, ended, resumed exact", 42, seconds)
