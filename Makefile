@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m time_jax
 WORKDIR ?= runs/quickstart
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: quickstart test faults lint format clean
+.PHONY: quickstart test faults fuzz lint format clean
 
 # A real teacher, real text, a student in minutes; then the model's folder.
 quickstart: .venv/quickstart
@@ -21,6 +21,10 @@ test: .venv/transformers5 lint
 # Runs killed, stopped, starved and damaged; a table says what became of each.
 faults: .venv/dev
 	.venv/bin/python -m pytest -m fault tests/faults
+
+# 2,500 damaged files for every reader of files.
+fuzz: .venv/dev
+	FUZZ=2500 .venv/bin/python -m pytest -n 2 tests/fuzz_test.py
 
 lint: .venv/dev
 	.venv/bin/ruff check

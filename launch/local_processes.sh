@@ -8,16 +8,32 @@
 # CPU devices. Process 0 writes to the terminal, process I > 0 to
 # LOGS/process-I.log (default a new folder in /tmp). Ends with the first exit
 # code that is not 0. PYTHON and MODULE say what is run (python3, time_jax).
+# `--dry_run` as first word prints the commands.
 set -u
 
-if [ $# -lt 2 ]; then
-  sed -n '2,11s/^# \{0,1\}//p' "$0"
-  exit 2
+root=$(cd "$(dirname "$0")/.." && pwd) || exit 2
+. "$root/launch/common.sh"
+if [ "${1:-}" = --dry_run ]; then
+  dry_run=1
+  shift
 fi
+[ $# -gt 1 ] || usage "$0"
 count=$1
 shift
 python=${PYTHON:-python3}
 module=${MODULE:-time_jax}
+need_programs "$python"
+check "$0"
+if [ "$dry_run" -eq 1 ]; then
+  i=0
+  while [ "$i" -lt "$count" ]; do
+    echo "TIME_JAX_COORDINATOR=localhost:PORT TIME_JAX_NUM_PROCESSES=$count \\"
+    echo "  TIME_JAX_PROCESS_ID=$i JAX_NUM_CPU_DEVICES=${CPU_DEVICES:-1} \\"
+    echo "  $(quoted "$python" -m "$module" "$@")"
+    i=$((i + 1))
+  done
+  exit 0
+fi
 logs=${LOGS:-$(mktemp -d /tmp/time_jax.XXXXXX)}
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
 

@@ -14,7 +14,8 @@ import pytest
 from absl import flags
 from flags_of_commands import FLAGS
 
-from time_jax import cli, config
+from time_jax import __main__, cli, config
+from time_jax.errors import RestartableError, RunError, UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPE = f"--config={ROOT}/configs/time.py"
@@ -298,11 +299,19 @@ def raising(error):
   return command
 
 
+def caused(error, number):
+  error.__cause__ = OSError(number, "why")
+  return error
+
+
 def test_how_other_ends_are_reported(capsys, monkeypatch):
   full = OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
   for error, code, text in (
-    (cli.RunError("it broke."), 3, "it broke."),
-    (cli.RestartableError("2 is missing."), 42, "2 is missing."),
+    (RunError("it broke."), 3, "it broke."),
+    (RestartableError("2 is missing."), 42, "2 is missing."),
+    (caused(UserError("cannot read x."), errno.ESTALE), 42, "cannot read x."),
+    (caused(UserError("cannot read x."), errno.EACCES), 2, "cannot read x."),
+    (OSError(errno.EIO, "gone"), 42, "lost storage: [Errno 5] gone; start it"),
     (full, 3, "cannot write: No space left on device; make room and run it"),
     (KeyboardInterrupt(), 130, "run the same command again to continue"),
   ):
@@ -315,6 +324,17 @@ def test_how_other_ends_are_reported(capsys, monkeypatch):
     monkeypatch.setattr("time_jax.choose.choose", raising(error))
     with pytest.raises(type(error)):
       cli.main(["choose", "--workdir=x"])
+
+
+def test_the_traceback_of_a_bug_shows_no_secret(capsys, monkeypatch):
+  error = ZeroDivisionError("https://me:word@h/x")
+  monkeypatch.setattr("time_jax.choose.choose", raising(error))
+  monkeypatch.setattr("sys.argv", ["time_jax", "choose", "--workdir=x"])
+  with pytest.raises(SystemExit, match="1"):
+    __main__.main()
+  text = capsys.readouterr().err
+  assert text.startswith("Traceback")
+  assert text.endswith("ZeroDivisionError: https://me:...@h/x\n")
 
 
 def test_sigterm_ends_a_command_once(capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """How a run's processes are joined; JAX's own part is replaced."""
 
+import errno
 import os
 import socket
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from time_jax import distributed
-from time_jax.errors import RestartableError, UserError
+from time_jax.errors import RestartableError, RunError, UserError
 
 COORDINATOR = "TIME_JAX_COORDINATOR"
 COUNT = "TIME_JAX_NUM_PROCESSES"
@@ -59,7 +60,7 @@ def set_all(monkeypatch, values):
     monkeypatch.setenv(name, value)
 
 
-def arguments(address, count, index, timeout=900):
+def arguments(address, count, index, timeout=900, heartbeat=100):
   return {
     "coordinator_address": address,
     "num_processes": count,
@@ -67,15 +68,18 @@ def arguments(address, count, index, timeout=900):
     "local_device_ids": None,
     "cluster_detection_method": "deactivate",
     "initialization_timeout": timeout,
+    "heartbeat_timeout_seconds": heartbeat,
+    "shutdown_timeout_seconds": 300,
   }
 
 
 def test_the_environment_decides(joined, monkeypatch, capsys):
-  set_all(monkeypatch, COMPLETE | {"TIME_JAX_TIMEOUT": "60"})
+  limits = {"TIME_JAX_TIMEOUT": "60", "TIME_JAX_HEARTBEAT": "20"}
+  set_all(monkeypatch, COMPLETE | limits)
   distributed.initialize()
   assert joined == [
     ("host:1234", 4, 3, 60),
-    arguments("host:1234", 4, 3, 60),
+    arguments("host:1234", 4, 3, 60, 20),
     "met",
   ]
   first = capsys.readouterr().err.splitlines()[0]
@@ -91,7 +95,10 @@ def test_a_web_proxy_is_bypassed(joined, monkeypatch):
 
 @pytest.mark.parametrize(
   "change",
-  [{COUNT: ""}, {PROCESS: "4"}, {"TIME_JAX_TIMEOUT": "soon"}],
+  [
+    *({COUNT: ""}, {PROCESS: "4"}),
+    *({"TIME_JAX_TIMEOUT": "soon"}, {"TIME_JAX_SHUTDOWN": "0"}),
+  ],
 )
 def test_what_is_wrong_reaches_nobody(joined, monkeypatch, change):
   set_all(monkeypatch, COMPLETE | change)
@@ -195,12 +202,45 @@ def test_a_process_that_lost_another_ends_at_once(
 
   monkeypatch.setattr(os, "_exit", leave)
   monkeypatch.setattr(jax, "process_count", lambda: processes)
+  monkeypatch.setattr(distributed, "_all_failed", lambda: True)
   expected = EndError if ends else jax.errors.JaxRuntimeError
   with pytest.raises(expected), distributed.ending_with_others():
     raise jax.errors.JaxRuntimeError(reason)
   (*_, last) = ["", *capsys.readouterr().err.splitlines()]
   assert last.startswith("time_jax: error: process 0 lost another") == ends
   assert (f"({reason.splitlines()[0]}); start the same" in last) == ends
+
+
+@pytest.mark.parametrize(
+  ("error", "code", "words"),
+  [
+    (UserError("bad rows"), 2, "time_jax: error: bad rows"),
+    (RunError("disk full"), 3, "time_jax: error: disk full"),
+    (OSError(errno.ESTALE, "stale"), 42, "time_jax: error: lost storage: "),
+    (KeyError("x"), 1, "KeyError: 'x'"),
+    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED"), 1, "RESOURCE_EXHAUSTED"),
+  ],
+)
+def test_an_error_that_others_have_not_ends_at_once(
+  monkeypatch, capsys, error, code, words
+):
+  def leave(found):
+    assert found == code
+    raise EndError
+
+  monkeypatch.setattr(os, "_exit", leave)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(distributed, "_all_failed", lambda: False)
+  with pytest.raises(EndError), distributed.ending_with_others():
+    raise error
+  assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_error_of_all_goes_the_usual_way(monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(distributed, "_all_failed", lambda: True)
+  with pytest.raises(UserError), distributed.ending_with_others():
+    raise UserError("bad configuration")
 
 
 @pytest.mark.parametrize("seen", [[[True], [True]], [[True], [False]]])

@@ -11,10 +11,11 @@ PACKAGE = ROOT / "time_jax"
 # A file imports from the project only what stands in a line above its own.
 LAYERS = """
 errors
-appearing cluster history ledger seal watchdog
+appearing cluster folders history ledger seal watchdog
 meeting status
 arrays distributed optimizer spikes config metrics languages profiling
-checkpoint command data.examples evals.recipe evals.lines
+checkpoint command data.examples data.json_files evals.recipe
+evals.lines
 evals.edit_scripts evals.trees
 evals.conllu evals.iob evals.squad
 sharding relations.dense models.family models.layers models.encoder

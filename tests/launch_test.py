@@ -50,6 +50,8 @@ DRY_RUNS = {
     TPU | {"SPOT": "1", "NFS": "10.0.0.2:/runs"},
   ),
   "tpu_vm_run": ("tpu_vm.sh", ["run", *DISTILL], TPU),
+  "tpu_vm_state": ("tpu_vm.sh", ["state"], TPU),
+  "tpu_vm_setup": ("tpu_vm.sh", ["setup"], TPU),
   "tpu_vm_logs": ("tpu_vm.sh", ["logs", "3"], TPU),
   "tpu_vm_stop": ("tpu_vm.sh", ["stop"], TPU),
   "tpu_vm_delete": ("tpu_vm.sh", ["delete"], TPU),
@@ -65,6 +67,11 @@ DRY_RUNS = {
   "gke_xpk_delete": ("gke_xpk.sh", ["delete"], XPK),
   "slurm": ("slurm.sbatch", DISTILL, {}),
   "worker": ("worker.sh", DISTILL, {"PYTHON": "python3"}),
+  "local_processes": (
+    "local_processes.sh",
+    ["2", *DISTILL],
+    {"PYTHON": "python3", "CPU_DEVICES": "4"},
+  ),
 }
 
 
@@ -106,6 +113,7 @@ def test_what_is_printed_can_be_pasted():
     ("tpu_vm.sh", TPU, ["gcloud"]),
     ("gke_xpk.sh", XPK, ["docker", "xpk", "kubectl", "gcloud"]),
     ("slurm.sbatch", {"SLURM_JOB_ID": "1"}, ["srun", "scontrol"]),
+    ("local_processes.sh", {}, ["python3"]),
   ],
 )
 def test_all_that_is_missing_is_listed_at_once(
@@ -132,7 +140,8 @@ def test_an_unknown_command_shows_the_help(script):
 
 
 def test_the_help_of_every_launcher_ends_with_its_comment():
-  for script in ("tpu_vm.sh", "gke_xpk.sh", "slurm.sbatch", "worker.sh"):
+  scripts = ("tpu_vm.sh", "gke_xpk.sh", "slurm.sbatch", "worker.sh")
+  for script in (*scripts, "local_processes.sh"):
     done = launch(script)
     assert done.returncode == 2
     first = (ROOT / "launch" / script).read_text().splitlines()[1]

@@ -120,9 +120,9 @@ def test_the_others_end_with_one_that_is_killed(tiny, tmp_path):
   (tmp_path / "logs").mkdir()
   process = running.start(command, 2, LOGS=str(tmp_path / "logs"))
   running.wait_for(process, tmp_path, 5)
-  victim, other = running.processes_of(process)
-  os.kill(victim, signal.SIGKILL)
-  running.wait_until_gone(other, 200)
+  processes = running.processes_of(process)
+  os.kill(processes[1], signal.SIGKILL)
+  running.wait_until_gone(processes[0], 200)
   output, _ = process.communicate(timeout=60)
   assert process.returncode in (42, 137), output
   assert "error: process 0 lost another process of the run" in output

@@ -95,7 +95,7 @@ def wait_for(process, workdir, step):
 
 
 def processes_of(launcher):
-  """Process ids of the run's processes 1 and 0, whose launcher is given."""
+  """Index -> process id of a run's processes, whose launcher is given."""
   found = {}
   for folder in pathlib.Path("/proc").glob("[0-9]*"):
     with contextlib.suppress(OSError):
@@ -103,8 +103,8 @@ def processes_of(launcher):
       if int(parent) == launcher.pid:
         environ = (folder / "environ").read_text().split("\0")
         (index,) = [e for e in environ if e.startswith("TIME_JAX_PROCESS_ID=")]
-        found[index[-1]] = int(folder.name)
-  return found["1"], found["0"]
+        found[int(index[-1])] = int(folder.name)
+  return found
 
 
 def scores(folder):

@@ -178,7 +178,7 @@ def read_shape(workdir: pathlib.Path, config: ConfigDict) -> bert.BertConfig:
     return student_config(config, teacher_config(config).vocab_size)
   try:
     return bert.BertConfig(**files.read_json(path))
-  except TypeError as error:
+  except (ArithmeticError, TypeError) as error:
     raise UserError(
       f"{path} is damaged: {error}; delete it: the teacher says it as well."
     ) from error

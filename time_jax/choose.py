@@ -9,7 +9,7 @@ import jax
 
 from time_jax import assembly, corpus, evaluate, sharding, train
 from time_jax.checkpoint import Checkpoints
-from time_jax.errors import UserError
+from time_jax.errors import DAMAGED_JSON, UserError
 from time_jax.models.family import abstract_params
 
 Scores = dict[int, dict[str, float]]
@@ -83,7 +83,7 @@ def read_choice(workdir: pathlib.Path) -> int | None:
     return None
   try:
     return int(json.loads(path.read_text(encoding="utf-8"))["step"])
-  except (ValueError, KeyError, TypeError) as error:
+  except (OSError, *DAMAGED_JSON) as error:
     raise UserError(
       f"{path} is damaged: {error!r}; run `time_jax choose` again."
     ) from error

@@ -1,7 +1,6 @@
 """The command line: how its arguments, help and errors read."""
 
 import contextlib
-import errno
 import pathlib
 import re
 import signal
@@ -16,16 +15,11 @@ from absl import flags, logging
 from time_jax.commands import COMMANDS, Command
 from time_jax.config import flatten, missing_fields
 from time_jax.errors import (
-  EXIT_BAD_INPUT,
   EXIT_PREEMPTED,
-  EXIT_RUN_FAILED,
-  RestartableError,
-  RunError,
   UserError,
+  verdict,
   without_secrets,
 )
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Stopped(BaseException):
@@ -40,8 +34,8 @@ def main(argv: Sequence[str]) -> int:
 
   Returns:
     The exit code: 0 done, 2 bad input, 3 run failed, 42 stopped by a signal
-    with everything saved, or for want of the other processes; anything else
-    is a bug.
+    with everything saved, or for want of storage or the other processes.
+    A bug is raised.
   """
   try:
     name, rest = _split_command(list(argv))
@@ -55,22 +49,15 @@ def main(argv: Sequence[str]) -> int:
     logging.set_verbosity(logging.ERROR)
     with _stopped_by_sigterm():
       return COMMANDS[name].run(values)
-  except UserError as error:
-    return _fail(error, EXIT_BAD_INPUT)
-  except RestartableError as error:
-    return _fail(error, EXIT_PREEMPTED)
-  except RunError as error:
-    return _fail(error, EXIT_RUN_FAILED)
-  except OSError as error:
-    if error.errno not in _DISK_FULL:
+  except Exception as error:
+    if (found := verdict(error)) is None:
       raise
-    reason = f"cannot write: {error.strerror}; make room and run it again."
-    return _fail(reason, EXIT_RUN_FAILED)
+    return _fail(*found)
   except _Stopped:
     reason = "stopped by a signal; what is finished is kept, run it again."
-    return _fail(reason, EXIT_PREEMPTED)
+    return _fail(EXIT_PREEMPTED, reason)
   except KeyboardInterrupt:
-    return _fail("interrupted; run the same command again to continue.", 130)
+    return _fail(130, "interrupted; run the same command again to continue.")
 
 
 @contextlib.contextmanager
@@ -97,8 +84,8 @@ def _stopped_by_sigterm() -> Generator[None, None, None]:
       signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def _fail(error: object, code: int) -> int:
-  print(f"time_jax: error: {without_secrets(error)}", file=sys.stderr)
+def _fail(code: int, message: str) -> int:
+  print(f"time_jax: error: {without_secrets(message)}", file=sys.stderr)
   return code
 
 

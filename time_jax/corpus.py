@@ -1,8 +1,12 @@
 """The rows of a run: prepared text, or synthetic ones."""
 
+import contextlib
 import dataclasses
+import os
 import pathlib
-from collections.abc import Iterator
+import socket
+import sys
+from collections.abc import Generator, Iterator
 
 import filelock
 from jax.sharding import Mesh
@@ -17,6 +21,7 @@ from time_jax.errors import UserError
 from time_jax.hf import files, tokenizer
 
 TRAIN, VALIDATION = "train", "validation"
+_SAY_EVERY = 30.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +97,7 @@ def prepare_corpus(
     splits[VALIDATION] = tuple(d.validation)
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / "prepare.lock")
-    with lock:
+    with _locked(folder):
       return prepare.prepare(
         folder,
         splits=splits,
@@ -130,6 +134,34 @@ def _found_rows(config: ConfigDict, vocab_size: int) -> pipeline.Manifest:
       f"of the {vocab_size:,} of this random teacher or fewer."
     )
   return found
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Generator[None, None, None]:
+  """Lets one process at a time prepare; whoever waits says for whom.
+
+  Without an end: no one knows how long text takes, and a process that ends,
+  however it does, holds nothing any more.
+  """
+  lock = filelock.FileLock(folder / "prepare.lock")
+  holder = folder / "prepare.holder"
+  while not lock.is_locked:
+    try:
+      lock.acquire(timeout=_SAY_EVERY)
+    except filelock.Timeout:
+      with contextlib.suppress(OSError):
+        print(
+          f"time_jax: waiting for {holder.read_text()}, which prepares text in "
+          f"{folder}",
+          file=sys.stderr,
+          flush=True,
+        )
+  try:
+    holder.write_text(f"{socket.gethostname()} (pid {os.getpid()})")
+    yield
+  finally:
+    holder.unlink(missing_ok=True)
+    lock.release()
 
 
 def data_folder(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
@@ -172,6 +204,6 @@ def prepare_command(
       f"({split.packing_efficiency:.1%} full), {split.bad_records} bad records"
     )
   if verify:
-    size = integrity.check_shards(data_folder(config, workdir), prepared)
+    size = integrity.check_rows(data_folder(config, workdir), prepared)
     print(f"  verified: {size / 1e6:,.1f} MB are what was written")
   return 0

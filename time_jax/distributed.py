@@ -3,26 +3,44 @@
 import contextlib
 import dataclasses
 import importlib.metadata
+import itertools
 import os
 import pathlib
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Generator
+from typing import Any
 
 import jax
 import numpy as np
 from jax._src import clusters
+from jax._src import distributed as runtime
 from jax.experimental import multihost_utils
 
 from time_jax import cluster, meeting
-from time_jax.errors import EXIT_PREEMPTED, UserError
+from time_jax.errors import (
+  EXIT_BUG,
+  EXIT_PREEMPTED,
+  UserError,
+  verdict,
+  without_secrets,
+)
+from time_jax.watchdog import Watchdog
 
-_TIMEOUT = "TIME_JAX_TIMEOUT"
-_SECONDS = "900"
+# How many seconds the processes wait for each other: at the start; for a sign
+# of life; for the last one to end.
+_LIMITS = {
+  "TIME_JAX_TIMEOUT": 900,
+  "TIME_JAX_HEARTBEAT": 100,
+  "TIME_JAX_SHUTDOWN": 300,
+}
 _PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
 # What JAX says of errors that a process makes all by itself.
 _OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+_FAILING_TOGETHER = 15  # seconds between the first and the last of them
+_failures = itertools.count()
 
 
 def initialize() -> None:
@@ -31,13 +49,15 @@ def initialize() -> None:
   What `cluster.find` reads from the environment; else what JAX finds by asking
   (Cloud TPU VMs, Kubernetes); else this process alone. It is initialised even
   when alone: JAX notices SIGTERM, and lets the loop save, only then. They wait
-  for each other TIME_JAX_TIMEOUT seconds (900).
+  for each other TIME_JAX_TIMEOUT seconds (900), take one for dead that has not
+  been heard of for TIME_JAX_HEARTBEAT (100), and wait TIME_JAX_SHUTDOWN (300)
+  for all to end.
 
   Raises:
     UserError: the environment is wrong or incomplete.
     RestartableError: processes are missing.
   """
-  timeout = _timeout()
+  timeout, heartbeat, shutdown = map(_seconds, _LIMITS)
   place = cluster.find(os.environ) or _asked(timeout)
   if place.processes == 1:
     place = dataclasses.replace(place, coordinator=f"localhost:{_free_port()}")
@@ -51,7 +71,10 @@ def initialize() -> None:
     _bypass_proxy(place.coordinator.rpartition(":")[0])
   meeting.meet(place, timeout)
   jax.distributed.initialize(
-    **place.arguments(), initialization_timeout=timeout
+    **place.arguments(),
+    initialization_timeout=timeout,
+    heartbeat_timeout_seconds=heartbeat,
+    shutdown_timeout_seconds=shutdown,
   )
   # On CPU the processes must meet within 30 s at their first collective, and
   # need not afterwards: meet now, before weights are read and compiled for.
@@ -116,26 +139,55 @@ def of_all(text: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def ending_with_others() -> Generator[None, None, None]:
-  """Ends this process at once (42) when another one of the run is gone.
+def together(seconds: float) -> Generator[Watchdog, None, None]:
+  """Sees that what all processes do together ends for all, if for one.
 
+  Args:
+    seconds: for the `Watchdog`, which is to be told of every step.
+  """
+  with Watchdog(seconds) as watchdog, ending_with_others():
+    yield watchdog
+
+
+@contextlib.contextmanager
+def ending_with_others() -> Generator[None, None, None]:
+  """Ends this process at once when it cannot end together with all others.
+
+  Another one is gone (42), or this one has an error that the others have not.
   An exception would first wait for what only all processes can finish: the
   checkpoint being saved, and JAX's own shutdown.
   """
   try:
     yield
-  except jax.errors.JaxRuntimeError as error:
-    reason = str(error).strip().split("\n")[0][:300]
-    if jax.process_count() == 1 or reason.startswith(_OWN_FAULTS):
+  except Exception as error:
+    if jax.process_count() == 1:
       raise
-    print(
-      f"time_jax: error: process {jax.process_index()} lost another process "
-      f"of the run, whose log says more ({reason}); start the same command "
-      "again.",
-      file=sys.stderr,
-      flush=True,
-    )
-    os._exit(EXIT_PREEMPTED)
+    reason = str(error).strip().split("\n")[0][:300]
+    mine = not isinstance(error, jax.errors.JaxRuntimeError)
+    if mine or reason.startswith(_OWN_FAULTS):
+      if _all_failed():
+        raise
+      code, text = verdict(error) or (EXIT_BUG, traceback.format_exc().strip())
+    else:
+      code = EXIT_PREEMPTED
+      text = (
+        f"process {jax.process_index()} lost another process of the run, whose "
+        f"log says more ({reason}); start the same command again."
+      )
+    text = without_secrets(f"time_jax: error: {text}")
+    print(text, file=sys.stderr, flush=True)
+    os._exit(code)
+
+
+def _all_failed() -> bool:
+  """Whether all processes come to this within seconds."""
+  client: Any = runtime.global_state.client
+  name = f"time_jax.distributed.failure-{next(_failures)}"
+  try:
+    client.wait_at_barrier(name, _FAILING_TOGETHER * 1000)
+  except jax.errors.JaxRuntimeError:  # Time is over, or one is gone.
+    return False
+  return True
 
 
 def introduce(mesh: jax.sharding.Mesh, step: int) -> str:
@@ -195,10 +247,12 @@ def _number_of_pod() -> str:
   return os.environ.get("JOB_COMPLETION_INDEX") or "0"
 
 
-def _timeout() -> int:
-  value = os.environ.get(_TIMEOUT) or _SECONDS
+def _seconds(name: str) -> int:
+  value = os.environ.get(name) or str(_LIMITS[name])
   if not value.isdecimal() or not int(value):
-    raise UserError(f"{_TIMEOUT}={value!r}; expected seconds, such as 900.")
+    raise UserError(
+      f"{name}={value!r}; expected seconds, such as {_LIMITS[name]}."
+    )
   return int(value)
 
 

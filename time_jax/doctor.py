@@ -11,8 +11,8 @@ import tempfile
 
 import jax
 
-from time_jax import train
 from time_jax.errors import EXIT_BAD_INPUT, UserError
+from time_jax.folders import prepare_workdir
 
 _PACKAGES = {
   "jax": (0, 10, 2),
@@ -142,7 +142,7 @@ def _print_folders(workdir: pathlib.Path | None, problems: list[str]) -> None:
     if folder is None:
       continue
     try:
-      train.prepare_workdir(folder)
+      prepare_workdir(folder)
     except UserError as error:
       problems.append(f"{name}: {str(error).removeprefix('--workdir=')}")
       continue

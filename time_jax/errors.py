@@ -1,11 +1,24 @@
 """The errors that a user is meant to read, and the exit codes of a run."""
 
+import errno
 import re
 
+EXIT_BUG = 1
 EXIT_BAD_INPUT = 2
 EXIT_RUN_FAILED = 3
 # Between 42 and 255 launchers such as XPK start a job again by default.
 EXIT_PREEMPTED = 42
+# What reading JSON of another form than expected, or none at all, ends with.
+DAMAGED_JSON = (
+  *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+  RecursionError,  # brackets nested without end
+)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What a disk or a network says that may be back after a while.
+_LOST = (
+  *(errno.EIO, errno.EREMOTEIO, errno.ESTALE),
+  *(errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN),
+)
 
 
 class UserError(ValueError):
@@ -18,6 +31,26 @@ class RunError(RuntimeError):
 
 class RestartableError(RunError):
   """A run that cannot go on here and now, but may when it is started again."""
+
+
+def verdict(error: BaseException) -> tuple[int, str] | None:
+  """Exit code and message that a command ends with; None: a bug.
+
+  Whatever was made of it on its way up, an error of storage that is gone says
+  that the command may be started again.
+  """
+  first = error.__cause__ or error
+  lost = isinstance(first, OSError) and first.errno in _LOST
+  if isinstance(error, UserError | RunError):
+    code = EXIT_BAD_INPUT if isinstance(error, UserError) else EXIT_RUN_FAILED
+    again = lost or isinstance(error, RestartableError)
+    return EXIT_PREEMPTED if again else code, str(error)
+  if lost:
+    return EXIT_PREEMPTED, f"lost storage: {error}; start it again."
+  if isinstance(error, OSError) and error.errno in _DISK_FULL:
+    reason = f"cannot write: {error.strerror}; make room and run it again."
+    return EXIT_RUN_FAILED, reason
+  return None
 
 
 def without_secrets(text: object) -> str:

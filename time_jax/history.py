@@ -21,9 +21,13 @@ Row = dict[str, Any]
 
 
 def read_metrics(workdir: pathlib.Path) -> list[Row]:
-  """All rows of a run's metrics.jsonl; torn or damaged lines are left out."""
+  """The numbers of a run's metrics.jsonl; damaged lines are left out."""
   rows = read_lines(workdir / "metrics.jsonl")[0]
-  return [row for row in rows if isinstance(row.get("step"), int)]
+  return [
+    {name: x for name, x in row.items() if isinstance(x, int | float)}
+    for row in rows
+    if isinstance(row.get("step"), int)
+  ]
 
 
 def read_sessions(workdir: pathlib.Path) -> list[Row]:

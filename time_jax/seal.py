@@ -11,7 +11,7 @@ import os
 import pathlib
 from collections.abc import Callable, Collection
 
-from time_jax.errors import UserError
+from time_jax.errors import DAMAGED_JSON, UserError
 
 FILE = "sha256.json"
 DAMAGED = "damaged"
@@ -57,7 +57,7 @@ def damage(
       for name, (size, sha256) in files.items()
       if not items or name.partition("/")[0] in items
     }
-  except (OSError, ValueError, TypeError, AttributeError) as error:
+  except (OSError, *DAMAGED_JSON) as error:
     return f"{FILE} cannot be read ({type(error).__name__})"
   for path, (size, sha256) in wanted.items():
     name = path.relative_to(folder)

@@ -11,6 +11,7 @@ from typing import Any
 
 from time_jax import history, seal
 from time_jax.errors import (
+  DAMAGED_JSON,
   EXIT_PREEMPTED,
   EXIT_RUN_FAILED,
   UserError,
@@ -94,7 +95,7 @@ def _num_steps(workdir: pathlib.Path) -> tuple[int | None, list[str]]:
   path = workdir / "config.json"
   try:
     return int(json.loads(path.read_text())["train"]["num_steps"]), []
-  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+  except (OSError, *DAMAGED_JSON) as error:
     return None, [f"{path.name} cannot be read ({type(error).__name__})"]
 
 

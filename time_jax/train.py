@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import time
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -34,7 +33,8 @@ from time_jax.checkpoint import METRIC, Checkpoints
 from time_jax.config import check_config
 from time_jax.data import pipeline
 from time_jax.distill import Objective
-from time_jax.errors import EXIT_PREEMPTED, RunError, UserError
+from time_jax.errors import EXIT_PREEMPTED, RunError
+from time_jax.folders import prepare_workdir
 from time_jax.ledger import Ledger
 from time_jax.watchdog import Watchdog
 
@@ -69,6 +69,19 @@ def distill(
   teacher_config = assembly.teacher_config(config)
   rows = corpus.open_corpus(config, workdir, teacher_config.vocab_size)
   distributed.initialize()
+  with distributed.together(config.train.watchdog) as watchdog:
+    return _distill(config, workdir, rows, window, ledger, watchdog)
+
+
+def _distill(
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  rows: corpus.Corpus,
+  window: range,
+  ledger: Ledger,
+  watchdog: Watchdog,
+) -> int:
+  """What all processes do together."""
   distributed.check_shared(workdir)
   use_compilation_cache()
   mesh = assembly.make_mesh(config)
@@ -100,6 +113,7 @@ def distill(
         evaluate.make_evaluator(objective, mesh),
         window,
         ledger,
+        watchdog,
       )
       end = stack.enter_context(
         history.session(
@@ -130,9 +144,11 @@ class _Run:
   evaluator: evaluate.Evaluator
   profile: range
   ledger: Ledger
+  watchdog: Watchdog
 
   def loop(self, state: train_step.TrainState, how: parallel.Parallel) -> int:
     """Steps until the end, or until told to stop."""
+    self.watchdog.beat()
     num_steps = self.config.train.num_steps
     first = int(state.step)
     state = how.put(state)
@@ -147,7 +163,7 @@ class _Run:
         self.workdir / "profile", self.profile, first, jax.process_index() == 0
       ) as tracer,
       contextlib.ExitStack() as stack,
-      Watchdog(self.config.train.watchdog) as watchdog,
+      # Closing the checkpoints would wait for the others.
       distributed.ending_with_others(),
     ):
       recorder.say(distributed.introduce(self.mesh, first), everyone=True)
@@ -165,7 +181,7 @@ class _Run:
           self.ledger.doing("compile" if step == first + 1 else "steps"),
         ):
           state, scalars = how.step(state, teacher, batch)
-        watchdog.beat()
+        self.watchdog.beat()
         pending.append((step, scalars))
         recorder.advance()
         # Fetch what the step before last gave: the device always has the
@@ -279,20 +295,6 @@ class _Run:
       f"step {step}: relation loss on held-out text {scores[METRIC]:.4f}"
     )
     return scores
-
-
-def prepare_workdir(workdir: pathlib.Path) -> None:
-  """Makes the folder and proves that it can be written to."""
-  probe = workdir / f".write-test-{time.time_ns()}"
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    probe.write_text("x")
-    probe.unlink()
-  except OSError as error:
-    raise UserError(
-      f"--workdir={workdir} cannot be written to: {error.strerror or error}; "
-      "expected a folder with write permission and free space."
-    ) from error
 
 
 def use_compilation_cache() -> None:

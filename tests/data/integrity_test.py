@@ -5,7 +5,7 @@ import pathlib
 import pytest
 from data.preparing import make_documents, run, write_corpus
 
-from time_jax.data.integrity import check_shards
+from time_jax.data.integrity import check_rows
 from time_jax.errors import UserError
 
 
@@ -14,7 +14,7 @@ def test_every_damaged_file_is_named(tmp_path: pathlib.Path) -> None:
   out = tmp_path / "out"
   manifest = run(out, corpus)
   shards = manifest.splits["train"].shards
-  assert check_shards(out, manifest) == sum(shard.size for shard in shards)
+  assert check_rows(out, manifest) == sum(shard.size for shard in shards)
   assert len(shards) > 4
   flipped, cut, gone, *_ = (
     out / "time_rows" / "1.0.0" / shard.name for shard in shards
@@ -24,10 +24,13 @@ def test_every_damaged_file_is_named(tmp_path: pathlib.Path) -> None:
   flipped.write_bytes(data)
   cut.write_bytes(cut.read_bytes()[:-1])
   gone.unlink()
+  features = out / "time_rows" / "1.0.0" / "features.json"
+  features.write_text(features.read_text().replace('"16"', '"17"'))
   with pytest.raises(UserError) as error:
-    check_shards(out, manifest)
-  assert f"3 of {len(shards)} files" in str(error.value)
+    check_rows(out, manifest)
+  assert str(error.value).count(".array_record-") == 3
   for words in (
+    "dataset_info.json or features.json has other content",
     f"{flipped.name} has other content",
     f"{cut.name} has {shards[1].size - 1:,} bytes instead of",
     f"{gone.name} cannot be read (No such file or directory)",

@@ -1,5 +1,6 @@
 """Batches depend on (seed, step) alone, and every row is read in its turn."""
 
+import errno
 import json
 import pathlib
 import threading
@@ -247,7 +248,9 @@ def test_prepared_rows_become_batches(folder: pathlib.Path) -> None:
 
 
 def test_missing_and_damaged_folders(
-  folder: pathlib.Path, tmp_path: pathlib.Path
+  folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   with pytest.raises(errors.UserError, match=r"manifest.json' is missing"):
     pipeline.open_rows(tmp_path, "train")
@@ -261,10 +264,46 @@ def test_missing_and_damaged_folders(
       pipeline.open_rows(folder, "train")
     shard.write_bytes(bytes(len(content)))
     rows = pipeline.open_rows(folder, "train")
-    with pytest.raises(errors.UserError, match="is damaged"):
+    monkeypatch.setattr(pipeline, "_PAUSES", ())
+    with pytest.raises(errors.UserError, match=r"00001-of.* has other content"):
       rows.__getitems__(range(200))
     shard.unlink()
     with pytest.raises(errors.UserError, match="0 bytes instead of"):
       pipeline.open_rows(folder, "train")
   finally:
     shard.write_bytes(content)
+
+
+class Unsteady:
+  """A source of rows that cannot be read now and then."""
+
+  def __init__(self, failures: list[Exception]) -> None:
+    self.failures, self.opened = failures, 0
+
+  def open(self, *_: str, **__: str) -> "Unsteady":
+    self.opened += 1
+    return self
+
+  def __len__(self) -> int:
+    return 3
+
+  def __getitems__(self, indices: list[int]) -> list[pipeline.Row]:
+    if self.failures:
+      raise self.failures.pop(0)
+    return [{} for _ in indices]
+
+
+def test_what_cannot_be_read_is_tried_again(
+  folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  stale = OSError(errno.ESTALE, "Stale file handle")
+  source = Unsteady([stale, stale])
+  monkeypatch.setattr(pipeline, "_PAUSES", (0.0, 0.0))
+  monkeypatch.setattr(pipeline.tfds, "data_source", source.open)
+  rows = pipeline.open_rows(folder, "train")
+  assert rows.__getitems__([2, 0]) == [{}, {}]
+  assert source.opened == 3
+  source.failures += [stale] * 3
+  with pytest.raises(errors.RestartableError, match="are what was written"):
+    rows.__getitems__([1])
+  assert rows.__getitems__([1]) == [{}]

@@ -4,12 +4,14 @@ FAULTS="PLACE:COUNT[:SIGNAL],...": at the COUNT-th time that this process is
 at a place, it sends itself the signal. The places are keys of `PLACES`.
 Without a signal: "nan:STEP", loss and gradient of that step are NaN;
 "spike:STEP", they are a hundred times as large;
-"full:COUNT", the disk is full from that save on.
+"full:COUNT", the disk is full from that save on; "rows:COUNT", the rows of that
+batch are damaged; "lost:COUNT", from that batch on no row can be read.
 VICTIM is the index of the only process of the run that has the faults.
 """
 
 import contextlib
 import dataclasses
+import errno
 import os
 import signal
 import sys
@@ -20,7 +22,8 @@ import jax
 import jax.numpy as jnp
 
 from time_jax import cli, corpus, seal, train, train_step
-from time_jax.data import prepare
+from time_jax.data import pipeline, prepare
+from time_jax.errors import UserError
 
 _struck = threading.Event()
 
@@ -136,6 +139,40 @@ def fill_disk(count):
 
 
 FACTORS = {"nan": jnp.nan, "spike": 100.0}
+
+
+def damage_rows(count):
+  """Of this process alone."""
+  batch_at = pipeline.BatchSource.batch_at
+
+  def damaged(self, step):
+    if step == count:
+      raise UserError("rows are damaged here.")
+    return batch_at(self, step)
+
+  pipeline.BatchSource.batch_at = damaged
+
+
+def lose_storage(count):
+  """The files are whole, but the disk does not give them."""
+  open_source, calls = pipeline.tfds.data_source, []
+
+  class Lost:
+    def __init__(self, *args, **kwargs):
+      self.rows = open_source(*args, **kwargs)
+
+    def __len__(self):
+      return len(self.rows)
+
+    def __getitems__(self, indices):
+      calls.append(1)
+      if len(calls) >= count:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+      return self.rows.__getitems__(indices)
+
+  pipeline.tfds.data_source = Lost
+
+
 PLACES = {
   "step": in_step,
   "compilation": in_compilation,
@@ -156,6 +193,10 @@ def main():
       with_factor(int(count), FACTORS[place])
     elif place == "full":
       fill_disk(int(count))
+    elif mine and place == "rows":
+      damage_rows(int(count))
+    elif mine and place == "lost":
+      lose_storage(int(count))
     elif mine:
       PLACES[place](Fault(int(count), getattr(signal, number[0])))
   go_slowly_afterwards()

@@ -70,7 +70,7 @@ def test_rows(command, recovered, note, tmp_path, damage):
   code, output = running.run(command)
   assert code == 2, output
   line = output.strip().splitlines()[-1]
-  assert "time_jax: error: " in line and "is damaged: " in line
+  assert "time_jax: error: " in line and "damaged: " in line
   shutil.copy(tmp_path / "sound", path)
   seconds, _ = recovered()
   fault = f"ArrayRecord: {damage.__name__}"
@@ -172,3 +172,12 @@ def test_spikes(tiny, note, tmp_path, undisturbed):
   running.assert_same_state(found, expected)
   outcome = "skipped, resumed exact"
   note("spikes in steps 27, 33; kill -9", outcome, 137, seconds)
+
+
+def test_rows_that_cannot_be_read(command, recovered, note):
+  code, output = running.disturbed(command, "lost:25")
+  assert code == 42, output
+  last = output.strip().splitlines()[-1]
+  assert "although they are what was written: [Errno 5]" in last
+  seconds, _ = recovered()
+  note("no row can be read", "tried again, ended, resumed exact", 42, seconds)

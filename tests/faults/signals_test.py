@@ -24,18 +24,23 @@ def saved_step(workdir):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_sigterm(command, recovered, note, tmp_path, place):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm(command, recovered, note, tmp_path, place, processes):
   fault, least = PLACES[place]
   cache = str(tmp_path / "cache")  # Empty, so that compiling takes a while.
   more = {"JAX_COMPILATION_CACHE_DIR": cache} if place == "compilation" else {}
-  code, output = running.disturbed(command, f"{fault}:SIGTERM", **more)
+  last = processes - 1  # All stop where only this one is told to.
+  code, output = running.disturbed(
+    command, f"{fault}:SIGTERM", processes, last, **more
+  )
   assert code == 42, output
   reached = saved_step(tmp_path / "run")
   assert reached > least or place == "compilation"
   assert f"Stopped by a signal after step {reached}" in output
-  seconds, output = recovered()
+  seconds, output = recovered(processes)
   assert f"continuing after step {reached}" in output
-  note(f"SIGTERM, {place}", f"saved step {reached}, resumed exact", 42, seconds)
+  fault = f"SIGTERM, {place}" + " of 1 of 2" * last
+  note(fault, f"saved step {reached}, resumed exact", 42, seconds)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -110,24 +115,50 @@ def test_kill_9_of_one_of_four(
   note(fault, "the others ended, resumed exact", code, seconds)
 
 
-def test_sigstop_of_one_of_two(tiny, note, recovered, command, tmp_path):
-  """The watchdog of the other ends it; nobody would tell it otherwise."""
-  (tmp_path / "logs").mkdir()
-  more = {"LOGS": str(tmp_path / "logs"), "FAULTS": "step:25:SIGSTOP"}
-  more |= {"VICTIM": "1", "MODULE": "tests.faults.disturbed"}
-  watchdog = "--config.train.watchdog=20"
-  process = running.start([*command, watchdog], 2, **more)
-  running.wait_for(process, tmp_path / "run", 20)
-  victim, other = running.processes_of(process)
-  running.wait_until_gone(other, 200)
-  stat = pathlib.Path(f"/proc/{victim}/stat").read_text()
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("victim", "processes"), [(1, 2), (0, 2), (2, 4)])
+def test_sigstop(
+  command, recovered, note, tmp_path, victim, processes, undisturbed
+):
+  """The watchdogs of the others end them; nobody would tell them otherwise."""
+  logs = tmp_path / "logs"
+  logs.mkdir()
+  more = {"LOGS": str(logs), "FAULTS": "step:15:SIGSTOP"}
+  more |= {"VICTIM": str(victim), "MODULE": "tests.faults.disturbed"}
+  words = [*command, "--config.train.watchdog=20"]
+  words += undisturbed.fewer if processes > 2 else ()
+  process = running.start(words, processes, **more)
+  running.wait_for(process, tmp_path / "run", 10)
+  ids = running.processes_of(process)
+  stopped = ids.pop(victim)
+  for pid in ids.values():
+    running.wait_until_gone(pid, 200)
+  stat = pathlib.Path(f"/proc/{stopped}/stat").read_text()
   assert stat.rpartition(")")[2].split()[0] == "T"
   with contextlib.suppress(ProcessLookupError):
-    os.kill(victim, signal.SIGKILL)
+    os.kill(stopped, signal.SIGKILL)
   output, _ = process.communicate(timeout=60)
-  assert process.returncode in (42, 137), output
-  assert "error: no step for 20 s (train.watchdog)" in output
-  assert re.search(r"File .*train.py", output)
+  assert process.returncode == 42 or process.returncode > 127, output
+  told = [output, *(path.read_text() for path in logs.iterdir())]
+  told = [t for t in told if "error: no step for 20 s (train.watchdog)" in t]
+  assert told and all(re.search(r"File .*train.py", t) for t in told)
+  seconds, _ = recovered(processes)
+  fault = f"SIGSTOP of process {victim} of {processes}"
+  note(fault, "watchdog ended the others, resumed exact", 42, seconds)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_an_error_of_one_of_two(command, recovered, note, tmp_path, victim):
+  """It says so and ends at once; the other need not wait for it."""
+  (tmp_path / "logs").mkdir()
+  logs = str(tmp_path / "logs")
+  code, output = running.disturbed(command, "rows:25", 2, victim, LOGS=logs)
+  told = [output, (tmp_path / "logs" / "process-1.log").read_text()]
+  assert "error: rows are damaged here" in told[victim], told
+  assert "rows are damaged here" not in told[1 - victim]
+  # Waited for are first 1, then 0.
+  assert code == 2 if victim else code == 42 or code > 127, told
+  assert "lost another process" in told[1 - victim] or code > 127, told
   seconds, _ = recovered(2)
-  outcome = "watchdog ended the other, resumed exact"
-  note("SIGSTOP of process 1 of 2", outcome, 42, seconds)
+  fault = f"bad rows for process {victim} of 2"
+  note(fault, "both ended, resumed exact", 2, seconds)

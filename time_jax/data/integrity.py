@@ -4,21 +4,23 @@ import hashlib
 import os
 import pathlib
 
+import tensorflow_datasets as tfds
 import tqdm
 
+from time_jax.data import manifest as manifests
 from time_jax.data.manifest import Manifest, Shard, shard_folder
 from time_jax.errors import UserError
 
 
-def check_shards(folder: str | os.PathLike[str], manifest: Manifest) -> int:
-  """Reads every file of rows and compares its hash with the manifest's.
+def check_rows(folder: str | os.PathLike[str], manifest: Manifest) -> int:
+  """Reads every file of a prepared folder and compares it with the manifest.
 
   Args:
     folder: of the prepared rows.
     manifest: that was written with them.
 
   Returns:
-    The bytes that were read.
+    The bytes of the rows.
 
   Raises:
     UserError: names all files that are missing or have changed.
@@ -27,6 +29,10 @@ def check_shards(folder: str | os.PathLike[str], manifest: Manifest) -> int:
   shards = [shard for s in manifest.splits.values() for shard in s.shards]
   total = sum(shard.size for shard in shards)
   problems = []
+  if manifest.fingerprint != manifests.fingerprint(manifest.settings):
+    problems.append(f"{manifests.MANIFEST} has other settings")
+  if why := _metadata_problem(place, manifest):
+    problems.append(f"dataset_info.json or features.json {why}")
   with tqdm.tqdm(
     desc="verify", total=total, unit="B", unit_scale=True, disable=None
   ) as bar:
@@ -37,11 +43,31 @@ def check_shards(folder: str | os.PathLike[str], manifest: Manifest) -> int:
   if problems:
     more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
     raise UserError(
-      f"{len(problems)} of {len(shards)} files in {str(place)!r} are damaged: "
-      f"{'; '.join(problems[:5])}{more}; expected them as `prepare` wrote "
-      "them; copy them again, or run `prepare` with a new folder."
+      f"files in {str(place)!r} are damaged: {'; '.join(problems[:5])}{more}; "
+      "expected them as `prepare` wrote them; copy them again, or run "
+      "`prepare` with a new folder."
     )
   return total
+
+
+def _metadata_problem(place: pathlib.Path, manifest: Manifest) -> str:
+  """What is wrong with what TFDS knows of the rows; empty if nothing is."""
+  try:
+    info = tfds.builder_from_directory(place).info
+    known = {
+      name: list(zip(split.filenames, split.shard_lengths, strict=True))
+      for name, split in info.splits.items()
+    }
+    found = [str(info.file_format), info.features.to_json(), known]
+  except Exception as error:  # TFDS's have no common class.
+    return f"cannot be read ({' '.join(str(error).split())})"
+  splits = {
+    name: [(shard.name, shard.rows) for shard in split.shards]
+    for name, split in manifest.splits.items()
+  }
+  features = manifests.features(manifest.settings["seq_len"]).to_json()
+  expected = [str(tfds.core.FileFormat.ARRAY_RECORD), features, splits]
+  return "" if found == expected else "has other content"
 
 
 def _problem(path: pathlib.Path, shard: Shard) -> str:

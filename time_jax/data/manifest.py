@@ -11,18 +11,21 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from time_jax import errors
 from time_jax.data.examples import FEATURES
+from time_jax.data.json_files import checked
 
 NAME = "time_rows"
 VERSION = "1.0.0"
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +118,12 @@ class Manifest:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
+def fingerprint(settings: dict[str, Any]) -> str:
+  """Hash of the settings of a manifest."""
+  plain = json.dumps(settings, sort_keys=True)
+  return hashlib.sha256(plain.encode()).hexdigest()
+
+
 def is_prepared(folder: str | os.PathLike[str]) -> bool:
   """Says whether `prepare` has finished in this folder."""
   return (pathlib.Path(folder) / MANIFEST).is_file()
@@ -126,12 +135,12 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
   try:
     values = json.loads(path.read_text())
     for name, split in values["splits"].items():
-      split["sources"] = tuple(split["sources"])
-      split["files"] = tuple(SourceFile(**file) for file in split["files"])
-      split["shards"] = tuple(Shard(**shard) for shard in split["shards"])
-      values["splits"][name] = SplitManifest(**split)
-    return Manifest(**values)
-  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+      split["sources"] = tuple(map(str, split["sources"]))
+      split["files"] = tuple(checked(SourceFile, f) for f in split["files"])
+      split["shards"] = tuple(checked(Shard, s) for s in split["shards"])
+      values["splits"][name] = checked(SplitManifest, split)
+    return checked(Manifest, values)
+  except (OSError, *errors.DAMAGED_JSON) as error:
     raise errors.UserError(
       f"{str(path)!r} is missing or damaged ({error}); expected the manifest "
       "of prepared text; run `prepare` with a new folder"

@@ -11,6 +11,7 @@ import os
 import pathlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -20,6 +21,7 @@ import tensorflow_datasets as tfds
 from numpy.typing import NDArray
 
 from time_jax import errors
+from time_jax.data import integrity
 from time_jax.data.examples import FEATURES
 from time_jax.data.manifest import (
   NAME,
@@ -32,6 +34,8 @@ Row = dict[str, NDArray[np.int32]]
 """tokens and segment_ids, each [seq_len]; in a batch [rows, seq_len]."""
 
 T = TypeVar("T")
+
+_PAUSES = (0.5, 5.0)  # seconds before rows are read a second and a third time
 
 
 @runtime_checkable
@@ -49,13 +53,8 @@ class Rows(Protocol):
 
 def open_rows(folder: str | os.PathLike[str], split: str) -> Rows:
   """Opens the rows of a split, after a look at the size of every file."""
-  place = shard_folder(folder)
   _check_files(folder, load_manifest(folder), split)
-  try:
-    rows = tfds.data_source(NAME, data_dir=os.fspath(folder), split=split)
-  except Exception as error:
-    raise _damaged(place, str(error)) from error
-  return _PreparedRows(rows, place)
+  return _PreparedRows(os.fspath(folder), split)
 
 
 def _check_files(
@@ -80,19 +79,38 @@ def _damaged(path: pathlib.Path, why: str) -> errors.UserError:
   )
 
 
-@dataclasses.dataclass(frozen=True)
 class _PreparedRows:
-  rows: Any
-  place: pathlib.Path
+  """Rows on disk, which are read again where that fails at first."""
+
+  def __init__(self, folder: str, split: str) -> None:
+    self._folder, self._split = folder, split
+    try:
+      self._source: Any = self._open()
+    except Exception as error:
+      raise _damaged(shard_folder(folder), str(error)) from error
+    self._length = len(self._source)
+
+  def _open(self) -> Any:
+    return tfds.data_source(NAME, data_dir=self._folder, split=self._split)
 
   def __len__(self) -> int:
-    return len(self.rows)
+    return self._length
 
   def __getitems__(self, indices: Sequence[int]) -> list[Row]:
-    try:
-      return self.rows.__getitems__(indices)
-    except Exception as error:
-      raise _damaged(self.place, " ".join(str(error).split())) from error
+    problem = None
+    for pause in (0.0, *_PAUSES):
+      time.sleep(pause)
+      try:
+        self._source = self._source or self._open()
+        return self._source.__getitems__(indices)
+      except Exception as error:
+        self._source, problem = None, error
+    # What is whole on disk is not damaged: its storage fails.
+    integrity.check_rows(self._folder, load_manifest(self._folder))
+    raise errors.RestartableError(
+      f"rows in {self._folder!r} cannot be read, although they are what was "
+      f"written: {' '.join(str(problem).split())}; start the same command again"
+    ) from problem
 
 
 @dataclasses.dataclass(frozen=True)

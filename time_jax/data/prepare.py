@@ -19,7 +19,6 @@ ends with the same bytes as an undisturbed run.
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
@@ -34,6 +33,7 @@ import tqdm
 from time_jax import errors
 from time_jax.data import manifest as manifests
 from time_jax.data import sources, text_files, workers
+from time_jax.data.json_files import write_json
 from time_jax.data.manifest import Manifest, is_prepared, load_manifest
 from time_jax.data.records import Tally
 from time_jax.data.shards import (
@@ -41,7 +41,6 @@ from time_jax.data.shards import (
   ShardWriter,
   Written,
   block_file,
-  write_json,
 )
 from time_jax.data.tokenizing import TokenizerSpec
 
@@ -174,9 +173,19 @@ def _start_or_resume(folder: pathlib.Path, settings: dict[str, Any]) -> None:
   # A first try that made nothing, for a mistyped path say, binds nobody.
   begun = plan.exists() and any(path != plan for path in work.iterdir())
   if begun:
-    _refuse_other_settings(folder, json.loads(plan.read_text()), settings)
+    _refuse_other_settings(folder, _read_plan(plan), settings)
   else:
     write_json(plan, settings)
+
+
+def _read_plan(plan: pathlib.Path) -> dict[str, Any]:
+  try:
+    return dict(json.loads(plan.read_text()))
+  except errors.DAMAGED_JSON as error:
+    raise errors.UserError(
+      f"{str(plan)!r} is damaged: {error}; expected the settings of prepared "
+      "text; name another folder or delete this one"
+    ) from error
 
 
 def _load_same(
@@ -244,10 +253,9 @@ def _prepare_splits(
         submit, in_flight, blocks, settings["max_tokens"], progress
       )
       splits[split] = _split_manifest(split, settings, files, written)
-  plain = json.dumps(settings, sort_keys=True)
   return Manifest(
     version=manifests.MANIFEST_FORMAT,
-    fingerprint=hashlib.sha256(plain.encode()).hexdigest(),
+    fingerprint=manifests.fingerprint(settings),
     tokenizer_sha256=settings["tokenizer_sha256"],
     settings=settings,
     splits=splits,

@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from time_jax import errors
 from time_jax.data import packing as row_packing
 from time_jax.data.examples import FEATURES, serialize
+from time_jax.data.json_files import checked, write_json
 from time_jax.data.tokenizing import TokenizerSpec, WindowEncoder
 
 
@@ -103,9 +103,10 @@ class ShardWriter:
     self, shard: pathlib.Path, block: Block, digest: str
   ) -> Written | None:
     counts = shard.with_suffix(".json")
-    if not counts.exists():
-      return None
-    written = Written(**json.loads(counts.read_text()))
+    try:
+      written = checked(Written, json.loads(counts.read_text()))
+    except (FileNotFoundError, *errors.DAMAGED_JSON):
+      return None  # The block is written again.
     if written.text_sha256 != digest:
       raise errors.UserError(
         f"the text of {shard.stem} is not what it was when {str(shard)!r} was "
@@ -175,14 +176,3 @@ def _write_rows(
   size = temporary.stat().st_size
   temporary.replace(path)
   return size, sha256
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-  """Writes a file that appears whole or not at all, also after a crash."""
-  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-  with temporary.open("w") as file:
-    json.dump(content, file, indent=2, sort_keys=True)
-    file.write("\n")
-    file.flush()
-    os.fsync(file.fileno())
-  temporary.replace(path)

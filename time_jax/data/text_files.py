@@ -22,8 +22,9 @@ from time_jax.data.records import BadRecordError, Tally, text_of
 _CHUNK_BYTES = 1 << 20
 # A .txt file without any blank line must not have to fit into memory.
 _LONGEST_PARAGRAPH = 1 << 20
-# Nor may little compressed text fill the memory: such a line is skipped.
-_LONGEST_LINE = 64 << 20
+# Nor may little compressed text fill the memory, nor a line of JSON, which can
+# become 24 times as much: such a line is skipped.
+_LONGEST_LINE = 16 << 20
 _LARGEST_PACKED = 4 << 30  # bytes of a parquet file inside .gz or .zst
 # Its 8 KiB can become 256 MiB of text, no more: 128 KiB from 4 bytes.
 _ZST_BYTES = 8 << 10
@@ -120,7 +121,7 @@ def _read_json(path: pathlib.Path, field: str, tally: Tally) -> Iterator[str]:
       continue
     try:
       yield text_of(json.loads(line), field)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # Also numbers of 4,301 digits.
       tally.bad(f"{path}:{number}", "not a JSON object on one line")
     except BadRecordError as error:
       tally.bad(f"{path}:{number}", str(error))
@@ -232,8 +233,9 @@ def _zst_chunks(file: BinaryIO) -> Iterator[bytes]:
   while chunk := file.read(_ZST_BYTES):
     while chunk:
       frame = frame or decompressor.decompressobj()
-      if data := frame.decompress(chunk):
-        yield data
+      data = frame.decompress(chunk)
+      for start in range(0, len(data), _CHUNK_BYTES):
+        yield data[start : start + _CHUNK_BYTES]
       chunk, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
   if frame is not None:
     raise EOFError

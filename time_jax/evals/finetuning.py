@@ -17,7 +17,9 @@ from time_jax.evals import batches, recipe, saved, tuning
 from time_jax.evals.encoders import open_encoder
 from time_jax.evals.results import SCHEMA, SCORES
 from time_jax.evals.task import SPLITS, Task, path_of
+from time_jax.folders import prepare_workdir
 from time_jax.hf import files
+from time_jax.watchdog import Watchdog
 
 Scores = dict[str, dict[str, float]]  # split -> metric -> percent
 Done = dict[str, Any]  # what the file SCORES of a seed says
@@ -43,13 +45,26 @@ def finetune(
   """
   recipe.check_recipe(config)
   kind.load_libraries()
-  train.prepare_workdir(workdir)
+  prepare_workdir(workdir)
   data = {
     split: kind.read(path_of(config, split))
     for split in SPLITS
     if config.data[split]
   }
   distributed.initialize()
+  with distributed.together(config.train.watchdog) as watchdog:
+    return _finetune(config, workdir, kind, data, watchdog)
+
+
+def _finetune(
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  kind: type[Task],
+  data: Mapping[str, Any],
+  watchdog: Watchdog,
+) -> int:
+  """What all processes do together."""
+  distributed.check_shared(workdir)
   train.use_compilation_cache()
   mesh = sharding.make_mesh(**config.mesh.to_dict())
   opened = open_encoder(
@@ -69,7 +84,7 @@ def finetune(
     mesh,
   )
   task = kind(config, data, opened, buckets, mesh)
-  run = _Finetuning(task, workdir, mesh)
+  run = _Finetuning(task, workdir, mesh, watchdog)
   found: dict[int, Done] = {}
   for seed in config.seeds:
     done = run.of_seed(seed, asked=len(found) * run.steps_at_most)
@@ -84,8 +99,11 @@ def finetune(
 class _Finetuning:
   """What the runs of all seeds share."""
 
-  def __init__(self, task: Task, workdir: pathlib.Path, mesh: Mesh) -> None:
+  def __init__(
+    self, task: Task, workdir: pathlib.Path, mesh: Mesh, watchdog: Watchdog
+  ) -> None:
     self._task, self._workdir, self._mesh = task, workdir, mesh
+    self._watchdog = watchdog
     self._record = _record(task)
 
   @property
@@ -106,7 +124,7 @@ class _Finetuning:
       done = files.read_json(workdir / SCORES)
       tuning.check_same(done["run"], record, workdir)
       return done
-    train.prepare_workdir(workdir)
+    prepare_workdir(workdir)
     run = tuning.Run(
       task=self._task,
       recipe=_recipe(self._task.config, seed),
@@ -115,6 +133,7 @@ class _Finetuning:
       workdir=workdir,
       record=record,
       encoder=self._task.opened.params,
+      beat=self._watchdog.beat,
       asked=asked,
     )
     tuned = run.tune()
@@ -187,6 +206,7 @@ def _record(task: Task) -> dict[str, Any]:
   settings = json.loads(config.to_json())
   for name in task.no_matter:
     settings.pop(name)
+  settings["train"].pop("watchdog")
   for split in SPLITS:
     if settings["data"].pop(split):
       digest = files.sha256(path_of(config, split))

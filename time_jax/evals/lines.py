@@ -1,12 +1,15 @@
 """Lines of annotated text: the bytes of a file, then text with clear errors."""
 
 import gzip
+import io
 import itertools
 import pathlib
 import zlib
 from collections.abc import Iterable, Iterator
 
 from time_jax.errors import UserError
+
+_LARGEST = 512 << 20  # bytes, unpacked
 
 
 def read_bytes(path: pathlib.Path, what: str) -> bytes:
@@ -17,22 +20,27 @@ def read_bytes(path: pathlib.Path, what: str) -> bytes:
     what: it should be, for messages.
 
   Raises:
-    UserError: no such file, or a damaged one.
+    UserError: no such file, a damaged one, or one of more than 512 MiB.
   """
+  opener = gzip.open if path.suffix == ".gz" else open
   try:
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-      data = gzip.decompress(data)
+    with opener(path, "rb") as file:
+      data = file.read(_LARGEST + 1)
   except FileNotFoundError:
     raise UserError(f"no file at {path}; expected {what}.") from None
   except (OSError, EOFError, zlib.error) as error:
     raise UserError(f"{path} cannot be read: {error}.") from error
+  if len(data) > _LARGEST:
+    raise UserError(
+      f"{path} has more than {_LARGEST:,} bytes; expected {what}, as a file "
+      "that is read whole."
+    )
   return data
 
 
-def read_lines(path: pathlib.Path, what: str) -> list[bytes]:
+def read_lines(path: pathlib.Path, what: str) -> Iterable[bytes]:
   """The lines of a file, undecoded; see `read_bytes`."""
-  return read_bytes(path, what).splitlines(keepends=True)
+  return io.BytesIO(read_bytes(path, what))
 
 
 def decode(

@@ -47,6 +47,7 @@ def _any_config(task: str) -> ConfigDict:
   n.encoder_dropout = 0.1  # of a BERT; other families have none
   n.ema = 0.995  # decay of the averaged weights that are evaluated
   n.dtype = "float32"  # or "bfloat16", of the computation
+  n.watchdog = 1800  # seconds without a step before the run ends; 0: never
 
   config.mesh = m = ConfigDict()
   m.data = -1  # replicas; -1: all devices that are left

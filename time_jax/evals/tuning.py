@@ -8,7 +8,7 @@ import functools
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, cast
 
 import flax.linen as nn
@@ -138,6 +138,7 @@ class Run:
     workdir: of this run.
     record: what shapes the result, kept with every checkpoint.
     encoder: its first weights; None: random ones.
+    beat: is called after every step.
     asked: steps of earlier runs of this process; see `distributed.preempted`.
   """
 
@@ -148,6 +149,7 @@ class Run:
   workdir: pathlib.Path
   record: Mapping[str, Any]
   encoder: Params | None
+  beat: Callable[[], None]
   asked: int = 0
 
   @property
@@ -280,6 +282,7 @@ class Run:
         with sharding.use_mesh(self.mesh):
           batch = batches.place(host, self.mesh)
           state, scalars = compiled(state, batch)
+        self.beat()
         recorder.advance()
         if step % self.recipe.log_every == 0 or step % per_epoch == 0:
           self._look_at(step, scalars, recorder)

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 
 from time_jax import sharding
 from time_jax.arrays import Batch, Qkv
-from time_jax.errors import UserError
+from time_jax.errors import DAMAGED_JSON, UserError
 from time_jax.hf import files
 from time_jax.hf.weights import FLOATS, Index, Weights
 from time_jax.models import registry
@@ -198,14 +198,14 @@ def parse_config(hf_config: Mapping[str, Any], name: str) -> tuple[Family, Any]:
     hf_config: as a config.json says it.
     name: what error messages call it.
   """
-  family = registry.find_family(hf_config)
   try:
+    family = registry.find_family(hf_config)
     return family, family.parse_config(hf_config)
   except KeyError as error:
     raise UserError(f"{name} lacks the key {error}.") from None
   except UserError as error:
     raise UserError(f"{name}: {error}") from error
-  except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+  except DAMAGED_JSON as error:
     reason = f"{type(error).__name__}: {error}".split("\n")[0]
     raise UserError(f"{name} is not usable: {reason}.") from error
 

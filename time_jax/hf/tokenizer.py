@@ -153,30 +153,31 @@ def _read(
       files.check_size(file)
     text = converted or file.read_text(encoding="utf-8")
     backend = tokenizers.Tokenizer.from_str(text)
+    content = json.loads(text)  # It is more particular than the library.
   except UserError:
     raise
   except Exception as error:  # The library raises nothing narrower.
     raise UserError(f"{name} is damaged: tokenizer.json: {error}.") from error
   backend.no_padding()
   backend.no_truncation()
-  past = _past_the_table(text, backend, vocab_size, name)
+  added = content.get("added_tokens") or []
+  past = _past_the_table(added, backend, vocab_size, name)
   if not past:
     return text, backend
   _note_dropped(name, past)
-  content = json.loads(text)
-  content["added_tokens"] = [
-    token for token in content["added_tokens"] if token["content"] not in past
-  ]
+  content["added_tokens"] = [t for t in added if t["content"] not in past]
   text = json.dumps(content, ensure_ascii=False)
   return text, tokenizers.Tokenizer.from_str(text)
 
 
 def _past_the_table(
-  text: str, backend: tokenizers.Tokenizer, vocab_size: int, name: str
+  added: list[dict[str, Any]],
+  backend: tokenizers.Tokenizer,
+  vocab_size: int,
+  name: str,
 ) -> set[str]:
   """Special tokens without a row; UserError for others without."""
   vocabulary = backend.get_vocab(with_added_tokens=False)
-  added = json.loads(text).get("added_tokens") or []
   past = {t["content"] for t in added if t["id"] >= vocab_size}
   ordinary = {t for t, i in vocabulary.items() if i >= vocab_size}
   ordinary |= {t["content"] for t in added if not t["special"]} & past
@@ -196,11 +197,8 @@ def _with_ids(
 ) -> dict[str, str]:
   """Kind, such as "pad_token" -> token, of those that have an id."""
   named = {kind: str(tokens[kind]) for kind in _KINDS if tokens.get(kind)}
-  known = {
-    kind: token
-    for kind, token in named.items()
-    if backend.token_to_id(token) is not None
-  }
+  words = backend.get_vocab(with_added_tokens=True)
+  known = {kind: token for kind, token in named.items() if token in words}
   if lost := set(named.values()) - set(known.values()):
     _note_dropped(name, lost)
   return known
@@ -227,7 +225,8 @@ def _configured(folder: pathlib.Path) -> dict[str, str]:
       for kind in _KINDS:
         token = content.get(kind)
         token = token.get("content") if isinstance(token, dict) else token
-        tokens |= {kind: token} if token else {}
+        if token and isinstance(token, str):
+          tokens[kind] = token
   return tokens
 
 

@@ -1,0 +1,31 @@
+"""JSON files that appear whole, and hold what they should."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import typing
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+  """Writes a file that appears whole or not at all, also after a crash."""
+  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+  with temporary.open("w") as file:
+    json.dump(content, file, indent=2, sort_keys=True)
+    file.write("\n")
+    file.flush()
+    os.fsync(file.fileno())
+  temporary.replace(path)
+
+
+def checked(kind: type[T], values: dict[str, Any]) -> T:
+  """A dataclass from JSON; TypeError where a field is of another type."""
+  made = kind(**values)
+  for field in dataclasses.fields(cast(Any, kind)):
+    value, wanted = getattr(made, field.name), cast(Any, field.type)
+    if not isinstance(value, typing.get_origin(wanted) or wanted):
+      raise TypeError(f"{field.name} is {value!r:.40}")
+  return made
