@@ -190,7 +190,8 @@ def weight_files(
       f"{folder} holds its weights as a pickle only, which can run code when "
       "loaded. Convert it once where you trust it: AutoModel.from_pretrained("
       "FOLDER).save_pretrained(NEW, safe_serialization=True). Or allow it: "
-      "--config.teacher.allow_pickle=True (--allow_pickle of inspect)."
+      "--config.teacher.allow_pickle=True (--allow_pickle of inspect, import, "
+      "verify, trim)."
     )
   also = ", pytorch_model.bin" if allow_pickle else ""
   raise UserError(

@@ -59,8 +59,7 @@ def load_teacher(
   family, config = read_config(folder, overrides)
   check_layer(layer, config.num_layers)
   encoder = family.encoder(config, layer, dtype)
-  shapes = abstract_params(encoder)
-  kept = _select(shapes, family.feeds_projections)
+  kept = _select(abstract_params(encoder), family.feeds_projections)
   with Weights(folder, allow_pickle) as weights:
     params = _read_params(weights, family.names, kept, layer, mesh, dtype)
   fingerprint = files.fingerprint(folder, allow_pickle)
@@ -157,6 +156,7 @@ def load_encoder(
   dtype: DTypeLike,
   mesh: Mesh,
   overrides: Mapping[str, Any] | None = None,
+  allow_pickle: bool = False,
 ) -> tuple[nn.Module, Params]:
   """Loads a complete encoder, every block whole (the pooler if it is there).
 
@@ -165,16 +165,16 @@ def load_encoder(
     dtype: of parameters and computation.
     mesh: the devices to lay the weights on.
     overrides: keys of config.json that are to have other values.
+    allow_pickle: see `files.weight_files`.
   """
   family, config = read_config(folder, overrides)
-  encoder = family.encoder(config, config.num_layers, dtype)
+  layers = config.num_layers
+  encoder = family.encoder(config, layers, dtype)
   shapes = abstract_params(encoder)
-  with Weights(folder) as weights:
+  with Weights(folder, allow_pickle) as weights:
     pooled = any("pooler." in name for name in weights)
     kept = _select(shapes, lambda path: pooled or path[0] != "pooler")
-    params = _read_params(
-      weights, family.names, kept, config.num_layers, mesh, dtype
-    )
+    params = _read_params(weights, family.names, kept, layers, mesh, dtype)
   return encoder, params
 
 
