@@ -46,7 +46,7 @@ def exported(capsys, workdir, *flags):
   ("init_from", "layers"),
   [
     pytest.param("teacher", [1, 2], marks=pytest.mark.slow),
-    pytest.param("teacher:3,1", [3, 1], marks=pytest.mark.slow),
+    ("teacher:3,1", [3, 1]),
   ],
 )
 def test_layers_of_the_teacher(capsys, tiny, tmp_path, init_from, layers):

@@ -8,9 +8,11 @@ import shutil
 import exporting
 import numpy as np
 import pytest
+import torch
 from conftest import write_tokenizer
 from exporting import command
 
+from time_jax import checks, verify
 from time_jax.hf import torch_encoder
 
 BLOCK = "encoder.layer.1.attention.self."
@@ -157,6 +159,38 @@ def test_a_tokenizer_of_a_larger_vocabulary(capsys, folder):
   (folder / "time_jax.json").unlink()
   output = command(capsys, "verify", folder, code=2)
   assert "tokenizer" in problems(output)
+
+
+@pytest.mark.usefixtures("_without_torch")
+def test_an_id_that_only_ours_must_say(folder):
+  path = folder / "config.json"
+  content = json.loads(path.read_text())
+  del content["pad_token_id"]
+  path.write_text(json.dumps(content))
+  assert {c.name: c.ok for c in verify.verify(folder)}["config"] is False
+  (folder / "time_jax.json").unlink()
+  assert {c.name: c.ok for c in verify.verify(folder)}["config"] is True
+
+
+@pytest.mark.usefixtures("_without_torch")
+def test_a_text_that_came_back_once(capsys, monkeypatch, folder):
+  monkeypatch.setattr(checks.tokenizer, "coming_back", lambda *what: [])
+  output = command(capsys, "verify", folder, code=2)
+  assert problems(output) == ["tokenizer"]
+  assert "no longer comes back from its ids: 'Small is fast.'" in output
+
+
+def test_a_pickle_of_another(capsys, folder, tmp_path):
+  weights = {n: torch.tensor(x) for n, x in exporting.tensors(folder).items()}
+  torch.save(weights, folder / "pytorch_model.bin")
+  for name in ("model.safetensors", "time_jax.json"):
+    (folder / name).unlink()
+  output = command(capsys, "verify", folder, code=2)
+  assert "as a pickle only" in output
+  output = command(capsys, "verify", folder, "--allow_pickle")
+  assert not problems(output) and "ok     PyTorch, text" in output
+  flags = f"--workdir={tmp_path / 'run'}", "--allow_pickle"
+  assert "Imported" in command(capsys, "import", folder, *flags)
 
 
 @pytest.mark.usefixtures("_without_torch")

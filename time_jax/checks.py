@@ -50,10 +50,14 @@ class Opened:
   """A folder, each part of it read once."""
 
   def __init__(
-    self, folder: pathlib.Path, against: restore.Student | None
+    self,
+    folder: pathlib.Path,
+    against: restore.Student | None,
+    allow_pickle: bool,
   ) -> None:
     self.folder = folder
     self.against = against
+    self._allow_pickle = allow_pickle
 
   @functools.cached_property
   def record(self) -> dict[str, Any] | None:
@@ -81,8 +85,15 @@ class Opened:
   def loaded(self) -> tuple[Any, Any]:
     """Encoder and parameters, float32."""
     return load.load_encoder(
-      self.folder, dtype=jnp.dtype("float32"), mesh=sharding.make_mesh()
+      self.folder,
+      dtype=jnp.dtype("float32"),
+      mesh=sharding.make_mesh(),
+      allow_pickle=self._allow_pickle,
     )
+
+  def weights(self) -> Weights:
+    """The tensors; to be used with `with`."""
+    return Weights(self.folder, self._allow_pickle)
 
   @functools.cached_property
   def torch(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -91,7 +102,9 @@ class Opened:
       raise NotCheckedError("torch is not installed")
     if not torch_encoder.knows(self.config):
       raise NotCheckedError("transformers has no such class")
-    return torch_encoder.load_torch(self.folder, strict=bool(self.record))
+    return torch_encoder.load_torch(
+      self.folder, strict=bool(self.record), allow_pickle=self._allow_pickle
+    )
 
   @functools.cached_property
   def shown(self) -> probe.Probe:
@@ -160,8 +173,9 @@ def _config(opened: Opened) -> str:
   if not tokenizer.has_tokenizer(opened.folder):
     raise NotCheckedError("ids: there is no tokenizer to compare with")
   theirs = tokenizer.special_ids(opened.folder, shape.vocab_size)
-  # Some configs keep to themselves where texts begin and end.
-  wanted = {n: v for n, v in theirs.items() if n == "pad_token_id" or n in ids}
+  # Ours say all; others may keep ids to themselves.
+  ours = opened.record or opened.against
+  wanted = {n: v for n, v in theirs.items() if n in ids or ours}
   other = {n: ids.get(n) for n, v in wanted.items() if ids.get(n) != v}
   if other:
     expected = {name: wanted[name] for name in other}
@@ -178,7 +192,7 @@ def _check_own_config(opened: Opened) -> None:
       f"the tokenizer's model_max_length={longest}, the position table has "
       f"{opened.shape.max_positions}"
     )
-  with Weights(opened.folder) as weights:
+  with opened.weights() as weights:
     dtypes = {weights.info(name).dtype for name in weights}
   if dtypes != {opened.config.get("dtype")}:
     raise RunError(
@@ -204,7 +218,7 @@ def _tensors(opened: Opened) -> str:
     for prefix in family.names.prefixes
   }
   _ = opened.loaded  # Says what is missing, or of another shape.
-  with Weights(opened.folder) as weights:
+  with opened.weights() as weights:
     more = sorted(set(weights) - known)
     count = len(list(weights))
   if opened.record and more:
@@ -234,7 +248,7 @@ def _fingerprint(opened: Opened) -> str:
 def _against(opened: Opened) -> str:
   if opened.against is None:
     raise NotCheckedError("no run given (--against=WORKDIR)")
-  with Weights(opened.folder) as weights:
+  with opened.weights() as weights:
     dtype = weights.info(next(iter(weights))).dtype
     student = opened.against
     offset = opened.shape.position_offset
@@ -325,9 +339,12 @@ def _tokens(opened: Opened) -> str:
         raise RunError(f"other tokens than when exported, of {text!r}")
   _check_words(opened)
   # None may: a tokenizer of one language need not know these scripts.
-  back = sum(_comes_back(theirs, text) for text in texts)
+  back = tokenizer.coming_back(theirs, texts)
+  known = (opened.record or {}).get("fingerprint", {}).get("coming_back", [])
+  if lost := [text for text in known if text not in back]:
+    raise RunError(f"no longer comes back from its ids: {lost[0]!r}")
   return (
-    f"{len(theirs)} tokens for {rows} rows; {back} of {len(texts)} texts "
+    f"{len(theirs)} tokens for {rows} rows; {len(back)} of {len(texts)} texts "
     "come back from their ids"
   )
 
@@ -345,13 +362,6 @@ def _check_words(opened: Opened) -> None:
     for when, hash_ in known:
       if hash_ and hash_ != found:
         raise RunError(f"another vocabulary than it was {when} with")
-
-
-def _comes_back(theirs: Any, text: str) -> bool:
-  """Whether decoding and encoding again gives the same ids."""
-  ids = theirs(text, add_special_tokens=False)["input_ids"]
-  again = theirs.decode(ids)
-  return theirs(again, add_special_tokens=False)["input_ids"] == ids
 
 
 def _card(opened: Opened) -> str:

@@ -210,13 +210,14 @@ def _run_export(args: Any) -> int:
 
 def _run_import(args: Any) -> int:
   module = importlib.import_module("time_jax.imports")
-  return module.import_command(args.model, path(args.workdir))
+  workdir = path(args.workdir)
+  return module.import_command(args.model, workdir, args.allow_pickle)
 
 
 def _run_verify(args: Any) -> int:
   module = importlib.import_module("time_jax.verify")
   against = path(args.against) if args.against else None
-  return module.verify_command(args.folder, against)
+  return module.verify_command(args.folder, against, args.allow_pickle)
 
 
 def _run_doctor(args: Any) -> int:
@@ -301,7 +302,7 @@ COMMANDS = {
   "verify": Command(
     "Check a model folder: files, ids, tensors, JAX against PyTorch, card.",
     "verify runs/quickstart/export --against=runs/quickstart",
-    (_verify,),
+    (_verify, _allow_pickle),
     ("folder",),
     _run_verify,
     argument="folder",
@@ -309,7 +310,7 @@ COMMANDS = {
   "import": Command(
     "Make a workdir of a published student: to distil on, or export again.",
     "import OWNER/NAME --workdir=runs/imported",
-    (_import, workdir_flag),
+    (_import, workdir_flag, _allow_pickle),
     ("model", "workdir"),
     _run_import,
     argument="model",

@@ -32,7 +32,8 @@ def default_config() -> ConfigDict:
   t.layer = 0  # the distilled layer, 1-based
   t.loader = "own"  # own encoders, or "flax": transformers' 4.x Flax models
   t.dtype = "bfloat16"  # of the teacher's weights and computation
-  # Whether pytorch_model.bin is read where there is no safetensors.
+  # Whether pytorch_model.bin is read where there is no safetensors; of
+  # student.init_from, too.
   t.allow_pickle = False
   # What is distilled: "projections", or "post_rope" behind rotary positions.
   t.capture = "projections"

@@ -221,6 +221,10 @@ def write_folder(
     pad_id=ids.get("pad_token_id", 0),
     tokenize=tokenize,
   )
+  back = []
+  if looked_at.texts:
+    opened = tokenizer.open_tokenizer(source)
+    back = tokenizer.coming_back(opened, looked_at.texts)
   # What follows is made from the checkpoint, as the file's dtype rounds it, and
   # not from the files, which are to be checked by it.
   rounded = _rounded(student, options.dtype)
@@ -247,7 +251,7 @@ def write_folder(
       for path in sorted(folder.rglob("*"))
       if path.is_file()
     },
-    "fingerprint": {"words": student.words}
+    "fingerprint": {"words": student.words, "coming_back": back}
     | probe.to_json(looked_at, probe.fingerprint(looked_at, states)),
   }
   text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"

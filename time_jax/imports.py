@@ -18,12 +18,15 @@ from time_jax.models.bert import BertConfig
 from time_jax.models.family import Params
 
 
-def import_command(name: str, workdir: pathlib.Path) -> int:
+def import_command(
+  name: str, workdir: pathlib.Path, allow_pickle: bool = False
+) -> int:
   """Makes a workdir of a model, to distil on, evaluate or export.
 
   Args:
     name: see `files.resolve`.
     workdir: new or empty.
+    allow_pickle: see `files.weight_files`.
 
   Returns:
     The exit code, 0.
@@ -36,15 +39,18 @@ def import_command(name: str, workdir: pathlib.Path) -> int:
     raise UserError(
       f"--workdir={workdir} holds something; expected a new or empty folder."
     )
-  folder = files.resolve(name)
+  folder = files.resolve(name, allow_pickle)
   _, found = load.read_config(folder)
   initial.check_kin(found, name)
   _, params = load.load_encoder(
-    folder, dtype=jnp.dtype("float32"), mesh=sharding.make_mesh()
+    folder,
+    dtype=jnp.dtype("float32"),
+    mesh=sharding.make_mesh(),
+    allow_pickle=allow_pickle,
   )
   shape, params = _as_student(found, params)
   with appearing(workdir, "--workdir") as fresh:
-    _write(fresh, name, folder, shape, params)
+    _write(fresh, name, folder, shape, params, allow_pickle)
   print(
     f"Imported {name} to {workdir} as step 0: {shape.num_layers} layers of "
     f"{shape.hidden_size}, {shape.vocab_size:,} words"
@@ -84,6 +90,7 @@ def _write(
   folder: pathlib.Path,
   shape: BertConfig,
   params: Params,
+  allow_pickle: bool,
 ) -> None:
   if tokenizer.has_tokenizer(folder):
     tokenizer.save_tokenizer(
@@ -94,7 +101,7 @@ def _write(
   text = json.dumps(config, indent=2) + "\n"
   (workdir / "config.json").write_text(text, encoding="utf-8")
   assembly.write_shape(workdir, shape)
-  with Weights(folder) as weights:
+  with Weights(folder, allow_pickle) as weights:
     dtype = weights.info(next(iter(weights))).dtype
   hf_config = files.read_json(folder / "config.json")
   roberta = hf_config["model_type"] != "bert"
@@ -104,7 +111,7 @@ def _write(
     "hardware": record.get("hardware") or {},
     "imported": {
       "from": descent.shown_path(name),
-      "sha256": files.fingerprint(folder),
+      "sha256": files.fingerprint(folder, allow_pickle),
       "class": "XLMRobertaModel" if roberta else "BertModel",
       "dtype": dtype if dtype in save.DTYPES else "float32",
       "facts": record.get("facts") or {},

@@ -46,6 +46,7 @@ def first_params(
   init_from: str,
   teacher_path: str,
   teacher_layer: int,
+  allow_pickle: bool,
 ) -> Params:
   """What a student starts from.
 
@@ -58,6 +59,7 @@ def first_params(
     init_from: "teacher", "teacher:1,4,9", a folder or a hub id; empty: random.
     teacher_path: see `files.resolve`.
     teacher_layer: the distilled one.
+    allow_pickle: see `files.weight_files`; of either source.
 
   Raises:
     UserError: the weights do not fit the student.
@@ -72,7 +74,8 @@ def first_params(
     layers, folder = range(1, found.num_layers + 1), workdir / "tokenizer"
   elif init_from:
     of_teacher = init_from.partition(":")[0] == TEACHER
-    folder = files.resolve(teacher_path if of_teacher else init_from)
+    name = teacher_path if of_teacher else init_from
+    folder = files.resolve(name, allow_pickle)
     found = load.read_config(folder)[1]
     check_kin(found, init_from)
     layers = range(1, found.num_layers + 1)
@@ -81,7 +84,9 @@ def first_params(
     for layer in layers:
       load.check_layer(layer, found.num_layers)
     _check(found, layers, shape)  # Before weights are read.
-    _, source = load.load_encoder(folder, dtype=FLOAT32, mesh=mesh)
+    _, source = load.load_encoder(
+      folder, dtype=FLOAT32, mesh=mesh, allow_pickle=allow_pickle
+    )
   else:
     return fresh
   _check(found, layers, shape)

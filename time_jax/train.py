@@ -354,6 +354,7 @@ def _restore_or_init(
       init_from=config.student.init_from,
       teacher_path=config.teacher.path,
       teacher_layer=config.teacher.layer,
+      allow_pickle=config.teacher.allow_pickle,
     )
     return state.starting_from(params)
   before = checkpoints.metadata(steps[-1])["run"]

@@ -31,23 +31,26 @@ class Check:
   ok: bool | None
 
 
-def verify_command(name: str, against: pathlib.Path | None) -> int:
+def verify_command(
+  name: str, against: pathlib.Path | None, allow_pickle: bool = False
+) -> int:
   """Checks a folder and prints what was found.
 
   Args:
     name: of a model, see `files.resolve`.
     against: a run's workdir to compare with, or None.
+    allow_pickle: see `files.weight_files`.
 
   Returns:
     0, or EXIT_BAD_INPUT if something is wrong.
   """
-  folder = files.resolve(name)
+  folder = files.resolve(name, allow_pickle)
   student = None
   if against:
     # Another step than the exported one would differ for a good reason.
     record = checks.read_record(folder) or {}
     student = restore.read_student(against, record.get("step"))
-  done = verify(folder, student)
+  done = verify(folder, student, allow_pickle=allow_pickle)
   print(f"{folder}{'' if student else ': without --against a run'}")
   print(table(done))
   wrong = [check for check in done if check.ok is False]
@@ -72,6 +75,7 @@ def verify(
   folder: pathlib.Path,
   against: restore.Student | None = None,
   with_card: bool = True,
+  allow_pickle: bool = False,
 ) -> list[Check]:
   """Checks everything, whatever was found wrong before.
 
@@ -79,8 +83,9 @@ def verify(
     folder: of a model.
     against: the student that it should be, if there is one.
     with_card: whether README.md is looked at.
+    allow_pickle: see `files.weight_files`.
   """
-  opened = checks.Opened(folder, against)
+  opened = checks.Opened(folder, against, allow_pickle)
   done: list[Check] = []
   for name, check, needs in checks.CHECKS:
     if name == "model card" and not with_card:

@@ -191,7 +191,7 @@ def weight_files(
       "loaded. Convert it once where you trust it: AutoModel.from_pretrained("
       "FOLDER).save_pretrained(NEW, safe_serialization=True). Or allow it: "
       "--config.teacher.allow_pickle=True (--config.allow_pickle=True of "
-      "finetune, --allow_pickle of inspect)."
+      "finetune, --allow_pickle of inspect, import, verify, trim)."
     )
   also = ", pytorch_model.bin" if allow_pickle else ""
   raise UserError(

@@ -256,3 +256,12 @@ def open_tokenizer(folder: pathlib.Path) -> Any:
       "a SentencePiece or WordPiece model that transformers can convert."
     ) from error
   return tokenizer
+
+
+def coming_back(tokenizer: Any, texts: Iterable[str]) -> list[str]:
+  """The texts whose ids, decoded and encoded again, are the same."""
+
+  def encode(text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+  return [t for t in texts if encode(tokenizer.decode(encode(t))) == encode(t)]

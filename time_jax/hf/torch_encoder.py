@@ -28,15 +28,19 @@ def knows(hf_config: Mapping[str, Any]) -> bool:
 
 
 def load_torch(
-  folder: pathlib.Path, strict: bool, every_layer: bool = True
+  folder: pathlib.Path,
+  strict: bool,
+  every_layer: bool = True,
+  allow_pickle: bool = False,
 ) -> Run:
   """Loads a folder in float32; no code of it is executed.
 
   Args:
-    folder: with safetensors.
+    folder: of the model.
     strict: whether a tensor that the model does not know, or a pooler that is
       not there, is wrong; heads of other people's models are not.
     every_layer: whether all hidden states are given, or the last one alone.
+    allow_pickle: see `files.weight_files`.
 
   Returns:
     (tokens (B, T), mask (B, T)) -> hidden states (states, B, T, D), the last
@@ -58,7 +62,7 @@ def load_torch(
       output_loading_info=True,
       local_files_only=True,
       trust_remote_code=False,
-      use_safetensors=True,
+      use_safetensors=None if allow_pickle else True,  # None: if there.
       dtype=torch.float32,
     )
   except Exception as error:  # It raises what it likes.
