@@ -61,6 +61,9 @@ def default_config() -> ConfigDict:
   r.weights = ConfigDict({x + y: float(x == y) for x in "qkv" for y in "qkv"})
   # "auto": the fastest there is for the backend; or one of them by name:
   # "one_pass" anywhere, "pallas_tpu", "pallas_gpu", "dense" (the definition).
+  # "auto" takes "one_pass" where no kernel fits: on a TPU rows beyond 8192 or
+  # relation heads (width / R) wider than 128; on a GPU wider than 64, or 32 in
+  # float32.
   r.implementation = "auto"
 
   _run_fields(config)

@@ -92,8 +92,15 @@ def test_what_is_written(capsys, monkeypatch, tmp_path):
   assert [row[1] for row in rows] == ["1", "2", "4"]
   assert all("100%" in row for row in rows)
   content = json.loads(files["json"].read_text())
-  strong = [p for p in content["scaling"] if p["mode"] == "strong"]
-  assert [p["efficiency"] for p in strong] == [1, 1, 1]
+  assert content["schema"] == "time_jax.bench.scaling/1"
+  same = {"1": 1, "2": 1, "4": 1}
+  assert content["scaling"] == {
+    "base_n": 1,
+    "efficiency_weak": same,
+    "efficiency_strong": same,
+  }
+  strong = [p for p in content["points"] if p["mode"] == "strong"]
+  assert [p["devices"] for p in strong] == [1, 2, 4]
   assert len(content["measurements"]) == 10
   table = files["markdown"].read_text().splitlines()
   assert table[0] == title

@@ -38,12 +38,27 @@ def time_parts(
     repeats: rounds that count, after one that does not.
   """
   frozen, params = objective.teacher.params, state.params
+  leaves, tree = jax.tree.flatten(params)
+  # A part of its own: a step touches few rows of the table, its gradient all.
+  words = objective.teacher.vocab_size
+  (place,) = [i for i, x in enumerate(leaves) if x.shape[:1] == (words,)]
+  table = leaves.pop(place)
+
+  def student(leaves: list[Array], table: Array) -> Any:
+    whole = [*leaves[:place], table, *leaves[place:]]
+    return _student(objective, jax.tree.unflatten(tree, whole), batch)
+
   targets_of = jax.jit(objective.targets)
-  found_of = jax.jit(lambda params: _student(objective, params, batch))
-  targets, found = targets_of(frozen, batch), found_of(params)
+  targets, found = targets_of(frozen, batch), jax.jit(student)(leaves, table)
   backward = jax.jit(
-    lambda params, cotangents: jax.vjp(
-      lambda params: _student(objective, params, batch), params
+    lambda leaves, table, cotangents: jax.vjp(
+      lambda leaves: student(leaves, table), leaves
+    )[1](cotangents)
+  )
+  dtype = found.query.dtype
+  scatter = jax.jit(
+    lambda table, cotangents: jax.vjp(
+      lambda table: jnp.take(table.astype(dtype), batch.tokens, axis=0), table
     )[1](cotangents)
   )
   relations = jax.jit(
@@ -51,14 +66,20 @@ def time_parts(
       found, targets, batch, objective
     )
   )
-  (grads,) = backward(params, found)
+  looked_up = jnp.ones((*batch.tokens.shape, table.shape[1]), dtype)
+  (of_leaves,) = backward(leaves, table, found)
+  (of_table,) = scatter(table, looked_up)
   parts = {
     "teacher forward": lambda: targets_of(frozen, batch),
-    "student forward and backward": lambda: backward(params, found),
+    "student forward and backward": lambda: backward(leaves, table, found),
+    "token table's gradient": lambda: scatter(table, looked_up),
     "relations": lambda: relations(found, targets),
   }
   seconds = {name: _time(part, repeats) for name, part in parts.items()}
-  seconds["optimizer"] = _time_optimizer(tx, state, grads, repeats)
+  grads = [*of_leaves[:place], of_table, *of_leaves[place:]]
+  seconds["gradient norm and optimizer"] = _time_optimizer(
+    tx, state, jax.tree.unflatten(tree, grads), repeats
+  )
   return seconds
 
 
@@ -99,13 +120,16 @@ def _time_optimizer(
   grads: Params,
   repeats: int,
 ) -> float:
-  """With the state donated, as the step has it."""
+  """As in a step: the state donated, and kept where the norm is not finite."""
 
   def update(kept: Any, grads: Params) -> Any:
     params, opt_state = kept
+    finite = jnp.isfinite(optax.global_norm(grads))
     direction, opt_state = tx.update(grads, opt_state, params)
     params = jax.tree.map(lambda p, d: p - 1e-6 * d, params, direction)
-    return params, opt_state
+    return jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old), (params, opt_state), kept
+    )
 
   compiled = jax.jit(update, donate_argnums=0)
   kept = (state.params, state.opt_state)

@@ -21,6 +21,7 @@ from time_jax.config import check_config
 from time_jax.errors import RunError, UserError
 from time_jax.hf.files import read_json
 
+SCHEMA = "time_jax.bench.scaling/1"
 MODES = ("weak", "strong")
 _LAUNCHER = pathlib.Path(__file__).parents[2] / "launch" / "local_processes.sh"
 _WORKER = "time_jax.bench.scaling_worker"
@@ -279,11 +280,20 @@ def _markdown(
 def _content(
   config: ConfigDict, points: Sequence[Point], records: Sequence[dict]
 ) -> dict[str, Any]:
+  efficiency = {
+    f"efficiency_{mode}": {
+      str(point.devices): point.efficiency
+      for point in points
+      if point.mode == mode
+    }
+    for mode in dict.fromkeys(point.mode for point in points)
+  }
   return {
-    "schema": 1,
+    "schema": SCHEMA,
     "config": config.to_dict(),
     "teacher": "random" if config.teacher.path == assembly.RANDOM else "real",
-    "scaling": [dataclasses.asdict(point) for point in points],
+    "scaling": {"base_n": points[0].devices, **efficiency},
+    "points": [dataclasses.asdict(point) for point in points],
     "measurements": list(records),
   }
 

@@ -1,0 +1,74 @@
+"""The loop: it never waits for a step that it has just started."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from tiny_recipe import get_config
+
+from time_jax import train
+
+
+class Lazy:
+  """A scalar of a step, which tells when somebody waits for it."""
+
+  def __init__(self, value, look):
+    self.value, self.look = value, look
+
+  def __int__(self):
+    self.look()
+    return int(self.value)
+
+  def __array__(self, dtype=None, copy=None):
+    self.look()
+    return np.asarray(self.value, dtype)
+
+
+def test_results_are_looked_at_two_steps_late(
+  tiny, tmp_path, monkeypatch, one_process
+):
+  """But for stops, before which all are."""
+  events = []
+  make_parallel = train.make_parallel
+
+  def make_lazy(*arguments):
+    how = make_parallel(*arguments)
+
+    def step(*inputs):
+      number = 1 + sum(kind == "step" for kind, _ in events)
+      events.append(("step", number))
+
+      def look():
+        if events[-1] != ("look", number):
+          events.append(("look", number))
+
+      state, scalars = how.step(*inputs)
+      return state, {name: Lazy(x, look) for name, x in scalars.items()}
+
+    return dataclasses.replace(how, step=step)
+
+  monkeypatch.setattr(train, "make_parallel", make_lazy)
+  config = get_config(tiny)
+  config.train.num_steps = 8
+  config.eval.every = 6
+  config.checkpoint.every = config.checkpoint.keep_every = 100
+  assert train.distill(config, tmp_path) == 0
+  assert " ".join(f"{kind} {number}" for kind, number in events) == (
+    "step 1 step 2 step 3 look 1 step 4 look 2 step 5 look 3 step 6 look 4 "
+    "look 5 look 6 step 7 step 8 look 7 look 8"
+  )
+
+
+def test_compiled_programs_are_kept_unless_told_where(monkeypatch, tmp_path):
+  def folder():
+    train.use_compilation_cache()
+    return jax.config.jax_compilation_cache_dir
+
+  before = jax.config.jax_compilation_cache_dir
+  try:
+    assert folder() == before  # Named by JAX_COMPILATION_CACHE_DIR.
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert folder() == str(tmp_path / ".cache" / "time_jax" / "compiled")
+  finally:
+    jax.config.update("jax_compilation_cache_dir", before)
