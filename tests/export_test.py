@@ -56,6 +56,9 @@ def test_both_classes_are_one_network(capsys, tmp_path, long, name):
   flags = f"--class={name}", f"--out={exported}"
   output = command(capsys, "export", f"--workdir={long}", *flags)
   assert "lengths 1, 2, 3, 17, 257, 512, padded and alone" in output
+  differences = re.findall(r"equal within ([\d.e+-]+\d)", output)
+  assert len(differences) > 2
+  assert max(map(float, differences)) < 1e-5
   plain = transformers.BertModel.from_pretrained(home / "source").eval()
   found, report = transformers.AutoModel.from_pretrained(
     exported, output_loading_info=True

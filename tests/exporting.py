@@ -6,7 +6,6 @@ import shutil
 import flax.linen as nn
 import jax
 import numpy as np
-import pytest
 import safetensors.numpy
 
 from time_jax import cli
@@ -14,11 +13,7 @@ from time_jax.hf import files, save
 from time_jax.models import bert
 from time_jax.models.family import abstract_params
 
-# Quick tests take the one that has more to go wrong.
-CLASSES = (
-  pytest.param("BertModel", marks=pytest.mark.slow),
-  "XLMRobertaModel",
-)
+CLASSES = ("BertModel", "XLMRobertaModel")
 
 
 def random_model(folder, tokenizer, *, vocab_size=153, **sizes):
