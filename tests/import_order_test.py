@@ -37,8 +37,8 @@ corpus initial
 record
 train
 bench.worker bench.report bench.run bench.breakdown bench.torch_baseline
-bench.torch_relations bench.program bench.topology bench.step bench.rivals
-bench.collectives bench.traffic
+bench.program bench.topology bench.step bench.rivals
+bench.collectives bench.traffic bench.torch_relations
 bench.compare bench.data choose doctor bench.relations inspection
 bench.fit bench.scaling_worker
 bench.aot bench.scaling

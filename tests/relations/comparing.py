@@ -77,3 +77,12 @@ def assert_close(found, expected, *, value=1e-5, gradient=1e-4):
     a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
     bound = gradient * np.abs(b).max()
     np.testing.assert_allclose(a, b, atol=bound, rtol=0)
+
+
+def assert_close_in_norm(found, expected, bound):
+  """Gradients relatively to their size, whose errors may not add up."""
+  for a, b in zip(
+    *(jax.tree.leaves(x[1]) for x in (found, expected)), strict=True
+  ):
+    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    assert np.linalg.norm(a - b) <= bound * np.linalg.norm(b)

@@ -11,6 +11,7 @@ from conftest import make_mesh
 from jax.sharding import Mesh
 from relations.comparing import (
   assert_close,
+  assert_close_in_norm,
   loss_of,
   random_qkv,
   random_segments,
@@ -20,7 +21,7 @@ from relations.comparing import (
 from time_jax import sharding
 from time_jax.arrays import Qkv
 from time_jax.errors import UserError
-from time_jax.relations import loss, pallas_gpu
+from time_jax.relations import loss, pallas_gpu, pallas_tpu
 
 SWEEPS = ("one_pass", "pallas_gpu", "pallas_tpu")
 SOME = {"qq": 1.0, "vk": 0.5}
@@ -30,7 +31,7 @@ def both(name, shape, widths, num_heads=2, scale=1.0):
   """The loss by one implementation and by definition, of ragged rows."""
   inputs = [
     random_qkv(seed, *shape, num_heads * width, scale)
-    for seed, width, scale in zip((1, 0), widths, (scale, 1.0), strict=True)
+    for seed, width in zip((1, 0), widths, strict=True)
   ]
   segments = random_segments(0, *shape)
   found, expected = (
@@ -52,10 +53,39 @@ def test_any_width_of_a_head(name, widths):
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-@pytest.mark.parametrize(("length", "scale"), [(513, 30.0), (2048, 1.0)])
-def test_long_rows(name, length, scale):
+@pytest.mark.parametrize(
+  ("length", "num_heads", "scale"),
+  [
+    (513, 1, 30.0),
+    (1024, 2, 1.0),
+    (2048, 1, 1.0),
+    pytest.param(pallas_tpu.LONGEST, 1, 1.0, marks=pytest.mark.slow),
+  ],
+)
+def test_long_rows(name, length, num_heads, scale):
   """Beyond one tile: statistics are joined, gradients add up."""
-  assert_close(*both(name, (1, length), (12, 16), 1, scale))
+  assert_close(*both(name, (1, length), (12, 16), num_heads, scale))
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize(
+  ("length", "scale"), [(600, 1.0), (600, 30.0), (1100, 1.0)]
+)
+def test_long_ragged_rows_in_bfloat16(name, length, scale):
+  """Against the definition in float32: rounding, and nothing that adds up."""
+  inputs = [
+    jax.tree.map(
+      lambda x: x.astype(jnp.bfloat16),
+      random_qkv(seed, 1, length, width, scale),
+    )
+    for seed, width in ((1, 24), (0, 64))
+  ]
+  wide = jax.tree.map(lambda x: x.astype(jnp.float32), inputs)
+  segments = random_segments(0, 1, length)
+  found = value_and_grad(*inputs, segments, SOME, 2, name)
+  expected = value_and_grad(*wide, segments, SOME, 2, "dense")
+  assert_close(found, expected, gradient=0.005)
+  assert_close_in_norm(found, expected, 0.003)
 
 
 @pytest.mark.parametrize(
@@ -141,18 +171,30 @@ def test_auto_is_the_kernel_of_the_platform():
   }
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
 @pytest.mark.parametrize(
-  "what",
+  ("platform", "fitting", "too_much"),
   [
-    dict(dtype=jnp.float16),
-    dict(widths=(24, 4 * 200)),
-    dict(shape=(1, 2**15), dtype=jnp.float16),
+    ("tpu", {}, dict(dtype=jnp.float16)),
+    ("tpu", dict(widths=(24, 4 * 128)), dict(widths=(24, 4 * 129))),
+    (
+      "tpu",
+      dict(shape=(1, pallas_tpu.LONGEST)),
+      dict(shape=(1, pallas_tpu.LONGEST + 1)),
+    ),
+    ("cuda", {}, dict(dtype=jnp.float16)),
+    ("cuda", dict(widths=(24, 4 * 64)), dict(widths=(24, 4 * 65))),
+    # Twice the bytes: a teacher head of 64, as R = 16 gives it at 1024.
+    (
+      "cuda",
+      dict(widths=(24, 4 * 32), dtype=jnp.float32),
+      dict(widths=(24, 4 * 64), dtype=jnp.float32),
+    ),
   ],
   ids=str,
 )
-def test_auto_is_one_pass_where_no_kernel_fits(platform, what):
-  assert "custom_call @" not in lowered(platform, **what)
+def test_auto_is_one_pass_where_no_kernel_fits(platform, fitting, too_much):
+  assert "custom_call @" in lowered(platform, **fitting)
+  assert "custom_call @" not in lowered(platform, **too_much)
 
 
 def test_auto_outlives_triton(monkeypatch):
@@ -176,7 +218,8 @@ def test_a_kernel_is_accepted_where_it_belongs():
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 2)], ids=str)
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
 @pytest.mark.parametrize(
-  ("length", "widths"), [(512, (6, 16)), (4096, (32, 64))]
+  ("length", "widths"),
+  [(512, (6, 16)), (4096, (32, 64)), (pallas_tpu.LONGEST, (6, 16))],
 )
 def test_compiles_for_a_tpu(monkeypatch, topology, length, widths, sizes):
   """Needs the compiler alone: pip install the libtpu that jax[tpu] names."""

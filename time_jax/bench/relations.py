@@ -117,6 +117,8 @@ def bench_relations(
     raise UserError("--torch needs PyTorch; try: pip install torch.")
   if json:
     report.check_writable(json)
+  if with_torch:  # It needs its share of a GPU's memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   train.use_compilation_cache()
   about = machine.environment({}, cases[0].dtype)
   versions = [f"jax {jax.__version__}"]
@@ -160,6 +162,9 @@ def measure(case: Case, repeats: int, with_torch: bool = False) -> list[Row]:
     if not why:
       programs[TORCH] = _torch_program(case, inputs)
   results = {name: program(*inputs) for name, program in programs.items()}
+  if TORCH in results:
+    value, gradient = map(_torch_module().to_numpy, results[TORCH])
+    results[TORCH] = value, gradient
   expected = _definition(case, inputs) if "dense" in programs else None
   seconds = _alternate(programs, inputs, repeats)
   for name, result in results.items():
@@ -265,18 +270,17 @@ def _compile(case: Case, name: str, inputs: Sequence[Array]) -> Any:
 def _torch_program(
   case: Case, inputs: Sequence[Array]
 ) -> Callable[..., Result]:
-  # PyTorch is optional.
-  module = importlib.import_module("time_jax.bench.torch_relations")
+  module = _torch_module()
   student, teacher, segments = (module.to_torch(np.asarray(x)) for x in inputs)
   run = functools.partial(
     module.relation_kl, teacher, student, segments > 0, case.num_heads
   )
+  return lambda *_: run()
 
-  def program(*_: Array) -> Result:
-    value, gradient = run()
-    return value.numpy(), gradient.float().numpy()
 
-  return program
+def _torch_module() -> Any:
+  # PyTorch is optional.
+  return importlib.import_module("time_jax.bench.torch_relations")
 
 
 def _free_memory() -> int:

@@ -220,8 +220,6 @@ def random_baseline(
     bfloat16: whether the teacher is kept and all is computed in bfloat16.
   """
   torch.manual_seed(seed)
-  # As JAX multiplies float32 on a GPU by default; no effect elsewhere.
-  torch.backends.cuda.matmul.allow_tf32 = True
   wide = transformers.XLMRobertaConfig(**architecture)
   thin = transformers.BertConfig(
     vocab_size=wide.vocab_size,
@@ -249,7 +247,8 @@ def random_baseline(
 
 
 def device() -> torch.device:
-  """The first GPU, or the CPU."""
+  """The first GPU, set to multiply float32 as JAX does there, or the CPU."""
+  torch.backends.cuda.matmul.allow_tf32 = True  # No effect on a CPU.
   return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

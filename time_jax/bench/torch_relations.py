@@ -8,6 +8,8 @@ relation head are matrices in memory, and autograd keeps what it needs of them.
 import numpy as np
 import torch
 
+from time_jax.bench import torch_baseline
+
 
 def relation_kl(
   teacher: torch.Tensor,
@@ -38,6 +40,7 @@ def relation_kl(
   total = per_row.sum()
   total.backward()
   assert student.grad is not None
+  torch_baseline.wait()
   return total.detach(), student.grad
 
 
@@ -50,7 +53,12 @@ def _logits(
 
 
 def to_torch(x: np.ndarray) -> torch.Tensor:
-  """An array of any float type, bfloat16 included."""
-  if x.dtype.name == "bfloat16":
-    return torch.from_numpy(x.astype(np.float32)).to(torch.bfloat16)
-  return torch.from_numpy(np.array(x))
+  """An array, bfloat16 ones included, on the GPU if there is one."""
+  kind = torch.bfloat16 if x.dtype.name == "bfloat16" else None
+  wide = x.astype(np.float32) if kind else np.array(x)
+  return torch.from_numpy(wide).to(torch_baseline.device(), kind)
+
+
+def to_numpy(x: torch.Tensor) -> np.ndarray:
+  """Its values in float32, on the host."""
+  return x.float().cpu().numpy()
