@@ -41,7 +41,7 @@ COMMANDS = (
   "bench compare",
   "bench aot",
   "bench scaling",
-  "bench onnx",
+  "bench inference",
 )
 
 
