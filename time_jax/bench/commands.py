@@ -158,25 +158,49 @@ def _bench_data(values: flags.FlagValues, argv: Sequence[str]) -> None:
     flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
 
 
-def _bench_onnx(values: flags.FlagValues, argv: Sequence[str]) -> None:
+def _bench_inference(values: flags.FlagValues, argv: Sequence[str]) -> None:
   del argv
-  flags.DEFINE_string(
-    "folder", None, "Export with ONNX files.", flag_values=values
-  )
-  flags.DEFINE_list("batch_sizes", "1,8", "Rows.", flag_values=values)
   for name, default, text in (
-    ("seq_len", 128, "Tokens of a row."),
-    ("repeats", 20, "Rounds that count."),
+    (
+      "models",
+      None,
+      "NAME=MODEL, each a workdir, a folder, a hub id or random:SHAPE (m, s, "
+      "xs, xlmr-large); the first is compared with.",
+    ),
+    ("engines", "jax,torch,onnxruntime", "Libraries."),
+    ("batch_sizes", "1,32", "Sentences of a batch."),
+  ):
+    flags.DEFINE_list(name, default, text, flag_values=values)
+  for name, text in (
+    ("text", "Source of sentences, a document each."),
+    ("tokenizer", "Folder, hub id or package of the tokenizer."),
+  ):
+    flags.DEFINE_string(name, None, text, flag_values=values)
+  for name, default, text in (
+    ("batches", 20, "Batches of each size, the same for all."),
+    ("repeats", 5, "Rounds that count."),
   ):
     flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
 
 
-def _run_bench_onnx(args: Any) -> int:
-  module = importlib.import_module("time_jax.bench.onnx")
-  return module.bench_onnx(
-    path(args.folder),
+def _run_bench_inference(args: Any) -> int:
+  module = importlib.import_module("time_jax.bench.inference")
+  pairs = [word.partition("=")[::2] for word in args.models]
+  names = [name for name, _ in pairs]
+  if not all(model for _, model in pairs):
+    raise UserError("--models: expected a model behind each NAME=.")
+  if not all(map(str.isidentifier, names)) or len({*names}) < len(names):
+    raise UserError(
+      f"--models={','.join(args.models)}: expected NAME=MODEL with commas "
+      "between them, each name once, of letters, digits and _."
+    )
+  return module.bench_inference(
+    dict(pairs),
+    engines=args.engines,
+    text=args.text,
+    words=args.tokenizer,
     batch_sizes=_integers(args, "batch_sizes"),
-    seq_len=args.seq_len,
+    batches=args.batches,
     repeats=args.repeats,
     json=path(args.json) if args.json else None,
   )
@@ -316,12 +340,12 @@ BENCH = {
     ("config", "devices"),
     _run_bench_scaling,
   ),
-  "bench onnx": Command(
-    "Latency of an export: onnxruntime, float32 and int8, and PyTorch.",
-    "bench onnx runs/quickstart/export --batch_sizes=1,8 --seq_len=64",
-    (_bench_onnx, json_flag),
-    ("folder",),
-    _run_bench_onnx,
-    argument="folder",
+  "bench inference": Command(
+    "Latency of encoders on real sentences: JAX, PyTorch and onnxruntime.",
+    "bench inference --models=s=runs/quickstart,xs=random:xs "
+    "--text=held_out.txt --tokenizer=runs/quickstart/tokenizer",
+    (_bench_inference, json_flag),
+    ("models", "text", "tokenizer"),
+    _run_bench_inference,
   ),
 }

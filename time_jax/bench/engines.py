@@ -1,0 +1,77 @@
+"""What runs an encoder: JAX, PyTorch, onnxruntime, each in its own process."""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from time_jax import onnx_files, sharding
+from time_jax.arrays import make_batch
+from time_jax.bench.subjects import Subject
+from time_jax.hf import load, torch_encoder
+from time_jax.models import unrolled
+
+Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Rows = tuple[np.ndarray, np.ndarray]  # tokens, mask: (B, T)
+
+
+class Engine:
+  """Encoders in one library, with as many threads as it likes."""
+
+  def __init__(self, name: str, subjects: Sequence[Subject]) -> None:
+    """Loads them.
+
+    Args:
+      name: a key of `ENGINES`.
+      subjects: to load.
+    """
+    self._runs = {s.name: ENGINES[name](s) for s in subjects}
+
+  def last_state(self, subject: str, batch: Rows) -> np.ndarray:
+    """What an encoder hands on, (B, T, D)."""
+    return self._runs[subject](*batch)
+
+  def seconds(self, subject: str, batches: Sequence[Rows]) -> list[float]:
+    """Of a call with each batch, from host arrays to host arrays."""
+    run, found = self._runs[subject], []
+    for batch in batches:
+      start = time.perf_counter()
+      run(*batch)
+      found.append(time.perf_counter() - start)
+    return found
+
+
+def _load_jax(subject: Subject) -> Run:
+  mesh = sharding.make_mesh()
+  encoder, params = load.load_encoder(
+    subject.folder, dtype=np.float32, mesh=mesh
+  )
+  encode = jax.jit(functools.partial(unrolled.last_state, encoder))
+  apart = unrolled.unstack(params)
+  # For the life of the process: entering it takes time at every call.
+  contextlib.ExitStack().enter_context(sharding.use_mesh(mesh))
+  return lambda tokens, mask: np.asarray(
+    encode(apart, make_batch(tokens, mask))
+  )
+
+
+def _load_torch(subject: Subject) -> Run:
+  run = torch_encoder.load_torch(
+    subject.folder, strict=False, every_layer=False
+  )
+  return lambda tokens, mask: run(tokens, mask)[-1]
+
+
+def _load_onnx(subject: Subject) -> Run:
+  assert subject.onnx, subject
+  return onnx_files.load_onnx(subject.onnx)
+
+
+ENGINES: dict[str, Callable[[Subject], Run]] = {
+  "jax": _load_jax,
+  "torch": _load_torch,
+  "onnxruntime": _load_onnx,
+}

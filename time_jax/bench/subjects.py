@@ -1,0 +1,102 @@
+"""Encoders to measure: whatever is named becomes files that engines read."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from time_jax import restore, sharding
+from time_jax.bench.rivals import XLMR_LARGE
+from time_jax.config import STUDENT_SIZES
+from time_jax.data.tokenizing import TokenizerSpec
+from time_jax.errors import UserError
+from time_jax.hf import files, load, onnx_graph, save
+from time_jax.models.bert import BertConfig, Encoder
+from time_jax.models.family import init_params
+
+RANDOM = "random:"
+_HEADS = 12
+_SHAPES: dict[str, Any] = {
+  name: dict(size, num_heads=_HEADS) for name, size in STUDENT_SIZES.items()
+} | {
+  "xlmr-large": dict(
+    num_layers=XLMR_LARGE["num_hidden_layers"],
+    hidden_size=XLMR_LARGE["hidden_size"],
+    intermediate_size=XLMR_LARGE["intermediate_size"],
+    num_heads=XLMR_LARGE["num_attention_heads"],
+  )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """One encoder.
+
+  Attributes:
+    name: what tables call it.
+    folder: config.json and safetensors, which JAX and PyTorch read.
+    onnx: the same weights as a graph; None: only BERT and its kin have one.
+    parameters: without those of embeddings.
+    fingerprint: of the weights' files.
+  """
+
+  name: str
+  folder: pathlib.Path
+  onnx: pathlib.Path | None
+  parameters: int
+  fingerprint: str
+
+
+def materialise(
+  name: str, spec: str, words: TokenizerSpec, scratch: pathlib.Path
+) -> Subject:
+  """Writes the files of an encoder that are not there yet.
+
+  Args:
+    name: of the encoder.
+    spec: random:SHAPE, fresh weights with the words of the tokenizer; a
+      workdir; or see `files.resolve`.
+    words: the tokenizer.
+    scratch: a folder for files.
+
+  Raises:
+    UserError: no such shape or model, or fewer rows of words than ids.
+  """
+  folder = scratch / name
+  folder.mkdir()
+  if spec.startswith(RANDOM):
+    config = _shape(spec.removeprefix(RANDOM), words)
+    encoder = Encoder(config, config.num_layers)
+    params = nn.meta.unbox(init_params(encoder, jax.random.key(0)))
+    save.save_bert(folder, config, params, {"pad_token_id": words.pad_id})
+  elif (pathlib.Path(spec).expanduser() / "checkpoints").is_dir():
+    student = restore.read_student(pathlib.Path(spec).expanduser())
+    ids = {"pad_token_id": words.pad_id}
+    save.save_bert(folder, student.config, student.params, ids)
+  else:
+    folder = files.resolve(spec)
+  encoder, params = load.load_encoder(
+    folder, dtype=np.float32, mesh=sharding.make_mesh()
+  )
+  config: Any = encoder.config
+  if words.vocab_size > config.vocab_size:
+    raise UserError(
+      f"{spec} has {config.vocab_size} words, the tokenizer "
+      f"{words.vocab_size}; expected the tokenizer of the models."
+    )
+  onnx = None
+  if isinstance(config, BertConfig) and config.activation == "gelu":
+    onnx = scratch / f"{name}.onnx"
+    onnx_graph.save_onnx(onnx, config, params)
+  blocks = {k: v for k, v in params.items() if k in ("first", "layers", "last")}
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(blocks))
+  return Subject(name, folder, onnx, parameters, files.fingerprint(folder))
+
+
+def _shape(name: str, words: TokenizerSpec) -> BertConfig:
+  if name not in _SHAPES:
+    raise UserError(f"{RANDOM}{name} is unknown; known: {', '.join(_SHAPES)}.")
+  return BertConfig(vocab_size=words.vocab_size, **_SHAPES[name])
