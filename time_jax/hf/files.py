@@ -216,7 +216,7 @@ def _named_files(folder: pathlib.Path, single: str) -> list[pathlib.Path]:
         f"{index} names {odd or 'no file'}; expected {end} files that lie "
         "beside it."
       )
-    missing = [n for n in names if not (folder / n).exists()]
+    missing = [n for n in names if not _exists(folder / n)]
     if missing:
       raise UserError(
         f"{index} names {missing}, missing in that folder; expected the "
