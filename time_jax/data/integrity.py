@@ -78,6 +78,6 @@ def _problem(path: pathlib.Path, shard: Shard) -> str:
       if size != shard.size:
         return f"has {size:,} bytes instead of {shard.size:,}"
       found = hashlib.file_digest(file, "sha256").hexdigest()
-  except OSError as error:
-    return f"cannot be read ({error.strerror or error})"
+  except (OSError, ValueError) as error:  # Or a name that no file can have.
+    return f"cannot be read ({getattr(error, 'strerror', None) or error})"
   return "" if found == shard.sha256 else "has other content"

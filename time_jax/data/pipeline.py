@@ -67,7 +67,10 @@ def _check_files(
     )
   for shard in manifest.splits[split].shards:
     path = shard_folder(folder) / shard.name
-    size = path.stat().st_size if path.is_file() else 0
+    try:
+      size = path.stat().st_size
+    except (OSError, ValueError) as error:  # Or a name that no file can have.
+      raise _damaged(path, f"it cannot be read ({error})") from error
     if size != shard.size:
       raise _damaged(path, f"it has {size} bytes instead of {shard.size}")
 
