@@ -7,7 +7,9 @@ dev=da-dev.iob2,test=da-test.iob2
 Arguments:
   lang              ISO code, for reports
   model             a workdir, a folder, a hub id, package:NAME/FOLDER
-  train, dev, test  IOB2 files, plain or .gz: a token and its tag a line
+  train, dev, test  IOB2 files, plain or .gz: a token and its tag a line; or
+                    parquet; or hf:OWNER/NAME/PATTERN, a file on the hub
+  data              instead of them: wikiann, or a folder of such files
 
 A linear layer on the first subword of every word, in the last hidden state,
 chooses its tag; `seqeval` scores whole entities. TiME (arXiv 2512.14645) states
@@ -28,5 +30,5 @@ from time_jax.evals.recipe import ner_config, with_arguments
 
 
 def get_config(arguments: str = "") -> ConfigDict:
-  """The recipe for `lang=..,model=..,train=..,dev=..,test=..`."""
+  """The recipe for `lang=..,model=..,train=..,dev=..,test=..,data=..`."""
   return with_arguments(ner_config(), arguments)

@@ -8,6 +8,7 @@ Arguments:
   lang              ISO code, for reports
   model             a workdir, a folder, a hub id, package:NAME/FOLDER
   train, dev, test  CoNLL-U files of a treebank, plain or .gz
+  data              instead of them: a folder with an unpacked release of UD
 
 One joint model on top of the encoder predicts UPOS, XPOS, FEATS, lemmas, heads
 and relations; `udtools` scores it on gold tokenisation. The recipe is that of
@@ -26,5 +27,5 @@ from time_jax.evals.recipe import ud_config, with_arguments
 
 
 def get_config(arguments: str = "") -> ConfigDict:
-  """The recipe for `lang=..,model=..,train=..,dev=..,test=..`."""
+  """The recipe for `lang=..,model=..,train=..,dev=..,test=..,data=..`."""
   return with_arguments(ud_config(), arguments)

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from time_jax import distributed, machine, sharding, train
-from time_jax.errors import EXIT_PREEMPTED
-from time_jax.evals import batches, recipe, saved, tuning
+from time_jax.errors import EXIT_PREEMPTED, UserError
+from time_jax.evals import batches, datasets, recipe, saved, tuning
 from time_jax.evals.encoders import open_encoder
 from time_jax.evals.results import SCHEMA, SCORES
 from time_jax.evals.task import SPLITS, Task, path_of
@@ -46,6 +46,7 @@ def finetune(
   recipe.check_recipe(config)
   kind.load_libraries()
   prepare_workdir(workdir)
+  locate(config)
   data = {
     split: kind.read(path_of(config, split))
     for split in SPLITS
@@ -94,6 +95,25 @@ def _finetune(
   if jax.process_index() == 0:
     _report(task, workdir, found, mesh)
   return 0
+
+
+def locate(config: ConfigDict) -> None:
+  """Puts local files where splits are empty or lie elsewhere.
+
+  Raises:
+    UserError: there is nothing to train on or to choose by.
+  """
+  d = config.data
+  for split in SPLITS:
+    name = d[split]
+    if not name and d.source:
+      name = datasets.find(config.task, config.lang, split, d.source)
+      if not name and split != "test":
+        raise UserError(
+          f"data.source={d.source} has no file of {config.lang} that is called "
+          f"{split}; give one as {split}=FILE."
+        )
+    d[split] = str(datasets.fetch(name)) if name else ""
 
 
 class _Finetuning:
@@ -207,6 +227,7 @@ def _record(task: Task) -> dict[str, Any]:
   for name in task.no_matter:
     settings.pop(name)
   settings["train"].pop("watchdog")
+  settings["data"].pop("source")
   for split in SPLITS:
     if settings["data"].pop(split):
       digest = files.sha256(path_of(config, split))

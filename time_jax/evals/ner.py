@@ -14,7 +14,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from time_jax.errors import UserError
-from time_jax.evals import finetuning, iob, ner_scores
+from time_jax.evals import finetuning, iob, ner_scores, parquet_tags
 from time_jax.evals.batches import Buckets
 from time_jax.evals.encoders import Opened
 from time_jax.evals.iob import OUTSIDE, Sentence
@@ -78,8 +78,9 @@ class Ner(Task):
 
   @staticmethod
   def read(path: pathlib.Path) -> list[Sentence]:
-    """The sentences of an IOB2 file."""
-    return iob.read(path)
+    """The sentences of a file of IOB2, or of parquet."""
+    reader = parquet_tags if path.suffix == ".parquet" else iob
+    return reader.read(path)
 
   def losses(
     self, variables: dict, states: Array, batch: WordBatch, rng: Array

@@ -24,7 +24,10 @@ def _any_config(task: str) -> ConfigDict:
   config.seeds = (0,)  # one run each; of weights, dropout and order
 
   config.data = d = ConfigDict()
-  d.train = d.dev = d.test = ""  # plain or .gz; test may stay empty
+  # Files, plain or .gz, or hf:OWNER/NAME[@REVISION]/PATTERN of a dataset on the
+  # hub; those of `ner` may be parquet. Test may stay empty.
+  d.train = d.dev = d.test = ""
+  d.source = ""  # where empty ones are looked up, see `datasets.find`
   # Tokens in the rows of a batch: a program is compiled for each that is used.
   d.buckets = (32, 64, 128, 256)
   d.max_tokens = 8192  # of a batch; long sentences share it with fewer others
@@ -120,17 +123,21 @@ def qa_config() -> ConfigDict:
 
 
 def with_arguments(config: ConfigDict, arguments: str) -> ConfigDict:
-  """Fills in `lang=..,model=..,train=..,dev=..,test=..` of a config file."""
-  known = ("lang", "model", "train", "dev", "test")
+  """Fills in the arguments of a config file, NAME=VALUE with commas between."""
+  places = {
+    **{name: (config, name) for name in ("lang", "model")},
+    **{name: (config.data, name) for name in ("train", "dev", "test")},
+    "data": (config.data, "source"),
+  }
   for argument in filter(None, arguments.split(",")):
     name, _, value = argument.partition("=")
-    if name not in known:
+    if name not in places:
       raise UserError(
         f"configs/{config.task}.py has no argument {name!r}; known: "
-        f"{', '.join(known)}."
+        f"{', '.join(places)}."
       )
-    place = config if name in ("lang", "model") else config.data
-    place[name] = value
+    place, field = places[name]
+    place[field] = value
   return config
 
 
@@ -165,10 +172,10 @@ def check_recipe(config: ConfigDict) -> None:
     f"{name} is empty, expected {what}"
     for name, what in (
       ("model", "a workdir, a folder or a hub id"),
-      ("data.train", "a file to train on"),
-      ("data.dev", "a file to choose the best epoch by"),
+      ("data.train", "a file to train on, or data.source"),
+      ("data.dev", "a file to choose the best epoch by, or data.source"),
     )
-    if not fields[name]
+    if not fields[name] and (name == "model" or not fields["data.source"])
   ]
   problems += [
     f"{name}={fields[name]}, expected more than 0"
