@@ -55,6 +55,36 @@ def tags_of(path):
   ]
 
 
+def by_hand(gold, found):
+  """What seqeval's functions give, in percent."""
+  return pytest.approx(
+    {
+      "F1": 100 * metrics.f1_score(gold, found),
+      "precision": 100 * metrics.precision_score(gold, found),
+      "recall": 100 * metrics.recall_score(gold, found),
+    }
+  )
+
+
+@pytest.mark.usefixtures("one_process")
+def test_a_short_run_is_scored_and_predicts(
+  model, capsys, monkeypatch, tmp_path
+):
+  flags = (*LEARN, "--config.train.epochs=4")
+  command = tiny_ner.command(model, tmp_path, *flags, dev="da-train")
+  assert cli.main(command) == 0
+  folder = tmp_path / "seed-101"
+  gold, found = tags_of(TRAIN), tags_of(folder / "dev.iob2")
+  scores = json.loads((folder / "scores.json").read_text())["scores"]
+  assert scores["dev"] == by_hand(gold, found)
+  assert scores["dev"]["F1"] > 0
+  capsys.readouterr()
+  source = io.TextIOWrapper(io.BytesIO(TRAIN.read_bytes()))
+  monkeypatch.setattr(sys, "stdin", source)
+  assert cli.main(["predict", str(folder / "model")]) == 0
+  assert capsys.readouterr().out == (folder / "dev.iob2").read_text()
+
+
 @pytest.mark.slow
 def test_scores_are_those_of_seqeval_on_the_written_files(finished):
   workdir, output = finished
@@ -66,16 +96,11 @@ def test_scores_are_those_of_seqeval_on_the_written_files(finished):
     for seed in (0, 4):
       folder = workdir / f"seed-{seed}"
       gold, found = tags_of(path), tags_of(folder / f"{split}.iob2")
-      expected = {
-        "F1": 100 * metrics.f1_score(gold, found),
-        "precision": 100 * metrics.precision_score(gold, found),
-        "recall": 100 * metrics.recall_score(gold, found),
-      }
       scores = json.loads((folder / "scores.json").read_text())["scores"]
-      assert scores[split] == pytest.approx(expected)
+      assert scores[split] == by_hand(gold, found)
       strict = metrics.f1_score(gold, found, mode="strict", scheme=scheme)
-      assert 100 * strict == pytest.approx(expected["F1"])
-      values.append(expected["F1"])
+      assert scores[split]["F1"] == pytest.approx(100 * strict)
+      values.append(100 * strict)
     assert summary["scores"][split]["F1"]["values"] == pytest.approx(values)
     (line,) = (x for x in output.splitlines() if x.startswith(split))
     assert line.split()[1] == f"{np.mean(values):.2f}"

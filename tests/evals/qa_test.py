@@ -117,6 +117,24 @@ def test_gold_wrong_and_partial_answers_score_as_defined():
   assert qa_scores.score(gold, right, "en") == {"F1": 100, "EM": 100}
 
 
+@pytest.mark.usefixtures("one_process")
+def test_a_short_run_is_scored_and_predicts(
+  model, handful, capsys, monkeypatch, tmp_path
+):
+  flags = ("--config.train.epochs=3", "--config.data.test=")
+  assert cli.main(learn(model, handful, tmp_path, *flags)) == 0
+  folder = tmp_path / "seed-0"
+  answers = json.loads((folder / "dev.json").read_text())
+  scores = json.loads((folder / "scores.json").read_text())["scores"]
+  assert scores["dev"] == pytest.approx(by_hand(handful, answers))
+  capsys.readouterr()
+  source = io.TextIOWrapper(io.BytesIO(handful.read_bytes()))
+  monkeypatch.setattr(sys, "stdin", source)
+  assert cli.main(["predict", str(folder / "model")]) == 0
+  rows = map(json.loads, capsys.readouterr().out.splitlines())
+  assert {row["id"]: row["answer"] for row in rows} == answers
+
+
 @pytest.mark.slow
 def test_scores_are_those_of_the_written_files(finished, handful):
   workdir, output = finished
