@@ -35,22 +35,12 @@ def write_onnx(
     UserError: onnx or onnxruntime is not installed.
     RunError: onnxruntime and JAX differ.
   """
-  (quantization,) = onnx_graph.require("onnxruntime.quantization")
   target = folder / FOLDER
   target.mkdir()
   onnx_graph.save_onnx(target / PLAIN, student.config, student.params)
-  before = logging.root.manager.disable
-  logging.disable(logging.WARNING)  # Advice on graphs of other tools.
-  try:
-    quantization.quantize_dynamic(
-      target / PLAIN,
-      target / INT8,
-      per_channel=True,
-      weight_type=quantization.QuantType.QInt8,
-      use_external_data_format=onnx_graph.is_large(student.params),
-    )
-  finally:
-    logging.disable(before)
+  write_int8(
+    target / PLAIN, target / INT8, large=onnx_graph.is_large(student.params)
+  )
   for path in target.iterdir():
     path.chmod(0o644)  # Weights beside a file are written as private.
   batch = looked_at.batch()
@@ -86,6 +76,34 @@ def write_onnx(
   ]
 
 
+def write_int8(
+  path: pathlib.Path, target: pathlib.Path, *, large: bool
+) -> None:
+  """Writes a graph again, its weights in 8 bits, a scale for every column.
+
+  Args:
+    path: of the graph.
+    target: gets the other.
+    large: whether weights lie beside the graph; see `onnx_graph.is_large`.
+
+  Raises:
+    UserError: onnxruntime is not installed.
+  """
+  (quantization,) = onnx_graph.require("onnxruntime.quantization")
+  before = logging.root.manager.disable
+  logging.disable(logging.WARNING)  # Advice on graphs of other tools.
+  try:
+    quantization.quantize_dynamic(
+      path,
+      target,
+      per_channel=True,
+      weight_type=quantization.QuantType.QInt8,
+      use_external_data_format=large,
+    )
+  finally:
+    logging.disable(before)
+
+
 def load_onnx(path: pathlib.Path) -> Run:
   """Opens a file in onnxruntime on the CPU: (tokens, mask) -> (B, T, D)."""
   (runtime,) = onnx_graph.require("onnxruntime")
@@ -115,7 +133,10 @@ def _error(expected: np.ndarray, found: np.ndarray) -> str:
   )
 
 
+def size_of(path: pathlib.Path) -> int:
+  """Bytes of a file and of the weights beside it."""
+  return sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
+
+
 def _size(path: pathlib.Path) -> str:
-  """Of a file and of the weights beside it."""
-  size = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
-  return f"{size / 1e6:,.1f} MB"
+  return f"{size_of(path) / 1e6:,.1f} MB"

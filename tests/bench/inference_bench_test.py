@@ -64,8 +64,13 @@ def test_all_engines(capsys, model, tmp_path):
     (size, name, engine)
     for size in (1, 2)
     for name in ("one", "two")
-    for engine in ("jax", "torch", "onnxruntime")
+    for engine in ("jax", "torch", "onnxruntime", "onnxruntime-int8")
   ]
+  for i in range(0, len(rows), 4):
+    weights, same, graph, int8 = (row["file_bytes"] for row in rows[i : i + 4])
+    assert weights == same and int8 < graph
+  assert [row["error"] is None for row in rows] == [True, True, True, False] * 4
+  assert all(row["error"] is None or 0 < row["error"] < 0.5 for row in rows)
   assert all(r["latency_s"]["n"] == 2 for r in rows)
 
 

@@ -167,7 +167,7 @@ def _bench_inference(values: flags.FlagValues, argv: Sequence[str]) -> None:
       "NAME=MODEL, each a workdir, a folder, a hub id or random:SHAPE (m, s, "
       "xs, xlmr-large); the first is compared with.",
     ),
-    ("engines", "jax,torch,onnxruntime", "Libraries."),
+    ("engines", "jax,torch,onnxruntime,onnxruntime-int8", "Libraries."),
     ("batch_sizes", "1,32", "Sentences of a batch."),
   ):
     flags.DEFINE_list(name, default, text, flag_values=values)

@@ -1,4 +1,7 @@
-"""What runs an encoder: JAX, PyTorch, onnxruntime, each in its own process."""
+"""What runs an encoder: JAX, PyTorch, onnxruntime, each in its own process.
+
+onnxruntime takes part twice, the second time with weights in 8 bits.
+"""
 
 import contextlib
 import functools
@@ -70,8 +73,28 @@ def _load_onnx(subject: Subject) -> Run:
   return onnx_files.load_onnx(subject.onnx)
 
 
+def _load_int8(subject: Subject) -> Run:
+  assert subject.onnx, subject
+  path = subject.onnx.with_suffix(".int8")
+  large = onnx_files.size_of(subject.onnx) > subject.onnx.stat().st_size
+  onnx_files.write_int8(subject.onnx, path, large=large)
+  return onnx_files.load_onnx(path)
+
+
+INT8 = "onnxruntime-int8"
 ENGINES: dict[str, Callable[[Subject], Run]] = {
   "jax": _load_jax,
   "torch": _load_torch,
   "onnxruntime": _load_onnx,
+  INT8: _load_int8,
 }
+# What they read, for those whose models are graphs.
+GRAPHS = {"onnxruntime": ".onnx", INT8: ".int8"}
+
+
+def size_of(engine: str, subject: Subject) -> int:
+  """Bytes of the file that an engine has read."""
+  if engine in GRAPHS:
+    assert subject.onnx, subject
+    return onnx_files.size_of(subject.onnx.with_suffix(GRAPHS[engine]))
+  return sum(f.stat().st_size for f in subject.folder.glob("*.safetensors"))

@@ -11,7 +11,14 @@ from scipy import stats
 
 from time_jax import machine
 from time_jax.bench import report
-from time_jax.bench.engines import ENGINES, Engine, Rows
+from time_jax.bench.engines import (
+  ENGINES,
+  GRAPHS,
+  INT8,
+  Engine,
+  Rows,
+  size_of,
+)
 from time_jax.bench.subjects import Subject, materialise
 from time_jax.bench.worker import Worker
 from time_jax.data import sources
@@ -56,7 +63,7 @@ def bench_inference(
 
   Raises:
     UserError: an unknown engine, model or text.
-    RunError: engines disagree by more than 1e-4.
+    RunError: engines disagree by more than 1e-4; int8 says by how much.
   """
   if unknown := set(engines) - set(ENGINES):
     raise UserError(
@@ -78,8 +85,12 @@ def bench_inference(
     try:
       for size in batch_sizes:
         some = real_batches(sentences, size, batches, spec.pad_id)
-        times = _measure(running, some, repeats)
+        times, errors = _measure(running, some, repeats)
         found = _rows(times, size, some)
+        for row in found:
+          subject = next(s for s in subjects if s.name == row["model"])
+          row["file_bytes"] = size_of(row["engine"], subject)
+          row["error"] = errors.get((row["model"], row["engine"]))
         print(as_text(size, found, some), flush=True)
         rows += found
     finally:
@@ -87,13 +98,14 @@ def bench_inference(
         worker.close()
   if json:
     about = machine.environment({"data": 1}, "float32")
-    known = {
-      s.name: {
+    known = [
+      {
+        "name": s.name,
         "parameters_without_embeddings": s.parameters,
         "fingerprint": s.fingerprint,
       }
       for s in subjects
-    }
+    ]
     report.write_json(
       json, {"schema": SCHEMA} | about | {"models": known, "rows": rows}
     )
@@ -143,7 +155,7 @@ def _start(
   """Engine -> its process, and the models in it."""
   running = {}
   for name in engines:
-    some = [s for s in subjects if name != "onnxruntime" or s.onnx]
+    some = [s for s in subjects if name not in GRAPHS or s.onnx]
     running[name] = Worker(Engine, name, some), [s.name for s in some]
   return running
 
@@ -152,8 +164,13 @@ def _measure(
   running: Mapping[str, tuple[Worker, list[str]]],
   batches: list[Rows],
   repeats: int,
-) -> Times:
-  """Rounds of all, each in the opposite order of the one before."""
+) -> tuple[Times, dict[tuple[str, str], float]]:
+  """Rounds of all, each in the opposite order of the one before.
+
+  Returns:
+    Their seconds, and of engines that round weights the mean error of a
+    vector, in parts of its length.
+  """
   models = dict.fromkeys(m for _, some in running.values() for m in some)
   which = [
     (model, engine)
@@ -162,11 +179,18 @@ def _measure(
     if model in some
   ]
   first: dict[str, np.ndarray] = {}
+  errors: dict[tuple[str, str], float] = {}
   tokens, mask = batches[0]
   for model, engine in which:
     state = running[engine][0].call("last_state", model, (tokens, mask))
     state = state[mask > 0]
     expected = first.setdefault(model, state)
+    if engine == INT8:
+      off = np.linalg.norm(state - expected, axis=-1)
+      errors[model, engine] = float(
+        np.mean(off / np.linalg.norm(expected, axis=-1))
+      )
+      continue
     difference = float(np.abs(state - expected).max())
     if not difference <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):
       raise RunError(
@@ -178,7 +202,7 @@ def _measure(
     for model, engine in which[:: -1 if i % 2 else 1]:
       seconds = running[engine][0].call("seconds", model, batches)
       times[model, engine].append(seconds)
-  return {pair: rounds[1:] for pair, rounds in times.items()}
+  return {pair: rounds[1:] for pair, rounds in times.items()}, errors
 
 
 def _rows(times: Times, size: int, batches: list[Rows]) -> list[dict[str, Any]]:
@@ -195,6 +219,7 @@ def _rows(times: Times, size: int, batches: list[Rows]) -> list[dict[str, Any]]:
       "ci95_s": _ci95([s / len(batches) for s in sums]),
       "sentences_s": size * len(batches) / statistics.median(sums),
       "tokens_s": tokens / statistics.median(sums),
+      "energy": None,  # not measured
     }
     if (first, engine) in times:
       row["speed_up"] = _ratio(times[first, engine], rounds)
@@ -241,6 +266,7 @@ def as_text(
     cells.append(
       (
         f"{row['model']}, {row['engine']}",
+        f"{row['file_bytes'] / 1e6:,.1f}",
         *(f"{latency[p] * 1e3:,.2f}" for p in ("p50", "p90", "p99")),
         f"{low * 1e3:,.2f} - {high * 1e3:,.2f}",
         f"{row['sentences_s']:,.1f}",
@@ -250,6 +276,7 @@ def as_text(
     )
   head = (
     "model, engine",
+    "MB",
     "p50 ms",
     "p90",
     "p99",
@@ -258,4 +285,10 @@ def as_text(
     "tokens/s",
     "to first",
   )
-  return f"{title}\n{report.table(head, cells)}\n"
+  rounded = [
+    f"{row['model']}, {row['engine']}: a vector is {row['error']:.1%} of its "
+    "length off, on average\n"
+    for row in rows
+    if row["error"] is not None
+  ]
+  return f"{title}\n{report.table(head, cells)}\n{''.join(rounded)}"

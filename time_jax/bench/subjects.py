@@ -40,7 +40,7 @@ class Subject:
     folder: config.json and safetensors, which JAX and PyTorch read.
     onnx: the same weights as a graph; None: only BERT and its kin have one.
     parameters: without those of embeddings.
-    fingerprint: of the weights' files.
+    fingerprint: of the weights' files, or of the run that made them.
   """
 
   name: str
@@ -67,6 +67,7 @@ def materialise(
   """
   folder = scratch / name
   folder.mkdir()
+  fingerprint = ""
   if spec.startswith(RANDOM):
     config = _shape(spec.removeprefix(RANDOM), words)
     encoder = Encoder(config, config.num_layers)
@@ -74,6 +75,7 @@ def materialise(
     save.save_bert(folder, config, params, {"pad_token_id": words.pad_id})
   elif (pathlib.Path(spec).expanduser() / "checkpoints").is_dir():
     student = restore.read_student(pathlib.Path(spec).expanduser())
+    fingerprint = student.fingerprint
     ids = {"pad_token_id": words.pad_id}
     save.save_bert(folder, student.config, student.params, ids)
   else:
@@ -93,7 +95,8 @@ def materialise(
     onnx_graph.save_onnx(onnx, config, params)
   blocks = {k: v for k, v in params.items() if k in ("first", "layers", "last")}
   parameters = sum(leaf.size for leaf in jax.tree.leaves(blocks))
-  return Subject(name, folder, onnx, parameters, files.fingerprint(folder))
+  fingerprint = fingerprint or files.fingerprint(folder)
+  return Subject(name, folder, onnx, parameters, fingerprint)
 
 
 def _shape(name: str, words: TokenizerSpec) -> BertConfig:
