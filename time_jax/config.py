@@ -257,9 +257,25 @@ def completed(
   return tree | filled
 
 
-def lacking(tree: dict[str, Any]) -> list[str]:
-  """Parts that every config of a run has, and this, as a dict, has not."""
-  return [name for name in default_config() if name not in tree]
+def lacking(
+  tree: dict[str, Any], known: dict[str, Any] | None = None
+) -> list[str]:
+  """Parts that every config of a run has, and this one has not.
+
+  Args:
+    tree: the config, as a dict.
+    known: all fields; by default those of `default_config`. A field inside of
+      a part may be absent: it may have come later.
+  """
+  whole = known is None
+  known = default_config().to_dict() if known is None else known
+  missing = [name for name in known if whole and name not in tree]
+  for name, value in known.items():
+    if isinstance(value, dict) and name in tree:
+      inside = tree[name]
+      is_part = isinstance(inside, dict)
+      missing += lacking(inside, value) if is_part else [name]
+  return missing
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
