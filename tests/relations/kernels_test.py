@@ -113,6 +113,23 @@ def test_on_a_mesh(name, sizes):
   assert ("tensor" in spec) == (sizes[2] > 1)
 
 
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_mesh_changes_no_bit_of_a_gradient(name):
+  """Also in bfloat16: rows and heads are whole on their devices."""
+  mesh = make_mesh(2, 2, 2)
+  inputs = jax.tree.map(
+    lambda x: x.astype(jnp.bfloat16),
+    (random_qkv(1, 4, 20, 24), random_qkv(0, 4, 20, 64)),
+  )
+  segments = random_segments(0, 4, 20)
+  expected = value_and_grad(*inputs, segments, SOME, 4, name)
+  with sharding.use_mesh(mesh):
+    found = value_and_grad(*inputs, segments, SOME, 4, name)
+  np.testing.assert_allclose(found[0][0], expected[0][0], rtol=1e-6)
+  for a, b in zip(*map(jax.tree.leaves, (found[1], expected[1])), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
 def test_heads_that_the_mesh_does_not_divide():
   mesh = make_mesh(1, 1, 8)
   inputs = random_qkv(1, 3, 20, 24), random_qkv(0, 3, 20, 64)
