@@ -81,6 +81,7 @@ def bench_inference(
       materialise(name, model, spec, pathlib.Path(scratch))
       for name, model in models.items()
     ]
+    by_name = {s.name: s for s in subjects}
     running = _start(engines, subjects)
     try:
       for size in batch_sizes:
@@ -88,9 +89,9 @@ def bench_inference(
         times, errors = _measure(running, some, repeats)
         found = _rows(times, size, some)
         for row in found:
-          subject = next(s for s in subjects if s.name == row["model"])
-          row["file_bytes"] = size_of(row["engine"], subject)
-          row["error"] = errors.get((row["model"], row["engine"]))
+          model, engine = row["model"], row["engine"]
+          row["file_bytes"] = size_of(engine, by_name[model])
+          row["error"] = errors.get((model, engine))
         print(as_text(size, found, some), flush=True)
         rows += found
     finally:

@@ -67,7 +67,7 @@ def materialise(
   """
   folder = scratch / name
   folder.mkdir()
-  fingerprint = ""
+  fingerprint = None  # of the files, unless a run is what made them
   if spec.startswith(RANDOM):
     config = _shape(spec.removeprefix(RANDOM), words)
     encoder = Encoder(config, config.num_layers)

@@ -246,7 +246,8 @@ def _prepare_splits(
     texts[split] = limited, tally, files
   splits = {}
   with workers.submitter(writer, num_workers) as (submit, in_flight):
-    writer.check()  # While the workers start; a wrong one is said but once.
+    # While the workers start; a wrong tokenizer fails before it has any work.
+    writer.check()
     for split, (documents, tally, files) in texts.items():
       blocks = _blocks(split, documents, tally, settings["shard_text_mb"])
       written = _write_blocks(
