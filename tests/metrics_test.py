@@ -103,14 +103,26 @@ def test_tensorboard_has_the_same_numbers(tmp_path):
   ]
 
 
-def test_no_bar_where_there_is_no_terminal(tmp_path, capsys):
-  with metrics.Recorder(tmp_path, 0, 2, True) as recorder:
-    recorder.write(1, {"train/loss": 1.0})
-    recorder.advance()
+def test_lines_where_there_is_no_terminal(tmp_path, capsys, monkeypatch):
+  """A log gets a line at once, then one a minute; what is said, always."""
+  clock = iter([0.0, 0.0, 59.0, 61.0, 61.0])
+  with metrics.Recorder(tmp_path, 0, 90, True) as recorder:
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(recorder._board, "write", lambda *_: None)
+    recorder.write(10, {"train/loss": 1.0})
     recorder.say("half of it")
-    recorder.advance()
+    recorder.write(20, {"train/loss": 0.9})
+    recorder.write(20, {"eval/relation_loss": 0.5})
+    recorder.write(
+      30, {"train/loss": 0.5, "perf/steps_per_second": 1 / 60, "data/tokens": 7}
+    )
+    monkeypatch.undo()
   found = capsys.readouterr()
-  assert found.err == "half of it\n"
+  assert found.err.splitlines() == [
+    "step 10 of 90: loss 1.0000",
+    "half of it",
+    "step 30 of 90: loss 0.5000 left 1:00:00",
+  ]
   assert found.out == ""
 
 

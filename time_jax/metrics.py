@@ -1,7 +1,9 @@
-"""What a run tells: metrics.jsonl, TensorBoard, a progress bar."""
+"""What a run tells: metrics.jsonl, TensorBoard, a progress bar or lines."""
 
 import contextlib
+import datetime
 import json
+import math
 import pathlib
 import sys
 import time
@@ -18,6 +20,8 @@ from time_jax import history
 Item = TypeVar("Item")
 _proto: Any = event_pb2  # Type checkers do not see its classes.
 Scalars = dict[str, float | int]
+# Seconds between two lines of progress in a log, where no bar can move.
+_PAUSE = 60
 
 
 class Recorder:
@@ -41,6 +45,7 @@ class Recorder:
     self._active = active
     if not active:
       return
+    self._num_steps = num_steps
     self._path = workdir / "metrics.jsonl"
     # From step 0 the run starts anew, its first evaluation included.
     kept = [
@@ -56,6 +61,7 @@ class Recorder:
       disable=not sys.stderr.isatty(),
       dynamic_ncols=True,
     )
+    self._next_line = -math.inf
 
   def __enter__(self) -> "Recorder":
     return self
@@ -81,6 +87,19 @@ class Recorder:
     self._file.flush()
     self._board.write(step, scalars)
     self._bar.set_postfix_str(_short(scalars))
+    if self._bar.disable and "train/loss" in scalars:
+      self._tell(step, scalars)
+
+  def _tell(self, step: int, scalars: Mapping[str, float | int]) -> None:
+    """Progress for a log: at once, and then a line a minute."""
+    if time.monotonic() < self._next_line:
+      return
+    self._next_line = time.monotonic() + _PAUSE
+    line = f"step {step} of {self._num_steps}: {_short(scalars)}"
+    if rate := scalars.get("perf/steps_per_second"):
+      seconds = round((self._num_steps - step) / rate)
+      line += f" left {datetime.timedelta(seconds=seconds)}"
+    self.say(line)
 
   def say(self, text: str, everyone: bool = False) -> None:
     """Prints a line without tearing the bar; of process 0, or of everyone."""
