@@ -122,6 +122,18 @@ def test_help_shows_every_field_and_its_value(capsys, name):
   assert found["train.num_steps"] == "7"
 
 
+@pytest.mark.parametrize("group", ["bench", "finetune"])
+def test_help_of_a_group_lists_its_commands(capsys, group):
+  assert cli.main([group, "--help"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  found = [x for x in lines if x.startswith("  ")]
+  of_group = [name for name in COMMANDS if name.startswith(f"{group} ")]
+  assert len(found) == len(of_group) > 1
+  assert all(
+    f"  {name} " in line for name, line in zip(of_group, found, strict=True)
+  )
+
+
 @pytest.mark.parametrize("argv", [["fly"], ["bench"], ["bench", "fly"], [""]])
 def test_an_unknown_command_names_the_known_ones(capsys, argv):
   line = error_of(capsys, *argv)

@@ -21,6 +21,8 @@ from time_jax.errors import (
   without_secrets,
 )
 
+_HELP = ("-h", "--help", "-help")
+
 
 class _Stopped(BaseException):
   """SIGTERM: no error, so that nothing takes it for one on its way up."""
@@ -40,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
   try:
     name, rest = _split_command(list(argv))
     if name is None:
-      print(overview())
+      print(overview(*rest))
       return 0
     values = _parse(name, rest)
     if values is None:
@@ -89,15 +91,19 @@ def _fail(code: int, message: str) -> int:
   return code
 
 
-def overview() -> str:
-  """The list of commands."""
+def overview(group: str = "") -> str:
+  """The list of commands, or of those of a group, such as `bench`."""
   lines = [
     "time_jax distils a big text encoder into a tiny monolingual one.",
     "",
     "usage: python -m time_jax COMMAND [--flag=value ...]",
     "",
     "commands:",
-    *(f"  {name:<16} {c.summary}" for name, c in COMMANDS.items()),
+    *(
+      f"  {name:<16} {c.summary}"
+      for name, c in COMMANDS.items()
+      if group in ("", name.split()[0])
+    ),
     "",
     "python -m time_jax COMMAND --help shows a command's flags.",
   ]
@@ -105,13 +111,16 @@ def overview() -> str:
 
 
 def _split_command(argv: list[str]) -> tuple[str | None, list[str]]:
-  if not argv or argv[0] in ("help", "-h", "--help"):
+  """Name and the rest; no name where help is asked for, perhaps of a group."""
+  if not argv or argv[0] in ("help", *_HELP):
     return None, []
   for words in (2, 1):
     name = " ".join(argv[:words])
     if name in COMMANDS:
       return name, argv[words:]
   groups = {name.split()[0] for name in COMMANDS if " " in name}
+  if argv[0] in groups and any(word in _HELP for word in argv):
+    return None, argv[:1]
   shown = " ".join(argv[:2]) if argv[0] in groups else argv[0]
   raise UserError(f"unknown command {shown!r}; known: {', '.join(COMMANDS)}.")
 
@@ -119,9 +128,8 @@ def _split_command(argv: list[str]) -> tuple[str | None, list[str]]:
 def _parse(name: str, rest: list[str]) -> Any:
   """Flag values; None if only help was asked for."""
   command = COMMANDS[name]
-  help_words = ("-h", "--help", "-help")
-  wants_help = any(word in help_words for word in rest)
-  rest = [word for word in rest if word not in help_words]
+  wants_help = any(word in _HELP for word in rest)
+  rest = [word for word in rest if word not in _HELP]
   values = flags.FlagValues()
   values.set_gnu_getopt()  # Flags may stand behind the argument, too.
   for define in command.define:
