@@ -18,7 +18,8 @@ checkpoint command data.examples data.json_files evals.recipe
 evals.lines
 evals.edit_scripts evals.trees
 evals.conllu evals.iob evals.squad
-sharding relations.dense models.family models.layers models.encoder
+sharding relations.dense models.family models.lookup models.encoder
+models.layers
 models.relative models.rotary models.attention models.unrolled corpora
 teachers relations.sweep
 data.manifest data.packing data.records data.hub catalogue

@@ -23,7 +23,6 @@ from time_jax.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 RULES = (
   ("batch", ("data", "fsdp")),
-  ("replicas", "data"),  # rows, while columns are over fsdp
   ("length", None),
   ("hidden", None),  # activations between blocks
   ("embed", "fsdp"),  # the same dimension in parameters

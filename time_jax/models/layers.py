@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from time_jax.arrays import Ids
 from time_jax.errors import UserError
+from time_jax.models.lookup import lookup
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -104,14 +105,10 @@ class Embed(nn.Module):
       nn.initializers.normal(self.stddev), (self.axis, "embed")
     )
     table: Any = self.param("embedding", init, (self.rows, self.features))
-    x = jnp.take(table, ids, axis=0).astype(self.dtype)
-    if ids.ndim != 2:
-      return x
-    # Devices that share a table look up their own columns, for all of their
-    # rows, and then exchange them; the gradient goes the same way back. Left
-    # to itself the compiler gathers the gradient of the whole batch on each.
-    x = nn.with_logical_constraint(x, ("replicas", "length", "embed"))
-    return nn.with_logical_constraint(x, ("batch", "length", "hidden"))
+    # What is looked up in a small table is more than all of it.
+    if self.axis == "vocab":
+      return lookup(table, ids, self.dtype)
+    return jnp.take(table, ids, axis=0).astype(self.dtype)
 
 
 def layer_norm(
