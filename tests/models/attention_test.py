@@ -12,7 +12,7 @@ from jax.experimental.pallas import tpu as pltpu
 from time_jax import sharding
 from time_jax.models import attention, layers
 
-B, T, N, H = 4, 12, 4, 6
+B, T, N, H = 4, 13, 4, 6
 
 
 def inputs(key_heads=N, seed=0):
@@ -20,7 +20,7 @@ def inputs(key_heads=N, seed=0):
   query = jnp.asarray(random.normal(size=(B, T, N * H)), jnp.float32)
   both = random.normal(size=(2, B, T, key_heads * H))
   key, value = jnp.asarray(both, jnp.float32)
-  segments = np.array([[1] * T, [1] * 5 + [2] * 7, [1] * 3 + [0] * 9, [0] * T])
+  segments = np.array([[1] * T, [1] * 5 + [2] * 8, [1] * 3 + [0] * 10, [0] * T])
   mask = (segments[:, None, :, None] == segments[:, None, None, :]) & (
     segments[:, None, :, None] > 0
   )
@@ -62,11 +62,18 @@ def options(name):
   return found
 
 
-# A head, a row, two rows.
-@pytest.mark.parametrize("tile", [1, T * T * N, 2 * T * T * N])
+TILES = {
+  "a query": 1,
+  "queries": 4 * T,
+  "heads": 2 * T * T,
+  "rows": 2 * T * T * N,
+}
+
+
+@pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_tiles_are_the_definition(monkeypatch, mesh, name, tile):
-  monkeypatch.setattr(attention, "_TILE", tile)
+  monkeypatch.setattr(attention, "_TILE", TILES[tile])
   chosen = options(name)
   arrays = inputs(chosen.get("num_key_heads", N))
   defined = value_and_grad(arrays, **chosen)
@@ -96,6 +103,50 @@ def test_meshes_agree(sizes, name):
   )
 
 
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("name", ["bias of heads", "dropout", "all"])
+def test_what_no_kernel_takes_goes_by_tiles(monkeypatch, name, platform):
+  chosen = options(name)
+  arrays = inputs(chosen.get("num_key_heads", N))
+  defined = value_and_grad(arrays, **chosen)
+  monkeypatch.setattr(attention, "_platform", lambda _: platform)
+  monkeypatch.setattr(attention, "_LARGE_TILE", 5 * T)
+  monkeypatch.setattr(attention, "attend_dense", None)
+  mesh = make_mesh(2, 2, 2)
+  with sharding.use_mesh(mesh):
+    placed = [jax.device_put(x, sharding.batch_sharding(mesh)) for x in arrays]
+    tiled = value_and_grad(placed, **chosen)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, atol=2e-5), tiled, defined
+  )
+
+
+def test_memory_grows_with_a_tile_only(monkeypatch, mesh):
+  length, rows = 256, 8
+  shapes = [jax.ShapeDtypeStruct((rows, length, N * H), jnp.float32)] * 3
+  mask = jax.ShapeDtypeStruct((rows, 1, length, length), bool)
+  dropout = attention.Dropout(0.1, jax.random.key(0))
+
+  def temporary(tile):
+    monkeypatch.setattr(attention, "_LARGE_TILE", tile)
+
+    def loss(qkv, mask):
+      out = attention.attend(*qkv, mask, num_heads=N, dropout=dropout)
+      return jnp.sum(out**2)
+
+    with sharding.use_mesh(mesh):
+      compiled = jax.jit(jax.grad(loss)).lower(shapes, mask).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  monkeypatch.setattr(attention, "_platform", lambda _: "any")
+  dense = temporary(0)
+  monkeypatch.setattr(attention, "_platform", lambda _: "tpu")
+  row, head, queries = (
+    temporary(tile) for tile in (N * length**2, length**2, 64 * length)
+  )
+  assert dense > 3 * row and row > 1.5 * head and head > 1.2 * queries
+
+
 def test_rows_without_a_key_give_no_nan():
   *qkv, _ = inputs()
   nothing = jnp.zeros((B, 1, T, T), bool)
@@ -105,8 +156,12 @@ def test_rows_without_a_key_give_no_nan():
 
 def test_dropout_drops_its_rate_and_keeps_the_mean():
   words = jax.random.key_data(jax.random.key(3))
-  keep = functools.partial(attention._keep, words, 0.1, (501, 501))
-  first, again, row, head = keep(0, 0), keep(0, 0), keep(1, 0), keep(0, 1)
+  keep = functools.partial(attention._keep, words, 0.1, 501)
+  places = (0, 0), (0, 0), (1, 0), (0, 1)
+  first, again, row, head = (
+    jax.vmap(functools.partial(keep, *place))(jnp.arange(501))
+    for place in places
+  )
   assert bool((first == again).all())
   for other in (row, head):
     assert 0.15 < float((first != other).mean()) < 0.21  # 2 x 0.1 x 0.9
@@ -172,7 +227,7 @@ def test_the_call_of_cudnn_is_the_definition(monkeypatch, key_heads):
     np.asarray(expected, np.float32)[real],
     atol=2e-2,
   )
-  # What cuDNN does not take, the definition does.
+  # What cuDNN does not take goes by tiles.
   wide = [x.astype(jnp.float32) for x in (query, key, value)]
   call(*wide, mask)
   assert len(asked) == 1

@@ -1,13 +1,13 @@
 """Dot-product attention inside documents, the fastest way on each backend.
 
-`attend_dense` is the definition, and what a program without a mesh gets. On a
-CPU the work goes tile by tile, a few short rows or one head of a long one at a
-time: the T x T scores stay in the cache, and the gradient keeps only the inputs
-of a tile. Heads are laid side by side first: XLA multiplies batches of matrices
-several times faster there than what an einsum makes of strided ones.
+`attend_dense` is the definition, and what a program without a mesh gets.
+Elsewhere the work goes tile by tile: the T x T scores of all rows and heads are
+never there at once, and the gradient keeps only the inputs. On a CPU a tile
+stays in the cache. Heads are laid side by side first: XLA multiplies batches of
+matrices several times faster there than what an einsum makes of strided ones.
 On a TPU JAX's flash attention keeps the scores out of memory, where documents
 alone decide what is seen and nothing is dropped; on an NVIDIA GPU cuDNN's does,
-in 16 bits, for any mask.
+in 16 bits, for any mask. What they do not take goes by large tiles.
 """
 
 import dataclasses
@@ -29,9 +29,12 @@ from time_jax.models.layers import split_heads
 
 # A logit that no query attends to; finite, so that an empty row gives no NaN.
 MASKED = -1e30
-# Scores of a tile on a CPU at most, if it is more than a head: they should stay
-# in the cache. One of 12 heads and 256 tokens fits.
-_TILE = 2**20
+# Scores of a tile on a CPU at most: they should stay in the cache. Two heads of
+# 512 tokens fit.
+_TILE = 2**19
+# On an accelerator: 64 MiB in float32, some rows of 512 tokens. A quarter of it
+# saves no memory in the step of a student.
+_LARGE_TILE = 2**24
 _LANES = 128  # of a TPU's vector unit: lengths must be multiples
 
 
@@ -40,8 +43,8 @@ class Dropout(NamedTuple):
 
   Attributes:
     rate: the part that is dropped, to a multiple of 2^-16.
-    rng: key; with the row of the batch and the head it decides what falls, so
-      that tiles, meshes and backends agree.
+    rng: key; with the row of the batch, the head and the place it decides what
+      falls, so that tiles, meshes and backends agree.
   """
 
   rate: float
@@ -101,17 +104,19 @@ def attend(
     arrays["rng"] = jax.random.key_data(dropout.rng)[:2]
   mesh = jax.sharding.get_abstract_mesh()
   platform = _platform(mesh)
-  if platform == "cpu":
-    return _on_each_device(_attend_tiled, mesh, form, arrays)
+  if platform == "any":
+    # Computed again in the gradient: T x T matrices of all heads and layers,
+    # kept until then, would be most of what a training step holds.
+    return jax.checkpoint(functools.partial(attend_dense, form))(**arrays)
   by_documents = documents is not None and bias is None and not dropout
   if platform == "tpu" and by_documents and query.shape[1] % _LANES == 0:
     arrays["documents"] = documents
     return _on_each_device(_attend_flash, mesh, form, arrays)
   if platform == "cuda" and _fits_cudnn(form, arrays):
     return _on_each_device(_attend_cudnn, mesh, form, arrays)
-  # Computed again in the gradient: T x T matrices of all heads and layers,
-  # kept until then, would be most of what a training step holds.
-  return jax.checkpoint(functools.partial(attend_dense, form))(**arrays)
+  tile = _TILE if platform == "cpu" else _LARGE_TILE
+  how = functools.partial(_attend_tiled, tile)
+  return _on_each_device(how, mesh, form, arrays)
 
 
 def _on_each_device(
@@ -155,74 +160,85 @@ def attend_dense(
   logits = logits if bias is None else logits + bias
   weights = jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1)
   if rng is not None:
-    keep = functools.partial(_keep, rng, form.rate, weights.shape[2:])
-    kept = jax.vmap(lambda row: jax.vmap(lambda head: keep(row, head))(heads))
-    weights = jnp.where(kept(rows), weights / _kept_part(form.rate), 0)
+    length = weights.shape[-1]
+    keep = functools.partial(_keep, rng, form.rate, length)
+    for axes in ((None, None, 0), (None, 0, None), (0, None, None)):
+      keep = jax.vmap(keep, axes)
+    kept = keep(rows, heads, jnp.arange(length))
+    weights = jnp.where(kept, weights / _kept_part(form.rate), 0)
   mixed = jnp.einsum("BNTS,BSNH->BTNH", weights.astype(value.dtype), value_BTNH)
   return mixed.reshape(query.shape)
 
 
-def _attend_tiled(form: _Form, arrays: dict[str, Array]) -> Array:
-  """The same in tiles: rows while they fit, else one head of one example."""
-  query, mask, bias = arrays["query"], arrays["mask"], arrays.get("bias")
-  num_rows, num_heads = len(arrays["rows"]), len(arrays["heads"])
-  head_dim = query.shape[-1] // num_heads
+def _attend_tiled(
+  tile: int, form: _Form, arrays: dict[str, Array]
+) -> Float[Array, "B T D"]:
+  """The same, with no more than `tile` scores at a time.
+
+  A tile is several rows, or some heads of one, or some queries of one head:
+  written for one query, looped over as many at once as fit.
+  """
+  length, num_heads = arrays["query"].shape[1], len(arrays["heads"])
+  head_dim = arrays["query"].shape[-1] // num_heads
   shared = form.num_heads // form.num_key_heads
-  scores = num_heads * math.prod(mask.shape[2:])  # of an example
-  n = num_heads if scores <= _TILE else 1
-  b = _largest_divisor(num_rows, _TILE // scores)
+  per_row = dict(arrays)
+  rng, heads = per_row.pop("rng", None), per_row.pop("heads")
+  # One bias of all rows is not cut into rows: its gradient is summed over them.
+  bias = per_row.pop("bias") if len(arrays.get("bias", ())) == 1 else None
 
-  def tiles(
-    x: Float[Array, "B T D"], repeats: int
-  ) -> Float[Array, "i b n T H"]:
-    x_BNTH = split_heads(x, x.shape[-1] // head_dim).swapaxes(1, 2)
-    x_BNTH = jnp.repeat(x_BNTH, repeats, axis=1)
-    tail = x_BNTH.shape[2:]
-    tiled = x_BNTH.reshape(num_rows // b, b, num_heads // n, n, *tail)
-    return tiled.swapaxes(1, 2).reshape(-1, b, n, *tail)
+  def attend_row(row: dict[str, Array]) -> Float[Array, "T D"]:
+    def split(name: str, repeats: int) -> Float[Array, "N T H"]:
+      x_NTH = split_heads(row[name], row[name].shape[-1] // head_dim)
+      return jnp.repeat(x_NTH.swapaxes(0, 1), repeats, axis=0)
 
-  def one(_: None, item: tuple[Array, ...]) -> tuple[None, Array]:
-    *qkv, i, j = item
-    keep = tile_bias = None
-    rows, heads = i * b + jnp.arange(b), j * n + jnp.arange(n)
-    if "rng" in arrays:
-      kept = functools.partial(_keep, arrays["rng"], form.rate, mask.shape[2:])
-      kept = jax.vmap(jax.vmap(kept, (None, 0)), (0, None))
-      keep = kept(arrays["rows"][rows], arrays["heads"][heads])
-    if bias is not None:
-      tile_bias = bias[rows % len(bias)][:, heads]
-    return None, _tile(form, *qkv, mask[rows], tile_bias, keep)
+    def attend_head(one: dict[str, Array]) -> Float[Array, "T H"]:
+      def attend_query(x: dict[str, Array]) -> Float[Array, " H"]:
+        keep = None
+        if rng is not None:
+          place = row["rows"], one["head"], x["position"]
+          keep = _keep(rng, form.rate, length, *place)
+        return _attend_query(form, x, one["key"], one["value"], keep)
 
-  i, j = jnp.divmod(jnp.arange(num_rows * num_heads // b // n), num_heads // n)
-  key, value = (tiles(arrays[name], shared) for name in ("key", "value"))
-  _, mixed = jax.lax.scan(one, None, (tiles(query, 1), key, value, i, j))
-  mixed = mixed.reshape(num_rows // b, num_heads // n, *mixed.shape[1:])
-  mixed = mixed.swapaxes(1, 2)
-  mixed_BNTH = mixed.reshape(num_rows, num_heads, *mixed.shape[-2:])
-  return mixed_BNTH.swapaxes(1, 2).reshape(query.shape)
+      queries = {"query": one["query"], "mask": row["mask"][0]}
+      queries["position"] = jnp.arange(length)
+      if "bias" in one:
+        queries["bias"] = one["bias"]
+      return _each(attend_query, queries, tile // length)
+
+    parts = {"query": split("query", 1), "head": heads}
+    parts |= {name: split(name, shared) for name in ("key", "value")}
+    if "bias" in arrays:
+      parts["bias"] = row["bias"] if bias is None else bias[0]
+    mixed_NTH = _each(attend_head, parts, tile // length**2)
+    return mixed_NTH.swapaxes(0, 1).reshape(length, -1)
+
+  return _each(attend_row, per_row, tile // (num_heads * length**2))
 
 
-@functools.partial(jax.checkpoint, static_argnums=(0,))
-def _tile(
+def _each(how: Callable[..., Array], xs: Any, at_once: int) -> Array:
+  """Maps over the first axis; the gradient computes again what is inside."""
+  size = len(jax.tree.leaves(xs)[0])
+  at_once = min(max(at_once, 1), size)
+  even = max(d for d in range(1, at_once + 1) if size % d == 0)
+  # A rest is compiled by itself: only where much would be lost without one.
+  at_once = even if 2 * even > at_once else at_once
+  return jax.lax.map(jax.checkpoint(how), xs, batch_size=at_once)
+
+
+def _attend_query(
   form: _Form,
-  query: Float[Array, "b n T H"],
-  key: Float[Array, "b n S H"],
-  value: Float[Array, "b n S H"],
-  mask: Bool[Array, "b 1 T S"],
-  bias: Float[Array, "b n T S"] | None,
-  keep: Bool[Array, "b n T S"] | None,
-) -> Float[Array, "b n T H"]:
-  """Some heads of some examples; normalised last, where there is less of it."""
-  logits = jnp.matmul(
-    query * form.scale,
-    key.swapaxes(2, 3),
-    preferred_element_type=_wide(query),
-  )
-  logits = logits if bias is None else logits + bias
-  logits = jnp.where(mask, logits, MASKED)
-  highest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-  weights = jnp.exp(logits - highest)
-  total = jnp.sum(weights, axis=-1, keepdims=True)
+  x: dict[str, Array],
+  key: Float[Array, "S H"],
+  value: Float[Array, "S H"],
+  keep: Bool[Array, " S"] | None,
+) -> Float[Array, " H"]:
+  """One query of one head; normalised last, where there is less of it."""
+  query = x["query"] * form.scale
+  logits = jnp.matmul(query, key.T, preferred_element_type=_wide(query))
+  logits = logits + x["bias"] if "bias" in x else logits
+  logits = jnp.where(x["mask"], logits, MASKED)
+  weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits)))
+  total = jnp.sum(weights)
   if keep is not None:
     weights = jnp.where(keep, weights, 0)
     total *= _kept_part(form.rate)
@@ -254,13 +270,6 @@ def _attend_flash(form: _Form, arrays: dict[str, Array]) -> Array:
     block_sizes=flash.BlockSizes(**sizes | {"block_b": 1}),
   )
   return mixed_BNTH.swapaxes(1, 2).reshape(query.shape)
-
-
-def _largest_divisor(number: int, most: int) -> int:
-  """Of those up to `most`; 1 if there is none."""
-  return max(
-    d for d in range(1, number + 1) if d <= max(most, 1) and not number % d
-  )
 
 
 def _fits_cudnn(form: _Form, arrays: dict[str, Array]) -> bool:
@@ -297,23 +306,23 @@ def _attend_cudnn(
 def _keep(
   words: UInt[Array, " 2"],
   rate: float,
-  shape: tuple[int, ...],
-  row: Array | int,
-  head: Array | int,
-) -> Bool[Array, "T S"]:
-  """What dropout leaves of one head of one example.
+  length: int,
+  row: Int[Array, ""] | int,
+  head: Int[Array, ""] | int,
+  query: Int[Array, ""] | int,
+) -> Bool[Array, " S"]:
+  """What dropout leaves of what a query sees, in one head of one example.
 
   Sixteen random bits decide a number: Threefry makes them in half the time
   of jax.random.bernoulli, which takes sixty-four.
   """
   rng = jax.random.wrap_key_data(words, impl="threefry2x32")
   rng = jax.random.fold_in(jax.random.fold_in(rng, row), head)
-  count = math.prod(shape)
-  bits = extended_random.threefry_2x32(
-    jax.random.key_data(rng), jnp.arange(-(-count // 2), dtype=jnp.uint32)
-  )
-  bits = jnp.concatenate([bits & 0xFFFF, bits >> 16])[:count]
-  return bits.reshape(shape) < round(_kept_part(rate) * 2**16)
+  numbers = jnp.arange(-(-length // 4), dtype=jnp.uint32)  # Four of each.
+  counters = jnp.stack([jnp.full_like(numbers, query), numbers])
+  bits = extended_random.threefry_2x32(jax.random.key_data(rng), counters)
+  bits = jnp.concatenate([*(bits & 0xFFFF), *(bits >> 16)])[:length]
+  return bits < round(_kept_part(rate) * 2**16)
 
 
 def _kept_part(rate: float) -> float:
