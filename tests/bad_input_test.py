@@ -16,7 +16,7 @@ import pytest
 import running
 import safetensors.numpy
 
-from time_jax import cli
+from time_jax import arguments, cli
 from time_jax.checkpoint import Checkpoints
 
 QUERY = "encoder.layer.0.attention.self.query.weight"
@@ -284,7 +284,7 @@ def test_a_folder_that_is_no_run(capsys, tiny, tmp_path, command):
 
 def test_choose_without_held_out_text(capsys, tiny, tmp_path):
   _, *flags = running.command(tiny, tmp_path, "--config.data.validation=()")
-  values = cli._parse("prepare", flags)
+  values = arguments.parse("prepare", cli.COMMANDS["prepare"], flags)
   (tmp_path / "config.json").write_text(values.config.to_json())
   line = error_of(capsys, "choose", f"--workdir={tmp_path}")
   assert "has no held-out text to choose by; expected data.validation" in line

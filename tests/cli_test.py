@@ -15,6 +15,7 @@ from absl import flags
 from flags_of_commands import FLAGS
 
 from time_jax import __main__, cli, config
+from time_jax.command import Command
 from time_jax.errors import RestartableError, RunError, UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -170,7 +171,7 @@ def greet(monkeypatch):
     return 0
 
   for word, required in (("greet", ()), ("greet one", ("name",))):
-    command = cli.Command("Greets.", word, (define,), required, run, "name")
+    command = Command("Greets.", word, (define,), required, run, "name")
     monkeypatch.setitem(cli.COMMANDS, word, command)
   return seen
 

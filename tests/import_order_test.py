@@ -15,7 +15,7 @@ appearing cluster folders history ledger seal watchdog
 meeting status
 arrays distributed optimizer spikes config metrics languages profiling
 checkpoint command data.examples data.json_files evals.recipe
-evals.lines
+evals.lines arguments
 evals.edit_scripts evals.trees
 evals.conllu evals.iob evals.squad
 sharding relations.dense models.family models.lookup models.encoder

@@ -9,7 +9,8 @@ from exporting import command
 
 pytest.importorskip("onnxruntime")
 
-from time_jax.bench import inference
+from time_jax.bench import inference, subjects
+from time_jax.hf import tokenizer
 
 
 @pytest.fixture
@@ -74,6 +75,14 @@ def test_all_engines(capsys, model, tmp_path):
   assert all(r["latency_s"]["n"] == 2 for r in rows)
 
 
+def test_random_shapes(tiny):
+  words = tokenizer.load_tokenizer(tiny / "teacher", 153)
+  found = subjects._shape("2x16x2", words)
+  assert (found.num_layers, found.hidden_size, found.num_heads) == (2, 16, 2)
+  assert found.intermediate_size == 64
+  assert subjects._shape("4x384", words) == subjects._shape("xs", words)
+
+
 def test_engines_that_differ_are_refused(monkeypatch):
   class Liar:
     def __init__(self, value):
@@ -93,6 +102,7 @@ def test_engines_that_differ_are_refused(monkeypatch):
   [
     ("--models=a", "expected a model"),
     ("--models=x=random:huge", "random:huge is unknown; known: m, s, xs"),
+    ("--models=x=random:2x20", "12 attention heads do not divide the width"),
     ("--engines=tea", "--engines: tea unknown; known: jax, torch"),
   ],
 )

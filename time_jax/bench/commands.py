@@ -165,7 +165,7 @@ def _bench_inference(values: flags.FlagValues, argv: Sequence[str]) -> None:
       "models",
       None,
       "NAME=MODEL, each a workdir, a folder, a hub id or random:SHAPE (m, s, "
-      "xs, xlmr-large); the first is compared with.",
+      "xs, xlmr-large, or LAYERSxWIDTH); the first is compared with.",
     ),
     ("engines", "jax,torch,onnxruntime,onnxruntime-int8", "Libraries."),
     ("batch_sizes", "1,32", "Sentences of a batch."),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -100,6 +101,25 @@ def materialise(
 
 
 def _shape(name: str, words: TokenizerSpec) -> BertConfig:
-  if name not in _SHAPES:
-    raise UserError(f"{RANDOM}{name} is unknown; known: {', '.join(_SHAPES)}.")
-  return BertConfig(vocab_size=words.vocab_size, **_SHAPES[name])
+  """A named shape; or LAYERSxWIDTH, whose inner width is four times that."""
+  if name in _SHAPES:
+    return BertConfig(vocab_size=words.vocab_size, **_SHAPES[name])
+  found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?:x([1-9]\d*))?", name)
+  if not found:
+    raise UserError(
+      f"{RANDOM}{name} is unknown; known: {', '.join(_SHAPES)}, and "
+      "LAYERSxWIDTH or LAYERSxWIDTHxHEADS, such as 4x384."
+    )
+  layers, width, heads = (int(number or _HEADS) for number in found.groups())
+  if width % heads:
+    raise UserError(
+      f"{RANDOM}{name}: {heads} attention heads do not divide the width; "
+      f"expected {RANDOM}{layers}x{width}xHEADS with another number of them."
+    )
+  return BertConfig(
+    vocab_size=words.vocab_size,
+    num_layers=layers,
+    hidden_size=width,
+    intermediate_size=4 * width,
+    num_heads=heads,
+  )
