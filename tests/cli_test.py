@@ -33,6 +33,7 @@ COMMANDS = (
   "finetune qa",
   "predict",
   "report",
+  "sweep",
   "languages",
   "teachers",
   "inspect",

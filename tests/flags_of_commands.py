@@ -25,6 +25,7 @@ FLAGS = {
   "finetune qa": ("config", "workdir"),
   "predict": ("folder",),
   "report": ("teacher", "out", "by", "workdirs"),
+  "sweep": ("file", "workdir"),
   "languages": ("code",),
   "teachers": (),
   "inspect": ("model", "layer", "size", "allow_pickle"),

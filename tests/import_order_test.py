@@ -35,7 +35,10 @@ evals.parquet_tags
 flops data.prepare hf.load hf.save hf.tokenizer train_step evaluate
 hf.flax_teacher parallel machine
 assembly
-corpus initial
+corpus initial sweeps.grid sweeps.chain
+sweeps.stages
+sweeps.summary
+sweeps.sweep
 record
 train
 bench.worker bench.report bench.run bench.breakdown bench.torch_baseline

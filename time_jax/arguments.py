@@ -118,7 +118,10 @@ def _check_recipe(values: flags.FlagValues, command: Command) -> None:
       f"{_named(command)}."
     ) from error
   except OSError as error:
-    recipes = ", ".join(sorted(map(str, pathlib.Path("configs").glob("*.py"))))
+    paths = sorted(pathlib.Path("configs").glob("*.py"))
+    recipes = ", ".join(
+      str(path) for path in paths if not path.name.startswith("sweep_")
+    )
     raise UserError(
       f"the recipe of --config cannot be read: {_line(error, -1)} Here are: "
       f"{recipes or 'none; run from the repository, or give a full path'}."

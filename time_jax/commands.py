@@ -161,6 +161,16 @@ def _trim(values: flags.FlagValues, argv: Sequence[str]) -> None:
   )
 
 
+def _sweep(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  del argv
+  flags.DEFINE_string(
+    "file",
+    None,
+    "What is varied, FILE[:ARGUMENTS], such as those in configs/sweep_*.py.",
+    flag_values=values,
+  )
+
+
 def _plot(values: flags.FlagValues, argv: Sequence[str]) -> None:
   del argv
   flags.DEFINE_string(
@@ -261,8 +271,13 @@ def _run_trim(args: Any) -> int:
   )
 
 
+def _run_sweep(args: Any) -> int:
+  module = importlib.import_module("time_jax.sweeps.sweep")
+  return module.sweep_command(args.file, path(args.workdir), COMMANDS)
+
+
 _RECIPE = "--config=configs/quickstart.py --workdir=runs/quickstart"
-COMMANDS = {
+COMMANDS: dict[str, Command] = {
   "prepare": Command(
     "Tokenise text into rows on disk (distill does it too, when needed).",
     f"prepare {_RECIPE}",
@@ -316,6 +331,14 @@ COMMANDS = {
     argument="model",
   ),
   **EVALS,
+  "sweep": Command(
+    "Run a grid of configurations, one after the other; scores side by side.",
+    "sweep configs/sweep_heads.py:lang=da,ud=UD --workdir=runs/heads",
+    (_sweep, workdir_flag),
+    ("file", "workdir"),
+    _run_sweep,
+    argument="file",
+  ),
   "languages": Command(
     "Languages, and which corpora, treebanks and checkpoints have them.",
     "languages da",

@@ -12,6 +12,21 @@ from time_jax.evals.results import Breakdown, Result
 from time_jax.evals.table import COLUMNS, Row
 
 MISSING = "-"
+MS = "ms, median of a batch"
+HEADER = (
+  *("language", "model", *COLUMNS, "average", "% of teacher"),
+  *("parameters", "ms", "J/sentence"),
+)
+PLAIN_HEADER = (
+  *("lang", "label"),
+  *(
+    f"{name}{what}"
+    for name in COLUMNS
+    for what in ("", " std", " seeds", " split")
+  ),
+  *("average", "teacher_percent", "teacher_columns", "parameters"),
+  *("ms", "joules_per_sentence", "engine", "batch_size", "hardware"),
+)
 BY = {"feats": ("F1",), "upos": ("UPOS", "UFeats", "Lemmas", "LAS")}
 
 
@@ -40,11 +55,11 @@ def report(
       "those of `bench inference`."
     )
   rows = table.rows(found, speeds, teacher)
-  lines = _markdown(_table(rows))
+  lines = markdown([HEADER, *map(texts, rows)])
   notes = ["", *_notes(rows, found, teacher)]
   out.mkdir(parents=True, exist_ok=True)
   with (out / "report.csv").open("w", encoding="utf-8", newline="") as file:
-    csv.writer(file).writerows(_plain(rows))
+    csv.writer(file).writerows([PLAIN_HEADER, *map(plain, rows)])
   details = _by_class(found, by) if by else []
   text = "\n".join([*lines, *notes, *details])
   (out / "report.md").write_text(text + "\n", encoding="utf-8")
@@ -54,14 +69,8 @@ def report(
   return 0
 
 
-def _table(rows: Sequence[Row]) -> list[list[str]]:
-  """Header and rows as texts."""
-  header = ["language", "model", *COLUMNS, "average", "% of teacher"]
-  header += ["parameters", "ms", "J/sentence"]
-  return [header, *map(_texts, rows)]
-
-
-def _texts(row: Row) -> list[str]:
+def texts(row: Row) -> list[str]:
+  """The cells of a row, below `HEADER`."""
   cells = []
   for name in COLUMNS:
     cell = row.cells.get(name)
@@ -79,7 +88,7 @@ def _texts(row: Row) -> list[str]:
     *cells,
     _number(row.average, ".2f"),
     _number(row.share, ".1f") + of,
-    f"{row.parameters / 1e6:.2f} M",
+    MISSING if row.parameters is None else f"{row.parameters / 1e6:.2f} M",
     _number(speed.milliseconds if speed else None, ".2f"),
     _number(speed.joules if speed else None, ".3g"),
   ]
@@ -89,31 +98,23 @@ def _number(value: float | None, form: str) -> str:
   return MISSING if value is None else format(value, form)
 
 
-def _plain(rows: Sequence[Row]) -> list[list[object]]:
+def plain(row: Row) -> list[object]:
   """The same for programs: whole numbers, and nothing where nothing is."""
-  header = ["lang", "label"]
+  line: list[object] = [row.lang, row.label]
   for name in COLUMNS:
-    header += [name, f"{name} std", f"{name} seeds", f"{name} split"]
-  header += ["average", "teacher_percent", "teacher_columns", "parameters"]
-  header += ["ms", "joules_per_sentence", "engine", "batch_size", "hardware"]
-  lines: list[list[object]] = [[*header]]
-  for row in rows:
-    line: list[object] = [row.lang, row.label]
-    for name in COLUMNS:
-      cell = row.cells.get(name)
-      line += dataclasses.astuple(cell) if cell else [None] * 4
-    line += [row.average, row.share, row.shared or None, row.parameters]
-    s = row.speed
-    line += (
-      [s.milliseconds, s.joules, s.engine, s.batch_size, s.hardware]
-      if s
-      else [None] * 5
-    )
-    lines.append(line)
-  return lines
+    cell = row.cells.get(name)
+    line += dataclasses.astuple(cell) if cell else [None] * 4
+  line += [row.average, row.share, row.shared or None, row.parameters]
+  s = row.speed
+  return line + (
+    [s.milliseconds, s.joules, s.engine, s.batch_size, s.hardware]
+    if s
+    else [None] * 5
+  )
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> list[str]:
+def markdown(lines: Sequence[Sequence[str]]) -> list[str]:
+  """A table in Markdown, of a header and rows."""
   header, *rest = (f"| {' | '.join(line)} |" for line in lines)
   marks = ["---" if i < 2 else "--:" for i in range(len(lines[0]))]
   return [header, f"| {' | '.join(marks)} |", *rest]
@@ -167,7 +168,7 @@ def _by_class(found: Sequence[Result], by: str) -> list[str]:
         for name in names
       ]
       lines += ["", f"## {lang or MISSING}: {metric} by {by}", ""]
-      lines += _markdown([header, *body])
+      lines += markdown([header, *body])
   return lines
 
 
@@ -183,18 +184,39 @@ def _share(counts: Breakdown, name: str, metric: str) -> str:
 
 
 def _plot(rows: Sequence[Row], path: pathlib.Path) -> bool:
-  """Mean score against latency, or against size where none is known.
+  """Draws against latency, or against size where none is known."""
+  if any(row.speed for row in rows):
+    xs = [row.speed.milliseconds if row.speed else None for row in rows]
+    return draw(rows, xs, MS, path)
+  sizes = [row.parameters and row.parameters / 1e6 for row in rows]
+  return draw(rows, sizes, "million parameters", path)
+
+
+def draw(
+  rows: Sequence[Row],
+  xs: Sequence[float | None],
+  xlabel: str,
+  path: pathlib.Path,
+  *,
+  costs: bool = True,
+) -> bool:
+  """Draws the mean score of every row against something.
 
   The mean is over the test scores that all models of a language have.
+
+  Args:
+    rows: with scores.
+    xs: of each; None: not known, it is left out.
+    xlabel: what they are.
+    path: of the PNG.
+    costs: whether less of it is better: then a line joins what no other beats,
+      else all.
 
   Returns:
     Whether there was anything to draw.
   """
-  timed = any(row.speed for row in rows)
   points: dict[str, list[tuple[float, float, str]]] = {}
-  for row in rows:
-    x = row.speed.milliseconds if row.speed else None
-    x = x if timed else row.parameters / 1e6
+  for row, x in zip(rows, xs, strict=True):
     names = _common(rows, row.lang)
     if x is not None and names:
       y = statistics.fmean(row.tested[name] for name in names)
@@ -203,14 +225,16 @@ def _plot(rows: Sequence[Row], path: pathlib.Path) -> bool:
     return False
   # Imported here: matplotlib is slow to load and only the end needs it.
   from matplotlib.figure import Figure
-  from matplotlib.ticker import ScalarFormatter
+  from matplotlib.ticker import NullFormatter, ScalarFormatter
 
   figure = Figure(figsize=(7, 4.5), layout="constrained")
   axes = figure.subplots()
   for lang, found in points.items():
     names = ", ".join(_common(rows, lang))
+    joined = front(found) if costs else sorted((x, y) for x, y, _ in found)
+    style = "steps-post" if costs else "default"
     (line,) = axes.plot(
-      *zip(*front(found), strict=True), "--", alpha=0.5, drawstyle="steps-post"
+      *zip(*joined, strict=True), "--", alpha=0.5, drawstyle=style
     )
     axes.scatter(
       *zip(*((x, y) for x, y, _ in found), strict=True),
@@ -219,10 +243,14 @@ def _plot(rows: Sequence[Row], path: pathlib.Path) -> bool:
     )
     for x, y, label in found:
       axes.annotate(label, (x, y), (4, 4), textcoords="offset points")
-  xlabel = "ms, median of a batch" if timed else "million parameters"
-  axes.set(xscale="log", xlabel=xlabel, ylabel="mean score (%)")
-  for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-    axis(ScalarFormatter())
+  xscale = "log" if costs else "linear"
+  axes.set(xscale=xscale, xlabel=xlabel, ylabel="mean score (%)")
+  axes.xaxis.set_major_formatter(ScalarFormatter())
+  known = [x for found in points.values() for x, *_ in found]
+  narrow = max(known) < 10 * min(known)  # Else the numbers would overlap.
+  axes.xaxis.set_minor_formatter(
+    ScalarFormatter() if narrow else NullFormatter()
+  )
   axes.grid(alpha=0.3, which="both")
   axes.legend()
   figure.savefig(path, dpi=120, format="png")

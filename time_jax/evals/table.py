@@ -2,7 +2,7 @@
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from time_jax.errors import UserError
 from time_jax.evals.results import Result, Speed
@@ -41,7 +41,7 @@ class Row:
   Attributes:
     lang: ISO code.
     label: of the model.
-    parameters: of the encoder.
+    parameters: of the encoder; None: nothing is known of it.
     cells: by column; what was not measured is absent.
     average: of test scores, if all columns have one.
     share: of the teacher's mean in percent, over what both have on test.
@@ -51,7 +51,7 @@ class Row:
 
   lang: str
   label: str
-  parameters: int
+  parameters: int | None
   cells: Mapping[str, Cell]
   average: float | None
   share: float | None = None
@@ -91,7 +91,7 @@ def rows(
       )
     group[result.task] = result
   found = [_row(group, speeds) for group in groups.values()]
-  found.sort(key=lambda row: (row.lang, -row.parameters, row.label))
+  found.sort(key=lambda row: (row.lang, -(row.parameters or 0), row.label))
   return [_compared(row, found, teacher) for row in found] if teacher else found
 
 
@@ -113,13 +113,13 @@ def _row(group: Mapping[str, Result], speeds: Sequence[Speed]) -> Row:
       if len(row.tested) == len(COLUMNS)
       else None
     ),
-    speed=_speed(speeds, first.fingerprint),
+    speed=speed_of(s for s in speeds if s.fingerprint == first.fingerprint),
   )
 
 
-def _speed(speeds: Sequence[Speed], fingerprint: str) -> Speed | None:
+def speed_of(speeds: Iterable[Speed]) -> Speed | None:
   """Of the smallest batch in our engine, as a pipeline waits for it."""
-  own = [s for s in speeds if (s.fingerprint, s.engine) == (fingerprint, "jax")]
+  own = [speed for speed in speeds if speed.engine == "jax"]
   return min(own, key=lambda speed: speed.batch_size, default=None)
 
 

@@ -1,0 +1,46 @@
+"""Shapes: how deep and how wide may a student be, and what does it score?
+
+  python -m time_jax sweep --workdir=runs/da-shapes \
+    configs/sweep_shapes.py:lang=da,ud=FOLDER,text=FILE,tokenizer=NAME,limit_ms=5
+
+Arguments: `ud`, a folder with an unpacked release of Universal Dependencies;
+`text`, a source of sentences, a document each, and `tokenizer`, the teacher's,
+to measure the latency with; `limit_ms`, of one sentence: a shape that is slower
+is not trained. Others are those of configs/time.py, but for its size.
+"""
+
+import pathlib
+
+from time_jax.sweeps.chain import distil_and_score, same_text
+from time_jax.sweeps.grid import Sweep
+
+
+def get_sweep(
+  ud: str,
+  text: str,
+  limit_ms: str,
+  tokenizer: str = "FacebookAI/xlm-roberta-large",
+  **recipe: str,
+) -> Sweep:
+  """The grid for `ud=..,text=..,limit_ms=..,tokenizer=..,lang=..`."""
+
+  def stages(folder: pathlib.Path, layers: int, width: int) -> list[list[str]]:
+    measure = [
+      *("bench", "inference", f"--models=student=random:{layers}x{width}"),
+      *(f"--text={text}", f"--tokenizer={tokenizer}", "--engines=jax"),
+      *("--batch_sizes=1", f"--json={folder / 'inference.json'}"),
+    ]
+    shape = {
+      "num_layers": layers,
+      "hidden_size": width,
+      "intermediate_size": 4 * width,
+    }
+    fields = (f"--config.student.{name}={n}" for name, n in shape.items())
+    then = distil_and_score(folder, ud, recipe, *fields, same_text(folder))
+    return [measure, *then]
+
+  return Sweep(
+    axes={"layers": (2, 4, 6, 12), "width": (192, 384, 768)},
+    stages=stages,
+    limit_ms=float(limit_ms),
+  )

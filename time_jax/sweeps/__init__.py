@@ -1,0 +1,1 @@
+"""Grids of configurations: what they are, how they run, what comes of them."""

@@ -1,0 +1,246 @@
+"""A grid of configurations: its axes, and the commands that make a point.
+
+A sweep is a Python file that says what there is to vary and, for a point of the
+grid, which commands one would type:
+
+  from time_jax.sweeps.grid import Sweep
+
+  def get_sweep() -> Sweep:
+    return Sweep(axes={"heads": (16, 32, 64)}, stages=stages, x="heads")
+
+  def stages(folder, heads):
+    run = f"{folder}/student"
+    return [
+      [
+        *("distill", "--config=configs/time.py:lang=da", f"--workdir={run}"),
+        f"--config.relations.num_heads={heads}",
+      ],
+      ["finetune", "ud", f"--config=configs/ud.py:model={run},...", ...],
+    ]
+
+Another axis is another entry of `axes` and another argument of `stages`.
+"""
+
+import dataclasses
+import importlib.machinery
+import importlib.util
+import itertools
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from time_jax import arguments, assembly
+from time_jax.command import Command
+from time_jax.config import check_config
+from time_jax.errors import UserError
+from time_jax.evals.recipe import check_recipe
+
+LATENCY, TOKENS = "latency", "tokens"
+BENCH, DISTILL = "bench inference", "distill"
+_SHOWN = 5  # problems of points in a message
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+  """What a sweep's file returns.
+
+  Attributes:
+    axes: name -> values; a point for every combination.
+    stages: (folder of a point, **values of it) -> the commands that make it, in
+      order: the words behind `python -m time_jax`. Each must be such that it
+      goes on, or does nothing, when it is started again.
+    limit_ms: a point whose `bench inference` (which gets --json, and one model)
+      takes longer in JAX, for its smallest batch, is skipped from there on.
+    x: what scores are drawn over: "latency" of that; "tokens" of the text that
+      `distill` read; or an axis of numbers.
+  """
+
+  axes: Mapping[str, Sequence[Any]]
+  stages: Callable[..., Sequence[Sequence[str]]]
+  limit_ms: float | None = None
+  x: str = LATENCY
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A command of a point.
+
+  Attributes:
+    name: of the command.
+    words: behind `python -m time_jax`, the name among them.
+    values: its flags.
+  """
+
+  name: str
+  words: tuple[str, ...]
+  values: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """A point of the grid.
+
+  Attributes:
+    name: its values, as a folder can be called.
+    values: by axis.
+    folder: all that is of it.
+    stages: what makes it.
+  """
+
+  name: str
+  values: Mapping[str, Any]
+  folder: pathlib.Path
+  stages: tuple[Stage, ...]
+
+
+def load(spec: str) -> Sweep:
+  """Runs a sweep's file.
+
+  Args:
+    spec: FILE[:NAME=VALUE,...]; what is behind the colon are arguments of its
+      `get_sweep`, as texts.
+
+  Raises:
+    UserError: the file fails, or what it returns is no grid.
+  """
+  name, _, text = spec.partition(":")
+  path = pathlib.Path(name).expanduser()
+  if not path.is_file():
+    raise UserError(
+      f"no file at {path}; expected a sweep such as configs/"
+      "sweep_heads.py; run from the repository."
+    )
+  words = [word.partition("=") for word in text.split(",") if word]
+  given = {argument: value for argument, _, value in words}
+  loader = importlib.machinery.SourceFileLoader("sweep", str(path))
+  module_spec = importlib.util.spec_from_loader("sweep", loader)
+  assert module_spec
+  module = importlib.util.module_from_spec(module_spec)
+  try:
+    loader.exec_module(module)
+    sweep = module.get_sweep(**given)
+  except UserError:
+    raise
+  except Exception as error:
+    raise _failed(path, error) from error
+  if not isinstance(sweep, Sweep):
+    kind = type(sweep).__name__
+    raise UserError(f"{path}: get_sweep gives {kind}, expected a Sweep.")
+  if problem := _problem(sweep):
+    raise UserError(f"{path}: {problem}.")
+  return sweep
+
+
+def _failed(path: pathlib.Path | str, error: Exception) -> UserError:
+  reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+  return UserError(f"{path} fails: {reason}.")
+
+
+def _problem(sweep: Sweep) -> str:
+  """What is wrong with its axes; empty: nothing."""
+  if not sweep.axes:
+    return "axes is empty, expected a name and values"
+  for name, values in sweep.axes.items():
+    if not name.isidentifier():
+      return f"axis {name!r}, expected letters, digits and _"
+    if not isinstance(values, Sequence) or isinstance(values, str):
+      return f"axis {name} is {values!r}, expected a tuple of values"
+    if not values or len({*map(_plain, values)}) < len(values):
+      return f"axis {name} is {tuple(values)}, expected different values"
+  numbers = sweep.axes.get(sweep.x, ())
+  known = sweep.x in (LATENCY, TOKENS) or numbers
+  if not known or not all(isinstance(n, int | float) for n in numbers):
+    return f"x is {sweep.x!r}, expected latency, tokens or an axis of numbers"
+  return ""
+
+
+def _plain(value: Any) -> str:
+  return re.sub(r"[^\w.+-]+", "-", str(value))
+
+
+def points(
+  sweep: Sweep, workdir: pathlib.Path, commands: Mapping[str, Command]
+) -> list[Point]:
+  """The points of the grid, each with commands that have been checked.
+
+  Nothing is run, but recipes are made, and their values compared with each
+  other and with the teacher, so that no point ends for this after days.
+
+  Args:
+    sweep: the grid.
+    workdir: gets a folder for every point.
+    commands: all there are.
+
+  Raises:
+    UserError: says of every point that cannot be why.
+  """
+  found: list[Point] = []
+  problems: dict[str, list[str]] = {}
+  grid = [
+    dict(zip(sweep.axes, values, strict=True))
+    for values in itertools.product(*sweep.axes.values())
+  ]
+  for values in grid:
+    name = "_".join(f"{axis}={_plain(value)}" for axis, value in values.items())
+    try:
+      found.append(_point(name, values, sweep, workdir, commands))
+    except UserError as error:
+      problems.setdefault(str(error), []).append(name)
+  if problems:
+    shown = [
+      f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {problem}"
+      for problem, names in list(problems.items())[:_SHOWN]
+    ]
+    raise UserError(
+      f"{len(grid) - len(found)} of {len(grid)} points cannot be run, so none "
+      f"was. {' '.join(shown)}"
+    )
+  return found
+
+
+def _point(
+  name: str,
+  values: Mapping[str, Any],
+  sweep: Sweep,
+  workdir: pathlib.Path,
+  commands: Mapping[str, Command],
+) -> Point:
+  folder = workdir / name
+  try:
+    lines = [[*map(str, words)] for words in sweep.stages(folder, **values)]
+  except Exception as error:
+    raise _failed("stages", error) from error
+  stages = tuple(_stage(words, workdir, commands) for words in lines)
+  if not stages:
+    raise UserError("stages gives no command.")
+  measured = [stage.values for stage in stages if stage.name == BENCH]
+  if sweep.limit_ms is not None and not measured:
+    raise UserError(f"limit_ms needs a stage {BENCH!r}.")
+  for of_bench in measured:
+    if not of_bench.json or len(of_bench.models) != 1:
+      raise UserError(f"{BENCH} needs --json here, and one model in --models.")
+    if "jax" not in of_bench.engines:
+      raise UserError(f"{BENCH} needs jax among its --engines here.")
+  return Point(name, values, folder, stages)
+
+
+def _stage(
+  words: Sequence[str], workdir: pathlib.Path, commands: Mapping[str, Command]
+) -> Stage:
+  name, rest = arguments.split(words, commands)
+  values = arguments.parse(name, commands[name], rest) if name else None
+  if not name or values is None:
+    raise UserError(f"the stage {' '.join(words)!r} asks for help.")
+  if "config" in values:
+    _check_recipe(name, values.config, workdir)
+  return Stage(name, tuple(words), values)
+
+
+def _check_recipe(name: str, config: Any, workdir: pathlib.Path) -> None:
+  if name.startswith("finetune"):
+    return check_recipe(config)
+  check_config(config)
+  # A teacher that an earlier stage makes, as `trim` does, is not there yet.
+  if not pathlib.Path(config.teacher.path).is_relative_to(workdir):
+    assembly.teacher_config(config)

@@ -1,0 +1,110 @@
+"""`sweep`: runs the points of a grid, and says what came of them."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from time_jax.command import Command
+from time_jax.errors import EXIT_PREEMPTED, RunError
+from time_jax.folders import prepare_workdir
+from time_jax.sweeps import grid, stages, summary
+from time_jax.sweeps.grid import Point, Sweep
+
+
+def sweep_command(
+  file: str, workdir: pathlib.Path, commands: Mapping[str, Command]
+) -> int:
+  """Runs what is not done yet of a sweep; the table and the plot at its end.
+
+  Args:
+    file: see `grid.load`.
+    workdir: gets a folder for every point, and the table.
+    commands: all there are.
+
+  Returns:
+    The exit code: 0 when done, EXIT_PREEMPTED when a stage ended with it or a
+    signal came.
+
+  Raises:
+    UserError: a point cannot be run, or was another one before.
+    RunError: points failed; all others were run.
+  """
+  sweep = grid.load(file)
+  points = grid.points(sweep, workdir, commands)
+  prepare_workdir(workdir)
+  with stages.alone(workdir) as lock:
+    records = {point.name: stages.Record(point) for point in points}
+    count = sum(len(point.stages) for point in points)
+    done = sum(
+      records[point.name].finished(i)
+      for point in points
+      for i in range(len(point.stages))
+    )
+    print(
+      f"{len(points)} points, {done} of {count} stages done before. Output: "
+      f"{workdir}/POINT/STAGE.log",
+      flush=True,
+    )
+    for number, point in enumerate(points, 1):
+      head = f"{number}/{len(points)} {point.name}"
+      if not _run(sweep, point, records[point.name], head, lock):
+        summary.write(sweep, points, workdir)
+        return EXIT_PREEMPTED
+      summary.write(sweep, points, workdir)
+  print("\n" + (workdir / "sweep.md").read_text(encoding="utf-8"))
+  plot = ", sweep.png" if (workdir / "sweep.png").exists() else ""
+  print(f"Written: {workdir}/sweep.md, sweep.csv{plot}")
+  _raise_failures(sweep, points)
+  return 0
+
+
+def _run(
+  sweep: Sweep, point: Point, record: stages.Record, head: str, lock: int
+) -> bool:
+  """Runs the stages of a point that are to be run; a line for each.
+
+  Args:
+    sweep: the grid.
+    point: of it.
+    record: of the point.
+    head: of the lines.
+    lock: see `stages.alone`.
+
+  Returns:
+    False if all is to end here, to go on later.
+  """
+  point.folder.mkdir(exist_ok=True)
+  for i, stage in enumerate(point.stages):
+    if not record.finished(i):
+      print(f"{head}: {stage.name} ...", end=" ", flush=True)
+      log = stages.log_of(point, i)
+      code, seconds, stopped = stages.run(stage, log, lock)
+      record.add(i, code, seconds)
+      if stopped or code == EXIT_PREEMPTED:
+        print(f"stopped after {seconds:,.0f} s; run the sweep again")
+        return False
+      if code:
+        print(
+          f"failed after {seconds:,.0f} s with exit code {code}: "
+          f"{stages.reason_in(log)} See {log}",
+          flush=True,
+        )
+        return True
+      print(f"{seconds:,.0f} s", flush=True)
+    if over := summary.over_limit(sweep, point):
+      print(f"{head}: skipped: {over}", flush=True)
+      return True
+  return True
+
+
+def _raise_failures(sweep: Sweep, points: Sequence[Point]) -> None:
+  states = {point.name: summary.state(sweep, point) for point in points}
+  failed = [
+    f"{name} ({text.removeprefix('failed: ')})"
+    for name, text in states.items()
+    if text.startswith("failed")
+  ]
+  if failed:
+    raise RunError(
+      f"{len(failed)} of {len(points)} points failed: {'; '.join(failed)}. "
+      "Those stages start again when the sweep does."
+    )
