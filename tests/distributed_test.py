@@ -2,7 +2,11 @@
 
 import errno
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
@@ -111,10 +115,35 @@ def test_alone(joined, capsys):
   distributed.initialize()
   (address, count, process, _), called, met = joined
   assert (count, process, met) == (1, 0, "met")
-  assert called == arguments(address, 1, 0)
+  wanted = arguments(address, 1, 0)
+  wanted["heartbeat_timeout_seconds"] = distributed._NEVER
+  assert called == wanted
   host, port = address.split(":")
   assert host == "localhost" and 1024 <= int(port) < 65536
   assert capsys.readouterr().err == ""
+
+
+def test_alone_it_may_be_suspended():
+  """JAX would take it for dead, and end it when it goes on."""
+  program = (
+    "from time_jax import distributed; distributed.initialize(); "
+    "print('joined', flush=True); input(); print('went on')"
+  )
+  process = subprocess.Popen(
+    [sys.executable, "-c", program],
+    env=os.environ | {"TIME_JAX_HEARTBEAT": "2", "JAX_NUM_CPU_DEVICES": "1"},
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == "joined\n"
+  process.send_signal(signal.SIGSTOP)
+  time.sleep(8)
+  process.send_signal(signal.SIGCONT)
+  time.sleep(3)
+  out, errors = process.communicate("\n", timeout=60)
+  assert (process.returncode, out) == (0, "went on\n"), errors
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ _LIMITS = {
   "TIME_JAX_HEARTBEAT": 100,
   "TIME_JAX_SHUTDOWN": 300,
 }
+# Alone there is nobody to be heard of; and a process may be suspended for days.
+_NEVER = 10**8
 _PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
 # What JAX says of errors that a process makes all by itself.
 _OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
@@ -61,6 +63,7 @@ def initialize() -> None:
   place = cluster.find(os.environ) or _asked(timeout)
   if place.processes == 1:
     place = dataclasses.replace(place, coordinator=f"localhost:{_free_port()}")
+    heartbeat = _NEVER
   else:
     print(
       f"process {place.index} of {place.processes} ({place.launcher}), "
