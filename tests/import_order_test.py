@@ -18,7 +18,8 @@ checkpoint command data.examples data.json_files evals.recipe
 evals.lines arguments
 evals.edit_scripts evals.trees
 evals.conllu evals.iob evals.squad
-sharding relations.dense models.family models.lookup models.encoder
+sharding relations.dense models.family models.encoder
+models.lookup
 models.layers
 models.relative models.rotary models.attention models.unrolled corpora
 teachers relations.sweep
@@ -29,6 +30,7 @@ models.ltg_bert models.t5 models.modernbert models.eurobert
 data.sources data.shards relations.loss models.registry hf.files
 descent data.workers data.pipeline distill hf.weights data.counting hf.merges
 hf.sentencepiece_file hf.torch_encoder hf.onnx_graph evals.results
+micro_batches
 hf.vocabulary evals.table
 hf.rows hf.trimmed_files pieces evals.report evals.datasets
 evals.parquet_tags

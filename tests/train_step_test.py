@@ -205,6 +205,14 @@ def test_micro_batches_give_the_same_run(single_device):
   assert_same_run(found, single_device[0.0])
 
 
+@pytest.mark.parametrize("sizes", [(2, 4, 1), (2, 2, 2)], ids=str)
+def test_micro_batches_give_the_same_run_on_any_mesh(sizes):
+  """Whether each device adds up its own gradients or the compiler decides."""
+  how = dict(dropout=0.2, accumulation=2)
+  alone = run_three_steps(make_mesh(1, 1, 1), **how)
+  assert_same_run(run_three_steps(make_mesh(*sizes), **how), alone)
+
+
 def test_training_changes_what_it_should(single_device):
   state, history = single_device[0.0]
   objective = tiny_problem(make_mesh(1, 1, 1))

@@ -13,9 +13,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int
 
 from time_jax.arrays import Batch, make_batch
 from time_jax.errors import UserError
@@ -70,6 +72,12 @@ def make_mesh(
   )
 
 
+def axes(name: str) -> tuple[str, ...]:
+  """Mesh axes of a logical axis."""
+  found = dict(RULES)[name]
+  return (found,) if isinstance(found, str) else found or ()
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Rows over `data` and `fsdp`; every device holds whole rows."""
   return NamedSharding(mesh, P(("data", "fsdp")))
@@ -80,7 +88,21 @@ def batch_ways(mesh: Mesh) -> int:
   return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def param_shardings(boxed: Any, mesh: Mesh) -> Any:
+def row_numbers(count: int) -> Int[Array, " B"]:
+  """Of the rows that a model sees, in the batch of all devices.
+
+  Args:
+    count: of the rows; under `jax.shard_map` over the axes of rows, those of
+      one device, which need not begin at 0.
+  """
+  rows = jnp.arange(count)
+  manual = jax.sharding.get_abstract_mesh().manual_axes
+  if set(axes("batch")) <= set(manual):
+    rows += jax.lax.axis_index(axes("batch")) * count
+  return rows
+
+
+def param_shardings(boxed: Any, mesh: Mesh | AbstractMesh) -> Any:
   """Shardings of a parameter tree from its logical axes.
 
   Args:
@@ -118,7 +140,7 @@ def abstract(boxed: Any, mesh: Mesh) -> Any:
   )
 
 
-def _fit(mesh: Mesh, spec: P, leaf: Any) -> NamedSharding:
+def _fit(mesh: Mesh | AbstractMesh, spec: P, leaf: Any) -> NamedSharding:
   axes = [
     axis if axis and size % mesh.shape[axis] == 0 else None
     for size, axis in zip(leaf.shape, spec, strict=True)

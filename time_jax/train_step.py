@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from time_jax import optimizer, sharding, spikes
 from time_jax.arrays import Batch, checksum
 from time_jax.distill import Objective
+from time_jax.micro_batches import gradients
 from time_jax.models.family import Params, init_params
 from time_jax.relations.loss import count_documents
 
@@ -174,7 +175,7 @@ def train_step(
   if axis:
     rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
   grads, loss, parts = add_up(
-    _gradients(
+    gradients(
       state.params,
       teacher_params,
       batch,
@@ -206,46 +207,6 @@ def train_step(
   if spike:
     metrics["train/spikes"] = state.usual["spikes"]
   return state, metrics
-
-
-def _gradients(
-  params: Params,
-  teacher_params: Params,
-  batch: Batch,
-  objective: Objective,
-  documents: Float[Array, ""],
-  rng: Array,
-  accumulation: int,
-) -> tuple[Params, Array, dict[str, Array]]:
-  """Gradient, loss and its parts, summed over micro-batches."""
-
-  def one(rows: Batch, index: Array) -> tuple[Params, Array, dict]:
-    with jax.named_scope("teacher"):
-      targets = objective.targets(teacher_params, rows)
-    with jax.named_scope("student"):
-      (loss, parts), grads = jax.value_and_grad(objective.loss, has_aux=True)(
-        params, rows, targets, documents, jax.random.fold_in(rng, index)
-      )
-    return grads, loss, parts
-
-  if accumulation == 1:
-    return one(batch, jnp.zeros((), jnp.int32))
-
-  # Row i goes to micro-batch i % accumulation: each device then finds all of
-  # its micro-batches among the rows it already holds.
-  def split(x: Array) -> Array:
-    return x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1)
-
-  def add(total: Any, item: tuple[Batch, Array]) -> tuple[Any, None]:
-    return jax.tree.map(jnp.add, total, one(*item)), None
-
-  items = jax.tree.map(split, batch), jnp.arange(accumulation)
-  first = jax.tree.map(lambda x: x[0], items)
-  zeros = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, *first)
-  )
-  total, _ = jax.lax.scan(add, zeros, items)
-  return total
 
 
 def _update(

@@ -64,6 +64,25 @@ def test_what_devices_exchange(split, replicas):
   assert total.payload == pytest.approx(replicas.optimizer_total / 2, rel=0.02)
 
 
+def test_micro_batches_exchange_nothing_more():
+  """Weights are gathered and gradients reduced once, however many they are."""
+  one, few, many = (
+    examine(
+      mesh__fsdp=4, train__global_batch_size=64, train__accumulation=count
+    )
+    for count in (1, 2, 8)
+  )
+  payloads = [
+    {found.kind: found.payload for found in report.collectives}
+    for report in (few, many)
+  ]
+  assert payloads[0] == payloads[1]
+  assert payloads[0]["all-to-all"] > 0
+  # In one, the compiler chooses how.
+  sent = [sum(c.sent for c in report.collectives) for report in (one, many)]
+  assert sent[1] < 1.5 * sent[0]
+
+
 def test_relation_matrices_of_all_heads_are_seen(split, replicas):
   assert split.heads_at_once <= 1
   assert replicas.heads_at_once == 4

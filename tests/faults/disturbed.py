@@ -106,7 +106,7 @@ def in_preparation(fault):
 
 def with_factor(number, factor):
   """Loss and gradient of a step are so many times as large."""
-  step, gradients = train_step.train_step, train_step._gradients
+  step, gradients = train_step.train_step, train_step.gradients
   now = []
 
   def remember(state, *args, **kwargs):
@@ -118,7 +118,7 @@ def with_factor(number, factor):
     times = jnp.where(now[0] == number - 1, factor, 1.0)
     return jax.tree.map(lambda g: g * times, grads), loss * times, parts
 
-  train_step.train_step, train_step._gradients = remember, spoil
+  train_step.train_step, train_step.gradients = remember, spoil
 
 
 def fill_disk(count):

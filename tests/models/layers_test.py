@@ -4,7 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from conftest import make_mesh
+from jax.sharding import PartitionSpec as P
 
+from time_jax import sharding
 from time_jax.models import layers
 
 
@@ -22,3 +25,23 @@ def test_a_frequent_token_gets_all_of_its_gradient_in_bfloat16() -> None:
   assert grads.dtype == jnp.float32
   # bfloat16 has no number between 256 and 258: 256 + 1 stays 256.
   np.testing.assert_array_equal(grads, [[1, 1], [5000, 5000], [0, 0]])
+
+
+def test_dropout_draws_for_a_row_wherever_it_is() -> None:
+  drop = layers.Dropout(0.25)
+  x = jnp.ones((8, 6, 64))
+
+  def dropped(x: jax.Array) -> jax.Array:
+    rngs = {"dropout": jax.random.key(3)}
+    return drop.apply({}, x, deterministic=False, rngs=rngs)
+
+  whole = dropped(x)
+  np.testing.assert_array_equal(jnp.unique(whole), [0, np.float32(1 / 0.75)])
+  assert abs(float(whole.mean()) - 1) < 0.05
+  same = (whole[:, None] == whole[None]).mean(axis=(2, 3))
+  assert float((same - jnp.eye(8)).max()) < 0.75  # 0.625 expected
+  rows = P(("data", "fsdp"))
+  with sharding.use_mesh(make_mesh(2, 2, 1)):
+    apart = jax.jit(jax.shard_map(dropped, in_specs=rows, out_specs=rows))(x)
+  np.testing.assert_array_equal(apart, whole)
+  np.testing.assert_array_equal(drop.apply({}, x, deterministic=True), x)

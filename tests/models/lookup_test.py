@@ -19,7 +19,7 @@ V, D, B, T = 1024, 16, 8, 4
 
 def value_and_grad(table, weights, ids, dtype=jnp.float32):
   def loss(table):
-    x = lookup(table, ids, dtype)
+    x = lookup(table, ids, D, dtype)
     return jnp.sum(x * weights, dtype=jnp.float32), x
 
   (_, x), gradient = jax.value_and_grad(loss, has_aux=True)(table)
@@ -90,7 +90,7 @@ def test_inside_of_a_program_of_one_device():
   with sharding.use_mesh(mesh):
     found = jax.jit(
       jax.shard_map(
-        functools.partial(lookup, dtype=jnp.float32),
+        functools.partial(lookup, features=D, dtype=jnp.float32),
         in_specs=(P(), P("data")),
         out_specs=P("data"),
       )

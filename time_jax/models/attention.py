@@ -24,6 +24,7 @@ from jax.extend import random as extended_random
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt
 
+from time_jax import sharding
 from time_jax.arrays import Ids
 from time_jax.models.layers import split_heads
 
@@ -95,7 +96,7 @@ def attend(
     rate=dropout.rate if dropout else 0.0,
   )
   arrays: dict[str, Any] = dict(query=query, key=key, value=value, mask=mask)
-  arrays["rows"] = jnp.arange(query.shape[0])
+  arrays["rows"] = sharding.row_numbers(query.shape[0])
   arrays["heads"] = jnp.arange(num_heads)
   if bias is not None:
     shape = (bias.shape[0], num_heads, *bias.shape[2:])

@@ -129,7 +129,7 @@ class Embeddings(nn.Module):
       c.num_token_types, width, "token_types", **how
     )
     self.norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
-    self.drop = nn.Dropout(c.dropout)
+    self.drop = layers.Dropout(c.dropout)
     if width != c.hidden_size:
       self.project = layers.dense(c.hidden_size, ("vectors", "embed"), **how)
 
@@ -164,7 +164,7 @@ class Block(nn.Module):
     self.ffn_in = layers.dense(c.intermediate_size, ("embed", "mlp"), **how)
     self.ffn_out = layers.dense(c.hidden_size, ("mlp", "embed"), **how)
     self.ffn_norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
-    self.drop = nn.Dropout(c.dropout)
+    self.drop = layers.Dropout(c.dropout)
 
   def project(self, x: Float[Array, "B T D"]) -> Qkv:
     """The three projections of the block's input."""

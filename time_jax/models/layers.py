@@ -15,6 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from time_jax import sharding
 from time_jax.arrays import Ids
 from time_jax.errors import UserError
 from time_jax.models.lookup import lookup
@@ -104,11 +105,40 @@ class Embed(nn.Module):
     init = nn.with_logical_partitioning(
       nn.initializers.normal(self.stddev), (self.axis, "embed")
     )
-    table: Any = self.param("embedding", init, (self.rows, self.features))
+    # A device may hold some columns only, which `param` would refuse.
+    table: Any = self.get_variable("params", "embedding")
+    if table is None:
+      table = self.param("embedding", init, (self.rows, self.features))
     # What is looked up in a small table is more than all of it.
     if self.axis == "vocab":
-      return lookup(table, ids, self.dtype)
+      return lookup(table, ids, self.features, self.dtype)
     return jnp.take(table, ids, axis=0).astype(self.dtype)
+
+
+class Dropout(nn.Module):
+  """Dropout that draws for each row of the batch, and so the same on any mesh.
+
+  Attributes:
+    rate: the part that is dropped.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "B ..."], *, deterministic: bool
+  ) -> Float[Array, "B ..."]:
+    """Drops of a batch of rows."""
+    if deterministic or not self.rate:
+      return x
+    rng, kept = self.make_rng("dropout"), 1 - self.rate
+
+    def keep(row: Int[Array, ""]) -> Bool[Array, "..."]:
+      key = jax.random.fold_in(rng, row)
+      return jax.random.bernoulli(key, kept, x.shape[1:])
+
+    rows = sharding.row_numbers(x.shape[0])
+    return jnp.where(jax.vmap(keep)(rows), x / kept, 0)
 
 
 def layer_norm(

@@ -4,7 +4,6 @@ import functools
 import math
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +12,13 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from time_jax import sharding
+
 
 def lookup(
-  table: Float[Array, "V D"],
+  table: Float[Array, "V d"],
   ids: Int[Array | np.ndarray, "B ..."],
+  features: int,
   dtype: DTypeLike,
 ) -> Float[Array, "B ... D"]:
   """Rows of a table, cast after they are looked up.
@@ -27,23 +29,25 @@ def lookup(
   table's dtype. Left to itself the compiler may gather whole tables.
 
   Args:
-    table: V rows.
+    table: V rows; in a program for one device perhaps its own columns alone.
     ids: below V.
+    features: D, columns of the table.
     dtype: of what is looked up.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  (rows,) = nn.logical_to_mesh_axes(("batch",)) or (None,)
-  (columns,) = nn.logical_to_mesh_axes(("embed",)) or (None,)
-  if mesh.size == 1 or not mesh.are_all_axes_auto or not rows or not columns:
+  mesh, ids = jax.sharding.get_abstract_mesh(), jnp.asarray(ids)
+  rows, (columns,) = sharding.axes("batch"), sharding.axes("embed")
+  if table.shape[1] < features:
+    return _exchange(table, ids, dtype=dtype, axis=columns)
+  if mesh.size == 1 or not mesh.are_all_axes_auto:
     return _take(table, ids, dtype)
-  whole_rows = ids.shape[0] % math.prod(mesh.shape[axis] for axis in rows)
-  if whole_rows or table.shape[1] % mesh.shape[columns]:
+  rows_left = ids.shape[0] % math.prod(mesh.shape[axis] for axis in rows)
+  if rows_left or features % mesh.shape[columns]:
     return _take(table, ids, dtype)
   return jax.shard_map(
     functools.partial(_exchange, dtype=dtype, axis=columns),
     in_specs=(P(None, columns), P(rows)),
     out_specs=P(rows),
-  )(table, jnp.asarray(ids))
+  )(table, ids)
 
 
 def _exchange(
