@@ -60,7 +60,7 @@ evals.ud evals.ner evals.qa
 evals.predict
 provenance card onnx_files
 checks
-verify imports bench.subjects
+verify imports bench.subjects bench.energy
 bench.engines
 bench.inference
 export trim
