@@ -78,9 +78,12 @@ FLAGS = {
     "batch_sizes",
     "text",
     "tokenizer",
+    "scores",
+    "spacy",
     "batches",
     "repeats",
     "json",
+    "out",
   ),
   "bench aot": ("config", "topology", "sweep", "batches", "meshes", "json"),
   "bench scaling": (

@@ -60,8 +60,9 @@ evals.ud evals.ner evals.qa
 evals.predict
 provenance card onnx_files
 checks
-verify imports bench.subjects bench.energy
-bench.engines
+verify imports bench.subjects bench.energy bench.sentences
+bench.spacy_pipeline
+bench.engines bench.inference_report
 bench.inference
 export trim
 bench.commands evals.commands

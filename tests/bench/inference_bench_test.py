@@ -1,6 +1,10 @@
 """`bench inference`: real tokens, paired rounds, engines that agree."""
 
+import itertools
 import json
+import sys
+import types
+from typing import ClassVar
 
 import exporting
 import numpy as np
@@ -9,7 +13,16 @@ from exporting import command
 
 pytest.importorskip("onnxruntime")
 
-from time_jax.bench import inference, subjects
+from time_jax.bench import (
+  engines,
+  inference,
+  inference_report,
+  sentences,
+  spacy_pipeline,
+  subjects,
+)
+from time_jax.bench.energy import Meter
+from time_jax.errors import UserError
 from time_jax.hf import tokenizer
 
 
@@ -19,11 +32,14 @@ def model(tiny, tmp_path):
 
 
 def test_batches_are_sentences_and_padding():
-  sentences = [np.arange(1, n + 1) for n in (3, 9, 17)]
-  for tokens, mask in inference.real_batches(sentences, 4, 5, pad_id=0):
-    assert len(tokens) == 4 and tokens.shape[1] in (8, 16, 24)
-    for row, shown in zip(tokens, mask, strict=True):
-      assert row[shown > 0].tolist() in [ids.tolist() for ids in sentences]
+  known = [np.arange(1, n + 1) for n in (3, 9, 17)]
+  chosen = sentences.drawn(3, 4, 5)
+  assert len(chosen) == 5 and {i for some in chosen for i in some} == {0, 1, 2}
+  for some in chosen:
+    tokens, mask = sentences.pad([known[i] for i in some], pad_id=0)
+    assert tokens.shape == (4, (8, 16, 24)[max(some)])
+    for i, row, shown in zip(some, tokens, mask, strict=True):
+      assert row[shown > 0].tolist() == known[i].tolist()
       assert not row[shown == 0].any()
 
 
@@ -50,14 +66,20 @@ def test_ratios_pair_the_rounds_and_count_real_tokens():
 def test_all_engines(capsys, model, tmp_path):
   text = tmp_path / "text.txt"
   text.write_text("abcd efgh\n\nefgh abcd efgh abcd\n")
-  file = tmp_path / "found.json"
+  file, out = tmp_path / "found.json", tmp_path / "out"
   pytest.importorskip("torch")
   output = command(
     capsys,
     *("bench", "inference", f"--models=one={model},two={model}"),
     *(f"--text={text}", f"--tokenizer={model}", "--batch_sizes=1,2"),
-    *("--batches=1", "--repeats=2", f"--json={file}"),
+    *("--batches=1", "--repeats=2", f"--json={file}", f"--out={out}"),
   )
+  assert "No score_latency.png: no --scores." in output
+  assert (out / "inference.json").read_text() == file.read_text()
+  assert (out / "speedup.png").read_bytes().startswith(b"\x89PNG")
+  markdown = (out / "inference.md").read_text()
+  assert "## 1 sentence\n" in markdown and "## 2 sentences\n" in markdown
+  assert markdown.count("| two, onnxruntime-int8 | ") == 2
   assert "batch 2" in output and "two, onnxruntime" in output
   found = json.loads(file.read_text())
   rows = found["rows"]
@@ -83,6 +105,103 @@ def test_random_shapes(tiny):
   assert subjects._shape("4x384", words) == subjects._shape("xs", words)
 
 
+def row(**changes):
+  seconds = dict.fromkeys(("p50", "p90", "p99"), 0.002)
+  return {
+    "model": "a",
+    "engine": "jax",
+    "batch_size": 1,
+    "latency_s": seconds,
+    "ci95_s": None,
+    "sentences_s": 500.0,
+    "tokens_s": 5000.0,
+    "speed_up": 1.0,
+    "error": None,
+    "file_bytes": 2_000_000,
+    "energy": None,
+  } | changes
+
+
+def test_energy_is_of_once_through_the_batches(monkeypatch):
+  clock = itertools.count()  # a second a look
+  monkeypatch.setattr(engines.time, "perf_counter", lambda: next(clock))
+  engine = engines.Engine.__new__(engines.Engine)
+  engine._runs, engine.platform = {"a": lambda tokens, mask: tokens}, "cpu"
+
+  def start():
+    before = next(clock)
+    return lambda: float(next(clock) - before)
+
+  engine._meter = Meter("fake", start)  # a joule a second
+  batch = np.ones((1, 8), np.int64), np.ones((1, 8), np.int64)
+  found = engine.energy("a", [batch], at_least=5)
+  # Looks at 1 and 9, twice through in between; the meter is read around them.
+  assert (found["seconds"], found["joules"]) == (8 / 2, 10 / 2)
+  engine._meter = Meter("not measurable here: broken")
+  assert "joules" not in engine.energy("a", [batch], at_least=5)
+
+
+def test_energy_and_chips_are_a_sentence_and_a_token():
+  mask = np.tril(np.ones((2, 8), np.int64))
+  batches = [(np.ones((2, 8), np.int64), mask)]
+
+  class Told:
+    def call(self, *_):
+      return {"platform": "tpu", "chips": 4, "method": "x", "joules": 6.0}
+
+  rows = [row()]
+  some = types.SimpleNamespace(name="a")
+  sizes = {"jax": lambda *_: 7}
+  monkeypatch = pytest.MonkeyPatch()
+  with monkeypatch.context() as patched:
+    patched.setattr(inference, "size_of", lambda engine, _: sizes[engine]())
+    inference._complete(rows, {"jax": (Told(), ["a"])}, [some], batches, {})
+  found = rows[0]["energy"]
+  assert found["joules_per_sentence"] == 3 and found["joules_per_token"] == 2
+  assert found["chip_seconds_per_sentence"] == pytest.approx(4 / 500)
+  assert found["chip_seconds_per_token"] == pytest.approx(4 / 5000)
+  text = inference_report.as_text(1, rows, batches)
+  assert " 3 " in text and "8 chip-ms a sentence, 800 chip-us a token" in text
+
+
+def test_spacy_reads_the_same_sentences(monkeypatch):
+  read = []
+
+  class Pipeline:
+    meta: ClassVar = {"lang": "da", "name": "core", "version": "3.8.0"}
+
+    def pipe(self, texts, batch_size):
+      assert batch_size == len(texts)
+      read.extend(texts)
+      return iter(texts)
+
+  def load(name):
+    if name != "da_core":
+      raise OSError("[E050] no such model")
+    return Pipeline()
+
+  fake = types.SimpleNamespace(load=load)
+  monkeypatch.setitem(sys.modules, "spacy", fake)
+  made = spacy_pipeline.Pipeline("da_core")
+  assert made.about() == "spacy:da_core-3.8.0"
+
+  class Here:
+    """A worker in this process."""
+
+    def call(self, method, *arguments):
+      return getattr(made, method)(*arguments)
+
+  batch = np.ones((2, 8), np.int64), np.ones((2, 8), np.int64)
+  running = {"spacy": (Here(), ["da_core"])}
+  times, errors = inference._measure(running, [batch], [["one", "two"]], 2)
+  assert read == ["one", "two"] * 3 and not errors
+  rows = inference._rows(times, 2, [batch])
+  inference._complete(rows, running, [], [batch], errors)
+  assert "da_core, spacy" in inference_report.as_text(2, rows, [batch])
+  with pytest.raises(UserError, match="spaCy has no such pipeline"):
+    spacy_pipeline.Pipeline("da_other")
+
+
 def test_engines_that_differ_are_refused(monkeypatch):
   class Liar:
     def __init__(self, value):
@@ -94,7 +213,7 @@ def test_engines_that_differ_are_refused(monkeypatch):
   batch = np.ones((1, 8), np.int64), np.ones((1, 8), np.int64)
   running = {"jax": (Liar(0.0), ["a"]), "torch": (Liar(0.1), ["a"])}
   with pytest.raises(inference.RunError, match="a: torch differs by 1.0e-01"):
-    inference._measure(running, [batch], 1)
+    inference._measure(running, [batch], [["a"]], 1)
 
 
 @pytest.mark.parametrize(
@@ -104,9 +223,12 @@ def test_engines_that_differ_are_refused(monkeypatch):
     ("--models=x=random:huge", "random:huge is unknown; known: m, s, xs"),
     ("--models=x=random:2x20", "12 attention heads do not divide the width"),
     ("--engines=tea", "--engines: tea unknown; known: jax, torch"),
+    ("--spacy=da_core", "--spacy=da_core needs spaCy, which is not installed"),
+    ("--scores=none", "none"),
   ],
 )
-def test_what_is_refused(capsys, model, tmp_path, flag, expected):
+def test_what_is_refused(capsys, monkeypatch, model, tmp_path, flag, expected):
+  monkeypatch.setitem(sys.modules, "spacy", None)
   text = tmp_path / "text.txt"
   text.write_text("abcd\n")
   flags = [f"--models=a={model}", f"--text={text}", f"--tokenizer={model}"]

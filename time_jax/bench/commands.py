@@ -169,11 +169,14 @@ def _bench_inference(values: flags.FlagValues, argv: Sequence[str]) -> None:
     ),
     ("engines", "jax,torch,onnxruntime,onnxruntime-int8", "Libraries."),
     ("batch_sizes", "1,32", "Sentences of a batch."),
+    ("scores", [], "Workdirs of `finetune` of these models, to draw."),
   ):
     flags.DEFINE_list(name, default, text, flag_values=values)
   for name, text in (
     ("text", "Source of sentences, a document each."),
     ("tokenizer", "Folder, hub id or package of the tokenizer."),
+    ("spacy", "Pipeline of spaCy to measure on the same sentences."),
+    ("out", "Folder for inference.json, inference.md and plots."),
   ):
     flags.DEFINE_string(name, None, text, flag_values=values)
   for name, default, text in (
@@ -202,7 +205,12 @@ def _run_bench_inference(args: Any) -> int:
     batch_sizes=_integers(args, "batch_sizes"),
     batches=args.batches,
     repeats=args.repeats,
-    json=path(args.json) if args.json else None,
+    spacy=args.spacy,
+    scores=[path(word) for word in args.scores],
+    **{
+      name: path(args[name].value) if args[name].value else None
+      for name in ("json", "out")
+    },
   )
 
 

@@ -7,18 +7,20 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from time_jax import onnx_files, sharding
 from time_jax.arrays import make_batch
+from time_jax.bench.energy import make_meter
+from time_jax.bench.sentences import Rows
 from time_jax.bench.subjects import Subject
 from time_jax.hf import load, torch_encoder
 from time_jax.models import unrolled
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Rows = tuple[np.ndarray, np.ndarray]  # tokens, mask: (B, T)
 
 
 class Engine:
@@ -32,6 +34,9 @@ class Engine:
       subjects: to load.
     """
     self._runs = {s.name: ENGINES[name](s) for s in subjects}
+    # The others are here on the CPU alone.
+    self.platform = jax.default_backend() if name == "jax" else "cpu"
+    self._meter = make_meter(self.platform)
 
   def last_state(self, subject: str, batch: Rows) -> np.ndarray:
     """What an encoder hands on, (B, T, D)."""
@@ -45,6 +50,34 @@ class Engine:
       run(*batch)
       found.append(time.perf_counter() - start)
     return found
+
+  def energy(
+    self, subject: str, batches: Sequence[Rows], at_least: float
+  ) -> dict[str, Any]:
+    """Joules of going through the batches, by a counter of the device.
+
+    Args:
+      subject: name of the encoder.
+      batches: again and again.
+      at_least: seconds; a counter moves in steps.
+
+    Returns:
+      "platform", "chips", "method", and where something counts "joules" and
+      "seconds" of once through all batches.
+    """
+    about = {
+      "platform": self.platform,
+      "chips": jax.device_count() if self.platform != "cpu" else 1,
+      "method": self._meter.method,
+    }
+    if self._meter.start is None:
+      return about
+    joules, start, times = self._meter.start(), time.perf_counter(), 0
+    while time.perf_counter() - start < at_least:
+      self.seconds(subject, batches)
+      times += 1
+    taken = time.perf_counter() - start
+    return about | {"joules": joules() / times, "seconds": taken / times}
 
 
 def _load_jax(subject: Subject) -> Run:

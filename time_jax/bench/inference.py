@@ -1,5 +1,6 @@
 """Latency of encoders on real sentences, in all engines, in turns."""
 
+import contextlib
 import pathlib
 import statistics
 import tempfile
@@ -10,27 +11,24 @@ import numpy as np
 from scipy import stats
 
 from time_jax import machine
-from time_jax.bench import report
-from time_jax.bench.engines import (
-  ENGINES,
-  GRAPHS,
-  INT8,
-  Engine,
-  Rows,
-  size_of,
+from time_jax.bench import (
+  inference_report,
+  report,
+  sentences,
+  spacy_pipeline,
 )
+from time_jax.bench.engines import ENGINES, GRAPHS, INT8, Engine, size_of
+from time_jax.bench.sentences import Rows
+from time_jax.bench.spacy_pipeline import Pipeline
 from time_jax.bench.subjects import Subject, materialise
 from time_jax.bench.worker import Worker
-from time_jax.data import sources
-from time_jax.data.records import Tally
-from time_jax.data.tokenizing import TokenizerSpec, WindowEncoder
 from time_jax.errors import RunError, UserError
+from time_jax.evals import results
 from time_jax.hf import files, tokenizer
 
 SCHEMA = "time_jax.bench.inference/1"
 _TOLERANCE = 1e-4  # between engines, of the largest value above 1
-_STEP = 8  # Lengths are rounded up to its multiples: few shapes to compile.
-_LONGEST = 512
+_WINDOW = 5.0  # seconds that energy is counted over, at least
 Times = dict[tuple[str, str], list[list[float]]]  # (model, engine) -> rounds
 
 
@@ -43,7 +41,10 @@ def bench_inference(
   batch_sizes: Sequence[int],
   batches: int,
   repeats: int,
-  json: pathlib.Path | None,
+  spacy: str | None = None,
+  scores: Sequence[pathlib.Path] = (),
+  json: pathlib.Path | None = None,
+  out: pathlib.Path | None = None,
 ) -> int:
   """Measures every model in every engine; prints a table a batch size.
 
@@ -56,7 +57,10 @@ def bench_inference(
     batch_sizes: sentences of a batch.
     batches: of each size, the same for all.
     repeats: rounds that count; one before them does not.
+    spacy: a pipeline of spaCy to measure as well, or None.
+    scores: workdirs of `finetune` of the same weights, to draw.
     json: file for the numbers, or None.
+    out: folder for the numbers, tables and plots, or None.
 
   Returns:
     The exit code, 0.
@@ -69,101 +73,95 @@ def bench_inference(
     raise UserError(
       f"--engines: {', '.join(unknown)} unknown; known: {', '.join(ENGINES)}."
     )
-  if json:
-    report.check_writable(json)
+  if out:
+    out.mkdir(parents=True, exist_ok=True)
+  targets = [*filter(None, [json, out and out / inference_report.NUMBERS])]
+  for target in targets:
+    report.check_writable(target)
+  points = results.read(scores)[0]
+  pipeline = Pipeline(spacy).about() if spacy else ""
   folder = files.resolve(words)
   size = files.read_json(folder / "config.json")["vocab_size"]
   spec = tokenizer.load_tokenizer(folder, size)
-  sentences = _sentences(text, spec)
+  texts, tokens = sentences.read(text, spec)
   rows: list[dict[str, Any]] = []
-  with tempfile.TemporaryDirectory() as scratch:
+  with contextlib.ExitStack() as stack:
+    scratch = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
     subjects = [
-      materialise(name, model, spec, pathlib.Path(scratch))
-      for name, model in models.items()
+      materialise(name, model, spec, scratch) for name, model in models.items()
     ]
-    by_name = {s.name: s for s in subjects}
-    running = _start(engines, subjects)
-    try:
-      for size in batch_sizes:
-        some = real_batches(sentences, size, batches, spec.pad_id)
-        times, errors = _measure(running, some, repeats)
-        found = _rows(times, size, some)
-        for row in found:
-          model, engine = row["model"], row["engine"]
-          row["file_bytes"] = size_of(engine, by_name[model])
-          row["error"] = errors.get((model, engine))
-        print(as_text(size, found, some), flush=True)
-        rows += found
-    finally:
-      for worker, _ in running.values():
-        worker.close()
-  if json:
-    about = machine.environment({"data": 1}, "float32")
-    known = [
-      {
-        "name": s.name,
-        "parameters_without_embeddings": s.parameters,
-        "fingerprint": s.fingerprint,
-      }
-      for s in subjects
-    ]
-    report.write_json(
-      json, {"schema": SCHEMA} | about | {"models": known, "rows": rows}
-    )
-    print(f"Written to {json}.")
+    running = _start(engines, subjects, spacy)
+    for worker, _ in running.values():
+      stack.callback(worker.close)
+    for size in batch_sizes:
+      chosen = sentences.drawn(len(tokens), size, batches)
+      some = [
+        sentences.pad([tokens[i] for i in numbers], spec.pad_id)
+        for numbers in chosen
+      ]
+      plain = [[texts[i] for i in numbers] for numbers in chosen]
+      rows += _of_size(size, running, subjects, some, plain, repeats)
+  content = _content(subjects, rows)
+  if spacy:
+    content["models"].append({"name": spacy, "fingerprint": pipeline})
+  for target in targets:
+    report.write_json(target, content)
+  if out:
+    inference_report.write(out, content, points)
+  if written := json or out:
+    print(f"Written to {written}.")
   return 0
 
 
-def _sentences(text: str, spec: TokenizerSpec) -> list[np.ndarray]:
-  source = sources.Source.parse(text)
-  windows = WindowEncoder(spec, _LONGEST).first_windows(
-    sources.documents([source], Tally())
-  )
-  return [ids for some in windows for ids in some]
+def _of_size(
+  size: int,
+  running: Mapping[str, tuple[Worker, list[str]]],
+  subjects: Sequence[Subject],
+  batches: list[Rows],
+  texts: list[list[str]],
+  repeats: int,
+) -> list[dict[str, Any]]:
+  """Measures a batch size and prints its table."""
+  times, errors = _measure(running, batches, texts, repeats)
+  rows = _rows(times, size, batches)
+  _complete(rows, running, subjects, batches, errors)
+  print(inference_report.as_text(size, rows, batches), flush=True)
+  return rows
 
 
-def real_batches(
-  sentences: Sequence[np.ndarray], size: int, count: int, pad_id: int
-) -> list[Rows]:
-  """Sentences drawn at random, padded to the longest of their batch.
-
-  Args:
-    sentences: token ids of each.
-    size: rows of a batch.
-    count: of batches.
-    pad_id: for free places.
-
-  Returns:
-    (tokens, mask) of each, of lengths that are multiples of 8.
-  """
-  if not sentences:
-    raise UserError("--text holds no sentence.")
-  random, found = np.random.default_rng(0), []
-  for _ in range(count):
-    some = [sentences[i] for i in random.integers(len(sentences), size=size)]
-    length = -(-max(map(len, some)) // _STEP) * _STEP
-    tokens = np.full((size, length), pad_id, np.int64)
-    mask = np.zeros((size, length), np.int64)
-    for row, ids in enumerate(some):
-      tokens[row, : len(ids)], mask[row, : len(ids)] = ids, 1
-    found.append((tokens, mask))
-  return found
+def _content(
+  subjects: Sequence[Subject], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+  """Of the JSON file."""
+  models = [
+    {
+      "name": s.name,
+      "parameters_without_embeddings": s.parameters,
+      "fingerprint": s.fingerprint,
+    }
+    for s in subjects
+  ]
+  about = machine.environment({"data": 1}, "float32")
+  return {"schema": SCHEMA} | about | {"models": models, "rows": rows}
 
 
 def _start(
-  engines: Sequence[str], subjects: Sequence[Subject]
+  engines: Sequence[str], subjects: Sequence[Subject], spacy: str | None
 ) -> dict[str, tuple[Worker, list[str]]]:
   """Engine -> its process, and the models in it."""
   running = {}
   for name in engines:
     some = [s for s in subjects if name not in GRAPHS or s.onnx]
     running[name] = Worker(Engine, name, some), [s.name for s in some]
+  if spacy:
+    running[spacy_pipeline.ENGINE] = Worker(Pipeline, spacy), [spacy]
   return running
 
 
 def _measure(
   running: Mapping[str, tuple[Worker, list[str]]],
   batches: list[Rows],
+  texts: list[list[str]],
   repeats: int,
 ) -> tuple[Times, dict[tuple[str, str], float]]:
   """Rounds of all, each in the opposite order of the one before.
@@ -183,6 +181,8 @@ def _measure(
   errors: dict[tuple[str, str], float] = {}
   tokens, mask = batches[0]
   for model, engine in which:
+    if engine == spacy_pipeline.ENGINE:
+      continue
     state = running[engine][0].call("last_state", model, (tokens, mask))
     state = state[mask > 0]
     expected = first.setdefault(model, state)
@@ -201,7 +201,8 @@ def _measure(
   times: Times = {pair: [] for pair in which}
   for i in range(1 + repeats):
     for model, engine in which[:: -1 if i % 2 else 1]:
-      seconds = running[engine][0].call("seconds", model, batches)
+      what = texts if engine == spacy_pipeline.ENGINE else batches
+      seconds = running[engine][0].call("seconds", model, what)
       times[model, engine].append(seconds)
   return {pair: rounds[1:] for pair, rounds in times.items()}, errors
 
@@ -220,7 +221,6 @@ def _rows(times: Times, size: int, batches: list[Rows]) -> list[dict[str, Any]]:
       "ci95_s": _ci95([s / len(batches) for s in sums]),
       "sentences_s": size * len(batches) / statistics.median(sums),
       "tokens_s": tokens / statistics.median(sums),
-      "energy": None,  # not measured
     }
     if (first, engine) in times:
       row["speed_up"] = _ratio(times[first, engine], rounds)
@@ -230,6 +230,35 @@ def _rows(times: Times, size: int, batches: list[Rows]) -> list[dict[str, Any]]:
     }
     found.append(row)
   return found
+
+
+def _complete(
+  rows: list[dict[str, Any]],
+  running: Mapping[str, tuple[Worker, list[str]]],
+  subjects: Sequence[Subject],
+  batches: list[Rows],
+  errors: Mapping[tuple[str, str], float],
+) -> None:
+  """Adds to the rows of a batch size what is no time."""
+  by_name = {s.name: s for s in subjects}
+  count = sum(len(mask) for _, mask in batches)
+  tokens = sum(int(mask.sum()) for _, mask in batches)
+  for row in rows:
+    model, engine = row["model"], row["engine"]
+    row["error"] = errors.get((model, engine))
+    row["file_bytes"] = row["energy"] = None
+    if engine == spacy_pipeline.ENGINE:
+      continue
+    row["file_bytes"] = size_of(engine, by_name[model])
+    found = running[engine][0].call("energy", model, batches, _WINDOW)
+    joules = found.pop("joules", None)
+    if joules is not None:
+      found["joules_per_sentence"] = joules / count
+      found["joules_per_token"] = joules / tokens
+    if found["platform"] == "tpu":
+      found["chip_seconds_per_sentence"] = found["chips"] / row["sentences_s"]
+      found["chip_seconds_per_token"] = found["chips"] / row["tokens_s"]
+    row["energy"] = found
 
 
 def _ratio(above: list[list[float]], below: list[list[float]]) -> float:
@@ -246,50 +275,3 @@ def _ci95(means: Sequence[float]) -> list[float] | None:
   error = statistics.stdev(means) / len(means) ** 0.5
   half = float(stats.t.ppf(0.975, len(means) - 1)) * error
   return [statistics.fmean(means) - half, statistics.fmean(means) + half]
-
-
-def as_text(
-  size: int, rows: Sequence[Mapping[str, Any]], batches: Sequence[Rows]
-) -> str:
-  """The table of one batch size."""
-  lengths = [mask.shape[1] for _, mask in batches]
-  real = sum(mask.sum() for _, mask in batches) / sum(
-    mask.size for _, mask in batches
-  )
-  title = (
-    f"batch {size}: {len(batches)} batches of {min(lengths)} - {max(lengths)} "
-    f"places, {real:.0%} of them tokens; energy not measured"
-  )
-  cells = []
-  for row in rows:
-    latency = row["latency_s"]
-    low, high = row["ci95_s"] or (float("nan"),) * 2
-    cells.append(
-      (
-        f"{row['model']}, {row['engine']}",
-        f"{row['file_bytes'] / 1e6:,.1f}",
-        *(f"{latency[p] * 1e3:,.2f}" for p in ("p50", "p90", "p99")),
-        f"{low * 1e3:,.2f} - {high * 1e3:,.2f}",
-        f"{row['sentences_s']:,.1f}",
-        f"{row['tokens_s']:,.0f}",
-        f"{row.get('speed_up', float('nan')):.2f}x",
-      )
-    )
-  head = (
-    "model, engine",
-    "MB",
-    "p50 ms",
-    "p90",
-    "p99",
-    "95 % of mean",
-    "sentences/s",
-    "tokens/s",
-    "to first",
-  )
-  rounded = [
-    f"{row['model']}, {row['engine']}: a vector is {row['error']:.1%} of its "
-    "length off, on average\n"
-    for row in rows
-    if row["error"] is not None
-  ]
-  return f"{title}\n{report.table(head, cells)}\n{''.join(rounded)}"

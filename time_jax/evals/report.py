@@ -63,9 +63,9 @@ def report(
   details = _by_class(found, by) if by else []
   text = "\n".join([*lines, *notes, *details])
   (out / "report.md").write_text(text + "\n", encoding="utf-8")
-  plot = _plot(rows, out / "pareto.png")
+  drawn = plot(rows, out / "pareto.png")
   print(text)
-  print(f"\nWritten: {out}/report.md, report.csv{', pareto.png' * plot}")
+  print(f"\nWritten: {out}/report.md, report.csv{', pareto.png' * drawn}")
   return 0
 
 
@@ -183,8 +183,16 @@ def _share(counts: Breakdown, name: str, metric: str) -> str:
   return _number(100 * row[metric] / row["words"], ".2f")
 
 
-def _plot(rows: Sequence[Row], path: pathlib.Path) -> bool:
-  """Draws against latency, or against size where none is known."""
+def plot(rows: Sequence[Row], path: pathlib.Path) -> bool:
+  """Draws mean score against latency, or against size where none is known.
+
+  Args:
+    rows: models and languages.
+    path: of the PNG.
+
+  Returns:
+    Whether there was anything to draw; see `draw`.
+  """
   if any(row.speed for row in rows):
     xs = [row.speed.milliseconds if row.speed else None for row in rows]
     return draw(rows, xs, MS, path)
@@ -225,7 +233,7 @@ def draw(
     return False
   # Imported here: matplotlib is slow to load and only the end needs it.
   from matplotlib.figure import Figure
-  from matplotlib.ticker import NullFormatter, ScalarFormatter
+  from matplotlib.ticker import LogLocator, ScalarFormatter
 
   figure = Figure(figsize=(7, 4.5), layout="constrained")
   axes = figure.subplots()
@@ -243,14 +251,13 @@ def draw(
     )
     for x, y, label in found:
       axes.annotate(label, (x, y), (4, 4), textcoords="offset points")
-  xscale = "log" if costs else "linear"
-  axes.set(xscale=xscale, xlabel=xlabel, ylabel="mean score (%)")
-  axes.xaxis.set_major_formatter(ScalarFormatter())
-  known = [x for found in points.values() for x, *_ in found]
-  narrow = max(known) < 10 * min(known)  # Else the numbers would overlap.
-  axes.xaxis.set_minor_formatter(
-    ScalarFormatter() if narrow else NullFormatter()
-  )
+  axes.set(xlabel=xlabel, ylabel="mean score (%)")
+  axes.margins(x=0.1)  # room for the last name
+  if costs:
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+  for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+    axis(ScalarFormatter())
   axes.grid(alpha=0.3, which="both")
   axes.legend()
   figure.savefig(path, dpi=120, format="png")
