@@ -8,11 +8,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from conftest import make_mesh
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from time_jax import errors
+from time_jax import errors, sharding
 from time_jax.data import pipeline, prepare
 from time_jax.data.tokenizing import TokenizerSpec
 
@@ -84,6 +86,41 @@ def test_slices_of_processes_make_the_same_global_batch(count: int) -> None:
     for name, values in whole.batch_at(step).items():
       joined = np.concatenate([batch[name] for batch in batches])
       np.testing.assert_array_equal(joined, values)
+
+
+def read_by(count: int, batch: int, size: int, steps: range) -> list[int]:
+  """Rows in the order of the global batches, as processes read them."""
+  mesh = make_mesh(count, 1, 1)
+  held = sharding.batch_sharding(mesh).devices_indices_map((batch,))
+  order = [-1] * (batch * len(steps))
+  for device in mesh.devices.flat:  # Each is of a process of its own.
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(
+        jax.sharding.NamedSharding,
+        "addressable_devices_indices_map",
+        lambda layout, shape, device=device: {device: held[device]},
+      )
+      wanted = sharding.local_rows(mesh, batch)
+    part = source(size, batch, wanted=wanted)
+    for step in steps:
+      for place, row in zip(wanted, numbers(part.batch_at(step)), strict=True):
+        place += (step - steps.start) * batch
+        assert order[place] == -1, "two processes read it"
+        order[place] = row
+  return order
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_processes_read_each_row_once_an_epoch(count: int) -> None:
+  """Also when others go on after a stop, amid an epoch."""
+  size, epochs, rows = 2 * count, 6, 7 * count  # No epoch ends with a batch.
+  last = epochs * rows // size
+  order = read_by(count, size, rows, range(5))
+  for others, steps in ((count, range(5, 8)), (1, range(8, last))):
+    order += read_by(others, size, rows, steps)
+  assert len(order) == epochs * rows
+  for start in range(0, len(order), rows):
+    assert sorted(order[start : start + rows]) == list(range(rows))
 
 
 @pytest.mark.parametrize("wanted", [[0, 1, 2, 3, 4], [3, 4, 5], [1, 4, 7], [6]])
