@@ -50,9 +50,10 @@ def golden() -> pathlib.Path:
 @pytest.fixture
 def one_process(monkeypatch):
   """A run in this process: joining others is possible once, and only first."""
-  from time_jax import distributed
+  from time_jax import cluster, distributed
 
-  monkeypatch.setattr(distributed, "initialize", lambda: None)
+  alone = cluster.Place("alone", "localhost:1", 1, 0)
+  monkeypatch.setattr(distributed, "initialize", lambda: alone)
   monkeypatch.setattr(distributed, "preempted", lambda step: False)
 
 

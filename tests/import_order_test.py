@@ -42,6 +42,7 @@ sweeps.stages
 sweeps.summary
 sweeps.sweep
 record
+first_state
 train
 bench.worker bench.report bench.run bench.breakdown bench.torch_baseline
 bench.program bench.topology bench.step bench.rivals

@@ -21,7 +21,9 @@ def clock(monkeypatch):
 def sums(book):
   row = book.row()
   assert row.pop("time/unix") > 1e9
-  return {k.removeprefix("time/"): v for k, v in row.items() if v}
+  return {
+    kind: row[f"time/{kind}"] for kind in ledger.KINDS if row[f"time/{kind}"]
+  }
 
 
 def test_every_second_is_of_one_kind(clock):
@@ -66,7 +68,19 @@ def test_a_resumed_run_goes_on_counting(clock):
     {"step": 6, "time/steps": 20.0, "time/startup": 1.5},
     {"step": 6, "eval/relation_loss": 1.0},
   ]
-  book.resume(rows)
+  first, now = 1e9 + 62, 1e9 + 100
+  book.resume(rows, [first, 1e9 + 80, now])
   assert sums(book) == {"steps": 20, "startup": 3.5}
-  book.resume([{"step": 1}])  # Of a run from before there were sums.
+  found = book.row()
+  assert (found["run/goodput"], found["run/restarts"]) == (20 / 40, 2)
+  book.resume([{"step": 1}], [now])  # Of a run from before there were sums.
   assert sums(book) == {"steps": 20, "startup": 3.5}
+
+
+def test_saving_goes_on_beside_the_steps(clock):
+  book = ledger.Ledger()
+  clock[0] += 2
+  assert book.row(saving=5.0)["run/saving"] == 5.0
+  book.resume([{"step": 1, "time/steps": 0.0, "run/saving": 7.0}], [])
+  assert book.row(saving=5.0)["run/saving"] == 12.0
+  assert sums(book) == {"startup": 2}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import running
 
-from time_jax import history, ledger
+from time_jax import cli, history, ledger
 from time_jax.checkpoint import Checkpoints
 
 NUM_STEPS = 100
@@ -30,7 +30,7 @@ def undisturbed(tiny, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.slow)])
-def test_killed_it_ends_bit_equal(undisturbed, tiny, tmp_path, kills):
+def test_killed_it_ends_bit_equal(undisturbed, tiny, tmp_path, kills, capsys):
   random = np.random.default_rng()
   moments = sorted(random.integers(1, NUM_STEPS - 20, size=kills))
   moments[-1] = max(moments[-1], NUM_STEPS // 2)  # Something is saved by then.
@@ -45,7 +45,6 @@ def test_killed_it_ends_bit_equal(undisturbed, tiny, tmp_path, kills):
     running.saved(tmp_path, NUM_STEPS), running.saved(undisturbed, NUM_STEPS)
   )
   # The record is that of one run, too, but for the time that was lost.
-  # A session that was killed while it started left no line.
   sessions = history.read_sessions(tmp_path)
   events = [session["event"] for session in sessions]
   assert set(events[:-1]) == {"start"} and events[-1] == "end"
@@ -56,6 +55,14 @@ def test_killed_it_ends_bit_equal(undisturbed, tiny, tmp_path, kills):
     assert values == sorted(values) and values[0] > 0
   total = spent[-1]["time/unix"] - sessions[0]["time"]
   assert sum(spent[-1][f"time/{kind}"] for kind in ledger.KINDS) < total
+  assert spent[-1]["run/restarts"] == events.count("start") - 1
+  goodput = spent[-1]["run/goodput"]
+  assert goodput == pytest.approx(spent[-1]["time/steps"] / total, abs=1e-3)
+  assert spent[-1]["run/saving"] > spent[0]["run/saving"] >= 0
+  assert cli.main(["status", str(tmp_path)]) == 0
+  told = capsys.readouterr().out
+  assert f" {goodput:.1%} of " in told
+  assert f"restarts     {spent[-1]['run/restarts']}; last" in told
   assert running.losses(tmp_path) == running.losses(undisturbed)
 
 
@@ -90,7 +97,7 @@ def test_moved_to_other_processes(undisturbed, tiny, tmp_path, path):
   )
 
 
-def test_another_config_or_teacher_is_refused(undisturbed, tiny):
+def test_another_config_or_teacher_is_refused(undisturbed, tiny, capsys):
   for change, words in (
     ("--config.train.peak_lr=1e-3", "train.peak_lr: 0.005 then, 0.001 now"),
     ("--config.seed=4", "seed: 21 then, 4 now"),
@@ -101,6 +108,15 @@ def test_another_config_or_teacher_is_refused(undisturbed, tiny):
     assert code == 2, output
     assert "belongs to another run" in output and words in output
     running.assert_same_state(running.saved(undisturbed, NUM_STEPS), before)
+    # What it was tried on stands before what refused it, and in the record.
+    first = output.splitlines()[0]
+    assert first.startswith("process 0 of 1 (alone), coordinator localhost:")
+    assert "1 x cpu, mesh {'data': 1," in first and "orbax-checkpoint" in first
+    start, end = history.read_sessions(undisturbed)[-2:]
+    assert (start["event"], end["event"], end["code"]) == ("start", "end", 2)
+    assert words in end["why"]
+    assert cli.main(["status", str(undisturbed)]) == 0
+    assert "all steps are done; refused since: " in capsys.readouterr().out
 
 
 def test_sigterm_saves_the_step_it_stops_at(tiny, tmp_path):

@@ -11,6 +11,7 @@ import json
 import math
 import pathlib
 import sys
+import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -69,7 +70,8 @@ class Checkpoints:
       RestartableError: a process sees other checkpoints than process 0.
     """
     _set_aside_damaged(workdir)
-    self._saving = 0
+    self._saving, self._since = 0, 0.0
+    self.seconds = 0.0  # in which one was being written, in the background too
     self._metric = metric
     by_metric = functools.partial(_value, metric)
     policy: list[Any] = [
@@ -188,7 +190,7 @@ class Checkpoints:
       metrics = None
     try:
       self._manager.wait_until_finished()  # As it would by itself.
-      self._saving = step
+      self._saving, self._since = step, time.monotonic()
       self._manager.save(
         step, args=ocp.args.Composite(**items), metrics=metrics, force=True
       )
@@ -237,6 +239,7 @@ class Checkpoints:
 
   def _seal(self) -> None:
     """Seals the checkpoint being saved, in the thread that saves it."""
+    self.seconds += time.monotonic() - self._since
     # Object stores have no temporary folder.
     for name in (f"{self._saving}.orbax-checkpoint-tmp", str(self._saving)):
       if (folder := self._folder / name).is_dir():

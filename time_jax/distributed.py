@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import itertools
 import os
 import pathlib
@@ -45,7 +44,7 @@ _FAILING_TOGETHER = 15  # seconds between the first and the last of them
 _failures = itertools.count()
 
 
-def initialize() -> None:
+def initialize() -> cluster.Place:
   """Joins the run's processes; call it before anything touches a device.
 
   What `cluster.find` reads from the environment; else what JAX finds by asking
@@ -54,6 +53,9 @@ def initialize() -> None:
   for each other TIME_JAX_TIMEOUT seconds (900), take one for dead that has not
   been heard of for TIME_JAX_HEARTBEAT (100), and wait TIME_JAX_SHUTDOWN (300)
   for all to end.
+
+  Returns:
+    Where this process stands among them.
 
   Raises:
     UserError: the environment is wrong or incomplete.
@@ -82,6 +84,7 @@ def initialize() -> None:
   # On CPU the processes must meet within 30 s at their first collective, and
   # need not afterwards: meet now, before weights are read and compiled for.
   multihost_utils.sync_global_devices("time_jax.distributed.initialize")
+  return place
 
 
 def preempted(step: int) -> bool:
@@ -191,24 +194,6 @@ def _all_failed() -> bool:
   except jax.errors.JaxRuntimeError:  # Time is over, or one is gone.
     return False
   return True
-
-
-def introduce(mesh: jax.sharding.Mesh, step: int) -> str:
-  """The first line of a log: which process this is, on what, from where.
-
-  Args:
-    mesh: of the run.
-    step: after which it continues; 0: it starts.
-  """
-  devices = jax.devices()
-  versions = ", ".join(
-    f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax")
-  )
-  return (
-    f"process {jax.process_index()} of {jax.process_count()}, {len(devices)} x "
-    f"{devices[0].device_kind}, mesh {dict(mesh.shape)}, {versions}; "
-    f"{'continuing after' if step else 'starting at'} step {step}"
-  )
 
 
 def _asked(timeout: int) -> cluster.Place:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from time_jax.errors import EXIT_RUN_FAILED, without_secrets
+from time_jax.errors import EXIT_BUG, verdict, without_secrets
 
 METRIC = "eval/relation_loss"
 _CURVES = {"train/loss": "training", METRIC: "held-out text"}
@@ -45,6 +45,11 @@ def read_sessions(workdir: pathlib.Path) -> list[Row]:
   ]
 
 
+def starts(workdir: pathlib.Path) -> list[float]:
+  """When a run was started (Unix seconds), every time."""
+  return [r["time"] for r in read_sessions(workdir) if r["event"] == "start"]
+
+
 @contextlib.contextmanager
 def session(
   workdir: pathlib.Path, active: bool, **start: Any
@@ -65,7 +70,8 @@ def session(
     yield end
   except BaseException as error:
     why = without_secrets(f"{type(error).__name__}: {error}")
-    end(EXIT_RUN_FAILED, why[:500])
+    code, _ = verdict(error) or (EXIT_BUG, "")
+    end(code, why[:500])
     raise
 
 

@@ -23,19 +23,26 @@ class Ledger:
   def __init__(self) -> None:
     """Starts to count, with "startup"."""
     self.started = time.time()
+    self._began, self._restarts, self._saved = self.started, 0, 0.0
     self._sums = dict.fromkeys(KINDS, 0.0)
     self._kind = "startup"
     self._since = time.perf_counter()
 
-  def resume(self, rows: Sequence[Mapping[str, Any]]) -> None:
+  def resume(
+    self, rows: Sequence[Mapping[str, Any]], starts: Sequence[float]
+  ) -> None:
     """Adds what the run had spent before.
 
     Args:
       rows: of its metrics, as far as they are kept.
+      starts: when it was started (Unix seconds), this time included.
     """
+    self._began = min([self.started, *starts])
+    self._restarts = max(len(starts) - 1, 0)
     known = [row for row in rows if f"time/{KINDS[0]}" in row]
     for kind in KINDS:
       self._sums[kind] += known[-1].get(f"time/{kind}", 0.0) if known else 0.0
+    self._saved += known[-1].get("run/saving", 0.0) if known else 0.0
 
   @contextlib.contextmanager
   def doing(self, kind: str) -> Generator[None, None, None]:
@@ -56,11 +63,26 @@ class Ledger:
         return
       yield item
 
-  def row(self) -> dict[str, float]:
-    """The sums until now, and the time (Unix seconds), for the metrics."""
+  def row(self, saving: float = 0.0) -> dict[str, float]:
+    """For the metrics: the sums until now, and the time (Unix seconds).
+
+    "run/goodput" is the part of the wall time since the first start that went
+    into steps, "run/saving" seconds in which a checkpoint was being written,
+    mostly while steps were made.
+
+    Args:
+      saving: such seconds of this session.
+    """
     self._turn(self._kind)
+    now = time.time()
     sums = {f"time/{kind}": round(s, 3) for kind, s in self._sums.items()}
-    return {"time/unix": round(time.time(), 3), **sums}
+    return {
+      "time/unix": round(now, 3),
+      **sums,
+      "run/goodput": round(self._sums["steps"] / (now - self._began), 4),
+      "run/restarts": self._restarts,
+      "run/saving": round(self._saved + saving, 3),
+    }
 
   def _turn(self, kind: str) -> None:
     now = time.perf_counter()

@@ -11,12 +11,15 @@ from typing import Any
 import jax
 
 from time_jax import flops
+from time_jax.cluster import Place
 
 _PACKAGES = (
+  "time-jax",
   "jax",
   "jaxlib",
   "flax",
   "optax",
+  "orbax-checkpoint",
   "libtpu",
   "jax-cuda12-plugin",
   "jax-cuda13-plugin",
@@ -56,6 +59,23 @@ def environment(mesh_shape: dict[str, int], dtype: str) -> dict[str, Any]:
       },
     },
   }
+
+
+def introduce(place: Place, mesh: jax.sharding.Mesh) -> str:
+  """The first line of a log: which process this is, on what, with what.
+
+  Args:
+    place: of this process.
+    mesh: of the run.
+  """
+  devices = jax.devices()
+  packages = {"Python": platform.python_version(), **versions()}
+  shown = ", ".join(f"{name} {version}" for name, version in packages.items())
+  return (
+    f"process {place.index} of {place.processes} ({place.launcher}), "
+    f"coordinator {place.coordinator}, {len(devices)} x "
+    f"{devices[0].device_kind}, mesh {dict(mesh.shape)}, {shown}"
+  )
 
 
 def processor() -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from time_jax import history, seal
 from time_jax.errors import (
   DAMAGED_JSON,
+  EXIT_BAD_INPUT,
   EXIT_PREEMPTED,
   EXIT_RUN_FAILED,
   UserError,
@@ -57,7 +58,7 @@ def status_command(
     "speed": _speed(rows, num_steps and num_steps - step, word == "running"),
     "goodput": _goodput(rows, sessions),
     "restarts": _restarts(sessions),
-    "checkpoints": _checkpoints(workdir),
+    "checkpoints": _checkpoints(workdir, rows),
     "skipped": _skipped(rows),
     "note": "; ".join(problems),
   }
@@ -107,6 +108,9 @@ def _state(
 ) -> tuple[str, str, bool]:
   """(a word, its reason, whether nobody needs to look)."""
   last = sessions[-1] if sessions else {"event": "start"}
+  over = bool(num_steps and rows and rows[-1]["step"] >= num_steps)
+  if over and last.get("code") == EXIT_BAD_INPUT:
+    return "done", f"all steps are done; refused since: {last.get('why')}", True
   if last["event"] == "end":
     when = f"{_duration(now - last['time'])} ago"
     code, why = last.get("code"), last.get("why", "")
@@ -116,7 +120,7 @@ def _state(
       return "stopped", f"{why or 'stopped'} {when}; start it again", True
     return "failed", f"{why or f'exit code {code}'} ({when})", False
   times = _times(rows)
-  if num_steps and rows and rows[-1]["step"] >= num_steps:
+  if over:
     return "done", "all steps are done", True
   since = max([last.get("time", 0.0), *times[-1:]])
   if not since:
@@ -193,7 +197,7 @@ def _restarts(sessions: Sequence[Row]) -> str:
   return f"{len(starts) - 1}; last on {where}"
 
 
-def _checkpoints(workdir: pathlib.Path) -> str:
+def _checkpoints(workdir: pathlib.Path, rows: Sequence[Row]) -> str:
   found = seal.step_folders(workdir)
   text = "none"
   if found:
@@ -202,6 +206,8 @@ def _checkpoints(workdir: pathlib.Path) -> str:
     sealed = any(map(seal.is_sealed, found))
     if why := sealed and seal.damage(found[-1], quick=True):
       text += f", which is damaged: {why}"
+  if saving := history.curve(rows, "run/saving"):
+    text += f"; {_duration(saving[-1][1])} of saving, beside the steps too"
   with contextlib.suppress(OSError):
     aside = len(list((workdir / seal.DAMAGED).iterdir()))
     text += f"; {aside} damaged in {workdir / seal.DAMAGED}" if aside else ""

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -18,8 +19,10 @@ from time_jax import (
   corpus,
   distributed,
   evaluate,
+  first_state,
   history,
   initial,
+  machine,
   metrics,
   optimizer,
   parallel,
@@ -68,66 +71,63 @@ def distill(
   prepare_workdir(workdir)
   teacher_config = assembly.teacher_config(config)
   rows = corpus.open_corpus(config, workdir, teacher_config.vocab_size)
-  distributed.initialize()
+  place = distributed.initialize()
   with distributed.together(config.train.watchdog) as watchdog:
-    return _distill(config, workdir, rows, window, ledger, watchdog)
+    use_compilation_cache()
+    mesh = assembly.make_mesh(config)
+    print(machine.introduce(place, mesh), file=sys.stderr, flush=True)
+    distributed.check_shared(workdir)
+    active = jax.process_index() == 0
+    with history.session(
+      workdir, active, time=ledger.started, **record.hardware()
+    ) as end:
+      code = _distill(config, workdir, rows, mesh, window, ledger, watchdog)
+      end(code)  # Only now is the last checkpoint known to be on disk.
+  if code == 0 and active:
+    status.say_goodbye(workdir, config.train.num_steps)
+  return code
 
 
 def _distill(
   config: ConfigDict,
   workdir: pathlib.Path,
   rows: corpus.Corpus,
+  mesh: Mesh,
   window: range,
   ledger: Ledger,
   watchdog: Watchdog,
 ) -> int:
   """What all processes do together."""
-  distributed.check_shared(workdir)
-  use_compilation_cache()
-  mesh = assembly.make_mesh(config)
   teacher = assembly.make_teacher(config, mesh)
   objective = assembly.make_objective(config, teacher)
   tx = assembly.make_optimizer(config)
   about = record.make_record(config, teacher.fingerprint, rows)
   record.check_processes(about)
-  with contextlib.ExitStack() as stack:
-    with Checkpoints(
+  with Checkpoints(
+    workdir,
+    keep_latest=config.checkpoint.keep_latest,
+    keep_every=config.checkpoint.keep_every,
+  ) as checkpoints:
+    about |= initial.origin(checkpoints)
+    state = first_state.restore_or_init(
+      config, workdir, checkpoints, objective, tx, mesh, about
+    )
+    if jax.process_index() == 0:
+      record.write_files(config, workdir, teacher.vocab_size)
+    run = _Run(
+      config,
       workdir,
-      keep_latest=config.checkpoint.keep_latest,
-      keep_every=config.checkpoint.keep_every,
-    ) as checkpoints:
-      about |= initial.origin(checkpoints)
-      state = _restore_or_init(
-        config, workdir, checkpoints, objective, tx, mesh, about
-      )
-      if jax.process_index() == 0:
-        record.write_files(config, workdir, teacher.vocab_size)
-      run = _Run(
-        config,
-        workdir,
-        checkpoints,
-        objective,
-        rows,
-        mesh,
-        about,
-        evaluate.make_evaluator(objective, mesh),
-        window,
-        ledger,
-        watchdog,
-      )
-      end = stack.enter_context(
-        history.session(
-          workdir,
-          jax.process_index() == 0,
-          time=ledger.started,
-          **about["hardware"],
-        )
-      )
-      code = run.loop(state, make_parallel(config, objective, tx, mesh))
-    end(code)  # Only now is the last checkpoint known to be on disk.
-  if code == 0 and jax.process_index() == 0:
-    status.say_goodbye(workdir, config.train.num_steps)
-  return code
+      checkpoints,
+      objective,
+      rows,
+      mesh,
+      about,
+      evaluate.make_evaluator(objective, mesh),
+      window,
+      ledger,
+      watchdog,
+    )
+    return run.loop(state, make_parallel(config, objective, tx, mesh))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,8 +166,12 @@ class _Run:
       # Closing the checkpoints would wait for the others.
       distributed.ending_with_others(),
     ):
-      recorder.say(distributed.introduce(self.mesh, first), everyone=True)
-      self.ledger.resume(history.read_metrics(self.workdir) if first else [])
+      begin = "continuing after" if first else "starting at"
+      recorder.say(f"{begin} step {first}")
+      self.ledger.resume(
+        history.read_metrics(self.workdir) if first else [],
+        history.starts(self.workdir),
+      )
       if first == 0:
         self._evaluate_at(0, how.get(state), recorder)
       pending: list[tuple[int, train_step.Metrics]] = []
@@ -242,7 +246,7 @@ class _Run:
       values = {k: np.asarray(v).item() for k, v in scalars.items()}
       if step not in self.profile:  # Tracing takes time of its own.
         values |= meter.read(values["data/tokens"], jax.device_count())
-      recorder.write(step, values | self.ledger.row())
+      recorder.write(step, values | self._spent())
       meter.restart()
 
   def _is_stop(self, step: int) -> bool:
@@ -272,7 +276,10 @@ class _Run:
       self.checkpoints.save(
         step, state.as_trees(), self.about, scores, wait=wait
       )
-    recorder.write(step, self.ledger.row())
+    recorder.write(step, self._spent())
+
+  def _spent(self) -> metrics.Scalars:
+    return self.ledger.row(saving=self.checkpoints.seconds)
 
   def _evaluate_at(
     self,
@@ -329,38 +336,3 @@ def make_parallel(
     objective.student, tx, mesh, **assembly.extras(config)
   )
   return parallel.with_jit(step, state, mesh, c.global_batch_size)
-
-
-def _restore_or_init(
-  config: ConfigDict,
-  workdir: pathlib.Path,
-  checkpoints: Checkpoints,
-  objective: Objective,
-  tx: Any,
-  mesh: Mesh,
-  about: dict[str, Any],
-) -> train_step.TrainState:
-  steps = checkpoints.steps()
-  if not steps or initial.is_imported(checkpoints):
-    state = train_step.init_state(
-      objective.student, tx, mesh, config.seed, **assembly.extras(config)
-    )
-    params = initial.first_params(
-      state.params,
-      objective.student.config,
-      mesh,
-      workdir=workdir,
-      checkpoints=checkpoints,
-      init_from=config.student.init_from,
-      teacher_path=config.teacher.path,
-      teacher_layer=config.teacher.layer,
-      allow_pickle=config.teacher.allow_pickle,
-    )
-    return state.starting_from(params)
-  before = checkpoints.metadata(steps[-1])["run"]
-  record.check_same(before, about["run"], steps[-1])
-  abstract = train_step.abstract_state(
-    objective.student, tx, mesh, **assembly.extras(config)
-  )
-  trees = checkpoints.restore(steps[-1], abstract.as_trees())
-  return train_step.TrainState.from_trees(trees)
