@@ -54,7 +54,7 @@ def one_process(monkeypatch):
 
   alone = cluster.Place("alone", "localhost:1", 1, 0)
   monkeypatch.setattr(distributed, "initialize", lambda: alone)
-  monkeypatch.setattr(distributed, "preempted", lambda step: False)
+  monkeypatch.setattr(distributed, "preempted", lambda: False)
 
 
 @pytest.fixture(scope="session")

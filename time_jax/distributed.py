@@ -41,7 +41,7 @@ _PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
 # What JAX says of errors that a process makes all by itself.
 _OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 _FAILING_TOGETHER = 15  # seconds between the first and the last of them
-_failures = itertools.count()
+_failures, _questions = itertools.count(), itertools.count(1)
 
 
 def initialize() -> cluster.Place:
@@ -87,13 +87,14 @@ def initialize() -> cluster.Place:
   return place
 
 
-def preempted(step: int) -> bool:
-  """Whether all processes have agreed to stop after this step (SIGTERM).
+def preempted() -> bool:
+  """Whether all processes have agreed to stop here (SIGTERM).
 
-  To be asked after every step, by the loop alone, and with rising steps: the
-  answer is True at one of them only.
+  To be asked by the loop alone, by all processes at the same places: after
+  every step, and within what takes longer. The answer is True once only.
   """
-  return multihost_utils.reached_preemption_sync_point(step)
+  # JAX agrees on a number, which must rise.
+  return multihost_utils.reached_preemption_sync_point(next(_questions))
 
 
 def check_shared(folder: pathlib.Path) -> None:

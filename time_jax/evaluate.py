@@ -45,13 +45,18 @@ def make_evaluator(objective: Objective, mesh: Mesh) -> Evaluator:
   def evaluate(
     params: Params, teacher_params: Params, batches: Iterable[Batch]
   ) -> dict[str, float]:
-    totals: dict[str, list[Array]] = {}
+    found: list[dict[str, Array]] = []
     with sharding.use_mesh(mesh):
       for batch in batches:
-        for name, value in sums(params, teacher_params, batch).items():
-          totals.setdefault(name, []).append(value)
+        found.append(sums(params, teacher_params, batch))
+        # The devices have the next batch queued, and never more than two: who
+        # makes them can tell how far they are.
+        jax.block_until_ready(found[-3:-2])
     # fsum: the mean does not depend on the order or number of batches.
-    added = {k: math.fsum(map(float, v)) for k, v in totals.items()}
+    added = {
+      name: math.fsum(float(one[name]) for one in found)
+      for name in next(iter(found), {})
+    }
     documents = max(added.pop("documents", 0), 1)
     return {name: total / documents for name, total in added.items()}
 

@@ -6,7 +6,7 @@ import functools
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -32,6 +32,7 @@ from time_jax import (
   status,
   train_step,
 )
+from time_jax.arrays import Batch
 from time_jax.checkpoint import METRIC, Checkpoints
 from time_jax.config import check_config
 from time_jax.data import pipeline
@@ -172,8 +173,11 @@ class _Run:
         history.read_metrics(self.workdir) if first else [],
         history.starts(self.workdir),
       )
-      if first == 0:
-        self._evaluate_at(0, how.get(state), recorder)
+      if (
+        self._lacks_evaluation(first)
+        and self._evaluate_at(first, how.get(state), recorder) is None
+      ):
+        return _stopped(first, recorder)
       pending: list[tuple[int, train_step.Metrics]] = []
       tracer.turn(first + 1)
       stack.enter_context(self.ledger.doing("steps"))
@@ -192,21 +196,17 @@ class _Run:
         # next step queued, and never more than two.
         if len(pending) > 2:
           self._look_at(*pending.pop(0), recorder, meter)
-        stop = distributed.preempted(step)
+        stop = distributed.preempted()
         halt = stop or self._is_stop(step)
         if halt or tracer.turns(step + 1):
           while pending:
             self._look_at(*pending.pop(0), recorder, meter)
           tracer.turn(step + 1)
           if halt:
-            self._save_at(step, how.get(state), recorder, wait=stop)
+            stop = self._save_at(step, how.get(state), recorder, stop)
           meter.restart()
-        if stop and step < num_steps:
-          recorder.say(
-            f"Stopped by a signal after step {step}; everything is saved. Run "
-            "the same command again to continue."
-          )
-          return EXIT_PREEMPTED
+        if stop and (step < num_steps or self._evaluates(step)):
+          return _stopped(step, recorder)
     return 0
 
   def _batches(
@@ -267,16 +267,29 @@ class _Run:
     step: int,
     state: train_step.TrainState,
     recorder: metrics.Recorder,
-    wait: bool,
-  ) -> None:
+    stop: bool,
+  ) -> bool:
+    """Evaluates if it is time to, and saves; whether to stop then.
+
+    An evaluation that a stop leaves out is made up for by the next session.
+    """
     scores = None
-    if self._evaluates(step) and not wait:
+    if self._evaluates(step) and not stop:
       scores = self._evaluate_at(step, state, recorder)
+      stop = scores is None
     with self.ledger.doing("checkpoint"):
       self.checkpoints.save(
-        step, state.as_trees(), self.about, scores, wait=wait
+        step, state.as_trees(), self.about, scores, wait=stop
       )
     recorder.write(step, self._spent())
+    return stop
+
+  def _lacks_evaluation(self, first: int) -> bool:
+    """Of the step that this session begins with."""
+    if not self._evaluates(first):
+      return False
+    curve = dict(history.curve(history.read_metrics(self.workdir), METRIC))
+    return not distributed.of_first(first in curve)
 
   def _spent(self) -> metrics.Scalars:
     return self.ledger.row(saving=self.checkpoints.seconds)
@@ -287,21 +300,41 @@ class _Run:
     state: train_step.TrainState,
     recorder: metrics.Recorder,
   ) -> dict[str, float] | None:
-    if self.rows.validation is None:
-      return None
+    """Scores on held-out text; None: told to stop meanwhile."""
+    assert self.rows.validation is not None  # See _evaluates.
+    stop = False
+
+    def watched(batches: Iterable[Batch]) -> Iterator[Batch]:
+      nonlocal stop
+      for batch in batches:
+        yield batch
+        self.watchdog.beat()
+        if stop := distributed.preempted():
+          return
+
     batches = corpus.evaluation_batches(
       self.rows.validation, self.config.eval.global_batch_size, self.mesh
     )
     teacher_params = self.objective.teacher.params
     with self.ledger.doing("evaluation"):
       params = state.ema or state.params
-      found = self.evaluator(params, teacher_params, batches)
+      found = self.evaluator(params, teacher_params, watched(batches))
+    if stop:
+      return None
     scores = {f"eval/{name}": value for name, value in found.items()}
     recorder.write(step, scores)
     recorder.say(
       f"step {step}: relation loss on held-out text {scores[METRIC]:.4f}"
     )
     return scores
+
+
+def _stopped(step: int, recorder: metrics.Recorder) -> int:
+  recorder.say(
+    f"Stopped by a signal after step {step}; everything is saved. Run the same "
+    "command again to continue."
+  )
+  return EXIT_PREEMPTED
 
 
 def use_compilation_cache() -> None:

@@ -88,7 +88,7 @@ def _finetune(
   run = _Finetuning(task, workdir, mesh, watchdog)
   found: dict[int, Done] = {}
   for seed in config.seeds:
-    done = run.of_seed(seed, asked=len(found) * run.steps_at_most)
+    done = run.of_seed(seed)
     if done is None:
       return EXIT_PREEMPTED
     found[seed] = done
@@ -126,17 +126,11 @@ class _Finetuning:
     self._watchdog = watchdog
     self._record = _record(task)
 
-  @property
-  def steps_at_most(self) -> int:
-    """Of one seed."""
-    return self._batches(0).steps * self._task.config.train.epochs
-
-  def of_seed(self, seed: int, asked: int) -> Done | None:
+  def of_seed(self, seed: int) -> Done | None:
     """Trains, chooses, predicts, scores; None: stopped, to go on later.
 
     Args:
       seed: of the run.
-      asked: steps of earlier seeds.
     """
     workdir = self._workdir / f"seed-{seed}"
     record = {**self._record, "seed": seed}
@@ -154,7 +148,6 @@ class _Finetuning:
       record=record,
       encoder=self._task.opened.params,
       beat=self._watchdog.beat,
-      asked=asked,
     )
     tuned = run.tune()
     if tuned is None:

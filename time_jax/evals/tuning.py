@@ -139,7 +139,6 @@ class Run:
     record: what shapes the result, kept with every checkpoint.
     encoder: its first weights; None: random ones.
     beat: is called after every step.
-    asked: steps of earlier runs of this process; see `distributed.preempted`.
   """
 
   task: Task
@@ -150,7 +149,6 @@ class Run:
   record: Mapping[str, Any]
   encoder: Params | None
   beat: Callable[[], None]
-  asked: int = 0
 
   @property
   def num_steps(self) -> int:
@@ -286,7 +284,7 @@ class Run:
         recorder.advance()
         if step % self.recipe.log_every == 0 or step % per_epoch == 0:
           self._look_at(step, scalars, recorder)
-        stop = distributed.preempted(self.asked + step)
+        stop = distributed.preempted()
         scores = None
         if step % per_epoch == 0:
           scores = self.task.evaluate(state.averaged)

@@ -1,0 +1,63 @@
+"""Told to stop anywhere: nothing is lost, and no evaluation is left out."""
+
+import pytest
+import running
+
+from time_jax import cli, distributed, history, watchdog
+
+FLAGS = (
+  "--config.checkpoint.every=2",
+  "--config.eval.every=2",
+  "--config.train.num_steps=6",
+  "--config.train.warmup_steps=1",
+)
+
+
+@pytest.fixture
+def distill(monkeypatch, tiny, one_process):
+  """Runs; the so-manyeth question whether to stop is answered with yes.
+
+  It returns the exit code, and how many questions there were.
+  """
+
+  def run(workdir, *flags, yes=0):
+    questions = []
+
+    def preempted():
+      questions.append(1)
+      return len(questions) == yes
+
+    monkeypatch.setattr(distributed, "preempted", preempted)
+    words = running.command(tiny, workdir, *FLAGS, *flags)
+    return cli.main(words), len(questions)
+
+  return run
+
+
+def evaluations(workdir):
+  return dict(history.curve(history.read_metrics(workdir), history.METRIC))
+
+
+def test_told_to_stop(distill, tmp_path, capsys, monkeypatch):
+  whole, beats = tmp_path / "whole", []
+  monkeypatch.setattr(watchdog.Watchdog, "beat", lambda self: beats.append(1))
+  code, total = distill(whole)
+  assert code == 0 and set(evaluations(whole)) == {0, 2, 4, 6}
+  # Four evaluations of some batches each, and six steps.
+  batches, rest = divmod(total - 6, 4)
+  assert batches > 1 and rest == 0
+  assert len(beats) == total + 1  # The watchdog hears of every batch.
+  for place, number, step in (
+    ("in an evaluation", batches + 3, 2),
+    ("in the last evaluation", total, 6),
+  ):
+    run = tmp_path / place
+    code, _ = distill(run, yes=number)
+    assert code == 42, place
+    told = f"Stopped by a signal after step {step}; everything is saved."
+    assert told in capsys.readouterr().err, place
+    assert step not in evaluations(run), place
+    assert distill(run)[0] == 0
+    assert evaluations(run) == pytest.approx(evaluations(whole)), place
+    running.assert_same_state(running.saved(run, 6), running.saved(whole, 6))
+  assert distill(run) == (0, 0)  # Nothing is left to do, or to evaluate.
