@@ -313,8 +313,14 @@ def raising(error):
   return command
 
 
-def caused(error, number):
-  error.__cause__ = OSError(number, "why")
+# In the words of TensorStore, which knows no OSError.
+LOST = (
+  "Error reading local file \"c/0\": Input/output error [os_error_code='5']"
+)
+
+
+def caused(error, cause):
+  error.__cause__ = OSError(cause, "why") if isinstance(cause, int) else cause
   return error
 
 
@@ -325,6 +331,14 @@ def test_how_other_ends_are_reported(capsys, monkeypatch):
     (RestartableError("2 is missing."), 42, "2 is missing."),
     (caused(UserError("cannot read x."), errno.ESTALE), 42, "cannot read x."),
     (caused(UserError("cannot read x."), errno.EACCES), 2, "cannot read x."),
+    (
+      ValueError(f"UNKNOWN: {LOST}"),
+      42,
+      "lost storage: UNKNOWN: Error reading",
+    ),
+    (RunError("cannot write x."), 3, "cannot write x."),
+    (caused(RunError("cannot write x."), ValueError(LOST)), 42, "cannot write"),
+    (UserError(f"damaged: {LOST}"), 2, "damaged: Error reading"),
     (OSError(errno.EIO, "gone"), 42, "lost storage: [Errno 5] gone; start it"),
     (full, 3, "cannot write: No space left on device; make room and run it"),
     (KeyboardInterrupt(), 130, "run the same command again to continue"),

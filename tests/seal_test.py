@@ -1,5 +1,7 @@
 """A damaged checkpoint is found, moved aside, and in nobody's way."""
 
+import errno
+import os
 import shutil
 
 import jax
@@ -17,7 +19,7 @@ from checkpoint_test import (
 
 from time_jax import seal
 from time_jax.checkpoint import Checkpoints
-from time_jax.errors import UserError
+from time_jax.errors import RestartableError, UserError
 
 pytestmark = pytest.mark.filterwarnings(
   "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -42,6 +44,19 @@ def test_a_finished_checkpoint_is_sealed_and_sound(saved):
   folders = seal.step_folders(saved)
   assert [folder.name for folder in folders] == ["1", "2", "3"]
   assert all(seal.is_sealed(f) and not seal.damage(f) for f in folders)
+
+
+def test_what_cannot_be_read_for_now_is_not_damaged(copy, monkeypatch):
+  def lost(path):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+  monkeypatch.setattr(seal, "_sha256", lost)
+  with pytest.raises(RestartableError, match=r"cannot be looked at.*Errno 5"):
+    open_in(copy, keep_every=1)
+  assert not (copy / "damaged").exists()
+  monkeypatch.undo()
+  with open_in(copy, keep_every=1) as checkpoints:
+    assert checkpoints.steps() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("way", spoiling.WAYS)

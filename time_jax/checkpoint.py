@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from time_jax import distributed, seal
-from time_jax.errors import RestartableError, RunError, UserError
+from time_jax.errors import RestartableError, RunError, UserError, is_lost
 from time_jax.history import METRIC
 
 _METADATA = "metadata"
@@ -269,22 +269,27 @@ class Checkpoints:
 
 def _set_aside_damaged(workdir: pathlib.Path) -> None:
   """Process 0 decides and moves; the others wait for it."""
-  problem = ""
+  problem: Exception | None = None
   if jax.process_index() == 0:
     try:
       for line in seal.set_aside(workdir, _unreadable):
         print(f"time_jax: {line}", file=sys.stderr, flush=True)
-    except OSError as error:
-      problem = (
-        f"a damaged checkpoint cannot be moved: {error}; expected a --workdir "
-        "with write permission."
-      )
-    except UserError as error:
-      problem = str(error)
-  if distributed.of_first(bool(problem)):
-    raise UserError(
-      problem or f"process 0 cannot use {workdir}; its log says why."
+    except (OSError, ValueError) as error:
+      problem = error
+  # 1: no; 2: not now.
+  refused = distributed.of_first(bool(problem) + is_lost(problem))
+  if not refused:
+    return
+  text = f"process 0 cannot use {workdir}; its log says why."
+  if isinstance(problem, UserError):
+    text = str(problem)
+  elif problem:
+    text = (
+      f"the checkpoints in {workdir} cannot be looked at, or a damaged one not "
+      f"be moved: {_reason(problem)} Expected a --workdir that can be read and "
+      "written."
     )
+  raise (RestartableError if refused == 2 else UserError)(text) from problem
 
 
 def _unreadable(folder: pathlib.Path) -> str:
@@ -306,6 +311,8 @@ def _unreadable(folder: pathlib.Path) -> str:
         )
         reader.restore(place, ocp.args.PyTreeRestore(restore_args=wanted))
   except Exception as error:  # Orbax raises a bare one for a damaged array.
+    if is_lost(error):
+      raise
     return _reason(error.__cause__ or error).rstrip(".")
   return ""
 

@@ -33,14 +33,29 @@ class RestartableError(RunError):
   """A run that cannot go on here and now, but may when it is started again."""
 
 
+def is_lost(error: BaseException | None) -> bool:
+  """Whether an error comes from storage that is gone, and may come back.
+
+  Python tells it by a number, TensorStore in its text.
+  """
+  while error:
+    number = error.errno if isinstance(error, OSError) else None
+    if not isinstance(error, UserError | RunError):  # They quote users' files.
+      found = re.search(r"\[os_error_code='(\d+)'\]", str(error))
+      number = int(found[1]) if found else number
+    if number in _LOST:
+      return True
+    error = error.__cause__
+  return False
+
+
 def verdict(error: BaseException) -> tuple[int, str] | None:
   """Exit code and message that a command ends with; None: a bug.
 
   Whatever was made of it on its way up, an error of storage that is gone says
   that the command may be started again.
   """
-  first = error.__cause__ or error
-  lost = isinstance(first, OSError) and first.errno in _LOST
+  lost = is_lost(error)
   if isinstance(error, UserError | RunError):
     code = EXIT_BAD_INPUT if isinstance(error, UserError) else EXIT_RUN_FAILED
     again = lost or isinstance(error, RestartableError)

@@ -11,7 +11,7 @@ import os
 import pathlib
 from collections.abc import Callable, Collection
 
-from time_jax.errors import DAMAGED_JSON, UserError
+from time_jax.errors import DAMAGED_JSON, UserError, is_lost
 
 FILE = "sha256.json"
 DAMAGED = "damaged"
@@ -49,6 +49,9 @@ def damage(
     folder: of the checkpoint.
     items: names of its folders to look at; empty: all.
     quick: only sizes are compared, no file is read.
+
+  Raises:
+    OSError: its storage is gone, which says nothing of the checkpoint.
   """
   try:
     files = json.loads((folder / FILE).read_text(encoding="utf-8"))
@@ -58,6 +61,8 @@ def damage(
       if not items or name.partition("/")[0] in items
     }
   except (OSError, *DAMAGED_JSON) as error:
+    if is_lost(error):
+      raise
     return f"{FILE} cannot be read ({type(error).__name__})"
   for path, (size, sha256) in wanted.items():
     name = path.relative_to(folder)
@@ -68,6 +73,8 @@ def damage(
       if not quick and _sha256(path) != sha256:
         return f"{name} has other content than was written"
     except OSError as error:
+      if is_lost(error):
+        raise
       return f"{name} cannot be read ({error.strerror or error})"
   return ""
 
@@ -89,7 +96,7 @@ def set_aside(
 
   Raises:
     UserError: the one of step 0, which no run can make again.
-    OSError: one cannot be moved.
+    OSError: one cannot be moved, or the storage is gone.
   """
   lines: list[str] = []
   sound: list[str] = []
