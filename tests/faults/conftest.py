@@ -27,8 +27,7 @@ def note(record_property):
   """(fault, outcome, exit code, seconds until it was where it had been)."""
 
   def note(fault, outcome, code, seconds):
-    shown = "-" if seconds is None else f"{seconds:.1f}"
-    record_property("row", (fault, outcome, str(code), shown))
+    record_property("row", (fault, outcome, str(code), f"{seconds:.1f}"))
 
   return note
 
