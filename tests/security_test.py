@@ -235,6 +235,8 @@ def test_the_doctor_shows_no_token(capsys, monkeypatch):
     (f"Bearer {SECRET}.", "Bearer hf_...."),
     ("http://u:p%40@h:80/x?a:b@c", "http://u:...@h:80/x?a:b@c"),
     (pathlib.Path("/a:b@c"), "/a:b@c"),
+    ("WANDB_API_KEY=0123456789abcdef x", "WANDB_API_KEY=... x"),
+    ("key wandb_v1_0123456789abcdef.", "key wandb_v1_...."),
   ],
 )
 def test_what_is_cut_out_of_messages(text, shown):

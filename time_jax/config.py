@@ -125,6 +125,7 @@ def _run_fields(config: ConfigDict) -> None:
 
   config.log = g = ConfigDict()
   g.every = 50  # steps
+  g.wandb = ""  # project of Weights & Biases, which then has the metrics too
 
 
 # What may differ between a run and its resumption: where and how fast it

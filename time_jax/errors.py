@@ -71,4 +71,6 @@ def verdict(error: BaseException) -> tuple[int, str] | None:
 def without_secrets(text: object) -> str:
   """A message that may be shown: tokens and passwords in addresses cut out."""
   hidden = re.sub(r"\bhf_[A-Za-z0-9]{8,}", "hf_...", str(text))
+  hidden = re.sub(r"\b(wandb_v\d+_)\w{8,}", r"\1...", hidden)
+  hidden = re.sub(r"(WANDB_API_KEY\W{1,4})\w{8,}", r"\1...", hidden)
   return re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:...@", hidden)

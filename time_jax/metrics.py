@@ -16,6 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 from time_jax import history
+from time_jax.tracking import Tracker
 
 Item = TypeVar("Item")
 _proto: Any = event_pb2  # Type checkers do not see its classes.
@@ -32,7 +33,12 @@ class Recorder:
   """
 
   def __init__(
-    self, workdir: pathlib.Path, step: int, num_steps: int, active: bool
+    self,
+    workdir: pathlib.Path,
+    step: int,
+    num_steps: int,
+    active: bool,
+    tracker: Tracker | None = None,
   ) -> None:
     """Opens the files, dropping what lies behind `step`: it will come again.
 
@@ -41,8 +47,9 @@ class Recorder:
       step: steps done so far.
       num_steps: of the whole run.
       active: whether this process writes.
+      tracker: gets the same scalars; closed with the files.
     """
-    self._active = active
+    self._active, self._tracker = active, tracker
     if not active:
       return
     self._num_steps = num_steps
@@ -66,7 +73,9 @@ class Recorder:
   def __enter__(self) -> "Recorder":
     return self
 
-  def __exit__(self, *exception: object) -> None:
+  def __exit__(self, kind: type | None, *exception: object) -> None:
+    if self._tracker:
+      self._tracker.close(failed=kind is not None)
     if self._active:
       self._bar.close()
       # What could not be written was told by `write`, and still cannot.
@@ -86,6 +95,8 @@ class Recorder:
     self._file.write(json.dumps({"step": step, **scalars}) + "\n")
     self._file.flush()
     self._board.write(step, scalars)
+    if self._tracker:
+      self._tracker.write(step, scalars)
     self._bar.set_postfix_str(_short(scalars))
     if self._bar.disable and "train/loss" in scalars:
       self._tell(step, scalars)

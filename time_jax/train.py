@@ -30,6 +30,7 @@ from time_jax import (
   record,
   sharding,
   status,
+  tracking,
   train_step,
 )
 from time_jax.arrays import Batch
@@ -68,6 +69,7 @@ def distill(
   """
   ledger = Ledger()
   check_config(config)
+  tracking.check_installed(config.log.wandb)
   window = profiling.read_window(profile, config.train.num_steps)
   prepare_workdir(workdir)
   teacher_config = assembly.teacher_config(config)
@@ -154,14 +156,18 @@ class _Run:
     first = int(state.step)
     state = how.put(state)
     teacher = how.put(self.objective.teacher.params)
-    meter = metrics.Meter()
+    meter, active = metrics.Meter(), jax.process_index() == 0
+    project, tracker = self.config.log.wandb, None
+    if active and project:
+      settings = self.config.to_dict()
+      tracker = tracking.Tracker(project, self.workdir, settings)
     with (
       metrics.Recorder(
-        self.workdir, first, num_steps, jax.process_index() == 0
+        self.workdir, first, num_steps, active, tracker
       ) as recorder,
       contextlib.closing(self._batches(first, how.put_batch)) as batches,
       profiling.Tracer(
-        self.workdir / "profile", self.profile, first, jax.process_index() == 0
+        self.workdir / "profile", self.profile, first, active
       ) as tracer,
       contextlib.ExitStack() as stack,
       # Closing the checkpoints would wait for the others.
