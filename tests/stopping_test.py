@@ -61,3 +61,21 @@ def test_told_to_stop(distill, tmp_path, capsys, monkeypatch):
     assert evaluations(run) == pytest.approx(evaluations(whole)), place
     running.assert_same_state(running.saved(run, 6), running.saved(whole, 6))
   assert distill(run) == (0, 0)  # Nothing is left to do, or to evaluate.
+
+
+def test_moved_to_other_meshes(distill, tmp_path):
+  """Amid an epoch; of eight devices in one process."""
+  flags = "--config.data.validation=()", "--config.train.peak_lr=1e-3"
+  whole, run = tmp_path / "whole", tmp_path / "run"
+  assert distill(whole, *flags)[0] == 0
+  for sizes, yes in ((4, 2), 3), ((1, 4), 0):
+    mesh = [
+      f"--config.mesh.{axis}={size}"
+      for axis, size in zip(("fsdp", "tensor"), sizes, strict=True)
+    ]
+    assert distill(run, *flags, *mesh, yes=yes)[0] == (42 if yes else 0)
+  found, expected = running.losses(run), running.losses(whole)
+  assert found.keys() == expected.keys() == set(range(1, 7))
+  for step, (loss, checksum) in expected.items():
+    assert found[step][1] == checksum
+    assert found[step][0] == pytest.approx(loss, abs=1e-5)
