@@ -365,6 +365,7 @@ def test_the_lowered_step_is_the_step_with_its_scopes(golden, how):
   text = compiled.as_text()
   for scope in ("teacher", "student", "relations", "optimizer"):
     assert re.search(rf'op_name="[^"]*[/(]{scope}[/)]', text), scope
+  assert not re.search(r'[/(]student[/)][^"]*[/(]teacher[/)]', text)
   copy = jax.tree.map(jnp.copy, state)
   found, _ = compiled(state, *arguments)
   expected, _ = spread.step(copy, *arguments)

@@ -53,9 +53,10 @@ def gradients(
   """
 
   def student(params: Params, rows: Batch, targets: Qkv, rng: Array) -> Result:
-    (loss, parts), grads = jax.value_and_grad(objective.loss, has_aux=True)(
-      params, rows, targets, documents, rng
-    )
+    with jax.named_scope("student"):
+      (loss, parts), grads = jax.value_and_grad(objective.loss, has_aux=True)(
+        params, rows, targets, documents, rng
+      )
     return grads, loss, parts
 
   def targets(rows: Batch) -> Qkv:
@@ -63,8 +64,7 @@ def gradients(
       return objective.targets(teacher_params, rows)
 
   if accumulation == 1:
-    with jax.named_scope("student"):
-      return student(params, batch, targets(batch), jax.random.fold_in(rng, 0))
+    return student(params, batch, targets(batch), jax.random.fold_in(rng, 0))
 
   # Row i goes to micro-batch i % accumulation: each device then finds all of
   # its micro-batches among the rows it already holds.
@@ -77,8 +77,7 @@ def gradients(
   def one(total: Result, item: tuple[Batch, Array]) -> tuple[Result, None]:
     rows, index = item
     arguments = rows, targets(rows), jax.random.fold_in(rng, index)
-    with jax.named_scope("student"):
-      return add(total, params, *arguments), None
+    return add(total, params, *arguments), None
 
   items = jax.tree.map(split, batch), jnp.arange(accumulation)
   rows = jax.tree.map(lambda x: x[0], items[0])
