@@ -136,9 +136,14 @@ def test_a_batch_depends_on_seed_and_step_alone(spec):
 def test_all_pieces_in_order_for_prediction(spec):
   pieces, _ = some_pieces(spec)
   examples = WordExamples(pieces, spec.pad_id)
-  found = list(batches.in_order(examples, Buckets((64,), 8, 512)))
+  buckets = Buckets((64,), 8, 512, fewer=(1, 6, 99))
+  found = list(batches.in_order(examples, buckets))
   assert sorted(i for chosen, _ in found for i in chosen) == list(
     range(len(pieces))
   )
+  *full, (chosen, last) = found
+  assert {len(batch.num_words) for _, batch in full} == {8}
+  assert len(last.num_words) == (6 if len(chosen) > 1 else 1) < 8
+  assert [buckets.rows_of(64, n) for n in (1, 2, 6, 7, 9)] == [1, 6, 6, 8, 8]
   with pytest.raises(UserError, match=r"data\.buckets=\(\)"):
     make_buckets((), 64, 8, 512, make_mesh(1, 1, 1))

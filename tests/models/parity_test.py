@@ -87,10 +87,12 @@ def test_hidden_states_of_every_layer(golden, mesh, name):
     states[-1][real], expected["last_hidden_state"][real], **TOLERANCE
   )
   # Block by block it is the same network.
-  last = jax.jit(functools.partial(unrolled.last_state, encoder))(
+  one_by_one = jax.jit(functools.partial(unrolled.states, encoder))(
     unrolled.unstack(params), batch
   )
-  np.testing.assert_allclose(last[real], states[-1][real], atol=1e-5, rtol=0)
+  np.testing.assert_allclose(
+    np.stack(one_by_one)[:, real], states[:, real], atol=1e-5, rtol=0
+  )
 
 
 @pytest.mark.parametrize("name", FOLDERS)

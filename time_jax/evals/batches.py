@@ -51,21 +51,31 @@ class Buckets:
     rows: rows of a batch.
     max_tokens: rows are fewer where they would hold more than this.
     ways: that the rows are split into on the devices.
+    fewer: rows that the last batch of a length may have instead, if it needs
+      no more: a program each.
   """
 
   lengths: tuple[int, ...]
   rows: int
   max_tokens: int
   ways: int = 1
+  fewer: tuple[int, ...] = ()
 
   @property
   def longest(self) -> int:
     """Tokens in a row at most."""
     return self.lengths[-1]
 
-  def rows_of(self, length: int) -> int:
-    """Rows of a batch of this length, a multiple of `ways`."""
+  def rows_of(self, length: int, needed: int | None = None) -> int:
+    """Rows of a batch of this length, a multiple of `ways`.
+
+    Args:
+      length: tokens in a row.
+      needed: how many will do, where `fewer` has as few.
+    """
     rows = max(min(self.rows, self.max_tokens // length), 1)
+    if needed is not None:
+      rows = min(n for n in (*self.fewer, rows) if n >= min(needed, rows))
     return -(-rows // self.ways) * self.ways
 
   def split(self, examples: Examples) -> dict[int, np.ndarray]:
@@ -145,7 +155,8 @@ def in_order(
     rows = buckets.rows_of(length)
     for i in range(0, len(numbers), rows):
       chosen = numbers[i : i + rows]
-      yield chosen, examples.fill(chosen, length, rows)
+      least = buckets.rows_of(length, len(chosen))
+      yield chosen, examples.fill(chosen, length, least)
 
 
 def lay(

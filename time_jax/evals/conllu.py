@@ -97,7 +97,7 @@ def read(path: pathlib.Path, *, trees: bool = True) -> list[Sentence]:
 
 
 def parse(
-  lines: Iterable[bytes], name: str, *, trees: bool = True
+  lines: Iterable[bytes], name: str, *, trees: bool = True, first: int = 1
 ) -> list[Sentence]:
   """The same for lines, as they are on disk.
 
@@ -105,20 +105,25 @@ def parse(
     lines: of the file, undecoded.
     name: what messages call the file.
     trees: as for `read`.
+    first: number of the first line.
   """
-  sentences = [_check(sentence, trees) for sentence in _sentences(lines, name)]
+  sentences = [
+    _check(sentence, trees) for sentence in _sentences(lines, name, first)
+  ]
   if not sentences:
     raise UserError(
-      f"{name}:1: no sentence in this file; expected CoNLL-U: a line of ten "
-      "tab-separated columns for each word."
+      f"{name}:{first}: no sentence in this file; expected CoNLL-U: a line of "
+      "ten tab-separated columns for each word."
     )
   return sentences
 
 
-def _sentences(lines: Iterable[bytes], name: str) -> Iterator[Sentence]:
+def _sentences(
+  lines: Iterable[bytes], name: str, first: int
+) -> Iterator[Sentence]:
   rows: list[tuple[str, ...]] = []
   numbers: list[int] = []
-  for number, text in decode(lines, name, "a CoNLL-U file"):
+  for number, text in decode(lines, name, "a CoNLL-U file", first):
     if text.strip():
       rows.append(_row(text, f"{name}:{number}"))
       numbers.append(number)

@@ -65,7 +65,7 @@ def read(path: pathlib.Path) -> list[Sentence]:
 
 
 def parse(
-  lines: Iterable[bytes], name: str, *, tagged: bool = True
+  lines: Iterable[bytes], name: str, *, tagged: bool = True, first: int = 1
 ) -> list[Sentence]:
   """The same for lines, as they are on disk.
 
@@ -73,12 +73,13 @@ def parse(
     lines: of the file, undecoded.
     name: what messages call the file.
     tagged: whether the last column is the tag; else there is none yet.
+    first: number of the first line.
   """
   sentences: list[Sentence] = []
   comments: list[str] = []
   rows: list[tuple[int, str, str, str]] = []  # line number, before, word, tag
   columns = 0  # of the latest line whose columns have spaces between them
-  for number, text in decode(lines, name, _EXPECTED):
+  for number, text in decode(lines, name, _EXPECTED, first):
     if not text.strip():
       if rows:
         numbers, before, words, tags = zip(*rows, strict=True)
@@ -98,7 +99,7 @@ def parse(
       rows.append((number, f"{text}\t", _token(word, f"{name}:{number}"), ""))
   if not sentences:
     raise UserError(
-      f"{name}:1: no sentence in this file; expected {_EXPECTED}."
+      f"{name}:{first}: no sentence in this file; expected {_EXPECTED}."
     )
   return sentences
 

@@ -44,19 +44,20 @@ def read_lines(path: pathlib.Path, what: str) -> Iterable[bytes]:
 
 
 def decode(
-  lines: Iterable[bytes], name: str, what: str
+  lines: Iterable[bytes], name: str, what: str, first: int = 1
 ) -> Iterator[tuple[int, str]]:
-  """Lines as (number from 1, text without its end); at last an empty one.
+  """Lines as (number, text without its end); at last an empty one.
 
   Args:
     lines: undecoded.
     name: what messages call the file.
     what: was expected, for messages.
+    first: number of the first line.
 
   Raises:
     UserError: bytes that are no UTF-8.
   """
-  for number, line in enumerate(itertools.chain(lines, [b""]), 1):
+  for number, line in enumerate(itertools.chain(lines, [b""]), first):
     try:
       text = line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:

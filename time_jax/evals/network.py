@@ -3,11 +3,13 @@
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from time_jax.evals.batches import Buckets
 from time_jax.evals.encoders import Opened
+from time_jax.models import unrolled
 from time_jax.models.family import Params
 
 
@@ -28,8 +30,16 @@ class Network:
   mesh: Mesh
 
   def states(self, params: Params, batch: Any) -> Float[Array, "L B T D"]:
-    """Hidden states of the encoder, without dropout."""
-    states: Any = self.opened.encoder.apply(
-      {"params": params["encoder"]}, batch.batch, method="hidden_states"
+    """Hidden states of the encoder, without dropout.
+
+    Args:
+      params: "encoder", which may be unstacked, and "heads".
+      batch: has the tokens as `batch`.
+    """
+    encoder, own = self.opened.encoder, params["encoder"]
+    if isinstance(own.get("layers"), list):
+      return jnp.stack(unrolled.states(encoder, own, batch.batch))
+    states: Any = encoder.apply(
+      {"params": own}, batch.batch, method="hidden_states"
     )
     return states

@@ -1,21 +1,25 @@
 """`predict`: text in, annotated text out."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, TextIO
+
+import jax
 
 from time_jax import sharding, train
 from time_jax.errors import UserError
-from time_jax.evals import conllu, iob, ner, qa, saved, squad, ud
+from time_jax.evals import conllu, incoming, iob, ner, qa, saved, squad, ud
 from time_jax.evals.batches import make_buckets
-from time_jax.evals.lines import decode
 
-_TOGETHER = 1024  # items in memory; sorted by length among themselves
+_TOGETHER = 1024  # items at once; sorted by length among themselves
 _ROWS, _MAX_TOKENS = 64, 8192
+_FEWER = 1, 8  # for a sentence or a few
+_COMPILE = "/jax/core/compile/"  # of tracing, lowering, compiling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +28,14 @@ class _Kind:
 
   Attributes:
     items: what it annotates, for the last line.
-    read: the input, which is not blank -> items.
+    read: blocks of the input -> items, as soon as they are complete.
     model: see `ner.from_record`.
     to_text: items -> output.
     expects: its input, for messages.
   """
 
   items: str
-  read: Callable[[bytes], list[Any]]
+  read: Callable[[Iterable[bytes]], Iterator[list[Any]]]
   model: Callable[..., Any]
   to_text: Callable[[Sequence[Any]], str]
   expects: str
@@ -45,7 +49,8 @@ def predict(folder: pathlib.Path, source: BinaryIO, out: TextIO) -> int:
     source: one sentence a line with spaces between its words; or CoNLL-U for
       a model of `ud`, for one of `ner` a token a line. Of `qa`, see
       `squad.parse`.
-    out: gets CoNLL-U, IOB2, or JSON lines of answers.
+    out: gets CoNLL-U, IOB2, or JSON lines of answers; those of sentences as
+      soon as a block of them is read, such as a line that is typed.
 
   Returns:
     The exit code, 0.
@@ -64,98 +69,85 @@ def predict(folder: pathlib.Path, source: BinaryIO, out: TextIO) -> int:
   opened, params, record = saved.read_folder(folder, mesh)
   lengths = record["buckets"]
   buckets = make_buckets(lengths, max(lengths), _ROWS, _MAX_TOKENS, mesh)
+  buckets = dataclasses.replace(buckets, fewer=_FEWER)
   model = kind.model(opened, record, buckets, mesh)
-  start, count, words = time.perf_counter(), 0, 0
-  for some in _chunks(_read(source, kind)):
-    out.write(kind.to_text(model.annotate(params, some)))
-    out.flush()
-    count += len(some)
-    words += sum(len(getattr(item, "words", ())) for item in some)
-  seconds = time.perf_counter() - start
+  seconds, count, words = 0.0, 0, 0
+  with _compiling() as compiling:
+    for some in _read(source, kind):
+      start = time.perf_counter()
+      text = kind.to_text(model.annotate(params, some))
+      seconds += time.perf_counter() - start
+      out.write(text)
+      out.flush()
+      count += len(some)
+      words += sum(len(getattr(item, "words", ())) for item in some)
+  compiled = sum(end - start for start, end in compiling)
   print(
     f"{count} {kind.items}{f', {words} words' if words else ''} in "
-    f"{seconds:.1f} s: {count / seconds:.1f} {kind.items}/s, compilation "
-    "included.",
+    f"{seconds:.1f} s: {count / seconds:.1f} {kind.items}/s; "
+    f"{count / (seconds - compiled):.1f} without the {compiled:.1f} s of "
+    "compilation.",
     file=sys.stderr,
   )
   return 0
 
 
-def _read(source: BinaryIO, kind: _Kind) -> list[Any]:
-  """All of the input: a format is known only at its end."""
-  data = source.read()
-  if not data.strip():
+def _read(source: BinaryIO, kind: _Kind) -> Iterator[list[Any]]:
+  """Items as they arrive; UserError if there are none."""
+  empty = True
+  for some in kind.read(incoming.blocks(source)):
+    empty = False
+    for start in range(0, len(some), _TOGETHER):
+      yield some[start : start + _TOGETHER]
+  if empty:
     raise UserError(f"the input is empty; expected {kind.expects}.")
-  return kind.read(data)
 
 
-def _reader(
-  parse: Callable[[list[bytes]], list[Any] | None],
-  make: Callable[[Sequence[str], str], Any],
-) -> Callable[[bytes], list[Any]]:
-  """Reads annotated sentences, or plain ones.
-
-  Args:
-    parse: annotated lines -> sentences; None: they are plain text.
-    make: (words, place) -> a sentence of plain text.
-  """
-
-  def read(data: bytes) -> list[Any]:
-    lines = data.splitlines(keepends=True)
-    annotated = parse(lines)
-    if annotated is not None:
-      return annotated
-    return [
-      make(text.split(), f"input:{number}")
-      for number, text in decode(lines, "input", "text")
-      if text.strip()
-    ]
-
-  return read
+def _questions(blocks: Iterable[bytes]) -> Iterator[list[Any]]:
+  """Of one JSON, or of a JSON a line, which is known at the end."""
+  data = b"".join(blocks)
+  if data.strip():
+    yield squad.parse(data, name="input")
 
 
-def _parse_conllu(lines: list[bytes]) -> list[conllu.Sentence] | None:
-  if any(line.count(b"\t") >= len(conllu.COLUMNS) - 2 for line in lines):
-    return conllu.parse(lines, "input", trees=False)
-  return None
+@contextlib.contextmanager
+def _compiling() -> Iterator[list[tuple[float, float]]]:
+  """Gathers when programs are compiled, as (start, end)."""
+  found: list[tuple[float, float]] = []
 
+  def listen(event: str, duration_secs: float, **_: Any) -> None:
+    if event.startswith(_COMPILE):
+      end = time.perf_counter()
+      while found and found[-1][0] >= end - duration_secs:
+        found.pop()  # It was a part of this one.
+      found.append((end - duration_secs, end))
 
-def _parse_tokens(lines: list[bytes]) -> list[iob.Sentence] | None:
-  """A token a line: lines have tabs, or none has several words."""
-  texts = [text for _, text in decode(lines, "input", "text") if text.strip()]
-  rows = [text for text in texts if "\t" in text]
-  if rows:
-    tagged = all(map(iob.is_tagged, rows))
-    return iob.parse(lines, "input", tagged=tagged)
-  if all(len(text.split()) == 1 for text in texts):
-    return iob.parse(lines, "input", tagged=False)
-  return None
-
-
-def _chunks(items: list[Any]) -> Iterator[list[Any]]:
-  for start in range(0, len(items), _TOGETHER):
-    yield items[start : start + _TOGETHER]
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    yield found
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 _LINES = "or one sentence a line with spaces between its words"
 _KINDS = {
   "ud": _Kind(
     "sentences",
-    _reader(_parse_conllu, conllu.make_sentence),
+    functools.partial(incoming.sentences, choose=incoming.choose_conllu),
     ud.from_record,
     conllu.to_text,
     f"CoNLL-U, {_LINES}",
   ),
   "ner": _Kind(
     "sentences",
-    _reader(_parse_tokens, iob.make_sentence),
+    functools.partial(incoming.sentences, choose=incoming.choose_tokens),
     ner.from_record,
     iob.to_text,
     f"a token a line, {_LINES}",
   ),
   "qa": _Kind(
     "questions",
-    functools.partial(squad.parse, name="input"),
+    _questions,
     qa.from_record,
     squad.to_lines,
     squad.EXPECTED,

@@ -17,10 +17,12 @@ import safetensors
 import safetensors.numpy
 from jax.sharding import Mesh
 
+from time_jax import sharding
 from time_jax.appearing import appearing
 from time_jax.errors import UserError
 from time_jax.evals.encoders import Opened, open_encoder, write_encoder
 from time_jax.hf import files
+from time_jax.models import unrolled
 from time_jax.models.family import Params
 
 RECORD = "task.json"
@@ -78,7 +80,8 @@ def read_folder(
   """Reads what `write_folder` wrote.
 
   Returns:
-    The encoder, the parameters of encoder and heads on the mesh, task.json.
+    The encoder; the parameters of encoder, unstacked, and heads on the mesh;
+    task.json.
   """
   record = read_record(folder)
   opened = open_encoder(str(folder / "encoder"), mesh=mesh, dtype=np.float32)
@@ -87,4 +90,9 @@ def read_folder(
   except (OSError, safetensors.SafetensorError) as error:
     raise UserError(f"{folder / _HEADS} cannot be read: {error}.") from error
   heads = flax.traverse_util.unflatten_dict(flat, sep="/")
-  return opened, {"encoder": opened.params, "heads": heads}, record
+  assert opened.params is not None, folder
+  params = {
+    "encoder": unrolled.unstack(opened.params),
+    "heads": sharding.replicate(heads, mesh),
+  }
+  return opened, params, record

@@ -33,10 +33,10 @@ def unstack(params: Params) -> Params:
   return {**params, "layers": blocks}
 
 
-def last_state(
+def states(
   encoder: nn.Module, params: Params, batch: Batch
-) -> Float[Array, "B T D"]:
-  """What the model hands on: `hidden_states(batch)[-1]`, without dropout.
+) -> list[Float[Array, "B T D"]]:
+  """Those of `hidden_states(batch)`, without dropout.
 
   Args:
     encoder: an `encoder.Encoder`.
@@ -50,7 +50,15 @@ def last_state(
   # All but the first are built alike.
   blocks += [(bound.last, own) for own in params.get("layers", ())]
   blocks.append((bound.last, params["last"]))
+  found = [x]
   for (block, own), kind in zip(blocks, bound.kinds(), strict=True):
     unbound = block.clone(parent=None, name=None)
-    x = unbound.apply({"params": own}, x, kind, shared, True)
-  return bound.leave(x)
+    found.append(unbound.apply({"params": own}, found[-1], kind, shared, True))
+  return [*found[:-1], bound.leave(found[-1])]
+
+
+def last_state(
+  encoder: nn.Module, params: Params, batch: Batch
+) -> Float[Array, "B T D"]:
+  """What the model hands on: the last of `states`."""
+  return states(encoder, params, batch)[-1]
