@@ -20,33 +20,7 @@ from time_jax.errors import RestartableError, RunError, UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPE = f"--config={ROOT}/configs/time.py"
-COMMANDS = (
-  "prepare",
-  "distill",
-  "status",
-  "choose",
-  "export",
-  "verify",
-  "import",
-  "finetune ud",
-  "finetune ner",
-  "finetune qa",
-  "predict",
-  "report",
-  "sweep",
-  "languages",
-  "teachers",
-  "inspect",
-  "trim",
-  "doctor",
-  "bench data",
-  "bench relations",
-  "bench step",
-  "bench compare",
-  "bench aot",
-  "bench scaling",
-  "bench inference",
-)
+COMMANDS = tuple(FLAGS)
 
 
 def field_names():
