@@ -95,6 +95,23 @@ def test_bad_files(tmp_path, text, line, what, end):
   assert "\n" not in said
 
 
+def test_all_bad_sentences_are_named_up_to_ten():
+  bad = [word(1, 0), "2\tx\n", word(1, 5), "\n", word(1, 7), "\n", word(1, 0)]
+  lines = "".join(bad).encode().splitlines(keepends=True)
+  with pytest.raises(UserError) as caught:
+    conllu.parse(lines, "in")
+  # The third line is of a sentence whose words cannot be counted.
+  assert str(caught.value) == (
+    "in:2: 2 columns, expected 10 separated by tabs (CoNLL-U). in:5: HEAD is "
+    "'7', expected a number from 0 to 1."
+  )
+  with pytest.raises(UserError) as caught:
+    conllu.parse([b"x\n"] * 50, "in")
+  said = str(caught.value)
+  assert said.count("in:") == 10
+  assert said.endswith("(CoNLL-U). These are the first 10.")
+
+
 def test_bytes_that_are_no_text_and_files_that_are_not_there(tmp_path):
   path = tmp_path / "a.conllu"
   path.write_bytes(word(1, 0).encode() + b"2\t\xff\n")

@@ -38,6 +38,20 @@ def test_a_token_of_a_hash_sign_and_tokens_with_spaces():
   assert second.words == ("x",) and second.comments == ("# a comment O",)
 
 
+def test_the_language_in_wikianns_own_files(tmp_path, capsys):
+  text = "da:Anna\tB-PER\nda::\tO\n\nda:da:x\tO\n\n"
+  path = tmp_path / "da.iob2"
+  path.write_text(text)
+  sentences = iob.read(path)
+  assert [s.words for s in sentences] == [("Anna", ":"), ("da:x",)]
+  assert iob.to_text(sentences) == text
+  assert "all tokens begin with 'da:'" in capsys.readouterr().err
+  for other in ("Hans\tO\n", "da:\tO\n", "de:Hans\tO\n"):
+    path.write_text(text + other)
+    assert iob.read(path)[0].words == ("da:Anna", "da::")
+  assert not capsys.readouterr().err
+
+
 def test_tokens_without_tags():
   (sentence,) = iob.parse([b"Ib\tNN\n", b"1\n"], "in", tagged=False)
   assert sentence.words == ("Ib", "1") and not sentence.tags
@@ -75,6 +89,17 @@ def test_bad_files(tmp_path, text, line, what, end):
   said = str(caught.value)
   assert said.startswith(f"{path}:{line}: ") and what in said, said
   assert "\n" not in said
+
+
+def test_all_bad_lines_are_named():
+  text = b"a\tI-X\nb\n\nc\tO\nd\tx\n"
+  with pytest.raises(UserError) as caught:
+    iob.parse(text.splitlines(keepends=True), "in")
+  said = str(caught.value)
+  assert said.startswith("in:1: the tag I-X starts a sentence; ")
+  assert " in:2: no tag behind the token 'b'; " in said
+  assert " in:5: the tag is 'x', expected O" in said
+  assert said.count("in:") == 3
 
 
 def test_bytes_that_are_no_text_and_files_that_are_not_there(tmp_path):

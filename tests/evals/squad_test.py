@@ -95,6 +95,16 @@ def test_bad_answers_are_named_with_their_line(tmp_path, identity, ascii_only):
   assert str(error.value).startswith(place) and number > 5
 
 
+@pytest.mark.parametrize("broken", [{"question": 3}, {"answers": [4]}])
+def test_bad_questions_are_named_with_their_line(tmp_path, broken):
+  text = json.dumps(content(**broken), indent=1)
+  number = text[: text.index('"id"')].count("\n") + 1
+  with pytest.raises(UserError) as error:
+    read(tmp_path, text)
+  place = f"{tmp_path / 'file.json'}:{number}: data[0].paragraphs[0].qas[0]"
+  assert str(error.value).startswith(place) and number > 5
+
+
 @pytest.mark.parametrize(
   ("text", "message"),
   [

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from time_jax.errors import UserError
-from time_jax.evals.lines import decode, read_lines
+from time_jax.evals.lines import Problems, decode, read_lines
 
 COLUMNS = (
   *("ID", "FORM", "LEMMA", "UPOS", "XPOS"),
@@ -90,7 +90,7 @@ def read(path: pathlib.Path, *, trees: bool = True) -> list[Sentence]:
     trees: whether heads must be there and make a tree with one root.
 
   Raises:
-    UserError: no such file, or not CoNLL-U; names the line.
+    UserError: no such file, or not CoNLL-U; names the lines, ten at most.
   """
   lines = read_lines(path, "a CoNLL-U file (.conllu or .conllu.gz)")
   return parse(lines, str(path), trees=trees)
@@ -107,9 +107,11 @@ def parse(
     trees: as for `read`.
     first: number of the first line.
   """
-  sentences = [
-    _check(sentence, trees) for sentence in _sentences(lines, name, first)
-  ]
+  sentences, problems = [], Problems()
+  for sentence in _sentences(lines, name, first, problems):
+    with problems:
+      sentences.append(_check(sentence, trees))
+  problems.raise_them()
   if not sentences:
     raise UserError(
       f"{name}:{first}: no sentence in this file; expected CoNLL-U: a line of "
@@ -119,17 +121,23 @@ def parse(
 
 
 def _sentences(
-  lines: Iterable[bytes], name: str, first: int
+  lines: Iterable[bytes], name: str, first: int, problems: Problems
 ) -> Iterator[Sentence]:
+  """Those of which every line is sound; of others the lines are noted."""
   rows: list[tuple[str, ...]] = []
   numbers: list[int] = []
+  sound = True
   for number, text in decode(lines, name, "a CoNLL-U file", first):
     if text.strip():
-      rows.append(_row(text, f"{name}:{number}"))
+      before = len(rows)
+      with problems:
+        rows.append(_row(text, f"{name}:{number}"))
       numbers.append(number)
-    elif rows:
+      sound = sound and len(rows) > before
+      continue
+    if rows and sound:
       yield Sentence(tuple(rows), tuple(numbers), name)
-      rows, numbers = [], []
+    rows, numbers, sound = [], [], True
 
 
 def _row(text: str, place: str) -> tuple[str, ...]:

@@ -3,18 +3,23 @@
 `token<TAB>tag`, or columns of CoNLL with spaces or tabs between them: the first
 is the token, the last the tag. A tag is O, B-TYPE (an entity begins) or I-TYPE
 (it goes on). What stands before the tag is kept as it is.
+
+WikiANN's own files write `da:token`: where all tokens of a tagged file begin
+with the same language, it is no part of them.
 """
 
 import dataclasses
 import pathlib
 import re
+import sys
 from collections.abc import Iterable, Sequence
 
 from time_jax.errors import UserError
-from time_jax.evals.lines import decode, read_lines
+from time_jax.evals.lines import Problems, decode, read_lines
 
 OUTSIDE = "O"
 _TAG = re.compile(r"O|[BI]-\S+")
+_LANGUAGE = re.compile(r"[a-z][a-z-]+:")
 _EXPECTED = "an IOB2 file (a token, a tab and its tag a line)"
 
 
@@ -58,7 +63,7 @@ def read(path: pathlib.Path) -> list[Sentence]:
   """Reads a file, plain or .gz.
 
   Raises:
-    UserError: no such file, or not IOB2; names the line.
+    UserError: no such file, or not IOB2; names the lines, ten at most.
   """
   lines = read_lines(path, f"{_EXPECTED}, plain or .gz")
   return parse(lines, str(path))
@@ -79,7 +84,9 @@ def parse(
   comments: list[str] = []
   rows: list[tuple[int, str, str, str]] = []  # line number, before, word, tag
   columns = 0  # of the latest line whose columns have spaces between them
+  problems = Problems()
   for number, text in decode(lines, name, _EXPECTED, first):
+    place = f"{name}:{number}"
     if not text.strip():
       if rows:
         numbers, before, words, tags = zip(*rows, strict=True)
@@ -91,17 +98,42 @@ def parse(
     elif _is_comment(text, columns):
       comments.append(text)
     elif tagged:
-      rows.append((number, *_row(text, f"{name}:{number}")))
-      _check_order([tag for *_, tag in rows[-2:]], f"{name}:{number}")
+      with problems:
+        rows.append((number, *_row(text, place)))
+        _check_order([tag for *_, tag in rows[-2:]], place)
       columns = 0 if "\t" in text else len(text.split())
     else:
       word = text.split("\t")[0]
-      rows.append((number, f"{text}\t", _token(word, f"{name}:{number}"), ""))
+      with problems:
+        rows.append((number, f"{text}\t", _token(word, place), ""))
+  problems.raise_them()
   if not sentences:
     raise UserError(
       f"{name}:{first}: no sentence in this file; expected {_EXPECTED}."
     )
-  return sentences
+  return _without_language(sentences) if tagged else sentences
+
+
+def _without_language(sentences: list[Sentence]) -> list[Sentence]:
+  """Tokens without the language that stands before every one of them."""
+  found = _LANGUAGE.match(sentences[0].words[0])
+  prefix = found[0] if found else ""
+  words = [word for sentence in sentences for word in sentence.words]
+  if not prefix or not all(
+    word.startswith(prefix) and word != prefix for word in words
+  ):
+    return sentences
+  print(
+    f"time_jax: note: {sentences[0].name}: all tokens begin with {prefix!r}, "
+    "as in WikiANN's own files; models read what is behind it.",
+    file=sys.stderr,
+  )
+  return [
+    dataclasses.replace(
+      sentence, words=tuple(word[len(prefix) :] for word in sentence.words)
+    )
+    for sentence in sentences
+  ]
 
 
 def is_tagged(line: str) -> bool:

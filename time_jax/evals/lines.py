@@ -6,10 +6,44 @@ import itertools
 import pathlib
 import zlib
 from collections.abc import Iterable, Iterator
+from types import TracebackType
 
 from time_jax.errors import UserError
 
 _LARGEST = 512 << 20  # bytes, unpacked
+_MOST = 10  # problems in a message
+
+
+class Problems:
+  """What is wrong with the lines of a file, raised at its end, or when many.
+
+  `with problems:` notes a UserError and goes on behind it.
+  """
+
+  def __init__(self) -> None:
+    self.found: list[str] = []
+
+  def __enter__(self) -> None:
+    pass
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> bool:
+    if not isinstance(error, UserError):
+      return False
+    self.found.append(str(error))
+    if len(self.found) == _MOST:
+      self.found.append(f"These are the first {_MOST}.")
+      self.raise_them()
+    return True
+
+  def raise_them(self) -> None:
+    """Raises UserError, if there is anything."""
+    if self.found:
+      raise UserError(" ".join(self.found)) from None
 
 
 def read_bytes(path: pathlib.Path, what: str) -> bytes:

@@ -91,7 +91,7 @@ def read(path: pathlib.Path) -> list[Question]:
       an answer that is not at its place; names the line and the question.
   """
   data = read_bytes(path, f"{_EXPECTED}, plain or .gz")
-  found, seen = _questions(_load(data, str(path)), str(path)), set()
+  found, seen = _questions(_load(data, str(path)), str(path), data), set()
   for question in found:
     problem = next(filter(None, map(question.misplaced, question.answers)), "")
     if question.id in seen:
@@ -132,7 +132,7 @@ def parse(data: bytes, name: str) -> list[Question]:
     rows = _lines(data, name, error)
   else:
     if "context" not in content:
-      return _questions(content, name, answered=False)
+      return _questions(content, name, data, answered=False)
     rows = [(f"{name}:1", content)]
   return [
     _question({**row, "answers": None}, place, row.get("context"), str(number))
@@ -186,8 +186,9 @@ def _load(data: bytes, place: str, expected: str = _EXPECTED) -> dict[str, Any]:
 
 
 def _questions(
-  content: dict[str, Any], name: str, *, answered: bool = True
+  content: dict[str, Any], name: str, data: bytes, *, answered: bool = True
 ) -> list[Question]:
+  """The questions of a file; its bytes tell the lines for messages."""
   found, skipped = [], 0
   for paragraph, place in _paragraphs(content, name):
     context = paragraph.get("context")
@@ -197,7 +198,14 @@ def _questions(
       elif row.get("is_impossible"):
         skipped += 1
         continue
-      found.append(_question(row, where, context, "", name))
+      try:
+        found.append(_question(row, where, context, "", name))
+      except UserError as error:
+        if not isinstance(row.get("id"), str | int):
+          raise
+        inside = str(error).removeprefix(name)
+        line = _line_of(str(row["id"]), data)
+        raise UserError(f"{name}:{line}{inside}") from None
   if skipped:
     print(
       f"time_jax: note: {name}: {skipped} questions that SQuAD v2 marks as "
