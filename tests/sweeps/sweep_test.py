@@ -244,6 +244,17 @@ def test_two_at_once(capsys, stub):
   assert not calls and "is at work in" in err
 
 
+def test_one_process_only(capsys, monkeypatch, stub):
+  for name, value in (
+    ("COORDINATOR", "host:1"),
+    ("NUM_PROCESSES", "2"),
+    ("PROCESS_ID", "0"),
+  ):
+    monkeypatch.setenv(f"TIME_JAX_{name}", value)
+  _, err, calls = sweep(capsys, stub, code=2)
+  assert not calls and "started 2 processes; a sweep runs in one" in err
+
+
 @pytest.mark.parametrize(
   ("before", "after", "message"),
   [

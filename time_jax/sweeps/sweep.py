@@ -1,10 +1,12 @@
 """`sweep`: runs the points of a grid, and says what came of them."""
 
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from time_jax import cluster
 from time_jax.command import Command
-from time_jax.errors import EXIT_PREEMPTED, RunError
+from time_jax.errors import EXIT_PREEMPTED, RunError, UserError
 from time_jax.folders import prepare_workdir
 from time_jax.sweeps import grid, stages, summary
 from time_jax.sweeps.grid import Point, Sweep
@@ -28,6 +30,12 @@ def sweep_command(
     UserError: a point cannot be run, or was another one before.
     RunError: points failed; all others were run.
   """
+  place = cluster.find(os.environ)
+  if place and place.processes > 1:
+    raise UserError(
+      f"{place.launcher} started {place.processes} processes; a sweep runs in "
+      "one, which may use all devices of its host."
+    )
   sweep = grid.load(file)
   points = grid.points(sweep, workdir, commands)
   prepare_workdir(workdir)
@@ -46,10 +54,10 @@ def sweep_command(
     )
     for number, point in enumerate(points, 1):
       head = f"{number}/{len(points)} {point.name}"
-      if not _run(sweep, point, records[point.name], head, lock):
-        summary.write(sweep, points, workdir)
-        return EXIT_PREEMPTED
+      going_on = _run(sweep, point, records[point.name], head, lock)
       summary.write(sweep, points, workdir)
+      if not going_on:
+        return EXIT_PREEMPTED
   print("\n" + (workdir / "sweep.md").read_text(encoding="utf-8"))
   plot = ", sweep.png" if (workdir / "sweep.png").exists() else ""
   print(f"Written: {workdir}/sweep.md, sweep.csv{plot}")
