@@ -1,6 +1,7 @@
 """Lemmas are classes: exact on what they were learned from, and shared."""
 
 import collections
+import os
 import pathlib
 
 import pytest
@@ -11,10 +12,18 @@ from time_jax.evals.edit_scripts import apply_script, script_of
 UD = pathlib.Path(__file__).parent / "ud"
 
 
-@pytest.mark.parametrize("name", ["ga-train", "ga-dev", "en-dev"])
-def test_every_lemma_of_a_treebank_comes_back(name):
+# TREEBANKS=FOLDER tests all files of a release of UD, too.
+FILES = sorted(
+  path
+  for folder in [UD, *filter(None, [os.environ.get("TREEBANKS")])]
+  for path in pathlib.Path(folder).rglob("*.conllu*")
+)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_lemma_of_a_treebank_comes_back(path):
   scripts = collections.Counter()
-  for sentence in conllu.read(UD / f"{name}.conllu.gz"):
+  for sentence in conllu.read(path, trees=False):
     pairs = zip(sentence.column("FORM"), sentence.column("LEMMA"), strict=True)
     for form, lemma in pairs:
       scripts[script_of(form, lemma)] += 1

@@ -3,6 +3,8 @@
 import collections
 import io
 import json
+import os
+import pathlib
 import re
 import signal
 import statistics
@@ -15,6 +17,7 @@ import tiny_qa
 
 from time_jax import cli
 from time_jax.evals import qa, qa_scores, squad
+from time_jax.evals.lines import read_bytes
 from time_jax.evals.squad import Answer
 
 LEARN = (
@@ -82,7 +85,7 @@ def by_hand(path, answers):
     return 2 * precision * recall / (precision + recall)
 
   values = collections.defaultdict(list)
-  for article in json.loads(path.read_text())["data"]:
+  for article in json.loads(read_bytes(path, ""))["data"]:
     for paragraph in article["paragraphs"]:
       for row in paragraph["qas"]:
         golds = [answer["text"] for answer in row["answers"]]
@@ -92,8 +95,15 @@ def by_hand(path, answers):
   return {name: 100 * statistics.fmean(some) for name, some in values.items()}
 
 
-def test_gold_wrong_and_partial_answers_score_as_defined():
-  path = tiny_qa.QA / "en-train.json"
+# QUESTIONS=FILE tests a whole file in the layout of SQuAD, too.
+FILES = [
+  *(tiny_qa.QA / "en-train.json", tiny_qa.QA / "en-dev.json"),
+  *map(pathlib.Path, filter(None, [os.environ.get("QUESTIONS")])),
+]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_gold_wrong_and_partial_answers_score_as_defined(path):
   gold = squad.read(path)
   found, cuts = [], set()
   for i, question in enumerate(gold):
@@ -115,6 +125,8 @@ def test_gold_wrong_and_partial_answers_score_as_defined():
   assert 20 < values["EM"] < values["F1"] < 80
   right = [q.with_answer(q.answers[0]) for q in gold]
   assert qa_scores.score(gold, right, "en") == {"F1": 100, "EM": 100}
+  wrong = [q.with_answer(Answer("zyzzyva", 0)) for q in gold]
+  assert qa_scores.score(gold, wrong, "en") == {"F1": 0, "EM": 0}
 
 
 @pytest.mark.usefixtures("one_process")

@@ -12,7 +12,7 @@ import pytest
 import running
 import tiny_ud
 
-from time_jax import cli
+from time_jax import cli, sharding
 from time_jax.evals import conllu, tuning, ud_scores
 from time_jax.hf import files
 
@@ -55,6 +55,27 @@ def by_hand(gold, system):
     udeval.load_conllu_file(str(plain)), udeval.load_conllu_file(str(system))
   )
   return {name: 100 * found[name].f1 for name in ud_scores.METRICS}
+
+
+@pytest.mark.usefixtures("one_process")
+def test_a_short_run_is_scored(mesh, monkeypatch, tmp_path):
+  """Of the tests of `finished` below, what can be had in seconds."""
+  # One device and one shape of batches, so that little is compiled.
+  monkeypatch.setattr(sharding, "make_mesh", lambda **sizes: mesh)
+  sentences = conllu.read(tiny_ud.UD / "ga-train.conllu.gz")
+  texts = [" ".join(sentence.column("FORM")) for sentence in sentences]
+  model = tiny_ud.write_bert(tmp_path / "model", texts, longest=32)
+  flags = (
+    *("--config.data.buckets=(32,)", "--config.train.epochs=2"),
+    "--config.checkpoint.every=100",
+  )
+  assert cli.main(tiny_ud.command(model, tmp_path / "run", *flags)) == 0
+  folder = tmp_path / "run" / "seed-0"
+  expected = by_hand(tiny_ud.UD / "ga-dev.conllu.gz", folder / "dev.conllu")
+  scores = json.loads((folder / "scores.json").read_text())["scores"]
+  assert scores["dev"] == expected
+  for name in ("UPOS", "Lemmas", "UAS"):
+    assert 0 < expected[name] < 100
 
 
 @pytest.mark.slow
