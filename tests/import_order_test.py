@@ -22,7 +22,6 @@ sharding relations.dense models.family models.encoder
 models.lookup
 models.layers
 evals.incoming
-sharding relations.dense models.family models.layers models.encoder
 models.relative models.rotary models.attention models.unrolled corpora
 teachers relations.sweep
 data.manifest data.packing data.records data.hub catalogue
