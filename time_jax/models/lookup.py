@@ -16,7 +16,7 @@ from time_jax import sharding
 
 
 def lookup(
-  table: Float[Array, "V d"],
+  table: Float[Array | np.ndarray, "V d"],
   ids: Int[Array | np.ndarray, "B ..."],
   features: int,
   dtype: DTypeLike,
@@ -62,5 +62,5 @@ def _exchange(
   return lax.all_to_all(x, axis, split_axis=0, concat_axis=ids.ndim, tiled=True)
 
 
-def _take(table: Array, ids: Any, dtype: DTypeLike) -> Array:
+def _take(table: Any, ids: Any, dtype: DTypeLike) -> Array:
   return jnp.take(table, ids, axis=0).astype(dtype)
