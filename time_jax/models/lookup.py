@@ -34,7 +34,8 @@ def lookup(
     features: D, columns of the table.
     dtype: of what is looked up.
   """
-  mesh, ids = jax.sharding.get_abstract_mesh(), jnp.asarray(ids)
+  mesh = jax.sharding.get_abstract_mesh()
+  table, ids = jnp.asarray(table), jnp.asarray(ids)
   rows, (columns,) = sharding.axes("batch"), sharding.axes("embed")
   if table.shape[1] < features:
     return _exchange(table, ids, dtype=dtype, axis=columns)
@@ -62,5 +63,5 @@ def _exchange(
   return lax.all_to_all(x, axis, split_axis=0, concat_axis=ids.ndim, tiled=True)
 
 
-def _take(table: Any, ids: Any, dtype: DTypeLike) -> Array:
+def _take(table: Array, ids: Array, dtype: DTypeLike) -> Array:
   return jnp.take(table, ids, axis=0).astype(dtype)
