@@ -84,5 +84,22 @@ def test_an_error_is_told_there(service, tmp_path):
 def test_it_is_asked_for_only_where_it_is_wanted(monkeypatch):
   monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
   tracking.check_installed("")
-  with pytest.raises(UserError, match="pip install wandb"):
+  with pytest.raises(UserError, match=r"'time-jax\[wandb\]'"):
     tracking.check_installed("students")
+
+
+def test_a_run_goes_on_without_it(service, tmp_path, capsys):
+  """A service that fails is told once; a torn file begins a new run there."""
+  (tmp_path / "wandb.json").write_text('{"id": "i')
+  tracker = tracking.Tracker("students", tmp_path, {})
+  assert json.loads((tmp_path / "wandb.json").read_text()) == {"id": "id0"}
+
+  def fail(*_, **__):
+    raise ConnectionError("gone\nmore")
+
+  tracker._run.log = tracker._run.finish = fail
+  for step in (1, 2):
+    tracker.write(step, {})
+  tracker.close(failed=False)
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "no more metrics to Weights & Biases: gone." in line

@@ -74,14 +74,14 @@ class Recorder:
     return self
 
   def __exit__(self, kind: type | None, *exception: object) -> None:
-    if self._tracker:
-      self._tracker.close(failed=kind is not None)
     if self._active:
       self._bar.close()
       # What could not be written was told by `write`, and still cannot.
       for file in (self._board, self._file):
         with contextlib.suppress(OSError):
           file.close()
+    if self._tracker:
+      self._tracker.close(failed=kind is not None)
 
   def advance(self) -> None:
     """Moves the bar by one step."""
@@ -112,9 +112,9 @@ class Recorder:
       line += f" left {datetime.timedelta(seconds=seconds)}"
     self.say(line)
 
-  def say(self, text: str, everyone: bool = False) -> None:
-    """Prints a line without tearing the bar; of process 0, or of everyone."""
-    if self._active or everyone:
+  def say(self, text: str) -> None:
+    """Prints a line without tearing the bar; of process 0."""
+    if self._active:
       tqdm.tqdm.write(text, file=sys.stderr)
       sys.stderr.flush()
 

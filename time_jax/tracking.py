@@ -4,7 +4,8 @@ import importlib
 import importlib.util
 import json
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from time_jax.errors import UserError, without_secrets
@@ -16,8 +17,8 @@ def check_installed(project: str) -> None:
   """UserError where a project is given, but not the package."""
   if project and importlib.util.find_spec("wandb") is None:
     raise UserError(
-      f"log.wandb={project!r} needs the package wandb; `pip install wandb` on "
-      "all hosts, or leave it empty."
+      f"log.wandb={project!r} needs the package wandb; `pip install "
+      "'time-jax[wandb]'` on all hosts, or leave it empty."
     )
 
 
@@ -39,7 +40,7 @@ class Tracker:
     """
     wandb: Any = importlib.import_module("wandb")
     path = workdir / _FILE
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = _read(path)
     try:
       self._run = wandb.init(
         project=project,
@@ -54,13 +55,16 @@ class Tracker:
         f"log.wandb={project!r} cannot be started: {_reason(error)} Log in by "
         "`wandb login`, set WANDB_MODE=offline, or leave it empty."
       ) from error
-    path.write_text(json.dumps({"id": self._run.id}) + "\n")
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(json.dumps({"id": self._run.id}) + "\n")
+    fresh.replace(path)
+    self._lost = False
     # Its own count of steps may not go back, as a run does that was killed.
     self._run.define_metric("*", step_metric="step")
 
   def write(self, step: int, scalars: Mapping[str, float | int]) -> None:
     """Hands over the scalars of a step."""
-    self._run.log({"step": step, **scalars})
+    self._try(lambda: self._run.log({"step": step, **scalars}))
 
   def close(self, failed: bool) -> None:
     """Sends what is left.
@@ -68,7 +72,31 @@ class Tracker:
     Args:
       failed: whether the session ends with an error.
     """
-    self._run.finish(exit_code=int(failed))
+    self._try(lambda: self._run.finish(exit_code=int(failed)))
+
+  def _try(self, call: Callable[[], Any]) -> None:
+    """A run goes on without it, and ends for its own reasons."""
+    if self._lost:
+      return
+    try:
+      call()
+    except Exception as error:
+      self._lost = True
+      print(
+        f"time_jax: no more metrics to Weights & Biases: {_reason(error)} They "
+        "go on in metrics.jsonl.",
+        file=sys.stderr,
+        flush=True,
+      )
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  """What it says; nothing where it is torn, and a new run begins there."""
+  try:
+    found = json.loads(path.read_text())
+  except (OSError, ValueError):
+    return {}
+  return found if isinstance(found, dict) else {}
 
 
 def _shown(value: Any) -> Any:

@@ -99,3 +99,10 @@ def test_why_a_gpu_is_not_measured(nvml, monkeypatch):
 def test_a_tpu_has_no_meter():
   meter = energy.make_meter("tpu")
   assert meter.start is None and "chip-seconds" in meter.method
+
+
+def test_counters_that_are_masked(tmp_path, monkeypatch):
+  """As in a container: a link that leads nowhere."""
+  (tmp_path / "intel-rapl:0").symlink_to(tmp_path / "nowhere")
+  meter = energy._rapl(tmp_path)
+  assert meter.start is None and energy.NOT_HERE in meter.method

@@ -36,6 +36,7 @@ def words(found):
     (TEXT, incoming.choose_conllu, [["#One", "ü"], ["Two", "three"], ["Four"]]),
     (TEXT, incoming.choose_tokens, [["#One", "ü"], ["Two", "three"], ["Four"]]),
     (b"# one", incoming.choose_conllu, [["#", "one"]]),
+    (b"One\tO\n\n#x\tO\n\n", incoming.choose_tokens, [["One"], ["#x"]]),
     (b"", incoming.choose_tokens, []),
     (b"\n \n", incoming.choose_conllu, []),
   ],

@@ -76,34 +76,31 @@ def _device(nvml: object) -> object:
 
 
 def _rapl(powercap: pathlib.Path) -> Meter:
-  # A package is intel-rapl:N, on AMD too; what lies inside has a further ":M".
-  zones = [
-    zone
-    for zone in sorted(powercap.glob("intel-rapl:*"))
-    if zone.name.count(":") == 1
-    and (zone / "name").read_text().startswith("package")
-  ]
-  if not zones:
-    return Meter(f"{NOT_HERE}: the system shows no RAPL (powercap)")
-
-  def counts() -> list[int]:
-    return [int((zone / "energy_uj").read_text()) for zone in zones]
+  def read(name: str) -> list[int]:
+    return [int((zone / name).read_text()) for zone in zones]
 
   try:
-    counts()
+    # A package is intel-rapl:N, on AMD too; what is inside has a further ":M".
+    zones = [
+      zone
+      for zone in sorted(powercap.glob("intel-rapl:*"))
+      if zone.name.count(":") == 1
+      and (zone / "name").read_text().startswith("package")
+    ]
+    read("energy_uj")
+    ranges = [most + 1 for most in read("max_energy_range_uj")]
   except OSError as error:
     reason = f"{error.strerror}: {error.filename}"
     return Meter(f"{NOT_HERE}: RAPL cannot be read ({reason})")
-  ranges = [
-    int((zone / "max_energy_range_uj").read_text()) + 1 for zone in zones
-  ]
+  if not zones:
+    return Meter(f"{NOT_HERE}: the system shows no RAPL (powercap)")
 
   def start() -> Callable[[], float]:
-    before = counts()
+    before = read("energy_uj")
 
     def joules() -> float:
       # A counter starts again at 0 behind its range, within minutes at least.
-      differences = zip(counts(), before, ranges, strict=True)
+      differences = zip(read("energy_uj"), before, ranges, strict=True)
       return sum((b - a) % whole for b, a, whole in differences) / 1e6
 
     return joules

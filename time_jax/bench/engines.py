@@ -67,7 +67,7 @@ class Engine:
     """
     about = {
       "platform": self.platform,
-      "chips": jax.device_count() if self.platform != "cpu" else 1,
+      "chips": 1,
       "method": self._meter.method,
     }
     if self._meter.start is None:
@@ -81,7 +81,8 @@ class Engine:
 
 
 def _load_jax(subject: Subject) -> Run:
-  mesh = sharding.make_mesh()
+  # One device, whose energy is counted.
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
   encoder, params = load.load_encoder(
     subject.folder, dtype=np.float32, mesh=mesh
   )

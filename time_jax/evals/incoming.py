@@ -1,5 +1,6 @@
 """Input of `predict` as it arrives: sentences out of blocks of bytes."""
 
+import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,11 +16,13 @@ class Format(NamedTuple):
 
   Attributes:
     parse: (lines, name of the input, first=number of the first) -> sentences.
+    counts: whether a line may hold a word: neither blank nor a comment.
     by_line: whether each line is a sentence; else a blank line ends one.
   """
 
   parse: Callable[..., list[Any]]
-  by_line: bool
+  counts: Callable[[bytes], bool]
+  by_line: bool = False
 
 
 # Complete lines, and whether the input has ended -> the format, once known.
@@ -46,7 +49,7 @@ def sentences(arriving: Iterable[bytes], choose: Choose) -> Iterator[list[Any]]:
   for block in itertools.chain(arriving, [None]):
     if block is not None:
       last = b"".join(lines[-1:])  # which may go on
-      lines = [*lines[:-1], *(last + block).splitlines(keepends=True)]
+      lines = [*lines[:-1], *io.BytesIO(last + block)]
     complete = lines
     if block is not None and not block.endswith(b"\n"):
       complete = lines[:-1]
@@ -55,26 +58,37 @@ def sentences(arriving: Iterable[bytes], choose: Choose) -> Iterator[list[Any]]:
       continue
     ready = complete
     if block is not None and not chosen.by_line:
-      ready = complete[: _end_of_sentence(complete)]
-    if any(map(bytes.strip if chosen.by_line else _counts, ready)):
+      ready = complete[: _end_of_sentence(complete, chosen.counts)]
+    if any(map(chosen.counts, ready)):
       yield chosen.parse(ready, "input", first=first)
       first += len(ready)
       lines = lines[len(ready) :]
 
 
-def _end_of_sentence(lines: Sequence[bytes]) -> int:
+def _end_of_sentence(
+  lines: Sequence[bytes], counts: Callable[[bytes], bool]
+) -> int:
   """How many lines there are up to the last blank one behind a word."""
   ends = (
     i + 1
     for i in range(len(lines) - 1, 0, -1)
-    if not lines[i].strip() and _counts(lines[i - 1])
+    if not lines[i].strip() and counts(lines[i - 1])
   )
   return next(ends, 0)
 
 
-def _counts(line: bytes) -> bool:
-  """Whether it may hold a word: neither blank nor a comment."""
-  return bool(line.strip()) and not line.startswith(b"#")
+def _is_text(line: bytes) -> bool:
+  return bool(line.strip())
+
+
+def _is_word(line: bytes) -> bool:
+  """Of CoNLL-U, where every comment begins with #."""
+  return _is_text(line) and not line.startswith(b"#")
+
+
+def _is_token(line: bytes) -> bool:
+  """Of tokens, where # may be one, or begin one."""
+  return _is_text(line) and not (line.startswith(b"# ") and b"\t" not in line)
 
 
 def _plain(make: Callable[[Sequence[str], str], Any]) -> Format:
@@ -87,7 +101,7 @@ def _plain(make: Callable[[Sequence[str], str], Any]) -> Format:
       if text.strip()
     ]
 
-  return Format(parse, by_line=True)
+  return Format(parse, _is_text, by_line=True)
 
 
 def choose_conllu(lines: Sequence[bytes], ended: bool) -> Format | None:
@@ -97,8 +111,8 @@ def choose_conllu(lines: Sequence[bytes], ended: bool) -> Format | None:
     def parse(lines: Iterable[bytes], name: str, *, first: int) -> list[Any]:
       return conllu.parse(lines, name, trees=False, first=first)
 
-    return Format(parse, by_line=False)
-  if ended or any(map(_counts, lines)):
+    return Format(parse, _is_word)
+  if ended or any(map(_is_word, lines)):
     return _plain(conllu.make_sentence)
   return None
 
@@ -114,7 +128,7 @@ def choose_tokens(lines: Sequence[bytes], ended: bool) -> Format | None:
     def parse(lines: Iterable[bytes], name: str, *, first: int) -> list[Any]:
       return iob.parse(lines, name, tagged=tagged, first=first)
 
-    return Format(parse, by_line=False)
-  if ended or (not alone and any(map(_counts, lines))):
+    return Format(parse, _is_token)
+  if ended or (not alone and any(map(_is_token, lines))):
     return _plain(iob.make_sentence)
   return None

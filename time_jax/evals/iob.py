@@ -66,7 +66,7 @@ def read(path: pathlib.Path) -> list[Sentence]:
     UserError: no such file, or not IOB2; names the lines, ten at most.
   """
   lines = read_lines(path, f"{_EXPECTED}, plain or .gz")
-  return parse(lines, str(path))
+  return _without_language(parse(lines, str(path)))
 
 
 def parse(
@@ -100,7 +100,8 @@ def parse(
     elif tagged:
       with problems:
         rows.append((number, *_row(text, place)))
-        _check_order([tag for *_, tag in rows[-2:]], place)
+        if not problems.found:  # A line that is missing has an order, too.
+          _check_order([tag for *_, tag in rows[-2:]], place)
       columns = 0 if "\t" in text else len(text.split())
     else:
       word = text.split("\t")[0]
@@ -111,7 +112,7 @@ def parse(
     raise UserError(
       f"{name}:{first}: no sentence in this file; expected {_EXPECTED}."
     )
-  return _without_language(sentences) if tagged else sentences
+  return sentences
 
 
 def _without_language(sentences: list[Sentence]) -> list[Sentence]:

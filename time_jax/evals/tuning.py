@@ -299,14 +299,15 @@ class Run:
             "seconds": seconds,
           }
           checkpoints.save(step, _trees(state), found, scores, wait=stop)
-        if is_over(history, self.recipe):
-          break
+        # First: who is told to stop is told once, and other seeds may follow.
         if stop:
           recorder.say(
             f"Stopped by a signal after step {step}; everything is saved. Run "
             "the same command again to continue."
           )
           return None
+        if is_over(history, self.recipe):
+          break
     return history, seconds
 
   def _look_at(
