@@ -108,7 +108,7 @@ def bench_inference(
     report.write_json(target, content)
   if out:
     inference_report.write(out, content, points)
-  if written := " and ".join(filter(None, (json, out))):
+  if written := " and ".join(str(path) for path in (json, out) if path):
     print(f"Written to {written}.")
   return 0
 

@@ -106,7 +106,7 @@ class Embed(nn.Module):
       nn.initializers.normal(self.stddev), (self.axis, "embed")
     )
     # A device may hold some columns only, which `param` would refuse.
-    table: Any = self.get_variable("params", "embedding")
+    table: Any = nn.meta.unbox(self.get_variable("params", "embedding"))
     if table is None:
       table = self.param("embedding", init, (self.rows, self.features))
     # What is looked up in a small table is more than all of it.
