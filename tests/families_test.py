@@ -25,8 +25,8 @@ TEACHERS = {
 }
 
 
-# Two unlike the rest; the others differ in what parity_test covers.
-QUICK = ("ltgbert", "modernbert")
+# Unlike the rest; the others differ in what parity_test covers.
+QUICK = ("ltgbert",)
 
 
 pytestmark = pytest.mark.usefixtures("one_process")

@@ -205,7 +205,11 @@ def test_micro_batches_give_the_same_run(single_device):
   assert_same_run(found, single_device[0.0])
 
 
-@pytest.mark.parametrize("sizes", [(2, 4, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize(
+  "sizes",
+  [(2, 4, 1), pytest.param((2, 2, 2), marks=pytest.mark.slow)],
+  ids=str,
+)
 def test_micro_batches_give_the_same_run_on_any_mesh(sizes):
   """Whether each device adds up its own gradients or the compiler decides."""
   how = dict(dropout=0.2, accumulation=2)
