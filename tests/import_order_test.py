@@ -11,7 +11,8 @@ PACKAGE = ROOT / "time_jax"
 # A file imports from the project only what stands in a line above its own.
 LAYERS = """
 errors
-appearing cluster folders history ledger seal tracking watchdog
+folders
+appearing cluster history ledger seal tracking watchdog
 meeting status
 arrays distributed optimizer spikes config metrics languages profiling
 checkpoint command data.examples data.json_files evals.recipe

@@ -200,8 +200,9 @@ def test_pmap_gives_the_single_device_run(single_device):
   assert_same_run(found, single_device[0.0])
 
 
-def test_micro_batches_give_the_same_run(single_device):
-  found = run_three_steps(make_mesh(2, 1, 1), accumulation=4)
+@pytest.mark.parametrize("how", ["jit", "pmap"])
+def test_micro_batches_give_the_same_run(single_device, how):
+  found = run_three_steps(make_mesh(2, 1, 1), how=how, accumulation=4)
   assert_same_run(found, single_device[0.0])
 
 

@@ -1,7 +1,6 @@
 """From a config to the objects of a run. Below this file no ConfigDict goes."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax import descent, optimizer, sharding
+from time_jax import descent, folders, optimizer, sharding
 from time_jax.config import completed, lacking
 from time_jax.distill import Objective
 from time_jax.errors import UserError
@@ -160,10 +159,7 @@ def student_config(config: ConfigDict, vocab_size: int) -> bert.BertConfig:
 
 def write_shape(workdir: pathlib.Path, shape: bert.BertConfig) -> None:
   """Keeps a student's shape, so that the teacher need not be there later."""
-  text = json.dumps(dataclasses.asdict(shape), indent=2) + "\n"
-  fresh = workdir / f"{SHAPE}.tmp"
-  fresh.write_text(text, encoding="utf-8")
-  fresh.replace(workdir / SHAPE)
+  folders.write_json(workdir / SHAPE, dataclasses.asdict(shape))
 
 
 def read_shape(workdir: pathlib.Path, config: ConfigDict) -> bert.BertConfig:

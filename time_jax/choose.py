@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import jax
 
-from time_jax import assembly, corpus, evaluate, sharding, train
+from time_jax import assembly, corpus, evaluate, folders, sharding, train
 from time_jax.checkpoint import Checkpoints
 from time_jax.errors import DAMAGED_JSON, UserError
 from time_jax.models.family import abstract_params
@@ -107,9 +107,7 @@ def _write(
     "validation": list(sources),
     "candidates": {str(step): values for step, values in scores.items()},
   }
-  fresh = workdir / f"{FILE}.tmp"
-  fresh.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-  fresh.replace(workdir / FILE)
+  folders.write_json(workdir / FILE, content)
 
 
 def _table(scores: Scores) -> str:

@@ -1,7 +1,9 @@
-"""Folders that a run writes to."""
+"""Folders that a run writes to, and how it writes."""
 
+import json
 import pathlib
 import time
+from typing import Any
 
 from time_jax.errors import UserError
 
@@ -18,3 +20,15 @@ def prepare_workdir(workdir: pathlib.Path) -> None:
       f"--workdir={workdir} cannot be written to: {error.strerror or error}; "
       "expected a folder with write permission and free space."
     ) from error
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a file that is there whole, or as it was before."""
+  fresh = path.with_name(f"{path.name}.tmp")
+  fresh.write_text(text, encoding="utf-8")
+  fresh.replace(path)
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+  """The same for JSON, indented."""
+  write_text(path, json.dumps(content, indent=2) + "\n")

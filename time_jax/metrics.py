@@ -7,7 +7,7 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import tqdm
@@ -15,7 +15,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
-from time_jax import history
+from time_jax import folders, history
 from time_jax.tracking import Tracker
 
 Item = TypeVar("Item")
@@ -58,7 +58,8 @@ class Recorder:
     kept = [
       r for r in history.read_metrics(workdir) if step and r["step"] <= step
     ]
-    _write_rows(self._path, kept)
+    text = "".join(json.dumps(row) + "\n" for row in kept)
+    folders.write_text(self._path, text)
     self._file = self._path.open("a", encoding="utf-8")
     self._board = _Board(workdir / "tensorboard", step + 1 if step else 0)
     self._bar = tqdm.tqdm(
@@ -167,12 +168,6 @@ def _short(scalars: Mapping[str, float | int]) -> str:
     for name, text in shown.items()
     if name in scalars
   )
-
-
-def _write_rows(path: pathlib.Path, rows: Sequence[dict[str, float]]) -> None:
-  fresh = path.with_suffix(".tmp")
-  fresh.write_text("".join(json.dumps(row) + "\n" for row in rows))
-  fresh.replace(path)
 
 
 class Meter:

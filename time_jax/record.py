@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from time_jax import assembly, corpus, distributed
+from time_jax import assembly, corpus, distributed, folders
 from time_jax.config import (
   completed,
   differences,
@@ -114,10 +114,7 @@ def write_files(
   config: ConfigDict, workdir: pathlib.Path, vocab_size: int
 ) -> None:
   """Writes what the commands after `distill` need besides the checkpoints."""
-  text = json.dumps(json.loads(config.to_json()), indent=2) + "\n"
-  fresh = workdir / "config.json.tmp"
-  fresh.write_text(text, encoding="utf-8")
-  fresh.replace(workdir / "config.json")
+  folders.write_json(workdir / "config.json", json.loads(config.to_json()))
   assembly.write_shape(workdir, assembly.student_config(config, vocab_size))
   target = workdir / "tokenizer"
   if config.teacher.path != assembly.RANDOM and not target.exists():

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from time_jax import folders
 from time_jax.errors import UserError, without_secrets
 
 _FILE = "wandb.json"
@@ -55,9 +56,7 @@ class Tracker:
         f"log.wandb={project!r} cannot be started: {_reason(error)} Log in by "
         "`wandb login`, set WANDB_MODE=offline, or leave it empty."
       ) from error
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps({"id": self._run.id}) + "\n")
-    fresh.replace(path)
+    folders.write_json(path, {"id": self._run.id})
     self._lost = False
     # Its own count of steps may not go back, as a run does that was killed.
     self._run.define_metric("*", step_metric="step")

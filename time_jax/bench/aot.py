@@ -10,9 +10,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from time_jax import assembly, machine, train
+from time_jax import assembly, folders, machine, train
 from time_jax.bench.fit import Estimate, Memory, Report, examine
-from time_jax.bench.report import check_writable, write_json
+from time_jax.bench.report import check_writable
 from time_jax.bench.topology import Topology, find
 from time_jax.config import check_config
 from time_jax.errors import EXIT_BAD_INPUT, UserError
@@ -63,7 +63,7 @@ def bench_aot(
     reports = [examine(config, target)]
     print("\n".join(lines(reports[0], config)))
   if json:
-    write_json(json, _content(reports, config))
+    folders.write_json(json, _content(reports, config))
   return EXIT_BAD_INPUT if all(r.fits is False for r in reports) else 0
 
 

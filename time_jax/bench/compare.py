@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from time_jax import folders
 from time_jax.bench import report
 from time_jax.bench.rivals import Needs, Ours, Theirs, make_config
 from time_jax.bench.worker import Worker
@@ -72,7 +73,7 @@ def bench_compare(
       results[size] = {"size": size, **result}
       if json:
         content = {"schema": SCHEMA, "results": list(results.values())}
-        report.write_json(json, content)
+        folders.write_json(json, content)
     print(as_text(size, results[size]), flush=True)
   return 0
 

@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 from ml_collections import ConfigDict
 
-from time_jax import assembly, machine
+from time_jax import assembly, folders, machine
 from time_jax.bench import report
 from time_jax.corpus import TRAIN
 from time_jax.data import pipeline, prepare
@@ -73,7 +73,7 @@ def bench_data(
         about = machine.environment({}, "float32")
         content = {"schema": "time_jax.bench.data/1", **about}
         content |= {"text_bytes": size, "results": results}
-        report.write_json(json, content)
+        folders.write_json(json, content)
   print(_as_text(results, size, repeats))
   return 0
 

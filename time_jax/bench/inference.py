@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from time_jax import machine
+from time_jax import folders, machine
 from time_jax.bench import (
   inference_report,
   report,
@@ -105,7 +105,7 @@ def bench_inference(
   if spacy:
     content["models"].append({"name": spacy, "fingerprint": pipeline})
   for target in targets:
-    report.write_json(target, content)
+    folders.write_json(target, content)
   if out:
     inference_report.write(out, content, points)
   if written := " and ".join(str(path) for path in (json, out) if path):

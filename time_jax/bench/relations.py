@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from time_jax import machine, train
+from time_jax import folders, machine, train
 from time_jax.arrays import Qkv
 from time_jax.bench import report
 from time_jax.errors import UserError
@@ -137,7 +137,7 @@ def bench_relations(
     if json:
       content = {"schema": SCHEMA, **about, "repeats": repeats}
       content["rows"] = [dataclasses.asdict(row) for row in rows]
-      report.write_json(json, content)
+      folders.write_json(json, content)
   print(_table(rows, with_torch))
   for row in rows:
     if row.skipped:

@@ -1,13 +1,11 @@
 """What every measurement says about itself, and how it is printed."""
 
-import json
 import os
 import pathlib
 import resource
 import statistics
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -67,14 +65,3 @@ def check_writable(path: pathlib.Path, flag: str = "json") -> None:
       f"--{flag}={path} cannot be written to; expected a file in a folder that "
       "exists, with write permission."
     )
-
-
-def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-  """Writes a report as indented JSON, whole or not at all.
-
-  Long measurements write what they have after every round, so that nothing is
-  lost of one that is cut off.
-  """
-  fresh = path.with_name(f"{path.name}.tmp")
-  fresh.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-  fresh.replace(path)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from time_jax import assembly
-from time_jax.bench.report import check_writable, table, write_json
+from time_jax import assembly, folders
+from time_jax.bench.report import check_writable, table
 from time_jax.config import check_config
 from time_jax.errors import RunError, UserError
 from time_jax.hf.files import read_json
@@ -119,7 +119,7 @@ def bench_scaling(
   lines = list(_lines(points, records))
   print("\n".join(lines))
   if json:
-    write_json(json, _content(config, points, records))
+    folders.write_json(json, _content(config, points, records))
   if markdown:
     text = "\n".join(_markdown(points, records)) + "\n"
     markdown.write_text(text, encoding="utf-8")
@@ -169,7 +169,7 @@ def _measure(
       "steps": steps,
       "out": str(out),
     }
-    write_json(job, content)
+    folders.write_json(job, content)
     environment = dict(os.environ)
     if processes:
       words = [str(_LAUNCHER), str(count), str(job)]

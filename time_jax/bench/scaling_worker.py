@@ -16,8 +16,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from time_jax import assembly, distributed, machine, train
-from time_jax.bench import program, report
+from time_jax import assembly, distributed, folders, machine, train
+from time_jax.bench import program
 from time_jax.bench.collectives import collectives, totals
 from time_jax.bench.run import Run
 from time_jax.errors import EXIT_BAD_INPUT, UserError
@@ -43,7 +43,7 @@ def run_job(path: pathlib.Path) -> int:
     print(f"time_jax: error: {error}", file=sys.stderr)
     return EXIT_BAD_INPUT
   if jax.process_index() == 0:
-    report.write_json(pathlib.Path(job["out"]), found)
+    folders.write_json(pathlib.Path(job["out"]), found)
   return 0
 
 

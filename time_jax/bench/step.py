@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from time_jax import assembly, corpus, distributed, machine, train
+from time_jax import assembly, corpus, distributed, folders, machine, train
 from time_jax.bench import report
 from time_jax.bench.run import Run, Window
 from time_jax.config import check_config
@@ -87,7 +87,7 @@ def bench_step(
 
 def _keep(json: pathlib.Path | None, about: dict[str, Any]) -> None:
   if json and jax.process_index() == 0:
-    report.write_json(json, about)
+    folders.write_json(json, about)
 
 
 def open_rows(

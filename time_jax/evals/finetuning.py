@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax import distributed, machine, sharding, train
+from time_jax import distributed, folders, machine, sharding, train
 from time_jax.errors import EXIT_PREEMPTED, UserError
 from time_jax.evals import batches, datasets, recipe, saved, tuning
 from time_jax.evals.encoders import open_encoder
@@ -198,7 +198,7 @@ class _Finetuning:
           "run": record,
         },
       )
-      _write_json(workdir / SCORES, done)
+      folders.write_json(workdir / SCORES, done)
     return done
 
 
@@ -228,12 +228,6 @@ def _record(task: Task) -> dict[str, Any]:
   settings["model (SHA-256)"] = opened.fingerprint
   settings["tokenizer (SHA-256)"] = opened.words.sha256
   return settings
-
-
-def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  fresh = path.with_suffix(".tmp")
-  fresh.write_text(json.dumps(dict(content), indent=2) + "\n", encoding="utf-8")
-  fresh.replace(path)
 
 
 def _report(
@@ -271,7 +265,7 @@ def _report(
     "seconds": _spread([done["seconds"] for done in found.values()]),
     "scores": summary,
   }
-  _write_json(workdir / SCORES, content)
+  folders.write_json(workdir / SCORES, content)
   widths = {name: max(8, len(name) + 2) for name in task.metrics}
   print(" " * 5 + "".join(f"{name:>{widths[name]}}" for name in task.metrics))
   for split, metrics in summary.items():

@@ -17,6 +17,7 @@ import time
 from collections.abc import Generator
 from typing import Any
 
+from time_jax import folders
 from time_jax.errors import DAMAGED_JSON, RestartableError, UserError
 from time_jax.evals import results, table
 from time_jax.evals.results import Speed
@@ -107,10 +108,8 @@ class Record:
       "values": dict(self._point.values),
       "stages": [dataclasses.asdict(ended) for ended in self._ended],
     }
-    fresh = self._path.with_suffix(".tmp")
     text = json.dumps(content, indent=2, default=str) + "\n"
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(self._path)
+    folders.write_text(self._path, text)
 
 
 def run(stage: Stage, log: pathlib.Path, lock: int) -> tuple[int, float, bool]:
