@@ -12,6 +12,7 @@ from conftest import make_mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from time_jax import seal
 from time_jax.checkpoint import METRIC, Checkpoints
 from time_jax.errors import RunError, UserError
 
@@ -110,6 +111,24 @@ def test_the_best_stays_even_in_a_resumed_run(tmp_path):
   with open_in(tmp_path, keep_latest=1) as checkpoints:
     save_all(checkpoints, (7, 8), scores)
   assert steps_in(tmp_path) == [7, 8]
+
+
+def test_a_score_that_comes_after_the_save_counts(tmp_path):
+  with open_in(tmp_path, keep_latest=1) as checkpoints:
+    checkpoints.add_scores(0, {METRIC: 0.1})  # There is no such checkpoint.
+    save_all(checkpoints, [10, 20], {10: 0.5})
+  with open_in(tmp_path, keep_latest=1) as checkpoints:
+    checkpoints.add_scores(20, {METRIC: 0.2})
+    save_all(checkpoints, [30])
+    assert checkpoints.steps() == [20, 30]
+  with open_in(tmp_path, keep_latest=1) as checkpoints:
+    save_all(checkpoints, [40], {40: 0.3})
+    save_all(checkpoints, [50])
+  assert steps_in(tmp_path) == [20, 50]
+  folder = folder_of(tmp_path, 20)
+  assert seal.is_sealed(folder) and not seal.damage(folder)
+  (folder / "metrics" / "metrics").write_text("{}")
+  assert seal.damage(folder).startswith("metrics/metrics has ")
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])

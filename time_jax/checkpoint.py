@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from time_jax import distributed, seal
+from time_jax import distributed, folders, seal
 from time_jax.errors import RestartableError, RunError, UserError, is_lost
 from time_jax.history import METRIC
 
@@ -200,6 +200,34 @@ class Checkpoints:
     except (OSError, ValueError) as error:
       raise self._cannot_write(error) from error
 
+  def add_scores(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Adds what an evaluation found that came after the save.
+
+    Without it the best checkpoint could be deleted. All processes call this.
+
+    Args:
+      step: of the checkpoint; nothing happens if there is none.
+      metrics: of an evaluation at this step.
+
+    Raises:
+      RunError: they cannot be written, for want of space say.
+    """
+    finite = math.isfinite(metrics[self._metric])
+    if step not in self.steps() or not finite:
+      return
+    folder = self._folder / str(step)
+    file = folder / seal.METRICS / seal.METRICS  # As Orbax calls it.
+    try:
+      if jax.process_index() == 0:
+        file.parent.mkdir(exist_ok=True)
+        folders.write_json(file, dict(metrics))
+        if seal.is_sealed(folder):
+          seal.add(folder, file)
+      distributed.of_first(step)  # Now it is there for all.
+      self._manager.reload()
+    except OSError as error:
+      raise self._cannot_write(error) from error
+
   def restore(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
     """Reads trees into the shardings of `abstract`, on any mesh.
 
@@ -301,7 +329,7 @@ def _unreadable(folder: pathlib.Path) -> str:
     known = json.loads((folder / "_CHECKPOINT_METADATA").read_bytes())
     json.loads((folder / _METADATA / _METADATA).read_bytes())
     # Those of metrics and metadata are no trees.
-    for name in sorted(set(known["item_handlers"]) - {_METADATA, "metrics"}):
+    for name in sorted(set(known["item_handlers"]) - {_METADATA, seal.METRICS}):
       handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
       with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
         place = (folder / name).absolute()

@@ -1,6 +1,7 @@
 """Folders that a run writes to, and how it writes."""
 
 import json
+import os
 import pathlib
 import time
 from typing import Any
@@ -25,7 +26,10 @@ def prepare_workdir(workdir: pathlib.Path) -> None:
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a file that is there whole, or as it was before."""
   fresh = path.with_name(f"{path.name}.tmp")
-  fresh.write_text(text, encoding="utf-8")
+  with fresh.open("w", encoding="utf-8") as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())  # Also where the machine itself goes down.
   fresh.replace(path)
 
 

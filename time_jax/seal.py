@@ -7,15 +7,15 @@ file before the folder gets its name: a finished checkpoint has it.
 
 import hashlib
 import json
-import os
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
+from time_jax import folders
 from time_jax.errors import DAMAGED_JSON, UserError, is_lost
 
 FILE = "sha256.json"
 DAMAGED = "damaged"
-_METRICS = "metrics"  # What Orbax reads of all checkpoints when it starts.
+METRICS = "metrics"  # What Orbax reads of all checkpoints when it starts.
 
 
 def write(folder: pathlib.Path) -> None:
@@ -24,15 +24,18 @@ def write(folder: pathlib.Path) -> None:
   Raises:
     OSError: the disk is full, say.
   """
-  files = {
-    str(path.relative_to(folder)): [path.stat().st_size, _sha256(path)]
-    for path in sorted(folder.glob("*/**/*"))
-    if path.is_file()
-  }
-  with (folder / FILE).open("w", encoding="utf-8") as file:
-    json.dump(files, file, indent=1)
-    file.flush()
-    os.fsync(file.fileno())
+  paths = (path for path in sorted(folder.glob("*/**/*")) if path.is_file())
+  folders.write_json(folder / FILE, _entries(folder, paths))
+
+
+def add(folder: pathlib.Path, path: pathlib.Path) -> None:
+  """Adds a file that a sealed checkpoint got later.
+
+  Raises:
+    OSError: the disk is full, say.
+  """
+  known = json.loads((folder / FILE).read_text(encoding="utf-8"))
+  folders.write_json(folder / FILE, known | _entries(folder, [path]))
 
 
 def is_sealed(folder: pathlib.Path) -> bool:
@@ -102,7 +105,7 @@ def set_aside(
   sound: list[str] = []
   for folder in reversed(step_folders(workdir)):
     if is_sealed(folder):
-      why = damage(folder, [_METRICS] if sound else ())
+      why = damage(folder, [METRICS] if sound else ())
     else:
       why = "" if sound else unreadable(folder)
     if not why:
@@ -139,6 +142,15 @@ def _move(folder: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
     number += 1
     place = to / f"{folder.name}-{number}"
   return folder.rename(place)
+
+
+def _entries(
+  folder: pathlib.Path, paths: Iterable[pathlib.Path]
+) -> dict[str, tuple[int, str]]:
+  return {
+    str(path.relative_to(folder)): (path.stat().st_size, _sha256(path))
+    for path in paths
+  }
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -179,11 +179,11 @@ class _Run:
         history.read_metrics(self.workdir) if first else [],
         history.starts(self.workdir),
       )
-      if (
-        self._lacks_evaluation(first)
-        and self._evaluate_at(first, how.get(state), recorder) is None
-      ):
-        return _stopped(first, recorder)
+      if self._lacks_evaluation(first):
+        scores = self._evaluate_at(first, how.get(state), recorder)
+        if scores is None:
+          return _stopped(first, recorder)
+        self.checkpoints.add_scores(first, scores)
       pending: list[tuple[int, train_step.Metrics]] = []
       tracer.turn(first + 1)
       stack.enter_context(self.ledger.doing("steps"))
