@@ -29,8 +29,15 @@ fi
 need_programs "$python"
 check "$0"
 
-# Compiled programs: on this host's disk, and bounded (8 GiB).
-export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-${TMPDIR:-/tmp}/time_jax_compiled}"
+# Compiled programs: on this host's disk, in a folder of nobody else's (JAX runs
+# what it finds there), and bounded (8 GiB).
+cache=${TMPDIR:-/tmp}/time_jax_compiled_$(id -u)
+if [ -z "${JAX_COMPILATION_CACHE_DIR:-}" ]; then
+  if mkdir -m 700 "$cache" 2>/dev/null ||
+    [ -n "$(find "$cache" -prune -type d -user "$(id -u)" 2>/dev/null)" ]; then
+    export JAX_COMPILATION_CACHE_DIR="$cache"
+  fi
+fi
 export JAX_COMPILATION_CACHE_MAX_SIZE="${JAX_COMPILATION_CACHE_MAX_SIZE:-8589934592}"
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-1}"
@@ -50,8 +57,10 @@ while :; do
     quoted "$python" -m time_jax "$@"
     exit 0
   fi
+  [ "$stopping" -eq 0 ] || exit 42
   "$python" -m time_jax "$@" &
   pid=$!
+  [ "$stopping" -eq 0 ] || stop # told between these two lines
   wait "$pid"
   code=$?
   while kill -0 "$pid" 2>/dev/null; do # the wait was interrupted by a signal
@@ -65,5 +74,4 @@ while :; do
   left=$((left - 1))
   echo "worker.sh: exit code $code; again in ${RESTART_WAIT:-10} s ($left restarts left)" >&2
   sleep "${RESTART_WAIT:-10}"
-  [ "$stopping" -eq 0 ] || exit "$code"
 done

@@ -119,6 +119,7 @@ def test_a_score_that_comes_after_the_save_counts(tmp_path):
     save_all(checkpoints, [10, 20], {10: 0.5})
   with open_in(tmp_path, keep_latest=1) as checkpoints:
     checkpoints.add_scores(20, {METRIC: 0.2})
+    checkpoints.add_scores(20, {METRIC: 0.9})  # It has scores already.
     save_all(checkpoints, [30])
     assert checkpoints.steps() == [20, 30]
   with open_in(tmp_path, keep_latest=1) as checkpoints:

@@ -205,6 +205,16 @@ def test_a_worker_that_is_stopped_passes_it_on_and_ends(tmp_path, program):
   assert starts(tmp_path) == 1
 
 
+def test_a_worker_that_is_stopped_before_a_start_ends(tmp_path, program):
+  sleep = tmp_path / "sleep"
+  sleep.write_text("#!/bin/sh\nkill -TERM $PPID\n")
+  sleep.chmod(0o755)
+  path = f"{tmp_path}:/usr/bin:/bin"
+  done = launch("worker.sh", "distill", PATH=path, **program(42, 0))
+  assert done.returncode == 42, done.stderr
+  assert starts(tmp_path) == 1
+
+
 @pytest.mark.parametrize(
   ("code", "count", "requeued"),
   [(42, 0, True), (137, 0, True), (42, 50, False), (2, 0, False), (0, 0, 0)],

@@ -11,9 +11,12 @@ import running
 from time_jax import cli, status
 
 HOUR = 3600.0
+LAST = range(910, 1001, 10)
 
 
-def write(workdir, *, age=5.0, steps=range(10, 101, 10), end=None, starts=1):
+def write(
+  workdir, *, age=5.0, steps=range(10, 101, 10), end=None, starts=1, saved=()
+):
   """A run whose last record is `age` seconds old, one record a second."""
   now = time.time()
   last = now - age
@@ -53,7 +56,7 @@ def write(workdir, *, age=5.0, steps=range(10, 101, 10), end=None, starts=1):
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (workdir / f"{name}.jsonl").write_text(text)
   (workdir / "config.json").write_text('{"train": {"num_steps": 1000}}')
-  for name in ("40", "80", "120.orbax-checkpoint-tmp"):
+  for name in ("40", "80", *map(str, saved), "120.orbax-checkpoint-tmp"):
     (workdir / "checkpoints" / name).mkdir(parents=True, exist_ok=True)
 
 
@@ -102,7 +105,9 @@ def test_a_run_that_goes_on(capsys, tmp_path):
     ({"age": HOUR, "end": 0}, "done", "ended 60.0 min ago", 0),
     ({"end": 42, "age": 9}, "stopped", "Preempted 9 s ago; start it again", 0),
     ({"end": 3}, "failed", "RunError: no space (5 s ago)", 3),
-    ({"steps": range(910, 1001, 10)}, "done", "all steps are done", 0),
+    ({"steps": LAST, "saved": [1000]}, "done", "all steps are done", 0),
+    ({"steps": LAST}, "running", "last sign 5 s ago", 0),  # It evaluates.
+    ({"steps": LAST, "age": HOUR}, "silent", "was killed", 3),
   ],
 )
 def test_what_state_it_is_in(capsys, tmp_path, given, word, words, code):

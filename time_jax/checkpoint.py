@@ -206,7 +206,8 @@ class Checkpoints:
     Without it the best checkpoint could be deleted. All processes call this.
 
     Args:
-      step: of the checkpoint; nothing happens if there is none.
+      step: of the checkpoint; nothing happens if there is none, or if it has
+        scores.
       metrics: of an evaluation at this step.
 
     Raises:
@@ -218,6 +219,9 @@ class Checkpoints:
     folder = self._folder / str(step)
     file = folder / seal.METRICS / seal.METRICS  # As Orbax calls it.
     try:
+      # Sealed already: another content would look like damage.
+      if distributed.of_first(file.exists()):
+        return
       if jax.process_index() == 0:
         file.parent.mkdir(exist_ok=True)
         folders.write_json(file, dict(metrics))

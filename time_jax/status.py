@@ -52,7 +52,9 @@ def status_command(
     if bad := history.read_lines(workdir / name)[1]:
       problems.append(f"{bad} unreadable line(s) of {name} left out")
   step = rows[-1]["step"] if rows else 0
-  word, detail, healthy = _state(rows, sessions, num_steps, time.time())
+  saved = [int(folder.name) for folder in seal.step_folders(workdir)]
+  over = bool(num_steps and saved and saved[-1] >= num_steps)
+  word, detail, healthy = _state(rows, sessions, over, time.time())
   lines = {
     "health": detail,
     "speed": _speed(rows, num_steps and num_steps - step, word == "running"),
@@ -103,12 +105,11 @@ def _num_steps(workdir: pathlib.Path) -> tuple[int | None, list[str]]:
 def _state(
   rows: Sequence[Row],
   sessions: Sequence[Row],
-  num_steps: int | None,
+  over: bool,
   now: float,
 ) -> tuple[str, str, bool]:
   """(a word, its reason, whether nobody needs to look)."""
   last = sessions[-1] if sessions else {"event": "start"}
-  over = bool(num_steps and rows and rows[-1]["step"] >= num_steps)
   if over and last.get("code") == EXIT_BAD_INPUT:
     return "done", f"all steps are done; refused since: {last.get('why')}", True
   if last["event"] == "end":

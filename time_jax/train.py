@@ -179,11 +179,11 @@ class _Run:
         history.read_metrics(self.workdir) if first else [],
         history.starts(self.workdir),
       )
-      if self._lacks_evaluation(first):
-        scores = self._evaluate_at(first, how.get(state), recorder)
-        if scores is None:
-          return _stopped(first, recorder)
-        self.checkpoints.add_scores(first, scores)
+      if (
+        self._lacks_evaluation(first)
+        and self._evaluate_at(first, how.get(state), recorder) is None
+      ):
+        return _stopped(first, recorder)
       pending: list[tuple[int, train_step.Metrics]] = []
       tracer.turn(first + 1)
       stack.enter_context(self.ledger.doing("steps"))
@@ -328,6 +328,8 @@ class _Run:
     if stop:
       return None
     scores = {f"eval/{name}": value for name, value in found.items()}
+    # Where the step is saved already; before the row that says it was scored.
+    self.checkpoints.add_scores(step, scores)
     recorder.write(step, scores)
     recorder.say(
       f"step {step}: relation loss on held-out text {scores[METRIC]:.4f}"

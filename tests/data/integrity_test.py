@@ -1,12 +1,13 @@
 """Damage to prepared rows is found, all of it at once, before training."""
 
+import errno
 import pathlib
 
 import pytest
 from data.preparing import make_documents, run, write_corpus
 
 from time_jax.data.integrity import check_rows
-from time_jax.errors import UserError
+from time_jax.errors import EXIT_PREEMPTED, UserError, verdict
 
 
 def test_every_damaged_file_is_named(tmp_path: pathlib.Path) -> None:
@@ -36,3 +37,23 @@ def test_every_damaged_file_is_named(tmp_path: pathlib.Path) -> None:
     f"{gone.name} cannot be read (No such file or directory)",
   ):
     assert words in str(error.value)
+
+
+def test_storage_that_is_gone_is_no_damage(tmp_path, monkeypatch) -> None:
+  corpus = write_corpus(tmp_path / "a.jsonl", make_documents(20))
+  manifest = run(tmp_path / "out", corpus)
+  shard = manifest.splits["train"].shards[0].name
+  open_file = pathlib.Path.open
+
+  def lost(path, *args, **kwargs):
+    if path.name == shard:
+      raise OSError(errno.ESTALE, "Stale file handle")
+    return open_file(path, *args, **kwargs)
+
+  monkeypatch.setattr(pathlib.Path, "open", lost)
+  with pytest.raises(OSError, match="Stale") as error:
+    check_rows(tmp_path / "out", manifest)
+  assert verdict(error.value) == (
+    EXIT_PREEMPTED,
+    f"lost storage: {error.value}; start it again.",
+  )

@@ -9,7 +9,7 @@ import tqdm
 
 from time_jax.data import manifest as manifests
 from time_jax.data.manifest import Manifest, Shard, shard_folder
-from time_jax.errors import UserError
+from time_jax.errors import UserError, is_lost
 
 
 def check_rows(folder: str | os.PathLike[str], manifest: Manifest) -> int:
@@ -60,6 +60,8 @@ def _metadata_problem(place: pathlib.Path, manifest: Manifest) -> str:
     }
     found = [str(info.file_format), info.features.to_json(), known]
   except Exception as error:  # TFDS's have no common class.
+    if is_lost(error):
+      raise
     return f"cannot be read ({' '.join(str(error).split())})"
   splits = {
     name: [(shard.name, shard.rows) for shard in split.shards]
@@ -79,5 +81,7 @@ def _problem(path: pathlib.Path, shard: Shard) -> str:
         return f"has {size:,} bytes instead of {shard.size:,}"
       found = hashlib.file_digest(file, "sha256").hexdigest()
   except (OSError, ValueError) as error:  # Or a name that no file can have.
+    if is_lost(error):
+      raise
     return f"cannot be read ({getattr(error, 'strerror', None) or error})"
   return "" if found == shard.sha256 else "has other content"
