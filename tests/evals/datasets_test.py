@@ -22,6 +22,7 @@ def release(tmp_path):
     *("da_ddt-ud-train.conllu", "da_ddt-ud-dev.conllu.gz", "da_ddt-um-train"),
     *("de_gsd-ud-test.conllu", "de_pud-ud-test.conllu", "de_hdt-ud-dev.conllu"),
     *("en_pud-ud-test.conllu", "en_gum-ud-test.conllu"),
+    *("no_bokmaal-ud-dev.conllu", "no_nynorsk-ud-dev.conllu"),
     *("wikiann_de-train.iob2.gz", "uner_da_ddt-train.iob2"),
   ):
     folder = tmp_path / name.split("-")[0]
@@ -40,6 +41,8 @@ def test_files_by_their_usual_names(release):
   assert find("ud", "da", "test") == ""
   assert find("ud", "de", "test") == "de_gsd-ud-test.conllu"  # The usual one.
   assert find("ud", "de", "dev") == "de_hdt-ud-dev.conllu"
+  assert find("ud", "nb", "dev") == "no_bokmaal-ud-dev.conllu"
+  assert find("ud", "nn", "dev") == "no_nynorsk-ud-dev.conllu"
   assert find("ner", "da", "train") == "uner_da_ddt-train.iob2"
   with pytest.raises(
     UserError, match="could be test: en_gum-ud-test.conllu, en"

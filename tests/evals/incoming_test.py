@@ -37,6 +37,11 @@ def words(found):
     (TEXT, incoming.choose_tokens, [["#One", "ü"], ["Two", "three"], ["Four"]]),
     (b"# one", incoming.choose_conllu, [["#", "one"]]),
     (b"One\tO\n\n#x\tO\n\n", incoming.choose_tokens, [["One"], ["#x"]]),
+    (
+      b"An ox\tin\nTo be",
+      incoming.choose_tokens,
+      [["An", "ox", "in"], ["To", "be"]],
+    ),
     (b"", incoming.choose_tokens, []),
     (b"\n \n", incoming.choose_conllu, []),
   ],

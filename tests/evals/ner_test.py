@@ -85,6 +85,20 @@ def test_a_short_run_is_scored_and_predicts(
   assert capsys.readouterr().out == (folder / "dev.iob2").read_text()
 
 
+def test_two_processes_with_the_weights_between_them(model, tmp_path):
+  scores = []
+  for processes, flags in ((1, ()), (2, ("--config.mesh.fsdp=2",))):
+    workdir = tmp_path / str(processes)
+    command = tiny_ner.command(
+      model, workdir, *LEARN, *flags, "--config.train.epochs=2", dev="da-train"
+    )
+    code, output = running.run(command, processes)
+    assert code == 0, output
+    done = json.loads((workdir / "scores.json").read_text())
+    scores.append(done["scores"])
+  assert scores[0] == scores[1]
+
+
 @pytest.mark.slow
 def test_scores_are_those_of_seqeval_on_the_written_files(finished):
   workdir, output = finished

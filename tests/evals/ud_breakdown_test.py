@@ -29,7 +29,7 @@ def test_the_counts_add_up_to_the_scores_of_udtools():
   path = tiny_ud.UD / "ga-dev.conllu.gz"
   gold = conllu.read(path)
   found = [spoiled(sentence) for sentence in gold]
-  scores = ud_scores.score(path, found)
+  scores = ud_scores.score(gold, found)
   by_pos = ud_breakdown.count(gold, found)["upos"]
   words = sum(row["words"] for row in by_pos.values())
   assert words == sum(len(sentence.words) for sentence in gold)

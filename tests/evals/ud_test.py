@@ -13,6 +13,7 @@ import running
 import tiny_ud
 
 from time_jax import cli, sharding
+from time_jax.errors import UserError
 from time_jax.evals import conllu, tuning, ud_scores
 from time_jax.hf import files
 
@@ -55,6 +56,18 @@ def by_hand(gold, system):
     udeval.load_conllu_file(str(plain)), udeval.load_conllu_file(str(system))
   )
   return {name: 100 * found[name].f1 for name in ud_scores.METRICS}
+
+
+def test_what_udtools_does_not_take_is_told_before_training():
+  lines = "# c\n1\tA\ta\tX\t_\t_\t0\troot\t{}\t_\n\n"
+  text = "\n" + lines.format("0:root") + "\n" + lines.format("_")
+  sound = conllu.parse(text.encode().splitlines(keepends=True), "a.conllu")
+  ud_scores.check(sound)  # Blank lines are nothing that a user must mend.
+  assert set(ud_scores.score(sound, sound).values()) == {100}
+  for deps in ("0", "7:dep", "x:dep"):
+    bad = (text + lines.format(deps)).encode().splitlines(keepends=True)
+    with pytest.raises(UserError, match=r"a.conllu:9: udtools.*also in DEPS"):
+      ud_scores.check(conllu.parse(bad, "a.conllu"))
 
 
 @pytest.mark.usefixtures("one_process")

@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import itertools
 import json
 import pathlib
 import sys
@@ -46,7 +47,8 @@ def get_sweep(steps="30", limit_ms="", stage="choose", x="latency"):
        f"--config.train.num_steps={{steps}}"],
       [*stage.split(), f"--workdir={{run}}"],
       ["finetune", "ud", f"--workdir={{folder}}/ud",
-       f"--config={root}/configs/ud.py:lang=ga,model={{run}},train=a,dev=b"],
+       f"--config={root}/configs/ud.py:lang=ga,model={{run}},"
+       "train={ud}/ga-train.conllu.gz,dev={ud}/ga-dev.conllu.gz"],
     ]
   limit = float(limit_ms) if limit_ms else None
   return Sweep({{"heads": (2, 4), "seed": (0, 1)}}, stages, limit, x)
@@ -60,7 +62,7 @@ COMMANDS = ["bench inference", "distill", "choose", "finetune ud"]
 def stub(monkeypatch, tiny, tmp_path):
   """A folder with a sweep, and what stands for Python in the stages."""
   recipe = f"{running.ROOT}/tests/tiny_recipe.py:{tiny}"
-  text = SWEEP.format(recipe=recipe, root=running.ROOT)
+  text = SWEEP.format(recipe=recipe, root=running.ROOT, ud=tiny_ud.UD)
   (tmp_path / "sweep.py").write_text(text)
   (tmp_path / "ends").write_text("")
   python = tmp_path / "python"
@@ -274,6 +276,11 @@ def test_one_process_only(capsys, monkeypatch, stub):
     ('"seed": (0, 1)', '"steps": (0, 1)', "stages fails: TypeError: "),
     ("config.seed", "config.sed", "unknown config field 'sed'"),
     ("model={{run}}", "model=", "model is empty, expected a workdir"),
+    (
+      "ga-dev",
+      "ga-dav",
+      "ga-dav.conllu.gz: no such file; expected one, or hf:",
+    ),
     ('"choose"', '"chose"', "unknown command 'chose'"),
     ('"choose"', '"distill"', "distill needs --config; for example"),
     ('"choose"', '"choose --help"', "asks for help"),
@@ -316,11 +323,13 @@ def test_no_such_file_or_argument(capsys, tmp_path):
     ("shapes", {"text": "t.txt", "limit_ms": "5"}, 12),
   ],
 )
-def test_the_sweeps_that_are_here(monkeypatch, name, arguments, count):
+def test_the_sweeps_here(monkeypatch, tmp_path, name, arguments, count):
   seen = []
+  for code, split in itertools.product(("da", "en"), ("train", "dev", "test")):
+    (tmp_path / f"{code}_x-ud-{split}.conllu").touch()
   monkeypatch.setattr(assembly, "teacher_config", seen.append)
   monkeypatch.chdir(running.ROOT)
-  text = ",".join(f"{k}={v}" for k, v in {"ud": "UD", **arguments}.items())
+  text = ",".join(f"{k}={v}" for k, v in {"ud": tmp_path, **arguments}.items())
   found = grid.load(f"configs/sweep_{name}.py:{text}")
   points = grid.points(found, pathlib.Path("runs/x"), cli.COMMANDS)
   assert len(points) == count == len(seen)

@@ -6,7 +6,7 @@ is a function of (seed, step): a run that goes on needs no other position.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -147,16 +147,27 @@ class Epochs:
     return [found[i] for i in random.permutation(len(found))]
 
 
+def silent() -> None:
+  """What is called after a batch where nobody waits for it."""
+
+
 def in_order(
-  examples: Examples, buckets: Buckets
+  examples: Examples, buckets: Buckets, beat: Callable[[], None] = silent
 ) -> Iterator[tuple[np.ndarray, Any]]:
-  """All examples once, as (their numbers, batch)."""
+  """All examples once, as (their numbers, batch).
+
+  Args:
+    examples: in any order.
+    buckets: the shapes of batches.
+    beat: is called after every batch.
+  """
   for length, numbers in buckets.split(examples).items():
     rows = buckets.rows_of(length)
     for i in range(0, len(numbers), rows):
       chosen = numbers[i : i + rows]
       least = buckets.rows_of(length, len(chosen))
       yield chosen, examples.fill(chosen, length, least)
+      beat()
 
 
 def lay(

@@ -10,6 +10,8 @@ from time_jax.errors import UserError
 WIKIANN = "wikiann"  # a source of names, by the language alone
 _WIKIANN_FILES = "hf:unimelb-nlp/wikiann/{subset}/{split}-*.parquet"
 _HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
+# Where Universal Dependencies have another code.
+_UD_CODES = {"nb": "no", "nn": "no", "ku": "kmr"}
 # What a file's name has among its parts, besides the language and the split.
 _PARTS = {"ud": {"ud", "conllu"}, "ner": {"iob2"}, "qa": {"json"}}
 
@@ -37,6 +39,30 @@ def fetch(path: str) -> pathlib.Path:
   if len(found) > 1:
     raise UserError(f"{path} means several files: {_listed(found)}; name one.")
   return hub.fetch(repository, found[0])
+
+
+def named(task: str, lang: str, split: str, name: str, source: str) -> str:
+  """What `fetch` takes for a split; empty: there is no test file.
+
+  Args:
+    task: ud, ner or qa.
+    lang: ISO code.
+    split: train, dev or test.
+    name: what the recipe calls the file, if it does.
+    source: where to look else, see `find`, if anywhere.
+
+  Raises:
+    UserError: the source has no such file, or several.
+  """
+  if name or not source:
+    return name
+  found = find(task, lang, split, source)
+  if not found and split != "test":
+    raise UserError(
+      f"data.source={source} has no file of {lang} that is called {split}; "
+      f"give one as {split}=FILE."
+    )
+  return found
 
 
 def find(task: str, lang: str, split: str, source: str) -> str:
@@ -69,7 +95,10 @@ def find(task: str, lang: str, split: str, source: str) -> str:
     raise UserError(
       f"data.source={source}: no such folder; expected one, or {WIKIANN}."
     )
-  needed = {language.iso1 or language.iso3, split} | _PARTS[task]
+  code = language.iso1 or language.iso3
+  if task == "ud":
+    code = _UD_CODES.get(code, code)
+  needed = {code, split} | _PARTS[task]
   found = {
     path: parts
     for path in sorted(folder.rglob("*"))

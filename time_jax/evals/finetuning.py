@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from time_jax import distributed, folders, machine, sharding, train
-from time_jax.errors import EXIT_PREEMPTED, UserError
+from time_jax.errors import EXIT_PREEMPTED
 from time_jax.evals import batches, datasets, recipe, saved, tuning
 from time_jax.evals.encoders import open_encoder
 from time_jax.evals.results import SCHEMA, SCORES
@@ -105,14 +105,7 @@ def locate(config: ConfigDict) -> None:
   """
   d = config.data
   for split in SPLITS:
-    name = d[split]
-    if not name and d.source:
-      name = datasets.find(config.task, config.lang, split, d.source)
-      if not name and split != "test":
-        raise UserError(
-          f"data.source={d.source} has no file of {config.lang} that is called "
-          f"{split}; give one as {split}=FILE."
-        )
+    name = datasets.named(config.task, config.lang, split, d[split], d.source)
     d[split] = str(datasets.fetch(name)) if name else ""
 
 
@@ -124,7 +117,7 @@ class _Finetuning:
   ) -> None:
     self._task, self._workdir, self._mesh = task, workdir, mesh
     self._watchdog = watchdog
-    self._record = _record(task)
+    self._record = _record(task, self._batches(task.config.seeds[0]).steps)
 
   def of_seed(self, seed: int) -> Done | None:
     """Trains, chooses, predicts, scores; None: stopped, to go on later.
@@ -170,7 +163,7 @@ class _Finetuning:
     for split in SPLITS[1:]:
       if split not in task.data:
         continue
-      found = task.annotate(params, task.data[split])
+      found = task.annotate(params, task.data[split], self._watchdog.beat)
       if jax.process_index() == 0:
         path = workdir / f"{split}{task.ending}"
         path.write_text(task.to_text(found), encoding="utf-8")
@@ -184,11 +177,12 @@ class _Finetuning:
       "scores": scores,
       "by": by,
     }
+    whole = sharding.replicate(params, self._mesh)  # All have a part in it.
     if jax.process_index() == 0:
       saved.write_folder(
         workdir / "model",
         task.opened,
-        params,
+        whole,
         {
           "task": task.name,
           "lang": task.config.lang,
@@ -213,12 +207,14 @@ def _recipe(config: ConfigDict, seed: int) -> tuning.Recipe:
   )
 
 
-def _record(task: Task) -> dict[str, Any]:
+def _record(task: Task, steps: int) -> dict[str, Any]:
   """What shapes the result, whatever the files are called."""
   config, opened = task.config, task.opened
   settings = json.loads(config.to_json())
   for name in task.no_matter:
     settings.pop(name)
+  # Rows of a batch are a multiple of what the devices share.
+  settings["steps of an epoch, by the number of devices"] = steps
   settings["train"].pop("watchdog")
   settings["data"].pop("source")
   for split in SPLITS:

@@ -118,11 +118,18 @@ def choose_conllu(lines: Sequence[bytes], ended: bool) -> Format | None:
 
 
 def choose_tokens(lines: Sequence[bytes], ended: bool) -> Format | None:
-  """A token a line if there are tabs, or no line has several words."""
+  """A token a line if there are tabs, or no line has several words.
+
+  Between the words of a text may be tabs, too: then a line without has several
+  words, or every line has several before its tab.
+  """
   texts = [text for _, text in decode(lines, "input", "text") if text.strip()]
   rows = [text for text in texts if "\t" in text]
-  alone = all(len(text.split()) == 1 for text in texts)
-  if rows or (alone and ended):
+  others = [t for t in texts if "\t" not in t and not (rows and t[:2] == "# ")]
+  alone = all(len(text.split()) == 1 for text in others)
+  if rows:
+    alone = alone and any(" " not in row.partition("\t")[0] for row in rows)
+  if alone and (rows or ended):
     tagged = bool(rows) and all(map(iob.is_tagged, rows))
 
     def parse(lines: Iterable[bytes], name: str, *, first: int) -> list[Any]:

@@ -3,7 +3,7 @@
 import collections
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from time_jax.errors import UserError
 from time_jax.evals import finetuning, iob, ner_scores, parquet_tags
-from time_jax.evals.batches import Buckets
+from time_jax.evals.batches import Buckets, silent
 from time_jax.evals.encoders import Opened
 from time_jax.evals.iob import OUTSIDE, Sentence
 from time_jax.evals.ner_model import Heads, Tagger
@@ -93,10 +93,13 @@ class Ner(Task):
     return {_TAG: smoothed_loss(scores, batch.targets[_TAG], smoothing)}
 
   def annotate(
-    self, params: Params, sentences: Sequence[Sentence]
+    self,
+    params: Params,
+    sentences: Sequence[Sentence],
+    beat: Callable[[], None] = silent,
   ) -> list[Sentence]:
     """The sentences with predicted tags."""
-    return self._tagger.annotate(params, sentences)
+    return self._tagger.annotate(params, sentences, beat)
 
   def score(self, split: str, found: Sequence[Sentence]) -> dict[str, float]:
     """Those of seqeval, against the file."""

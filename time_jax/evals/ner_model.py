@@ -66,14 +66,17 @@ class Tagger(Network):
     return Cutter(self.opened.words, self.buckets.longest)
 
   def annotate(
-    self, params: Params, sentences: Sequence[Sentence]
+    self,
+    params: Params,
+    sentences: Sequence[Sentence],
+    beat: Callable[[], None] = batches.silent,
   ) -> list[Sentence]:
     """The sentences with predicted tags, which are valid IOB2."""
     pieces = self.cutter.pieces([sentence.words for sentence in sentences])
     found: list[list[int]] = [[] for _ in pieces]
     examples = WordExamples(pieces, self.opened.words.pad_id)
     with sharding.use_mesh(self.mesh):
-      for chosen, host in batches.in_order(examples, self.buckets):
+      for chosen, host in batches.in_order(examples, self.buckets, beat):
         batch = batches.place(host, self.mesh)
         numbers = np.asarray(self.program(params, batch))
         for row, i in enumerate(chosen):

@@ -2,7 +2,7 @@
 
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from time_jax.evals import finetuning, qa_batches, qa_scores, squad
-from time_jax.evals.batches import Buckets
+from time_jax.evals.batches import Buckets, silent
 from time_jax.evals.encoders import Opened
 from time_jax.evals.qa_batches import SpanBatch, SpanExamples
 from time_jax.evals.qa_model import Heads, Reader, possible
@@ -84,10 +84,13 @@ class Qa(Task):
     return {"SPAN": smoothed_loss(scores, batch.targets, smoothing, places)}
 
   def annotate(
-    self, params: Params, items: Sequence[Question]
+    self,
+    params: Params,
+    items: Sequence[Question],
+    beat: Callable[[], None] = silent,
   ) -> list[Question]:
     """The questions with predicted answers."""
-    return self._reader.annotate(params, items)
+    return self._reader.annotate(params, items, beat)
 
   def score(self, split: str, found: Sequence[Question]) -> dict[str, float]:
     """F1 and exact match, against the file."""

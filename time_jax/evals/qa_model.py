@@ -102,7 +102,10 @@ class Reader(Network):
     return WindowCutter(self.opened.words, longest, self.overlap, types)
 
   def annotate(
-    self, params: Params, questions: Sequence[Question]
+    self,
+    params: Params,
+    questions: Sequence[Question],
+    beat: Callable[[], None] = batches.silent,
   ) -> list[Question]:
     """The questions with predicted answers.
 
@@ -112,7 +115,7 @@ class Reader(Network):
     found = [(-np.inf, Answer("", 0, 0.0))] * len(questions)
     examples = SpanExamples(windows, self.opened.words.pad_id)
     with sharding.use_mesh(self.mesh):
-      for chosen, host in batches.in_order(examples, self.buckets):
+      for chosen, host in batches.in_order(examples, self.buckets, beat):
         spans = self.program(params, batches.place(host, self.mesh))
         rows = zip(*map(np.asarray, spans), strict=True)
         for i, (first, last, log_p) in zip(chosen, rows, strict=False):

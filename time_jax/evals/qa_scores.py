@@ -3,9 +3,9 @@
 As SQuAD v1.1 defines them (arXiv 1606.05250, and the evaluation program that
 came with it): an answer is lower-cased, loses ASCII punctuation and the
 English articles, and is split at whitespace. XQuAD is scored so in every
-language. MLQA (arXiv 1910.07475) has English as in SQuAD, and six languages
-with rules of their own: all of Unicode's punctuation, their own articles (none
-in Hindi and Chinese), and Chinese split into characters. Both have files in
+language. MLQA (arXiv 1910.07475) has rules of its own for seven languages: all
+of Unicode's punctuation, each language's articles (none in Hindi and Chinese),
+and Chinese split into characters. Both have files in
 the same languages, so whose rules are meant has to be said.
 """
 
@@ -25,6 +25,7 @@ METRICS = ("F1", "EM")
 _ENGLISH = r"\b(?:a|an|the)\b"
 # What MLQA takes for articles. Its Arabic rule is for the letters anywhere.
 _ARTICLES: Mapping[str, str] = {
+  "en": _ENGLISH,
   "es": r"\b(?:un|una|unos|unas|el|la|los|las)\b",
   "hi": "",
   "vi": r"\b(?:của|là|cái|chiếc|những)\b",
@@ -104,11 +105,11 @@ def _f1(gold: Sequence[str], found: Sequence[str]) -> float:
 def _mlqa_code(lang: str, rules: str) -> str:
   """The language, where rules of MLQA's own are meant; else empty."""
   code = languages.find(lang).iso1 if lang else "en"
-  if rules == "squad" or code == "en":
+  if rules == "squad":
     return ""
   if code not in _ARTICLES:
     raise UserError(
-      f"data.rules=mlqa: MLQA has no language {lang!r}; expected one of en, "
+      f"data.rules=mlqa: MLQA has no language {lang!r}; expected one of "
       f"{', '.join(_ARTICLES)}, or data.rules=squad, as XQuAD is scored."
     )
   return code

@@ -2,7 +2,7 @@
 
 import abc
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from time_jax.evals import tuning
-from time_jax.evals.batches import Buckets, Examples
+from time_jax.evals.batches import Buckets, Examples, silent
 from time_jax.evals.encoders import Opened
 from time_jax.models.family import Params
 
@@ -90,8 +90,14 @@ class Task(abc.ABC):
     """
 
   @abc.abstractmethod
-  def annotate(self, params: Params, items: Sequence[Any], /) -> list[Any]:
-    """The items with what is predicted."""
+  def annotate(
+    self,
+    params: Params,
+    items: Sequence[Any],
+    /,
+    beat: Callable[[], None] = silent,
+  ) -> list[Any]:
+    """The items with what is predicted; `beat` is called after every batch."""
 
   @abc.abstractmethod
   def score(self, split: str, found: Sequence[Any]) -> dict[str, float]:
@@ -145,9 +151,12 @@ class Task(abc.ABC):
     total = sum(parts.values(), jnp.zeros(()))
     return total, {"loss": total, **parts}
 
-  def evaluate(self, params: Params) -> dict[str, float]:
+  def evaluate(
+    self, params: Params, beat: Callable[[], None]
+  ) -> dict[str, float]:
     """See `tuning.Task`."""
-    scores = self.score("dev", self.annotate(params, self.data["dev"]))
+    found = self.annotate(params, self.data["dev"], beat=beat)
+    scores = self.score("dev", found)
     return {
       tuning.SCORE: self.quality(scores),
       **{f"dev/{name}": value for name, value in scores.items()},

@@ -122,8 +122,10 @@ class Task(Protocol):
   ) -> tuple[Array, Mapping[str, Array]]:
     """The loss of a batch and its parts; pure."""
 
-  def evaluate(self, params: Params) -> dict[str, float]:
-    """Scores on the dev file, among them `SCORE`."""
+  def evaluate(
+    self, params: Params, beat: Callable[[], None]
+  ) -> dict[str, float]:
+    """Scores on the dev file, among them `SCORE`; beats after every batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +140,7 @@ class Run:
     workdir: of this run.
     record: what shapes the result, kept with every checkpoint.
     encoder: its first weights; None: random ones.
-    beat: is called after every step.
+    beat: is called after every step, and after every batch of dev.
   """
 
   task: Task
@@ -287,7 +289,7 @@ class Run:
         stop = distributed.preempted()
         scores = None
         if step % per_epoch == 0:
-          scores = self.task.evaluate(state.averaged)
+          scores = self.task.evaluate(state.averaged, self.beat)
           recorder.write(step, scores)
           recorder.say(_line(step // per_epoch, scores))
           history = [*history, scores]

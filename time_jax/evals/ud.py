@@ -1,7 +1,7 @@
 """`finetune ud`: tags, lemmas and trees of Universal Dependencies."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,12 +13,11 @@ from ml_collections import ConfigDict
 from time_jax.evals import (
   conllu,
   finetuning,
-  task,
   ud_breakdown,
   ud_labels,
   ud_scores,
 )
-from time_jax.evals.batches import Buckets
+from time_jax.evals.batches import Buckets, silent
 from time_jax.evals.conllu import Sentence
 from time_jax.evals.encoders import Opened
 from time_jax.evals.task import SPLITS, Task
@@ -56,8 +55,10 @@ class Ud(Task):
     super().__init__(config, data, opened, buckets, mesh)
     vocabulary = ud_labels.learn(data["train"])
     for split in SPLITS[1:]:
-      if split in data and jax.process_index() == 0:
-        ud_labels.note_unknown(data[split], vocabulary)
+      if split in data:
+        ud_scores.check(data[split])
+        if jax.process_index() == 0:
+          ud_labels.note_unknown(data[split], vocabulary)
     self._annotator = make_annotator(
       opened,
       vocabulary,
@@ -95,14 +96,17 @@ class Ud(Task):
     return losses(self.heads, variables, output, batch, smoothing)
 
   def annotate(
-    self, params: Params, sentences: Sequence[Sentence]
+    self,
+    params: Params,
+    sentences: Sequence[Sentence],
+    beat: Callable[[], None] = silent,
   ) -> list[Sentence]:
     """The sentences with predicted columns."""
-    return self._annotator.annotate(params, sentences)
+    return self._annotator.annotate(params, sentences, beat)
 
   def score(self, split: str, found: Sequence[Sentence]) -> dict[str, float]:
-    """Those of udtools, against the file."""
-    return ud_scores.score(task.path_of(self.config, split), found)
+    """Those of udtools, against the file's sentences."""
+    return ud_scores.score(self.data[split], found)
 
   def breakdown(self, split: str, found: Sequence[Sentence]) -> dict[str, Any]:
     """See `ud_breakdown.count`."""

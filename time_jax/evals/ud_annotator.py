@@ -44,7 +44,10 @@ class Annotator(Network):
     return Cutter(self.opened.words, self.buckets.longest)
 
   def annotate(
-    self, params: Params, sentences: Sequence[Sentence]
+    self,
+    params: Params,
+    sentences: Sequence[Sentence],
+    beat: Callable[[], None] = batches.silent,
   ) -> list[Sentence]:
     """Replaces what the model predicts in every sentence; keeps the rest."""
     words = [sentence.column("FORM") for sentence in sentences]
@@ -52,7 +55,7 @@ class Annotator(Network):
     found: list[dict[str, np.ndarray]] = [{} for _ in pieces]
     examples = WordExamples(pieces, self.opened.words.pad_id)
     with sharding.use_mesh(self.mesh):
-      for chosen, batch in batches.in_order(examples, self.buckets):
+      for chosen, batch in batches.in_order(examples, self.buckets, beat):
         labels = self._of_batch(params, batch)
         for row, i in enumerate(chosen):
           count = pieces[i].num_words

@@ -1,14 +1,13 @@
 """The official scores of Universal Dependencies, by `udtools`."""
 
-import gzip
 import importlib
 import io
-import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from time_jax.errors import UserError
 from time_jax.evals.conllu import COLUMNS, Sentence, to_text
+from time_jax.evals.lines import Problems
 
 METRICS = (
   *("UPOS", "XPOS", "UFeats", "AllTags", "Lemmas"),
@@ -17,29 +16,40 @@ METRICS = (
 
 
 def score(
-  gold: pathlib.Path, predicted: Iterable[Sentence]
+  gold: Iterable[Sentence], predicted: Iterable[Sentence]
 ) -> dict[str, float]:
   """F1 of every metric in percent, as CoNLL 2018 defines them.
 
   Tokenisation is the gold one, so F1 is the share of words that are right.
 
   Args:
-    gold: the annotated file, plain or .gz.
+    gold: the annotated sentences; see `check`.
     predicted: the same sentences with predicted columns.
   """
-  library = load_scorer()
-  opened = gzip.open if gold.suffix == ".gz" else open
-  with opened(gold, "rt", encoding="utf-8-sig") as file:
-    # It wants an empty line behind the last sentence.
-    text = file.read().rstrip("\n") + "\n\n"
-  try:
-    found = library.evaluate(
-      library.load_conllu(io.StringIO(text), str(gold), {}),
-      library.load_conllu(io.StringIO(to_text(predicted)), "predicted", {}),
-    )
-  except library.UDError as error:
-    raise UserError(f"udtools does not take {gold}: {error}") from error
+  both = _load(gold, "gold"), _load(predicted, "predicted")
+  found = load_scorer().evaluate(*both)
   return {name: 100 * found[name].f1 for name in METRICS}
+
+
+def check(gold: Iterable[Sentence]) -> None:
+  """UserError where udtools does not take a sentence, ten at most.
+
+  It looks at what nothing else here does, such as DEPS; a run would notice
+  only when it is scored.
+  """
+  problems = Problems()
+  for sentence in gold:
+    with problems:
+      try:
+        _load([sentence], sentence.name)
+      # Of columns that are none it raises what Python does.
+      except (load_scorer().UDError, ValueError, IndexError) as error:
+        raise UserError(
+          f"{sentence.name}:{sentence.numbers[0]}: udtools, which scores, does "
+          f"not take the sentence that begins here: {error}. Expected UD's "
+          "format in every column, also in DEPS (HEAD:DEPREL|...)."
+        ) from error
+  problems.raise_them()
 
 
 def compared(sentences: Iterable[Sentence]) -> Iterator[dict[str, str]]:
@@ -47,10 +57,13 @@ def compared(sentences: Iterable[Sentence]) -> Iterator[dict[str, str]]:
 
   Universal features alone, and relations without what follows a colon.
   """
-  library = load_scorer()
-  text = io.StringIO(to_text(sentences))
-  for word in library.load_conllu(text, "sentences", {}).words:
+  for word in _load(sentences, "sentences").words:
     yield dict(zip(COLUMNS, word.columns, strict=True))
+
+
+def _load(sentences: Iterable[Sentence], name: str) -> Any:
+  text = io.StringIO(to_text(sentences))
+  return load_scorer().load_conllu(text, name, {})
 
 
 def load_scorer() -> Any:

@@ -34,6 +34,7 @@ from time_jax import arguments, assembly
 from time_jax.command import Command
 from time_jax.config import check_config
 from time_jax.errors import UserError
+from time_jax.evals import datasets
 from time_jax.evals.recipe import check_recipe
 
 LATENCY, TOKENS = "latency", "tokens"
@@ -237,9 +238,26 @@ def _stage(
   return Stage(name, tuple(words), values)
 
 
+def _check_data(config: Any, workdir: pathlib.Path) -> None:
+  """UserError where a task lacks files that no stage can be to make."""
+  d = config.data
+  for split in ("train", "dev", "test"):
+    if d.source and pathlib.Path(d.source).is_relative_to(workdir):
+      continue
+    name = datasets.named(config.task, config.lang, split, d[split], d.source)
+    path = pathlib.Path(name).expanduser()
+    made = name.startswith("hf:") or path.is_relative_to(workdir)
+    if name and not made and not path.is_file():
+      raise UserError(
+        f"data.{split}={name}: no such file; expected one, or "
+        "hf:OWNER/NAME/PATTERN."
+      )
+
+
 def _check_recipe(name: str, config: Any, workdir: pathlib.Path) -> None:
   if name.startswith("finetune"):
-    return check_recipe(config)
+    check_recipe(config)
+    return _check_data(config, workdir)
   check_config(config)
   # A teacher that an earlier stage makes, as `trim` does, is not there yet.
   if not pathlib.Path(config.teacher.path).is_relative_to(workdir):
