@@ -2,6 +2,7 @@
 
 import pytest
 import running
+import tiny_ner
 
 from time_jax import cli, distributed, history, watchdog
 
@@ -61,6 +62,44 @@ def test_told_to_stop(distill, tmp_path, capsys, monkeypatch):
     assert evaluations(run) == pytest.approx(evaluations(whole)), place
     running.assert_same_state(running.saved(run, 6), running.saved(whole, 6))
   assert distill(run) == (0, 0)  # Nothing is left to do, or to evaluate.
+
+
+def test_finetuning_told_to_stop(monkeypatch, tmp_path, capsys, one_process):
+  pytest.importorskip("seqeval")
+  model = tiny_ner.write_encoder(tmp_path / "encoder")
+
+  def tune(workdir, yes=0):
+    questions = []
+
+    def preempted():
+      questions.append(1)
+      return len(questions) == yes
+
+    monkeypatch.setattr(distributed, "preempted", preempted)
+    code = cli.main(tiny_ner.command(model, workdir, "--config.train.epochs=2"))
+    return code, len(questions)
+
+  whole = tmp_path / "whole"
+  code, total = tune(whole)
+  assert code == 0 and total % 2 == 0
+  seed = "seed-101"
+  per_epoch = history.read_metrics(whole / seed)[-1]["step"] // 2
+  assert total // 2 > per_epoch  # It asks in evaluations, too.
+  expected = running.scores(whole / seed)
+  for name, number, step in (
+    ("last step", per_epoch, per_epoch),
+    ("evaluation", total // 2, per_epoch),
+    ("last evaluation", total, 2 * per_epoch),
+  ):
+    run = tmp_path / name
+    assert tune(run, number) == (42, number)
+    told = f"Stopped by a signal after step {step}; everything is saved."
+    assert told in capsys.readouterr().err, name
+    assert tune(run)[0] == 0
+    assert running.scores(run / seed) == expected
+    for file in ("dev.iob2", "model/heads.safetensors"):
+      found = (run / seed / file).read_bytes()
+      assert found == (whole / seed / file).read_bytes(), name
 
 
 def test_moved_to_other_meshes(distill, tmp_path):

@@ -97,6 +97,10 @@ class State:
   opt_state: optax.OptState
 
 
+class _StopError(Exception):
+  """In the middle of an evaluation."""
+
+
 class Tuned(NamedTuple):
   """What a run ends with.
 
@@ -277,6 +281,13 @@ class Run:
     with metrics.Recorder(
       self.workdir, first, self.num_steps, active
     ) as recorder:
+      if len(history) < first // per_epoch:  # A stop left the last one out.
+        if (scores := self._evaluate(first, state, recorder)) is None:
+          return _stopped(first, recorder)
+        checkpoints.add_scores(first, scores)
+        history = [*history, scores]
+        if is_over(history, self.recipe):
+          return history, time.monotonic() - start
       for step in range(first + 1, self.num_steps + 1):
         host = self.batches.batch_at(step - 1)
         with sharding.use_mesh(self.mesh):
@@ -288,11 +299,10 @@ class Run:
           self._look_at(step, scalars, recorder)
         stop = distributed.preempted()
         scores = None
-        if step % per_epoch == 0:
-          scores = self.task.evaluate(state.averaged, self.beat)
-          recorder.write(step, scores)
-          recorder.say(_line(step // per_epoch, scores))
-          history = [*history, scores]
+        if step % per_epoch == 0 and not stop:
+          scores = self._evaluate(step, state, recorder)
+          stop = scores is None
+          history = [*history, scores] if scores else history
         if stop or scores or step % self.recipe.checkpoint_every == 0:
           seconds = time.monotonic() - start
           found = {
@@ -303,14 +313,28 @@ class Run:
           checkpoints.save(step, _trees(state), found, scores, wait=stop)
         # First: who is told to stop is told once, and other seeds may follow.
         if stop:
-          recorder.say(
-            f"Stopped by a signal after step {step}; everything is saved. Run "
-            "the same command again to continue."
-          )
-          return None
+          return _stopped(step, recorder)
         if is_over(history, self.recipe):
           break
     return history, seconds
+
+  def _evaluate(
+    self, step: int, state: State, recorder: metrics.Recorder
+  ) -> dict[str, float] | None:
+    """Scores of the epoch that ends with a step; None: told to stop."""
+
+    def watched() -> None:
+      self.beat()
+      if distributed.preempted():
+        raise _StopError
+
+    try:
+      scores = self.task.evaluate(state.averaged, watched)
+    except _StopError:
+      return None
+    recorder.write(step, scores)
+    recorder.say(_line(step // self.batches.steps, scores))
+    return scores
 
   def _look_at(
     self, step: int, scalars: dict[str, Array], recorder: metrics.Recorder
@@ -347,6 +371,13 @@ def check_same(
       f"{workdir} belongs to another run: " + "; ".join(changed) + ". Use "
       "another --workdir, or the same settings to continue."
     )
+
+
+def _stopped(step: int, recorder: metrics.Recorder) -> None:
+  recorder.say(
+    f"Stopped by a signal after step {step}; everything is saved. Run the same "
+    "command again to continue."
+  )
 
 
 def _trees(state: State) -> dict[str, Any]:
