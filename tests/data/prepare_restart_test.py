@@ -231,6 +231,24 @@ def test_kill_9_then_rerun_gives_the_same_bytes(tmp_path: pathlib.Path) -> None:
   assert finished <= {identity(path) for path in out.rglob("*.array_record*")}
 
 
+@pytest.mark.parametrize("rows", [2**63, True, None])
+def test_damaged_counts_are_made_again(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, rows: Any
+) -> None:
+  corpus = write_corpus(tmp_path / "a.jsonl", make_documents(30))
+  with monkeypatch.context() as context:
+    context.setattr(prepare, "_finish", lambda folder: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      run(tmp_path / "out", corpus)
+  (tmp_path / "out" / "unfinished" / "manifest.json").unlink()
+  counts = tmp_path / "out" / "unfinished" / "train-00000.json"
+  values = json.loads(counts.read_text())
+  counts.write_text(json.dumps(values | {"rows": rows}))
+  run(tmp_path / "out", corpus)
+  run(tmp_path / "whole", corpus)
+  assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_changed_text_is_noticed_on_a_restart(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

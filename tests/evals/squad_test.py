@@ -70,6 +70,7 @@ def moved(answer_start, text="vor Cafe\u0301"):
     ({"question": " "}, r"data\[0\].paragraphs\[0\].qas\[0\]: question is ' '"),
     ({"question": None}, "question is missing; expected text"),
     ({"id": None}, "id is missing"),
+    ({"id": "\ud83d"}, "id has half a surrogate pair at character 0"),
     ({"question": "\ud83d"}, "question has half a surrogate pair at character"),
     ({"is_impossible": True}, "no question in this file"),
   ],

@@ -26,6 +26,7 @@ def checked(kind: type[T], values: dict[str, Any]) -> T:
   made = kind(**values)
   for field in dataclasses.fields(cast(Any, kind)):
     value, wanted = getattr(made, field.name), cast(Any, field.type)
-    if not isinstance(value, typing.get_origin(wanted) or wanted):
+    right = isinstance(value, typing.get_origin(wanted) or wanted)
+    if not right or isinstance(value, bool) != (wanted is bool):
       raise TypeError(f"{field.name} is {value!r:.40}")
   return made

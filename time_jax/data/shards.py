@@ -113,6 +113,7 @@ class ShardWriter:
         "written; expected unchanged sources; prepare into a new folder"
       )
     same = written.token_limit == block.token_limit and shard.exists()
+    same = same and written.rows <= written.size  # Damage may make it absurd.
     return written if same and shard.stat().st_size == written.size else None
 
   def _pieces(self, block: Block) -> tuple[list[NDArray[np.int32]], int, int]:

@@ -111,7 +111,10 @@ def read(path: pathlib.Path) -> list[Question]:
 def _line_of(identity: str, data: bytes) -> int:
   """The line in which the last question of this id has it, from 1."""
   forms = (json.dumps(identity, ensure_ascii=plain) for plain in (True, False))
-  texts = b"|".join(re.escape(form[1:-1].encode()) for form in forms)
+  # Half a surrogate pair can only stand there escaped: no bytes mean it.
+  texts = b"|".join(
+    re.escape(form[1:-1].encode(errors="replace")) for form in forms
+  )
   pattern = rb'"id"\s*:\s*"?(?:%b)["\s,}]' % texts
   places = [match.start() for match in re.finditer(pattern, data)]
   return data.count(b"\n", 0, places[-1] if places else 0) + 1
