@@ -220,7 +220,8 @@ def test_a_worker_that_is_stopped_before_a_start_ends(tmp_path, program):
   [(42, 0, True), (137, 0, True), (42, 50, False), (2, 0, False), (0, 0, 0)],
 )
 def test_slurm_requeues_what_that_helps(tmp_path, code, count, requeued):
-  for name, text in (("srun", f"exit {code}"), ("scontrol", "echo $0 $*")):
+  srun = f"echo cores $SRUN_CPUS_PER_TASK; exit {code}"
+  for name, text in (("srun", srun), ("scontrol", "echo $0 $*")):
     path = tmp_path / name
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
@@ -229,11 +230,13 @@ def test_slurm_requeues_what_that_helps(tmp_path, code, count, requeued):
     "distill",
     PATH=f"{tmp_path}:/usr/bin:/bin",
     SLURM_JOB_ID="17",
+    SLURM_CPUS_PER_TASK="6",
     SLURM_RESTART_COUNT=str(count),
     SLURM_SUBMIT_DIR=str(ROOT),
   )
   assert done.returncode == code, done.stderr
   assert ("scontrol requeue 17" in done.stdout) == bool(requeued)
+  assert "cores 6\n" in done.stdout
 
 
 def test_the_jobset_ends_where_a_restart_does_not_help():
