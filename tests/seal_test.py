@@ -1,6 +1,7 @@
 """A damaged checkpoint is found, moved aside, and in nobody's way."""
 
 import errno
+import json
 import os
 import shutil
 
@@ -44,6 +45,13 @@ def test_a_finished_checkpoint_is_sealed_and_sound(saved):
   folders = seal.step_folders(saved)
   assert [folder.name for folder in folders] == ["1", "2", "3"]
   assert all(seal.is_sealed(f) and not seal.damage(f) for f in folders)
+
+
+@pytest.mark.parametrize("name", ["/etc/hosts", "params/../../x", "a\0", "b"])
+def test_a_seal_names_only_files_of_its_checkpoint(copy, name):
+  folder = folder_of(copy, 3)
+  (folder / "sha256.json").write_text(json.dumps({name: [1, "0"]}))
+  assert "cannot be read" in seal.damage(folder)
 
 
 def test_what_cannot_be_read_for_now_is_not_damaged(copy, monkeypatch):

@@ -59,26 +59,29 @@ def damage(
   try:
     files = json.loads((folder / FILE).read_text(encoding="utf-8"))
     wanted = {
-      folder / name: (int(size), str(sha256))
+      name: (int(size), str(sha256))
       for name, (size, sha256) in files.items()
       if not items or name.partition("/")[0] in items
     }
+    if any({"/", ".."} & set(pathlib.Path(name).parts) for name in wanted):
+      raise ValueError("a file of another folder")
   except (OSError, *DAMAGED_JSON) as error:
     if is_lost(error):
       raise
     return f"{FILE} cannot be read ({type(error).__name__})"
-  for path, (size, sha256) in wanted.items():
-    name = path.relative_to(folder)
+  for name, (size, sha256) in wanted.items():
+    path = folder / name
     try:
       found = path.stat().st_size
       if found != size:
         return f"{name} has {found:,} bytes instead of {size:,}"
       if not quick and _sha256(path) != sha256:
         return f"{name} has other content than was written"
-    except OSError as error:
+    except (OSError, ValueError) as error:  # Or a name that no file can have.
       if is_lost(error):
         raise
-      return f"{name} cannot be read ({error.strerror or error})"
+      reason = getattr(error, "strerror", None) or error
+      return f"{name!r} cannot be read ({reason})"
   return ""
 
 
