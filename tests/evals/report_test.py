@@ -125,7 +125,8 @@ def test_what_is_known_of_dev_alone_is_marked_and_in_no_mean(
   path.write_text(json.dumps(content))
   text = run(capsys, *workdirs, f"--out={tmp_path}/out").out
   assert "  62.00 ± 2.83 (dev)  50.00  -  " in cells(text, "big")
-  assert "(dev): scored on dev only" in text and "% of teacher:" not in text
+  assert "(dev): scored on dev only" in text
+  assert "% of teacher: which label is the teacher's, --teacher says." in text
 
 
 def test_classes_are_pooled_over_the_seeds(capsys, tmp_path):

@@ -138,6 +138,8 @@ def _notes(
       f"% of teacher: the mean as a share of that of {teacher!r} over the test "
       "scores that both have; (of N): these are N only."
     )
+  else:
+    notes.append("% of teacher: which label is the teacher's, --teacher says.")
   kinds = {(r.speed.batch_size, r.speed.hardware) for r in rows if r.speed}
   notes += [
     f"ms: median of a batch of {size} in JAX on {hardware}."
