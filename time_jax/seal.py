@@ -81,7 +81,7 @@ def damage(
       if is_lost(error):
         raise
       reason = getattr(error, "strerror", None) or error
-      return f"{name!r} cannot be read ({reason})"
+      return f"{name} cannot be read ({reason})"
   return ""
 
 
