@@ -84,10 +84,12 @@ def test_moved_to_other_processes(undisturbed, tiny, tmp_path, path):
   """Stopped by SIGTERM, which all processes hear of: it loses no step."""
   command = running.command(tiny, tmp_path, *FLAGS)
   reached = 0
-  for number, processes in enumerate(path[:-1], 1):
-    process = running.start([*command, *MESHES[processes]], processes)
-    moment = number * NUM_STEPS // len(path)
-    code, output = running.stop_at(process, tmp_path, moment, signal.SIGTERM)
+  # Of this session; afterwards it goes slowly, or it would be over before JAX
+  # has heard of the signal.
+  fault = f"step:{NUM_STEPS // (len(path) + 1)}:SIGTERM"
+  for processes in path[:-1]:
+    flags = MESHES[processes]
+    code, output = running.disturbed([*command, *flags], fault, processes)
     assert code == 42, output
     assert not reached or f"continuing after step {reached}" in output
     reached = running.last_step(tmp_path)
