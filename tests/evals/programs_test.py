@@ -59,7 +59,7 @@ def test_one_program_a_bucket(compiled, mesh, tmp_path):
   assert marks[0] < marks[1] == marks[2] == len(compiled)
 
   task.annotate(state.averaged, sentences(range(1, 20)))
-  assert task._tagger.program._cache_size() == 2
+  assert task.network.program._cache_size() == 2
   before = len(compiled)
   task.annotate(state.averaged, sentences([5, 17, 2, 40, 31]))
   assert len(compiled) == before

@@ -2,23 +2,19 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import typing
 from typing import Any, TypeVar, cast
+
+from time_jax import folders
 
 T = TypeVar("T")
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
   """Writes a file that appears whole or not at all, also after a crash."""
-  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-  with temporary.open("w") as file:
-    json.dump(content, file, indent=2, sort_keys=True)
-    file.write("\n")
-    file.flush()
-    os.fsync(file.fileno())
-  temporary.replace(path)
+  text = json.dumps(content, indent=2, sort_keys=True)
+  folders.write_text(path, text + "\n")
 
 
 def checked(kind: type[T], values: dict[str, Any]) -> T:

@@ -3,7 +3,7 @@
 import collections
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,14 +15,13 @@ from ml_collections import ConfigDict
 
 from time_jax.errors import UserError
 from time_jax.evals import finetuning, iob, ner_scores, parquet_tags
-from time_jax.evals.batches import Buckets, silent
+from time_jax.evals.batches import Buckets
 from time_jax.evals.encoders import Opened
 from time_jax.evals.iob import OUTSIDE, Sentence
 from time_jax.evals.ner_model import Heads, Tagger
 from time_jax.evals.task import SPLITS, Task
 from time_jax.evals.word_batches import WordBatch, WordExamples
 from time_jax.evals.word_vectors import smoothed_loss
-from time_jax.models.family import Params
 
 _TAG = "TAG"
 
@@ -55,12 +54,12 @@ class Ner(Task):
     for split in SPLITS[1:]:
       if split in data and jax.process_index() == 0:
         note_unknown(data[split], tags)
-    self._tagger = make_tagger(
+    self.network = make_tagger(
       opened, tags, buckets, mesh, config.train.dropout, config.train.dtype
     )
-    self.heads = self._tagger.heads
+    self.heads = self.network.heads
     words = [sentence.words for sentence in data["train"]]
-    pieces = self._tagger.cutter.pieces(words)
+    pieces = self.network.cutter.pieces(words)
     number = {tag: i for i, tag in enumerate(tags)}
     whole = [
       np.array([number[tag] for tag in sentence.tags], np.int32)
@@ -92,15 +91,6 @@ class Ner(Task):
     smoothing = self.config.train.label_smoothing
     return {_TAG: smoothed_loss(scores, batch.targets[_TAG], smoothing)}
 
-  def annotate(
-    self,
-    params: Params,
-    sentences: Sequence[Sentence],
-    beat: Callable[[], None] = silent,
-  ) -> list[Sentence]:
-    """The sentences with predicted tags."""
-    return self._tagger.annotate(params, sentences, beat)
-
   def score(self, split: str, found: Sequence[Sentence]) -> dict[str, float]:
     """Those of seqeval, against the file."""
     gold = [list(sentence.tags) for sentence in self.data[split]]
@@ -116,7 +106,7 @@ class Ner(Task):
 
   def record(self) -> dict[str, Any]:
     """The tags."""
-    return {"heads": {}, "classes": {_TAG: list(self._tagger.tags)}}
+    return {"heads": {}, "classes": {_TAG: list(self.network.tags)}}
 
 
 def make_tagger(

@@ -2,7 +2,7 @@
 
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from time_jax.evals import finetuning, qa_batches, qa_scores, squad
-from time_jax.evals.batches import Buckets, silent
+from time_jax.evals.batches import Buckets
 from time_jax.evals.encoders import Opened
 from time_jax.evals.qa_batches import SpanBatch, SpanExamples
 from time_jax.evals.qa_model import Heads, Reader, possible
@@ -20,7 +20,6 @@ from time_jax.evals.qa_windows import Window
 from time_jax.evals.squad import Question
 from time_jax.evals.task import Task
 from time_jax.evals.word_vectors import smoothed_loss
-from time_jax.models.family import Params
 
 _SIZES = ("overlap", "longest_answer")
 
@@ -53,10 +52,10 @@ class Qa(Task):
     self.scorer = qa_scores.definition(config.lang, config.data.rules)
     self.heads = Heads(config.train.dropout, jnp.dtype(config.train.dtype))
     sizes = {name: config.data[name] for name in _SIZES}
-    self._reader = Reader(opened, self.heads, buckets, mesh, **sizes)
+    self.network = Reader(opened, self.heads, buckets, mesh, **sizes)
     questions = data["train"]
     # Of all splits: what is wrong with one is said before training.
-    cut = {s: self._reader.cutter.windows(some) for s, some in data.items()}
+    cut = {s: self.network.cutter.windows(some) for s, some in data.items()}
     windows = cut["train"]
     targets = qa_batches.targets_of(windows, questions)
     if jax.process_index() == 0:
@@ -82,15 +81,6 @@ class Qa(Task):
     smoothing = self.config.train.label_smoothing
     places = jnp.broadcast_to(possible(batch), scores.shape)
     return {"SPAN": smoothed_loss(scores, batch.targets, smoothing, places)}
-
-  def annotate(
-    self,
-    params: Params,
-    items: Sequence[Question],
-    beat: Callable[[], None] = silent,
-  ) -> list[Question]:
-    """The questions with predicted answers."""
-    return self._reader.annotate(params, items, beat)
 
   def score(self, split: str, found: Sequence[Question]) -> dict[str, float]:
     """F1 and exact match, against the file."""

@@ -36,6 +36,7 @@ class Task(abc.ABC):
     data: split -> items.
     opened: the encoder.
     buckets: the shapes of batches.
+    network: the encoder with its heads, which annotates items.
     heads: the network above the encoder.
     examples: of the training file.
   """
@@ -49,6 +50,7 @@ class Task(abc.ABC):
   no_matter: ClassVar[tuple[str, ...]] = (
     *("seeds", "model", "step", "lang", "label", "allow_pickle"),
   )
+  network: Any
   heads: Any
   examples: Examples
 
@@ -90,16 +92,6 @@ class Task(abc.ABC):
     """
 
   @abc.abstractmethod
-  def annotate(
-    self,
-    params: Params,
-    items: Sequence[Any],
-    /,
-    beat: Callable[[], None] = silent,
-  ) -> list[Any]:
-    """The items with what is predicted; `beat` is called after every batch."""
-
-  @abc.abstractmethod
   def score(self, split: str, found: Sequence[Any]) -> dict[str, float]:
     """The metrics of predicted items, in percent."""
 
@@ -119,6 +111,15 @@ class Task(abc.ABC):
   @abc.abstractmethod
   def record(self) -> dict[str, Any]:
     """Heads and classes, for task.json."""
+
+  def annotate(
+    self,
+    params: Params,
+    items: Sequence[Any],
+    beat: Callable[[], None] = silent,
+  ) -> list[Any]:
+    """The items with what is predicted; `beat` is called after every batch."""
+    return self.network.annotate(params, items, beat)
 
   def fresh(self, rng: Array) -> Params:
     """See `tuning.Task`."""
@@ -155,7 +156,7 @@ class Task(abc.ABC):
     self, params: Params, beat: Callable[[], None]
   ) -> dict[str, float]:
     """See `tuning.Task`."""
-    found = self.annotate(params, self.data["dev"], beat=beat)
+    found = self.annotate(params, self.data["dev"], beat)
     scores = self.score("dev", found)
     return {
       tuning.SCORE: self.quality(scores),

@@ -1,7 +1,7 @@
 """`finetune ud`: tags, lemmas and trees of Universal Dependencies."""
 
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from time_jax.evals import (
   ud_labels,
   ud_scores,
 )
-from time_jax.evals.batches import Buckets, silent
+from time_jax.evals.batches import Buckets
 from time_jax.evals.conllu import Sentence
 from time_jax.evals.encoders import Opened
 from time_jax.evals.task import SPLITS, Task
@@ -25,7 +25,6 @@ from time_jax.evals.trees import load_library
 from time_jax.evals.ud_annotator import Annotator, piece_targets
 from time_jax.evals.ud_model import Heads, losses
 from time_jax.evals.word_batches import WordBatch, WordExamples
-from time_jax.models.family import Params
 
 
 def finetune_ud(config: ConfigDict, workdir: pathlib.Path) -> int:
@@ -59,7 +58,7 @@ class Ud(Task):
         ud_scores.check(data[split])
         if jax.process_index() == 0:
           ud_labels.note_unknown(data[split], vocabulary)
-    self._annotator = make_annotator(
+    self.network = make_annotator(
       opened,
       vocabulary,
       config.heads.to_dict(),
@@ -68,9 +67,9 @@ class Ud(Task):
       config.train.dropout,
       config.train.dtype,
     )
-    self.heads = self._annotator.heads
+    self.heads = self.network.heads
     forms = [sentence.column("FORM") for sentence in data["train"]]
-    pieces = self._annotator.cutter.pieces(forms)
+    pieces = self.network.cutter.pieces(forms)
     targets = piece_targets(pieces, data["train"], vocabulary)
     self.examples = WordExamples(pieces, opened.words.pad_id, targets)
 
@@ -95,15 +94,6 @@ class Ud(Task):
     smoothing = self.config.train.label_smoothing
     return losses(self.heads, variables, output, batch, smoothing)
 
-  def annotate(
-    self,
-    params: Params,
-    sentences: Sequence[Sentence],
-    beat: Callable[[], None] = silent,
-  ) -> list[Sentence]:
-    """The sentences with predicted columns."""
-    return self._annotator.annotate(params, sentences, beat)
-
   def score(self, split: str, found: Sequence[Sentence]) -> dict[str, float]:
     """Those of udtools, against the file's sentences."""
     return ud_scores.score(self.data[split], found)
@@ -124,7 +114,7 @@ class Ud(Task):
     """Widths and classes."""
     return {
       "heads": self.config.heads.to_dict(),
-      "classes": dict(self._annotator.vocabulary),
+      "classes": dict(self.network.vocabulary),
     }
 
 
