@@ -75,6 +75,7 @@ def test_a_usable_checkpoint(capsys, folder):
     "kept": f"27 tensors: {numbers * 2 / 1000:.3g} kB in bfloat16, "
     f"{numbers * 4 / 1000:.3g} kB in float32",
     "dropped": rows["dropped"],
+    "finite": "all 27 tensors that are kept",
     "projections": "query 32, key 32, value 32",
     "R for size s": "1, 2, 4, 8, 16, 32 (64 does not fit)",
     "R for size m": "1, 2, 4, 8, 16, 32 (64 does not fit)",
@@ -114,6 +115,31 @@ def test_the_recommended_layer(capsys, folder, monkeypatch, name, layer, heads):
   else:
     (problem,) = problems
     assert f"layer={layer} does not exist" in problem
+
+
+def test_a_whole_file_beside_an_index(capsys, folder):
+  name = "model.safetensors.index.json"
+  (folder / name).write_text('{"weight_map": {"a": "b.safetensors"}}')
+  assert cli.main(["inspect", str(folder)]) == 0
+  found = capsys.readouterr()
+  assert f"model.safetensors (not {name}, which lies beside it)" in found.out
+  assert found.err.startswith(f"time_jax: note: {folder} holds model.safeten")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_numbers_that_are_not_finite(capsys, folder, dtype):
+  """Where a run would read them; what is dropped may hold anything."""
+
+  def spoil(tensors):
+    for name, tensor in tensors.items():
+      tensors[name] = tensor.astype(dtype)
+    tensors["embeddings.word_embeddings.weight"][7, 1:3] = np.nan, -np.inf
+    tensors["pooler.dense.bias"][0] = np.nan
+
+  change_weights(folder, spoil)
+  code, rows, (problem,) = inspect(capsys, folder, "--layer=2")
+  assert (code, rows["finite"]) == (2, "no")
+  assert "embeddings.word_embeddings.weight holds 2 of " in problem
 
 
 def change_json(folder, name, **changes):

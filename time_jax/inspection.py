@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tokenizers
 
 from time_jax.config import STUDENT_SIZES, default_config
@@ -19,12 +20,16 @@ from time_jax.teachers import Recommendation, teachers
 
 _ON_DEVICE = {"bfloat16": 2, "float32": 4}  # bytes of a number
 _KINDS_SHOWN = 4
+_BAD_SHOWN = 3  # tensors that are not finite
 
 
 def inspect_model(
   name: str, *, layer: int | None, size: str, allow_pickle: bool
 ) -> int:
-  """Prints the findings; reads JSON, headers and the tokenizer, no weights.
+  """Prints the findings; reads JSON, headers, tokenizer and weights.
+
+  Of the weights those are read that a run would read, in search of numbers
+  that are not finite.
 
   Args:
     name: of a model, see `files.resolve`.
@@ -52,6 +57,7 @@ def inspect_model(
     if config:
       needed = load.check_teacher(folder, layer, allow_pickle=allow_pickle)
       _print_tensors(weights, needed, layer, config.num_layers)
+      _check_finite(weights, needed, problems)
   if config:
     _print_widths(config.widths, size, advice)
     with _noting(problems):
@@ -110,6 +116,8 @@ def _print_files(weights: Weights) -> None:
   names = [path.name for path in weights.paths]
   more = f" and {len(names) - 1} more" if len(names) > 1 else ""
   pickles = " (pickle)" if names[0].endswith(".bin") else ""
+  if weights.layout.ignored:
+    more = f" (not {weights.layout.ignored}, which lies beside it)"
   size = sum(path.stat().st_size for path in weights.paths)
   dtypes = collections.Counter(weights.info(name).dtype for name in weights)
   counts = ", ".join(f"{n} {dtype}" for dtype, n in dtypes.most_common())
@@ -124,7 +132,8 @@ def _print_tensors(
   numbers = sum(math.prod(weights.shape(name)) for name in needed)
   sizes = [f"{_size(numbers * n)} in {d}" for d, n in _ON_DEVICE.items()]
   _row("kept", f"{len(needed)} tensors: {', '.join(sizes)}")
-  left = sorted(set(weights) - set(needed))
+  used = {weights.stored_as(name) for name in needed}
+  left = sorted({weights.stored_as(name) for name in weights} - used)
   size = sum(weights.info(name).bytes for name in left)
   # encoder.layer.11.output.dense.weight -> encoder.layer.*
   kinds = collections.Counter(
@@ -135,6 +144,31 @@ def _print_tensors(
     shown = [*shown[: _KINDS_SHOWN - 1], "..."]
   named = f": {', '.join(shown)}" if shown else ""
   _row("dropped", f"{len(left)} tensors, {_size(size)} in the files{named}")
+
+
+def _check_finite(
+  weights: Weights, needed: Sequence[str], problems: list[str]
+) -> None:
+  """Reads what a run would read; a gigabyte takes about a second."""
+  bad = {name: _not_finite(weights, name) for name in needed}
+  bad = {name: count for name, count in bad.items() if count}
+  _row("finite", "no" if bad else f"all {len(needed)} tensors that are kept")
+  for name, count in [*bad.items()][:_BAD_SHOWN]:
+    problems.append(
+      f"{weights.folder}: {name} holds {count:,} of "
+      f"{math.prod(weights.shape(name)):,} numbers that are NaN or infinite; "
+      "expected finite weights: download it again, or ask its authors."
+    )
+  if len(bad) > _BAD_SHOWN:
+    problems.append(
+      f"{weights.folder}: {len(bad) - _BAD_SHOWN} more tensors hold NaN or "
+      "infinite numbers."
+    )
+
+
+def _not_finite(weights: Weights, name: str) -> int:
+  chunks = (chunk for _, chunk in weights.chunks(name))
+  return sum(int(np.count_nonzero(~np.isfinite(chunk))) for chunk in chunks)
 
 
 def _size(count: float) -> str:

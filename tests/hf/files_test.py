@@ -165,6 +165,7 @@ def test_one_file_or_those_of_an_index(tmp_path, name, allowed):
 
   (tmp_path / name).touch()
   assert found() == [name]
+  (tmp_path / name).unlink()
   _, _, end = name.partition(".")
   table = {"a": f"2.{end}", "b": f"1.{end}", "c": f"2.{end}"}
   for part in table.values():

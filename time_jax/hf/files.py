@@ -4,17 +4,20 @@ Those are JSON and safetensors; pickles only where the user allowed them. No
 code of a model repository is ever executed.
 """
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from time_jax.errors import UserError
+from time_jax.notes import note
 
 _WANTED = [
   *("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt"),
@@ -172,19 +175,44 @@ def sha256(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """Which files of a folder hold its weights.
+
+  Attributes:
+    paths: of them, in order of their names.
+    places: tensor -> name of the file that counts for it, as an index says;
+      None where there is a single file.
+    ignored: name of an index that lies beside the single file, or nothing.
+  """
+
+  paths: list[pathlib.Path]
+  places: Mapping[str, str] | None = None
+  ignored: str = ""
+
+
 def weight_files(
   folder: pathlib.Path, allow_pickle: bool = False
 ) -> list[pathlib.Path]:
-  """The files of a folder that hold its weights, in order of their names.
+  """The paths of `find_weights`."""
+  return find_weights(folder, allow_pickle).paths
+
+
+def find_weights(folder: pathlib.Path, allow_pickle: bool = False) -> Layout:
+  """The files of a folder that hold its weights.
+
+  Args:
+    folder: of a model.
+    allow_pickle: whether pickles count where there is nothing else.
 
   Raises:
     UserError: there are none, or pickles only, which are not allowed.
   """
-  if found := _named_files(folder, "model.safetensors"):
+  found = _find_layout(folder, "model.safetensors")
+  if not found and allow_pickle:
+    found = _find_layout(folder, "pytorch_model.bin")
+  if found:
     return found
-  pickles = _named_files(folder, "pytorch_model.bin") if allow_pickle else []
-  if pickles:
-    return pickles
   if list(folder.glob("*.bin")) and not allow_pickle:
     raise UserError(
       f"{folder} holds its weights as a pickle only, which can run code when "
@@ -200,27 +228,49 @@ def weight_files(
   )
 
 
-def _named_files(folder: pathlib.Path, single: str) -> list[pathlib.Path]:
-  """The parts that an index names, else the single file, else nothing."""
+def _find_layout(folder: pathlib.Path, single: str) -> Layout | None:
+  """The single file, else the parts that an index names, else nothing.
+
+  In this order transformers looks for them, too, so that an index which was
+  left behind by an earlier version of the model does not count.
+  """
   index = folder / f"{single}.index.json"
-  if index.exists():
+  if _exists(folder / single):
+    if not index.exists() or _names_only(index, single):
+      return Layout([folder / single])
+    note(
+      f"{folder} holds {single} and {index.name}; the whole file counts, as in "
+      "transformers, and the index is not read."
+    )
+    return Layout([folder / single], ignored=index.name)
+  if not index.exists():
+    return None
+  table = read_json(index).get("weight_map")
+  table = table if isinstance(table, dict) else {}
+  places = {name: str(file) for name, file in table.items()}
+  names = sorted(set(places.values()))
+  # An index is input: it must not point outside of its own folder, nor have a
+  # pickle opened that nobody allowed.
+  end = pathlib.Path(single).suffix
+  odd = [n for n in names if os.path.basename(n) != n or not n.endswith(end)]
+  if odd or not names:
+    raise UserError(
+      f"{index} names {odd or 'no file'}; expected {end} files that lie "
+      "beside it."
+    )
+  missing = [n for n in names if not _exists(folder / n)]
+  if missing:
+    raise UserError(
+      f"{index} names {missing}, missing in that folder; expected the "
+      "complete model: download it again."
+    )
+  return Layout([folder / n for n in names], places)
+
+
+def _names_only(index: pathlib.Path, single: str) -> bool:
+  """Whether an index says no more than that everything is in one file."""
+  try:
     table = read_json(index).get("weight_map")
-    table = table if isinstance(table, dict) else {}
-    names = sorted(set(map(str, table.values())))
-    # An index is input: it must not point outside of its own folder, nor have
-    # a pickle opened that nobody allowed.
-    end = pathlib.Path(single).suffix
-    odd = [n for n in names if os.path.basename(n) != n or not n.endswith(end)]
-    if odd or not names:
-      raise UserError(
-        f"{index} names {odd or 'no file'}; expected {end} files that lie "
-        "beside it."
-      )
-    missing = [n for n in names if not _exists(folder / n)]
-    if missing:
-      raise UserError(
-        f"{index} names {missing}, missing in that folder; expected the "
-        "complete model: download it again."
-      )
-    return [folder / n for n in names]
-  return [folder / single] if (folder / single).exists() else []
+  except UserError:  # It does not count, so neither does its damage.
+    return False
+  return isinstance(table, dict) and set(map(str, table.values())) == {single}

@@ -261,7 +261,7 @@ def _check(
     expected = shapes[path].shape
     expected = expected[::-1] if path[-1] == "kernel" else expected
     if name not in weights:
-      problems.append(f"{name} is missing")
+      problems.append(f"{name} is missing{weights.why_missing(name)}")
     elif weights.shape(name) != expected:
       found = weights.shape(name)
       problems.append(f"{name} has shape {found}, expected {expected}")

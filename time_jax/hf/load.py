@@ -352,7 +352,7 @@ def _check(
     expected = expected[::-1] if path[-1] == "kernel" else expected
     for name in names:
       if name not in weights:
-        problems.append(f"{name} is missing")
+        problems.append(f"{name} is missing{weights.why_missing(name)}")
         continue
       info = weights.info(name)
       if info.shape != expected:

@@ -96,7 +96,7 @@ def write_weights(
     parts = _write(out / file, weights, shapes, tables, kept)
     places |= dict.fromkeys(names, file)
     total += parts
-  if len(weights.paths) > 1 or (weights.folder / _INDEX).exists():
+  if weights.layout.places is not None:
     index = {"metadata": {"total_size": total}, "weight_map": places}
     text = json.dumps(index, indent=2, sort_keys=True) + "\n"
     (out / _INDEX).write_text(text, encoding="utf-8")

@@ -1,10 +1,8 @@
 """The teacher's tokenizer, which becomes the student's."""
 
-import functools
 import hashlib
 import json
 import pathlib
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,6 +11,7 @@ import tokenizers
 from time_jax.data.tokenizing import TokenizerSpec
 from time_jax.errors import UserError
 from time_jax.hf import files
+from time_jax.notes import note
 
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _KINDS = tuple(f"{name}_token" for name in _SPECIAL)
@@ -206,14 +205,7 @@ def _with_ids(
 
 def _note_dropped(name: str, tokens: Iterable[str]) -> None:
   listed = ", ".join(map(repr, sorted(tokens)))
-  _note(
-    f"{name} names {listed}, which have no row in the token table; dropped."
-  )
-
-
-@functools.cache  # Said once.
-def _note(text: str) -> None:
-  print(f"time_jax: note: {text}", file=sys.stderr)
+  note(f"{name} names {listed}, which have no row in the token table; dropped.")
 
 
 def _configured(folder: pathlib.Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ import math
 import pathlib
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import safetensors
 
 from time_jax.errors import UserError
 from time_jax.hf import files
+from time_jax.notes import note
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 SHORT = {"F64": "float64", "F32": "float32", "F16": "float16"}
@@ -61,13 +62,48 @@ class Weights:
       UserError: there are no files, or they cannot be read.
     """
     self.folder = folder
-    self.paths = files.weight_files(folder, allow_pickle)
+    self.layout = files.find_weights(folder, allow_pickle)
+    self.paths = self.layout.paths
     self._files = [
       _Pickle(path) if path.suffix == ".bin" else _Safetensors(path)
       for path in self.paths
     ]
-    self._of = {name: file for file in self._files for name in file.tensors}
+    self._of = self._find_tensors()
     self._read = 0
+
+  def _find_tensors(self) -> dict[str, tuple["_File", str]]:
+    """Name -> the file that counts for it, and its name in there."""
+    by_name = dict(zip([p.name for p in self.paths], self._files, strict=True))
+    places = self.layout.places
+    found: dict[str, tuple[_File, str]] = {}
+    for file_name, file in by_name.items():
+      for name in file.tensors:
+        if places is None or places.get(name) == file_name:
+          found[name] = file, name
+    self._say_which_counts(by_name)
+    # Of tensors that are one and the same, safetensors.torch.save_model writes
+    # one, and the names of the others into the header: "left out": "written".
+    for file in self._files:
+      for name, written in file.tied.items():
+        if name not in found and written in found:
+          found[name] = found[written]
+    return found
+
+  def _say_which_counts(self, by_name: Mapping[str, "_File"]) -> None:
+    places = self.layout.places or {}
+    for file_name, file in by_name.items():
+      twice = sorted(
+        name
+        for name in file.tensors
+        if places.get(name, file_name) != file_name
+        and name in by_name[places[name]].tensors
+      )
+      if twice:
+        more = f" and {len(twice) - 1} more" if len(twice) > 1 else ""
+        note(
+          f"{self.folder / file_name} holds {twice[0]}{more}, too; what counts "
+          f"is in {places[twice[0]]}, as the index says."
+        )
 
   def __iter__(self) -> Iterator[str]:
     return iter(self._of)
@@ -83,20 +119,32 @@ class Weights:
 
   def info(self, name: str) -> Info:
     """Shape and dtype of a tensor, without reading it."""
-    return self._of[name].tensors[name]
+    file, stored = self._of[name]
+    return file.tensors[stored]
+
+  def stored_as(self, name: str) -> str:
+    """The name that the files give a tensor; other names may be tied to it."""
+    return self._of[name][1]
+
+  def why_missing(self, name: str) -> str:
+    """A remark for messages about a name that is not here, or nothing."""
+    place = (self.layout.places or {}).get(name)
+    return f" from {place}, where the index has it" if place else ""
 
   def shape(self, name: str) -> tuple[int, ...]:
     """Shape of a tensor, without reading it."""
     return self.info(name).shape
 
   def names_in(self, path: pathlib.Path) -> list[str]:
-    """Names of the tensors in one of `paths`."""
-    return list(self._files[self.paths.index(path)].tensors)
+    """Names of the tensors that are read from one of `paths`."""
+    wanted = self._files[self.paths.index(path)]
+    return [name for name, (file, _) in self._of.items() if file is wanted]
 
   def read(self, name: str) -> np.ndarray:
     """A whole tensor, in the file's own dtype."""
     everything = (slice(None),) * len(self.shape(name))
-    array = self._of[name].slice(name, everything)
+    file, stored = self._of[name]
+    array = file.slice(stored, everything)
     self._count(array.nbytes)
     return array
 
@@ -132,9 +180,10 @@ class Weights:
     first, last, _ = index[0].indices(info.shape[0])
     row_bytes = info.bytes // max(info.shape[0], 1)
     step = max(_CHUNK // max(row_bytes, 1), 1)
+    file, stored = self._of[name]
     for start in range(first, last, step):
       stop = min(start + step, last)
-      yield start, self._of[name].slice(name, (slice(start, stop), *index[1:]))
+      yield start, file.slice(stored, (slice(start, stop), *index[1:]))
       self._count((stop - start) * row_bytes)
 
   def _count(self, count: int) -> None:
@@ -155,6 +204,7 @@ class _Safetensors:
     self._file: Any = None
     names = self._open().keys()
     self.tensors = {name: self._info(name) for name in names}
+    self.tied: Mapping[str, str] = self._open().metadata() or {}
     self.close()
 
   def _info(self, name: str) -> Info:
@@ -196,6 +246,7 @@ class _Pickle:
     # Before torch 1.6 it was no zip file. Such a file is read whole, once.
     self._mapped = zipfile.is_zipfile(path)
     self._tensors: Any = None
+    self.tied: Mapping[str, str] = {}  # Every name has its tensor here.
     self.tensors = {
       name: Info(
         tuple(tensor.shape),
@@ -228,6 +279,9 @@ class _Pickle:
   def close(self) -> None:
     if self._mapped:
       self._tensors = None
+
+
+_File = _Safetensors | _Pickle
 
 
 def _unpickle(path: pathlib.Path, mapped: bool) -> Any:
