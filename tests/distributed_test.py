@@ -1,6 +1,7 @@
 """How a run's processes are joined; JAX's own part is replaced."""
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -296,3 +297,32 @@ def test_a_workdir_that_is_not_shared(monkeypatch, tmp_path, seen):
     with pytest.raises(UserError, match=r"processes \[1\] do not see what"):
       distributed.check_shared(tmp_path)
   assert len(written) == 1 and not list(tmp_path.iterdir())
+
+
+def damaged():
+  raise UserError("scores.json is damaged.")
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize(
+  ("work", "told"), [(lambda: "five", ["", "five"]), (damaged, None)]
+)
+def test_what_process_0_does_is_told_to_all(monkeypatch, index, work, told):
+  """The others do nothing; they get its text, or its error."""
+  told = told or ["UserError", "scores.json is damaged."]
+  asked = []
+
+  def gather(text):
+    asked.append(json.loads(text))
+    return [json.dumps(told), text]
+
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(jax, "process_index", lambda: index)
+  monkeypatch.setattr(distributed, "of_all", gather)
+  mine = work if index == 0 else lambda: pytest.fail("it is not process 0")
+  if work is damaged:
+    with pytest.raises(UserError, match="json is damaged"):
+      distributed.by_first(mine)
+  else:
+    assert distributed.by_first(mine) == "five"
+  assert asked == [told if index == 0 else ["", ""]]

@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import itertools
+import json
 import os
 import pathlib
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -22,6 +23,8 @@ from time_jax import cluster, meeting
 from time_jax.errors import (
   EXIT_BUG,
   EXIT_PREEMPTED,
+  RestartableError,
+  RunError,
   UserError,
   verdict,
   without_secrets,
@@ -41,6 +44,7 @@ _PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
 # What JAX says of errors that a process makes all by itself.
 _OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 _FAILING_TOGETHER = 15  # seconds between the first and the last of them
+_ERRORS = (UserError, RunError, RestartableError)
 _failures, _questions = itertools.count(), itertools.count(1)
 
 
@@ -143,6 +147,34 @@ def of_all(text: str) -> list[str]:
   return [
     bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)
   ]
+
+
+def by_first(work: Callable[[], str]) -> str:
+  """Does something in process 0 alone; all get what came of it.
+
+  Args:
+    work: gives a text, which is short enough to be sent around.
+
+  Returns:
+    That text, in all processes; all must call it.
+
+  Raises:
+    UserError: in all of them, as process 0 raised it; likewise:
+    RunError: and RestartableError.
+  """
+  if jax.process_count() == 1:
+    return work()
+  outcome, problem = ["", ""], None
+  if jax.process_index() == 0:
+    try:
+      outcome[1] = work()
+    except _ERRORS as error:
+      outcome, problem = [type(error).__name__, str(error)], error
+  name, text = json.loads(of_all(json.dumps(outcome))[0])
+  for kind in _ERRORS:
+    if kind.__name__ == name:
+      raise kind(text) from problem
+  return text
 
 
 @contextlib.contextmanager

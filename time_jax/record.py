@@ -48,9 +48,14 @@ def make_record(
       _ROWS: rows.content,
     },
     "teacher": assembly.teacher_origin(config),
-    "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    "versions": versions(),
     "hardware": hardware(),
   }
+
+
+def versions() -> dict[str, str]:
+  """Of the packages that shape a result."""
+  return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def hardware() -> dict[str, Any]:
@@ -64,6 +69,9 @@ def hardware() -> dict[str, Any]:
 
 def check_processes(record: dict[str, Any]) -> None:
   """Proves that all processes make the same run.
+
+  Args:
+    record: "run", what shapes the result, and "versions" of packages.
 
   Raises:
     UserError: in all of them, naming what differs between which.
@@ -83,7 +91,7 @@ def check_processes(record: dict[str, Any]) -> None:
     more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
     raise UserError(
       f"the processes would not make one run: {'; '.join(problems[:5])}{more}; "
-      "expected the same command, packages and prepared text on all hosts."
+      "expected the same command, packages, weights and text on all hosts."
     )
 
 

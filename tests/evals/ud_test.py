@@ -12,7 +12,7 @@ import pytest
 import running
 import tiny_ud
 
-from time_jax import cli, sharding
+from time_jax import cli, distributed, sharding
 from time_jax.errors import UserError
 from time_jax.evals import conllu, tuning, ud_scores
 from time_jax.hf import files
@@ -68,6 +68,57 @@ def test_what_udtools_does_not_take_is_told_before_training():
     bad = (text + lines.format(deps)).encode().splitlines(keepends=True)
     with pytest.raises(UserError, match=r"a.conllu:9: udtools.*also in DEPS"):
       ud_scores.check(conllu.parse(bad, "a.conllu"))
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize(
+  ("field", "words"),
+  [
+    ("train.peak_lr", "train.peak_lr is 0.003 in process 0, 'other' in"),
+    ("seeds", "seeds is [0] in process 0, 'other' in process 1"),
+    ("dev file (SHA-256)", "dev file (SHA-256) is '"),
+    ("model (SHA-256)", "model (SHA-256) is '"),
+    ("tokenizer (SHA-256)", "tokenizer (SHA-256) is '"),
+    ("versions.jax", "versions.jax is '"),
+  ],
+)
+def test_processes_that_would_not_make_one_run(
+  model, monkeypatch, capsys, tmp_path, field, words
+):
+  """Each of these made two models in one workdir; process 1 is replaced."""
+
+  def gather(text):
+    mine = json.loads(text)
+    name = field if field.startswith("versions") else f"run.{field}"
+    other = {name: "other"} if name in mine else {}
+    return [text, json.dumps(mine | other)]
+
+  monkeypatch.setattr(distributed, "of_all", gather)
+  assert cli.main(tiny_ud.command(model, tmp_path)) == 2
+  told = capsys.readouterr().err
+  assert f"would not make one run: {words}" in told
+  assert "; expected the same command" in told and told.count("in process") == 2
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("one_process")
+def test_process_0_says_which_seeds_are_done(
+  model, mesh, monkeypatch, capsys, tmp_path
+):
+  """Here it has seen a file that this process does not see yet."""
+  monkeypatch.setattr(sharding, "make_mesh", lambda **sizes: mesh)
+  done = {"run": {"seed": 7}, "scores": {}, "seconds": 1}
+  with monkeypatch.context() as patch:
+    patch.setattr(distributed, "by_first", lambda work: json.dumps(done))
+    assert cli.main(tiny_ud.command(model, tmp_path)) == 2
+  told = capsys.readouterr().err
+  assert f"{tmp_path}/seed-0 belongs to another run: " in told
+  assert "seed: 7 then, 0 now" in told
+  (tmp_path / "seed-0").mkdir()
+  path = tmp_path / "seed-0" / "scores.json"
+  path.write_text(json.dumps({"scores": {}, "seconds": 1}))
+  assert cli.main(tiny_ud.command(model, tmp_path)) == 2
+  assert f"{path} lacks run; delete it" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("one_process")

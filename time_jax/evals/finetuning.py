@@ -12,13 +12,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from time_jax import distributed, folders, machine, sharding, train
-from time_jax.errors import EXIT_PREEMPTED
+from time_jax.errors import EXIT_PREEMPTED, UserError
 from time_jax.evals import batches, datasets, recipe, saved, tuning
 from time_jax.evals.encoders import open_encoder
 from time_jax.evals.results import SCHEMA, SCORES
 from time_jax.evals.task import SPLITS, Task, path_of
 from time_jax.folders import prepare_workdir
 from time_jax.hf import files
+from time_jax.record import check_processes, versions
 from time_jax.watchdog import Watchdog
 
 Scores = dict[str, dict[str, float]]  # split -> metric -> percent
@@ -66,6 +67,9 @@ def _finetune(
 ) -> int:
   """What all processes do together."""
   distributed.check_shared(workdir)
+  settings = _settings(config)
+  # Before anything is loaded that only all processes can load together.
+  check_processes({"run": settings, "versions": versions()})
   train.use_compilation_cache()
   mesh = sharding.make_mesh(**config.mesh.to_dict())
   opened = open_encoder(
@@ -77,6 +81,9 @@ def _finetune(
     dropout=config.train.encoder_dropout,
     allow_pickle=config.allow_pickle,
   )
+  settings["model (SHA-256)"] = opened.fingerprint
+  settings["tokenizer (SHA-256)"] = opened.words.sha256
+  check_processes({"run": settings, "versions": versions()})
   buckets = batches.make_buckets(
     config.data.buckets,
     min(config.data.get("longest", opened.longest), opened.longest),
@@ -85,7 +92,7 @@ def _finetune(
     mesh,
   )
   task = kind(config, data, opened, buckets, mesh)
-  run = _Finetuning(task, workdir, mesh, watchdog)
+  run = _Finetuning(task, settings, workdir, mesh, watchdog)
   found: dict[int, Done] = {}
   for seed in config.seeds:
     done = run.of_seed(seed)
@@ -113,11 +120,17 @@ class _Finetuning:
   """What the runs of all seeds share."""
 
   def __init__(
-    self, task: Task, workdir: pathlib.Path, mesh: Mesh, watchdog: Watchdog
+    self,
+    task: Task,
+    settings: Mapping[str, Any],
+    workdir: pathlib.Path,
+    mesh: Mesh,
+    watchdog: Watchdog,
   ) -> None:
     self._task, self._workdir, self._mesh = task, workdir, mesh
     self._watchdog = watchdog
-    self._record = _record(task, self._batches(task.config.seeds[0]).steps)
+    steps = self._batches(task.config.seeds[0]).steps
+    self._record = _record(task, settings, steps)
 
   def of_seed(self, seed: int) -> Done | None:
     """Trains, chooses, predicts, scores; None: stopped, to go on later.
@@ -127,8 +140,7 @@ class _Finetuning:
     """
     workdir = self._workdir / f"seed-{seed}"
     record = {**self._record, "seed": seed}
-    if (workdir / SCORES).exists():
-      done = files.read_json(workdir / SCORES)
+    if done := _read_done(workdir / SCORES):
       tuning.check_same(done["run"], record, workdir)
       return done
     prepare_workdir(workdir)
@@ -207,23 +219,58 @@ def _recipe(config: ConfigDict, seed: int) -> tuning.Recipe:
   )
 
 
-def _record(task: Task, steps: int) -> dict[str, Any]:
-  """What shapes the result, whatever the files are called."""
-  config, opened = task.config, task.opened
+def _read_done(path: pathlib.Path) -> Done | None:
+  """What process 0 finds of a seed that is done; None: it is not.
+
+  The others do not ask the disk, which may show them a file later.
+
+  Raises:
+    UserError: in all of them, when the file is damaged.
+  """
+
+  def read() -> str:
+    if not path.exists():
+      return ""
+    done = files.read_json(path)
+    if lacking := {"run", "scores", "seconds"} - set(done):
+      raise UserError(
+        f"{path} lacks {', '.join(sorted(lacking))}; delete it to finish this "
+        "seed again."
+      )
+    return json.dumps(done)
+
+  text = distributed.by_first(read)
+  return json.loads(text) if text else None
+
+
+def _settings(config: ConfigDict) -> dict[str, Any]:
+  """The recipe as all processes must have it, with hashes of its files.
+
+  Where model and files lie may differ between hosts.
+  """
   settings = json.loads(config.to_json())
-  for name in task.no_matter:
-    settings.pop(name)
-  # Rows of a batch are a multiple of what the devices share.
-  settings["steps of an epoch, by the number of devices"] = steps
-  settings["train"].pop("watchdog")
+  settings.pop("model")
   settings["data"].pop("source")
   for split in SPLITS:
     if settings["data"].pop(split):
       digest = files.sha256(path_of(config, split))
       settings[f"{split} file (SHA-256)"] = digest
-  settings["model (SHA-256)"] = opened.fingerprint
-  settings["tokenizer (SHA-256)"] = opened.words.sha256
   return settings
+
+
+def _record(
+  task: Task, settings: Mapping[str, Any], steps: int
+) -> dict[str, Any]:
+  """What shapes the result of a seed, whatever the files are called."""
+  shaping = {k: v for k, v in settings.items() if k not in task.no_matter}
+  shaping["train"] = {
+    name: value
+    for name, value in settings["train"].items()
+    if name != "watchdog"
+  }
+  # Rows of a batch are a multiple of what the devices share.
+  shaping["steps of an epoch, by the number of devices"] = steps
+  return shaping
 
 
 def _report(
