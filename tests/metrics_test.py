@@ -9,7 +9,7 @@ import types
 import pytest
 from tensorboardX.proto import event_pb2
 
-from time_jax import history, metrics
+from time_jax import folders, history, metrics
 
 
 def lines(workdir):
@@ -93,6 +93,31 @@ def test_no_metrics_yet(tmp_path):
   assert history.read_metrics(tmp_path) == []
 
 
+def test_json_has_null_for_what_is_no_number(tmp_path):
+  """NaN is no JSON; readers find a row without that value, as of old rows."""
+  numbers = {"a/nan": math.nan, "b/inf": -math.inf, "c/one": 1.0}
+  path = tmp_path / "metrics.jsonl"
+  for first, text in ((0, '{"step": 1, '), (1, '{"step": 2, ')):
+    with metrics.Recorder(tmp_path, first, 10, True) as recorder:
+      recorder.write(first + 1, numbers)
+    last = path.read_text().splitlines()[-1]
+    assert last == text + '"a/nan": null, "b/inf": null, "c/one": 1.0}'
+  path.write_text(path.read_text().replace("null", "NaN"))  # As it was before.
+  record(tmp_path, 2, [])
+  assert path.read_text().count("null") == 4 and "NaN" not in path.read_text()
+  assert history.read_metrics(tmp_path) == [
+    {"step": 1, "c/one": 1.0},
+    {"step": 2, "c/one": 1.0},
+  ]
+  nested = {"mean": (math.inf, [{"x": math.nan}]), 3: True, "name": "NaN"}
+  folders.write_json(tmp_path / "a.json", nested)
+  assert json.loads((tmp_path / "a.json").read_text()) == {
+    "mean": [None, [{"x": None}]],
+    "3": True,
+    "name": "NaN",
+  }
+
+
 def test_tensorboard_has_the_same_numbers(tmp_path):
   record(tmp_path, 0, [1, 2], **{"eval/relation_loss": 0.125})
   assert sorted(scalars(tmp_path)) == [
@@ -165,17 +190,23 @@ def clock(monkeypatch):
 
 
 def test_the_meter_counts_steps_and_waiting(clock):
+  """A step counts with its own tokens, and once its results are there."""
+  lengths = [500, 100, 40, 8]
+
   def items():
     for i in range(4):
       clock[0] += 0.5  # to fetch
       yield i
 
   meter = metrics.Meter()
-  assert meter.read(300, 2) == {}  # No step yet, and no time either.
+  assert meter.read(2) == {}  # No step yet, and no time either.
   for item in meter.timed(items()):
     clock[0] += 1.5  # to compute
+    if item > 1:
+      continue  # Started only.
+    meter.count(lengths[item])
     if item == 1:
-      assert meter.read(300, 2) == {
+      assert meter.read(2) == {
         "perf/steps_per_second": 0.5,
         "perf/tokens_per_second": 150.0,
         "perf/tokens_per_second_per_device": 75.0,
@@ -183,10 +214,13 @@ def test_the_meter_counts_steps_and_waiting(clock):
       }
       clock[0] += 1000  # an evaluation
       meter.restart()
-    if item == 2:
-      assert meter.read(300, 1)["perf/steps_per_second"] == 0.5
   assert item == 3
-  assert meter.read(1, 1)["perf/input_wait"] == 0.25
+  assert meter.read(1) == {}
+  meter.count(lengths[2])
+  found = meter.read(1)
+  assert found["perf/steps_per_second"] == 0.25
+  assert found["perf/tokens_per_second"] == 10
+  assert found["perf/input_wait"] == 0.25
 
 
 def test_the_curve_is_drawn(tmp_path):

@@ -1,12 +1,13 @@
 """The loop: it never waits for a step that it has just started."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
 from tiny_recipe import get_config
 
-from time_jax import train
+from time_jax import metrics, train
 
 
 class Lazy:
@@ -57,6 +58,25 @@ def test_results_are_looked_at_two_steps_late(
     "step 1 step 2 step 3 look 1 step 4 look 2 step 5 look 3 step 6 look 4 "
     "look 5 look 6 step 7 step 8 look 7 look 8"
   )
+
+
+def test_tokens_of_all_steps_between_two_records_count(tiny, monkeypatch):
+  """Not those of the last one, as often as there were steps."""
+  config = get_config(tiny)
+  config.log.every = 3
+  rows = []
+  run = types.SimpleNamespace(config=config, profile=range(0), _spent=dict)
+  recorder = types.SimpleNamespace(write=lambda step, row: rows.append(row))
+  clock = iter(range(0, 100, 10))
+  fake = types.SimpleNamespace(perf_counter=lambda: next(clock))
+  monkeypatch.setattr(metrics, "time", fake)
+  meter = metrics.Meter()
+  for step, tokens in enumerate((500, 100, 40, 8, 2, 1), 1):
+    scalars = {"train/skipped_in_a_row": 0, "data/tokens": np.int32(tokens)}
+    train._Run._look_at(run, step, scalars, recorder, meter)
+  assert [row["data/tokens"] for row in rows] == [40, 1]
+  assert [row["perf/tokens_per_second"] for row in rows] == [64.0, 1.1]
+  assert [row["perf/steps_per_second"] for row in rows] == [0.3, 0.3]
 
 
 def test_compiled_programs_are_kept_unless_told_where(monkeypatch, tmp_path):

@@ -185,7 +185,7 @@ class Checkpoints:
     items: dict[str, Any] = {
       name: ocp.args.StandardSave(tree) for name, tree in trees.items()
     }
-    items[_METADATA] = ocp.args.JsonSave(dict(metadata))
+    items[_METADATA] = ocp.args.JsonSave(folders.without_nan(metadata))
     if metrics and not math.isfinite(metrics[self._metric]):
       metrics = None
     try:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import pathlib
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from time_jax import (
   card,
   checks,
+  folders,
   onnx_files,
   probe,
   provenance,
@@ -254,7 +254,7 @@ def write_folder(
     "fingerprint": {"words": student.words, "coming_back": back}
     | probe.to_json(looked_at, probe.fingerprint(looked_at, states)),
   }
-  text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+  text = folders.as_json(record, indent=2, ensure_ascii=False) + "\n"
   (folder / checks.RECORD).write_text(text, encoding="utf-8")
   return [verify.Check(name, said, True) for name, said in found]
 

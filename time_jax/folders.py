@@ -1,9 +1,11 @@
 """Folders that a run writes to, and how it writes."""
 
 import json
+import math
 import os
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from time_jax.errors import UserError
@@ -33,6 +35,29 @@ def write_text(path: pathlib.Path, text: str) -> None:
   fresh.replace(path)
 
 
-def write_json(path: pathlib.Path, content: Any) -> None:
-  """The same for JSON, indented."""
-  write_text(path, json.dumps(content, indent=2) + "\n")
+def as_json(content: Any, **how: Any) -> str:
+  """The JSON that files get, in which null stands for NaN and infinity.
+
+  JSON has no such numbers, and most readers refuse a file that names them.
+
+  Args:
+    content: what `json.dumps` takes.
+    **how: as for `json.dumps`.
+  """
+  return json.dumps(without_nan(content), allow_nan=False, **how)
+
+
+def without_nan(content: Any) -> Any:
+  """The same content with None for every number that is not finite."""
+  if isinstance(content, float):
+    return content if math.isfinite(content) else None
+  if isinstance(content, Mapping):
+    return {name: without_nan(value) for name, value in content.items()}
+  if isinstance(content, list | tuple):
+    return [without_nan(value) for value in content]
+  return content
+
+
+def write_json(path: pathlib.Path, content: Any, **how: Any) -> None:
+  """Writes a JSON file in one piece, indented; see `as_json`."""
+  write_text(path, as_json(content, indent=2, **how) + "\n")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+from time_jax import folders
 from time_jax.errors import EXIT_BUG, verdict, without_secrets
 
 METRIC = "eval/relation_loss"
@@ -82,7 +83,7 @@ def _append(
   with contextlib.suppress(OSError):
     if active:
       with (workdir / "sessions.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"event": event, **more}) + "\n")
+        file.write(folders.as_json({"event": event, **more}) + "\n")
 
 
 def read_lines(path: pathlib.Path) -> tuple[list[Row], int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from time_jax import assembly, checks, descent, initial, sharding
+from time_jax import assembly, checks, descent, folders, initial, sharding
 from time_jax.appearing import appearing
 from time_jax.checkpoint import Checkpoints
 from time_jax.config import completed, default_config, lacking
@@ -98,8 +98,7 @@ def _write(
     )
   record = checks.read_record(folder) or {}
   config = _config(record.get("run") or {}, shape)
-  text = json.dumps(config, indent=2) + "\n"
-  (workdir / "config.json").write_text(text, encoding="utf-8")
+  folders.write_json(workdir / "config.json", config)
   assembly.write_shape(workdir, shape)
   with Weights(folder, allow_pickle) as weights:
     dtype = weights.info(next(iter(weights))).dtype

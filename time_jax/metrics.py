@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import json
 import math
 import pathlib
 import sys
@@ -55,10 +54,13 @@ class Recorder:
     self._num_steps = num_steps
     self._path = workdir / "metrics.jsonl"
     # From step 0 the run starts anew, its first evaluation included.
+    rows = history.read_lines(self._path)[0] if step else []
     kept = [
-      r for r in history.read_metrics(workdir) if step and r["step"] <= step
+      row
+      for row in rows
+      if isinstance(row.get("step"), int) and row["step"] <= step
     ]
-    text = "".join(json.dumps(row) + "\n" for row in kept)
+    text = "".join(folders.as_json(row) + "\n" for row in kept)
     folders.write_text(self._path, text)
     self._file = self._path.open("a", encoding="utf-8")
     self._board = _Board(workdir / "tensorboard", step + 1 if step else 0)
@@ -93,7 +95,7 @@ class Recorder:
     """Records the scalars of a step, and shows the telling ones in the bar."""
     if not self._active:
       return
-    self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+    self._file.write(folders.as_json({"step": step, **scalars}) + "\n")
     self._file.flush()
     self._board.write(step, scalars)
     if self._tracker:
@@ -180,8 +182,20 @@ class Meter:
   def restart(self) -> None:
     """Forgets; called after a record, an evaluation, a compilation."""
     self._start = time.perf_counter()
-    self._steps = 0
+    self._steps = self._tokens = 0
     self._waited = 0.0
+
+  def count(self, tokens: int) -> None:
+    """Counts a step in whose results are there.
+
+    A step that was only started counts later: after an evaluation the first
+    ones would count in an interval in which they do not end.
+
+    Args:
+      tokens: of the step that are real, padding left out.
+    """
+    self._steps += 1
+    self._tokens += tokens
 
   def timed(self, items: Iterator[Item]) -> Iterator[Item]:
     """Passes items on, counting the time that each one lets us wait."""
@@ -192,20 +206,18 @@ class Meter:
       except StopIteration:
         return
       self._waited += time.perf_counter() - before
-      self._steps += 1
       yield item
 
-  def read(self, tokens_per_step: float, devices: int) -> Scalars:
+  def read(self, devices: int) -> Scalars:
     """Scalars since the last restart.
 
     Args:
-      tokens_per_step: real tokens of a step, padding left out.
       devices: that share the work.
     """
     if not self._steps:  # Two records at once, at a stop: one has the speed.
       return {}
     seconds = time.perf_counter() - self._start
-    rate = tokens_per_step * self._steps / seconds
+    rate = self._tokens / seconds
     return {
       "perf/steps_per_second": self._steps / seconds,
       "perf/tokens_per_second": rate,

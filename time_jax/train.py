@@ -241,6 +241,7 @@ class _Run:
     meter: metrics.Meter,
   ) -> None:
     skipped = int(scalars["train/skipped_in_a_row"])
+    meter.count(int(scalars["data/tokens"]))
     if skipped >= self.config.train.max_skipped:
       spikes = " or a spike" if self.config.train.spike else ""
       raise RunError(
@@ -251,7 +252,7 @@ class _Run:
     if step % self.config.log.every == 0:
       values = {k: np.asarray(v).item() for k, v in scalars.items()}
       if step not in self.profile:  # Tracing takes time of its own.
-        values |= meter.read(values["data/tokens"], jax.device_count())
+        values |= meter.read(jax.device_count())
       recorder.write(step, values | self._spent())
       meter.restart()
 

@@ -7,12 +7,12 @@ million parameters. What is written is a teacher like any other.
 
 import dataclasses
 import itertools
-import json
 import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from time_jax import folders
 from time_jax.appearing import appearing
 from time_jax.data import counting, sources
 from time_jax.data.counting import Comparison, Counts
@@ -102,7 +102,8 @@ def trim(
         "left_out": left,
         "old_ids": old_ids,  # the place in this list is the new id
       }
-      (fresh / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
+      text = folders.as_json(record) + "\n"
+      (fresh / RECORD).write_text(text, encoding="utf-8")
       load.check_teacher(fresh, config.num_layers)
   _report(folder, out, record, found)
   return 0

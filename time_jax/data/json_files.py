@@ -1,7 +1,6 @@
 """JSON files that appear whole, and hold what they should."""
 
 import dataclasses
-import json
 import pathlib
 import typing
 from typing import Any, TypeVar, cast
@@ -13,8 +12,7 @@ T = TypeVar("T")
 
 def write_json(path: pathlib.Path, content: Any) -> None:
   """Writes a file that appears whole or not at all, also after a crash."""
-  text = json.dumps(content, indent=2, sort_keys=True)
-  folders.write_text(path, text + "\n")
+  folders.write_json(path, content, sort_keys=True)
 
 
 def checked(kind: type[T], values: dict[str, Any]) -> T:

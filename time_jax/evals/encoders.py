@@ -17,7 +17,7 @@ import safetensors.numpy
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from time_jax import restore, sharding
+from time_jax import folders, restore, sharding
 from time_jax.data.tokenizing import TokenizerSpec
 from time_jax.errors import UserError
 from time_jax.hf import files, load, save, tokenizer
@@ -227,7 +227,7 @@ def write_encoder(folder: pathlib.Path, opened: Opened, params: Params) -> None:
     opened: where the parameters came from.
     params: to write.
   """
-  text = json.dumps(dict(opened.hf_config), indent=2, sort_keys=True) + "\n"
+  text = folders.as_json(opened.hf_config, indent=2, sort_keys=True) + "\n"
   (folder / "config.json").write_text(text, encoding="utf-8")
   config = opened.config
   tensors = save.to_tensors(params, opened.family.names, config.num_layers)

@@ -5,7 +5,6 @@ heads.safetensors   what was trained on top of it
 task.json           task, classes, sizes, scores, where it came from
 """
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +16,7 @@ import safetensors
 import safetensors.numpy
 from jax.sharding import Mesh
 
-from time_jax import sharding
+from time_jax import folders, sharding
 from time_jax.appearing import appearing
 from time_jax.errors import UserError
 from time_jax.evals.encoders import Opened, open_encoder, write_encoder
@@ -50,7 +49,7 @@ def write_folder(
     }
     safetensors.numpy.save_file(tensors, fresh / _HEADS)
     (fresh / _HEADS).chmod(0o644)  # It is written as private.
-    text = json.dumps(dict(record), indent=1, ensure_ascii=False) + "\n"
+    text = folders.as_json(record, indent=1, ensure_ascii=False) + "\n"
     (fresh / RECORD).write_text(text, encoding="utf-8")
 
 

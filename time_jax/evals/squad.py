@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from time_jax import folders
 from time_jax.errors import UserError
 from time_jax.evals.lines import read_bytes
 
@@ -303,7 +304,7 @@ def _answer(row: dict[str, Any], place: str) -> Answer:
 def to_predictions(questions: Iterable[Question]) -> str:
   """Predicted answers as SQuAD's evaluation takes them: {id: text}."""
   found = {question.id: question.answers[0].text for question in questions}
-  return json.dumps(found, ensure_ascii=False, indent=1) + "\n"
+  return folders.as_json(found, ensure_ascii=False, indent=1) + "\n"
 
 
 def to_lines(questions: Sequence[Question]) -> str:
@@ -317,4 +318,5 @@ def to_lines(questions: Sequence[Question]) -> str:
     }
     for question in questions
   ]
-  return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+  lines = (folders.as_json(row, ensure_ascii=False) for row in rows)
+  return "".join(line + "\n" for line in lines)

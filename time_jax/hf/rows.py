@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
+from time_jax import folders
 from time_jax.errors import UserError
 from time_jax.hf import files
 from time_jax.hf.weights import SHORT, Weights
@@ -98,7 +99,7 @@ def write_weights(
     total += parts
   if weights.layout.places is not None:
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+    text = folders.as_json(index, indent=2, sort_keys=True) + "\n"
     (out / _INDEX).write_text(text, encoding="utf-8")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import tokenizers
 
+from time_jax import folders
 from time_jax.data.tokenizing import TokenizerSpec
 from time_jax.errors import UserError
 from time_jax.hf import files
@@ -88,7 +89,7 @@ def save_tokenizer(
     content["add_prefix_space"] = splitting["add_prefix_space"]
   out.mkdir(parents=True, exist_ok=True)
   backend.save(str(out / "tokenizer.json"))
-  text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+  text = folders.as_json(content, indent=2, ensure_ascii=False) + "\n"
   (out / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 

@@ -6,13 +6,13 @@ with merges.txt; the SentencePiece model; and the configs beside them, where
 they name ids. A form that says something else than tokenizer.json is left out.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
 
+from time_jax import folders
 from time_jax.errors import RunError
 from time_jax.hf import files
 from time_jax.hf.merges import pair_of
@@ -43,7 +43,8 @@ def write_tokenizer(
   new = {old: i for i, old in enumerate(old_ids)}
   ids = {vocabulary.tokens[old]: i for old, i in new.items()}
   content = vocabulary.cut(old_ids)
-  _write_text(out / "tokenizer.json", json.dumps(content, ensure_ascii=False))
+  text = folders.as_json(content, ensure_ascii=False)
+  _write_text(out / "tokenizer.json", text)
   found = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
   if found.get_vocab(with_added_tokens=True) != ids:
     raise RunError(
@@ -166,7 +167,7 @@ def _write_plain(
       and path.exists()
       and _says(files.read_json(path), known)
     ):
-      _write_text(out / path.name, json.dumps(model["vocab"]))
+      _write_text(out / path.name, folders.as_json(model["vocab"]))
       pairs = "".join(f"{' '.join(pair_of(m))}\n" for m in model["merges"])
       _write_text(out / merges.name, f"#version: 0.2\n{pairs}")
     else:
@@ -190,7 +191,8 @@ def _one_distance(places: Mapping[str, int], vocabulary: Vocabulary) -> bool:
 
 
 def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  _write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+  text = folders.as_json(content, indent=2, ensure_ascii=False)
+  _write_text(path, text + "\n")
 
 
 def _write_text(path: pathlib.Path, text: str) -> None:

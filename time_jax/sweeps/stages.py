@@ -7,7 +7,6 @@ finished one is started again.
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import pathlib
 import signal
@@ -108,8 +107,7 @@ class Record:
       "values": dict(self._point.values),
       "stages": [dataclasses.asdict(ended) for ended in self._ended],
     }
-    text = json.dumps(content, indent=2, default=str) + "\n"
-    folders.write_text(self._path, text)
+    folders.write_json(self._path, content, default=str)
 
 
 def run(stage: Stage, log: pathlib.Path, lock: int) -> tuple[int, float, bool]:
