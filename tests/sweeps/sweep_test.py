@@ -2,17 +2,14 @@
 
 import csv
 import fcntl
-import itertools
 import json
-import pathlib
 import sys
 
 import pytest
 import running
 import tiny_ud
 
-from time_jax import assembly, cli
-from time_jax.sweeps import grid
+from time_jax import cli
 
 # Stands for Python: notes what it is told, writes what the command would, and
 # ends as FOLDER/ends says: lines of a part of the command and shell words.
@@ -302,44 +299,6 @@ def test_what_cannot_be_run_is_not_begun(capsys, stub, before, after, message):
   _, err, calls = sweep(capsys, stub, code=2)
   assert message in err and not calls
   assert not (stub / "run").exists()
-
-
-def test_no_such_file_or_argument(capsys, tmp_path):
-  for spec, message in (
-    ("none.py", "no file at none.py; expected a sweep"),
-    (f"{running.ROOT}/configs/sweep_heads.py", "missing 1 required"),
-  ):
-    words = ["sweep", spec, f"--workdir={tmp_path}/run"]
-    assert cli.main(words) == 2
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-  ("name", "arguments", "count"),
-  [
-    ("heads", {"size": "s", "lang": "da"}, 4),
-    ("layers", {"lang": "da"}, 5),
-    ("tokens", {"teacher": "xlmr_large"}, 4),
-    ("shapes", {"text": "t.txt", "limit_ms": "5"}, 12),
-  ],
-)
-def test_the_sweeps_here(monkeypatch, tmp_path, name, arguments, count):
-  seen = []
-  for code, split in itertools.product(("da", "en"), ("train", "dev", "test")):
-    (tmp_path / f"{code}_x-ud-{split}.conllu").touch()
-  monkeypatch.setattr(assembly, "teacher_config", seen.append)
-  monkeypatch.chdir(running.ROOT)
-  text = ",".join(f"{k}={v}" for k, v in {"ud": tmp_path, **arguments}.items())
-  found = grid.load(f"configs/sweep_{name}.py:{text}")
-  points = grid.points(found, pathlib.Path("runs/x"), cli.COMMANDS)
-  assert len(points) == count == len(seen)
-  for config in seen:
-    assert config.teacher.path == "FacebookAI/xlm-roberta-large"
-    assembly.check_heads(
-      config.relations.num_heads, {"": config.student.hidden_size, " ": 1024}
-    )
-    assert config.teacher.layer < 24
-    assert config.student.hidden_size % config.student.num_heads == 0
 
 
 REAL = """

@@ -24,6 +24,7 @@ Another axis is another entry of `axes` and another argument of `stages`.
 import dataclasses
 import importlib.machinery
 import importlib.util
+import inspect
 import itertools
 import pathlib
 import re
@@ -108,10 +109,7 @@ def load(spec: str) -> Sweep:
   name, _, text = spec.partition(":")
   path = pathlib.Path(name).expanduser()
   if not path.is_file():
-    raise UserError(
-      f"no file at {path}; expected a sweep such as configs/"
-      "sweep_heads.py; run from the repository."
-    )
+    raise arguments.no_file("sweep", name)
   words = [word.partition("=") for word in text.split(",") if word]
   given = {argument: value for argument, _, value in words}
   loader = importlib.machinery.SourceFileLoader("sweep", str(path))
@@ -120,6 +118,7 @@ def load(spec: str) -> Sweep:
   module = importlib.util.module_from_spec(module_spec)
   try:
     loader.exec_module(module)
+    _check_arguments(path, module.get_sweep, given)
     sweep = module.get_sweep(**given)
   except UserError:
     raise
@@ -131,6 +130,34 @@ def load(spec: str) -> Sweep:
   if problem := _problem(sweep):
     raise UserError(f"{path}: {problem}.")
   return sweep
+
+
+def _check_arguments(
+  path: pathlib.Path, get_sweep: Callable[..., Any], given: Mapping[str, str]
+) -> None:
+  """UserError for arguments that a sweep needs and has not got, or has not."""
+  known = inspect.signature(get_sweep).parameters.values()
+  missing = [
+    one.name
+    for one in known
+    if one.default is one.empty
+    and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    and not given.get(one.name)
+  ]
+  if missing:
+    form = ",".join(f"{name}=VALUE" for name in missing)
+    raise UserError(
+      f"{path} needs {', '.join(missing)}: give {path}:{form}; the head of the "
+      "file says what each is."
+    )
+  names = {one.name for one in known if one.kind != one.VAR_KEYWORD}
+  takes_all = any(one.kind == one.VAR_KEYWORD for one in known)
+  unknown = [name for name in given if name not in names]
+  if unknown and not takes_all:
+    raise UserError(
+      f"{path} has no argument {unknown[0]!r}; known: "
+      f"{', '.join(sorted(names)) or 'none'}."
+    )
 
 
 def _failed(path: pathlib.Path | str, error: Exception) -> UserError:

@@ -1,0 +1,54 @@
+"""The file of a sweep: its arguments, and the grids that are shipped."""
+
+import itertools
+import pathlib
+
+import pytest
+import running
+
+from time_jax import assembly, cli
+from time_jax.sweeps import grid
+
+
+def test_no_such_file_or_argument(capsys, tmp_path):
+  shapes = f"{running.ROOT}/configs/sweep_shapes.py"
+  (tmp_path / "plain.py").write_text("def get_sweep(a): return 1")
+  for spec, message in (
+    ("none.py", "no sweep at 'none.py', looked for in "),
+    (
+      f"{shapes}:lang=da,text=FILE,ud=",
+      f"{shapes} needs ud, limit_ms: give {shapes}:ud=VALUE,limit_ms=VALUE; ",
+    ),
+    (f"{tmp_path}/plain.py:a=1,b=2", "plain.py has no argument 'b'; known: a."),
+  ):
+    words = ["sweep", spec, f"--workdir={tmp_path}/run"]
+    assert cli.main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("name", "arguments", "count"),
+  [
+    ("heads", {"size": "s", "lang": "da"}, 4),
+    ("layers", {"lang": "da"}, 5),
+    ("tokens", {"teacher": "xlmr_large"}, 4),
+    ("shapes", {"text": "t.txt", "limit_ms": "5"}, 12),
+  ],
+)
+def test_the_sweeps_here(monkeypatch, tmp_path, name, arguments, count):
+  seen = []
+  for code, split in itertools.product(("da", "en"), ("train", "dev", "test")):
+    (tmp_path / f"{code}_x-ud-{split}.conllu").touch()
+  monkeypatch.setattr(assembly, "teacher_config", seen.append)
+  monkeypatch.chdir(running.ROOT)
+  text = ",".join(f"{k}={v}" for k, v in {"ud": tmp_path, **arguments}.items())
+  found = grid.load(f"configs/sweep_{name}.py:{text}")
+  points = grid.points(found, pathlib.Path("runs/x"), cli.COMMANDS)
+  assert len(points) == count == len(seen)
+  for config in seen:
+    assert config.teacher.path == "FacebookAI/xlm-roberta-large"
+    assembly.check_heads(
+      config.relations.num_heads, {"": config.student.hidden_size, " ": 1024}
+    )
+    assert config.teacher.layer < 24
+    assert config.student.hidden_size % config.student.num_heads == 0
