@@ -17,7 +17,7 @@ meeting status
 arrays distributed optimizer spikes config metrics languages profiling
 checkpoint command data.examples data.json_files evals.recipe
 evals.lines arguments
-evals.edit_scripts evals.trees
+evals.edit_scripts evals.spans evals.trees
 evals.conllu evals.iob evals.squad
 sharding relations.dense models.family models.encoder
 models.lookup

@@ -11,6 +11,7 @@ import statistics
 import string
 import sys
 
+import numpy as np
 import pytest
 import running
 import tiny_qa
@@ -18,6 +19,7 @@ import tiny_qa
 from time_jax import cli
 from time_jax.evals import qa, qa_scores, squad
 from time_jax.evals.lines import read_bytes
+from time_jax.evals.qa_windows import Window
 from time_jax.evals.squad import Answer
 
 LEARN = (
@@ -242,11 +244,21 @@ def test_bad_settings_and_files(model, capsys, tmp_path):
   assert not (tmp_path / "run" / "seed-0").exists()
 
 
-def test_answers_that_are_whole_in_no_window_are_noted(capsys):
-  questions = squad.read(tiny_qa.QA / "en-dev.json")[:3]
-  windows = [type("Window", (), {"question": i}) for i in (0, 0, 1, 2)]
-  targets = [(0, 0), (5, 6), (0, 0), (0, 0)]
+def test_answers_that_teach_nothing_are_noted_with_what_helps(capsys):
+  questions = squad.read(tiny_qa.QA / "en-dev.json")[:4]
+  spans = np.array([[0, len(questions[0].context)]])
+  none = spans[:0]
+  windows = [
+    Window(i, none, none, 1, some, (0, 9))
+    for i, some in ((0, spans), (0, none), (1, none), (2, spans), (3, none))
+  ]
+  targets = [(0, 0), (0, 0), (5, 6), (0, 0), (0, 0)]
   qa.note_lost(windows, targets, questions)
-  (line,) = capsys.readouterr().err.splitlines()
-  assert f"question {questions[1].id}: its answer is whole in no" in line
-  assert "(2 such questions in this file)" in line
+  cut, unknown = capsys.readouterr().err.splitlines()
+  assert f"question {questions[0].id}: its answer is whole in no window" in cut
+  assert "(2 such questions in this file); raise data.overlap or" in cut
+  assert (
+    f"question {questions[3].id}: the tokenizer has no token for" in unknown
+  )
+  assert repr(questions[3].answers[0].text) in unknown
+  assert "(1 such questions in this file); take a model whose" in unknown

@@ -114,15 +114,34 @@ def note_lost(
   targets: Sequence[tuple[int, int]],
   questions: Sequence[Question],
 ) -> None:
-  """Says how many answers are whole in no window, so teach nothing."""
+  """Says how many answers teach nothing, why, and what helps."""
   nowhere = (qa_batches.ELSEWHERE,) * 2
   pairs = zip(windows, targets, strict=True)
-  seen = {window.question for window, target in pairs if target != nowhere}
-  lost = [q for i, q in enumerate(questions) if i not in seen]
-  if lost:
-    print(
-      f"time_jax: note: {lost[0].place}: its answer is whole in no window, so "
-      f"it is not trained on ({len(lost)} such questions in this file); raise "
-      "data.overlap or data.longest.",
-      file=sys.stderr,
-    )
+  taught = {window.question for window, target in pairs if target != nowhere}
+  touched = {
+    window.question
+    for window in windows
+    if window.question not in taught
+    and window.touches(questions[window.question].answers[0])
+  }
+  for lost, reason, advice in (
+    (
+      touched,
+      "its answer is whole in no window",
+      "raise data.overlap or data.longest",
+    ),
+    (
+      set(range(len(questions))) - taught - touched,
+      "the tokenizer has no token for its answer",
+      "take a model whose tokenizer knows these characters, or remove such "
+      "questions",
+    ),
+  ):
+    if lost:
+      question = questions[min(lost)]
+      print(
+        f"time_jax: note: {question.place}: {reason}, "
+        f"{question.answers[0].text!r:.40}, so it is not trained on "
+        f"({len(lost)} such questions in this file); {advice}.",
+        file=sys.stderr,
+      )

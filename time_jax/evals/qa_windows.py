@@ -5,7 +5,6 @@ context as fits. A long context is read in several, which overlap.
 """
 
 import dataclasses
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ from time_jax.data.tokenizing import (
   text_parts,
 )
 from time_jax.errors import UserError
+from time_jax.evals.spans import whole_characters
 from time_jax.evals.squad import Answer, Question
 
 
@@ -32,6 +32,8 @@ class Window:
     token_types: of BERT's pairs, as the tokenizer says.
     first: the place of the first token of the context.
     spans: where these tokens start and stop in the context, in characters.
+    reach: where the text starts and stops that has all of its tokens in here,
+      in characters; what the tokenizer leaves without a token is included.
   """
 
   question: int
@@ -39,15 +41,25 @@ class Window:
   token_types: Int[np.ndarray, " t"]
   first: int
   spans: Int[np.ndarray, "n 2"]
+  reach: tuple[int, int]
 
   def place_of(self, answer: Answer) -> tuple[int, int] | None:
     """The first and last token with any of an answer; None: not all in here."""
-    starts, stops = self.spans.T
-    if not len(starts) or answer.start < starts[0] or answer.stop > stops[-1]:
+    if answer.start < self.reach[0] or answer.stop > self.reach[1]:
       return None
-    first = int(np.searchsorted(stops, answer.start, side="right"))
-    last = int(np.searchsorted(starts, answer.stop, side="left")) - 1
+    first, last = self._overlapping(answer)
     return (self.first + first, self.first + last) if first <= last else None
+
+  def touches(self, answer: Answer) -> bool:
+    """Whether any token in here has any of an answer."""
+    first, last = self._overlapping(answer)
+    return first <= last
+
+  def _overlapping(self, answer: Answer) -> tuple[int, int]:
+    """The first and last token with any of an answer; none: last < first."""
+    starts, stops = self.spans.T
+    first = int(np.searchsorted(stops, answer.start, side="right"))
+    return first, int(np.searchsorted(starts, answer.stop, side="left")) - 1
 
   def answer(self, context: str, first: int, last: int, score: float) -> Answer:
     """What stands at these tokens of the row, without spaces at its ends."""
@@ -112,6 +124,7 @@ class WindowCutter:
     self, texts: Iterable[str]
   ) -> Iterator[tuple[Int[np.ndarray, " n"], Int[np.ndarray, "n 2"]]]:
     """The ids of texts, without special ones, and their characters."""
+    normalizer = self._backend.normalizer
     for some in batches(texts):
       for text in some:
         ids, spans, start = [], [], 0
@@ -127,7 +140,7 @@ class WindowCutter:
         tokens = np.array(ids, np.int32)
         kept = ~self._forbidden[tokens]
         places = np.array(spans, np.int32).reshape(-1, 2)[kept]
-        yield tokens[kept], _with_marks(text, places)
+        yield tokens[kept], whole_characters(text, places, normalizer)
 
   def _of(
     self,
@@ -162,6 +175,7 @@ class WindowCutter:
         ),
         len(head),
         spans[start : start + room],
+        _reach(spans, start, start + room, len(question.context)),
       )
       if start + room >= len(tokens):
         return
@@ -169,14 +183,20 @@ class WindowCutter:
       start = min(start + stride, len(tokens) - room)
 
 
-def _with_marks(
-  text: str, spans: Int[np.ndarray, "n 2"]
-) -> Int[np.ndarray, "n 2"]:
-  """Gives the combining marks that a tokenizer drops to the token before."""
-  following = [*spans[1:, 0], len(text)] if len(spans) else []
-  for i in np.flatnonzero(spans[:, 1] < following):
-    stop = spans[i, 1]
-    while stop < following[i] and unicodedata.category(text[stop])[0] == "M":
-      stop += 1
-    spans[i, 1] = stop
-  return spans
+def _reach(
+  spans: Int[np.ndarray, "n 2"], start: int, stop: int, length: int
+) -> tuple[int, int]:
+  """See `Window.reach`, of the tokens from `start` to `stop`.
+
+  Args:
+    spans: of all tokens of a context.
+    start: the first token of a window.
+    stop: the token behind its last one; there may be fewer.
+    length: characters of the context.
+  """
+  first, last = 0, length
+  if start:
+    first = min(spans[start - 1, 1], spans[start, 0])
+  if stop < len(spans):
+    last = max(spans[stop - 1, 1], spans[stop, 0])
+  return int(first), int(last)
