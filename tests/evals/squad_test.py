@@ -72,6 +72,13 @@ def moved(answer_start, text="vor Cafe\u0301"):
     ({"id": None}, "id is missing"),
     ({"id": "\ud83d"}, "id has half a surrogate pair at character 0"),
     ({"question": "\ud83d"}, "question has half a surrogate pair at character"),
+    ({"id": True}, "id is True; expected text"),
+    ({"answers": moved(True)}, r"answers\[0\]: .* answer_start True; expected"),
+    (
+      {"is_impossible": "false"},
+      r"0\]: is_impossible is .false.; expected",
+    ),
+    ({"is_impossible": "true"}, "is_impossible is 'true'; expected true or"),
     ({"is_impossible": True}, "no question in this file"),
   ],
 )
@@ -96,7 +103,9 @@ def test_bad_answers_are_named_with_their_line(tmp_path, identity, ascii_only):
   assert str(error.value).startswith(place) and number > 5
 
 
-@pytest.mark.parametrize("broken", [{"question": 3}, {"answers": [4]}])
+@pytest.mark.parametrize(
+  "broken", [{"question": 3}, {"answers": [4]}, {"is_impossible": "false"}]
+)
 def test_bad_questions_are_named_with_their_line(tmp_path, broken):
   text = json.dumps(content(**broken), indent=1)
   number = text[: text.index('"id"')].count("\n") + 1
@@ -148,7 +157,7 @@ def test_what_is_to_be_answered():
   bare = json.dumps(content(answers=None)).encode()
   (question,) = squad.parse(bare, "input")
   assert (question.id, question.text, question.answers) == ("q1", "Wo?", ())
-  some = content(answers={"text": ["x"]}, is_impossible=True)
+  some = content(answers={"text": ["x"]}, is_impossible="true")
   assert squad.parse(json.dumps(some).encode(), "input") == [question]
   row = {"question": "Wo?", "context": CONTEXT}
   one = json.dumps(row).encode()

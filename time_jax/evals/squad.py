@@ -198,12 +198,12 @@ def _questions(
     context = paragraph.get("context")
     for row, where in _rows(paragraph, "qas", place):
       if not answered:
-        row = {**row, "answers": None}
-      elif row.get("is_impossible"):
-        skipped += 1
-        continue
+        row = {**row, "answers": None, "is_impossible": None}
       try:
-        found.append(_question(row, where, context, "", name))
+        if _is_impossible(row, where):
+          skipped += 1
+        else:
+          found.append(_question(row, where, context, "", name))
       except UserError as error:
         if not isinstance(row.get("id"), str | int):
           raise
@@ -263,7 +263,7 @@ def _question(
     "question": row.get("question"),
     "context": context,
   }
-  if isinstance(identity, int):
+  if isinstance(identity, int) and not isinstance(identity, bool):
     texts["id"] = str(identity)
   for key, text in texts.items():
     if not isinstance(text, str) or (key != "context" and not text.strip()):
@@ -281,6 +281,17 @@ def _question(
   )
 
 
+def _is_impossible(row: dict[str, Any], place: str) -> bool:
+  """Whether SQuAD v2 marks a question as one without an answer."""
+  mark = row.get("is_impossible")
+  if mark not in (None, False, True):  # A string would always count as true.
+    raise UserError(
+      f"{place}: is_impossible is {mark!r:.40}; expected true or false, "
+      "without quotation marks."
+    )
+  return bool(mark)
+
+
 def _check_text(text: str, place: str) -> None:
   try:
     text.encode()
@@ -293,7 +304,8 @@ def _check_text(text: str, place: str) -> None:
 
 def _answer(row: dict[str, Any], place: str) -> Answer:
   text, start = row.get("text"), row.get("answer_start")
-  if not isinstance(text, str) or not isinstance(start, int) or not text:
+  placed = isinstance(start, int) and not isinstance(start, bool)
+  if not isinstance(text, str) or not placed or not text:
     raise UserError(
       f"{place}: text is {text!r:.40} and answer_start {start!r:.40}; expected "
       "text and the number of its first character in the context."
