@@ -39,6 +39,8 @@ if [ -z "${JAX_COMPILATION_CACHE_DIR:-}" ]; then
   fi
 fi
 export JAX_COMPILATION_CACHE_MAX_SIZE="${JAX_COMPILATION_CACHE_MAX_SIZE:-8589934592}"
+# A run that was killed on another host is taken over once that is sure.
+export TIME_JAX_LEASE_WAIT="${TIME_JAX_LEASE_WAIT:-90}"
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-1}"
 export PYTHONUNBUFFERED=1

@@ -11,6 +11,7 @@ PACKAGE = ROOT / "time_jax"
 # A file imports from the project only what stands in a line above its own.
 LAYERS = """
 errors notes
+lease
 folders
 appearing cluster history ledger seal tracking watchdog
 meeting status

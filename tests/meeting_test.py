@@ -10,7 +10,7 @@ import time
 import pytest
 import running
 
-from time_jax import meeting
+from time_jax import distributed, lease, meeting
 from time_jax.cluster import Place
 from time_jax.errors import RestartableError, UserError
 
@@ -50,6 +50,33 @@ def test_all_are_told_who_is_missing(address):
     assert str(error).startswith(
       f"processes 1, 3 of 5 did not report to {address} within 1 s (test)"
     )
+
+
+def test_all_are_told_why_process_0_refuses(address, tmp_path, monkeypatch):
+  """Another run holds the lease of the workdir, say."""
+
+  def refused():
+    held = lease.hold(tmp_path / lease.RUN, "--workdir=W")
+    place = Place("test", address, 3, 0)
+    monkeypatch.setattr(distributed, "_find", lambda timeout: place)
+    with (
+      pytest.raises(UserError) as caught,
+      held,
+      distributed.writing(tmp_path),
+    ):
+      pass
+    return str(caught.value)
+
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    first = pool.submit(refused)
+    for error in meet_all(address, [1, 2], 3, 20):
+      assert isinstance(error, UserError) and str(error) == first.result()
+  assert "is being written by" in first.result()
+  place = Place("test", address, 3, 1)
+  with lease.hold(tmp_path / lease.RUN, "W"):
+    monkeypatch.setattr(distributed, "_find", lambda timeout: place)
+    with distributed.writing(tmp_path):  # Only process 0 needs it.
+      pass
 
 
 def test_process_0_never_comes(address):

@@ -1,5 +1,6 @@
 """A run that nothing can spoil: killed, stopped, moved, it ends the same."""
 
+import json
 import os
 import signal
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import running
 
-from time_jax import cli, history, ledger
+from time_jax import cli, history, lease, ledger
 from time_jax.checkpoint import Checkpoints
 
 NUM_STEPS = 100
@@ -139,6 +140,35 @@ def test_sigterm_saves_the_step_it_stops_at(tiny, tmp_path):
   assert f"Stopped by a signal after step {step}" in output
   with Checkpoints.read_only(tmp_path) as checkpoints:
     assert checkpoints.steps()[-1] == step
+
+
+def test_two_runs_do_not_write_one_workdir(tiny, tmp_path, capsys, one_process):
+  """The second is refused; the first ends where it was taken for dead."""
+  never = [f"--config.{n}=1000000" for n in ("train.num_steps", "eval.every")]
+  never += ["--config.checkpoint.every=1000000", "--config.log.every=5"]
+  never += ["--config.checkpoint.keep_every=1000000"]
+  command = running.command(tiny, tmp_path, *never)
+  process = running.start(command)
+  running.wait_for(process, tmp_path, 5)
+  assert cli.main([*command, "--config.train.peak_lr=1e-4"]) == 2
+  line = capsys.readouterr().err
+  assert f"--workdir={tmp_path} is being written by 'distill --config=" in line
+  assert f"(pid {process.pid}, since " in line and line.count("\n") == 1
+  assert cli.main(["status", str(tmp_path)]) == 0
+  running.wait_for(process, tmp_path, running.last_step(tmp_path) + 5)
+  os.kill(process.pid, signal.SIGSTOP)
+  place = tmp_path / lease.RUN
+  content = json.loads(place.read_text()) | {"host": "far", "token": "other"}
+  place.write_text(json.dumps(content))
+  before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+  os.kill(process.pid, signal.SIGCONT)
+  output, _ = process.communicate(timeout=60)
+  assert process.returncode == 3, output
+  assert "was taken over by 'distill --config=" in output
+  after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+  assert {p.name for p in before.keys() ^ after.keys()} == set()
+  changed = {p.name for p in before if before[p] != after[p]}
+  assert not {name for name in changed if not name.startswith("events")}
 
 
 def test_the_others_end_with_one_that_is_killed(tiny, tmp_path):

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 from collections.abc import Generator
 
+from time_jax import lease
 from time_jax.errors import RunError, UserError
 
 
@@ -22,27 +23,80 @@ def appearing(
     flag: where the user gave it.
 
   Raises:
-    UserError: the file system refuses.
+    UserError: the file system refuses, or another process writes the folder.
+    RunError: another process has taken over, see `lease.check`.
   """
   target = out.resolve()
-  fresh = target.with_name(f".{target.name}.unfinished")
-  replaced = target.with_name(f".{target.name}.replaced")
+  fresh, replaced = _beside(target)
   try:
-    for leftover in (fresh, replaced):
-      shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    yield fresh
-    if target.exists():
-      target.replace(replaced)
-    fresh.replace(target)
-    shutil.rmtree(replaced, ignore_errors=True)
-  except RunError:
-    raise
-  except BaseException as error:
-    shutil.rmtree(fresh, ignore_errors=True)
-    if not isinstance(error, OSError):
-      raise
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with lease.hold(target.with_name(f".{target.name}.lease"), f"{flag}={out}"):
+      _put_back(target)
+      for leftover in (fresh, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+      fresh.mkdir()
+      try:
+        yield fresh
+        lease.check()
+        _put_in_place(fresh, target, replaced)
+      except RunError:
+        raise
+      except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+  except OSError as error:
     raise UserError(
       f"cannot write to {out}: {error.strerror or error}; expected a folder "
       f"with write permission and free space (see {flag})."
     ) from error
+
+
+def interrupted(out: pathlib.Path) -> str:
+  """Why a folder is gone that was there; empty: it is there, or never was.
+
+  Between two renames it has no name of its own; a process that is killed just
+  then leaves it so, until the next attempt.
+  """
+  target = out.resolve()
+  fresh, replaced = _beside(target)
+  if target.exists() or not replaced.exists():
+    return ""
+  return (
+    f"{out} was about to be replaced when that was interrupted: what it held "
+    f"is {replaced}, and what it was to hold {fresh}; run the command that "
+    "writes it again, or give one of them its name."
+  )
+
+
+def _beside(target: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+  """Where the new folder is written, and where the old one is kept."""
+  name = target.name
+  return (
+    target.with_name(f".{name}.unfinished"),
+    target.with_name(f".{name}.replaced"),
+  )
+
+
+def _put_back(target: pathlib.Path) -> None:
+  """The folder of before, where a killed process left none.
+
+  It is known to be whole, unlike the new one after a crash of the machine.
+  """
+  _, replaced = _beside(target)
+  if replaced.exists() and not target.exists():
+    replaced.replace(target)
+
+
+def _put_in_place(
+  fresh: pathlib.Path, target: pathlib.Path, replaced: pathlib.Path
+) -> None:
+  with contextlib.suppress(OSError):
+    target.rmdir()  # An empty one need not be kept.
+  if target.exists():
+    target.replace(replaced)
+  try:
+    fresh.replace(target)
+  except BaseException:
+    _put_back(target)
+    raise
+  shutil.rmtree(replaced, ignore_errors=True)

@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from time_jax import distributed, folders, seal
+from time_jax import distributed, folders, lease, seal
 from time_jax.errors import RestartableError, RunError, UserError, is_lost
 from time_jax.history import METRIC
 
@@ -190,6 +190,7 @@ class Checkpoints:
       metrics = None
     try:
       self._manager.wait_until_finished()  # As it would by itself.
+      lease.check()
       self._saving, self._since = step, time.monotonic()
       self._manager.save(
         step, args=ocp.args.Composite(**items), metrics=metrics, force=True
@@ -223,6 +224,7 @@ class Checkpoints:
       if distributed.of_first(file.exists()):
         return
       if jax.process_index() == 0:
+        lease.check()
         file.parent.mkdir(exist_ok=True)
         folders.write_json(file, dict(metrics))
         if seal.is_sealed(folder):
@@ -271,6 +273,7 @@ class Checkpoints:
 
   def _seal(self) -> None:
     """Seals the checkpoint being saved, in the thread that saves it."""
+    lease.check()
     self.seconds += time.monotonic() - self._since
     # Object stores have no temporary folder.
     for name in (f"{self._saving}.orbax-checkpoint-tmp", str(self._saving)):
@@ -286,6 +289,7 @@ class Checkpoints:
       raise self._cannot_read(step, ValueError(why))
 
   def _cannot_write(self, error: Exception) -> RunError:
+    lease.check()  # Who took it over deletes what is unfinished.
     return RunError(
       f"cannot write a checkpoint to {self._folder}: {_reason(error)} Earlier "
       "checkpoints are untouched; make room and run the same command again."
@@ -304,6 +308,7 @@ def _set_aside_damaged(workdir: pathlib.Path) -> None:
   problem: Exception | None = None
   if jax.process_index() == 0:
     try:
+      lease.check()
       for line in seal.set_aside(workdir, _unreadable):
         print(f"time_jax: {line}", file=sys.stderr, flush=True)
     except (OSError, ValueError) as error:

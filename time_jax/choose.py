@@ -6,14 +6,24 @@ import pathlib
 from collections.abc import Sequence
 
 import jax
+from ml_collections import ConfigDict
 
-from time_jax import assembly, corpus, evaluate, folders, sharding, train
+from time_jax import (
+  assembly,
+  corpus,
+  evaluate,
+  folders,
+  lease,
+  sharding,
+  train,
+)
 from time_jax.checkpoint import Checkpoints
 from time_jax.errors import DAMAGED_JSON, UserError
 from time_jax.models.family import abstract_params
 
 Scores = dict[int, dict[str, float]]
 FILE = "choice.json"
+_LEASE = "choice.lease"
 
 
 def choose(workdir: pathlib.Path) -> int:
@@ -31,6 +41,11 @@ def choose(workdir: pathlib.Path) -> int:
     UserError: no checkpoint, or no held-out text.
   """
   config = assembly.read_run(workdir)
+  with lease.hold(workdir / _LEASE, str(workdir / FILE)):
+    return _choose(config, workdir)
+
+
+def _choose(config: ConfigDict, workdir: pathlib.Path) -> int:
   train.use_compilation_cache()
   vocab_size = assembly.teacher_config(config).vocab_size
   rows = corpus.open_corpus(config, workdir, vocab_size).validation

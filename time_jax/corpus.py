@@ -12,12 +12,13 @@ import filelock
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax import sharding
+from time_jax import distributed, sharding
 from time_jax.arrays import Batch
 from time_jax.assembly import RANDOM, teacher_config
 from time_jax.config import check_config
 from time_jax.data import integrity, manifest, pipeline, prepare
 from time_jax.errors import UserError
+from time_jax.folders import prepare_workdir
 from time_jax.hf import files, tokenizer
 
 TRAIN, VALIDATION = "train", "validation"
@@ -195,8 +196,14 @@ def prepare_command(
   """
   check_config(config)
   vocab_size = teacher_config(config).vocab_size
-  prepared = prepare_corpus(config, workdir, vocab_size)
-  print(f"Prepared rows in {data_folder(config, workdir)}")
+  folder = data_folder(config, workdir)
+  with contextlib.ExitStack() as stack:
+    # Rows that lie elsewhere are shared: whoever comes later waits.
+    if not config.data.folder and not manifest.is_prepared(folder):
+      prepare_workdir(workdir)
+      stack.enter_context(distributed.writing(workdir))
+    prepared = prepare_corpus(config, workdir, vocab_size)
+  print(f"Prepared rows in {folder}")
   for name, split in prepared.splits.items():
     print(
       f"  {name}: {split.documents:,} documents, {split.tokens:,} tokens, "
@@ -204,6 +211,6 @@ def prepare_command(
       f"({split.packing_efficiency:.1%} full), {split.bad_records} bad records"
     )
   if verify:
-    size = integrity.check_rows(data_folder(config, workdir), prepared)
+    size = integrity.check_rows(folder, prepared)
     print(f"  verified: {size / 1e6:,.1f} MB are what was written")
   return 0

@@ -19,7 +19,7 @@ from jax._src import clusters
 from jax._src import distributed as runtime
 from jax.experimental import multihost_utils
 
-from time_jax import cluster, meeting
+from time_jax import cluster, lease, meeting
 from time_jax.errors import (
   EXIT_BUG,
   EXIT_PREEMPTED,
@@ -66,7 +66,7 @@ def initialize() -> cluster.Place:
     RestartableError: processes are missing.
   """
   timeout, heartbeat, shutdown = map(_seconds, _LIMITS)
-  place = cluster.find(os.environ) or _asked(timeout)
+  place = _find(timeout)
   if place.processes == 1:
     place = dataclasses.replace(place, coordinator=f"localhost:{_free_port()}")
     heartbeat = _NEVER
@@ -89,6 +89,34 @@ def initialize() -> cluster.Place:
   # need not afterwards: meet now, before weights are read and compiled for.
   multihost_utils.sync_global_devices("time_jax.distributed.initialize")
   return place
+
+
+@contextlib.contextmanager
+def writing(workdir: pathlib.Path) -> Generator[None, None, None]:
+  """Lets one run at a time write to a workdir; comes before `initialize`.
+
+  Process 0 holds the lease. Where it is refused, all processes are.
+
+  Args:
+    workdir: of the run; it is there.
+
+  Raises:
+    UserError: another run writes there.
+  """
+  timeout = _seconds("TIME_JAX_TIMEOUT")
+  place = _find(timeout)
+  if place.index:
+    yield
+    return
+  with contextlib.ExitStack() as stack:
+    held = lease.hold(workdir / lease.RUN, f"--workdir={workdir}")
+    try:
+      stack.enter_context(held)
+    except UserError as error:
+      with contextlib.suppress(RestartableError):
+        meeting.meet(place, timeout, refusal=str(error))
+      raise
+    yield
 
 
 def preempted() -> bool:
@@ -227,6 +255,10 @@ def _all_failed() -> bool:
   except jax.errors.JaxRuntimeError:  # Time is over, or one is gone.
     return False
   return True
+
+
+def _find(timeout: int) -> cluster.Place:
+  return cluster.find(os.environ) or _asked(timeout)
 
 
 def _asked(timeout: int) -> cluster.Place:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from time_jax import lease
 from time_jax.errors import UserError
 
 
@@ -26,7 +27,12 @@ def prepare_workdir(workdir: pathlib.Path) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file that is there whole, or as it was before."""
+  """Writes a file that is there whole, or as it was before.
+
+  Raises:
+    RunError: another process writes what this one did, see `lease.check`.
+  """
+  lease.check()
   fresh = path.with_name(f"{path.name}.tmp")
   with fresh.open("w", encoding="utf-8") as file:
     file.write(text)

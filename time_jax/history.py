@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from time_jax import folders
-from time_jax.errors import EXIT_BUG, verdict, without_secrets
+from time_jax import folders, lease
+from time_jax.errors import EXIT_BUG, RunError, verdict, without_secrets
 
 METRIC = "eval/relation_loss"
 _CURVES = {"train/loss": "training", METRIC: "held-out text"}
@@ -79,9 +79,11 @@ def session(
 def _append(
   workdir: pathlib.Path, active: bool, event: str, **more: Any
 ) -> None:
-  # A full disk must not stop the run for this.
-  with contextlib.suppress(OSError):
+  # A full disk must not stop the run for this; nor is it written where another
+  # run has taken over, which the next save tells.
+  with contextlib.suppress(OSError, RunError):
     if active:
+      lease.check()
       with (workdir / "sessions.jsonl").open("a", encoding="utf-8") as file:
         file.write(folders.as_json({"event": event, **more}) + "\n")
 

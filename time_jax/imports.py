@@ -35,10 +35,7 @@ def import_command(
     UserError: no such model, not one that a student could be, or a workdir
       that holds something.
   """
-  if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-    raise UserError(
-      f"--workdir={workdir} holds something; expected a new or empty folder."
-    )
+  _check_target(workdir)
   folder = files.resolve(name, allow_pickle)
   _, found = load.read_config(folder)
   initial.check_kin(found, name)
@@ -51,6 +48,7 @@ def import_command(
   shape, params = _as_student(found, params)
   with appearing(workdir, "--workdir") as fresh:
     _write(fresh, name, folder, shape, params, allow_pickle)
+    _check_target(workdir)  # A run may have begun there meanwhile.
   print(
     f"Imported {name} to {workdir} as step 0: {shape.num_layers} layers of "
     f"{shape.hidden_size}, {shape.vocab_size:,} words"
@@ -61,6 +59,13 @@ def import_command(
     f"--workdir={workdir}"
   )
   return 0
+
+
+def _check_target(workdir: pathlib.Path) -> None:
+  if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    raise UserError(
+      f"--workdir={workdir} holds something; expected a new or empty folder."
+    )
 
 
 def _as_student(found: BertConfig, params: Params) -> tuple[BertConfig, Params]:

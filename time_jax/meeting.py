@@ -16,19 +16,21 @@ from time_jax.cluster import Place
 from time_jax.errors import RestartableError, UserError
 
 _SAY_EVERY = 30.0  # seconds
-_GO = "go"
+_GO, _REFUSED = "go", "refused: "
 
 
-def meet(place: Place, timeout: float) -> None:
+def meet(place: Place, timeout: float, refusal: str = "") -> None:
   """Returns when all processes of the run have called it.
 
   Args:
     place: of this process.
     timeout: seconds to wait.
+    refusal: of process 0: why the run cannot be; all the others hear it.
 
   Raises:
     RestartableError: some did not come, or process 0 cannot be reached.
-    UserError: two processes have one index, or do not agree on their number.
+    UserError: two processes have one index, or do not agree on their number;
+      or process 0 refuses.
   """
   if place.processes == 1:
     return
@@ -36,10 +38,11 @@ def meet(place: Place, timeout: float) -> None:
   if place.index:
     _report(place, timeout, deadline)
   else:
-    _call(place, timeout, deadline)
+    word = _REFUSED + refusal if refusal else _GO
+    _call(place, timeout, deadline, word)
 
 
-def _call(place: Place, timeout: float, deadline: float) -> None:
+def _call(place: Place, timeout: float, deadline: float, word: str) -> None:
   """Process 0: waits for the others, then tells each to go on."""
   present: dict[int, tuple[socket.socket, str]] = {}
   say_at = time.monotonic() + _SAY_EVERY
@@ -69,7 +72,7 @@ def _call(place: Place, timeout: float, deadline: float) -> None:
       except UserError as error:
         _answer(present, str(error))
         raise
-    _answer(present, _GO)
+    _answer(present, word)
     for peer, _ in present.values():  # They hang up first: the port is free.
       with contextlib.suppress(OSError):
         peer.recv(1)
@@ -158,6 +161,8 @@ def _report(place: Place, timeout: float, deadline: float) -> None:
       continue
     if answer == _GO:
       return
+    if answer.startswith(_REFUSED):
+      raise UserError(answer.removeprefix(_REFUSED))
     if answer:
       raise RestartableError(answer)
     time.sleep(0.3)  # Process 0 ended, and may come again.

@@ -14,7 +14,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
-from time_jax import folders, history
+from time_jax import folders, history, lease
 from time_jax.tracking import Tracker
 
 Item = TypeVar("Item")
@@ -51,6 +51,7 @@ class Recorder:
     self._active, self._tracker = active, tracker
     if not active:
       return
+    lease.check()
     self._num_steps = num_steps
     self._path = workdir / "metrics.jsonl"
     # From step 0 the run starts anew, its first evaluation included.
@@ -95,6 +96,7 @@ class Recorder:
     """Records the scalars of a step, and shows the telling ones in the bar."""
     if not self._active:
       return
+    lease.check()
     self._file.write(folders.as_json({"step": step, **scalars}) + "\n")
     self._file.flush()
     self._board.write(step, scalars)

@@ -73,21 +73,22 @@ def distill(
   window = profiling.read_window(profile, config.train.num_steps)
   prepare_workdir(workdir)
   teacher_config = assembly.teacher_config(config)
-  rows = corpus.open_corpus(config, workdir, teacher_config.vocab_size)
-  place = distributed.initialize()
-  with distributed.together(config.train.watchdog) as watchdog:
-    use_compilation_cache()
-    mesh = assembly.make_mesh(config)
-    print(machine.introduce(place, mesh), file=sys.stderr, flush=True)
-    distributed.check_shared(workdir)
-    active = jax.process_index() == 0
-    with history.session(
-      workdir, active, time=ledger.started, **record.hardware()
-    ) as end:
-      code = _distill(config, workdir, rows, mesh, window, ledger, watchdog)
-      end(code)  # Only now is the last checkpoint known to be on disk.
-  if code == 0 and active:
-    status.say_goodbye(workdir, config.train.num_steps)
+  with distributed.writing(workdir):
+    rows = corpus.open_corpus(config, workdir, teacher_config.vocab_size)
+    place = distributed.initialize()
+    with distributed.together(config.train.watchdog) as watchdog:
+      use_compilation_cache()
+      mesh = assembly.make_mesh(config)
+      print(machine.introduce(place, mesh), file=sys.stderr, flush=True)
+      distributed.check_shared(workdir)
+      active = jax.process_index() == 0
+      with history.session(
+        workdir, active, time=ledger.started, **record.hardware()
+      ) as end:
+        code = _distill(config, workdir, rows, mesh, window, ledger, watchdog)
+        end(code)  # Only now is the last checkpoint known to be on disk.
+    if code == 0 and active:
+      status.say_goodbye(workdir, config.train.num_steps)
   return code
 
 

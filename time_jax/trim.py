@@ -105,6 +105,7 @@ def trim(
       text = folders.as_json(record) + "\n"
       (fresh / RECORD).write_text(text, encoding="utf-8")
       load.check_teacher(fresh, config.num_layers)
+      _check_target(out)  # Something may have come there meanwhile.
   _report(folder, out, record, found)
   return 0
 

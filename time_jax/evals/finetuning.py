@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax import distributed, folders, machine, sharding, train
+from time_jax import distributed, folders, lease, machine, sharding, train
 from time_jax.errors import EXIT_PREEMPTED, UserError
 from time_jax.evals import batches, datasets, recipe, saved, tuning
 from time_jax.evals.encoders import open_encoder
@@ -53,9 +53,10 @@ def finetune(
     for split in SPLITS
     if config.data[split]
   }
-  distributed.initialize()
-  with distributed.together(config.train.watchdog) as watchdog:
-    return _finetune(config, workdir, kind, data, watchdog)
+  with distributed.writing(workdir):
+    distributed.initialize()
+    with distributed.together(config.train.watchdog) as watchdog:
+      return _finetune(config, workdir, kind, data, watchdog)
 
 
 def _finetune(
@@ -177,6 +178,7 @@ class _Finetuning:
         continue
       found = task.annotate(params, task.data[split], self._watchdog.beat)
       if jax.process_index() == 0:
+        lease.check()
         path = workdir / f"{split}{task.ending}"
         path.write_text(task.to_text(found), encoding="utf-8")
       scores[split] = task.score(split, found)

@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from time_jax import cluster
+from time_jax import cluster, lease
 from time_jax.command import Command
 from time_jax.errors import EXIT_PREEMPTED, RunError, UserError
 from time_jax.folders import prepare_workdir
@@ -39,7 +39,10 @@ def sweep_command(
   sweep = grid.load(file)
   points = grid.points(sweep, workdir, commands)
   prepare_workdir(workdir)
-  with stages.alone(workdir) as lock:
+  with (
+    lease.hold(workdir / lease.RUN, f"--workdir={workdir}"),
+    stages.alone(workdir) as lock,
+  ):
     records = {point.name: stages.Record(point) for point in points}
     count = sum(len(point.stages) for point in points)
     done = sum(
