@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from time_jax import descent, folders, optimizer, sharding
+from time_jax.appearing import interrupted
 from time_jax.config import completed, lacking
 from time_jax.distill import Objective
 from time_jax.errors import UserError
@@ -234,7 +235,8 @@ def read_run(workdir: pathlib.Path) -> ConfigDict:
   path = workdir / "config.json"
   if not path.exists():
     raise UserError(
-      f"{path} is missing; expected the --workdir of a run of "
+      interrupted(workdir)
+      or f"{path} is missing; expected the --workdir of a run of "
       "`time_jax distill`."
     )
   content = files.read_json(path)

@@ -17,7 +17,7 @@ import safetensors.numpy
 from jax.sharding import Mesh
 
 from time_jax import folders, sharding
-from time_jax.appearing import appearing
+from time_jax.appearing import appearing, interrupted
 from time_jax.errors import UserError
 from time_jax.evals.encoders import Opened, open_encoder, write_encoder
 from time_jax.hf import files
@@ -61,7 +61,8 @@ def read_record(folder: pathlib.Path) -> dict[str, Any]:
   """
   if not (folder / RECORD).exists():
     raise UserError(
-      f"{folder} holds no {RECORD}; expected the folder of a fine-tuned "
+      interrupted(folder)
+      or f"{folder} holds no {RECORD}; expected the folder of a fine-tuned "
       "model, such as WORKDIR/seed-0/model of `time_jax finetune`."
     )
   record = files.read_json(folder / RECORD)

@@ -16,6 +16,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from time_jax.appearing import interrupted
 from time_jax.errors import UserError
 from time_jax.notes import note
 
@@ -46,6 +47,8 @@ def resolve(path: str, allow_pickle: bool = False) -> pathlib.Path:
   folder = pathlib.Path(path).expanduser()
   if folder.is_dir():
     return folder
+  if gone := interrupted(folder):
+    raise UserError(gone)
   name, _, revision = path.partition("@")
   if path.count("/") > 1 or path.startswith((".", "/", "~")):
     raise UserError(f"no model folder at {path!r}.")
