@@ -16,6 +16,15 @@ from time_jax.notes import note
 
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _KINDS = tuple(f"{name}_token" for name in _SPECIAL)
+# Text that no tokenizer knows all of: letters of scripts that few have heard
+# of, all signs of ASCII, and a word longer than WordPiece takes.
+_STRANGE = " ".join(
+  [
+    *map(chr, (0x10000, 0x1032F, 0x10400, 0x12000, 0x13080, 0x16800, 0x1400)),
+    *map(chr, range(ord("!"), ord("~") + 1)),
+    "x" * 1000,
+  ]
+)
 
 
 def load_tokenizer(folder: pathlib.Path, vocab_size: int) -> TokenizerSpec:
@@ -29,8 +38,8 @@ def load_tokenizer(folder: pathlib.Path, vocab_size: int) -> TokenizerSpec:
     vocab_size: rows of the embedding table that its ids index.
 
   Raises:
-    UserError: there is none, it has no padding token, or its ordinary tokens
-      do not fit into the table.
+    UserError: there is none, it has no padding or no unknown token, or its
+      ordinary tokens do not fit into the table.
   """
   name = _name(folder)
   text, backend = _read(folder, vocab_size)
@@ -158,6 +167,7 @@ def _read(
     raise
   except Exception as error:  # The library raises nothing narrower.
     raise UserError(f"{name} is damaged: tokenizer.json: {error}.") from error
+  _check_unknown(backend, name)
   backend.no_padding()
   backend.no_truncation()
   added = content.get("added_tokens") or []
@@ -168,6 +178,33 @@ def _read(
   content["added_tokens"] = [t for t in added if t["content"] not in past]
   text = json.dumps(content, ensure_ascii=False)
   return text, tokenizers.Tokenizer.from_str(text)
+
+
+def _check_unknown(backend: tokenizers.Tokenizer, name: str) -> None:
+  """Refuses a tokenizer that ends with an error where it does not know a text.
+
+  Byte-level ones need no unknown token; of the others most models do. Whether
+  it is missed shows where something unknown is read.
+
+  Raises:
+    UserError: it has no unknown token and needs one.
+  """
+  try:
+    backend.encode(_STRANGE)
+  except Exception as error:  # The library raises nothing narrower.
+    kind = type(backend.model).__name__
+    raise UserError(
+      f"{name} has no unknown token, and what its {kind} model does not know "
+      f"it cannot read ({str(error).rstrip('.')}); expected one in its "
+      "vocabulary, named as unk_token (unk_id of Unigram) in tokenizer.json: "
+      "add it, or use the tokenizer that the model was trained with."
+    ) from error
+  except BaseException as error:
+    # Where its code in Rust stops short, such as at a template of tokens that
+    # are not there, the library raises what it derives from no Exception.
+    if type(error).__name__ != "PanicException":
+      raise
+    raise UserError(f"{name} is damaged: tokenizer.json: {error}.") from error
 
 
 def _past_the_table(
@@ -224,7 +261,11 @@ def _configured(folder: pathlib.Path) -> dict[str, str]:
 
 
 def open_tokenizer(folder: pathlib.Path) -> Any:
-  """A folder's tokenizer as transformers' AutoTokenizer; UserError if none."""
+  """A folder's tokenizer as transformers' AutoTokenizer.
+
+  Raises:
+    UserError: there is none, or none that can be used.
+  """
   known = ("tokenizer*", "*.model", "vocab*", "merges.txt")
   if not any(path for name in known for path in folder.glob(name)):
     raise UserError(
@@ -248,6 +289,7 @@ def open_tokenizer(folder: pathlib.Path) -> Any:
       f"no usable tokenizer in {folder}: {reason}. Expected tokenizer.json, or "
       "a SentencePiece or WordPiece model that transformers can convert."
     ) from error
+  _check_unknown(tokenizer.backend_tokenizer, _name(folder))
   return tokenizer
 
 
