@@ -16,8 +16,9 @@ from typing import Any, BinaryIO
 
 import zstandard
 
-from time_jax import errors
+from time_jax import errors, text_encoding
 from time_jax.data.records import BadRecordError, Tally, text_of
+from time_jax.text_encoding import HEAD
 
 _CHUNK_BYTES = 1 << 20
 # A .txt file without any blank line must not have to fit into memory.
@@ -161,7 +162,8 @@ def _lines(path: pathlib.Path, tally: Tally) -> Iterator[tuple[int, str]]:
   """Yields (number from 1, line) for each line that is valid UTF-8."""
   number = 0
   try:
-    for number, raw in enumerate(_split_lines(_chunks(path)), start=1):
+    chunks = _checked(_chunks(path), path)
+    for number, raw in enumerate(_split_lines(chunks), start=1):
       if raw is None:
         why = f"a line longer than {_LONGEST_LINE:,} bytes"
         tally.bad(f"{path}:{number}", why)
@@ -171,6 +173,9 @@ def _lines(path: pathlib.Path, tally: Tally) -> Iterator[tuple[int, str]]:
       except UnicodeDecodeError:
         tally.bad(f"{path}:{number}", "invalid UTF-8")
         continue
+      if "\0" in line:
+        tally.bad(f"{path}:{number}", "a NUL, which no text has")
+        continue
       yield number, line.removeprefix("\ufeff") if number == 1 else line
   except _DAMAGED as error:
     why = f"damaged file, its rest is left out ({error or 'it ends early'})"
@@ -178,6 +183,16 @@ def _lines(path: pathlib.Path, tally: Tally) -> Iterator[tuple[int, str]]:
     return
   if not number:
     tally.bad(str(path), "empty file")
+
+
+def _checked(chunks: Iterable[bytes], path: pathlib.Path) -> Iterator[bytes]:
+  """The same chunks; UserError where they begin as no UTF-8 does."""
+  head = b""
+  for chunk in chunks:
+    if len(head) < HEAD:
+      head += chunk[: HEAD - len(head)]
+      text_encoding.check_start(head, repr(str(path)))
+    yield chunk
 
 
 def _split_lines(chunks: Iterable[bytes]) -> Iterator[bytes | None]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 from time_jax.errors import UserError
+from time_jax.text_encoding import check_nul, check_start
 
 _LARGEST = 512 << 20  # bytes, unpacked
 _MOST = 10  # problems in a message
@@ -89,9 +90,12 @@ def decode(
     first: number of the first line.
 
   Raises:
-    UserError: bytes that are no UTF-8.
+    UserError: bytes that are no UTF-8, or no text.
   """
   for number, line in enumerate(itertools.chain(lines, [b""]), first):
+    if number == 1:
+      check_start(line, name)
+    check_nul(line, f"{name}:{number}")
     try:
       text = line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:

@@ -19,6 +19,7 @@ from typing import Any
 from time_jax import folders
 from time_jax.errors import UserError
 from time_jax.evals.lines import read_bytes
+from time_jax.text_encoding import check_start
 
 _EXPECTED = "questions in the layout of SQuAD v1.1 (JSON)"
 EXPECTED = f'{_EXPECTED}, or lines of {{"id", "question", "context"}}'
@@ -172,6 +173,7 @@ class _NotJsonError(UserError):
 def _load(data: bytes, place: str, expected: str = _EXPECTED) -> dict[str, Any]:
   if not data.strip():
     raise UserError(f"{place}: the file is empty; expected {expected}.")
+  check_start(data, place)
   try:
     content = json.loads(data.decode("utf-8-sig"))
   except UnicodeDecodeError as error:
