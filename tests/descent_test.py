@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from data import preparing
 
-from time_jax import card, descent, provenance
+from time_jax import card, descent, provenance, record
 from time_jax.config import default_config
 from time_jax.models.bert import BertConfig
 from time_jax.restore import Student
@@ -90,3 +91,15 @@ def test_what_a_trimmed_teacher_was(tmp_path, teacher, shown, hub):
   assert f"| teacher's tokens trimmed, from | {shown}: {tokens} |" in text
   assert "| teacher | da |" in text
   assert (f"base_model: {CACHED}\n" in text) == bool(hub)
+
+
+def test_only_the_text_that_a_run_read_is_on_its_card(tmp_path):
+  """Not what was prepared later, in the same way, from files of one name."""
+  lines = preparing.make_documents(20)
+  path = preparing.write_corpus(tmp_path / "text.jsonl", lines)
+  rows = preparing.run(tmp_path / "data", path)
+  run = {record.TEXT: rows.fingerprint, record.ROWS: rows.content}
+  assert "text_train" in provenance._of_text(tmp_path, run)
+  assert provenance._of_text(tmp_path, run | {record.ROWS: "others"}) == {}
+  before = {record.TEXT: rows.fingerprint}  # As older runs recorded it.
+  assert "text_train" in provenance._of_text(tmp_path, before)

@@ -12,6 +12,7 @@ from exporting import command
 from huggingface_hub import HfApi
 
 from time_jax import push
+from time_jax.evals.encoders import open_encoder
 from time_jax.hf import files, torch_encoder
 
 
@@ -103,10 +104,14 @@ def test_unknown_facts_are_not_invented(exported):
   assert "language:" not in text and "base_model:" not in text
 
 
+def identity_of(place, mesh):
+  return open_encoder(str(place), mesh=mesh, dtype="float32").identity.value
+
+
 @pytest.mark.usefixtures("_without_torch")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_imported_and_exported_again_it_is_the_same(
-  capsys, tmp_path, workdir, exported, dtype
+  capsys, tmp_path, workdir, exported, dtype, mesh
 ):
   first = exported
   if dtype == "bfloat16":
@@ -123,6 +128,10 @@ def test_imported_and_exported_again_it_is_the_same(
   for name in ("model.safetensors", "config.json", "tokenizer.json"):
     assert files.sha256(again / "export" / name) == files.sha256(first / name)
   assert json.loads((first / "config.json").read_text())["dtype"] == dtype
+  found = [identity_of(place, mesh) for place in (first, again)]
+  record = json.loads((first / "time_jax.json").read_text())
+  assert set(found) == {identity_of(again / "export", mesh), record["identity"]}
+  assert (identity_of(workdir, mesh) in found) == (dtype == "float32")
   card = (again / "export" / "README.md").read_text()
   assert ("license: cc-by-4.0" in card) == (first != exported)
 

@@ -34,11 +34,12 @@ data.sources data.shards relations.loss models.registry hf.files
 descent data.workers data.pipeline distill hf.weights data.counting hf.merges
 hf.sentencepiece_file hf.torch_encoder hf.onnx_graph evals.results
 micro_batches
-hf.vocabulary evals.table
+hf.vocabulary evals.models
+evals.table
 hf.rows hf.trimmed_files pieces evals.report evals.datasets
 evals.parquet_tags
 flops data.prepare hf.load hf.save hf.tokenizer train_step evaluate
-hf.flax_teacher parallel machine
+hf.flax_teacher parallel machine identity
 assembly
 corpus initial sweeps.grid sweeps.chain
 sweeps.stages

@@ -258,9 +258,17 @@ class Checkpoints:
       abstract: a tree of ShapeDtypeStruct with shardings.
     """
     self._check(step, ("params", "ema"))
-    averaged = (self._folder / str(step) / "ema").is_dir()
-    name = "ema" if averaged else "params"
+    name = self.student_item(step)
     return self.restore(step, {name: abstract})[name]
+
+  def student_item(self, step: int) -> str:
+    """Name of the item that `student` reads."""
+    averaged = (self.folder(step) / "ema").is_dir()
+    return "ema" if averaged else "params"
+
+  def folder(self, step: int) -> pathlib.Path:
+    """Where the checkpoint of a step lies."""
+    return self._folder / str(step)
 
   def metadata(self, step: int) -> dict[str, Any]:
     """The metadata saved with a step."""

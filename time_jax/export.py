@@ -11,6 +11,7 @@ from time_jax import (
   card,
   checks,
   folders,
+  identity,
   onnx_files,
   probe,
   provenance,
@@ -241,6 +242,7 @@ def write_folder(
     "class": options.model_class,
     "dtype": options.dtype,
     "student": dataclasses.asdict(shape),
+    "identity": rounded.identity.value,
     "facts": facts,
     "exported_with": _versions(),
     "files": {
@@ -263,7 +265,8 @@ def _rounded(student: Student, dtype: str) -> Student:
   params = jax.tree.map(
     lambda x: x.astype(jnp.dtype(dtype)).astype(jnp.float32), student.params
   )
-  return dataclasses.replace(student, params=params)
+  arrays = identity.arrays_sha256(student.config, params)
+  return dataclasses.replace(student, params=params, arrays=arrays)
 
 
 def _versions() -> dict[str, str]:

@@ -7,7 +7,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from time_jax import assembly, checks, descent, folders, initial, sharding
+from time_jax import (
+  assembly,
+  checks,
+  descent,
+  folders,
+  identity,
+  initial,
+  sharding,
+)
 from time_jax.appearing import appearing
 from time_jax.checkpoint import Checkpoints
 from time_jax.config import completed, default_config, lacking
@@ -102,6 +110,16 @@ def _write(
       folder, workdir / "tokenizer", shape.max_positions, shape.vocab_size
     )
   record = checks.read_record(folder) or {}
+  words = identity.tokenizer_sha256(workdir / "tokenizer", shape.vocab_size)
+  arrays = identity.arrays_sha256(shape, params)
+  model = identity.of_student(shape, arrays, words)
+  if (said := record.get("identity", model)) != model:
+    raise UserError(
+      f"{folder / checks.RECORD} is of other weights or another tokenizer than "
+      f"this folder holds (identity {said[:12]}, found {model[:12]}); delete "
+      "that file to import what is there as a model of its own, or export the "
+      "student again."
+    )
   config = _config(record.get("run") or {}, shape)
   folders.write_json(workdir / "config.json", config)
   assembly.write_shape(workdir, shape)
@@ -116,6 +134,7 @@ def _write(
     "imported": {
       "from": descent.shown_path(name),
       "sha256": files.fingerprint(folder, allow_pickle),
+      "identity": model,
       "class": "XLMRobertaModel" if roberta else "BertModel",
       "dtype": dtype if dtype in save.DTYPES else "float32",
       "facts": record.get("facts") or {},

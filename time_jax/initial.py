@@ -5,14 +5,14 @@ does not have (a second token type, a pooler) stays as freshly initialised.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from time_jax import assembly, sharding
+from time_jax import assembly, identity, sharding
 from time_jax.checkpoint import Checkpoints
 from time_jax.errors import UserError
 from time_jax.hf import files, load, tokenizer
@@ -34,6 +34,16 @@ def origin(checkpoints: Checkpoints) -> dict[str, Any]:
     return {}
   imported = checkpoints.metadata(0)["imported"]
   return {"imported": {name: imported[name] for name in ("from", "sha256")}}
+
+
+def from_elsewhere(student: Mapping[str, Any]) -> bool:
+  """Whether a run's record names a model, not its teacher, to begin with.
+
+  Args:
+    student: that part of the record.
+  """
+  source = student.get("init_from") or ""
+  return bool(source) and source.partition(":")[0] != TEACHER
 
 
 def first_params(
@@ -119,11 +129,7 @@ def _check_words(
 
 def check_kin(shape: Any, name: str) -> None:
   """Raises UserError unless a model is the network that students are."""
-  if (
-    not isinstance(shape, BertConfig)
-    or shape.embedding_size not in (None, shape.hidden_size)
-    or shape.activation != "gelu"
-  ):
+  if not identity.is_student(shape):
     raise UserError(
       f"{name} is built otherwise than students are; expected a BERT, RoBERTa, "
       "CamemBERT or XLM-R with exact GELU."

@@ -13,6 +13,7 @@ from time_jax.checkpoint import METRIC
 from time_jax.data import manifest
 from time_jax.descent import shown_path
 from time_jax.errors import UserError
+from time_jax.record import ROWS, TEXT
 from time_jax.restore import Student
 
 Facts = dict[str, Any]
@@ -93,7 +94,9 @@ def _of_text(workdir: pathlib.Path, run: Mapping[str, Any]) -> Facts:
   if not manifest.is_prepared(folder):
     return {}
   found = manifest.load_manifest(folder)
-  if found.fingerprint != run.get("prepared text (SHA-256)"):
+  # Older runs recorded the settings that rows were made with, not the rows.
+  rows = run.get(ROWS, found.content)
+  if (found.fingerprint, found.content) != (run.get(TEXT), rows):
     return {}  # Text of another run.
   facts: Facts = {
     "text_fingerprint": found.fingerprint,

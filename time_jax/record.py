@@ -19,7 +19,9 @@ from time_jax.config import (
 from time_jax.errors import UserError
 from time_jax.hf import files, tokenizer
 
-_ROWS = "prepared rows (SHA-256)"
+# Of the settings that rows were made with, and of the rows themselves.
+TEXT = "prepared text (SHA-256)"
+ROWS = "prepared rows (SHA-256)"
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
 # Where things lie may differ between hosts: what lies there is compared.
 _OF_A_HOST = ("data.folder", "teacher.path")
@@ -44,8 +46,8 @@ def make_record(
     | {
       "teacher weights (SHA-256)": teacher,
       "tokenizer (SHA-256)": rows.tokenizer,
-      "prepared text (SHA-256)": rows.fingerprint,
-      _ROWS: rows.content,
+      TEXT: rows.fingerprint,
+      ROWS: rows.content,
     },
     "teacher": assembly.teacher_origin(config),
     "versions": versions(),
@@ -107,7 +109,7 @@ def check_same(before: dict[str, Any], now: dict[str, Any], step: int) -> None:
     UserError: something that shapes the result has changed.
   """
   # Older runs did not record their rows.
-  before = {_ROWS: now[_ROWS]} | completed(before)
+  before = {ROWS: now[ROWS]} | completed(before)
   if changed := differences(before, now):
     raise UserError(
       "this workdir belongs to another run: " + "; ".join(changed) + ". Use "

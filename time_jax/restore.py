@@ -1,19 +1,33 @@
 """A checkpoint of a run -> the student in it."""
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from time_jax import assembly, choose, sharding
+from time_jax import (
+  assembly,
+  choose,
+  folders,
+  identity,
+  initial,
+  seal,
+  sharding,
+)
 from time_jax.checkpoint import Checkpoints
-from time_jax.errors import UserError
+from time_jax.errors import DAMAGED_JSON, UserError
 from time_jax.hf import tokenizer
+from time_jax.identity import Identity
 from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import Params, abstract_params
+
+KEPT = "identity.json"  # beside the seal of a checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +40,8 @@ class Student:
     params: float32; their average, where the run keeps one.
     record: the checkpoint's metadata: run, versions, hardware.
     words: hash of its tokenizer's vocabulary; empty: it has none.
+    arrays: see `identity.arrays_sha256`; empty: to be computed.
+    tokenizer: see `identity.tokenizer_sha256`.
   """
 
   step: int
@@ -33,17 +49,27 @@ class Student:
   params: Params
   record: dict[str, Any]
   words: str = ""
+  arrays: str = ""
+  tokenizer: str = ""
 
   @property
   def encoder(self) -> Encoder:
     """The complete network, computing in float32."""
     return Encoder(self.config, self.config.num_layers, jnp.dtype("float32"))
 
-  @property
-  def fingerprint(self) -> str:
-    """SHA-256 of the run's record and the step: equal ones, equal weights."""
-    content = json.dumps([self.record.get("run"), self.step], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+  @functools.cached_property
+  def identity(self) -> Identity:
+    """Which model it is; before, the run's record and the step said so."""
+    run = self.record.get("run")
+    content = json.dumps([run, self.step], sort_keys=True)
+    arrays = self.arrays or identity.arrays_sha256(self.config, self.params)
+    return Identity(
+      identity.of_student(self.config, arrays, self.tokenizer),
+      hashlib.sha256(content.encode()).hexdigest(),
+      # The record of a run does not say what else it began with.
+      proves="imported" not in self.record
+      and not initial.from_elsewhere((run or {}).get("student", {})),
+    )
 
 
 def read_student(workdir: pathlib.Path, step: int | None = None) -> Student:
@@ -75,7 +101,39 @@ def read_student(workdir: pathlib.Path, step: int | None = None) -> Student:
     abstract = sharding.abstract(boxed, sharding.make_mesh())
     params = checkpoints.student(chosen, abstract)
     record = checkpoints.metadata(chosen)
-  words = ""
-  if (workdir / "tokenizer").is_dir():
-    words = tokenizer.words_sha256(workdir / "tokenizer", shape.vocab_size)
-  return Student(chosen, shape, params, record, words)
+    place = checkpoints.folder(chosen)
+    item = checkpoints.student_item(chosen)
+  arrays = _arrays(place, seal.of_item(place, item), shape, params)
+  own, words = workdir / "tokenizer", ""
+  if own.is_dir():
+    words = tokenizer.words_sha256(own, shape.vocab_size)
+  spoken = identity.tokenizer_sha256(own, shape.vocab_size)
+  return Student(chosen, shape, params, record, words, arrays, spoken)
+
+
+def _arrays(
+  folder: pathlib.Path, sealed: str, shape: BertConfig, params: Params
+) -> str:
+  """The hash of a checkpoint's arrays, which is computed once and kept there.
+
+  Args:
+    folder: of the checkpoint; nothing is kept where it cannot be written to.
+    sealed: what the seal says of the arrays; empty: nothing, so no file can
+      say that it is of these arrays.
+    shape: of the student.
+    params: of the student.
+  """
+  with contextlib.suppress(OSError, *DAMAGED_JSON):
+    kept = json.loads((folder / KEPT).read_text(encoding="utf-8"))
+    if sealed and kept == _kept(kept["arrays"], sealed):
+      return kept["arrays"]
+  arrays = identity.arrays_sha256(shape, params)
+  if sealed and jax.process_index() == 0:
+    with contextlib.suppress(OSError):
+      folders.write_json(folder / KEPT, _kept(arrays, sealed))
+  return arrays
+
+
+def _kept(arrays: str, sealed: str) -> dict[str, str]:
+  check = hashlib.sha256(f"{arrays} {sealed}".encode()).hexdigest()
+  return {"arrays": arrays, "sealed": sealed, "check": check}

@@ -43,6 +43,24 @@ def is_sealed(folder: pathlib.Path) -> bool:
   return (folder / FILE).exists()
 
 
+def of_item(folder: pathlib.Path, item: str) -> str:
+  """A hash of all that the seal says of one folder of a checkpoint.
+
+  Args:
+    folder: of the checkpoint.
+    item: name of the folder in it.
+
+  Returns:
+    Empty where there is no seal, or none of that folder.
+  """
+  try:
+    known = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    own = sorted(e for e in known.items() if e[0].startswith(f"{item}/"))
+  except (OSError, *DAMAGED_JSON):
+    return ""
+  return hashlib.sha256(json.dumps(own).encode()).hexdigest() if own else ""
+
+
 def damage(
   folder: pathlib.Path, items: Collection[str] = (), quick: bool = False
 ) -> str:

@@ -46,6 +46,7 @@ def test_one_program_a_bucket(compiled, mesh, tmp_path):
     workdir=tmp_path,
     record={},
     encoder=opened.params,
+    model=opened.identity,
     beat=lambda: None,
   )
   step, state, marks = run.step, run.first_state(), []

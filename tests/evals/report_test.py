@@ -1,6 +1,7 @@
 """The table of results, from files of results alone."""
 
 import csv
+import hashlib
 import json
 import statistics
 
@@ -181,6 +182,58 @@ def test_what_cannot_be_reported(workdirs, capsys, tmp_path):
   assert "is of schema 'time_jax.finetune/9', expected" in error(a)
   path.write_text('{"schema": "time_jax.finetune/1"}')
   assert f"{path} lacks 'seeds'" in error(a)
+
+
+def test_labels(capsys, tmp_path):
+  """A label is of one model in a language; a model may have several."""
+  out = f"--out={tmp_path}/out"
+  a = ud(tmp_path / "a", "B", (90, 80, 70), fingerprint="same")
+  b = finetuned(tmp_path / "b", "ner", "A", {"F1": [60.0]}, fingerprint="same")
+  small = ud(tmp_path / "c", "small", (81, 72, 63))
+  for teacher in "AB":
+    text = run(capsys, a, b, small, f"--teacher={teacher}", out).out
+    assert cells(text, "B / A").startswith("ga  B / A  90.00  80.00  70.00  60")
+    assert "  90.0 (of 3)  " in cells(text, "small")
+  other = finetuned(tmp_path / "d", "qa", "small", {"F1": [1]}, fingerprint="x")
+  error = run(capsys, a, small, other, "--teacher=B", out, code=2).err
+  assert f"{small} and {other} are both labelled 'small' in 'ga'" in error
+  assert "--config.label=NAME" in error
+  danish = ud(tmp_path / "e", "small", (1, 2, 3), fingerprint="x", lang="da")
+  assert run(capsys, small, danish, out).err == ""
+
+
+IMPORTED = hashlib.sha256(json.dumps([{}, 0]).encode()).hexdigest()
+
+
+def test_results_of_earlier_versions_join_those_of_the_same_model(
+  capsys, tmp_path
+):
+  out = f"--out={tmp_path}/out"
+  early = ud(tmp_path / "a", "m", (90, 80, 70), fingerprint="old")
+  now = dict(fingerprint="new", fingerprint_before="old")
+  late = finetuned(tmp_path / "b", "ner", "m", {"F1": [60.0]}, **now)
+  speed = measured(tmp_path / "c", old=2.0)
+  content = (speed / "inference.json").read_text().replace("oldold", "old")
+  (speed / "inference.json").write_text(content)
+  found = run(capsys, early, late, speed, out)
+  assert "70.00  60.00  -  -  -  2.00 M  2.00" in cells(found.out, "m")
+  (line,) = found.err.splitlines()
+  assert f"{early}, {speed}/inference.json know(s) a model by the hash" in line
+  third = dict(fingerprint="third", fingerprint_before="old", lang="da")
+  other = ud(tmp_path / "d", "n", (1, 2, 3), **third)
+  error = run(capsys, early, late, other, out, code=2).err
+  assert "the hash old, which several models had" in error
+  assert run(capsys, late, other, out).err == ""
+
+
+def test_all_imported_models_had_one_hash(capsys, tmp_path):
+  out = f"--out={tmp_path}/out"
+  a = ud(tmp_path / "a", "a", (90, 80, 70), fingerprint=IMPORTED)
+  b = finetuned(tmp_path / "b", "ner", "b", {"F1": [6]}, fingerprint=IMPORTED)
+  run(capsys, a, out)
+  error = run(capsys, a, b, out, code=2).err
+  assert f"{a}, {b}: an earlier version knew a model by the hash" in error
+  assert "Fine-tune or measure again with this version" in error
 
 
 def test_front():

@@ -170,7 +170,8 @@ def test_the_summary_says_of_what_and_on_what(finished, model):
   found = json.loads((workdir / "scores.json").read_text())
   assert found["schema"] == "time_jax.finetune/1"
   assert found["label"] == f"{model.parent.name}/encoder"
-  assert found["fingerprint"] == files.fingerprint(model)
+  assert found["fingerprint_before"] == files.fingerprint(model)
+  assert len(bytes.fromhex(found["fingerprint"])) == 32
   assert found["shape"]["layers"] == 2
   gold = tiny_ud.UD / "ga-dev.conllu.gz"
   assert found["files"]["test"] == {

@@ -137,7 +137,8 @@ def _content(
     {
       "name": s.name,
       "parameters_without_embeddings": s.parameters,
-      "fingerprint": s.fingerprint,
+      "fingerprint": s.identity.value,
+      "fingerprint_before": s.identity.before if s.identity.proves else "",
     }
     for s in subjects
   ]

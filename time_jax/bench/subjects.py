@@ -9,12 +9,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from time_jax import restore, sharding
+from time_jax import identity, restore, sharding
 from time_jax.bench.rivals import XLMR_LARGE
 from time_jax.config import STUDENT_SIZES
 from time_jax.data.tokenizing import TokenizerSpec
 from time_jax.errors import UserError
 from time_jax.hf import files, load, onnx_graph, save
+from time_jax.identity import Identity
 from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import init_params
 
@@ -41,14 +42,14 @@ class Subject:
     folder: config.json and safetensors, which JAX and PyTorch read.
     onnx: the same weights as a graph; None: only BERT and its kin have one.
     parameters: without those of embeddings.
-    fingerprint: of the weights' files, or of the run that made them.
+    identity: which model it is.
   """
 
   name: str
   folder: pathlib.Path
   onnx: pathlib.Path | None
   parameters: int
-  fingerprint: str
+  identity: Identity
 
 
 def materialise(
@@ -68,7 +69,7 @@ def materialise(
   """
   folder = scratch / name
   folder.mkdir()
-  fingerprint = None  # of the files, unless a run is what made them
+  which = None
   if spec.startswith(RANDOM):
     config = _shape(spec.removeprefix(RANDOM), words)
     encoder = Encoder(config, config.num_layers)
@@ -76,7 +77,7 @@ def materialise(
     save.save_bert(folder, config, params, {"pad_token_id": words.pad_id})
   elif (pathlib.Path(spec).expanduser() / "checkpoints").is_dir():
     student = restore.read_student(pathlib.Path(spec).expanduser())
-    fingerprint = student.fingerprint
+    which = student.identity
     ids = {"pad_token_id": words.pad_id}
     save.save_bert(folder, student.config, student.params, ids)
   else:
@@ -96,8 +97,8 @@ def materialise(
     onnx_graph.save_onnx(onnx, config, params)
   blocks = {k: v for k, v in params.items() if k in ("first", "layers", "last")}
   parameters = sum(leaf.size for leaf in jax.tree.leaves(blocks))
-  fingerprint = fingerprint or files.fingerprint(folder)
-  return Subject(name, folder, onnx, parameters, fingerprint)
+  which = which or identity.of_folder(folder, config, params)
+  return Subject(name, folder, onnx, parameters, which)
 
 
 def _shape(name: str, words: TokenizerSpec) -> BertConfig:

@@ -1,8 +1,6 @@
 """Any encoder that can be fine-tuned: where it lies, how it is written."""
 
 import dataclasses
-import hashlib
-import json
 import math
 import pathlib
 from collections.abc import Mapping
@@ -17,10 +15,11 @@ import safetensors.numpy
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from time_jax import folders, restore, sharding
+from time_jax import folders, identity, restore, sharding
 from time_jax.data.tokenizing import TokenizerSpec
 from time_jax.errors import UserError
 from time_jax.hf import files, load, save, tokenizer
+from time_jax.identity import Identity
 from time_jax.models.family import (
   Family,
   Params,
@@ -42,8 +41,7 @@ class Opened:
     hf_config: what its config.json is to say.
     words: its tokenizer.
     folder: that holds the tokenizer.
-    fingerprint: SHA-256 of what it was read from; of random weights, of the
-      shape.
+    identity: which model it is, see `identity`.
     name: for tables.
   """
 
@@ -53,7 +51,7 @@ class Opened:
   hf_config: Mapping[str, Any]
   words: TokenizerSpec
   folder: pathlib.Path
-  fingerprint: str
+  identity: Identity
   name: str
 
   @property
@@ -94,14 +92,17 @@ class Opened:
 
 
 class _Found(NamedTuple):
-  """What a model's place says of it; see `Opened`."""
+  """What a model's place says of it; see `Opened`.
+
+  Without parameters there is no identity yet: that of what is to be drawn.
+  """
 
   family: Family
   config: Any
   hf_config: Mapping[str, Any]
   params: Params | None
   folder: pathlib.Path
-  fingerprint: str
+  identity: Identity | None
   name: str
 
 
@@ -150,6 +151,9 @@ def open_encoder(
     boxed = _without_pooler(abstract_params(encoder))
     layout = sharding.param_shardings(boxed, mesh)
     params = jax.device_put(_without_pooler(params), layout)
+  which = found.identity or identity.of_random(
+    found.hf_config, found.config, found.folder
+  )
   return Opened(
     encoder=encoder,
     params=params,
@@ -157,7 +161,7 @@ def open_encoder(
     hf_config=found.hf_config,
     words=tokenizer.load_tokenizer(found.folder, config.vocab_size),
     folder=found.folder,
-    fingerprint=found.fingerprint,
+    identity=which,
     name=found.name,
   )
 
@@ -180,7 +184,7 @@ def _of_workdir(
     hf_config,
     student.params,
     folder,
-    student.fingerprint,
+    student.identity,
     f"{workdir.name}@{student.step}",
   )
   return _undrawn(found) if random else found
@@ -194,22 +198,21 @@ def _of_folder(
   family, config = load.read_config(folder)
   # Without the folders of whoever trained it.
   name = "/".join(pathlib.PurePath(model).parts[-2:])
-  found = _Found(family, config, hf_config, None, folder, "", name)
+  found = _Found(family, config, hf_config, None, folder, None, name)
   if random:
     return _undrawn(found)
   _, params = load.load_encoder(
     folder, dtype=np.float32, mesh=mesh, allow_pickle=allow_pickle
   )
-  fingerprint = files.fingerprint(folder, allow_pickle)
-  return found._replace(params=params, fingerprint=fingerprint)
+  which = identity.of_folder(folder, config, params, allow_pickle)
+  return found._replace(params=params, identity=which)
 
 
 def _undrawn(found: _Found) -> _Found:
   """Only the shape of it."""
-  content = json.dumps({"random": found.hf_config}, sort_keys=True)
   return found._replace(
     params=None,
-    fingerprint=hashlib.sha256(content.encode()).hexdigest(),
+    identity=None,
     name=f"random {found.config.num_layers}x{found.config.hidden_size}",
   )
 

@@ -11,7 +11,15 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax import distributed, folders, lease, machine, sharding, train
+from time_jax import (
+  distributed,
+  folders,
+  identity,
+  lease,
+  machine,
+  sharding,
+  train,
+)
 from time_jax.errors import EXIT_PREEMPTED, UserError
 from time_jax.evals import batches, datasets, recipe, saved, tuning
 from time_jax.evals.encoders import open_encoder
@@ -82,7 +90,7 @@ def _finetune(
     dropout=config.train.encoder_dropout,
     allow_pickle=config.allow_pickle,
   )
-  settings["model (SHA-256)"] = opened.fingerprint
+  settings[identity.MODEL] = opened.identity.value
   settings["tokenizer (SHA-256)"] = opened.words.sha256
   check_processes({"run": settings, "versions": versions()})
   buckets = batches.make_buckets(
@@ -142,7 +150,10 @@ class _Finetuning:
     workdir = self._workdir / f"seed-{seed}"
     record = {**self._record, "seed": seed}
     if done := _read_done(workdir / SCORES):
-      tuning.check_same(done["run"], record, workdir)
+      before = identity.recognised(
+        done["run"], self._task.opened.identity, workdir
+      )
+      tuning.check_same(before, record, workdir)
       return done
     prepare_workdir(workdir)
     run = tuning.Run(
@@ -153,6 +164,7 @@ class _Finetuning:
       workdir=workdir,
       record=record,
       encoder=self._task.opened.params,
+      model=self._task.opened.identity,
       beat=self._watchdog.beat,
     )
     tuned = run.tune()
@@ -296,7 +308,11 @@ def _report(
     "label": config.label or opened.name,
     "model": config.model,
     "init": config.init,
-    "fingerprint": opened.fingerprint,
+    "fingerprint": opened.identity.value,
+    # By which earlier versions knew it, if no other model's could be the same.
+    "fingerprint_before": (
+      opened.identity.before if opened.identity.proves else ""
+    ),
     "shape": opened.shape,
     "parameters": opened.parameters,
     "files": {

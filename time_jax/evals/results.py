@@ -25,11 +25,14 @@ class Result:
     task: ud, ner or qa.
     lang: ISO code.
     label: of the model.
-    fingerprint: of its weights.
+    fingerprint: which model it is; see `identity`.
+    before: by which earlier versions knew it; empty: not known.
     parameters: "all" and "without_embeddings".
     scores: split -> metric -> mean and std in percent, values of the seeds.
     seeds: one run each.
     hardware: kind of device.
+    model: the path or hub id that it was opened by.
+    init: whether its weights or only its shape were taken.
   """
 
   place: pathlib.Path
@@ -41,6 +44,9 @@ class Result:
   scores: Mapping[str, Mapping[str, Mapping[str, Any]]]
   seeds: Sequence[int]
   hardware: str
+  before: str = ""
+  model: str = ""
+  init: str = ""
 
   @property
   def split(self) -> str:
@@ -69,20 +75,24 @@ class Speed:
   """How fast an encoder is, in one engine and batch size.
 
   Attributes:
-    fingerprint: of its weights.
+    place: the file that says so.
+    fingerprint: which model it is; see `identity`.
     engine: such as jax.
     batch_size: sentences at a time.
     milliseconds: of a batch, median.
     joules: of a sentence; None: not measured.
     hardware: kind of device.
+    before: by which earlier versions knew it; empty: not known.
   """
 
+  place: pathlib.Path
   fingerprint: str
   engine: str
   batch_size: int
   milliseconds: float
   joules: float | None
   hardware: str
+  before: str = ""
 
 
 def read(
@@ -133,18 +143,25 @@ def _result(content: Mapping[str, Any], file: pathlib.Path) -> Result:
     place=file.parent,
     seeds=_field(content, "seeds", file),
     hardware=_hardware(content, file),
+    before=content.get("fingerprint_before") or "",
+    model=content.get("model") or "",
+    init=content.get("init") or "",
     **{name: _field(content, name, file) for name in names},
   )
 
 
 def _speeds(content: Mapping[str, Any], file: pathlib.Path) -> list[Speed]:
   prints = {
-    _field(model, "name", file): _field(model, "fingerprint", file)
+    _field(model, "name", file): {
+      "fingerprint": _field(model, "fingerprint", file),
+      "before": model.get("fingerprint_before") or "",
+    }
     for model in _field(content, "models", file)
   }
   return [
     Speed(
-      fingerprint=_field(prints, _field(row, "model", file), file),
+      place=file,
+      **_field(prints, _field(row, "model", file), file),
       engine=_field(row, "engine", file),
       batch_size=_field(row, "batch_size", file),
       milliseconds=1000 * _field(row, "latency_s", file)["p50"],

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from time_jax.errors import UserError
+from time_jax.evals import models
 from time_jax.evals.results import Result, Speed
 
 # Column -> (task, metric), in the paper's order.
@@ -40,7 +41,7 @@ class Row:
 
   Attributes:
     lang: ISO code.
-    label: of the model.
+    labels: of the model: those of its results, without repetition.
     parameters: of the encoder; None: nothing is known of it.
     cells: by column; what was not measured is absent.
     average: of test scores, if all columns have one.
@@ -50,13 +51,18 @@ class Row:
   """
 
   lang: str
-  label: str
+  labels: tuple[str, ...]
   parameters: int | None
   cells: Mapping[str, Cell]
   average: float | None
   share: float | None = None
   shared: int = 0
   speed: Speed | None = None
+
+  @property
+  def label(self) -> str:
+    """What tables call it."""
+    return " / ".join(self.labels)
 
   @property
   def tested(self) -> dict[str, float]:
@@ -79,8 +85,11 @@ def rows(
     teacher: label of the rows that others are compared with; empty: none.
 
   Raises:
-    UserError: two results for one cell, or no such teacher.
+    UserError: two results for one cell, two models of one label in a language,
+      or no such teacher.
   """
+  results, speeds = models.reconcile(results, speeds)
+  _check_labels(results)
   groups: dict[tuple[str, str], dict[str, Result]] = {}
   for result in results:
     group = groups.setdefault((result.lang, result.fingerprint), {})
@@ -95,6 +104,21 @@ def rows(
   return [_compared(row, found, teacher) for row in found] if teacher else found
 
 
+def _check_labels(results: Sequence[Result]) -> None:
+  """UserError where a label is of two models in one language."""
+  first: dict[tuple[str, str], Result] = {}
+  for one in results:
+    other = first.setdefault((one.lang, one.label), one)
+    if other.fingerprint != one.fingerprint:
+      raise UserError(
+        f"{other.place} and {one.place} are both labelled {one.label!r} in "
+        f"{one.lang!r}, but are of two models ({other.fingerprint[:12]} and "
+        f"{one.fingerprint[:12]}). Give one of them another label: the same "
+        "`finetune` command with --config.label=NAME trains nothing again. If "
+        "an earlier version wrote one of them, fine-tune it again."
+      )
+
+
 def _row(group: Mapping[str, Result], speeds: Sequence[Speed]) -> Row:
   first = next(iter(group.values()))
   cells = {}
@@ -105,7 +129,8 @@ def _row(group: Mapping[str, Result], speeds: Sequence[Speed]) -> Row:
       cells[column] = Cell(
         score["mean"], score["std"], len(result.seeds), result.split
       )
-  row = Row(first.lang, first.label, first.parameters["all"], cells, None)
+  labels = tuple(dict.fromkeys(result.label for result in group.values()))
+  row = Row(first.lang, labels, first.parameters["all"], cells, None)
   return dataclasses.replace(
     row,
     average=(
@@ -125,14 +150,14 @@ def speed_of(speeds: Iterable[Speed]) -> Speed | None:
 
 def _compared(row: Row, all_: Sequence[Row], teacher: str) -> Row:
   """With its share of the teacher's scores in its language."""
-  labels = sorted({other.label for other in all_})
+  labels = sorted({label for other in all_ for label in other.labels})
   if teacher not in labels:
     raise UserError(
       f"no result is of teacher {teacher!r}; known: {', '.join(labels)}."
     )
   for other in all_:
     both = [name for name in row.tested if name in other.tested]
-    if (other.lang, other.label) == (row.lang, teacher) and both:
+    if other.lang == row.lang and teacher in other.labels and both:
       own, its = (
         statistics.fmean(one.tested[name] for name in both)
         for one in (row, other)

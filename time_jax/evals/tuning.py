@@ -24,6 +24,7 @@ from time_jax.checkpoint import Checkpoints
 from time_jax.config import differences
 from time_jax.errors import RunError, UserError
 from time_jax.evals import batches
+from time_jax.identity import Identity, recognised
 from time_jax.models.family import Params
 from time_jax.train_step import purpose_key
 
@@ -144,6 +145,7 @@ class Run:
     workdir: of this run.
     record: what shapes the result, kept with every checkpoint.
     encoder: its first weights; None: random ones.
+    model: which model these weights are.
     beat: is called after every step, and after every batch of dev.
   """
 
@@ -154,6 +156,7 @@ class Run:
   workdir: pathlib.Path
   record: Mapping[str, Any]
   encoder: Params | None
+  model: Identity
   beat: Callable[[], None]
 
   @property
@@ -261,7 +264,8 @@ class Run:
       return self.first_state(), [], 0.0
     step = checkpoints.steps()[-1]
     record = checkpoints.metadata(step)
-    check_same(record["run"], self.record, self.workdir)
+    before = recognised(record["run"], self.model, self.workdir)
+    check_same(before, self.record, self.workdir)
     trees = checkpoints.restore(step, _trees(self.abstract()))
     rest = trees.pop("rest")
     return State(**trees, **rest), record["history"], record["seconds"]

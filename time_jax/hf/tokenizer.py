@@ -3,7 +3,7 @@
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -102,15 +102,27 @@ def save_tokenizer(
   (out / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
-def words_sha256(folder: pathlib.Path, vocab_size: int) -> str:
+def words_sha256(
+  folder: pathlib.Path, vocab_size: int, texts: Sequence[str] = ()
+) -> str:
   """Hash of all tokens and their ids, whatever the file's format.
 
   Args:
     folder: a Hugging Face model or tokenizer folder.
     vocab_size: rows of the embedding table.
+    texts: the ids that it gives to these are hashed as well.
   """
-  words = sorted(_read(folder, vocab_size)[1].get_vocab().items())
+  backend = _read(folder, vocab_size)[1]
+  words: list[Any] = sorted(backend.get_vocab().items())
+  words += [_ids_of(backend, text) for text in texts]
   return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+
+def _ids_of(backend: tokenizers.Tokenizer, text: str) -> list[int] | None:
+  try:
+    return backend.encode(text).ids
+  except Exception:  # It has no unknown token; the library raises no narrower.
+    return None
 
 
 def special_ids(folder: pathlib.Path, vocab_size: int) -> dict[str, int]:

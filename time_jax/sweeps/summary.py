@@ -5,8 +5,9 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from time_jax.errors import EXIT_PREEMPTED
-from time_jax.evals import report, results, table
+from time_jax.errors import EXIT_PREEMPTED, UserError
+from time_jax.evals import models, report, results, table
+from time_jax.evals.results import Result
 from time_jax.evals.table import Row
 from time_jax.hf import files
 from time_jax.sweeps import stages
@@ -122,6 +123,7 @@ def _rows(point: Point) -> list[Row]:
     if stage.name.startswith("finetune")
   ]
   found, _ = results.read([p for p in places if (p / results.SCORES).exists()])
+  check_models(found)
   # Known by the point: its parts may be of other weights, as the shape is that
   # was measured, and two points may share theirs.
   named = [
@@ -129,8 +131,29 @@ def _rows(point: Point) -> list[Row]:
     for one in found
   ]
   speed = stages.speed_of(point)
-  rows = table.rows(named) or [Row("", point.name, None, {}, None)]
+  rows = table.rows(named) or [Row("", (point.name,), None, {}, None)]
   return [dataclasses.replace(row, speed=speed) for row in rows]
+
+
+def check_models(found: Sequence[Result]) -> None:
+  """Refuses results of a point that stand for two models.
+
+  Args:
+    found: of its `finetune` stages.
+
+  Raises:
+    UserError: one place held different models as it was fine-tuned.
+  """
+  first: dict[tuple[str, str], Result] = {}
+  for one in models.reconcile(found, [])[0]:
+    other = first.setdefault((one.model, one.init), one)
+    if other.fingerprint != one.fingerprint:
+      raise UserError(
+        f"{other.place} and {one.place} were made of {one.model}, which held "
+        f"another model each time ({other.fingerprint[:12]} and "
+        f"{one.fingerprint[:12]}); they cannot stand in one row. Delete the "
+        "folder of the point to run all of its stages again."
+      )
 
 
 def _tokens(point: Point) -> int | None:
