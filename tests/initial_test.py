@@ -1,15 +1,20 @@
 """Where a student starts: a folder, an import, layers of its teacher."""
 
 import json
+import shutil
 
 import exporting
 import numpy as np
 import pytest
 import running
 import safetensors.numpy
+import spoiling
+from conftest import write_tokenizer
 from exporting import command
 
-from time_jax.hf import torch_encoder
+from time_jax import distributed, initial, train
+from time_jax.errors import UserError
+from time_jax.hf import tokenizer, torch_encoder
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +40,13 @@ TEACHER_SHAPE = (
   "--config.student.num_heads=4",
   "--config.student.intermediate_size=64",
 )
+
+
+def swap_words(folder):
+  """Ordinary words change their ids."""
+  content = json.loads((folder / "tokenizer.json").read_text())
+  words = sorted(content["model"]["vocab"], key=content["model"]["vocab"].get)
+  write_tokenizer(folder, [*words[:5], *reversed(words[5:])])
 
 
 def exported(capsys, workdir, *flags):
@@ -103,6 +115,104 @@ def test_an_imported_student_goes_on(capsys, tiny, tmp_path):
   command(capsys, *distil(tiny, run))
 
 
+class _KilledError(Exception):
+  pass
+
+
+@pytest.fixture
+def imported(capsys, tiny, tmp_path):
+  """A workdir, and the tensors that it was imported from."""
+  source = exporting.random_model(
+    tmp_path / "source",
+    tiny / "teacher",
+    num_layers=2,
+    hidden_size=16,
+    intermediate_size=32,
+  )
+  command(capsys, "import", source, f"--workdir={tmp_path / 'run'}")
+  return tmp_path / "run", exporting.tensors(source)
+
+
+def killed(monkeypatch, *argv):
+  """A run that ends before its first checkpoint."""
+
+  def loop(*arguments):
+    raise _KilledError
+
+  with monkeypatch.context() as patch:
+    patch.setattr(train._Run, "loop", loop)
+    with pytest.raises(_KilledError):
+      exporting.quietly(*argv)
+
+
+def test_fewer_positions_than_the_imported_student_had(
+  capsys, monkeypatch, tiny, imported
+):
+  run, given = imported
+  shorter = distil(tiny, run, "--config.student.max_positions=40")
+  killed(monkeypatch, *shorter)
+  command(capsys, *shorter)
+  found = exported(capsys, run)
+  for name, tensor in given.items():
+    tensor = tensor[:40] if "position" in name else tensor
+    np.testing.assert_array_equal(tensor, found[name], err_msg=name)
+  # What was imported is still there, as it was.
+  again = exported(capsys, run, "--step=0")
+  for name, tensor in given.items():
+    np.testing.assert_array_equal(tensor, again[name], err_msg=name)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_no_run_begins_anew_where_an_imported_student_is_gone(
+  capsys, monkeypatch, tiny, imported, earlier
+):
+  run, _ = imported
+  mark = run / "imported.json"
+  if earlier:
+    mark.unlink()  # As it was made by earlier versions.
+  else:
+    killed(monkeypatch, *distil(tiny, run))
+  (run / "checkpoints" / "0").rename(run / "away")
+  for _ in range(2):
+    output = command(capsys, *distil(tiny, run), code=2)
+    assert "import` of " + ("a model" if earlier else "source") in output
+    assert "a run here would begin with random ones" in output
+  if earlier:
+    (run / "away").rename(run / "checkpoints" / "0")
+    killed(monkeypatch, *distil(tiny, run))
+    assert json.loads(mark.read_text())["from"] == "source"
+
+
+def test_a_damaged_import_is_to_be_imported_again(capsys, imported):
+  run, _ = imported
+  spoiling.flip(run / "checkpoints" / "0")
+  output = command(capsys, "export", f"--workdir={run}", code=2)
+  assert "import the model again, into a new --workdir" in output
+  assert "Move that folder away" not in output
+
+
+def test_the_tokenizer_of_another_teacher_does_not_stay(
+  capsys, monkeypatch, tiny, tmp_path
+):
+  """Of a run that ended before there was a checkpoint to compare with."""
+  run, other = tmp_path / "run", tmp_path / "other"
+  shutil.copytree(tiny / "teacher", other)
+  swap_words(other)
+  data = f"--config.data.folder={tmp_path / 'data'}"
+  killed(monkeypatch, *distil(tiny, run, f"--config.teacher.path={other}"))
+  command(capsys, *distil(tiny, run, data))
+  folders = tiny / "teacher", run / "tokenizer"
+  assert len({tokenizer.words_sha256(f, 153) for f in folders}) == 1
+
+
+def test_all_processes_begin_with_the_same_weights(golden, monkeypatch):
+  monkeypatch.setattr(distributed, "of_all", lambda text: [text, text])
+  initial._check_alike(golden / "bert", False)
+  monkeypatch.setattr(distributed, "of_all", lambda text: [text, "b", text])
+  with pytest.raises(UserError, match=r"processes \[1\] than for process 0"):
+    initial._check_alike(golden / "bert", False)
+
+
 @pytest.mark.parametrize(
   ("flags", "words"),
   [
@@ -124,8 +234,6 @@ def test_what_does_not_fit(capsys, tiny, tmp_path, flags, words):
 
 def test_another_vocabulary_is_refused(capsys, tiny, tmp_path):
   """Of the same size, so that no shape tells."""
-  from conftest import write_tokenizer
-
   source = exporting.random_model(
     tmp_path / "source",
     tiny / "teacher",
@@ -133,9 +241,7 @@ def test_another_vocabulary_is_refused(capsys, tiny, tmp_path):
     hidden_size=16,
     intermediate_size=32,
   )
-  content = json.loads((source / "tokenizer.json").read_text())
-  words = sorted(content["model"]["vocab"], key=content["model"]["vocab"].get)
-  write_tokenizer(source, [*words[:5], *reversed(words[5:])])
+  swap_words(source)
   flag = f"--config.student.init_from={source}"
   output = command(capsys, *distil(tiny, tmp_path / "run", flag), code=2)
   assert "has another vocabulary than the teacher's" in output

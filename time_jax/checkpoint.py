@@ -266,6 +266,17 @@ class Checkpoints:
     averaged = (self.folder(step) / "ema").is_dir()
     return "ema" if averaged else "params"
 
+  def positions(self, step: int) -> int:
+    """Rows of the student's position table, as the checkpoint has it."""
+    self._check(step, ("params", "ema"))
+    place = self.folder(step) / self.student_item(step)
+    try:
+      with ocp.PyTreeCheckpointer() as reader:
+        tree: Any = reader.metadata(place).item_metadata.tree
+      return tree["embeddings"]["position"]["embedding"].shape[0]
+    except Exception as error:  # Orbax raises a bare one, see `restore`.
+      raise self._cannot_read(step, error) from error
+
   def folder(self, step: int) -> pathlib.Path:
     """Where the checkpoint of a step lies."""
     return self._folder / str(step)
@@ -305,9 +316,15 @@ class Checkpoints:
 
   def _cannot_read(self, step: int, error: Exception) -> UserError:
     reason = _reason(error.__cause__ or error)
-    return UserError(
-      f"the checkpoint {self._folder / str(step)} cannot be read: {reason} "
+    # Nothing else holds the weights of an imported student.
+    advice = (
       "Move that folder away to go back to the one before."
+      if step
+      else "It is what `time_jax import` made: import the model again, into a "
+      "new --workdir."
+    )
+    return UserError(
+      f"the checkpoint {self.folder(step)} cannot be read: {reason} {advice}"
     )
 
 

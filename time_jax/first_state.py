@@ -35,6 +35,7 @@ def restore_or_init(
     UserError: the checkpoints are of another run.
   """
   steps = checkpoints.steps()
+  initial.check_not_lost(workdir, steps)
   if not steps or initial.is_imported(checkpoints):
     state = train_step.init_state(
       objective.student, tx, mesh, config.seed, **assembly.extras(config)

@@ -4,15 +4,23 @@ From another student, or from chosen layers of the teacher. What the source
 does not have (a second token type, a pooler) stays as freshly initialised.
 """
 
+import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from time_jax import assembly, identity, sharding
+from time_jax import (
+  assembly,
+  distributed,
+  folders,
+  history,
+  identity,
+  sharding,
+)
 from time_jax.checkpoint import Checkpoints
 from time_jax.errors import UserError
 from time_jax.hf import files, load, tokenizer
@@ -21,6 +29,8 @@ from time_jax.models.family import Params, abstract_params
 
 FLOAT32 = jnp.dtype("float32")
 TEACHER = "teacher"
+_IMPORTED = "imported.json"  # in a workdir that `import` made
+_FACTS = ("from", "sha256", "identity")
 
 
 def is_imported(checkpoints: Checkpoints) -> bool:
@@ -33,7 +43,64 @@ def origin(checkpoints: Checkpoints) -> dict[str, Any]:
   if 0 not in checkpoints.steps():
     return {}
   imported = checkpoints.metadata(0)["imported"]
-  return {"imported": {name: imported[name] for name in ("from", "sha256")}}
+  return {"imported": {n: imported[n] for n in _FACTS if n in imported}}
+
+
+def mark_imported(workdir: pathlib.Path, imported: Mapping[str, Any]) -> None:
+  """Notes that a workdir's first weights were imported.
+
+  With this, a workdir whose checkpoints are gone is not taken for a new one.
+
+  Args:
+    workdir: with a checkpoint of step 0.
+    imported: what that checkpoint says of itself; empty: nothing is noted.
+  """
+  if imported and not (workdir / _IMPORTED).exists():
+    facts = {n: imported[n] for n in _FACTS if n in imported}
+    folders.write_json(workdir / _IMPORTED, facts)
+
+
+def check_not_lost(workdir: pathlib.Path, found: Collection[Any]) -> None:
+  """Refuses to begin anew where a student was imported, and is gone.
+
+  Args:
+    workdir: of a run.
+    found: its checkpoints.
+
+  Raises:
+    UserError: there is none, and there was one.
+  """
+  if found:
+    return
+  name = ""
+  if (workdir / _IMPORTED).exists():
+    name = files.read_json(workdir / _IMPORTED).get("from", "a model")
+  # Earlier versions of `import` left no such file; but a run writes its config
+  # only after it has noted its start.
+  elif (workdir / "config.json").exists() and not history.starts(workdir):
+    name = "a model"
+  if name:
+    raise UserError(
+      f"{workdir} was made by `time_jax import` of {name}, but its checkpoint "
+      "of step 0, which held the weights, is gone, and a run here would begin "
+      "with random ones. Put checkpoints/0 back, or import the model again, "
+      "into a new --workdir."
+    )
+
+
+def shape_of(
+  shape: BertConfig, checkpoints: Checkpoints, step: int
+) -> BertConfig:
+  """The shape of the student in a checkpoint.
+
+  A run may use fewer positions than the student had that was imported.
+
+  Args:
+    shape: of the workdir.
+    checkpoints: in it.
+    step: one of them.
+  """
+  return dataclasses.replace(shape, max_positions=checkpoints.positions(step))
 
 
 def from_elsewhere(student: Mapping[str, Any]) -> bool:
@@ -89,7 +156,9 @@ def first_params(
     found = load.read_config(folder)[1]
     check_kin(found, init_from)
     layers = range(1, found.num_layers + 1)
-    if of_teacher:
+    if not of_teacher:  # The teacher's weights were compared before.
+      _check_alike(folder, allow_pickle)
+    else:
       layers = _teacher_layers(init_from, shape.num_layers, teacher_layer)
     for layer in layers:
       load.check_layer(layer, found.num_layers)
@@ -107,10 +176,21 @@ def first_params(
 def _imported(
   workdir: pathlib.Path, checkpoints: Checkpoints, mesh: Mesh
 ) -> tuple[Params, BertConfig]:
-  shape = BertConfig(**files.read_json(workdir / assembly.SHAPE))
+  shape = assembly.read_shape(workdir, assembly.read_run(workdir))
+  shape = shape_of(shape, checkpoints, 0)
   boxed = abstract_params(Encoder(shape, shape.num_layers))
   abstract = {"params": sharding.abstract(boxed, mesh)}
   return checkpoints.restore(0, abstract)["params"], shape
+
+
+def _check_alike(folder: pathlib.Path, allow_pickle: bool) -> None:
+  """UserError where the processes would begin with different weights."""
+  found = distributed.of_all(files.fingerprint(folder, allow_pickle))
+  if other := [i for i, one in enumerate(found) if one != found[0]]:
+    raise UserError(
+      f"student.init_from: {folder} holds other weights for processes {other} "
+      "than for process 0; expected the same files on all hosts."
+    )
 
 
 def _check_words(

@@ -3,13 +3,14 @@
 import importlib.metadata
 import json
 import pathlib
+import shutil
 import sys
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from time_jax import assembly, corpus, distributed, folders
+from time_jax import assembly, corpus, distributed, folders, identity
 from time_jax.config import (
   completed,
   differences,
@@ -126,10 +127,16 @@ def write_files(
   """Writes what the commands after `distill` need besides the checkpoints."""
   folders.write_json(workdir / "config.json", json.loads(config.to_json()))
   assembly.write_shape(workdir, assembly.student_config(config, vocab_size))
-  target = workdir / "tokenizer"
-  if config.teacher.path != assembly.RANDOM and not target.exists():
-    fresh = workdir / "tokenizer.tmp"
-    folder = files.resolve(config.teacher.path)
-    longest = config.student.max_positions
-    tokenizer.save_tokenizer(folder, fresh, longest, vocab_size)
-    fresh.replace(target)
+  if config.teacher.path == assembly.RANDOM:
+    return
+  source = files.resolve(config.teacher.path)
+  target, fresh = workdir / "tokenizer", workdir / "tokenizer.tmp"
+  if target.exists():
+    # That of another teacher, where a run ended before its first checkpoint.
+    found = (identity.tokenizer_sha256(f, vocab_size) for f in (source, target))
+    if len(set(found)) == 1:
+      return
+    shutil.rmtree(target)
+  longest = config.student.max_positions
+  tokenizer.save_tokenizer(source, fresh, longest, vocab_size)
+  fresh.replace(target)

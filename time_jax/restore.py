@@ -84,8 +84,6 @@ def read_student(workdir: pathlib.Path, step: int | None = None) -> Student:
   """
   config = assembly.read_run(workdir)
   shape = assembly.read_shape(workdir, config)
-  encoder = Encoder(shape, shape.num_layers, jnp.dtype("float32"))
-  boxed = abstract_params(encoder)
   with Checkpoints.read_only(workdir) as checkpoints:
     steps = checkpoints.steps()
     chosen = step if step is not None else choose.read_choice(workdir)
@@ -98,6 +96,9 @@ def read_student(workdir: pathlib.Path, step: int | None = None) -> Student:
         "give --step, or run `time_jax choose` again."
       )
     chosen = steps[-1] if chosen is None else chosen
+    shape = initial.shape_of(shape, checkpoints, chosen)
+    encoder = Encoder(shape, shape.num_layers, jnp.dtype("float32"))
+    boxed = abstract_params(encoder)
     abstract = sharding.abstract(boxed, sharding.make_mesh())
     params = checkpoints.student(chosen, abstract)
     record = checkpoints.metadata(chosen)

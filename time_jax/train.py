@@ -28,6 +28,7 @@ from time_jax import (
   parallel,
   profiling,
   record,
+  seal,
   sharding,
   status,
   tracking,
@@ -72,6 +73,7 @@ def distill(
   tracking.check_installed(config.log.wandb)
   window = profiling.read_window(profile, config.train.num_steps)
   prepare_workdir(workdir)
+  initial.check_not_lost(workdir, seal.step_folders(workdir))
   teacher_config = assembly.teacher_config(config)
   with distributed.writing(workdir):
     rows = corpus.open_corpus(config, workdir, teacher_config.vocab_size)
@@ -117,6 +119,7 @@ def _distill(
       config, workdir, checkpoints, objective, tx, mesh, about
     )
     if jax.process_index() == 0:
+      initial.mark_imported(workdir, about.get("imported", {}))
       record.write_files(config, workdir, teacher.vocab_size)
     run = _Run(
       config,
