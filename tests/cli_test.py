@@ -232,6 +232,53 @@ def test_the_traceback_of_a_bug_shows_no_secret(capsys, monkeypatch):
   assert text.endswith("ZeroDivisionError: https://me:...@h/x\n")
 
 
+def unread():
+  """A stream whose other end is closed."""
+  reading, writing = os.pipe()
+  os.close(reading)
+  return os.fdopen(writing, "w")
+
+
+@pytest.mark.parametrize(
+  "argv", ["teachers", "--help", "distill --help", "choose --workdir=x", "fly"]
+)
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_output_that_nobody_reads_ends_a_command(monkeypatch, argv, lines):
+  def choose(workdir):
+    print("line\n" * lines, end="")
+    return 3
+
+  monkeypatch.setattr("time_jax.choose.choose", choose)
+  monkeypatch.setattr("sys.argv", ["time_jax", *argv.split()])
+  # A wrong command is told on stderr.
+  name = "stderr" if argv == "fly" else "stdout"
+  with unread() as stream, pytest.raises(SystemExit, match="141"):
+    monkeypatch.setattr(sys, name, stream)
+    __main__.main()
+
+
+def test_another_pipe_that_breaks_is_a_bug(capfd, monkeypatch):
+  monkeypatch.setattr("time_jax.choose.choose", raising(BrokenPipeError()))
+  monkeypatch.setattr("sys.argv", ["time_jax", "choose", "--workdir=x"])
+  monkeypatch.setattr(sys, "stdout", None)  # closed by who started it
+  with (
+    open(2, "w", closefd=False) as stream,
+    pytest.raises(SystemExit, match="1"),
+  ):
+    monkeypatch.setattr(sys, "stderr", stream)
+    __main__.main()
+  assert "BrokenPipeError" in capfd.readouterr().err
+
+
+def test_a_process_whose_output_nobody_reads_is_quiet():
+  words = [sys.executable, "-m", "time_jax", "languages"]
+  with unread() as stream:
+    done = subprocess.run(
+      words, cwd=ROOT, stdout=stream, stderr=subprocess.PIPE, check=False
+    )
+  assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_sigterm_ends_a_command_once(capsys, monkeypatch):
   cleaned = []
 

@@ -8,6 +8,8 @@ EXIT_BAD_INPUT = 2
 EXIT_RUN_FAILED = 3
 # Between 42 and 255 launchers such as XPK start a job again by default.
 EXIT_PREEMPTED = 42
+# What a shell says of a program that SIGPIPE ended: nobody reads its output.
+EXIT_PIPE = 141
 # What reading JSON of another form than expected, or none at all, ends with.
 DAMAGED_JSON = (
   *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),

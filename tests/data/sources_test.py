@@ -293,6 +293,37 @@ def test_wrong_places_fail_before_anything_is_read(
       sources.documents(parsed, Tally())  # No document is asked for.
 
 
+@pytest.mark.parametrize("packing", PACKED)
+def test_a_wrong_field_is_told_once_and_first(
+  caplog: pytest.LogCaptureFixture, tmp_path: pathlib.Path, packing: str
+) -> None:
+  path = tmp_path / f"a.jsonl{packing}"
+  path.write_bytes(PACKED[packing](b"[]\n{\n" + json_lines(TEXTS * 30, "body")))
+  (tmp_path / "0.jsonl").write_bytes(b"")
+  (tmp_path / "b.txt").write_text("text")
+  message = "a.jsonl.*: no field 'texte' \\(fields: id, body\\)"
+  for name in (path, f"{tmp_path}/*.jsonl*"):
+    texts = f"{tmp_path}/b.txt", f"{name}#texte"
+    with pytest.raises(errors.UserError, match=message):
+      sources.documents([*map(sources.Source.parse, texts)], Tally())
+  assert not caplog.records
+  # Some records may lack it, the first ones, too.
+  path.write_bytes(PACKED[packing](json_lines(TEXTS) + b'\n{"texte": "here"}'))
+  texts, tally = read(f"{path}#texte")
+  assert (texts, tally.bad_records) == (["here"], len(TEXTS))
+
+
+def test_a_wrong_column_is_told_before_the_sources_ahead_are_read(
+  tmp_path: pathlib.Path,
+) -> None:
+  (tmp_path / "a.parquet").write_bytes(parquet(["x"]))
+  source = sources.Source.parse(f"{tmp_path}/a.parquet#content")
+  with pytest.raises(errors.UserError, match="'content'; it has text, body"):
+    sources.documents([source], Tally())
+  (tmp_path / "a.parquet").write_bytes(parquet(["x"])[:-30])
+  sources.documents([source], Tally())  # Damage is counted by the reader.
+
+
 def test_a_missing_parquet_column_names_those_there(
   tmp_path: pathlib.Path,
 ) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from time_jax import errors
@@ -44,6 +45,42 @@ class BadRecordError(Exception):
   """A record without usable text; its message says why."""
 
 
+class MissingFieldError(BadRecordError):
+  """A record without the field that has the text elsewhere."""
+
+
+def check_field(records: Iterable[Any], field: str, where: str) -> list[Any]:
+  """Tells a wrong field once, instead of for each record.
+
+  Args:
+    records: the first ones of a source.
+    field: as `text_of` takes it.
+    where: they come from.
+
+  Returns:
+    Those that were looked at, up to the first that has the field.
+
+  Raises:
+    UserError: none has it.
+  """
+  seen, missing = [], []
+  for record in records:
+    seen.append(record)
+    try:
+      text_of(record, field)
+      return seen
+    except MissingFieldError as error:
+      missing.append(str(error))
+    except BadRecordError:
+      continue
+  if missing:
+    raise errors.UserError(
+      f"{where}: {missing[0]}; expected the name of the field with the text "
+      "behind the # of the source"
+    )
+  return seen
+
+
 def text_of(record: Any, field: str) -> str:
   """Returns the text in a field of a record; a null is an empty text."""
   if not isinstance(record, dict):
@@ -70,6 +107,6 @@ def _nested(record: dict[str, Any], field: str) -> Any:
       return None
     if not isinstance(value, dict) or part not in value:
       names = ", ".join(map(str, record)) or "none"
-      raise BadRecordError(f"no field {field!r} (fields: {names})")
+      raise MissingFieldError(f"no field {field!r} (fields: {names})")
     value = value[part]
   return value

@@ -28,10 +28,11 @@ from typing import Any
 
 from time_jax import errors
 from time_jax.data import hub, text_files
-from time_jax.data.records import BadRecordError, Tally, text_of
+from time_jax.data.records import BadRecordError, Tally, check_field, text_of
 
 # A TFDS name may carry a version, which is written with the same colon.
 _TFDS = re.compile(r"(?P<name>[^:]+(?::\d+\.\d+\.\d+)?)(?::(?P<split>.+))?")
+_FIRST = 100  # records that may lack the field before it is taken for wrong
 _FIELD = re.compile(r"[\w-]+(\.[\w-]+)*")
 
 
@@ -98,8 +99,9 @@ def local_files(sources: Sequence[Source]) -> list[pathlib.Path]:
 def documents(sources: Sequence[Source], tally: Tally) -> Iterator[str]:
   """Streams the documents of all sources, one after the other.
 
-  Files are looked up at once, so that a wrong path is reported before any work
-  is done. Bad records are counted in `tally` and skipped.
+  Files are looked up at once, so that a wrong path, or a field that they do
+  not have, is reported before any work is done. Bad records are counted in
+  `tally` and skipped.
 
   Args:
     sources: where to read, in this order.
@@ -115,7 +117,9 @@ def documents(sources: Sequence[Source], tally: Tally) -> Iterator[str]:
 
 def _stream(source: Source, tally: Tally) -> Iterator[str]:
   if source.kind == "files":
-    return text_files.read_files(local_files([source]), source.field, tally)
+    files = local_files([source])
+    text_files.check_fields(files, source.field)
+    return text_files.read_files(files, source.field, tally)
   if source.kind == "hub":
     paths = hub.find_files(source.name, source.config)
     return _read_hub(source, paths, tally)
@@ -128,6 +132,8 @@ def _read_hub(
   for path in paths:
     fetched = str(hub.fetch(source.name, path))
     files = text_files.find_files(fetched)
+    if path == paths[0]:
+      text_files.check_fields(files, source.field)
     yield from text_files.read_files(files, source.field, tally)
 
 
@@ -185,8 +191,11 @@ def _records(source: Source) -> Iterator[Any]:
 
 
 def _read_records(source: Source, tally: Tally) -> Iterator[str]:
-  for number, record in enumerate(_records(source)):
+  where = f"{source.kind}:{source.name}"
+  records = _records(source)
+  first = check_field(itertools.islice(records, _FIRST), source.field, where)
+  for number, record in enumerate(itertools.chain(first, records)):
     try:
       yield text_of(record, source.field)
     except BadRecordError as error:
-      tally.bad(f"{source.kind}:{source.name}: record {number}", str(error))
+      tally.bad(f"{where}: record {number}", str(error))

@@ -7,6 +7,7 @@ import contextlib
 import glob
 import gzip
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO
 import zstandard
 
 from time_jax import errors, text_encoding
-from time_jax.data.records import BadRecordError, Tally, text_of
+from time_jax.data.records import BadRecordError, Tally, check_field, text_of
 from time_jax.text_encoding import HEAD
 
 _CHUNK_BYTES = 1 << 20
@@ -26,6 +27,7 @@ _LONGEST_PARAGRAPH = 1 << 20
 # Nor may little compressed text fill the memory, nor a line of JSON, which can
 # become 24 times as much: such a line is skipped.
 _LONGEST_LINE = 16 << 20
+_FIRST = 100  # lines that are looked at before reading
 _LARGEST_PACKED = 4 << 30  # bytes of a parquet file inside .gz or .zst
 # Its 8 KiB can become 256 MiB of text, no more: 128 KiB from 4 bytes.
 _ZST_BYTES = 8 << 10
@@ -66,6 +68,59 @@ def file_size(path: pathlib.Path) -> int:
   """Returns the bytes of a file."""
   with _readable(path):
     return path.stat().st_size
+
+
+def check_fields(paths: list[pathlib.Path], field: str) -> None:
+  """Tells a wrong field at once, by the first file that is not empty.
+
+  Args:
+    paths: as `find_files` returns them.
+    field: the field with the text, where records have fields.
+
+  Raises:
+    UserError: the file has no such field.
+  """
+  path = next((path for path in paths if file_size(path)), None)
+  if path is None:
+    return
+  with _readable(path):
+    if _reader(path) is _read_json:
+      check_field(_first_objects(path), field, str(path))
+    elif path.suffix.lower() == ".parquet":  # Packed ones: as they are read.
+      _check_column(path, field)
+
+
+def _check_column(path: pathlib.Path, field: str) -> None:
+  import pyarrow.parquet  # Heavy, for this format only.
+
+  try:
+    names = pyarrow.parquet.read_schema(path).names
+  except (pyarrow.ArrowException, OSError, UnicodeError) as error:
+    if getattr(error, "errno", None) is not None:
+      raise
+    return  # A damaged file is told, and counted, when it is read.
+  _column(path, names, field)
+
+
+def _first_objects(path: pathlib.Path) -> list[Any]:
+  """The JSON in a file's first lines; what is damaged is told by the reader."""
+  found: list[Any] = []
+  with contextlib.suppress(*_DAMAGED):
+    for line in itertools.islice(_split_lines(_chunks(path)), _FIRST):
+      with contextlib.suppress(ValueError, RecursionError):
+        found.append(json.loads(line or b""))
+  return found
+
+
+def _column(path: pathlib.Path, names: list[str], field: str) -> str:
+  """The column of a parquet file that holds a field."""
+  column = field if field in names else field.partition(".")[0]
+  if column not in names:
+    raise errors.UserError(
+      f"{str(path)!r} has no column {column!r}; it has {', '.join(names)}; "
+      "name one of them behind a #"
+    )
+  return column
 
 
 def read_files(
@@ -137,13 +192,7 @@ def _read_parquet(
   try:
     place = io.BytesIO(_unpacked(path)) if packed else path
     file = pyarrow.parquet.ParquetFile(place, page_checksum_verification=True)
-    names = file.schema_arrow.names
-    column = field if field in names else field.partition(".")[0]
-    if column not in names:
-      raise errors.UserError(
-        f"{str(path)!r} has no column {column!r}; it has {', '.join(names)}; "
-        "name one of them behind a #"
-      )
+    column = _column(path, file.schema_arrow.names, field)
     row = 0
     for batch in file.iter_batches(columns=[column], batch_size=1024):
       for record in batch.to_pylist():
