@@ -19,7 +19,8 @@ arrays distributed optimizer spikes config metrics languages profiling
 checkpoint command data.examples data.json_files evals.recipe
 evals.lines arguments
 evals.edit_scripts evals.spans evals.trees
-evals.conllu evals.iob evals.squad
+evals.conllu evals.layouts evals.squad
+evals.iob
 sharding relations.dense models.family models.encoder
 models.lookup
 models.layers

@@ -1,12 +1,14 @@
 """IOB2 comes back as it was; what is wrong is said with its line."""
 
 import gzip
+import io
 
 import pytest
 import tiny_ner
 
 from time_jax.errors import UserError
 from time_jax.evals import iob
+from time_jax.evals.layouts import Layout
 
 
 @pytest.mark.parametrize("name", ["da-train", "da-dev"])
@@ -27,7 +29,7 @@ def test_columns_comments_and_line_ends(tmp_path):
   assert sentence.place(1) == f"{path}:5"
   changed = iob.to_text([sentence.with_tags(["O", "B-X", "I-X"])])
   assert changed == (
-    "# sent_id = 1\n# text = Ib # 1\nIb NN  O\n# NN B-X\n1 NN I-X\n\n"
+    "# sent_id = 1\n\n# text = Ib # 1\nIb NN  O\n# NN B-X\n1 NN I-X\n\n"
   )
 
 
@@ -39,21 +41,86 @@ def test_a_token_of_a_hash_sign_and_tokens_with_spaces():
 
 
 def test_the_language_in_wikianns_own_files(tmp_path, capsys):
-  text = "da:Anna\tB-PER\nda::\tO\n\nda:da:x\tO\n\n"
+  text = "da:Anna\tB-PER\nda::\tO\n\nda:da:x\tO\nda:\tO\n\n"
   path = tmp_path / "da.iob2"
   path.write_text(text)
   sentences = iob.read(path)
-  assert [s.words for s in sentences] == [("Anna", ":"), ("da:x",)]
+  assert [s.words for s in sentences] == [("Anna", ":"), ("da:x", "_")]
   assert iob.to_text(sentences) == text
   assert "all tokens begin with 'da:'" in capsys.readouterr().err
-  for other in ("Hans\tO\n", "da:\tO\n", "de:Hans\tO\n"):
-    path.write_text(text + other)
-    assert iob.read(path)[0].words == ("da:Anna", "da::")
-  assert not capsys.readouterr().err
+  for other in ("Hans", "de:Hans", "d"):
+    path.write_text(f"{text}{other}\tO\n")
+    with pytest.raises(UserError, match=rf"iob2:7: the token '{other}' does n"):
+      iob.read(path)
+  many = "da:a\tO\n" * 200
+  with pytest.raises(UserError, match="in:201: the token 'b' does not begin"):
+    iob.parse(f"{many}b\tO".encode().splitlines(), "in")
+  for few in ("da:Anna\tO\nx\tO\ny\tO\n", "http:\tO\nhttp:b\tO\n"):
+    (sentence,) = iob.parse(few.encode().splitlines(), "in")
+    assert sentence.words[0] in ("da:Anna", "http:")
+
+
+def test_marks_between_documents_and_all_empty_lines_are_kept():
+  text = (
+    "-DOCSTART- -X- O O\n\nEU NNP B-NP B-ORG\nsays VB B-VP O\n\n\n"
+    "-DOCSTART- -X- O O\n-DOCSTART- -X- O O\n\nHans NNP B-NP B-PER\n\n"
+  )
+  found = iob.parse(text.encode().splitlines(), "in")
+  assert [s.words for s in found] == [("EU", "says"), ("Hans",)]
+  assert [s.tags for s in found] == [("B-ORG", "O"), ("B-PER",)]
+  assert iob.to_text(found) == text
+  text = b"a\tB-X\n-DOCSTART-\tO\nb\tO\n-DOCSTART-x\tO\n"
+  found = iob.parse(text.splitlines(), "in")
+  assert [s.words for s in found] == [("a",), ("b", "-DOCSTART-x")]
+
+
+def test_iob1_is_read_as_iob2(capsys):
+  text = "a\tI-X\nb\tI-X\nc\tB-X\nd\tI-Y\n\ne\tO\nf\tI-X\n\n"
+  first, second = iob.parse(text.encode().splitlines(), "in")
+  assert first.tags == ("B-X", "I-X", "B-X", "B-Y")
+  assert second.tags == ("O", "B-X")
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line == (
+    "time_jax: note: in: read as columns with tabs between them, the token "
+    "first, the tag last (IOB1, in which entities begin with I-)."
+  )
+
+
+COUNTED = "1\tAnna\tB-PER\tO\n2\tler\tO\tO\n\n1\tJa\tO\tB-LOC\n"
+
+
+@pytest.mark.parametrize(
+  ("text", "line", "what"),
+  [
+    (COUNTED, 1, "the first column only counts the words"),
+    (f"#\thttp://x [2009]\n{COUNTED}", 1, "the first column only counts"),
+    (COUNTED.replace("1\t", "0\t").replace("2\t", "1\t"), 1, "only counts"),
+    ("1\tJa\tO\tB-LOC\n", 1, "the first column only counts"),
+    ("Alte\tB-ORG\tO\nUlm\tI-ORG\tB-ORG\n", 1, "the last two columns"),
+    ("a\tO\rb\tO\r\r", 1, "a carriage return"),
+    ("a\tO\nb\tO\rc\tO\n", 2, "a carriage return"),
+    ("a O\nb NN O\nc O\n", 2, "3 columns with spaces between them, expected 2"),
+    ("a\tO\nb O\n", 2, "no tag behind the token 'b O'"),
+  ],
+)
+def test_what_would_be_read_as_other_words_or_tags(text, line, what):
+  with pytest.raises(UserError) as caught:
+    iob.parse(io.BytesIO(text.encode()), "in")
+  assert str(caught.value).startswith(f"in:{line}: ")
+  assert what in str(caught.value)
+
+
+def test_a_column_of_numbers_and_one_of_chunks_are_none_of_these():
+  for text in ("1\tO\n2\tO\n", "2\tCD\tO\n1\tCD\tO\n", "1 CD O\nx NN O\n"):
+    (sentence,) = iob.parse(text.encode().splitlines(), "in")
+    assert len(sentence.words) == 2
+  text = b"EU\tB-NP\tB-ORG\nsays\tB-VP\tO\n"
+  assert iob.parse(text.splitlines(), "in")[0].tags == ("B-ORG", "O")
 
 
 def test_tokens_without_tags():
-  (sentence,) = iob.parse([b"Ib\tNN\n", b"1\n"], "in", tagged=False)
+  numbered = [(1, "Ib\tNN"), (2, "1"), (3, "")]
+  (sentence,) = iob.sentences(numbered, "in", Layout("\t"))
   assert sentence.words == ("Ib", "1") and not sentence.tags
   assert iob.to_text([sentence.with_tags(["O", "B-X"])]) == (
     "Ib\tNN\tO\n1\tB-X\n\n"
@@ -73,9 +140,9 @@ def test_tokens_without_tags():
     ("a b B-\n", 1, "the tag is 'B-'"),
     ("a\to\n", 1, "the tag is 'o'"),
     ("a\tE-PER\n", 1, "the tag is 'E-PER'"),
-    ("a\tI-PER\n", 1, "I-PER starts a sentence; expected B-PER here"),
+    ("a\tI-Y\nb\tB-X\n", 1, "I-Y starts a sentence; expected B-Y here"),
     ("a\tB-PER\n\nb\tI-PER\n", 3, "I-PER starts a sentence"),
-    ("a\tO\nb\tI-PER\n", 2, "I-PER follows O; expected B-PER here, or"),
+    ("a\tO\nb\tI-X\nc\tB-Y\n", 2, "I-X follows O; expected B-X here, or"),
     ("a\tB-X\nb\tI-X\nc\tI-Y\n", 3, "I-Y follows I-X; expected B-Y here"),
   ],
 )
@@ -92,11 +159,11 @@ def test_bad_files(tmp_path, text, line, what, end):
 
 
 def test_all_bad_lines_are_named():
-  text = b"a\tI-X\nb\n\nc\tO\nd\tx\n"
+  text = b"a\tI\nb\n\nc\tO\nd\tx\n"
   with pytest.raises(UserError) as caught:
     iob.parse(text.splitlines(keepends=True), "in")
   said = str(caught.value)
-  assert said.startswith("in:1: the tag I-X starts a sentence; ")
+  assert said.startswith("in:1: the tag is 'I', expected O")
   assert " in:2: no tag behind the token 'b'; " in said
   assert " in:5: the tag is 'x', expected O" in said
   assert said.count("in:") == 3

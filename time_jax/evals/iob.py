@@ -1,26 +1,28 @@
-"""IOB2 files: a token and its tag a line, an empty line behind a sentence.
+"""Files of names: a token and its tag a line, an empty line behind a sentence.
 
-`token<TAB>tag`, or columns of CoNLL with spaces or tabs between them: the first
-is the token, the last the tag. A tag is O, B-TYPE (an entity begins) or I-TYPE
-(it goes on). What stands before the tag is kept as it is.
+`token<TAB>tag`, or columns with tabs or spaces between them as in CoNLL-2003:
+the first is the token, the last the tag. A tag is O, B-TYPE (an entity begins)
+or I-TYPE (it goes on); a file in IOB1, where B- only separates two entities, is
+read as IOB2. What stands before the tag is kept as it is. A line -DOCSTART-
+ends a document and is no token.
 
-WikiANN's own files write `da:token`: where all tokens of a tagged file begin
-with the same language, it is no part of them.
+How lines are to be read is decided once for a file, see `layouts`, and said.
 """
 
 import dataclasses
+import itertools
 import pathlib
-import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from time_jax.errors import UserError
+from time_jax.evals import layouts
+from time_jax.evals.layouts import TAG, Layout
 from time_jax.evals.lines import Problems, decode, read_lines
 
 OUTSIDE = "O"
-_TAG = re.compile(r"O|[BI]-\S+")
-_LANGUAGE = re.compile(r"[a-z][a-z-]+:")
-_EXPECTED = "an IOB2 file (a token, a tab and its tag a line)"
+EMPTY = "_"  # the word where a file has an empty token
+EXPECTED = "an IOB2 file (a token, a tab and its tag a line)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Sentence:
   """One sentence of a file.
 
   Attributes:
-    comments: the lines that start with "# " before it.
+    comments: the lines without tokens before it: those that start with "# ",
+      marks between documents, and empty ones behind the first empty one.
     words: its tokens.
     before: of every word, its line up to the tag.
     tags: of every word; empty where there are none yet.
@@ -60,100 +63,131 @@ def make_sentence(words: Sequence[str], name: str = "text") -> Sentence:
 
 
 def read(path: pathlib.Path) -> list[Sentence]:
-  """Reads a file, plain or .gz.
+  """Reads a file with tags, plain or .gz, and says how it was read.
 
   Raises:
     UserError: no such file, or not IOB2; names the lines, ten at most.
   """
-  lines = read_lines(path, f"{_EXPECTED}, plain or .gz")
-  return _without_language(parse(lines, str(path)))
+  return parse(read_lines(path, f"{EXPECTED}, plain or .gz"), str(path))
 
 
-def parse(
-  lines: Iterable[bytes], name: str, *, tagged: bool = True, first: int = 1
-) -> list[Sentence]:
+def parse(lines: Iterable[bytes], name: str) -> list[Sentence]:
   """The same for lines, as they are on disk.
 
   Args:
     lines: of the file, undecoded.
     name: what messages call the file.
-    tagged: whether the last column is the tag; else there is none yet.
-    first: number of the first line.
   """
-  sentences: list[Sentence] = []
+  numbered = decode(lines, name, EXPECTED)
+  guess, first, layout = layouts.Guess(name, tagged=True), [], None
+  for number, text in numbered:
+    first.append((number, text))
+    if layout := guess.add(number, text):
+      break
+  layout = layout or guess.end()
+  found = list(sentences(itertools.chain(first, numbered), name, layout))
+  if not found:
+    raise UserError(f"{name}:1: no sentence in this file; expected {EXPECTED}.")
+  _check_nested(found, layout)
+  scheme = "IOB2"
+  if problems := list(_disorder(found)):
+    if any(map(_begins_first, found)):
+      _raise(problems)
+    found = [s.with_tags(repair(s.tags)) for s in found]
+    scheme = "IOB1, in which entities begin with I-"
+  say(name, f"{layout} ({scheme})")
+  return found
+
+
+def say(name: str, what: str) -> None:
+  """Tells the user how a file is read."""
+  print(f"time_jax: note: {name}: read as {what}.", file=sys.stderr)
+
+
+def sentences(
+  numbered: Iterable[tuple[int, str]], name: str, layout: Layout
+) -> Iterator[Sentence]:
+  """The sentences of lines, as far as no line before is wrong.
+
+  Args:
+    numbered: lines with their numbers; the last is empty.
+    name: what messages call the file.
+    layout: how the lines are to be read.
+
+  Raises:
+    UserError: at the end, if lines are not of the layout; names ten at most.
+  """
   comments: list[str] = []
   rows: list[tuple[int, str, str, str]] = []  # line number, before, word, tag
-  columns = 0  # of the latest line whose columns have spaces between them
   problems = Problems()
-  for number, text in decode(lines, name, _EXPECTED, first):
-    place = f"{name}:{number}"
-    if not text.strip():
-      if rows:
+  for number, text in numbered:
+    blank = not text.strip()
+    if blank or layouts.is_boundary(text):
+      if rows and not problems.found:
         numbers, before, words, tags = zip(*rows, strict=True)
-        tags = tags if tagged else ()
-        sentences.append(
-          Sentence(tuple(comments), words, before, tags, numbers, name)
-        )
+        tags = tags if layout.tagged else ()
+        yield Sentence(tuple(comments), words, before, tags, numbers, name)
+      elif blank:
+        comments.append("")
+      if rows:
         comments, rows = [], []
-    elif _is_comment(text, columns):
+      if not blank:
+        comments.append(text if layout.tagged else f"{text}\t{OUTSIDE}")
+    elif layout.is_comment(text):
       comments.append(text)
-    elif tagged:
-      with problems:
-        rows.append((number, *_row(text, place)))
-        if not problems.found:  # A line that is missing has an order, too.
-          _check_order([tag for *_, tag in rows[-2:]], place)
-      columns = 0 if "\t" in text else len(text.split())
     else:
-      word = text.split("\t")[0]
       with problems:
-        rows.append((number, f"{text}\t", _token(word, place), ""))
+        rows.append((number, *_columns(text, layout, f"{name}:{number}")))
   problems.raise_them()
-  if not sentences:
+
+
+def _columns(text: str, layout: Layout, place: str) -> tuple[str, str, str]:
+  """What stands before the tag, the token, the tag; empty: there is none."""
+  if layout.tagged:
+    before, word, tag = _row(text, layout, place)
+  else:
+    before, word, tag = f"{text}\t", _token(text.split("\t")[0], place), ""
+    if not layout.separator and len(text.split()) > 1:
+      raise UserError(
+        f"{place}: several words or columns, {text.strip()!r:.60}, where each "
+        "line before holds one token; expected a token a line, or running "
+        "text from the first line on."
+      )
+  if layout.prefix:
+    layouts.check_prefix(word, layout.prefix, place)
+    word = word[len(layout.prefix) :] or EMPTY
+  return before, word, tag
+
+
+def _check_nested(found: Sequence[Sentence], layout: Layout) -> None:
+  """UserError where the last two columns both say where names are.
+
+  Chunks, which CoNLL-2003 has there, have other types than names.
+  """
+  inner: set[str] = set()
+  outer: dict[str, tuple[str, str]] = {}  # type -> place and tag
+  for sentence in found:
+    for i, (before, tag) in enumerate(
+      zip(sentence.before, sentence.tags, strict=True)
+    ):
+      fields = layout.fields(before.rstrip(layout.separator))
+      if len(fields) < 2 or not TAG.fullmatch(fields[-1]):
+        return
+      inner.add(tag[2:])
+      outer.setdefault(fields[-1][2:], (sentence.place(i), fields[-1]))
+  both = (inner & outer.keys()) - {""}
+  if both:
+    place, tag = outer[min(both)]
     raise UserError(
-      f"{name}:{first}: no sentence in this file; expected {_EXPECTED}."
+      f"{place}: the last two columns both have tags of names, such as {tag!r} "
+      "here (nested names, as in GermEval's files?); expected one column of "
+      "tags. Leave out the other, such as with `cut`."
     )
-  return sentences
 
 
-def _without_language(sentences: list[Sentence]) -> list[Sentence]:
-  """Tokens without the language that stands before every one of them."""
-  found = _LANGUAGE.match(sentences[0].words[0])
-  prefix = found[0] if found else ""
-  words = [word for sentence in sentences for word in sentence.words]
-  if not prefix or not all(
-    word.startswith(prefix) and word != prefix for word in words
-  ):
-    return sentences
-  print(
-    f"time_jax: note: {sentences[0].name}: all tokens begin with {prefix!r}, "
-    "as in WikiANN's own files; models read what is behind it.",
-    file=sys.stderr,
-  )
-  return [
-    dataclasses.replace(
-      sentence, words=tuple(word[len(prefix) :] for word in sentence.words)
-    )
-    for sentence in sentences
-  ]
-
-
-def is_tagged(line: str) -> bool:
-  """Whether the last of several columns, tabs between them, is a tag."""
-  columns = line.rstrip().split("\t")
-  return len(columns) > 1 and bool(_TAG.fullmatch(columns[-1]))
-
-
-def _is_comment(text: str, columns: int) -> bool:
-  """A line "# O" is the token "#" where lines with spaces look like that."""
-  fields = text.split()
-  looks_alike = len(fields) == columns and _TAG.fullmatch(fields[-1])
-  return text.startswith("# ") and "\t" not in text and not looks_alike
-
-
-def _row(text: str, place: str) -> tuple[str, str, str]:
+def _row(text: str, layout: Layout, place: str) -> tuple[str, str, str]:
   """What stands before the tag, the token, the tag."""
-  text = text.rstrip(" ")
-  mark = "\t" if "\t" in text else " "
+  text, mark = text.rstrip(" "), layout.separator
   before, found, tag = text.rpartition(mark)
   word = _token(text.split(mark)[0], place)
   if not found or not tag:
@@ -161,9 +195,14 @@ def _row(text: str, place: str) -> tuple[str, str, str]:
       f"{place}: no tag behind the token {word!r}; expected a tab and O, "
       "B-TYPE or I-TYPE."
     )
-  if not _TAG.fullmatch(tag):
+  if not TAG.fullmatch(tag):
     raise UserError(
       f"{place}: the tag is {tag!r}, expected O, B-TYPE or I-TYPE (IOB2)."
+    )
+  if layout.columns and len(layout.fields(text)) != layout.columns:
+    raise UserError(
+      f"{place}: {len(layout.fields(text))} columns with spaces between them, "
+      f"expected {layout.columns} as in the first lines."
     )
   return before + mark, word, tag
 
@@ -174,16 +213,37 @@ def _token(text: str, place: str) -> str:
   return text
 
 
-def _check_order(tags: Sequence[str], place: str) -> None:
-  """UserError where an entity goes on that has not begun."""
-  if follows(*tags[:-1], tag=tags[-1]):
-    return
-  kind = tags[-1][2:]
-  before = f"follows {tags[0]}" if len(tags) > 1 else "starts a sentence"
-  raise UserError(
-    f"{place}: the tag {tags[-1]} {before}; expected B-{kind} here, or "
-    f"B-{kind} or I-{kind} before it (IOB2)."
+def _disorder(found: Iterable[Sentence]) -> Iterator[str]:
+  """What is wrong with every entity that goes on but has not begun."""
+  for sentence in found:
+    before = ""
+    for i, tag in enumerate(sentence.tags):
+      if not follows(before or OUTSIDE, tag=tag):
+        kind = tag[2:]
+        where = f"follows {before}" if before else "starts a sentence"
+        yield (
+          f"{sentence.place(i)}: the tag {tag} {where}; expected B-{kind} "
+          f"here, or B-{kind} or I-{kind} before it (IOB2)."
+        )
+      before = tag
+
+
+def _begins_first(sentence: Sentence) -> bool:
+  """Whether a B- stands where IOB1 would have an I-."""
+  tags = (OUTSIDE, *sentence.tags)
+  return any(
+    tag.startswith("B-") and before[1:] != tag[1:]
+    for before, tag in itertools.pairwise(tags)
   )
+
+
+def _raise(messages: Iterable[str]) -> None:
+  """Raises UserError with the first ten."""
+  problems = Problems()
+  for message in messages:
+    with problems:
+      raise UserError(message)
+  problems.raise_them()
 
 
 def follows(before: str = OUTSIDE, *, tag: str) -> bool:

@@ -90,12 +90,13 @@ def decode(
     first: number of the first line.
 
   Raises:
-    UserError: bytes that are no UTF-8, or no text.
+    UserError: bytes that are no UTF-8, or no text; or lines that end otherwise.
   """
   for number, line in enumerate(itertools.chain(lines, [b""]), first):
     if number == 1:
       check_start(line, name)
-    check_nul(line, f"{name}:{number}")
+    if b"\0" in line:
+      check_nul(line, f"{name}:{number}")
     try:
       text = line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
@@ -103,4 +104,11 @@ def decode(
         f"{name}:{number}: not UTF-8 at byte {error.start + 1} of the line; "
         f"expected {what} in UTF-8."
       ) from None
-    yield number, text.rstrip("\r\n")
+    text = text.rstrip("\r\n")
+    if "\r" in text:
+      raise UserError(
+        f"{name}:{number}: a carriage return (\\r) within the line; expected "
+        "lines that end with \\n or \\r\\n. Convert line ends first, such as "
+        "with `tr '\\r' '\\n'`."
+      )
+    yield number, text

@@ -47,8 +47,8 @@ def predict(folder: pathlib.Path, source: BinaryIO, out: TextIO) -> int:
   Args:
     folder: of a fine-tuned model.
     source: one sentence a line with spaces between its words; or CoNLL-U for
-      a model of `ud`, for one of `ner` a token a line. Of `qa`, see
-      `squad.parse`.
+      a model of `ud`; for one of `ner` what it is trained on, or a token a
+      line, see `layouts`. Of `qa`, see `squad.parse`.
     out: gets CoNLL-U, IOB2, or JSON lines of answers; those of sentences as
       soon as a block of them is read, such as a line that is typed.
 
@@ -133,14 +133,14 @@ _LINES = "or one sentence a line with spaces between its words"
 _KINDS = {
   "ud": _Kind(
     "sentences",
-    functools.partial(incoming.sentences, choose=incoming.choose_conllu),
+    functools.partial(incoming.sentences, choose=incoming.ChooseConllu),
     ud.from_record,
     conllu.to_text,
     f"CoNLL-U, {_LINES}",
   ),
   "ner": _Kind(
     "sentences",
-    functools.partial(incoming.sentences, choose=incoming.choose_tokens),
+    functools.partial(incoming.sentences, choose=incoming.ChooseTokens),
     ner.from_record,
     iob.to_text,
     f"a token a line, {_LINES}",
