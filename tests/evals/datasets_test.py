@@ -121,6 +121,28 @@ def test_parquet_with_tags_as_text_is_as_iob2(tmp_path):
     ({"tokens": WORDS, "ner_tags": NUMBERS}, "row 0: the tag 2 has no name"),
     ({"tokens": [["a"]], "ner_tags": [["O"] * 2]}, "row 0 has 1 words and 2 t"),
     ({"tokens": [["a"]], "ner_tags": [["X"]]}, "the tag is 'X', expected O"),
+    (
+      {"tokens": [["a"], ["b", None]], "ner_tags": [["O"], ["O", "O"]]},
+      r"train\.parquet: row 1: a token is missing \(null\); expected lists",
+    ),
+    (
+      {"tokens": [["a"], None], "ner_tags": [["O"], ["O"]]},
+      "row 1: tokens is mi",
+    ),
+    (
+      {"tokens": [["a"], ["b"]], "ner_tags": [["O"], None]},
+      "row 1: ner_tags is",
+    ),
+    ({"tokens": [["a"]], "ner_tags": [[None]]}, "row 0: a tag is missing"),
+    ({"tokens": [[7]], "ner_tags": [["O"]]}, "row 0: a token is 7; expected"),
+    (
+      {"tokens": ["ab"], "ner_tags": [["O", "O"]]},
+      "row 0: tokens is 'ab'; exp",
+    ),
+    (
+      {"tokens": [["-DOCSTART-"]], "ner_tags": [["O"]]},
+      "no sentence in this f",
+    ),
   ],
 )
 def test_parquet_that_is_no_such_table(tmp_path, columns, message):

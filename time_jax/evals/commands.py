@@ -8,6 +8,7 @@ from typing import Any
 from absl import flags
 
 from time_jax.command import Command, config_flag, path, workdir_flag
+from time_jax.errors import UserError
 from time_jax.evals.recipe import ner_config, qa_config, ud_config
 
 
@@ -56,6 +57,14 @@ def _run_qa(args: Any) -> int:
 
 
 def _run_predict(args: Any) -> int:
+  # Python has no stream where it was closed before the start (`<&-`).
+  for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
+    if stream is None:
+      raise UserError(
+        f"the standard {name} is closed; expected text to annotate on the "
+        "standard input and room for the result on the output, as in "
+        "`predict MODEL < text > out`."
+      )
   module = importlib.import_module("time_jax.evals.predict")
   return module.predict(path(args.folder), sys.stdin.buffer, sys.stdout)
 

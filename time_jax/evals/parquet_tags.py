@@ -1,11 +1,12 @@
 """Parquet files of token classification, as dataset repositories have them."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
 
 from time_jax.errors import UserError
-from time_jax.evals import iob
+from time_jax.evals import iob, layouts
 from time_jax.evals.iob import Sentence
 
 _EXPECTED = (
@@ -37,19 +38,41 @@ def read(path: pathlib.Path) -> list[Sentence]:
       f"{', '.join(table.column_names)}; expected {_EXPECTED}."
     )
   names = _names(table.schema.metadata or {})
-  lines: list[bytes] = []
+  found: list[Sentence] = []
   columns = (table[name].to_pylist() for name in ("tokens", "ner_tags"))
   for row, (words, tags) in enumerate(zip(*columns, strict=True)):
-    if len(words) != len(tags):
-      raise UserError(
-        f"{path}: row {row} has {len(words)} words and {len(tags)} tags."
-      )
-    tags = iob.repair(_tag(tag, names, f"{path}: row {row}") for tag in tags)
+    place = f"{path}: row {row}"
+    _check(words, tags, place)
+    if not words or words == [layouts.BOUNDARY]:
+      continue
     # White space inside of a word would be taken for the next column.
-    pairs = zip(("_".join(w.split()) or "_" for w in words), tags, strict=True)
-    lines += [f"{word}\t{tag}\n".encode() for word, tag in pairs]
-    lines.append(b"\n")
-  return iob.parse(lines, str(path))
+    words = tuple("_".join(word.split()) or iob.EMPTY for word in words)
+    tags = iob.repair(_tag(tag, names, place) for tag in tags)
+    sentence = iob.make_sentence(words, str(path)).with_tags(tags)
+    found.append(dataclasses.replace(sentence, numbers=(row,) * len(words)))
+  if not found:
+    raise UserError(f"{path}: no sentence in this file; expected {_EXPECTED}.")
+  return found
+
+
+def _check(words: Any, tags: Any, place: str) -> None:
+  """UserError for a row without as many words as tags."""
+  for name, values in (("tokens", words), ("ner_tags", tags)):
+    if not isinstance(values, list):
+      raise UserError(
+        f"{place}: {name} is {_shown(values)}; expected {_EXPECTED}."
+      )
+  for word in words:
+    if not isinstance(word, str):
+      raise UserError(
+        f"{place}: a token is {_shown(word)}; expected {_EXPECTED}."
+      )
+  if len(words) != len(tags):
+    raise UserError(f"{place} has {len(words)} words and {len(tags)} tags.")
+
+
+def _shown(value: Any) -> str:
+  return "missing (null)" if value is None else f"{value!r:.40}"
 
 
 def _names(metadata: dict[bytes, bytes]) -> list[str]:
@@ -64,10 +87,16 @@ def _names(metadata: dict[bytes, bytes]) -> list[str]:
 
 def _tag(tag: Any, names: list[str], place: str) -> str:
   if isinstance(tag, str):
+    if not layouts.TAG.fullmatch(tag):
+      raise UserError(
+        f"{place}: the tag is {tag!r}, expected O, B-TYPE or I-TYPE (IOB2)."
+      )
     return tag
+  if tag is None:
+    raise UserError(f"{place}: a tag is missing (null); expected {_EXPECTED}.")
   if not isinstance(tag, int) or not 0 <= tag < len(names):
     raise UserError(
       f"{place}: the tag {tag!r} has no name, there are {len(names)}; expected "
       f"{_EXPECTED}."
     )
-  return names[tag]
+  return _tag(names[tag], [], place)
