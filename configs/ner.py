@@ -7,7 +7,7 @@ dev=da-dev.iob2,test=da-test.iob2
 Arguments:
   lang              ISO code, for reports
   model             a workdir, a folder, a hub id, package:NAME/FOLDER
-  train, dev, test  IOB2 files, plain or .gz: a token and its tag a line; or
+  train, dev, test  files of a token and its tag a line, plain or .gz; or
                     parquet; or hf:OWNER/NAME/PATTERN, a file on the hub
   data              instead of them: wikiann, or a folder of such files
 
@@ -16,6 +16,12 @@ chooses its tag; `seqeval` scores whole entities. TiME (arXiv 2512.14645) states
 5 epochs of batches of 64, length 400, seed 101 and the best epoch by dev. Not
 stated, and ours: AdamW (0.9, 0.999) at 5e-4, the encoder at a tenth of it, 50
 steps of warm-up and a cosine, dropout 0.1, weight decay 0.01.
+
+Tags are IOB2 or IOB1. Columns have tabs or spaces between them, the token first
+and the tag last, as in CoNLL-2003; a line -DOCSTART- is no token, and the "da:"
+before all tokens of WikiANN's own files is taken off. What a file is read as is
+said. A test file without a name has undefined scores, and a dev file without
+one is refused, since no epoch could be chosen by it.
 
 What is behind 400 tokens of a sentence is read separately, not left out. An
 I- tag that no entity precedes is written as B-, which changes no entity as

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import random
+import re
 import signal
 import sys
 
@@ -70,19 +71,47 @@ def by_hand(gold, found):
 def test_a_short_run_is_scored_and_predicts(
   model, capsys, monkeypatch, tmp_path
 ):
-  flags = (*LEARN, "--config.train.epochs=4")
+  empty = tmp_path / "empty.iob2"
+  empty.write_text("Ja\tO\n")
+  flags = (*LEARN, "--config.train.epochs=4", f"--config.data.test={empty}")
   command = tiny_ner.command(model, tmp_path, *flags, dev="da-train")
   assert cli.main(command) == 0
+  output = capsys.readouterr()
+  assert f"{empty}: all tags are O, so the scores of test are un" in output.err
+  assert "\ntest " + "  undefined" * 3 in output.out
+  summary = json.loads((tmp_path / "scores.json").read_text())["scores"]
+  nothing = {"mean": None, "std": None, "values": [None]}
+  assert summary["test"] == dict.fromkeys(ner_scores.METRICS, nothing)
   folder = tmp_path / "seed-101"
   gold, found = tags_of(TRAIN), tags_of(folder / "dev.iob2")
   scores = json.loads((folder / "scores.json").read_text())["scores"]
   assert scores["dev"] == by_hand(gold, found)
   assert scores["dev"]["F1"] > 0
   capsys.readouterr()
-  source = io.TextIOWrapper(io.BytesIO(TRAIN.read_bytes()))
-  monkeypatch.setattr(sys, "stdin", source)
-  assert cli.main(["predict", str(folder / "model")]) == 0
-  assert capsys.readouterr().out == (folder / "dev.iob2").read_text()
+
+  def predict(text):
+    source = io.TextIOWrapper(io.BytesIO(text.encode()))
+    monkeypatch.setattr(sys, "stdin", source)
+    assert cli.main(["predict", str(folder / "model")]) == 0
+    return capsys.readouterr().out
+
+  text, expected = TRAIN.read_text(), (folder / "dev.iob2").read_text()
+  assert predict(text) == expected
+  marked = [f"-DOCSTART-{mark}O\n\n" for mark in (" ", "\t", "\tO\t")]
+  spaces = [some.replace("\t", " ") for some in (text, expected)]
+  assert predict(marked[0] + spaces[0]) == marked[0] + spaces[1]
+  prefix = [re.sub(r"(?m)^(?=.)", "da:", some) for some in (text, expected)]
+  assert predict(marked[1] + prefix[0]) == marked[1] + prefix[1]
+  more = [some.replace("\t", "\tNN\t") for some in (text, expected)]
+  assert predict(marked[2] + more[0]) == marked[2] + more[1]
+  for name in ("stdin", "stdout"):  # closed, as by `<&-`
+    with monkeypatch.context() as patch:
+      patch.setattr(sys, name, None)
+      assert cli.main(["predict", str(folder / "model")]) == 2
+      stream = name.removeprefix("std")
+      assert (
+        f"the standard {stream}put is closed; exp" in capsys.readouterr().err
+      )
 
 
 def test_two_processes_with_the_weights_between_them(model, tmp_path):
@@ -193,7 +222,7 @@ def test_repaired_tags_are_valid_and_the_same_entities():
     )
     scores = ner_scores.score([raw], [fixed])
     entities = any(tag != "O" for tag in raw)
-    assert set(scores.values()) == {100.0 if entities else 0.0}
+    assert set(scores.values()) == {100.0 if entities else None}
     changed += raw != fixed
   assert changed > 50
   scores = ner_scores.score(
@@ -204,6 +233,7 @@ def test_repaired_tags_are_valid_and_the_same_entities():
 
 def test_unknown_tags_are_noted_with_their_line(capsys):
   parse = iob.parse([b"a\tO\n", b"b\tB-Z\n", b"\n", b"c\tB-Z\n"], "dev.iob2")
+  capsys.readouterr()
   ner.note_unknown(parse, ["O", "B-X"])
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith("time_jax: note: dev.iob2:2: the tag 'B-Z' is not in")
@@ -217,7 +247,8 @@ def test_bad_settings_and_files(model, capsys, tmp_path, monkeypatch):
   def error(*flags, **files):
     arguments = tiny_ner.command(model, tmp_path / "run", *flags, **files)
     assert cli.main(arguments) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    *notes, line = capsys.readouterr().err.splitlines()
+    assert all("iob2: read as columns with tabs" in note for note in notes)
     return line
 
   line = error("--config.data.longest=0", "--config.train.dropout=1.0")
@@ -225,9 +256,12 @@ def test_bad_settings_and_files(model, capsys, tmp_path, monkeypatch):
   assert "train.dropout=1.0, expected at least 0 and less than 1" in line
   assert "no file at" in error(train="nothing")
   bad = tmp_path / "bad.iob2"
-  bad.write_text("a\tO\nb\tI-PER\n")
+  bad.write_text("a\tO\nb\tI-PER\nc\tB-X\n")
   line = error(f"--config.data.dev={bad}")
   assert f"{bad}:2: the tag I-PER follows O" in line
+  bad.write_text("a\tO\nb\tO\n")
+  line = error(f"--config.data.dev={bad}")
+  assert f"{bad}: all tags are O, so F1 is undefined and no epoch" in line
   arguments = tiny_ner.command(model, tmp_path / "run")
   arguments[2] += ",depth=3"
   assert cli.main(arguments) == 2

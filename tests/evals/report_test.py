@@ -80,6 +80,22 @@ def run(capsys, *arguments, code=0):
   return capsys.readouterr()
 
 
+def test_scores_that_are_undefined_have_a_word_and_no_part_in_means(
+  capsys, tmp_path
+):
+  names = finetuned(tmp_path / "ner", "ner", "s", {"F1": [50.0, 60.0]})
+  content = json.loads((names / "scores.json").read_text())
+  nothing = {"mean": None, "std": None, "values": [None, None]}
+  content["scores"]["test"]["F1"] = nothing
+  (names / "scores.json").write_text(json.dumps(content))
+  tags = ud(tmp_path / "ud", "s", (90, 80, 70))
+  output = run(capsys, names, tags, "--teacher=s", f"--out={tmp_path / 'out'}")
+  assert (
+    "| 90.00 | 80.00 | 70.00 | undefined | - | - | 100.0 (of 3)" in output.out
+  )
+  assert "* undefined: there is no name to find" in output.out
+
+
 def cells(text, label):
   (line,) = (x for x in text.splitlines() if f"| {label} |" in x)
   return "  ".join(cell.strip() for cell in line.strip("|").split("|"))

@@ -30,7 +30,8 @@ from time_jax.hf import files
 from time_jax.record import check_processes, versions
 from time_jax.watchdog import Watchdog
 
-Scores = dict[str, dict[str, float]]  # split -> metric -> percent
+# Split -> metric -> percent; None: undefined.
+Scores = dict[str, Mapping[str, float | None]]
 Done = dict[str, Any]  # what the file SCORES of a seed says
 
 
@@ -327,13 +328,16 @@ def _report(
     "scores": summary,
   }
   folders.write_json(workdir / SCORES, content)
-  widths = {name: max(8, len(name) + 2) for name in task.metrics}
+  shown = [_percent(m[name]["mean"]) for m in summary.values() for name in m]
+  least = max(8, *(len(text) + 2 for text in shown))
+  widths = {name: max(least, len(name) + 2) for name in task.metrics}
   print(" " * 5 + "".join(f"{name:>{widths[name]}}" for name in task.metrics))
   for split, metrics in summary.items():
     for what in ("mean", "std")[: 2 if len(found) > 1 else 1]:
       label = split if what == "mean" else "  +-"
       values = "".join(
-        f"{metrics[name][what]:{width}.2f}" for name, width in widths.items()
+        f"{_percent(metrics[name][what]):>{width}}"
+        for name, width in widths.items()
       )
       print(f"{label:<5}{values}")
   print(f"Scores by {task.scorer}, in percent: {workdir / SCORES}")
@@ -341,10 +345,20 @@ def _report(
   print(f"Next: python -m time_jax predict {folder} {task.pipe}")
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-  """Mean, and the standard deviation of a sample; 0 for a single value."""
+def _percent(value: float | None) -> str:
+  return "undefined" if value is None else f"{value:.2f}"
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, Any]:
+  """Mean, and the standard deviation of a sample; 0 for a single value.
+
+  None, where a value is undefined.
+  """
+  known = [value for value in values if value is not None]
+  if len(known) < len(values):
+    return {"mean": None, "std": None, "values": list(values)}
   return {
-    "mean": statistics.fmean(values),
-    "std": statistics.stdev(values) if len(values) > 1 else 0.0,
-    "values": list(values),
+    "mean": statistics.fmean(known),
+    "std": statistics.stdev(known) if len(known) > 1 else 0.0,
+    "values": known,
   }

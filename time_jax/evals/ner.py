@@ -52,8 +52,10 @@ class Ner(Task):
     super().__init__(config, data, opened, buckets, mesh)
     tags = learn(data["train"])
     for split in SPLITS[1:]:
-      if split in data and jax.process_index() == 0:
-        note_unknown(data[split], tags)
+      if split in data:
+        check_entities(split, data[split])
+        if jax.process_index() == 0:
+          note_unknown(data[split], tags)
     self.network = make_tagger(
       opened, tags, buckets, mesh, config.train.dropout, config.train.dtype
     )
@@ -91,12 +93,14 @@ class Ner(Task):
     smoothing = self.config.train.label_smoothing
     return {_TAG: smoothed_loss(scores, batch.targets[_TAG], smoothing)}
 
-  def score(self, split: str, found: Sequence[Sentence]) -> dict[str, float]:
+  def score(
+    self, split: str, found: Sequence[Sentence]
+  ) -> dict[str, float | None]:
     """Those of seqeval, against the file."""
     gold = [list(sentence.tags) for sentence in self.data[split]]
     return ner_scores.score(gold, [list(sentence.tags) for sentence in found])
 
-  def quality(self, scores: Mapping[str, float]) -> float:
+  def quality(self, scores: Mapping[str, Any]) -> float:
     """Entity F1, as the reference chooses by."""
     return scores["F1"]
 
@@ -153,6 +157,29 @@ def learn(sentences: Sequence[Sentence]) -> list[str]:
       "with entities (B-TYPE, I-TYPE)."
     )
   return sorted(counts, key=lambda tag: (-counts[tag], tag))
+
+
+def check_entities(split: str, sentences: Sequence[Sentence]) -> None:
+  """Says what follows where a dev or test file has no entity.
+
+  Raises:
+    UserError: it is dev, by which the best epoch is to be chosen.
+  """
+  if ner_scores.has_entity([sentence.tags for sentence in sentences]):
+    return
+  name = sentences[0].name
+  if split == "dev":
+    raise UserError(
+      f"{name}: all tags are {OUTSIDE}, so F1 is undefined and no epoch can be "
+      "chosen by it; expected a dev file with entities, such as some sentences "
+      "of the training file that are left out of it."
+    )
+  if jax.process_index() == 0:
+    print(
+      f"time_jax: note: {name}: all tags are {OUTSIDE}, so the scores of "
+      f"{split} are undefined.",
+      file=sys.stderr,
+    )
 
 
 def note_unknown(sentences: Sequence[Sentence], tags: Sequence[str]) -> None:

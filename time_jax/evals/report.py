@@ -77,6 +77,9 @@ def texts(row: Row) -> list[str]:
     if cell is None:
       cells.append(MISSING)
       continue
+    if cell.mean is None or cell.std is None:
+      cells.append("undefined")
+      continue
     spread = f" ± {cell.std:.2f}" if cell.seeds > 1 else ""
     dev = " (dev)" if cell.split == "dev" else ""
     cells.append(f"{cell.mean:.2f}{spread}{dev}")
@@ -129,6 +132,8 @@ def _notes(
     f"Scores in percent; {MISSING}: not measured. The average is of test "
     "scores, where all are there."
   ]
+  if any(cell.mean is None for cell in cells):
+    notes.append("undefined: there is no name to find in the file.")
   if any(cell.seeds > 1 for cell in cells):
     notes.append("±: standard deviation over the seeds.")
   if any(cell.split == "dev" for cell in cells):

@@ -23,14 +23,14 @@ class Cell:
   """A score in percent.
 
   Attributes:
-    mean: over the seeds.
-    std: over the seeds.
+    mean: over the seeds; None: undefined, as F1 where there is no name to find.
+    std: over the seeds; None likewise.
     seeds: how many.
     split: test or dev.
   """
 
-  mean: float
-  std: float
+  mean: float | None
+  std: float | None
   seeds: int
   split: str
 
@@ -70,7 +70,7 @@ class Row:
     return {
       name: cell.mean
       for name, cell in self.cells.items()
-      if cell.split == "test"
+      if cell.split == "test" and cell.mean is not None
     }
 
 

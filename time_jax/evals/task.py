@@ -92,8 +92,10 @@ class Task(abc.ABC):
     """
 
   @abc.abstractmethod
-  def score(self, split: str, found: Sequence[Any]) -> dict[str, float]:
-    """The metrics of predicted items, in percent."""
+  def score(
+    self, split: str, found: Sequence[Any]
+  ) -> Mapping[str, float | None]:
+    """The metrics of predicted items, in percent; None: undefined."""
 
   def breakdown(self, split: str, found: Sequence[Any]) -> dict[str, Any]:
     """Counts behind the metrics, for `report --by`; by default none."""
@@ -101,7 +103,7 @@ class Task(abc.ABC):
     return {}
 
   @abc.abstractmethod
-  def quality(self, scores: Mapping[str, float]) -> float:
+  def quality(self, scores: Mapping[str, Any]) -> float:
     """What the best epoch is chosen by; higher is better."""
 
   @abc.abstractmethod
@@ -160,7 +162,11 @@ class Task(abc.ABC):
     scores = self.score("dev", found)
     return {
       tuning.SCORE: self.quality(scores),
-      **{f"dev/{name}": value for name, value in scores.items()},
+      **{
+        f"dev/{name}": value
+        for name, value in scores.items()
+        if value is not None
+      },
     }
 
 
