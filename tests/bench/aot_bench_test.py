@@ -107,11 +107,12 @@ def test_the_report(capsys, tmp_path):
   titles = [line[:14].strip() for line in lines if line[:14].strip()]
   assert titles == [
     *("topology", "batch", "compiled", "fits", "memory", "largest"),
-    *("kernels", "relations", "optimizer", "collectives", "note"),
+    *("kernels", "relations", "optimizer", "collectives", "ESTIMATE", "note"),
   ]
   assert "16 x 128 = 2,048 tokens, 2 x 128 on a device, 2 times" in out
   assert "of 1 head(s) at a time" in out and "never all 4" in out
-  assert "ESTIMATE" not in out and "optimal" not in out
+  assert "ESTIMATE       none: no published peak and bandwidths of 'cpu'" in out
+  assert "optimal" not in out
   content = json.loads(file.read_text())
   (report,) = content["reports"]
   assert report["topology"] == "cpu:8" and report["fits"] is None
@@ -136,8 +137,9 @@ def test_a_sweep(capsys):
   assert len(fits) <= len(header)
   assert "train.global_batch_size=5 must be divisible by the 2" in refused
   assert advice == (
-    "No time is estimated for cpu:2, so none is the best: take a --topology of "
-    "TPUs or GPUs, such as v5e:4x4 or h100:8."
+    "No time is estimated for cpu:2, so none is the best: no published peak "
+    "and bandwidths of 'cpu' are known here. Take another --topology of TPUs "
+    "or GPUs, such as v5e:4x4 or h100:8."
   )
 
 
@@ -278,6 +280,19 @@ def test_what_does_not_fit_says_so():
   assert "train.accumulation" in text and "ESTIMATE" not in text
 
 
+def test_exchanges_that_are_not_understood_are_not_known():
+  report = dataclasses.replace(
+    made_up(8, 1, 1, 1),
+    memory=fit.Memory(*[1] * 9),
+    unreached=3,
+    estimate=None,
+    no_estimate="what the devices tell each other is not known",
+  )
+  text = "\n".join(aot.lines(report, small_run.make_config()))
+  assert "collectives    not known: nothing is known to run 3 of them" in text
+  assert "ESTIMATE       none: what the devices tell each other is" in text
+
+
 @pytest.mark.parametrize(
   ("message", "memory"),
   [
@@ -311,6 +326,23 @@ def test_a_step_for_a_tpu():
   assert "ESTIMATE       a roofline, not a measurement" in text
   assert "https://cloud.google.com/tpu/docs/v5e" in text
   assert refused.fits is False and "HBM" in refused.reason
+
+
+@needs_libtpu
+def test_collectives_of_a_tpu_that_runs_them_beside_the_program():
+  """The same step exchanges the same, however the compiler starts it."""
+  with jax.default_matmul_precision("default"):
+    plain, beside = (
+      examine(name, train__dtype="bfloat16", student__hidden_size=64)
+      for name in ("v5e:2x4", "tpu7x:2x2x1")
+    )
+  assert plain.devices == beside.devices == 8
+  payloads = [
+    sum(one.payload for one in report.collectives) for report in (plain, beside)
+  ]
+  assert payloads[1] == pytest.approx(payloads[0], rel=0.05)
+  assert plain.estimate and beside.estimate is None
+  assert "'TPU7x' are known here" in beside.no_estimate
 
 
 @needs_libtpu

@@ -88,6 +88,33 @@ def test_the_ways_in_which_a_tpu_spells_collectives():
   assert {one.sent for one in found} == {192.0, 384.0}
 
 
+BESIDE = (TEXTS / "beside.txt").read_text()
+
+
+def test_collectives_that_run_beside_the_program():
+  """As tpu7x starts them, and as XLA writes what it has no short form for."""
+  text = program.read(BESIDE)
+  found = collectives.totals(collectives.collectives(text, 8))
+  part, whole = 3 * 8 * 32 * 4, 3 * 4 * 8 * 32 * 4
+  assert {one.kind: (one.count, one.payload) for one in found} == {
+    "all-gather": (3, whole),
+    "all-reduce": (3, whole),
+    "reduce-scatter": (3, whole),
+    "collective-permute": (3, part),
+  }
+  assert collectives.unreached(text, 8) == 0 and not program.kernels(text)
+  # Each exchange reads and writes once, wherever it stands.
+  few = 3 * (9 + 8)  # the loop's comparison, and what a permutation waits by
+  assert traffic(text) == 4 * (whole + part) + few
+
+
+def test_exchanges_that_nothing_runs_are_told():
+  text = program.read(BESIDE.replace(" call-start(", " newly-started("))
+  kinds = {one.kind for one in collectives.collectives(text, 8)}
+  assert "all-gather" not in kinds
+  assert collectives.unreached(text, 8) == 1
+
+
 def test_collectives_of_a_real_program():
   """Gathering a matrix in every round of a scan, then a sum over devices."""
   mesh = make_mesh(2, 2, 1)

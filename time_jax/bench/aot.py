@@ -106,6 +106,8 @@ def lines(report: Report, config: ConfigDict) -> Iterator[str]:
   yield from _collective_lines(report)
   if report.estimate:
     yield from _estimate_lines(report, report.estimate)
+  else:
+    yield _row("ESTIMATE", f"none: {report.no_estimate}.")
   if report.device_kind == "cpu" or report.forced:
     yield _row("note", "forced host devices: collectives and the split of")
     yield _row("", "parameters are real; kernels and temporaries are those of")
@@ -191,6 +193,12 @@ def _program_lines(report: Report, config: ConfigDict) -> Iterator[str]:
 
 
 def _collective_lines(report: Report) -> Iterator[str]:
+  if report.unreached:
+    yield _row(
+      "collectives",
+      f"not known: nothing is known to run {report.unreached} of them",
+    )
+    return
   if not report.collectives:
     yield _row("collectives", "none")
     return
@@ -358,7 +366,8 @@ def recommendation(reports: Sequence[Report]) -> str:
   if reports and not any(r.fits is False or r.estimate for r in reports):
     return (
       f"No time is estimated for {reports[0].topology}, so none is the best: "
-      "take a --topology of TPUs or GPUs, such as v5e:4x4 or h100:8."
+      f"{reports[0].no_estimate}. Take another --topology of TPUs or GPUs, "
+      "such as v5e:4x4 or h100:8."
     )
   fitting = [(r, r.estimate) for r in reports if r.fits and r.estimate]
   if not fitting:

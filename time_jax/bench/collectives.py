@@ -77,6 +77,20 @@ def collectives(program: Program, num_devices: int) -> list[Collective]:
   ]
 
 
+def unreached(program: Program, num_devices: int) -> int:
+  """How many exchanges stand where nothing is known to run them.
+
+  Compilers find new ways to run something beside the program; what they then
+  tell each other would be missing from `collectives` without a word.
+
+  Args:
+    program: compiled.
+    num_devices: that it runs on.
+  """
+  found = _collectives(program, num_devices)
+  return sum(one.group > 1 and not one.times for one in found)
+
+
 def totals(found: Iterable[Collective]) -> list[Total]:
   """Sums by kind, the most bytes first."""
   groups = collections.defaultdict(list)
@@ -132,16 +146,18 @@ def _scatters(instruction: Instruction, computation: Computation) -> bool:
 def _payload(
   kind: str, instruction: Instruction, computation: Computation
 ) -> int:
-  read = sum(
-    computation[name].size
+  read = [
+    shape
     for name in instruction.operands
     if name in computation
-  )
-  if kind in ("all-reduce", "reduce-scatter"):
-    return read
-  # The result of a `-start` holds the operands as well.
-  started = instruction.opcode.endswith("-start")
-  return instruction.size - (read if started else 0)
+    for shape in computation[name].shapes
+  ]
+  made = instruction.shapes
+  if instruction.opcode.endswith("-start"):
+    # Its result holds the operands, too, and in the end what it waits by.
+    made = made[len(read) : 2 * len(read)]
+  shapes = read if kind in ("all-reduce", "reduce-scatter") else made
+  return sum(shape.size for shape in shapes)
 
 
 def _group(instruction: Instruction, num_devices: int) -> int:

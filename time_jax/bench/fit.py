@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from time_jax import assembly, flops, sharding, train, train_step
 from time_jax.arrays import Batch
 from time_jax.bench import program
-from time_jax.bench.collectives import Total, collectives, totals
+from time_jax.bench.collectives import Total, collectives, totals, unreached
 from time_jax.bench.run import cache_hits
-from time_jax.bench.topology import Topology, read_memory
+from time_jax.bench.topology import LINKS, Topology, read_memory
 from time_jax.bench.traffic import traffic
 from time_jax.distill import Objective
 from time_jax.errors import UserError
@@ -124,11 +124,14 @@ class Report:
       first.
     heads_at_once: relation heads whose S x S matrices are held at a time.
     collectives: what devices tell each other in a step.
+    unreached: exchanges that are not among them, as nothing is known to run
+      them.
     exchanges: the largest of these, and where they come from.
     unknown_loops: loops whose length the text does not tell; counted once.
     largest: the largest results in main memory and where they come from.
     flops: of the step, all devices (see `time_jax.flops`).
-    estimate: of its time; None where figures of the device are lacking.
+    estimate: of its time; None where there is none.
+    no_estimate: why not.
   """
 
   topology: str
@@ -152,6 +155,7 @@ class Report:
   relation_matrices: list[str] = dataclasses.field(default_factory=list)
   heads_at_once: float = 0
   collectives: list[Total] = dataclasses.field(default_factory=list)
+  unreached: int = 0
   exchanges: list[tuple[str, int, str]] = dataclasses.field(
     default_factory=list
   )
@@ -159,6 +163,7 @@ class Report:
   largest: list[tuple[str, int, str]] = dataclasses.field(default_factory=list)
   flops: int = 0
   estimate: Estimate | None = None
+  no_estimate: str = ""
 
 
 def examine(config: ConfigDict, topology: Topology) -> Report:
@@ -250,6 +255,8 @@ def _look_inside(
     # What a CPU's caches keep, a GPU's kernels would: the program's traffic
     # tells nothing.
     moved = memory.held + memory.optimizer + memory.parameters
+  missing = unreached(text, report.devices)
+  no_estimate = _why_none(topology, missing)
   return dataclasses.replace(
     report,
     memory=memory,
@@ -258,6 +265,7 @@ def _look_inside(
     relation_matrices=[str(shape) for shape in squares],
     heads_at_once=max(heads, default=0),
     collectives=totals(exchanges),
+    unreached=missing,
     exchanges=[
       (found.kind, round(found.sent), found.scope)
       for found in sorted(exchanges, key=lambda one: -one.sent)[:3]
@@ -267,9 +275,10 @@ def _look_inside(
       (str(found.shapes[0]), found.size, found.scope)
       for found in program.largest(text, 5)
     ],
-    estimate=_estimate(
-      topology, report, moved, sum(one.sent for one in exchanges)
-    ),
+    estimate=None
+    if no_estimate
+    else _estimate(topology, report, moved, sum(one.sent for one in exchanges)),
+    no_estimate=no_estimate,
   )
 
 
@@ -352,13 +361,22 @@ def _bytes(tree: Any, split: bool = True) -> int:
   return total
 
 
+def _why_none(topology: Topology, missing: int) -> str:
+  """Why a step's time cannot be estimated; empty: it can."""
+  if topology.link is None or topology.kind not in flops.PEAKS:
+    return (
+      f"no published peak and bandwidths of {topology.kind!r} are known here"
+    )
+  if missing:
+    return "what the devices tell each other is not known"
+  return ""
+
+
 def _estimate(
   topology: Topology, report: Report, moved: int, sent: float
-) -> Estimate | None:
-  peak = flops.PEAKS.get(topology.kind)
-  link, ici = topology.link, topology.axis_bandwidth
-  if peak is None or link is None or ici is None:
-    return None
+) -> Estimate:
+  peak, link = flops.PEAKS[topology.kind], LINKS[topology.kind]
+  ici = topology.axis_bandwidth or link.ici
   speed = peak.bfloat16 * 1e12
   return Estimate(
     compute=report.flops / report.devices / speed,

@@ -21,6 +21,12 @@ _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 _OP_NAME = re.compile(r'\bop_name="([^"]*)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
+# They run computations; others that name one call a function of two scalars.
+# A computation that runs beside the program is named where it starts, and by
+# some versions of XLA again where it is waited for.
+_RUN = frozenset(
+  ["while", "fusion", "call", "conditional", "call-start", "async-start"]
+)
 # They name or group what others have computed.
 FREE = frozenset(
   [
@@ -31,6 +37,11 @@ FREE = frozenset(
     "bitcast",
     "while",
     "call",
+    "call-start",
+    "call-done",
+    "async-start",
+    "async-update",
+    "async-done",
     "conditional",
     "after-all",
     "optimization-barrier",
@@ -169,14 +180,10 @@ def read(text: str) -> Program:
       if instruction.opcode == "while":
         trips = _trips(instruction, computations[name], computations)
         unknown += trips is None
-      # Others than these call a function of two scalars.
-      if instruction.opcode in _RUN or instruction.opcode.startswith("async-"):
+      if instruction.opcode in _RUN:
         for called in instruction.called:
           times[called] += times[name] * (1 if trips is None else trips)
   return Program(computations, times, unknown)
-
-
-_RUN = ("while", "fusion", "call", "conditional")
 
 
 def _read_instruction(line: str) -> Instruction | None:
@@ -277,6 +284,8 @@ _INTERNAL = (
   "AsyncCollectiveStart",
   "ConcatBitcast",
   "GatherScatterIndicesBitpacked",
+  "PrepareAsyncCallDone",
+  "PrepareAsyncCallStart",
 )
 
 
