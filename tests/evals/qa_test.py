@@ -142,10 +142,16 @@ def test_a_short_run_is_scored_and_predicts(
   scores = json.loads((folder / "scores.json").read_text())["scores"]
   assert scores["dev"] == pytest.approx(by_hand(handful, answers))
   capsys.readouterr()
-  source = io.TextIOWrapper(io.BytesIO(handful.read_bytes()))
+  content = json.loads(handful.read_text())
+  long = {"id": "long", "question": "Who " * 600}
+  content["data"][0]["paragraphs"][0]["qas"].insert(0, long)
+  source = io.TextIOWrapper(io.BytesIO(json.dumps(content).encode()))
   monkeypatch.setattr(sys, "stdin", source)
   assert cli.main(["predict", str(folder / "model")]) == 0
-  rows = map(json.loads, capsys.readouterr().out.splitlines())
+  output = capsys.readouterr()
+  first, *rows = map(json.loads, output.out.splitlines())
+  assert first == {"id": "long", "answer": "", "start": 0, "score": 0.0}
+  assert "note: input: question long: its " in output.err
   assert {row["id"]: row["answer"] for row in rows} == answers
 
 

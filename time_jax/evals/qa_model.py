@@ -109,9 +109,10 @@ class Reader(Network):
   ) -> list[Question]:
     """The questions with predicted answers.
 
-    Where a context has no tokens, the answer is empty and has the score 0.
+    Where a context has no tokens, or a question leaves no room for any, the
+    answer is empty and has the score 0.
     """
-    windows = self.cutter.windows(questions)
+    windows = self.cutter.windows_that_fit(questions)
     found = [(-np.inf, Answer("", 0, 0.0))] * len(questions)
     examples = SpanExamples(windows, self.opened.words.pad_id)
     with sharding.use_mesh(self.mesh):

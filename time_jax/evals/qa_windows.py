@@ -5,6 +5,7 @@ context as fits. A long context is read in several, which overlap.
 """
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -108,17 +109,29 @@ class WindowCutter:
     Raises:
       UserError: a question is too long.
     """
+    return [window for some in self._each(questions) for window in some]
+
+  def windows_that_fit(self, questions: Sequence[Question]) -> list[Window]:
+    """Cuts every question but those that are too long, which it names."""
+    found: list[Window] = []
+    for some in self._each(questions):
+      try:
+        found += list(some)
+      except UserError as error:
+        print(
+          f"time_jax: note: {error} Its answer is left empty.", file=sys.stderr
+        )
+    return found
+
+  def _each(self, questions: Sequence[Question]) -> Iterator[Iterator[Window]]:
+    """The windows of every question, which are cut when they are asked for."""
     texts = [question.text.strip() for question in questions]
     ids = list(self._encode(texts))
     unique = list(dict.fromkeys(question.context for question in questions))
     contexts = dict(zip(unique, self._encode(unique), strict=True))
-    return [
-      window
-      for number, question in enumerate(questions)
-      for window in self._of(
-        number, question, ids[number][0], *contexts[question.context]
-      )
-    ]
+    for number, question in enumerate(questions):
+      asked, context = ids[number][0], contexts[question.context]
+      yield self._of(number, question, asked, *context)
 
   def _encode(
     self, texts: Iterable[str]
