@@ -11,6 +11,9 @@ Arguments:
                     parquet; or hf:OWNER/NAME/PATTERN, a file on the hub
   data              instead of them: wikiann, or a folder of such files
 
+A path may have commas. Where something like NAME= follows one, a backslash
+before the comma keeps it from beginning the next argument.
+
 A linear layer on the first subword of every word, in the last hidden state,
 chooses its tag; `seqeval` scores whole entities. TiME (arXiv 2512.14645) states
 5 epochs of batches of 64, length 400, seed 101 and the best epoch by dev. Not

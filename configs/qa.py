@@ -9,6 +9,9 @@ Arguments:
   model             a workdir, a folder, a hub id, package:NAME/FOLDER
   train, dev, test  files in the layout of SQuAD v1.1, plain or .gz
 
+A path may have commas. Where something like NAME= follows one, a backslash
+before the comma keeps it from beginning the next argument.
+
 Two scores a token, of being the first and the last of the answer, from the last
 hidden state. A window is the question and up to what fits of its context; long
 contexts are read in windows that overlap, and the most probable span of all is

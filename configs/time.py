@@ -29,7 +29,7 @@ Not run at full scale by us: time, cost and scores are not measured.
 
 from ml_collections import ConfigDict
 
-from time_jax import corpora, languages, teachers
+from time_jax import corpora, languages, recipe_arguments, teachers
 from time_jax.config import STUDENT_SIZES, default_config
 from time_jax.errors import UserError
 
@@ -72,14 +72,7 @@ def _parse(arguments: str) -> dict[str, str]:
     "teacher": "xlmr_large",
     "corpus": "culturax",
   }
-  for argument in filter(None, arguments.split(",")):
-    name, _, value = argument.partition("=")
-    if name not in chosen:
-      known = ", ".join(chosen)
-      raise UserError(
-        f"configs/time.py has no argument {name!r}; known: {known}."
-      )
-    chosen[name] = value
+  chosen.update(recipe_arguments.parse(arguments, "configs/time.py", chosen))
   if chosen["size"] not in STUDENT_SIZES:
     raise UserError(
       f"configs/time.py: unknown size {chosen['size']!r}; known: "

@@ -10,6 +10,9 @@ Arguments:
   train, dev, test  CoNLL-U files of a treebank, plain or .gz
   data              instead of them: a folder with an unpacked release of UD
 
+A path may have commas. Where something like NAME= follows one, a backslash
+before the comma keeps it from beginning the next argument.
+
 One joint model on top of the encoder predicts UPOS, XPOS, FEATS, lemmas, heads
 and relations; `udtools` scores it on gold tokenisation. The recipe is that of
 TiME (arXiv 2512.14645) as far as it is stated: 30 epochs of batches of 32,

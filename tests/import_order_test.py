@@ -11,7 +11,7 @@ PACKAGE = ROOT / "time_jax"
 # A file imports from the project only what stands in a line above its own.
 LAYERS = """
 errors notes
-lease text_encoding
+lease recipe_arguments text_encoding
 folders
 appearing cluster history ledger seal tracking watchdog
 meeting status

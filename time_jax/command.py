@@ -43,7 +43,8 @@ def config_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
   config_flags.DEFINE_config_file(
     "config",
     None,
-    "Recipe, FILE[:ARGUMENTS]. Any field: --config.FIELD=VALUE.",
+    "Recipe, FILE[:NAME=VALUE,...]. Any field: --config.FIELD=VALUE. A VALUE "
+    "may have commas; before NAME= they are written \\,.",
     lock_config=True,
     flag_values=values,
     sys_argv=["time_jax", *argv],

@@ -166,7 +166,7 @@ def _sweep(values: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_string(
     "file",
     None,
-    "What is varied, FILE[:ARGUMENTS], such as those in configs/sweep_*.py.",
+    "What is varied, FILE[:NAME=VALUE,...], such as configs/sweep_*.py.",
     flag_values=values,
   )
 

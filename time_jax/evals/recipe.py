@@ -5,6 +5,7 @@ A file in `configs/` starts from one of these and changes what it needs.
 
 from ml_collections import ConfigDict
 
+from time_jax import recipe_arguments
 from time_jax.config import flatten
 from time_jax.errors import UserError
 
@@ -123,19 +124,14 @@ def qa_config() -> ConfigDict:
 
 
 def with_arguments(config: ConfigDict, arguments: str) -> ConfigDict:
-  """Fills in the arguments of a config file, NAME=VALUE with commas between."""
+  """Fills in the arguments of a config file; see `recipe_arguments`."""
   places = {
     **{name: (config, name) for name in ("lang", "model")},
     **{name: (config.data, name) for name in ("train", "dev", "test")},
     "data": (config.data, "source"),
   }
-  for argument in filter(None, arguments.split(",")):
-    name, _, value = argument.partition("=")
-    if name not in places:
-      raise UserError(
-        f"configs/{config.task}.py has no argument {name!r}; known: "
-        f"{', '.join(places)}."
-      )
+  file = f"configs/{config.task}.py"
+  for name, value in recipe_arguments.parse(arguments, file, places).items():
     place, field = places[name]
     place[field] = value
   return config

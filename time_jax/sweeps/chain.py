@@ -3,6 +3,8 @@
 import pathlib
 from collections.abc import Mapping
 
+from time_jax import recipe_arguments
+
 
 def distil_and_score(
   folder: pathlib.Path, ud: str, recipe: Mapping[str, str], *fields: str
@@ -16,8 +18,11 @@ def distil_and_score(
     *fields: what is different in this point, --config.FIELD=VALUE.
   """
   student = folder / "student"
-  arguments = ",".join(f"{name}={value}" for name, value in recipe.items())
-  scored = f"lang={recipe.get('lang', 'en')},model={student},data={ud}"
+  arguments = recipe_arguments.join(recipe)
+  lang = recipe.get("lang", "en")
+  scored = recipe_arguments.join(
+    {"lang": lang, "model": str(student), "data": ud}
+  )
   return [
     [
       *("distill", f"--config=configs/time.py:{arguments}"),

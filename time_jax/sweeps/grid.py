@@ -31,7 +31,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from time_jax import arguments, assembly
+from time_jax import arguments, assembly, recipe_arguments
 from time_jax.command import Command
 from time_jax.config import check_config
 from time_jax.errors import UserError
@@ -110,8 +110,7 @@ def load(spec: str) -> Sweep:
   path = pathlib.Path(name).expanduser()
   if not path.is_file():
     raise arguments.no_file("sweep", name)
-  words = [word.partition("=") for word in text.split(",") if word]
-  given = {argument: value for argument, _, value in words}
+  given = recipe_arguments.parse(text, name)
   loader = importlib.machinery.SourceFileLoader("sweep", str(path))
   module_spec = importlib.util.spec_from_loader("sweep", loader)
   assert module_spec
