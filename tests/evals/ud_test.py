@@ -138,6 +138,10 @@ def test_a_short_run_is_scored(mesh, monkeypatch, tmp_path):
   expected = by_hand(tiny_ud.UD / "ga-dev.conllu.gz", folder / "dev.conllu")
   scores = json.loads((folder / "scores.json").read_text())["scores"]
   assert scores["dev"] == expected
+  for sentence in conllu.read(folder / "dev.conllu"):  # The model is weak.
+    heads, relations = map(sentence.column, ("HEAD", "DEPREL"))
+    assert heads.count("0") == 1
+    assert [h == "0" for h in heads] == [r == "root" for r in relations]
   for name in ("UPOS", "Lemmas", "UAS"):
     assert 0 < expected[name] < 100
 

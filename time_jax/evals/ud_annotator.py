@@ -92,6 +92,7 @@ class Annotator(Network):
     """Two compiled parts; between them the host searches the best tree."""
     everywhere = NamedSharding(self.mesh, P())
     rows = sharding.batch_sharding(self.mesh)
+    roots = np.array([*map(ud_labels.is_root, self.vocabulary[RELATION])], bool)
 
     @functools.partial(jax.jit, out_shardings=(rows, everywhere, everywhere))
     def read(params: Params, batch: WordBatch) -> tuple:
@@ -107,7 +108,9 @@ class Annotator(Network):
       scores: Any = self.heads.apply(
         {"params": params["heads"]}, output, heads, method="relations"
       )
-      return jnp.argmax(scores, axis=-1)
+      # UD ties them: `root` is the relation of a head 0, and of no other.
+      fits = roots[None, None] == (heads == 0)[..., None]
+      return jnp.argmax(jnp.where(fits, scores, -jnp.inf), axis=-1)
 
     return read, relate
 

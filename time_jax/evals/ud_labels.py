@@ -13,6 +13,8 @@ from time_jax.evals.edit_scripts import apply_script, script_of
 TAGS = ("UPOS", "XPOS", "FEATS", "LEMMA")  # one class a word
 RELATION = "DEPREL"  # one class an edge
 NONE = "_"  # CoNLL-U's word for nothing
+ROOT = "root"  # the relation of the word whose head is 0, and of no other
+_ANY = "dep"  # UD's relation where none is known
 
 Vocabulary = Mapping[str, Sequence[str]]  # column -> classes, common ones first
 
@@ -101,7 +103,24 @@ def note_unknown(sentences: Sequence[Sentence], vocabulary: Vocabulary) -> None:
       label, place = strange[0]
       print(
         f"time_jax: note: {place}: {column} {label!r} is not in the training "
+  if vocabulary.get(RELATION):
+    found[RELATION] = [
+      _tied(relation, int(head))
+      for relation, head in zip(found[RELATION], numbers["HEAD"], strict=True)
+    ]
         f"file, so it is never predicted ({len(strange)} words with unknown "
         f"{column} in this file).",
         file=sys.stderr,
+def is_root(relation: str) -> bool:
+  """Whether a relation is that of the root, with or without a subtype."""
+  return relation.partition(":")[0] == ROOT
+
+
+def _tied(relation: str, head: int) -> str:
+  """The relation, or the nearest that UD allows to such a head."""
+  if is_root(relation) == (head == 0):
+    return relation
+  return _ANY if head else ROOT
+
+
       )
