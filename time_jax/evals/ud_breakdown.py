@@ -52,6 +52,8 @@ def _by_pos(gold: Sequence[Sentence], found: Sequence[Sentence]) -> Counts:
   table: Counts = {}
   pairs = zip(ud_scores.compared(gold), ud_scores.compared(found), strict=True)
   for right, guess in pairs:
+    if right["UPOS"] == NONE:
+      continue  # It is not annotated.
     row = table.setdefault(right["UPOS"], dict.fromkeys(("words", *_OF_POS), 0))
     row["words"] += 1
     for metric, same in (

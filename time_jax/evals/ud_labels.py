@@ -24,25 +24,42 @@ def learn(sentences: Sequence[Sentence]) -> dict[str, list[str]]:
 
   A column that is empty throughout has no classes: it is not predicted.
   """
-  found = {}
+  found: dict[str, list[str]] = {}
   for column in (*TAGS, RELATION):
     counts: collections.Counter[str] = collections.Counter()
     for sentence in sentences:
-      counts.update(filter(None, _classes(sentence, column)))
+      counts.update(filter(None, _classes(sentence, column, found)))
     names = sorted(counts, key=lambda name: (-counts[name], name))
     found[column] = [] if names == [NONE] else names
   return found
 
 
-def _classes(sentence: Sentence, column: str) -> list[str]:
-  """The class of every word; empty where there is none to learn."""
+def _classes(
+  sentence: Sentence, column: str, vocabulary: Vocabulary
+) -> list[str]:
+  """The class of every word; empty where there is none to learn.
+
+  Args:
+    sentence: annotated, in part at least.
+    column: by its name.
+    vocabulary: the classes of UPOS, if it has any.
+  """
   values = sentence.column(column)
-  if column != "LEMMA":
+  if column == "LEMMA":
+    forms = sentence.column("FORM")
+    return [
+      "" if lemma == NONE != form else script_of(form, lemma)
+      for form, lemma in zip(forms, values, strict=True)
+    ]
+  if column != "FEATS":
+    return ["" if value == NONE else value for value in values]
+  # A word without features is one; unless the word is not annotated at all.
+  if not vocabulary.get("UPOS"):
     return values
-  forms = sentence.column("FORM")
+  tags = sentence.column("UPOS")
   return [
-    "" if lemma == NONE != form else script_of(form, lemma)
-    for form, lemma in zip(forms, values, strict=True)
+    "" if value == tag == NONE else value
+    for value, tag in zip(values, tags, strict=True)
   ]
 
 
@@ -54,7 +71,7 @@ def targets(
   for column, names in vocabulary.items():
     if names:
       number = {name: i for i, name in enumerate(names)}
-      classes = _classes(sentence, column)
+      classes = _classes(sentence, column, vocabulary)
       found[column] = np.array([number.get(c, -1) for c in classes], np.int32)
   found["HEAD"] = np.array(sentence.column("HEAD"), np.int32)
   return found
@@ -86,31 +103,14 @@ def columns(
       pairs = zip(values, forms, strict=True)
       values = [apply_script(script, form) for script, form in pairs]
     found[column] = values
-  return found
-
-
-def note_unknown(sentences: Sequence[Sentence], vocabulary: Vocabulary) -> None:
-  """Says which labels can never be right, with the line of the first."""
-  for column in ("UPOS", RELATION):
-    known = {*vocabulary[column], NONE}
-    strange = [
-      (label, sentence.place(i))
-      for sentence in sentences
-      for i, label in enumerate(sentence.column(column))
-      if label not in known
-    ]
-    if strange:
-      label, place = strange[0]
-      print(
-        f"time_jax: note: {place}: {column} {label!r} is not in the training "
   if vocabulary.get(RELATION):
     found[RELATION] = [
       _tied(relation, int(head))
       for relation, head in zip(found[RELATION], numbers["HEAD"], strict=True)
     ]
-        f"file, so it is never predicted ({len(strange)} words with unknown "
-        f"{column} in this file).",
-        file=sys.stderr,
+  return found
+
+
 def is_root(relation: str) -> bool:
   """Whether a relation is that of the root, with or without a subtype."""
   return relation.partition(":")[0] == ROOT
@@ -123,4 +123,33 @@ def _tied(relation: str, head: int) -> str:
   return _ANY if head else ROOT
 
 
+def note_unknown(sentences: Sequence[Sentence], vocabulary: Vocabulary) -> None:
+  """Says which words can never be right, with the line of the first."""
+  for column in ("UPOS", RELATION):
+    known = {*vocabulary[column], NONE}
+    strange = [
+      (label, sentence.place(i))
+      for sentence in sentences
+      for i, label in enumerate(sentence.column(column))
+      if label not in known
+    ]
+    if strange:
+      label, place = strange[0]
+      print(
+        f"time_jax: note: {place}: {column} {label!r} is not in the training "
+        f"file, so it is never predicted ({len(strange)} words with unknown "
+        f"{column} in this file).",
+        file=sys.stderr,
+      )
+    missing = [
+      sentence.place(i)
+      for sentence in sentences
+      for i, label in enumerate(sentence.column(column))
+      if label == NONE and vocabulary[column]
+    ]
+    if missing:
+      print(
+        f"time_jax: note: {missing[0]}: no {column} ({len(missing)} words of "
+        "this file); such words count as wrong.",
+        file=sys.stderr,
       )
