@@ -15,7 +15,8 @@ from conftest import make_mesh
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from time_jax import errors, sharding
-from time_jax.data import pipeline, prepare
+from time_jax.data import integrity, pipeline, prepare
+from time_jax.data.manifest import load_manifest
 from time_jax.data.tokenizing import TokenizerSpec
 
 
@@ -304,11 +305,50 @@ def test_missing_and_damaged_folders(
     monkeypatch.setattr(pipeline, "_PAUSES", ())
     with pytest.raises(errors.UserError, match=r"00001-of.* has other content"):
       rows.__getitems__(range(200))
+    looked_at = []
+    problem = integrity._problem
+    monkeypatch.setattr(
+      integrity,
+      "_problem",
+      lambda path, of: looked_at.append(path.name) or problem(path, of),
+    )
+    first = load_manifest(folder).splits["train"].shards[0].rows
+    with pytest.raises(errors.UserError, match=r"00001-of.* has other content"):
+      rows.__getitems__([first])
+    assert looked_at == [shard.name]  # And not all the others.
     shard.unlink()
     with pytest.raises(errors.UserError, match="cannot be read .*No such file"):
       pipeline.open_rows(folder, "train")
   finally:
     shard.write_bytes(content)
+
+
+def test_a_fault_of_the_program_is_none_of_the_rows(
+  folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """It is raised at once, as it is; no file is read to explain it."""
+
+  def never(*_: Any) -> None:
+    raise AssertionError("rows are hashed, or read again")
+
+  rows = pipeline.open_rows(folder, "train")
+  monkeypatch.setattr(integrity, "_problem", never)
+  monkeypatch.setattr(pipeline._PreparedRows, "_open", never)
+  with pytest.raises(ValueError, match="Record key should be in"):
+    rows.__getitems__([10**9])
+  assert len(rows.__getitems__([0])) == 1
+
+
+def test_rows_of_another_form_are_named(folder: pathlib.Path) -> None:
+  path = next(folder.rglob("features.json"))
+  sound = path.read_text()
+  try:
+    path.write_text(sound.replace('"8"', '"9"'))
+    rows = pipeline.open_rows(folder, "train")
+    with pytest.raises(errors.UserError, match=r"features.json has other cont"):
+      rows.__getitems__([0])
+  finally:
+    path.write_text(sound)
 
 
 class Unsteady:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pathlib
+from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 import tqdm
@@ -12,27 +13,29 @@ from time_jax.data.manifest import Manifest, Shard, shard_folder
 from time_jax.errors import UserError, is_lost
 
 
-def check_rows(folder: str | os.PathLike[str], manifest: Manifest) -> int:
-  """Reads every file of a prepared folder and compares it with the manifest.
+def check_rows(
+  folder: str | os.PathLike[str],
+  manifest: Manifest,
+  shards: Sequence[Shard] | None = None,
+) -> int:
+  """Reads files of a prepared folder and compares them with the manifest.
 
   Args:
     folder: of the prepared rows.
     manifest: that was written with them.
+    shards: whose files are read, which takes long; by default all.
 
   Returns:
-    The bytes of the rows.
+    The bytes of these files.
 
   Raises:
     UserError: names all files that are missing or have changed.
   """
   place = shard_folder(folder)
-  shards = [shard for s in manifest.splits.values() for shard in s.shards]
+  if shards is None:
+    shards = [shard for s in manifest.splits.values() for shard in s.shards]
   total = sum(shard.size for shard in shards)
-  problems = []
-  if manifest.fingerprint != manifests.fingerprint(manifest.settings):
-    problems.append(f"{manifests.MANIFEST} has other settings")
-  if why := _metadata_problem(place, manifest):
-    problems.append(f"dataset_info.json or features.json {why}")
+  problems = _metadata_problems(place, manifest)
   with tqdm.tqdm(
     desc="verify", total=total, unit="B", unit_scale=True, disable=None
   ) as bar:
@@ -40,6 +43,17 @@ def check_rows(folder: str | os.PathLike[str], manifest: Manifest) -> int:
       if why := _problem(place / shard.name, shard):
         problems.append(f"{shard.name} {why}")
       bar.update(shard.size)
+  _raise(place, problems)
+  return total
+
+
+def check_metadata(folder: str | os.PathLike[str], manifest: Manifest) -> None:
+  """The same for the small files alone, which is done at once."""
+  place = shard_folder(folder)
+  _raise(place, _metadata_problems(place, manifest))
+
+
+def _raise(place: pathlib.Path, problems: list[str]) -> None:
   if problems:
     more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
     raise UserError(
@@ -47,7 +61,15 @@ def check_rows(folder: str | os.PathLike[str], manifest: Manifest) -> int:
       "expected them as `prepare` wrote them; copy them again, or run "
       "`prepare` with a new folder."
     )
-  return total
+
+
+def _metadata_problems(place: pathlib.Path, manifest: Manifest) -> list[str]:
+  problems = []
+  if manifest.fingerprint != manifests.fingerprint(manifest.settings):
+    problems.append(f"{manifests.MANIFEST} has other settings")
+  if why := _metadata_problem(place, manifest):
+    problems.append(f"dataset_info.json or features.json {why}")
+  return problems
 
 
 def _metadata_problem(place: pathlib.Path, manifest: Manifest) -> str:

@@ -36,6 +36,8 @@ Row = dict[str, NDArray[np.int32]]
 T = TypeVar("T")
 
 _PAUSES = (0.5, 5.0)  # seconds before rows are read a second and a third time
+# What the system, and ArrayRecord, say of a file that cannot be read.
+_UNREADABLE = (OSError, RuntimeError)
 
 
 @runtime_checkable
@@ -104,16 +106,40 @@ class _PreparedRows:
     for pause in (0.0, *_PAUSES):
       time.sleep(pause)
       try:
-        self._source = self._source or self._open()
-        return self._source.__getitems__(indices)
-      except Exception as error:
+        source = self._source or self._open()
+      except Exception as error:  # TFDS's have no common class.
+        problem = error
+        continue
+      try:
+        found = source.__getitems__(indices)
+      except _UNREADABLE as error:
         self._source, problem = None, error
-    # What is whole on disk is not damaged: its storage fails.
-    integrity.check_rows(self._folder, load_manifest(self._folder))
+      except Exception:
+        # The files were read: either TFDS was told another form of rows, or
+        # the fault is in the program, of which the files say nothing.
+        manifest = load_manifest(self._folder)
+        integrity.check_metadata(self._folder, manifest)
+        raise
+      else:
+        self._source = source
+        return found
+    self._check_files_of(indices)
     raise errors.RestartableError(
       f"rows in {self._folder!r} cannot be read, although they are what was "
       f"written: {' '.join(str(problem).split())}; start the same command again"
     ) from problem
+
+  def _check_files_of(self, indices: Sequence[int]) -> None:
+    """UserError where the files of these rows are not what was written.
+
+    What is whole on disk is not damaged: its storage fails.
+    """
+    manifest = load_manifest(self._folder)
+    shards = manifest.splits[self._split].shards
+    ends = np.cumsum([shard.rows for shard in shards])
+    places = np.searchsorted(ends, np.asarray(indices), side="right")
+    chosen = [shards[i] for i in sorted({*places.tolist()}) if i < len(shards)]
+    integrity.check_rows(self._folder, manifest, chosen)
 
 
 @dataclasses.dataclass(frozen=True)
