@@ -59,8 +59,11 @@ def get_config(arguments: str = "") -> ConfigDict:
   config.data.train = (text,) if text else ()
   config.data.validation = (held_out,) if held_out else ()
   train = config.train
+  # A reference: it follows what is changed on the command line.
   config.data.max_tokens = (
-    train.num_steps * train.global_batch_size * config.data.seq_len
+    train.get_ref("num_steps")
+    * train.get_ref("global_batch_size")
+    * config.data.get_ref("seq_len")
   )
   return config
 

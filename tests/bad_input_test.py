@@ -239,6 +239,8 @@ SETTINGS = {
   ),
   "eval.global_batch_size=4": ("eval.global_batch_size=4", "up is 8."),
   "mesh.data=3": ("mesh data=3 fsdp=1 tensor=1 does not fit 8 device(s)",),
+  "train.parallel=pmap mesh.fsdp=2": ("'pmap' works in one process with",),
+  "student.init_from=/not/there": ("no model folder at '/not/there'",),
   "teacher.path=random": ("unknown architecture model_type=None",),
 }
 
@@ -246,8 +248,11 @@ SETTINGS = {
 @pytest.mark.parametrize("fields", SETTINGS)
 def test_settings_that_do_not_fit_together(capsys, tiny, tmp_path, fields):
   flags = [f"--config.{field}" for field in fields.split(" ")]
-  line = error_of_distill(capsys, tiny, tmp_path / "run", *flags)
+  run = tmp_path / "run"
+  line = error_of_distill(capsys, tiny, run, *flags)
   assert all(word in line for word in SETTINGS[fields]), line
+  # Before hours of work: no text was read.
+  assert not list(run.rglob("*.record")) + list(run.rglob("manifest.json"))
 
 
 @pytest.mark.parametrize("command", ["distill", "prepare"])

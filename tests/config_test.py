@@ -7,7 +7,14 @@ import pathlib
 import pytest
 from ml_collections import ConfigDict
 
-from time_jax import assembly, corpora, languages, teachers
+from time_jax import (
+  arguments,
+  assembly,
+  commands,
+  corpora,
+  languages,
+  teachers,
+)
 from time_jax.config import (
   check_config,
   completed,
@@ -92,6 +99,25 @@ def test_the_recipe_without_arguments_is_that_of_the_paper():
   assert (config.teacher.layer, config.relations.num_heads) == (19, 64)
   assert "CulturaX/en/" in config.data.train[0]
   assert config.data.max_tokens == 200_000 * 256 * 512
+
+
+@pytest.mark.parametrize(
+  ("flags", "limit"),
+  [
+    ((), 200_000 * 256 * 512),
+    (("--config.train.num_steps=100",), 100 * 256 * 512),
+    (
+      ("--config.data.seq_len=64", "--config.train.global_batch_size=8"),
+      200_000 * 8 * 64,
+    ),
+    (("--config.train.num_steps=100", "--config.data.max_tokens=7"), 7),
+  ],
+)
+def test_text_is_as_long_as_the_steps_that_are_done(flags, limit):
+  words = [f"--config={ROOT}/configs/time.py", "--workdir=run", *flags]
+  parsed = arguments.parse("distill", commands.COMMANDS["distill"], words)
+  assert parsed.config.data.max_tokens == limit
+  assert json.loads(parsed.config.to_json())["data"]["max_tokens"] == limit
 
 
 def test_the_recipe_with_the_teacher_of_the_language():

@@ -53,7 +53,9 @@ def one_process(monkeypatch):
   from time_jax import cluster, distributed
 
   alone = cluster.Place("alone", "localhost:1", 1, 0)
-  monkeypatch.setattr(distributed, "initialize", lambda: alone)
+  for name in ("initialize", "join"):
+    monkeypatch.setattr(distributed, name, lambda: alone)
+  monkeypatch.setattr(distributed, "hear_signals", lambda: None)
   monkeypatch.setattr(distributed, "preempted", lambda: False)
 
 

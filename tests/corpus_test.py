@@ -1,10 +1,15 @@
-"""Text is prepared by one process at a time."""
+"""Text is prepared by one process at a time, up to the limit it began with."""
 
+import json
 import os
 import threading
 import time
 
-from time_jax import corpus
+import pytest
+import running
+from tiny_recipe import get_config
+
+from time_jax import cli, corpus
 
 
 def test_whoever_waits_says_for_whom(tmp_path, monkeypatch, capsys):
@@ -27,3 +32,37 @@ def test_whoever_waits_says_for_whom(tmp_path, monkeypatch, capsys):
   assert prepared == [1]
   assert "time_jax: waiting for " in said and f"(pid {os.getpid()})" in said
   assert not (tmp_path / "prepare.holder").exists()
+
+
+def test_text_of_more_steps_is_used_as_it_is(tiny, tmp_path, capsys):
+  """Once every recipe's limit was that of 200,000 steps, however few came."""
+  longer = f"--config.data.max_tokens={26 * 10**9}"
+  steps = f"--config.data.max_tokens={30 * 8 * 32}"
+  fewer = "--config.data.max_tokens=512"
+  prepare = ["prepare", *running.command(tiny, tmp_path, longer)[1:]]
+  assert cli.main(prepare) == 0
+  manifest = tmp_path / "data" / "manifest.json"
+  before = manifest.read_bytes()
+  assert cli.main([*prepare, steps]) == 0
+  told = capsys.readouterr().err
+  assert "prepared up to 26,000,000,000 tokens, the steps read at most" in told
+  assert manifest.read_bytes() == before
+  assert cli.main([*prepare, fewer]) == 2  # It is no number of the steps.
+  assert "max_tokens was 26000000000, now 512" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["config", "manifest", "plan"])
+@pytest.mark.parametrize("limit", [26 * 10**9, 100])
+def test_where_the_limit_is_kept(tiny, tmp_path, file, limit):
+  config = get_config(tiny)
+  config.data.max_tokens = wanted = 30 * 8 * 32
+  for path, content in {
+    "config.json": {"data": {"max_tokens": limit}},
+    "data/manifest.json": {"settings": {"max_tokens": limit}},
+    "data/unfinished/plan.json": {"max_tokens": limit},
+  }.items():
+    if file in path:
+      (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+      (tmp_path / path).write_text(json.dumps(content))
+  corpus.keep_limit(config, tmp_path)
+  assert config.data.max_tokens == max(limit, wanted)

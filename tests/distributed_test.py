@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -30,6 +31,7 @@ class Calls(list):
   """What was called; put an exception into `fails` to raise it."""
 
   fails = ()
+  takes_signals = ()
 
 
 @pytest.fixture
@@ -39,6 +41,7 @@ def joined(monkeypatch):
 
   def initialize(**arguments):
     calls.append(arguments)
+    calls.takes_signals = [jax.config.jax_enable_preemption_service]
     if calls.fails:
       raise calls.fails.pop()
 
@@ -52,6 +55,11 @@ def joined(monkeypatch):
     monkeypatch.setenv(name, "example.org")
   monkeypatch.setattr(distributed.meeting, "meet", meet)
   monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  monkeypatch.setattr(
+    distributed.runtime.global_state,
+    "initialize_preemption_sync_manager",
+    lambda: calls.append("hears"),
+  )
   monkeypatch.setattr(
     distributed.multihost_utils,
     "sync_global_devices",
@@ -86,6 +94,7 @@ def test_the_environment_decides(joined, monkeypatch, capsys):
     ("host:1234", 4, 3, 60),
     arguments("host:1234", 4, 3, 60, 20),
     "met",
+    "hears",
   ]
   first = capsys.readouterr().err.splitlines()[0]
   assert first == "process 3 of 4 (TIME_JAX_*), coordinator host:1234"
@@ -114,8 +123,8 @@ def test_what_is_wrong_reaches_nobody(joined, monkeypatch, change):
 
 def test_alone(joined, capsys):
   distributed.initialize()
-  (address, count, process, _), called, met = joined
-  assert (count, process, met) == (1, 0, "met")
+  (address, count, process, _), called, *then = joined
+  assert (count, process, then) == (1, 0, ["met", "hears"])
   wanted = arguments(address, 1, 0)
   wanted["heartbeat_timeout_seconds"] = distributed._NEVER
   assert called == wanted
@@ -297,6 +306,41 @@ def test_a_workdir_that_is_not_shared(monkeypatch, tmp_path, seen):
     with pytest.raises(UserError, match=r"processes \[1\] do not see what"):
       distributed.check_shared(tmp_path)
   assert len(written) == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_signal_is_left_alone_until_it_is_asked_for(joined):
+  """Text is prepared between the two, which ends as other commands do."""
+  distributed.join()
+  assert joined[-1] == "met" and "hears" not in joined
+  assert joined.takes_signals == [False]
+  assert jax.config.jax_enable_preemption_service  # As it was.
+  distributed.hear_signals()
+  assert joined[-1] == "hears"
+
+
+def test_all_are_waited_for_however_long_it_takes(monkeypatch):
+  """In short waits, so that a signal is heard."""
+  asked, late = [], ["DEADLINE_EXCEEDED: too late"] * 2
+
+  def get(name, milliseconds):
+    asked.append(name[-1])
+    if name.endswith("-1") and late:
+      raise jax.errors.JaxRuntimeError(late.pop())
+    return "done"
+
+  client = types.SimpleNamespace(
+    key_value_set=lambda name, value: asked.append(f"set {name[-1]}"),
+    blocking_key_value_get=get,
+  )
+  monkeypatch.setattr(distributed.runtime.global_state, "client", client)
+  distributed.wait_for_all("text")  # Alone.
+  assert asked == []
+  monkeypatch.setattr(jax, "process_count", lambda: 3)
+  distributed.wait_for_all("text")
+  assert asked == ["set 0", "0", "1", "1", "1", "2"]
+  late.append("UNAVAILABLE: process 1 is gone")
+  with pytest.raises(jax.errors.JaxRuntimeError, match="is gone"):
+    distributed.wait_for_all("text")
 
 
 def damaged():

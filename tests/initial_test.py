@@ -230,6 +230,7 @@ def test_what_does_not_fit(capsys, tiny, tmp_path, flags, words):
     tiny, tmp_path / "run", f"--config.student.init_from={first}", *more
   )
   assert words in command(capsys, *argv, code=2)
+  assert not (tmp_path / "run" / "data").exists()  # Before text is prepared.
 
 
 def test_another_vocabulary_is_refused(capsys, tiny, tmp_path):
@@ -245,3 +246,4 @@ def test_another_vocabulary_is_refused(capsys, tiny, tmp_path):
   flag = f"--config.student.init_from={source}"
   output = command(capsys, *distil(tiny, tmp_path / "run", flag), code=2)
   assert "has another vocabulary than the teacher's" in output
+  assert not (tmp_path / "run" / "data").exists()

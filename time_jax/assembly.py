@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax import descent, folders, optimizer, sharding
+from time_jax import descent, folders, optimizer, parallel, sharding
 from time_jax.appearing import interrupted
 from time_jax.config import completed, lacking
 from time_jax.distill import Objective
@@ -227,6 +227,8 @@ def make_mesh(
         + (f" times train.accumulation={parts}" if parts > 1 else "")
         + f"; the next one up is {-(-rows // (ways * parts)) * ways * parts}."
       )
+  if config.train.parallel == "pmap":
+    parallel.check_pmap(mesh)
   return mesh
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import socket
@@ -17,7 +18,7 @@ from time_jax.arrays import Batch
 from time_jax.assembly import RANDOM, teacher_config
 from time_jax.config import check_config
 from time_jax.data import integrity, manifest, pipeline, prepare
-from time_jax.errors import UserError
+from time_jax.errors import DAMAGED_JSON, UserError
 from time_jax.folders import prepare_workdir
 from time_jax.hf import files, tokenizer
 
@@ -70,6 +71,44 @@ def open_corpus(
     prepared.content,
     prepared.tokenizer_sha256,
   )
+
+
+def keep_limit(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Keeps the limit of tokens with which text of a run was begun.
+
+  `data.max_tokens` of a recipe may follow from the steps. Text that was
+  prepared for more steps has all that these read, so it is used as it is.
+
+  Args:
+    config: of the run; `data.max_tokens` is changed.
+    workdir: of the run.
+  """
+  d, train = config.data, config.train
+  if d.max_tokens != train.num_steps * train.global_batch_size * d.seq_len:
+    return  # It was chosen for its own sake.
+  folder = data_folder(config, workdir)
+  before = max(
+    _limit(workdir / "config.json", "data"),
+    _limit(folder / manifest.MANIFEST, "settings"),
+    _limit(prepare.plan_of(folder)),
+  )
+  if before > d.max_tokens:
+    print(
+      f"time_jax: note: text was prepared up to {before:,} tokens, the steps "
+      f"read at most {d.max_tokens:,}; it is used as it is.",
+      file=sys.stderr,
+      flush=True,
+    )
+    d.max_tokens = before
+
+
+def _limit(path: pathlib.Path, part: str = "") -> int:
+  """The limit of tokens in a file of settings; 0: there is none."""
+  try:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return int((content[part] if part else content)["max_tokens"])
+  except (OSError, *DAMAGED_JSON):  # Whoever needs the file says so.
+    return 0
 
 
 def prepare_corpus(
@@ -196,6 +235,7 @@ def prepare_command(
   """
   check_config(config)
   vocab_size = teacher_config(config).vocab_size
+  keep_limit(config, workdir)
   folder = data_folder(config, workdir)
   with contextlib.ExitStack() as stack:
     # Rows that lie elsewhere are shared: whoever comes later waits.

@@ -49,6 +49,17 @@ _failures, _questions = itertools.count(), itertools.count(1)
 
 
 def initialize() -> cluster.Place:
+  """Joins the run's processes, and leaves SIGTERM to `preempted`.
+
+  What happens between the two parts of it, `join` and `hear_signals`, ends by
+  SIGTERM as any command does.
+  """
+  place = join()
+  hear_signals()
+  return place
+
+
+def join() -> cluster.Place:
   """Joins the run's processes; call it before anything touches a device.
 
   What `cluster.find` reads from the environment; else what JAX finds by asking
@@ -79,12 +90,13 @@ def initialize() -> cluster.Place:
     )
     _bypass_proxy(place.coordinator.rpartition(":")[0])
   meeting.meet(place, timeout)
-  jax.distributed.initialize(
-    **place.arguments(),
-    initialization_timeout=timeout,
-    heartbeat_timeout_seconds=heartbeat,
-    shutdown_timeout_seconds=shutdown,
-  )
+  with _deaf():
+    jax.distributed.initialize(
+      **place.arguments(),
+      initialization_timeout=timeout,
+      heartbeat_timeout_seconds=heartbeat,
+      shutdown_timeout_seconds=shutdown,
+    )
   # On CPU the processes must meet within 30 s at their first collective, and
   # need not afterwards: meet now, before weights are read and compiled for.
   multihost_utils.sync_global_devices("time_jax.distributed.initialize")
@@ -117,6 +129,47 @@ def writing(workdir: pathlib.Path) -> Generator[None, None, None]:
         meeting.meet(place, timeout, refusal=str(error))
       raise
     yield
+
+
+@contextlib.contextmanager
+def _deaf() -> Generator[None, None, None]:
+  """Keeps JAX from taking SIGTERM over while processes join."""
+  before = jax.config.jax_enable_preemption_service
+  jax.config.update("jax_enable_preemption_service", False)
+  try:
+    yield
+  finally:
+    jax.config.update("jax_enable_preemption_service", before)
+
+
+def hear_signals() -> None:
+  """Has JAX note SIGTERM, which ends nothing from here on; see `preempted`."""
+  runtime.global_state.initialize_preemption_sync_manager()
+
+
+def wait_for_all(purpose: str) -> None:
+  """Returns when all processes have called it, however long that takes.
+
+  Nobody waits on a device, and signals are heard meanwhile.
+
+  Args:
+    purpose: what all have done by then; each is waited for once.
+  """
+  if jax.process_count() == 1:
+    return
+  client: Any = runtime.global_state.client
+  names = [
+    f"time_jax.distributed.{purpose}-{i}" for i in range(jax.process_count())
+  ]
+  client.key_value_set(names[jax.process_index()], "done")
+  for name in names:
+    while True:
+      try:
+        client.blocking_key_value_get(name, 1000)
+        break
+      except jax.errors.JaxRuntimeError as error:
+        if "DEADLINE_EXCEEDED" not in str(error):
+          raise
 
 
 def preempted() -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from time_jax import (
   assembly,
@@ -19,6 +20,7 @@ from time_jax import (
   folders,
   history,
   identity,
+  seal,
   sharding,
 )
 from time_jax.checkpoint import Checkpoints
@@ -110,7 +112,42 @@ def from_elsewhere(student: Mapping[str, Any]) -> bool:
     student: that part of the record.
   """
   source = student.get("init_from") or ""
-  return bool(source) and source.partition(":")[0] != TEACHER
+  return bool(source) and not _of_teacher(source)
+
+
+def _of_teacher(init_from: str) -> bool:
+  return init_from.partition(":")[0] == TEACHER
+
+
+def check_source(
+  config: ConfigDict, workdir: pathlib.Path, vocab_size: int
+) -> None:
+  """Checks what a run is to start from, before anything large is read.
+
+  Args:
+    config: of the run.
+    workdir: of the run. Where it holds checkpoints, one of them is read
+      instead: the source may be gone.
+    vocab_size: rows of the teacher's token table.
+
+  Raises:
+    UserError: there is no such model, or it does not fit the student.
+  """
+  shape = assembly.student_config(config, vocab_size)
+  init_from, teacher = config.student.init_from, config.teacher
+  steps = [int(folder.name) for folder in seal.step_folders(workdir)]
+  if steps == [0]:
+    _check_no_other(workdir, init_from)
+    found = assembly.read_shape(workdir, assembly.read_run(workdir))
+    # How many positions the checkpoint has, only it can tell.
+    found = dataclasses.replace(found, max_positions=shape.max_positions)
+    _check(found, range(1, found.num_layers + 1), shape)
+    _check_words(workdir / "tokenizer", teacher.path, vocab_size)
+  elif init_from and not steps:
+    folder, _, _ = _find(
+      init_from, teacher.path, teacher.layer, teacher.allow_pickle, shape
+    )
+    files.weight_files(folder, teacher.allow_pickle)
 
 
 def first_params(
@@ -142,35 +179,53 @@ def first_params(
     UserError: the weights do not fit the student.
   """
   if is_imported(checkpoints):
-    if init_from:
-      raise UserError(
-        f"{workdir} holds an imported student, so student.init_from="
-        f"{init_from!r} has no place; use another --workdir, or leave it empty."
-      )
+    _check_no_other(workdir, init_from)
     source, found = _imported(workdir, checkpoints, mesh)
-    layers, folder = range(1, found.num_layers + 1), workdir / "tokenizer"
-  elif init_from:
-    of_teacher = init_from.partition(":")[0] == TEACHER
-    name = teacher_path if of_teacher else init_from
-    folder = files.resolve(name, allow_pickle)
-    found = load.read_config(folder)[1]
-    check_kin(found, init_from)
     layers = range(1, found.num_layers + 1)
-    if not of_teacher:  # The teacher's weights were compared before.
+    _check(found, layers, shape)
+    _check_words(workdir / "tokenizer", teacher_path, shape.vocab_size)
+  elif init_from:
+    folder, found, layers = _find(
+      init_from, teacher_path, teacher_layer, allow_pickle, shape
+    )
+    if not _of_teacher(init_from):  # The teacher's were compared before.
       _check_alike(folder, allow_pickle)
-    else:
-      layers = _teacher_layers(init_from, shape.num_layers, teacher_layer)
-    for layer in layers:
-      load.check_layer(layer, found.num_layers)
-    _check(found, layers, shape)  # Before weights are read.
     _, source = load.load_encoder(
       folder, dtype=FLOAT32, mesh=mesh, allow_pickle=allow_pickle
     )
   else:
     return fresh
+  return fit(source, found, layers, fresh, shape)
+
+
+def _check_no_other(workdir: pathlib.Path, init_from: str) -> None:
+  if init_from:
+    raise UserError(
+      f"{workdir} holds an imported student, so student.init_from="
+      f"{init_from!r} has no place; use another --workdir, or leave it empty."
+    )
+
+
+def _find(
+  init_from: str,
+  teacher_path: str,
+  teacher_layer: int,
+  allow_pickle: bool,
+  shape: BertConfig,
+) -> tuple[pathlib.Path, BertConfig, Sequence[int]]:
+  """Folder, shape and layers of the source; UserError: it does not fit."""
+  name = teacher_path if _of_teacher(init_from) else init_from
+  folder = files.resolve(name, allow_pickle)
+  found = load.read_config(folder)[1]
+  check_kin(found, init_from)
+  layers: Sequence[int] = range(1, found.num_layers + 1)
+  if _of_teacher(init_from):
+    layers = _teacher_layers(init_from, shape.num_layers, teacher_layer)
+  for layer in layers:
+    load.check_layer(layer, found.num_layers)
   _check(found, layers, shape)
   _check_words(folder, teacher_path, shape.vocab_size)
-  return fit(source, found, layers, fresh, shape)
+  return folder, found, layers
 
 
 def _imported(

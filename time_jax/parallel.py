@@ -92,12 +92,8 @@ def with_pmap(step: Callable[..., Any], mesh: Mesh) -> Parallel:
   Raises:
     UserError: the mesh splits parameters, or there are other processes.
   """
+  check_pmap(mesh)
   count = mesh.shape["data"]
-  if jax.process_count() > 1 or mesh.size != count:
-    raise UserError(
-      "train.parallel='pmap' works in one process with replicas only; expected "
-      "mesh.fsdp=1 and mesh.tensor=1, or train.parallel='jit'."
-    )
   devices = list(mesh.devices.flat)
   compiled = jax.pmap(
     functools.partial(step, axis="devices"),
@@ -132,6 +128,15 @@ def with_pmap(step: Callable[..., Any], mesh: Mesh) -> Parallel:
     put_batch=put_batch,
     lower=compiled.lower,
   )
+
+
+def check_pmap(mesh: Mesh) -> None:
+  """Raises UserError where `with_pmap` cannot work."""
+  if jax.process_count() > 1 or mesh.size != mesh.shape["data"]:
+    raise UserError(
+      "train.parallel='pmap' works in one process with replicas only; expected "
+      "mesh.fsdp=1 and mesh.tensor=1, or train.parallel='jit'."
+    )
 
 
 def _first(tree: Any) -> Any:

@@ -75,12 +75,18 @@ def distill(
   prepare_workdir(workdir)
   initial.check_not_lost(workdir, seal.step_folders(workdir))
   teacher_config = assembly.teacher_config(config)
+  initial.check_source(config, workdir, teacher_config.vocab_size)
+  corpus.keep_limit(config, workdir)
   with distributed.writing(workdir):
-    rows = corpus.open_corpus(config, workdir, teacher_config.vocab_size)
-    place = distributed.initialize()
+    place = distributed.join()
+    mesh = assembly.make_mesh(config)
+    # Text is last: hours may go by, and nothing that was typed is wrong.
+    with distributed.ending_with_others():
+      rows = corpus.open_corpus(config, workdir, teacher_config.vocab_size)
+      distributed.wait_for_all("text")
+    distributed.hear_signals()
     with distributed.together(config.train.watchdog) as watchdog:
       use_compilation_cache()
-      mesh = assembly.make_mesh(config)
       print(machine.introduce(place, mesh), file=sys.stderr, flush=True)
       distributed.check_shared(workdir)
       active = jax.process_index() == 0

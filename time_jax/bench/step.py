@@ -58,8 +58,9 @@ def bench_step(
   if json:
     report.check_writable(json)
   vocab_size = assembly.teacher_config(config).vocab_size
-  rows, problem = open_rows(config, workdir, real_rows, vocab_size)
   distributed.initialize()
+  assembly.make_mesh(config)  # What is wrong is told before text is prepared.
+  rows, problem = open_rows(config, workdir, real_rows, vocab_size)
   train.use_compilation_cache()
   if warmup is None:
     warmup = _WARMUP_CPU if jax.default_backend() == "cpu" else _WARMUP
@@ -116,6 +117,7 @@ def open_rows(
       raise UserError(f"--real_rows: {reason}")
     return None, reason
   folder = workdir or pathlib.Path()
+  corpus.keep_limit(config, folder)
   return corpus.open_corpus(config, folder, vocab_size).train, ""
 
 

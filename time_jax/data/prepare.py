@@ -160,6 +160,11 @@ def _check(folder: pathlib.Path, settings: dict[str, Any]) -> None:
     raise errors.UserError("cannot prepare: " + "; ".join(problems))
 
 
+def plan_of(folder: pathlib.Path) -> pathlib.Path:
+  """The settings of text that is not prepared to its end."""
+  return _unfinished(folder) / "plan.json"
+
+
 def _unfinished(folder: pathlib.Path) -> pathlib.Path:
   return folder / "unfinished"
 
@@ -169,7 +174,7 @@ def _start_or_resume(folder: pathlib.Path, settings: dict[str, Any]) -> None:
   work.mkdir(parents=True, exist_ok=True)
   for leftover in work.glob("*.tmp"):
     leftover.unlink()
-  plan = work / "plan.json"
+  plan = plan_of(folder)
   # A first try that made nothing, for a mistyped path say, binds nobody.
   begun = plan.exists() and any(path != plan for path in work.iterdir())
   if begun:
