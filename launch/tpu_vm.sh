@@ -6,7 +6,8 @@
 #   create            asks for the TPUs; they come when there are some
 #   state             of the request: ACTIVE means ready
 #   setup             copies this commit to all hosts and installs it there
-#   run ARGUMENTS     starts `time_jax ARGUMENTS` on all hosts, in the background
+#   run ARGUMENTS     starts `time_jax ARGUMENTS` in the background: on all hosts
+#                     what trains or measures, anything else on the first one
 #   logs [HOST]       follows the log of one host (0)
 #   stop              SIGTERM to the run on all hosts: it saves and ends
 #   resume ARGUMENTS  after a preemption: delete, create, wait, setup, run
@@ -45,7 +46,12 @@ tpus() {
 }
 
 on_all_hosts() {
-  tpus ssh --node=all --worker=all --command="$1"
+  on_hosts all "$1"
+}
+
+# on_hosts WHICH COMMAND
+on_hosts() {
+  tpus ssh --node="$1" --worker="$1" --command="$2"
 }
 
 create() {
@@ -97,12 +103,18 @@ mountpoint -q /data || sudo mount -t nfs $(quoted "$NFS") /data"
 
 start() {
   [ $# -gt 0 ] || usage "$0"
-  on_all_hosts "cd time_jax || exit 1
+  # Of an export, say, each host would write the same folder. One host alone
+  # cannot start the TPUs of a slice.
+  case $1 in
+    distill | prepare | finetune | bench | doctor) which=all prefix= ;;
+    *) which=0 prefix='env JAX_PLATFORMS=cpu ' ;;
+  esac
+  on_hosts "$which" "cd time_jax || exit 1
 if kill -0 \"\$(cat ../time_jax.pid 2>/dev/null)\" 2>/dev/null; then
   echo 'it runs already; launch/tpu_vm.sh stop comes first'
   exit 1
 fi
-nohup launch/worker.sh $(quoted "$@") >>../time_jax.log 2>&1 </dev/null &
+nohup ${prefix}launch/worker.sh $(quoted "$@") >>../time_jax.log 2>&1 </dev/null &
 echo \$! >../time_jax.pid"
 }
 

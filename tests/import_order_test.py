@@ -15,7 +15,8 @@ lease recipe_arguments text_encoding
 folders
 appearing cluster history ledger seal tracking watchdog
 meeting status
-arrays distributed optimizer spikes config metrics languages profiling
+outcome
+arrays memory distributed optimizer spikes config metrics languages profiling
 checkpoint command data.examples data.json_files evals.recipe
 evals.lines arguments
 evals.edit_scripts evals.spans evals.trees

@@ -50,6 +50,11 @@ DRY_RUNS = {
     TPU | {"SPOT": "1", "NFS": "10.0.0.2:/runs"},
   ),
   "tpu_vm_run": ("tpu_vm.sh", ["run", *DISTILL], TPU),
+  "tpu_vm_run_export": (
+    "tpu_vm.sh",
+    ["run", "export", "--workdir=/data/runs/da-m"],
+    TPU,
+  ),
   "tpu_vm_state": ("tpu_vm.sh", ["state"], TPU),
   "tpu_vm_setup": ("tpu_vm.sh", ["setup"], TPU),
   "tpu_vm_logs": ("tpu_vm.sh", ["logs", "3"], TPU),

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import logging
 
-from time_jax import arguments
+from time_jax import arguments, outcome
 from time_jax.commands import COMMANDS
 from time_jax.errors import (
   EXIT_PREEMPTED,
@@ -44,8 +44,11 @@ def main(argv: Sequence[str]) -> int:
       return 0
     # Orbax warns of what is meant to be so; our own words go another way.
     logging.set_verbosity(logging.ERROR)
+    command = COMMANDS[name]
     with _stopped_by_sigterm():
-      return COMMANDS[name].run(values)
+      if command.shared:
+        return command.run(values)
+      return outcome.by_first(lambda: command.run(values))
   except Exception as error:
     if (found := verdict(error)) is None:
       raise

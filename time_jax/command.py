@@ -27,6 +27,8 @@ class Command:
     argument: the flag that a word without dashes sets; empty: no such word.
       A flag that is a list takes all such words.
     recipe: gives all fields that its --config must have.
+    shared: whether all processes that a launcher started take part in it; else
+      process 0 does it, see `outcome`.
   """
 
   summary: str
@@ -36,6 +38,7 @@ class Command:
   run: Callable[[Any], int]
   argument: str = ""
   recipe: Callable[[], ConfigDict] = default_config
+  shared: bool = False
 
 
 def config_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:

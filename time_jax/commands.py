@@ -284,6 +284,7 @@ COMMANDS: dict[str, Command] = {
     (config_flag, workdir_flag, _check_rows),
     ("config", "workdir"),
     _run_prepare,
+    shared=True,
   ),
   "distill": Command(
     "Train a student; continues by itself where an earlier run ended.",
@@ -291,6 +292,7 @@ COMMANDS: dict[str, Command] = {
     (config_flag, workdir_flag, _profile),
     ("config", "workdir"),
     _run_distill,
+    shared=True,
   ),
   "status": Command(
     "How a run is doing: progress, health, speed, losses, lost time.",
@@ -338,6 +340,7 @@ COMMANDS: dict[str, Command] = {
     ("file", "workdir"),
     _run_sweep,
     argument="file",
+    shared=True,
   ),
   "languages": Command(
     "Languages, and which corpora, treebanks and checkpoints have them.",
@@ -376,6 +379,7 @@ COMMANDS: dict[str, Command] = {
     (workdir_flag,),
     (),
     _run_doctor,
+    shared=True,
   ),
   **BENCH,
 }

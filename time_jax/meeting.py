@@ -46,7 +46,7 @@ def _call(place: Place, timeout: float, deadline: float, word: str) -> None:
   """Process 0: waits for the others, then tells each to go on."""
   present: dict[int, tuple[socket.socket, str]] = {}
   say_at = time.monotonic() + _SAY_EVERY
-  with _listen(place) as listener, contextlib.ExitStack() as stack:
+  with listen(place) as listener, contextlib.ExitStack() as stack:
     while True:
       for index in [i for i, (peer, _) in present.items() if not _alive(peer)]:
         del present[index]  # It was killed; it may come again.
@@ -78,7 +78,12 @@ def _call(place: Place, timeout: float, deadline: float, word: str) -> None:
         peer.recv(1)
 
 
-def _listen(place: Place) -> socket.socket:
+def listen(place: Place) -> socket.socket:
+  """What process 0 is reached by; its `accept` waits for 0.2 s.
+
+  Raises:
+    RestartableError: something else listens at that port.
+  """
   port = int(place.coordinator.rpartition(":")[2])
   try:
     try:

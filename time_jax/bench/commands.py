@@ -327,6 +327,7 @@ BENCH = {
     ("config",),
     _run_bench_step,
   ),
+    shared=True,
   "bench compare": Command(
     "Our training step and PyTorch's, in turns.",
     "bench compare --size=s,xs --batch_size=4 --compile",

@@ -88,6 +88,7 @@ EVALS = {
     ("config", "workdir"),
     _run_ud,
     recipe=ud_config,
+    shared=True,
   ),
   "finetune ner": Command(
     "Train an encoder to find names; entity F1 by seqeval.",
@@ -97,6 +98,7 @@ EVALS = {
     ("config", "workdir"),
     _run_ner,
     recipe=ner_config,
+    shared=True,
   ),
   "finetune qa": Command(
     "Train an encoder to find answers in a text; EM and F1 of SQuAD.",
@@ -106,6 +108,7 @@ EVALS = {
     ("config", "workdir"),
     _run_qa,
     recipe=qa_config,
+    shared=True,
   ),
   "predict": Command(
     "Annotate text, a sentence a line, or answer questions (SQuAD's JSON).",
