@@ -23,6 +23,7 @@ from time_jax import (
   history,
   initial,
   machine,
+  memory,
   metrics,
   optimizer,
   parallel,
@@ -204,6 +205,8 @@ class _Run:
           jax.profiler.StepTraceAnnotation("train", step_num=step),
           self.ledger.doing("compile" if step == first + 1 else "steps"),
         ):
+          if step == first + 1:  # What cannot fit is told before it runs.
+            memory.compile_step(how.lower(state, teacher, batch), self.mesh)
           state, scalars = how.step(state, teacher, batch)
         self.watchdog.beat()
         pending.append((step, scalars))

@@ -85,7 +85,7 @@ def test_memory_is_that_of_the_programs():
 
 
 def test_what_does_not_fit_is_skipped(monkeypatch):
-  monkeypatch.setattr(relations, "_free_memory", lambda: 2**21)
+  monkeypatch.setattr(relations.memory, "free", lambda: 2**21)
   case = relations.Case(2, 128, 16, 64, 32)
   rows = {row.name: row for row in relations.measure(case, 1, with_torch=True)}
   for name in ("dense", "torch"):

@@ -322,12 +322,13 @@ BENCH = {
   ),
   "bench step": Command(
     "Speed and memory of a recipe's training step.",
-    "bench step --config=configs/xlmr_random.py:size=s --steps=5",
+    "bench step --config=configs/xlmr_random.py:size=s "
+    "--config.train.global_batch_size=4 --config.data.seq_len=128 --steps=5",
     (config_flag, workdir_flag, _bench_step, json_flag),
     ("config",),
     _run_bench_step,
-  ),
     shared=True,
+  ),
   "bench compare": Command(
     "Our training step and PyTorch's, in turns.",
     "bench compare --size=s,xs --batch_size=4 --compile",
@@ -344,7 +345,9 @@ BENCH = {
   ),
   "bench scaling": Command(
     "Weak and strong scaling of the step over numbers of devices.",
-    "bench scaling --config=configs/xlmr_random.py:size=s --devices=1,2,4",
+    "bench scaling --config=configs/xlmr_random.py:size=s "
+    "--config.train.global_batch_size=4 --config.data.seq_len=128 "
+    "--devices=1,2,4",
     (config_flag, _bench_scaling, json_flag),
     ("config", "devices"),
     _run_bench_scaling,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from time_jax import folders, machine, train
+from time_jax import folders, machine, memory, train
 from time_jax.arrays import Qkv
 from time_jax.bench import report
 from time_jax.errors import UserError
@@ -200,7 +200,7 @@ def _programs(
 
 def _too_large(need: int) -> str:
   """Why that many bytes are not there; empty if they are."""
-  free = int(_SHARE * _free_memory())
+  free = int(_SHARE * memory.free())
   if need <= free:
     return ""
   return f"needs {need / 1e9:.1f} GB of {free / 1e9:.1f} GB that may be used"
@@ -281,20 +281,6 @@ def _torch_program(
 def _torch_module() -> Any:
   # PyTorch is optional.
   return importlib.import_module("time_jax.bench.torch_relations")
-
-
-def _free_memory() -> int:
-  device = jax.devices()[0]
-  stats = device.memory_stats() or {}
-  if "bytes_limit" in stats:
-    return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-  # Linux knows what its caches would give back.
-  path = pathlib.Path("/proc/meminfo")
-  lines = path.read_text().splitlines() if path.exists() else []
-  for name, _, amount in (line.partition(":") for line in lines):
-    if name == "MemAvailable":
-      return int(amount.split()[0]) * 1024
-  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 def _table(rows: Sequence[Row], with_torch: bool) -> str:

@@ -13,7 +13,15 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax import assembly, flops, parallel, sharding, train, train_step
+from time_jax import (
+  assembly,
+  flops,
+  memory,
+  parallel,
+  sharding,
+  train,
+  train_step,
+)
 from time_jax.arrays import Batch
 from time_jax.data import pipeline
 from time_jax.distill import Objective
@@ -120,12 +128,12 @@ class Run:
     start = time.perf_counter()
     with cache_hits() as hits:
       lowered = self.how.lower(self.state, self.teacher_params, batch)
-      program = lowered.compile()
+      program = memory.compile_step(lowered, self.mesh)
     compiled = time.perf_counter()
     self._step(batch)
     jax.block_until_ready(self.state)
     first = time.perf_counter()
-    memory = program.memory_analysis()
+    planned = program.memory_analysis()
     costs = program.cost_analysis() or {}
     return {
       "flops": {**vars(counted), "total": counted.total},
@@ -136,7 +144,7 @@ class Run:
         "cache": "warm" if hits else "cold",
         "first_step_s": first - start,
       },
-      "memory": {"program": _program_memory(memory)},
+      "memory": {"program": _program_memory(planned)},
     }
 
   def window(self, batches: Iterator[Batch], steps: int) -> Window:

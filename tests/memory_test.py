@@ -1,0 +1,92 @@
+"""A step that cannot fit is told before it runs, with what it needs."""
+
+import dataclasses
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+import running
+from conftest import make_mesh
+
+from time_jax import cli, memory
+from time_jax.errors import UserError
+
+
+def plan(temporaries, outputs=0, reused=0, arguments=10**9):
+  return types.SimpleNamespace(
+    temp_size_in_bytes=temporaries,
+    output_size_in_bytes=outputs,
+    alias_size_in_bytes=reused,
+    argument_size_in_bytes=arguments,
+  )
+
+
+@dataclasses.dataclass
+class Device:
+  platform: str
+  device_kind: str = "H100"
+
+
+def test_devices_of_a_host_share_its_memory():
+  gigabytes = 10**9
+  needs = plan(3 * gigabytes, 2 * gigabytes, gigabytes)
+  memory.check_fit(needs, [Device("cpu")] * 2, 8 * gigabytes)
+  with pytest.raises(UserError) as caught:
+    memory.check_fit(needs, [Device("cpu")] * 2, 7 * gigabytes)
+  told = str(caught.value)
+  assert "needs 8.00 GB on the host, for its 2 devices beside" in told
+  assert "which take 1.00 GB, and 7.00 GB are left. Lower train.glob" in told
+  memory.check_fit(needs, [Device("gpu")] * 8, 4 * gigabytes)
+  with pytest.raises(UserError, match=r"4.00 GB on a device \(H100\) beside"):
+    memory.check_fit(needs, [Device("gpu")] * 8, 3 * gigabytes)
+  memory.check_fit(None, [Device("other")], 0)  # The backend does not tell.
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("command", ["distill", "bench step"])
+def test_a_step_that_cannot_fit_does_not_run(
+  tiny, tmp_path, monkeypatch, capsys, command
+):
+  monkeypatch.setattr(memory, "free", lambda: 1000)
+  words = running.command(tiny, tmp_path / "run")[1:]
+  words.append("--config.data.validation=()")
+  assert cli.main([*command.split(), *words]) == 2
+  told = capsys.readouterr().err
+  assert "the training step does not fit: it needs 0." in told
+  assert "on the host, for its 8 devices beside weights" in told
+  assert running.last_step(tmp_path / "run") == -1
+
+
+def test_a_compiler_that_runs_out_of_memory(monkeypatch):
+  mesh = make_mesh(1, 1, 1)
+  lowered = jax.jit(lambda x: x + 1).lower(jnp.zeros(3))
+  assert memory.compile_step(lowered, mesh)(jnp.zeros(3)).tolist() == [1] * 3
+
+  def compile_():
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 99 GB of 16.\nlong")
+
+  failing = types.SimpleNamespace(compile=compile_)
+  with pytest.raises(UserError, match=r"on a device: RESOURCE_.* of 16\. Low"):
+    memory.compile_step(failing, mesh)
+
+
+def test_what_is_left_of_a_container(tmp_path, monkeypatch):
+  monkeypatch.setattr(memory, "_GROUP_FOLDER", tmp_path)
+  assert memory._free_of_container() == []
+  (tmp_path / "memory.max").write_text("max\n")
+  (tmp_path / "memory.current").write_text("300\n")
+  (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 100\n")
+  assert memory._free_of_container() == []
+  (tmp_path / "memory.max").write_text("1000\n")
+  assert memory._free_of_container() == [800]
+  assert memory.free() == 800
+
+
+def test_what_is_left_of_the_host(tmp_path, monkeypatch):
+  monkeypatch.setattr(memory, "_INFO", tmp_path / "meminfo")
+  assert memory._free_of_host() > 2**20
+  (tmp_path / "meminfo").write_text(
+    "MemTotal: 9 kB\nMemAvailable:    7 kB\nHugePages_Total:  0\nSwapFree: 1 kB"
+  )
+  assert memory._free_of_host() == 8 * 1024
