@@ -109,7 +109,10 @@ class Opened:
   @functools.cached_property
   def shown(self) -> probe.Probe:
     """The record's own rows where there is one, else fresh ones."""
-    pad_id = self.config.get("pad_token_id") or 0
+    pad_id = self.config.get("pad_token_id")
+    # Rows are as right with any id where nothing is looked at.
+    if type(pad_id) is not int or not 0 <= pad_id < self.shape.vocab_size:
+      pad_id = 0
     if self.record:
       return probe.from_json(self.record["fingerprint"], pad_id)[0]
     tokenize = None

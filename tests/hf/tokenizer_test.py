@@ -362,3 +362,24 @@ def test_the_student_reads_what_the_teacher_read(
   assert again.model_max_length == 16
   special = (again.bos_token_id, again.pad_token_id, again.eos_token_id)
   assert (*special, again.mask_token_id) == (0, 1, 2, len(ids) - 1)
+
+
+@pytest.mark.parametrize("file", [True, False])
+@pytest.mark.parametrize("said", [True, False, None])
+def test_two_files_that_differ_in_the_first_space(folder, capsys, file, said):
+  """The file that ids are made by counts, and a note says so."""
+  path = folder / "tokenizer.json"
+  backend = tokenizers.Tokenizer.from_file(str(path))
+  backend.pre_tokenizer = pre_tokenizers.Sequence(
+    [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(file)]
+  )
+  backend.save(str(path))
+  change(folder, add_prefix_space=said)
+  tokenizer.load_tokenizer(folder, 8)
+  expected = (
+    f"time_jax: note: {folder / CONFIG} has add_prefix_space={said}, "
+    f"tokenizer.json {file}, which counts here; transformers may follow the "
+    "other: make them the same.\n"
+  )
+  differ = said is not None and said != file
+  assert capsys.readouterr().err == (expected if differ else "")

@@ -1,6 +1,8 @@
 """Our encoder against transformers' PyTorch models, by golden vectors."""
 
 import dataclasses
+import json
+import re
 import shutil
 
 import flax.linen as nn
@@ -9,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from time_jax import checks
 from time_jax.arrays import make_batch
 from time_jax.errors import UserError
-from time_jax.hf import load
+from time_jax.hf import load, torch_encoder
 from time_jax.models import bert
 from time_jax.models.family import abstract_params, init_params
 
@@ -166,3 +169,46 @@ def test_relative_positions_are_refused():
   hf = {"model_type": "bert", "position_embedding_type": "relative_key"}
   with pytest.raises(UserError, match="relative_key"):
     bert.parse_config(hf)
+
+
+@pytest.fixture
+def roberta(golden, tmp_path):
+  """A RoBERTa of 40 positions whose config can be changed."""
+  folder = shutil.copytree(golden / "roberta", tmp_path / "roberta")
+
+  def change(**settings):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return folder
+
+  return change
+
+
+def test_positions_from_the_first_row(roberta, mesh):
+  """Of a padding id of -1, as transformers understands it."""
+  pytest.importorskip("torch")
+  folder = roberta(pad_token_id=-1)
+  encoder, params = load.load_encoder(folder, dtype=FLOAT32, mesh=mesh)
+  config = encoder.config
+  assert (config.position_offset, config.max_positions) == (0, 40)
+  tokens, mask = np.arange(40)[None] % 9 + 5, np.ones((1, 40), bool)
+  expected = torch_encoder.load_torch(folder, strict=False)(tokens, mask)
+  found = hidden_states(encoder, params, make_batch(tokens, mask))
+  np.testing.assert_allclose(found, expected, **TOLERANCE)
+  # The id is none that a row could be filled up with.
+  opened = checks.Opened(folder, None, False)
+  assert np.asarray(opened.batch.tokens).min() >= 0
+
+
+@pytest.mark.parametrize("pad", [None, -2, 39, 500, "1", 1.0, True, [1]])
+def test_a_padding_id_that_positions_cannot_be_counted_from(roberta, pad):
+  words = f"config.json: pad_token_id={re.escape(repr(pad))}, from which"
+  with pytest.raises(UserError, match=words):
+    load.read_config(roberta(pad_token_id=pad))
+
+
+def test_sizes_are_whole_numbers(roberta):
+  """Not 1.0 either, which here the check of annotations would meet first."""
+  words = "config.json: num_token_types=True; expected a whole number."
+  with pytest.raises(UserError, match=words):
+    load.read_config(roberta(type_vocab_size=True))

@@ -35,7 +35,7 @@ from time_jax.arrays import Batch, Qkv
 from time_jax.errors import UserError
 from time_jax.hf import files, load
 from time_jax.hf.weights import Weights
-from time_jax.models import layers
+from time_jax.models import bert, layers
 from time_jax.models.attention import attend
 from time_jax.models.family import Params, Teacher
 
@@ -113,10 +113,12 @@ def load_flax_teacher(
   config = _parse_config(folder, hf_config, model)
   load.check_layer(layer, config.num_hidden_layers)
   config.num_hidden_layers = layer
+  offset = 0
+  if kind.padded_positions:
+    offset = bert.position_offset(config.to_dict())
   module, shapes = _build(folder, kind, model, config, dtype)
   with Weights(folder, allow_pickle) as weights:
     params = _read_params(weights, model, shapes, mesh, dtype)
-  offset = config.pad_token_id + 1 if kind.padded_positions else 0
   fingerprint = files.fingerprint(folder, allow_pickle)
   return _teacher(module, params, offset, fingerprint)
 

@@ -142,8 +142,7 @@ def _describe(
   hf_config: Mapping[str, Any], layer: int, dtype: DTypeLike
 ) -> tuple[Family, nn.Module, Params]:
   """Family, encoder, and abstract parameters that feed the projections."""
-  family = registry.find_family(hf_config)
-  config = family.parse_config(hf_config)
+  family, config = registry.parse_config(hf_config)
   check_layer(layer, config.num_layers)
   encoder = family.encoder(config, layer, dtype)
   kept = _select(abstract_params(encoder), family.feeds_projections)
@@ -199,8 +198,7 @@ def parse_config(hf_config: Mapping[str, Any], name: str) -> tuple[Family, Any]:
     name: what error messages call it.
   """
   try:
-    family = registry.find_family(hf_config)
-    return family, family.parse_config(hf_config)
+    return registry.parse_config(hf_config)
   except KeyError as error:
     raise UserError(f"{name} lacks the key {error}.") from None
   except UserError as error:

@@ -180,6 +180,8 @@ def _read(
   except Exception as error:  # The library raises nothing narrower.
     raise UserError(f"{name} is damaged: tokenizer.json: {error}.") from error
   _check_unknown(backend, name)
+  if not converted:
+    _compare_prefix_space(folder, content)
   backend.no_padding()
   backend.no_truncation()
   added = content.get("added_tokens") or []
@@ -217,6 +219,25 @@ def _check_unknown(backend: tokenizers.Tokenizer, name: str) -> None:
     if type(error).__name__ != "PanicException":
       raise
     raise UserError(f"{name} is damaged: tokenizer.json: {error}.") from error
+
+
+def _compare_prefix_space(
+  folder: pathlib.Path, content: Mapping[str, Any]
+) -> None:
+  """Notes where two files differ in whether a space is put before a text."""
+  path = folder / "tokenizer_config.json"
+  said = (
+    files.read_json(path).get("add_prefix_space") if path.exists() else None
+  )
+  splitting = content.get("pre_tokenizer") or {}
+  steps = [splitting, *(splitting.get("pretokenizers") or [])]
+  counts = {s["add_prefix_space"] for s in steps if "add_prefix_space" in s}
+  if said is not None and counts and counts != {said}:
+    note(
+      f"{path} has add_prefix_space={said}, tokenizer.json {counts.pop()}, "
+      "which counts here; transformers may follow the other: make them the "
+      "same."
+    )
 
 
 def _past_the_table(

@@ -88,7 +88,7 @@ def parse_config(hf: Mapping[str, Any]) -> BertConfig:
       f"position_embedding_type={kind!r} is not supported; expected 'absolute'."
     )
   roberta = hf["model_type"] not in ("bert", "electra")
-  offset = hf.get("pad_token_id", 1) + 1 if roberta else 0
+  offset = position_offset(hf) if roberta else 0
   return BertConfig(
     vocab_size=hf["vocab_size"],
     hidden_size=hf["hidden_size"],
@@ -103,6 +103,24 @@ def parse_config(hf: Mapping[str, Any]) -> BertConfig:
     initializer_range=hf.get("initializer_range", 0.02),
     embedding_size=hf.get("embedding_size"),
   )
+
+
+def position_offset(hf: Mapping[str, Any]) -> int:
+  """First row that RoBERTa uses of its position table: behind the padding id.
+
+  That id may be -1, of a model whose positions begin with the first row.
+
+  Raises:
+    UserError: config.json names no id that positions can be counted from.
+  """
+  pad, rows = hf.get("pad_token_id", 1), hf["max_position_embeddings"]
+  if type(pad) is not int or not -1 <= pad < rows - 1:
+    raise UserError(
+      f"pad_token_id={pad!r}, from which RoBERTa counts its {rows} positions; "
+      f"expected a whole number from -1 to {rows - 2}, most often 1: set what "
+      "the model was trained with."
+    )
+  return pad + 1
 
 
 class Shared(NamedTuple):

@@ -1,5 +1,6 @@
 """Which family reads which config.json."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,22 @@ REFUSED = {
   "gptbert": "GPT-BERT (NorBERT 4) gates its values and weighs its layers",
   "norbert4": "GPT-BERT (NorBERT 4) gates its values and weighs its layers",
 }
+
+
+def parse_config(hf_config: Mapping[str, Any]) -> tuple[Family, Any]:
+  """Family and frozen config of what a config.json says.
+
+  Raises:
+    UserError: the architecture is not supported, or a size in the config is
+      no whole number.
+  """
+  family = find_family(hf_config)
+  config = family.parse_config(hf_config)
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if field.type is int and type(value) is not int:
+      raise UserError(f"{field.name}={value!r}; expected a whole number.")
+  return family, config
 
 
 def find_family(hf_config: Mapping[str, Any]) -> Family:
