@@ -7,9 +7,11 @@ Arguments, all optional:
   lang     en; a code that `python -m time_jax languages` knows
   size     m (also s, xs): the paper's sizes
   teacher  xlmr_large; a name that `python -m time_jax teachers` knows, such as
-           hplt, the BERT of the language; its layer and R come with it
+           hplt, the BERT of the language; its layer and R come with it. The
+           checkpoints of HPLT are pickles: --config.teacher.allow_pickle
   corpus   culturax (gated); also fineweb2, hplt, wikipedia, oscar (gated), or
-           own: the text that --config.data.train names
+           own: the text that --config.data.train names, and no held-out text
+           but what --config.data.validation names
 
 Reproduces the recipe of the paper and its code: 200 000 steps of 256 x 512
 tokens (26 G tokens), AdamW, peak learning rate 6e-4, bfloat16, a candidate
@@ -22,7 +24,7 @@ Text: files of the corpus, fetched one at a time up to as many tokens as the
 steps can read (data.max_tokens; German alone would be more than 1.5 TB). Held
 out: WMT24++, or FLORES+ (gated) for a language that it lacks, or nothing where
 both lack it: then there is no choice by loss, unless --config.data.validation
-names text.
+names text. --config.data.validation="()" leaves it out.
 
 Not run at full scale by us: time, cost and scores are not measured.
 """
@@ -55,7 +57,7 @@ def get_config(arguments: str = "") -> ConfigDict:
   config.relations.num_heads = teacher.relation_heads
   config.student.update(STUDENT_SIZES[size])
   text = corpora.training_text(chosen["corpus"], language)
-  held_out = corpora.held_out_text(language)
+  held_out = corpora.held_out_text(language) if text else ""
   config.data.train = (text,) if text else ()
   config.data.validation = (held_out,) if held_out else ()
   train = config.train

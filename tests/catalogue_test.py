@@ -47,6 +47,7 @@ def test_one_language(capsys, code):
   assert corpora.held_out_text(find("ga")) + " (gated)" in text
   assert "UD_Irish-IDT" in text and "WikiANN ga" in text
   assert "HPLT/hplt_bert_base_2_0_gle-Latn" in text
+  assert "HPLT are pickles: add --config.teacher.allow_pickle" in text
   assert "irish_bert" in text and "danish_bert" not in text
 
 

@@ -129,8 +129,9 @@ def test_the_recipe_with_the_teacher_of_the_language():
   )
 
 
-def test_the_recipe_for_text_of_the_users_own():
-  _, config = recipe("time", "lang=tzm_Tfng,corpus=own")
+@pytest.mark.parametrize("code", ["tzm_Tfng", "da", "ga"])
+def test_the_recipe_for_text_of_the_users_own_asks_for_no_other(code):
+  _, config = recipe("time", f"lang={code},corpus=own")
   assert config.data.train == config.data.validation == ()
 
 

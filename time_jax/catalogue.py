@@ -21,6 +21,10 @@ _COLUMNS = {
 _UNCHECKED = "~ from memory, not checked"
 
 
+# As far as their repositories were seen, see `teachers`.
+_PICKLES = "those of HPLT are pickles: add --config.teacher.allow_pickle"
+
+
 def languages_command(code: str | None) -> int:
   """Prints all languages, or all about one; returns exit code 0."""
   if code:
@@ -43,8 +47,8 @@ def teachers_command() -> int:
   print(
     "\nlayer: the distilled one, from 1; R: relation heads; vocab: rows of the "
     f"token table.\nlanguages: * many, {{}} a checkpoint for each (python -m "
-    f"time_jax languages CODE).\n{_UNCHECKED}; no checkpoint was read for this "
-    "table, loading goes by config.json."
+    f"time_jax languages CODE).\n{_PICKLES}.\n{_UNCHECKED}; no checkpoint was "
+    "read for this table, loading goes by config.json."
   )
   return 0
 
@@ -65,6 +69,7 @@ def _about(language: Language) -> list[str]:
   texts = corpora.text_of(language)
   held_out = corpora.held_out_text(language)
   found = teachers_of(language)
+  pickles = any(name in found for name in ("hplt", "hplt_v1"))
   evaluation = [
     ("treebank", f"UD_{language.ud}" if language.ud else "none known"),
     ("entities", f"WikiANN {language.wikiann or 'none known'}"),
@@ -89,6 +94,7 @@ def _about(language: Language) -> list[str]:
     "teachers (those for * many languages may not have seen this one)",
     *(f"  {line}" for line in _teacher_table(found.values())),
     *([f"  {_UNCHECKED}"] if any(x.unchecked for x in found.values()) else []),
+    *([f"  {_PICKLES}"] if pickles else []),
     "",
     "a recipe",
     f"  python -m time_jax distill {recipe(language)} \\",

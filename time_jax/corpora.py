@@ -20,8 +20,13 @@ from time_jax.languages import Language, short_code
 
 OWN = "own"  # In place of a corpus: the user names the text.
 
-_WMT = "hf:google/wmt24pp/{}.jsonl#{}"
-_FLORES = "hf:openlanguagedata/flores_plus/devtest/{}.*#text"
+# Datasets with the text that checkpoints are chosen by.
+HELD_OUT = _WMT24PP, _FLORES_PLUS = (
+  "google/wmt24pp",
+  "openlanguagedata/flores_plus",
+)
+_WMT = f"hf:{_WMT24PP}/{{}}.jsonl#{{}}"
+_FLORES = f"hf:{_FLORES_PLUS}/devtest/{{}}.*#text"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,6 +97,24 @@ def test_all_engines(capsys, model, tmp_path):
   assert all(r["latency_s"]["n"] == 2 for r in rows)
 
 
+def test_the_tokenizer_of_a_workdir(capsys, tiny, tmp_path):
+  """It lies there without a model, beside a config.json of another kind."""
+  folder = tmp_path / "run" / "tokenizer"
+  table = json.loads((tiny / "teacher" / "config.json").read_text())[
+    "vocab_size"
+  ]
+  tokenizer.save_tokenizer(tiny / "teacher", folder, 64, table)
+  (tmp_path / "run" / "config.json").write_text('{"lang": "en"}')
+  for place in (folder, folder.parent, tiny / "teacher"):
+    spec = tokenizer.load_alone(place)
+    assert spec.vocab_size == table and spec.pad_id == 0
+  (folder / "config.json").write_text('{"vocab_size": "many"}')
+  with pytest.raises(UserError, match="vocab_size is 'many', expected a whole"):
+    tokenizer.load_alone(folder)
+  with pytest.raises(UserError, match="has no tokenizer; expected"):
+    tokenizer.load_alone(tmp_path)
+
+
 def test_random_shapes(tiny):
   words = tokenizer.load_tokenizer(tiny / "teacher", 153)
   found = subjects._shape("2x16x2", words)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import pathlib
+import re
 
 import huggingface_hub
 import pytest
@@ -11,7 +12,7 @@ from data.preparing import contents, make_documents, run
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.hf_api import RepoFile, RepoFolder
 
-from time_jax import errors
+from time_jax import corpora, errors, languages
 from time_jax.data import hub, sources
 from time_jax.data.records import Tally
 
@@ -195,6 +196,19 @@ def test_errors_come_before_any_work_and_in_one_line(fake, error, message):
     text = str(caught.value)
     assert text.startswith("cannot read the dataset org/corpus@v1 on the Hug")
     assert "\n" not in text
+
+
+def test_held_out_text_that_is_out_of_reach_may_be_left_out():
+  advice = r"do without held-out text: --config.data.validation='\(\)'$"
+  for repository in corpora.HELD_OUT:
+    for error in (
+      failure(hub_errors.GatedRepoError, 403),
+      hub_errors.OfflineModeIsEnabled("offline"),
+    ):
+      assert re.search(advice, str(hub.explain(f"{repository}@v1", error)))
+  for code in ("da", "ga", "en"):
+    source = corpora.held_out_text(languages.find(code))
+    assert sources.Source.parse(source).name in corpora.HELD_OUT
 
 
 def test_the_cause_behind_another_librarys_error_is_named():

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 
 import pytest
@@ -227,7 +228,12 @@ def test_pickles_are_asked_for(tmp_path):
 
 
 def test_a_folder_without_weights(tmp_path):
-  with pytest.raises(UserError, match=f"{tmp_path} has no model.safetensors"):
+  # Of a model on the hub a pickle is not there until it is allowed.
+  message = (
+    f"{tmp_path} has no model.safetensors and no model.safetensors.index.json. "
+    "If its weights are a pickle, allow it: --config.teacher.allow_pickle=True "
+  )
+  with pytest.raises(UserError, match=re.escape(message)):
     files.weight_files(tmp_path)
   (tmp_path / "training_args.bin").touch()
   with pytest.raises(UserError, match=r"no model.safetensors, pytorch_model"):

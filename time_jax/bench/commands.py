@@ -174,7 +174,7 @@ def _bench_inference(values: flags.FlagValues, argv: Sequence[str]) -> None:
     flags.DEFINE_list(name, default, text, flag_values=values)
   for name, text in (
     ("text", "Source of sentences, a document each."),
-    ("tokenizer", "Folder, hub id or package of the tokenizer."),
+    ("tokenizer", "Folder, hub id or package with it; or a workdir."),
     ("spacy", "Pipeline of spaCy to measure on the same sentences."),
     ("out", "Folder for inference.json, inference.md and plots."),
   ):

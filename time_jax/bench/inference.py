@@ -53,7 +53,7 @@ def bench_inference(
       speed is compared with.
     engines: keys of `ENGINES`.
     text: a source of sentences, one a document.
-    words: folder, hub id or package with the tokenizer.
+    words: folder, hub id or package with the tokenizer; or a workdir.
     batch_sizes: sentences of a batch.
     batches: of each size, the same for all.
     repeats: rounds that count; one before them does not.
@@ -81,8 +81,7 @@ def bench_inference(
   points = results.read(scores)[0]
   pipeline = Pipeline(spacy).about() if spacy else ""
   folder = files.resolve(words)
-  size = files.read_json(folder / "config.json")["vocab_size"]
-  spec = tokenizer.load_tokenizer(folder, size)
+  spec = tokenizer.load_alone(folder)
   texts, tokens = sentences.read(text, spec)
   rows: list[dict[str, Any]] = []
   with contextlib.ExitStack() as stack:

@@ -13,6 +13,7 @@ import huggingface_hub
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.hf_api import RepoFile
 
+from time_jax import corpora
 from time_jax.errors import UserError
 
 _OFFLINE = (
@@ -89,11 +90,14 @@ def explain(repository: str, error: BaseException) -> UserError:
   def caused_by(*kinds: type[BaseException]) -> bool:
     return any(isinstance(cause, kinds) for cause in causes)
 
+  without = ""
+  if name in corpora.HELD_OUT:
+    without = "; or do without held-out text: --config.data.validation='()'"
   start = f"cannot read the dataset {repository} on the Hugging Face hub: "
   if caused_by(hub_errors.GatedRepoError):
     return UserError(
       f"{start}it is gated; open {_page(repository)}, accept its terms, then "
-      "log in with `hf auth login` or set HF_TOKEN"
+      f"log in with `hf auth login` or set HF_TOKEN{without}"
     )
   if caused_by(hub_errors.RepositoryNotFoundError):
     return UserError(
@@ -107,7 +111,7 @@ def explain(repository: str, error: BaseException) -> UserError:
   if caused_by(*_OFFLINE) or any(n.startswith("Connect") for n in names):
     return UserError(
       f"{start}the hub cannot be reached; go online and run it again, or give "
-      "local files"
+      f"local files{without}"
     )
   if "scripts are no longer supported" in str(error):  # By `datasets` from 4.
     return UserError(

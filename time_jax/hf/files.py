@@ -24,6 +24,10 @@ _WANTED = [
   *("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt"),
   "README.md",  # the card, which `verify` reads
 ]
+_ALLOW = (
+  "--config.teacher.allow_pickle=True (--config.allow_pickle=True of finetune, "
+  "--allow_pickle of inspect, import, verify, trim)"
+)
 _PICKLES = ["pytorch_model*.bin"]
 _LARGEST = 512 << 20  # bytes of a file that is read whole
 
@@ -221,13 +225,16 @@ def find_weights(folder: pathlib.Path, allow_pickle: bool = False) -> Layout:
       f"{folder} holds its weights as a pickle only, which can run code when "
       "loaded. Convert it once where you trust it: AutoModel.from_pretrained("
       "FOLDER).save_pretrained(NEW, safe_serialization=True). Or allow it: "
-      "--config.teacher.allow_pickle=True (--config.allow_pickle=True of "
-      "finetune, --allow_pickle of inspect, import, verify, trim)."
+      f"{_ALLOW}."
     )
   also = ", pytorch_model.bin" if allow_pickle else ""
+  # Of a model on the hub a pickle is not even downloaded until it is allowed.
+  pickles = (
+    "" if allow_pickle else f" If its weights are a pickle, allow it: {_ALLOW}."
+  )
   raise UserError(
     f"{folder} has no model.safetensors{also} and no "
-    "model.safetensors.index.json."
+    f"model.safetensors.index.json.{pickles}"
   )
 
 

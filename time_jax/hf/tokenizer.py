@@ -55,6 +55,31 @@ def load_tokenizer(folder: pathlib.Path, vocab_size: int) -> TokenizerSpec:
   return TokenizerSpec(text, backend.token_to_id(pad), vocab_size, name)
 
 
+def load_alone(folder: pathlib.Path) -> TokenizerSpec:
+  """Reads a tokenizer that may lie apart from its model, as in a workdir.
+
+  The table is the model's where its config.json is there, too; else it has a
+  row for every token.
+
+  Args:
+    folder: a Hugging Face model or tokenizer folder, or a workdir.
+
+  Raises:
+    UserError: see `load_tokenizer`.
+  """
+  if not has_tokenizer(folder) and has_tokenizer(folder / "tokenizer"):
+    folder /= "tokenizer"
+  path = folder / "config.json"
+  content = files.read_json(path) if path.exists() else {}
+  size = content.get("vocab_size")
+  if size is None:
+    words = open_tokenizer(folder).get_vocab()
+    size = 1 + max(words.values())
+  if not isinstance(size, int):
+    raise UserError(f"{path}: vocab_size is {size!r}, expected a whole number.")
+  return load_tokenizer(folder, size)
+
+
 def has_tokenizer(folder: pathlib.Path) -> bool:
   """Whether a folder holds a tokenizer of any format."""
   names = ("tokenizer.json", "*.model", "vocab.*")
@@ -317,7 +342,9 @@ def open_tokenizer(folder: pathlib.Path) -> Any:
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
       raise ValueError("its vocabulary is empty")
   except Exception as error:
-    reason = str(error).strip().split("\n")[0].rstrip(".")
+    reason = str(error).strip().split("\n")[0]
+    # One of transformers' goes on with the names of all its architectures.
+    reason = reason.partition(", or contain one of")[0].rstrip(".")
     raise UserError(
       f"no usable tokenizer in {folder}: {reason}. Expected tokenizer.json, or "
       "a SentencePiece or WordPiece model that transformers can convert."
