@@ -76,7 +76,7 @@ def join() -> cluster.Place:
     UserError: the environment is wrong or incomplete.
     RestartableError: processes are missing.
   """
-  timeout, heartbeat, shutdown = map(_seconds, _LIMITS)
+  timeout, heartbeat, shutdown = check_settings()
   place = _find(timeout)
   if place.processes == 1:
     place = dataclasses.replace(place, coordinator=f"localhost:{_free_port()}")
@@ -103,6 +103,24 @@ def join() -> cluster.Place:
   return place
 
 
+def check_settings() -> list[int]:
+  """What the environment says of how processes wait, and how they stop.
+
+  Returns:
+    The seconds of TIME_JAX_TIMEOUT, TIME_JAX_HEARTBEAT, TIME_JAX_SHUTDOWN.
+
+  Raises:
+    UserError: one is no number, or the run could not be told to stop.
+  """
+  if not jax.config.jax_enable_preemption_service:
+    value = os.environ.get(name := "JAX_ENABLE_PREEMPTION_SERVICE", "false")
+    raise UserError(
+      f"{name}={value} switches off what a run hears of SIGTERM by, to save "
+      "before it ends; expected true, as it is when unset."
+    )
+  return [_seconds(name) for name in _LIMITS]
+
+
 @contextlib.contextmanager
 def writing(workdir: pathlib.Path) -> Generator[None, None, None]:
   """Lets one run at a time write to a workdir; comes before `initialize`.
@@ -115,7 +133,7 @@ def writing(workdir: pathlib.Path) -> Generator[None, None, None]:
   Raises:
     UserError: another run writes there.
   """
-  timeout = _seconds("TIME_JAX_TIMEOUT")
+  timeout, *_ = check_settings()
   place = _find(timeout)
   if place.index:
     yield

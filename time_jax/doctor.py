@@ -11,6 +11,7 @@ import tempfile
 
 import jax
 
+from time_jax import distributed
 from time_jax.errors import EXIT_BAD_INPUT, UserError
 from time_jax.folders import prepare_workdir
 
@@ -33,6 +34,7 @@ _OPTIONAL = (
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 _SETTINGS = (
   "JAX_PLATFORMS",
+  "JAX_ENABLE_PREEMPTION_SERVICE",
   "JAX_COMPILATION_CACHE_DIR",
   "XLA_PYTHON_CLIENT_MEM_FRACTION",
   "TIME_JAX_COORDINATOR",
@@ -57,6 +59,10 @@ def doctor(workdir: pathlib.Path | None) -> int:
   _print_settings(problems)
   if not problems:  # With a rejected flag, asking for devices would abort.
     _print_devices(problems)
+  try:
+    distributed.check_settings()
+  except UserError as error:
+    problems.append(str(error))
   _print_folders(workdir, problems)
   for problem in problems:
     print(f"PROBLEM: {problem}")
