@@ -184,11 +184,19 @@ def test_one_of_many_takers_wins(place, ended):
     assert not list(place.parent.iterdir())
 
 
-def test_a_slow_taker_gives_back_what_it_removed(place, ended):
+def test_a_slow_taker_removes_nothing(place, ended):
   """It found a dead holder; another one has taken the lease meanwhile."""
   me, gone = lease._this_process(), lease._parse(holder(place).read_bytes())
   with lease.hold(holder(place, pid=ended, token="gone"), "W"):
-    assert not lease._set_aside(place, me, gone)
+    assert not lease._remove(place, me, gone, "W")
+    lease.check()
+  assert not list(place.parent.iterdir())
+
+
+def test_a_taker_that_was_killed_is_in_nobodys_way(place, ended):
+  old = place.with_name(f"{place.name}.gone.old")
+  holder(old, pid=ended)
+  with lease.hold(holder(place, pid=ended, token="gone"), "W"):
     lease.check()
   assert not list(place.parent.iterdir())
 

@@ -26,6 +26,8 @@ from time_jax.errors import (
   DAMAGED_JSON,
   RunError,
   UserError,
+  refused,
+  unwritable,
   without_secrets,
 )
 
@@ -100,8 +102,7 @@ def hold(place: pathlib.Path, what: str) -> Generator[None, None, None]:
     _take(place, me, what)
   except OSError as error:
     raise UserError(
-      f"{what} cannot be written to: {error.strerror or error}; expected a "
-      "folder with write permission and free space."
+      f"{what} cannot be written to: {unwritable(error)}."
     ) from error
   lease = _Lease(place, me, what)
   over = threading.Event()
@@ -152,8 +153,8 @@ class _Lease:
       self.renew()
     except OSError as error:
       raise RunError(
-        f"cannot look at {self._place}: {error.strerror or error}; no more is "
-        "written. Run the same command again."
+        f"cannot look at {self._place}, so that no more is written there: "
+        f"{refused(error)}. Run the same command again."
       ) from error
     if self._lost:
       found = _read(self._place)
@@ -186,7 +187,7 @@ def _take(place: pathlib.Path, me: Holder, what: str) -> None:
     age = max(now - touched, 0.0)
     dead = _has_ended(holder, me, age)
     if dead or (dead is None and age > EXPIRES_AFTER):
-      if _set_aside(place, me, holder) and dead is None:
+      if _remove(place, me, holder, what) and dead is None:
         _say(f"took over {what} from {holder}: no sign for {age:.0f} s")
       continue
     if dead is None and patience > 0 and seen in (None, found):
@@ -258,21 +259,23 @@ def _same_file(a: pathlib.Path, b: pathlib.Path) -> bool:
   return False
 
 
-def _set_aside(place: pathlib.Path, me: Holder, holder: Holder) -> bool:
-  """Removes a holder's lease; not the one of who was quicker to take it."""
-  aside = place.with_name(f"{place.name}.{me.token}.old")
+def _remove(place: pathlib.Path, me: Holder, holder: Holder, what: str) -> bool:
+  """Removes the lease of a holder that is gone; whether it was still there.
+
+  Several may find it gone at the same time, and a slow one must not remove
+  what a quick one has taken since. So who removes a lease holds another one,
+  which is called by it.
+  """
+  removing = place.with_name(f"{place.name}.{holder.token or 'torn'}.old")
+  _take(removing, me, what)
   try:
-    place.rename(aside)  # For one of several that try.
-  except FileNotFoundError:
-    return False
-  found = _read(aside)
-  mistaken = found is not None and found[0].token != holder.token
-  if mistaken:
-    # Where this fails, its holder finds it missing and puts it back.
-    with contextlib.suppress(OSError):
-      os.link(aside, place)
-  aside.unlink(missing_ok=True)
-  return not mistaken
+    found = _read(place)
+    same = found is not None and found[0].token == holder.token
+    if same:
+      place.unlink()
+    return same
+  finally:
+    removing.unlink(missing_ok=True)
 
 
 def _clean(place: pathlib.Path) -> None:
