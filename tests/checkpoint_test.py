@@ -1,9 +1,12 @@
 """What is kept, what comes back, and what a damaged folder says."""
 
+import errno
 import gc
+import os
 import pathlib
 import resource
 import shutil
+import threading
 
 import jax
 import numpy as np
@@ -304,3 +307,56 @@ def test_the_folder_may_be_relative(tmp_path, monkeypatch):
   with open_in(pathlib.Path("run")) as checkpoints:
     save_all(checkpoints, [1])
   assert steps_in(tmp_path / "run") == [1]
+
+
+@pytest.mark.parametrize(
+  ("number", "words"),
+  [
+    (errno.EPERM, "lift what forbids it, such as the flag of `chattr +i` and"),
+    (errno.EROFS, "mount it writable, or use another disk and"),
+    (errno.ENOSPC, "make room and"),
+    (errno.ENXIO, "run the same command"),
+  ],
+)
+def test_a_step_folder_that_cannot_be_made(
+  monkeypatch, no_leftovers, tmp_path, number, words
+):
+  """The cause is named, and no thread waits for that folder to come."""
+  place = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+  mkdir = os.mkdir
+
+  def refuse(path, *args, **kwargs):
+    if str(path) == str(place):
+      raise OSError(number, os.strerror(number), str(place))
+    mkdir(path, *args, **kwargs)
+
+  before = set(threading.enumerate())
+  with open_in(tmp_path) as checkpoints:
+    checkpoints.save(1, trees(1), {}, wait=True)
+    with monkeypatch.context() as patch:
+      patch.setattr(os, "mkdir", refuse)
+      with pytest.raises(RunError) as caught:
+        checkpoints.save(2, trees(2), {}, wait=True)
+  line = str(caught.value)
+  assert f"[Errno {number}] {os.strerror(number)}: '{place}'. Earlier" in line
+  assert f"Earlier checkpoints are untouched; {words} " in line
+  for thread in set(threading.enumerate()) - before:
+    thread.join(timeout=20)
+    assert thread.daemon or not thread.is_alive()
+  with open_in(tmp_path) as checkpoints:
+    assert checkpoints.steps() == [1]
+
+
+def test_what_nobody_may_read_is_not_damaged(monkeypatch, tmp_path):
+  """Too many files are open, say: it must not be moved away for that."""
+  with open_in(tmp_path) as checkpoints:
+    checkpoints.save(1, trees(1), {}, wait=True)
+
+  def refuse(path):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+  monkeypatch.setattr(seal, "_sha256", refuse)
+  with pytest.raises(UserError, match="Too many open files") as caught:
+    open_in(tmp_path)
+  assert "allow more open files (`ulimit -n`) and run" in str(caught.value)
+  assert not (tmp_path / "damaged").exists()

@@ -208,6 +208,12 @@ def test_how_other_ends_are_reported(capsys, monkeypatch):
     (UserError(f"damaged: {LOST}"), 2, "damaged: Error reading"),
     (OSError(errno.EIO, "gone"), 42, "lost storage: [Errno 5] gone; start it"),
     (full, 3, "cannot write: No space left on device; make room and run it"),
+    (
+      OSError(errno.EROFS, "Read-only file system", "a/b"),
+      3,
+      "the system refuses a/b: Read-only file system; mount it writable, or us",
+    ),
+    (OSError(errno.EMFILE, "Too many open files"), 3, "allow more open files"),
     (KeyboardInterrupt(), 130, "run the same command again to continue"),
   ):
     monkeypatch.setattr("time_jax.choose.choose", raising(error))

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Generator
 
 from time_jax import lease
-from time_jax.errors import RunError, UserError
+from time_jax.errors import RunError, UserError, unwritable
 
 
 @contextlib.contextmanager
@@ -46,8 +46,7 @@ def appearing(
         raise
   except OSError as error:
     raise UserError(
-      f"cannot write to {out}: {error.strerror or error}; expected a folder "
-      f"with write permission and free space (see {flag})."
+      f"cannot write to {out} (see {flag}): {unwritable(error)}."
     ) from error
 
 

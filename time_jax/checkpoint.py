@@ -21,7 +21,14 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from time_jax import distributed, folders, lease, seal
-from time_jax.errors import RestartableError, RunError, UserError, is_lost
+from time_jax.errors import (
+  RestartableError,
+  RunError,
+  UserError,
+  is_lost,
+  is_unseen,
+  remedy,
+)
 from time_jax.history import METRIC
 
 _METADATA = "metadata"
@@ -96,7 +103,11 @@ class Checkpoints:
         best_mode="max" if highest else "min",
         # What a killed run left half-written.
         cleanup_tmp_directories=True,
-        async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+        async_options=ocp.AsyncOptions(
+          post_finalization_callback=self._seal,
+          # Else threads wait 300 s for a folder that cannot be made.
+          create_directories_asynchronously=False,
+        ),
       ),
     )
     newest = max(self.steps(), default=-1)
@@ -311,7 +322,7 @@ class Checkpoints:
     lease.check()  # Who took it over deletes what is unfinished.
     return RunError(
       f"cannot write a checkpoint to {self._folder}: {_reason(error)} Earlier "
-      "checkpoints are untouched; make room and run the same command again."
+      f"checkpoints are untouched; {_first(error)}run the same command again."
     )
 
   def _cannot_read(self, step: int, error: Exception) -> UserError:
@@ -323,6 +334,8 @@ class Checkpoints:
       else "It is what `time_jax import` made: import the model again, into a "
       "new --workdir."
     )
+    if is_unseen(error):
+      advice = f"It may be sound: {_first(error)}run the same command again."
     return UserError(
       f"the checkpoint {self.folder(step)} cannot be read: {reason} {advice}"
     )
@@ -349,7 +362,7 @@ def _set_aside_damaged(workdir: pathlib.Path) -> None:
     text = (
       f"the checkpoints in {workdir} cannot be looked at, or a damaged one not "
       f"be moved: {_reason(problem)} Expected a --workdir that can be read and "
-      "written."
+      f"written: {_first(problem)}run the same command again."
     )
   raise (RestartableError if refused == 2 else UserError)(text) from problem
 
@@ -373,10 +386,15 @@ def _unreadable(folder: pathlib.Path) -> str:
         )
         reader.restore(place, ocp.args.PyTreeRestore(restore_args=wanted))
   except Exception as error:  # Orbax raises a bare one for a damaged array.
-    if is_lost(error):
+    if is_unseen(error):
       raise
     return _reason(error.__cause__ or error).rstrip(".")
   return ""
+
+
+def _first(error: BaseException) -> str:
+  """What is to be done before a command is run again."""
+  return f"{found} and " if (found := remedy(error)) else ""
 
 
 def _value(metric: str, metrics: Mapping[str, float]) -> float:

@@ -18,7 +18,7 @@ from time_jax.arrays import Batch
 from time_jax.assembly import RANDOM, teacher_config
 from time_jax.config import check_config
 from time_jax.data import integrity, manifest, pipeline, prepare
-from time_jax.errors import DAMAGED_JSON, UserError
+from time_jax.errors import DAMAGED_JSON, UserError, unwritable
 from time_jax.folders import prepare_workdir
 from time_jax.hf import files, tokenizer
 
@@ -151,8 +151,7 @@ def prepare_corpus(
       )
   except OSError as error:
     raise UserError(
-      f"cannot write to {folder}: {error.strerror or error}; expected a folder "
-      "with write permission and free space."
+      f"cannot write to {folder}: {unwritable(error)}."
     ) from error
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from time_jax import lease
-from time_jax.errors import UserError
+from time_jax.errors import UserError, unwritable
 
 
 def prepare_workdir(workdir: pathlib.Path) -> None:
@@ -21,8 +21,7 @@ def prepare_workdir(workdir: pathlib.Path) -> None:
     probe.unlink()
   except OSError as error:
     raise UserError(
-      f"--workdir={workdir} cannot be written to: {error.strerror or error}; "
-      "expected a folder with write permission and free space."
+      f"--workdir={workdir} cannot be written to: {unwritable(error)}."
     ) from error
 
 

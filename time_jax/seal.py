@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable, Collection, Iterable
 
 from time_jax import folders
-from time_jax.errors import DAMAGED_JSON, UserError, is_lost
+from time_jax.errors import DAMAGED_JSON, UserError, is_unseen
 
 FILE = "sha256.json"
 DAMAGED = "damaged"
@@ -84,7 +84,7 @@ def damage(
     if any({"/", ".."} & set(pathlib.Path(name).parts) for name in wanted):
       raise ValueError("a file of another folder")
   except (OSError, *DAMAGED_JSON) as error:
-    if is_lost(error):
+    if is_unseen(error):
       raise
     return f"{FILE} cannot be read ({type(error).__name__})"
   for name, (size, sha256) in wanted.items():
@@ -96,7 +96,7 @@ def damage(
       if not quick and _sha256(path) != sha256:
         return f"{name} has other content than was written"
     except (OSError, ValueError) as error:  # Or a name that no file can have.
-      if is_lost(error):
+      if is_unseen(error):
         raise
       reason = getattr(error, "strerror", None) or error
       return f"{name} cannot be read ({reason})"

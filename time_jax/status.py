@@ -13,9 +13,11 @@ from time_jax import history, seal
 from time_jax.errors import (
   DAMAGED_JSON,
   EXIT_BAD_INPUT,
+  EXIT_INTERRUPTED,
   EXIT_PREEMPTED,
   EXIT_RUN_FAILED,
   UserError,
+  refused,
 )
 from time_jax.history import METRIC, Row
 from time_jax.ledger import KINDS
@@ -117,7 +119,7 @@ def _state(
     code, why = last.get("code"), last.get("why", "")
     if code == 0:
       return "done", f"ended {when}", True
-    if code == EXIT_PREEMPTED:
+    if code in (EXIT_PREEMPTED, EXIT_INTERRUPTED):
       return "stopped", f"{why or 'stopped'} {when}; start it again", True
     return "failed", f"{why or f'exit code {code}'} ({when})", False
   times = _times(rows)
@@ -252,8 +254,8 @@ def _draw(workdir: pathlib.Path, plot: pathlib.Path) -> None:
     drawn = history.plot_losses(workdir, plot)
   except OSError as error:
     raise UserError(
-      f"cannot write --plot={plot}: {error.strerror or error}; expected a "
-      "file in a folder with write permission."
+      f"cannot write --plot={plot}: {refused(error)}; expected a file in a "
+      "folder with write permission."
     ) from error
   print(f"  plot         {drawn or 'no losses yet'}")
 

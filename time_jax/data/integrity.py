@@ -10,7 +10,7 @@ import tqdm
 
 from time_jax.data import manifest as manifests
 from time_jax.data.manifest import Manifest, Shard, shard_folder
-from time_jax.errors import UserError, is_lost
+from time_jax.errors import UserError, is_unseen
 
 
 def check_rows(
@@ -82,7 +82,7 @@ def _metadata_problem(place: pathlib.Path, manifest: Manifest) -> str:
     }
     found = [str(info.file_format), info.features.to_json(), known]
   except Exception as error:  # TFDS's have no common class.
-    if is_lost(error):
+    if is_unseen(error):
       raise
     return f"cannot be read ({' '.join(str(error).split())})"
   splits = {
@@ -103,7 +103,7 @@ def _problem(path: pathlib.Path, shard: Shard) -> str:
         return f"has {size:,} bytes instead of {shard.size:,}"
       found = hashlib.file_digest(file, "sha256").hexdigest()
   except (OSError, ValueError) as error:  # Or a name that no file can have.
-    if is_lost(error):
+    if is_unseen(error):
       raise
     return f"cannot be read ({getattr(error, 'strerror', None) or error})"
   return "" if found == shard.sha256 else "has other content"

@@ -123,8 +123,8 @@ def _readable_errors(folder: pathlib.Path) -> Generator[None, None, None]:
     yield
   except OSError as error:
     raise errors.UserError(
-      f"cannot write to {str(folder)!r}: {error.strerror or error}; expected "
-      f"a folder with write permission and free space; {_RUN_AGAIN}"
+      f"cannot write to {str(folder)!r}: {errors.unwritable(error)}; "
+      f"{_RUN_AGAIN}"
     ) from error
   except futures.BrokenExecutor as error:
     raise errors.UserError(
