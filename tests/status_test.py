@@ -8,7 +8,7 @@ import time
 import pytest
 import running
 
-from time_jax import cli, status
+from time_jax import cli, errors, history, status
 
 HOUR = 3600.0
 LAST = range(910, 1001, 10)
@@ -188,6 +188,20 @@ def test_it_needs_no_jax(tmp_path):
     text=True,
   )
   assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+  ("error", "ended"), [(KeyboardInterrupt, 130), (errors.Stopped, 42)]
+)
+def test_a_run_that_was_interrupted_is_no_bug(capsys, tmp_path, error, ended):
+  write(tmp_path)
+  with pytest.raises(error), history.session(tmp_path, True, time=time.time()):
+    raise error
+  *_, session = history.read_sessions(tmp_path)
+  code, why = errors.verdict(error())
+  assert session["code"] == code == ended and session["why"] == why
+  code, text = told(capsys, tmp_path)
+  assert code == 0 and text.startswith(f"{tmp_path}: stopped, step 100 of")
 
 
 def test_a_long_run_gives_a_short_table(tmp_path, capsys):

@@ -13,14 +13,10 @@ from absl import logging
 from time_jax import arguments, outcome
 from time_jax.commands import COMMANDS
 from time_jax.errors import (
-  EXIT_PREEMPTED,
+  Stopped,
   verdict,
   without_secrets,
 )
-
-
-class _Stopped(BaseException):
-  """SIGTERM: no error, so that nothing takes it for one on its way up."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,20 +45,15 @@ def main(argv: Sequence[str]) -> int:
       if command.shared:
         return command.run(values)
       return outcome.by_first(lambda: command.run(values))
-  except Exception as error:
+  except BaseException as error:
     if (found := verdict(error)) is None:
       raise
     return _fail(*found)
-  except _Stopped:
-    reason = "stopped by a signal; what is finished is kept, run it again."
-    return _fail(EXIT_PREEMPTED, reason)
-  except KeyboardInterrupt:
-    return _fail(130, "interrupted; run the same command again to continue.")
 
 
 @contextlib.contextmanager
 def _stopped_by_sigterm() -> Generator[None, None, None]:
-  """SIGTERM raises `_Stopped`, until JAX takes it over (`distributed`)."""
+  """SIGTERM raises `Stopped`, until JAX takes it over (`distributed`)."""
   if threading.current_thread() is not threading.main_thread():
     yield
     return
@@ -74,7 +65,7 @@ def _stopped_by_sigterm() -> Generator[None, None, None]:
     nonlocal last
     if not last or time.monotonic() > last + 10:
       last = time.monotonic()
-      raise _Stopped
+      raise Stopped
 
   before = signal.signal(signal.SIGTERM, stop)
   try:

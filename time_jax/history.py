@@ -70,9 +70,10 @@ def session(
   try:
     yield end
   except BaseException as error:
-    why = without_secrets(f"{type(error).__name__}: {error}")
-    code, _ = verdict(error) or (EXIT_BUG, "")
-    end(code, why[:500])
+    code, reason = verdict(error) or (EXIT_BUG, "")
+    # A signal has no words of its own.
+    why = f"{type(error).__name__}: {error}" if str(error) else reason
+    end(code, without_secrets(why)[:500])
     raise
 
 
