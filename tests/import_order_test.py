@@ -17,6 +17,7 @@ appearing cluster history ledger seal tracking watchdog
 meeting status
 outcome
 arrays memory distributed optimizer spikes config metrics languages profiling
+damaged
 checkpoint command data.examples data.json_files evals.recipe
 evals.lines arguments
 evals.edit_scripts evals.spans evals.trees

@@ -7,31 +7,26 @@ step). The teacher is never saved.
 """
 
 import functools
-import json
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from time_jax import distributed, folders, lease, seal
+from time_jax import damaged, distributed, folders, lease, seal
+from time_jax.damaged import METADATA, reason
 from time_jax.errors import (
   RestartableError,
   RunError,
   UserError,
-  is_lost,
   is_unseen,
-  remedy,
+  run_again,
 )
 from time_jax.history import METRIC
-
-_METADATA = "metadata"
 
 
 class _Manager(ocp.CheckpointManager):
@@ -76,7 +71,7 @@ class Checkpoints:
       UserError: the folder cannot be used.
       RestartableError: a process sees other checkpoints than process 0.
     """
-    _set_aside_damaged(workdir)
+    damaged.set_aside(workdir)
     self._saving, self._since = 0, 0.0
     self.seconds = 0.0  # in which one was being written, in the background too
     self._metric = metric
@@ -151,7 +146,7 @@ class Checkpoints:
       advice = f" {damaged[0]}; move that folder away." if damaged else ""
       raise UserError(
         f"the checkpoints in {self._folder} cannot be opened: "
-        f"{_reason(error)}{advice}"
+        f"{reason(error)}{advice}"
       ) from error
 
   def __enter__(self) -> "Checkpoints":
@@ -196,7 +191,7 @@ class Checkpoints:
     items: dict[str, Any] = {
       name: ocp.args.StandardSave(tree) for name, tree in trees.items()
     }
-    items[_METADATA] = ocp.args.JsonSave(folders.without_nan(metadata))
+    items[METADATA] = ocp.args.JsonSave(folders.without_nan(metadata))
     if metrics and not math.isfinite(metrics[self._metric]):
       metrics = None
     try:
@@ -294,10 +289,10 @@ class Checkpoints:
 
   def metadata(self, step: int) -> dict[str, Any]:
     """The metadata saved with a step."""
-    self._check(step, [_METADATA])
+    self._check(step, [METADATA])
     items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
     try:
-      return self._manager.restore(step, args=items)[_METADATA]
+      return self._manager.restore(step, args=items)[METADATA]
     except (OSError, ValueError, KeyError) as error:
       raise self._cannot_read(step, error) from error
 
@@ -321,12 +316,12 @@ class Checkpoints:
   def _cannot_write(self, error: Exception) -> RunError:
     lease.check()  # Who took it over deletes what is unfinished.
     return RunError(
-      f"cannot write a checkpoint to {self._folder}: {_reason(error)} Earlier "
-      f"checkpoints are untouched; {_first(error)}run the same command again."
+      f"cannot write a checkpoint to {self._folder}: {reason(error)} Earlier "
+      f"checkpoints are untouched; {run_again(error)}."
     )
 
   def _cannot_read(self, step: int, error: Exception) -> UserError:
-    reason = _reason(error.__cause__ or error)
+    why = reason(error.__cause__ or error)
     # Nothing else holds the weights of an imported student.
     advice = (
       "Move that folder away to go back to the one before."
@@ -335,72 +330,11 @@ class Checkpoints:
       "new --workdir."
     )
     if is_unseen(error):
-      advice = f"It may be sound: {_first(error)}run the same command again."
+      advice = f"It may be sound: {run_again(error)}."
     return UserError(
-      f"the checkpoint {self.folder(step)} cannot be read: {reason} {advice}"
+      f"the checkpoint {self.folder(step)} cannot be read: {why} {advice}"
     )
-
-
-def _set_aside_damaged(workdir: pathlib.Path) -> None:
-  """Process 0 decides and moves; the others wait for it."""
-  problem: Exception | None = None
-  if jax.process_index() == 0:
-    try:
-      lease.check()
-      for line in seal.set_aside(workdir, _unreadable):
-        print(f"time_jax: {line}", file=sys.stderr, flush=True)
-    except (OSError, ValueError) as error:
-      problem = error
-  # 1: no; 2: not now.
-  refused = distributed.of_first(bool(problem) + is_lost(problem))
-  if not refused:
-    return
-  text = f"process 0 cannot use {workdir}; its log says why."
-  if isinstance(problem, UserError):
-    text = str(problem)
-  elif problem:
-    text = (
-      f"the checkpoints in {workdir} cannot be looked at, or a damaged one not "
-      f"be moved: {_reason(problem)} Expected a --workdir that can be read and "
-      f"written: {_first(problem)}run the same command again."
-    )
-  raise (RestartableError if refused == 2 else UserError)(text) from problem
-
-
-def _unreadable(folder: pathlib.Path) -> str:
-  """Why a checkpoint cannot be read; empty: all of it can, by one process."""
-  alone = ocp.options.MultiprocessingOptions(
-    active_processes={0}, barrier_sync_key_prefix="unreadable"
-  )
-  try:
-    known = json.loads((folder / "_CHECKPOINT_METADATA").read_bytes())
-    json.loads((folder / _METADATA / _METADATA).read_bytes())
-    # Those of metrics and metadata are no trees.
-    for name in sorted(set(known["item_handlers"]) - {_METADATA, seal.METRICS}):
-      handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-      with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
-        place = (folder / name).absolute()
-        wanted = jax.tree.map(
-          lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
-          dict(reader.metadata(place).item_metadata.tree),
-        )
-        reader.restore(place, ocp.args.PyTreeRestore(restore_args=wanted))
-  except Exception as error:  # Orbax raises a bare one for a damaged array.
-    if is_unseen(error):
-      raise
-    return _reason(error.__cause__ or error).rstrip(".")
-  return ""
-
-
-def _first(error: BaseException) -> str:
-  """What is to be done before a command is run again."""
-  return f"{found} and " if (found := remedy(error)) else ""
 
 
 def _value(metric: str, metrics: Mapping[str, float]) -> float:
   return metrics[metric]
-
-
-def _reason(error: BaseException) -> str:
-  lines = str(error).strip().splitlines() or [type(error).__name__]
-  return lines[0].rstrip(".") + "."

@@ -112,7 +112,7 @@ def check_settings() -> list[int]:
   Raises:
     UserError: one is no number, or the run could not be told to stop.
   """
-  if not jax.config.jax_enable_preemption_service:
+  if not jax.config.read("jax_enable_preemption_service"):
     value = os.environ.get(name := "JAX_ENABLE_PREEMPTION_SERVICE", "false")
     raise UserError(
       f"{name}={value} switches off what a run hears of SIGTERM by, to save "

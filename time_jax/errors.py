@@ -102,6 +102,12 @@ def remedy(error: BaseException) -> str:
   return next(known, "")
 
 
+def run_again(error: BaseException) -> str:
+  """What to do before a command is run again, and that it is to be."""
+  found = remedy(error)
+  return f"{found}{' and ' if found else ''}run the same command again"
+
+
 def unwritable(error: OSError) -> str:
   """Why a folder cannot be written to, what was expected, and what to do."""
   reason = error.strerror or str(error)
