@@ -133,7 +133,9 @@ def test_another_config_or_teacher_is_refused(undisturbed, tiny, capsys):
 
 def test_sigterm_saves_the_step_it_stops_at(tiny, tmp_path):
   endless = ["--config.train.num_steps=1000000", "--config.eval.every=500000"]
-  process = running.start(running.command(tiny, tmp_path, *endless))
+  # What JAX is told of its own service does not make the run deaf.
+  more = {"JAX_ENABLE_PREEMPTION_SERVICE": "false"}
+  process = running.start(running.command(tiny, tmp_path, *endless), **more)
   code, output = running.stop_at(process, tmp_path, 5, signal.SIGTERM)
   assert code == 42, output
   step = running.last_step(tmp_path)

@@ -104,20 +104,14 @@ def join() -> cluster.Place:
 
 
 def check_settings() -> list[int]:
-  """What the environment says of how processes wait, and how they stop.
+  """What the environment says of how long processes wait for each other.
 
   Returns:
     The seconds of TIME_JAX_TIMEOUT, TIME_JAX_HEARTBEAT, TIME_JAX_SHUTDOWN.
 
   Raises:
-    UserError: one is no number, or the run could not be told to stop.
+    UserError: one is no such number.
   """
-  if not jax.config.read("jax_enable_preemption_service"):
-    value = os.environ.get(name := "JAX_ENABLE_PREEMPTION_SERVICE", "false")
-    raise UserError(
-      f"{name}={value} switches off what a run hears of SIGTERM by, to save "
-      "before it ends; expected true, as it is when unset."
-    )
   return [_seconds(name) for name in _LIMITS]
 
 
