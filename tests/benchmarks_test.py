@@ -102,6 +102,25 @@ def test_every_command_is_one(measure, monkeypatch, platform):
   assert step.train.global_batch_size == (4 if platform == "cpu" else 256)
 
 
+def test_the_environment_of_the_repository_is_found(tmp_path):
+  """Its interpreter is run where PYTHON names none."""
+  (tmp_path / "launch").mkdir()
+  script = tmp_path / "launch" / "benchmarks.sh"
+  script.write_bytes((ROOT / "launch" / "benchmarks.sh").read_bytes())
+  python = tmp_path / ".venv" / "bin" / "python"
+  python.parent.mkdir(parents=True)
+  python.write_text("#!/bin/sh\necho found >&2\nexit 9\n")
+  python.chmod(0o755)
+  done = subprocess.run(
+    ["sh", script, tmp_path / "out"],
+    env={"PATH": os.environ["PATH"]},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert (done.returncode, done.stderr) == (2, "found\n")
+
+
 def test_one_that_fails_is_told_and_the_others_are_measured(measure):
   done, calls, _, _ = measure("gpu", fails="bench relations")
   assert done.returncode == 1 and len(calls) == 5

@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import shlex
+import tomllib
 from unittest import mock
 
 import documented
@@ -61,6 +62,9 @@ def check(monkeypatch, tmp_path):
       recipe.check_recipe(values.config)
     elif "config" in values:
       check_config(values.config)
+      # All that was seen of HPLT is pickles, which are to be allowed by name.
+      teacher = values.config.teacher
+      assert teacher.allow_pickle or not teacher.path.startswith("HPLT/")
     with mock.patch.object(importlib, "import_module"):
       COMMANDS[name].run(values)
     if name == "sweep":
@@ -163,6 +167,16 @@ def test_flags_that_are_named_alone_exist(capsys):
     if flag not in FOREIGN and flag not in known and field not in parts:
       wrong.append(word)
   assert not wrong
+
+
+def test_what_is_to_be_installed_is_to_be_had():
+  """The package is on no index, so that it is installed from its folder."""
+  project = tomllib.loads((documented.ROOT / "pyproject.toml").read_text())
+  code = (documented.ROOT / "time_jax").rglob("*.py")
+  text = "".join(path.read_text() for path in [*documented.MARKDOWN, *code])
+  assert "time-jax[" not in text
+  named = set(re.findall(r"-e\s+'\.\[(\w+)\]'", text)) - {"NAME"}
+  assert named and named <= {*project["project"]["optional-dependencies"]}
 
 
 def printed():

@@ -52,7 +52,8 @@ def _choose(config: ConfigDict, workdir: pathlib.Path) -> int:
   if rows is None:
     raise UserError(
       f"the run in {workdir} has no held-out text to choose by; expected "
-      "data.validation in its config."
+      "data.validation in its config. Without it, `export` takes the newest "
+      "checkpoint, or that of --step."
     )
   # All devices of this machine, which need not be the run's.
   mesh = sharding.make_mesh()

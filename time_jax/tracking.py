@@ -19,7 +19,7 @@ def check_installed(project: str) -> None:
   if project and importlib.util.find_spec("wandb") is None:
     raise UserError(
       f"log.wandb={project!r} needs the package wandb; `pip install "
-      "'time-jax[wandb]'` on all hosts, or leave it empty."
+      "-e '.[wandb]'` in the repository on all hosts, or leave it empty."
     )
 
 

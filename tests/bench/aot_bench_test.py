@@ -225,7 +225,8 @@ def test_without_libtpu(capsys, monkeypatch):
   assert code == 2 and not out
   assert err == (
     "time_jax: error: --topology=v5e:4x4 needs libtpu, which compiles for TPUs "
-    "on any Linux machine and is not installed: pip install 'time-jax[aot]'.\n"
+    "on any Linux machine and is not installed: pip install -e '.[aot]' in the "
+    "repository.\n"
   )
 
 

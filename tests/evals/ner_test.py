@@ -268,4 +268,4 @@ def test_bad_settings_and_files(model, capsys, tmp_path, monkeypatch):
   assert "configs/ner.py has no argument 'depth'" in capsys.readouterr().err
   assert not (tmp_path / "run" / "seed-101").exists()
   monkeypatch.setitem(sys.modules, "seqeval.metrics", None)
-  assert "pip install 'time-jax[eval]'" in error()
+  assert "pip install -e '.[eval]' in the repository" in error()

@@ -75,5 +75,5 @@ def test_as_good_as_trying_every_root():
 
 def test_without_the_package(monkeypatch):
   monkeypatch.setitem(sys.modules, "ufal.chu_liu_edmonds", None)
-  with pytest.raises(UserError, match=r"pip install 'time-jax\[eval\]'"):
+  with pytest.raises(UserError, match=r"pip install -e '.\[eval\]'"):
     trees.best_tree(np.zeros((2, 3)))

@@ -48,7 +48,9 @@ def _nvml() -> Meter:
   try:
     nvml = importlib.import_module("pynvml")
   except ImportError:
-    return Meter(f"{NOT_HERE}: NVML needs pip install 'time-jax[energy]'")
+    return Meter(
+      f"{NOT_HERE}: NVML needs pip install -e '.[energy]' in the repository"
+    )
   try:
     nvml.nvmlInit()
     device = _device(nvml)

@@ -140,7 +140,8 @@ def find(name: str) -> Topology:
   if not _has_libtpu():
     raise UserError(
       f"--topology={name} needs libtpu, which compiles for TPUs on any Linux "
-      "machine and is not installed: pip install 'time-jax[aot]'."
+      "machine and is not installed: pip install -e '.[aot]' in the "
+      "repository."
     )
   devices = _tpus(name)
   if devices is None:

@@ -42,5 +42,5 @@ def load_library() -> Any:
   except ImportError:
     raise UserError(
       "parsing needs the package ufal.chu_liu_edmonds, which is not "
-      "installed; try: pip install 'time-jax[eval]'."
+      "installed; try: pip install -e '.[eval]' in the repository."
     ) from None

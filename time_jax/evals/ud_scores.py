@@ -73,5 +73,5 @@ def load_scorer() -> Any:
   except ImportError:
     raise UserError(
       "scores need the package udtools, which is not installed; try: pip "
-      "install 'time-jax[eval]'."
+      "install -e '.[eval]' in the repository."
     ) from None

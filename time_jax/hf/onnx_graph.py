@@ -61,7 +61,8 @@ def require(*names: str) -> list[Any]:
     return [importlib.import_module(name) for name in names]
   except ImportError as error:
     raise UserError(
-      f"ONNX files need {error.name}: pip install 'time-jax[onnx]'."
+      f"ONNX files need {error.name}: pip install -e '.[onnx]' in the "
+      "repository."
     ) from error
 
 
