@@ -204,6 +204,15 @@ def test_disentangled_scores_are_their_definition(length):
     ({"model_type": "umt5"}, "not supported: a table of distances"),
     ({"model_type": "deberta"}, "not supported: DeBERTa v1"),
     ({"architectures": ["GptBertForMaskedLM"]}, "not supported: GPT-BERT"),
+    (
+      {"architectures": ["NorT5ForConditionalGeneration"]},
+      "not supported: NorT5, such as the T5 models of HPLT 3.0, .* HPLT take",
+    ),
+    ({"architectures": ["NorT5Model"]}, "not supported: NorT5"),
+    (
+      {"auto_map": {"AutoConfig": "configuration_nort5.NorT5Config"}},
+      "not supported: NorT5",
+    ),
     ({"model_type": "llama"}, "unknown architecture model_type='llama'"),
     ({}, "architecture model_type=None.*add the model_type"),
   ],

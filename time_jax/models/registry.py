@@ -31,13 +31,18 @@ FAMILIES: dict[str, Family] = {
   "norbert": ltg_bert.FAMILY,
 }
 
+_GPT_BERT = "GPT-BERT (NorBERT 4) gates its values and weighs its layers"
+_HPLT_3 = "; of HPLT take release 2.0 or 1.2, which are LTG-BERT"
 # What looks supported and is not, with the reason.
 REFUSED = {
   "xlm-roberta-xl": "pre-norm, unlike XLM-R base and large",
   "umt5": "a table of distances in every block, unlike T5 and mT5",
   "deberta": "DeBERTa v1 has other projections than v2 and v3",
-  "gptbert": "GPT-BERT (NorBERT 4) gates its values and weighs its layers",
-  "norbert4": "GPT-BERT (NorBERT 4) gates its values and weighs its layers",
+  "gptbert": f"{_GPT_BERT}, as the encoders of HPLT 3.0 do{_HPLT_3}",
+  "norbert4": _GPT_BERT,
+  "nort5": "NorT5, such as the T5 models of HPLT 3.0, has an encoder and a "
+  "decoder of its own kind, which is not T5's, and its code is not in "
+  f"transformers{_HPLT_3}",
 }
 
 
@@ -64,9 +69,10 @@ def find_family(hf_config: Mapping[str, Any]) -> Family:
     UserError: the architecture is not supported, or not known.
   """
   model_type = hf_config.get("model_type")
-  names = hf_config.get("architectures") or [""]
+  names = hf_config.get("architectures") or [_of_own_code(hf_config)]
   # Without a model_type: LtgbertForMaskedLM -> ltgbert.
-  name = model_type or str(names[0]).lower().partition("for")[0]
+  name = str(names[0]).lower().partition("for")[0].removesuffix("model")
+  name = model_type or name
   if name in FAMILIES:
     return FAMILIES[name]
   said = f"model_type={model_type!r}, architectures={names}"
@@ -77,3 +83,13 @@ def find_family(hf_config: Mapping[str, Any]) -> Family:
     )
   hint = "" if model_type else "; add the model_type if you know it"
   raise UserError(f"unknown architecture {said}; time_jax reads {known}{hint}.")
+
+
+def _of_own_code(hf_config: Mapping[str, Any]) -> str:
+  """What a folder calls the code that it comes with; none of it is executed.
+
+  configuration_nort5.NorT5Config -> NorT5
+  """
+  named = hf_config.get("auto_map")
+  config = named.get("AutoConfig") if isinstance(named, dict) else None
+  return str(config or "").rpartition(".")[2].removesuffix("Config")
