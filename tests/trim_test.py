@@ -244,7 +244,7 @@ def test_characters_stay(trimmed):
 
 def test_rules(teachers, tmp_path, capsys):
   kind, sizes = "roberta", {}
-  for rule in ("--keep=2500", "--min_count=2", "--coverage=0.97"):
+  for rule in ("--keep=900", "--min_count=2", "--coverage=0.97"):
     assert trim(teachers[kind], tmp_path / rule, "da", rule) == 0
     sizes[rule] = len(record(tmp_path / rule)["old_ids"])
   assert trim(teachers[kind], tmp_path / "all", "da", "--min_count=1") == 0
@@ -253,12 +253,20 @@ def test_rules(teachers, tmp_path, capsys):
   assert (found["documents"], found["held_out"]["documents"]) == (own - 1, 1)
   assert found["held_out"]["same_tokens"] < found["held_out"]["tokens"]
   everything = len(found["old_ids"])
-  assert all(size < everything or size <= 2500 for size in sizes.values())
-  assert sizes["--keep=2500"] <= 2500
+  assert "note: --keep" not in capsys.readouterr().out
+  more = everything + 1
+  assert trim(teachers[kind], tmp_path / "m", "da", f"--keep={more}") == 0
+  assert record(tmp_path / "m")["old_ids"] == found["old_ids"]
   output = capsys.readouterr().out
+  assert (
+    f"note: --keep={more}, but the text has fewer tokens: {everything:,} with "
+    "those that stay whatever it is; give more text to keep more.\n"
+  ) in output
+  assert all(size < everything for size in sizes.values())
+  assert 850 <= sizes["--keep=900"] <= 900
   assert f"-> {everything:,} (" in output
   assert output.splitlines()[-1] == (
-    f"Next: python -m time_jax inspect {tmp_path / 'all'}"
+    f"Next: python -m time_jax inspect {tmp_path / 'm'}"
   )
 
 

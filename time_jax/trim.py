@@ -12,6 +12,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from time_jax import folders
 from time_jax.appearing import appearing
 from time_jax.data import counting, sources
@@ -106,7 +108,7 @@ def trim(
       (fresh / RECORD).write_text(text, encoding="utf-8")
       load.check_teacher(fresh, config.num_layers)
       _check_target(out)  # Something may have come there meanwhile.
-  _report(folder, out, record, found)
+  _report(folder, out, record, found, _not_filled(rule, counts, old_ids))
   return 0
 
 
@@ -170,6 +172,16 @@ def _both(before: int, after: int) -> dict[str, int]:
   return {"before": before, "after": after}
 
 
+def _not_filled(
+  rule: Rule | None, counts: Counts, old_ids: Sequence[int]
+) -> int | None:
+  """How many tokens the rule asks for, where the text has not so many."""
+  keep = rule.keep if rule else None
+  seen = set(np.flatnonzero(counts.tokens).tolist())
+  # Of tokens that come with others, the last ones may not fit: that is full.
+  return keep if keep and len(old_ids) < keep and seen <= {*old_ids} else None
+
+
 def _copy_code(folder: pathlib.Path, out: pathlib.Path) -> None:
   """Files that config.json may point to. They are never executed here."""
   for path in (*folder.glob("*.py"), *folder.glob("LICENSE*")):
@@ -181,6 +193,7 @@ def _report(
   out: pathlib.Path,
   record: dict[str, Any],
   found: Comparison,
+  asked_for: int | None,
 ) -> None:
   before, after = record["vocab_size"].values()
   numbers, fewer = record["parameters"].values()
@@ -213,6 +226,11 @@ def _report(
       "note: this text is short for its language, so more than half of the "
       "tokens are there for other text; give more text, or "
       f"--coverage={COVERAGE} for those of this text alone."
+    )
+  if asked_for:
+    print(
+      f"note: --keep={asked_for}, but the text has fewer tokens: {after:,} "
+      "with those that stay whatever it is; give more text to keep more."
     )
   if same < _AS_BEFORE:
     print(
