@@ -146,12 +146,12 @@ def writing(workdir: pathlib.Path) -> Generator[None, None, None]:
 @contextlib.contextmanager
 def _deaf() -> Generator[None, None, None]:
   """Keeps JAX from taking SIGTERM over while processes join."""
-  before = jax.config.jax_enable_preemption_service
   jax.config.update("jax_enable_preemption_service", False)
   try:
     yield
   finally:
-    jax.config.update("jax_enable_preemption_service", before)
+    # Whatever JAX was told: `hear_signals` needs it.
+    jax.config.update("jax_enable_preemption_service", True)
 
 
 def hear_signals() -> None:
