@@ -12,20 +12,22 @@
 # PYTHON says which interpreter is run (.venv/bin/python if it is there, else
 # python3), ROWS how many rows of 512 a step has (256; on a CPU 4). Not here, for
 # no accelerator changes them: bench aot and bench inference; bench scaling.
+# `--dry_run`, wherever it stands, prints the commands.
 set -u
 
-if [ $# -ne 1 ]; then
-  sed -n '2,15s/^# \{0,1\}//p' "$0"
-  exit 2
-fi
+root=$(cd "$(dirname "$0")/.." && pwd) || exit 2
+. "$root/launch/common.sh"
+case $#${1:-} in
+  1-* | [!1]*) usage "$0" ;;
+esac
+find_python
+check "$0"
 start=$(date +%s)
 out=$1
-mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
-cd "$(dirname "$0")/.." || exit 2
-python=${PYTHON:-python3}
-if [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ]; then
-  python=.venv/bin/python
+if [ "$dry_run" -eq 0 ]; then
+  mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
 fi
+cd "$root" || exit 2
 
 platform=$("$python" -c 'import jax; print(jax.default_backend())') || exit 2
 if [ "$platform" = cpu ]; then
@@ -41,6 +43,10 @@ limited() {
   name=$1 limit=$((budget * $2 / 100)) left=$((start + budget - $(date +%s)))
   shift 2
   [ "$limit" -le "$left" ] || limit=$left
+  if [ "$dry_run" -eq 1 ]; then
+    quoted "$python" -m time_jax "$@"
+    return
+  fi
   echo "== $name: time_jax $*"
   if [ "$limit" -lt 1 ]; then
     echo "   left out: the budget of $budget seconds is spent"

@@ -4,13 +4,39 @@
 # `check` lists all that is missing at once, `run` prints a command instead of
 # running it when dry_run=1. Programs need not be there for a dry run.
 
+# `--dry_run` is taken out of the words of the launcher, wherever it stands.
 dry_run=0
+for word in "$@"; do
+  shift
+  if [ "$word" = --dry_run ]; then
+    dry_run=1
+  else
+    set -- "$@" "$word"
+  fi
+done
 missing=
 
 # usage FILE: the comment at a file's head.
 usage() {
   sed -n '2,${/^#\( .*\)\{0,1\}$/!q;s/^# \{0,1\}//p;}' "$1"
   exit 2
+}
+
+# no_more COMMAND [WORD...]: ends if there are words that a command does not take.
+no_more() {
+  [ $# -gt 1 ] || return 0
+  echo "$1 takes no $(shift && quoted "$@"); nothing was done" >&2
+  exit 2
+}
+
+# find_python: PYTHON, else the one of .venv, else python3.
+find_python() {
+  : "${root:?is set by who sources this}"
+  python=${PYTHON:-python3}
+  if [ -z "${PYTHON:-}" ] && [ -x "$root/.venv/bin/python" ]; then
+    python=$root/.venv/bin/python
+  fi
+  need_programs "$python"
 }
 
 # need_variables NAME...: environment variables that must not be empty.

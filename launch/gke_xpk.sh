@@ -27,10 +27,6 @@ set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd) || exit 2
 . "$root/launch/common.sh"
-if [ "${1:-}" = --dry_run ]; then
-  dry_run=1
-  shift
-fi
 [ $# -gt 0 ] || usage "$0"
 command=$1
 shift
@@ -59,6 +55,9 @@ submit() {
     --command="launch/worker.sh $(quoted "$@")"
 }
 
+case $command in
+  image | list | logs | delete) no_more "$command" "$@" ;;
+esac
 case $command in
   image)
     run docker build --file="$root/launch/Dockerfile" \

@@ -7,22 +7,25 @@
 # On a machine without accelerators each process has CPU_DEVICES (default 1)
 # CPU devices. Process 0 writes to the terminal, process I > 0 to
 # LOGS/process-I.log (default a new folder in /tmp). Ends with the first exit
-# code that is not 0. PYTHON and MODULE say what is run (python3, time_jax).
-# `--dry_run` as first word prints the commands.
+# code that is not 0. PYTHON and MODULE say what is run (.venv/bin/python if it
+# is there, else python3; time_jax). `--dry_run`, wherever it stands, prints the
+# commands.
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd) || exit 2
 . "$root/launch/common.sh"
-if [ "${1:-}" = --dry_run ]; then
-  dry_run=1
-  shift
-fi
 [ $# -gt 1 ] || usage "$0"
 count=$1
 shift
-python=${PYTHON:-python3}
+case $count in
+  '' | 0* | *[!0-9]*)
+    echo "$(quoted "$count") is no number of processes; expected 1 or more," \
+      "and then a command: $0 2 $(quoted "$@")" >&2
+    exit 2
+    ;;
+esac
 module=${MODULE:-time_jax}
-need_programs "$python"
+find_python
 check "$0"
 if [ "$dry_run" -eq 1 ]; then
   i=0

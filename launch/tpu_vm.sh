@@ -26,10 +26,6 @@ set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd) || exit 2
 . "$root/launch/common.sh"
-if [ "${1:-}" = --dry_run ]; then
-  dry_run=1
-  shift
-fi
 [ $# -gt 0 ] || usage "$0"
 command=$1
 shift
@@ -118,6 +114,15 @@ nohup ${prefix}launch/worker.sh $(quoted "$@") >>../time_jax.log 2>&1 </dev/null
 echo \$! >../time_jax.pid"
 }
 
+case $command in
+  create | state | setup | stop | delete) no_more "$command" "$@" ;;
+  logs)
+    case ${1:-0} in
+      *[!0-9]*) no_more logs "$@" ;;
+    esac
+    [ $# -lt 2 ] || no_more "logs $1" "$2"
+    ;;
+esac
 case $command in
   create) create ;;
   state) state ;;

@@ -11,22 +11,14 @@
 # RESTART_WAIT seconds (10) later. Any other code is final: 0 done, 2 bad input,
 # 3 run failed, 1 a bug. A SIGTERM is passed on, and nothing is started after
 # it. Where the launcher restarts all hosts at once: MAX_RESTARTS=0.
-# `--dry_run` as first word prints the command.
+# `--dry_run`, wherever it stands, prints the command.
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd) || exit 2
 . "$root/launch/common.sh"
-if [ "${1:-}" = --dry_run ]; then
-  dry_run=1
-  shift
-fi
 [ $# -gt 0 ] || usage "$0"
 
-python=${PYTHON:-python3}
-if [ -z "${PYTHON:-}" ] && [ -x "$root/.venv/bin/python" ]; then
-  python=$root/.venv/bin/python
-fi
-need_programs "$python"
+find_python
 check "$0"
 
 # Compiled programs: on this host's disk, in a folder of nobody else's (JAX runs

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 
 import pytest
@@ -104,9 +105,8 @@ def test_every_command_is_one(measure, monkeypatch, platform):
 
 def test_the_environment_of_the_repository_is_found(tmp_path):
   """Its interpreter is run where PYTHON names none."""
-  (tmp_path / "launch").mkdir()
+  shutil.copytree(ROOT / "launch", tmp_path / "launch")
   script = tmp_path / "launch" / "benchmarks.sh"
-  script.write_bytes((ROOT / "launch" / "benchmarks.sh").read_bytes())
   python = tmp_path / ".venv" / "bin" / "python"
   python.parent.mkdir(parents=True)
   python.write_text("#!/bin/sh\necho found >&2\nexit 9\n")

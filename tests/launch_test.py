@@ -100,6 +100,90 @@ def test_dry_runs_are_as_reviewed(name):
   assert found == (EXPECTED / f"{name}.txt").read_text()
 
 
+@pytest.mark.parametrize("name", DRY_RUNS)
+def test_a_dry_run_may_be_asked_for_anywhere(name):
+  script, arguments, variables = DRY_RUNS[name]
+  expected = (EXPECTED / f"{name}.txt").read_text()
+  for place in {1, len(arguments)}:
+    words = [*arguments[:place], "--dry_run", *arguments[place:]]
+    done = launch(script, *words, **variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.replace(str(ROOT), "REPOSITORY") == expected
+
+
+@pytest.mark.parametrize(
+  ("script", "words"),
+  [
+    *(
+      ("tpu_vm.sh", f"{name} --dryrun")
+      for name in ("create", "state", "setup", "stop", "delete", "logs")
+    ),
+    ("tpu_vm.sh", "logs 3 4"),
+    *(
+      ("gke_xpk.sh", f"{name} --dryrun")
+      for name in ("image", "list", "logs", "delete")
+    ),
+  ],
+)
+def test_words_that_a_command_does_not_take(tmp_path, script, words):
+  for name in ("gcloud", "git", "docker", "xpk", "kubectl"):
+    program = tmp_path / name
+    program.write_text(f"#!/bin/sh\necho called >>{tmp_path}/calls\n")
+    program.chmod(0o755)
+  path = f"{tmp_path}:/usr/bin:/bin"
+  done = launch(script, *words.split(), PATH=path, **TPU | XPK)
+  assert done.returncode == 2
+  last = words.split()[-1]
+  assert f" takes no {last}; nothing was done" in done.stderr
+  assert not (tmp_path / "calls").exists()
+
+
+@pytest.mark.parametrize("count", ["distill", "0", "-1", "2x", ""])
+def test_a_number_of_processes_that_is_none(count):
+  done = launch("local_processes.sh", count, "distill", "x", PYTHON="false")
+  assert done.returncode == 2 and not done.stdout
+  (line,) = done.stderr.splitlines()
+  shown = count or "''"
+  assert line.startswith(f"{shown} is no number of processes; expected 1 or")
+  assert line.endswith("local_processes.sh 2 distill x")
+
+
+@pytest.mark.parametrize("script", ["local_processes.sh", "worker.sh"])
+def test_python_of_the_environment_here_is_found(tmp_path, script):
+  copy = shutil.copytree(ROOT / "launch", tmp_path / "launch")
+  words = ["1", "doctor"] if script == "local_processes.sh" else ["doctor"]
+
+  def called():
+    done = subprocess.run(
+      [copy / script, "--dry_run", *words],
+      env={"PATH": "/usr/bin:/bin"},
+      capture_output=True,
+      text=True,
+    )
+    return done.stdout.splitlines()[-1].strip()
+
+  assert called() == "python3 -m time_jax doctor"
+  python = tmp_path / ".venv" / "bin" / "python"
+  python.parent.mkdir(parents=True)
+  python.write_text("#!/bin/sh\n")
+  python.chmod(0o755)
+  assert called() == f"{python} -m time_jax doctor"
+
+
+def test_a_dry_run_of_the_benchmarks_makes_nothing(tmp_path):
+  python = tmp_path / "python"
+  python.write_text("#!/bin/sh\necho cpu\n")
+  python.chmod(0o755)
+  out = tmp_path / "out"
+  for words in (["--dry_run", out], [out, "--dry_run"]):
+    done = launch("benchmarks.sh", *words, PYTHON=str(python))
+    assert done.returncode == 0 and not out.exists()
+    assert f"{python} -m time_jax bench compare --size=m,s,xs" in done.stdout
+  for words in (["--dryrun"], [out, "more"], []):
+    assert launch("benchmarks.sh", *words, PYTHON=str(python)).returncode == 2
+  assert not out.exists()
+
+
 def test_what_is_printed_can_be_pasted():
   done = launch("tpu_vm.sh", "--dry_run", "run", *DISTILL, **TPU)
   words = subprocess.run(
@@ -118,7 +202,6 @@ def test_what_is_printed_can_be_pasted():
     ("tpu_vm.sh", TPU, ["gcloud"]),
     ("gke_xpk.sh", XPK, ["docker", "xpk", "kubectl", "gcloud"]),
     ("slurm.sbatch", {"SLURM_JOB_ID": "1"}, ["srun", "scontrol"]),
-    ("local_processes.sh", {}, ["python3"]),
   ],
 )
 def test_all_that_is_missing_is_listed_at_once(
