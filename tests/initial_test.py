@@ -12,7 +12,7 @@ import spoiling
 from conftest import write_tokenizer
 from exporting import command
 
-from time_jax import distributed, initial, train
+from time_jax import distributed, initial, restore, train
 from time_jax.errors import UserError
 from time_jax.hf import tokenizer, torch_encoder
 
@@ -245,5 +245,65 @@ def test_another_vocabulary_is_refused(capsys, tiny, tmp_path):
   swap_words(source)
   flag = f"--config.student.init_from={source}"
   output = command(capsys, *distil(tiny, tmp_path / "run", flag), code=2)
-  assert "has another vocabulary than the teacher's" in output
+  assert "have another vocabulary than the teacher" in output
   assert not (tmp_path / "run" / "data").exists()
+
+
+@pytest.mark.parametrize("way", ["init_from", "import"])
+def test_without_a_tokenizer_the_record_says_which_words(
+  capsys, tiny, tmp_path, way
+):
+  """An export whose tokenizer is gone still says what it was trained with."""
+  source = exporting.random_model(
+    tmp_path / "source",
+    tiny / "teacher",
+    num_layers=2,
+    hidden_size=16,
+    intermediate_size=32,
+  )
+  own = tokenizer.words_sha256(source, 153)
+  for path in source.glob("tokenizer*"):
+    path.unlink()
+
+  def output(words, code):
+    record = {"step": 1, "files": {}, "fingerprint": {"words": words}}
+    (source / "time_jax.json").write_text(json.dumps(record))
+    flags, run = [f"--config.student.init_from={source}"], tmp_path / words
+    if way == "import":
+      flags = []
+      command(capsys, "import", source, f"--workdir={run}")
+    shown = command(capsys, *distil(tiny, run, *flags), code=code)
+    return shown, run
+
+  assert "have another vocabulary than the teacher" in output("other", 2)[0]
+  shown, run = output(own, 0)
+  assert "no tokenizer, so it cannot be told" not in shown
+  if way == "import":
+    assert restore.read_student(run, 0).words == own
+
+
+def test_words_that_nobody_knows_are_told(capsys, golden, tmp_path, tiny):
+  """A published model without a tokenizer and without a record."""
+  run = tmp_path / "run"
+  shown = command(capsys, "import", golden / "bert", f"--workdir={run}")
+  assert "has no tokenizer and says of no vocabulary" in shown
+  initial._check_words(run / "tokenizer", "", str(tiny / "teacher"), 153)
+  assert "it cannot be told whether" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["run", "tuned"])
+def test_folders_of_ours_that_are_no_models(capsys, tiny, tmp_path, name):
+  folder = tmp_path / name
+  folder.mkdir()
+  if name == "run":
+    (folder / "checkpoints").mkdir()
+    (folder / "config.json").write_text('{"lang": "ga"}')
+    wanted = f"--workdir={folder}` makes one of its student, {folder}/export"
+  else:
+    (folder / "task.json").write_text("{}")
+    wanted = f"a fine-tuned model, whose encoder is {folder}/encoder."
+  flag = f"--config.student.init_from={folder}"
+  assert wanted in command(capsys, *distil(tiny, tmp_path / "w", flag), code=2)
+  into = f"--workdir={tmp_path / 'again'}"
+  assert wanted in command(capsys, "import", folder, into, code=2)
+  assert wanted in command(capsys, "inspect", folder, code=2)

@@ -145,7 +145,7 @@ def abstract_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
   hf_config = t.architecture.to_dict()
   if t.path != RANDOM:
     folder = files.resolve(t.path, t.allow_pickle)
-    hf_config = files.read_json(folder / "config.json") | _overrides(config)
+    hf_config = files.model_config(folder) | _overrides(config)
   return load.abstract_teacher(
     hf_config, t.layer, dtype=jnp.dtype(t.dtype), mesh=mesh, capture=t.capture
   )

@@ -67,7 +67,7 @@ class Opened:
   @functools.cached_property
   def config(self) -> dict[str, Any]:
     """Content of config.json."""
-    return files.read_json(self.folder / "config.json")
+    return files.model_config(self.folder)
 
   @functools.cached_property
   def shape(self) -> Any:

@@ -24,6 +24,7 @@ from time_jax.hf import files, load, save, tokenizer
 from time_jax.hf.weights import Weights
 from time_jax.models.bert import BertConfig
 from time_jax.models.family import Params
+from time_jax.notes import note
 
 
 def import_command(
@@ -113,6 +114,14 @@ def _write(
   words = identity.tokenizer_sha256(workdir / "tokenizer", shape.vocab_size)
   arrays = identity.arrays_sha256(shape, params)
   model = identity.of_student(shape, arrays, words)
+  trained_with = ""
+  if not words:
+    trained_with = initial.words_of_record(folder)
+    if not trained_with:
+      note(
+        f"{name} has no tokenizer and says of no vocabulary, so nobody can "
+        "tell later whether its words are those of a teacher or a text."
+      )
   if (said := record.get("identity", model)) != model:
     raise UserError(
       f"{folder / checks.RECORD} is of other weights or another tokenizer than "
@@ -125,7 +134,7 @@ def _write(
   assembly.write_shape(workdir, shape)
   with Weights(folder, allow_pickle) as weights:
     dtype = weights.info(next(iter(weights))).dtype
-  hf_config = files.read_json(folder / "config.json")
+  hf_config = files.model_config(folder)
   roberta = hf_config["model_type"] != "bert"
   metadata = {
     "run": record.get("run") or {},
@@ -135,6 +144,7 @@ def _write(
       "from": descent.shown_path(name),
       "sha256": files.fingerprint(folder, allow_pickle),
       "identity": model,
+      "words": trained_with,
       "class": "XLMRobertaModel" if roberta else "BertModel",
       "dtype": dtype if dtype in save.DTYPES else "float32",
       "facts": record.get("facts") or {},

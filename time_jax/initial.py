@@ -28,11 +28,13 @@ from time_jax.errors import UserError
 from time_jax.hf import files, load, tokenizer
 from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import Params, abstract_params
+from time_jax.notes import note
 
 FLOAT32 = jnp.dtype("float32")
 TEACHER = "teacher"
 _IMPORTED = "imported.json"  # in a workdir that `import` made
-_FACTS = ("from", "sha256", "identity")
+_FACTS = ("from", "sha256", "identity", "words")
+_RECORD = "time_jax.json"  # of an export
 
 
 def is_imported(checkpoints: Checkpoints) -> bool:
@@ -142,7 +144,7 @@ def check_source(
     # How many positions the checkpoint has, only it can tell.
     found = dataclasses.replace(found, max_positions=shape.max_positions)
     _check(found, range(1, found.num_layers + 1), shape)
-    _check_words(workdir / "tokenizer", teacher.path, vocab_size)
+    _check_import(workdir, teacher.path, vocab_size)
   elif init_from and not steps:
     folder, _, _ = _find(
       init_from, teacher.path, teacher.layer, teacher.allow_pickle, shape
@@ -183,7 +185,7 @@ def first_params(
     source, found = _imported(workdir, checkpoints, mesh)
     layers = range(1, found.num_layers + 1)
     _check(found, layers, shape)
-    _check_words(workdir / "tokenizer", teacher_path, shape.vocab_size)
+    _check_import(workdir, teacher_path, shape.vocab_size)
   elif init_from:
     folder, found, layers = _find(
       init_from, teacher_path, teacher_layer, allow_pickle, shape
@@ -224,7 +226,8 @@ def _find(
   for layer in layers:
     load.check_layer(layer, found.num_layers)
   _check(found, layers, shape)
-  _check_words(folder, teacher_path, shape.vocab_size)
+  words = words_of_record(folder)
+  _check_words(folder, words, teacher_path, shape.vocab_size)
   return folder, found, layers
 
 
@@ -248,17 +251,52 @@ def _check_alike(folder: pathlib.Path, allow_pickle: bool) -> None:
     )
 
 
-def _check_words(
-  folder: pathlib.Path, teacher_path: str, vocab_size: int
+def _check_import(
+  workdir: pathlib.Path, teacher_path: str, vocab_size: int
 ) -> None:
-  """UserError where the source has other words than the teacher."""
-  if teacher_path == assembly.RANDOM or not tokenizer.has_tokenizer(folder):
+  mark = workdir / _IMPORTED
+  words = files.read_json(mark).get("words", "") if mark.exists() else ""
+  _check_words(workdir / "tokenizer", words, teacher_path, vocab_size)
+
+
+def words_of_record(folder: pathlib.Path) -> str:
+  """Hash of the vocabulary that an export of ours says it was trained with.
+
+  Args:
+    folder: of any model; the hash is empty where nothing says it.
+  """
+  if not (folder / _RECORD).exists():
+    return ""
+  said = files.read_json(folder / _RECORD).get("fingerprint")
+  words = said.get("words") if isinstance(said, dict) else None
+  return words if isinstance(words, str) else ""
+
+
+def _check_words(
+  folder: pathlib.Path, words: str, teacher_path: str, vocab_size: int
+) -> None:
+  """UserError where the source has other words than the teacher.
+
+  Args:
+    folder: of the source's tokenizer.
+    words: hash of its vocabulary, for where there is no tokenizer.
+    teacher_path: see `files.resolve`.
+    vocab_size: rows of the embedding table.
+  """
+  if teacher_path == assembly.RANDOM:
     return
-  folders = folder, files.resolve(teacher_path)
-  if len({tokenizer.words_sha256(f, vocab_size) for f in folders}) > 1:
+  if tokenizer.has_tokenizer(folder):
+    words = tokenizer.words_sha256(folder, vocab_size)
+  if not words:
+    note(
+      f"{folder} has no tokenizer, so it cannot be told whether the student's "
+      "first weights know the teacher's words by the same ids."
+    )
+    return
+  if words != tokenizer.words_sha256(files.resolve(teacher_path), vocab_size):
     raise UserError(
-      f"the tokenizer in {folder} has another vocabulary than the teacher's; "
-      "the student's words must be the teacher's."
+      f"the first weights, with the words of {folder}, have another vocabulary "
+      "than the teacher; the student's words must be the teacher's."
     )
 
 

@@ -97,7 +97,7 @@ def _recommended(name: str) -> Recommendation | None:
 
 def _print_config(folder: pathlib.Path) -> Any:
   family, config = load.read_config(folder)
-  content = files.read_json(folder / "config.json")
+  content = files.model_config(folder)
   kind = content.get("model_type") or content["architectures"][0]
   reader = family.encoder.__module__.rpartition(".")[2]
   _row("family", f"{kind} (time_jax/models/{reader}.py)")

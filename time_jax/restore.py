@@ -39,7 +39,7 @@ class Student:
     config: its shape.
     params: float32; their average, where the run keeps one.
     record: the checkpoint's metadata: run, versions, hardware.
-    words: hash of its tokenizer's vocabulary; empty: it has none.
+    words: hash of the vocabulary that it was trained with; empty: not known.
     arrays: see `identity.arrays_sha256`; empty: to be computed.
     tokenizer: see `identity.tokenizer_sha256`.
   """
@@ -105,7 +105,8 @@ def read_student(workdir: pathlib.Path, step: int | None = None) -> Student:
     place = checkpoints.folder(chosen)
     item = checkpoints.student_item(chosen)
   arrays = _arrays(place, seal.of_item(place, item), shape, params)
-  own, words = workdir / "tokenizer", ""
+  own = workdir / "tokenizer"
+  words = (record.get("imported") or {}).get("words", "")
   if own.is_dir():
     words = tokenizer.words_sha256(own, shape.vocab_size)
   spoken = identity.tokenizer_sha256(own, shape.vocab_size)

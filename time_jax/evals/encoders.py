@@ -194,7 +194,7 @@ def _of_folder(
   model: str, mesh: Mesh, random: bool, allow_pickle: bool
 ) -> _Found:
   folder = files.resolve(model, allow_pickle)
-  hf_config = files.read_json(folder / "config.json")
+  hf_config = files.model_config(folder)
   family, config = load.read_config(folder)
   # Without the folders of whoever trained it.
   name = "/".join(pathlib.PurePath(model).parts[-2:])

@@ -117,6 +117,27 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   return content
 
 
+def model_config(folder: pathlib.Path) -> dict[str, Any]:
+  """Reads a model's config.json.
+
+  Raises:
+    UserError: it is missing or damaged, or the folder is one of ours that is
+      no model in the files of transformers.
+  """
+  path, ours = folder / "config.json", ""
+  if (folder / "checkpoints").is_dir():
+    ours = (
+      f"a workdir, not the folder of a model; `time_jax export "
+      f"--workdir={folder}` makes one of its student, {folder}/export"
+    )
+  elif (folder / "task.json").exists():
+    ours = f"a fine-tuned model, whose encoder is {folder}/encoder"
+  content = read_json(path) if path.exists() or not ours else {}
+  if ours and not content.keys() & {"model_type", "architectures"}:
+    raise UserError(f"{folder} is {ours}.")
+  return content
+
+
 def check_size(path: pathlib.Path) -> None:
   """Refuses a file of settings or words that is absurdly large.
 

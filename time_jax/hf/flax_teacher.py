@@ -107,7 +107,7 @@ def load_flax_teacher(
       as expected.
   """
   folder = files.resolve(path, allow_pickle)
-  hf_config = files.read_json(folder / "config.json")
+  hf_config = files.model_config(folder)
   kind = _find_kind(hf_config.get("model_type"))
   model = _import_model(kind.name)
   config = _parse_config(folder, hf_config, model)

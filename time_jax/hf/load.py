@@ -186,7 +186,7 @@ def read_config(
     folder: a Hugging Face model folder.
     overrides: keys that are to have other values than in the file.
   """
-  hf_config = files.read_json(folder / "config.json") | dict(overrides or {})
+  hf_config = files.model_config(folder) | dict(overrides or {})
   return parse_config(hf_config, f"{folder}/config.json")
 
 
