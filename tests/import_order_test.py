@@ -43,7 +43,7 @@ hf.rows hf.trimmed_files pieces evals.report evals.datasets
 evals.parquet_tags
 flops data.prepare hf.load hf.save hf.tokenizer train_step evaluate
 hf.flax_teacher parallel machine identity
-assembly
+assembly imported
 corpus initial sweeps.grid sweeps.chain
 sweeps.stages
 sweeps.summary

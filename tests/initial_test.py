@@ -12,7 +12,8 @@ import spoiling
 from conftest import write_tokenizer
 from exporting import command
 
-from time_jax import distributed, initial, restore, train
+from time_jax import distributed, first_state, initial, restore, train
+from time_jax.config import default_config
 from time_jax.errors import UserError
 from time_jax.hf import tokenizer, torch_encoder
 
@@ -217,6 +218,14 @@ def test_all_processes_begin_with_the_same_weights(golden, monkeypatch):
   ("flags", "words"),
   [
     (["teacher", "student.hidden_size=16"], "there it is 32"),
+    (
+      ["teacher", *TEACHER_SHAPE, "student.num_layers=3"],
+      "such as student.init_from=teacher:1,2,2",
+    ),
+    (
+      ["teacher", *TEACHER_SHAPE, "student.layer_norm_eps=1e-3"],
+      "student.layer_norm_eps=0.001, there it is 1e-12",
+    ),
     (["teacher:1", *TEACHER_SHAPE], "student.num_layers=2, there are 1"),
     (["teacher:0,1", *TEACHER_SHAPE], "teacher.layer=0 does not exist"),
     (["teacher:a", *TEACHER_SHAPE], "expected layer numbers"),
@@ -307,3 +316,52 @@ def test_folders_of_ours_that_are_no_models(capsys, tiny, tmp_path, name):
   into = f"--workdir={tmp_path / 'again'}"
   assert wanted in command(capsys, "import", folder, into, code=2)
   assert wanted in command(capsys, "inspect", folder, code=2)
+
+
+@pytest.mark.parametrize("eps", [1e-5, 9.999999960041972e-13])
+def test_epsilon_is_that_of_the_source(capsys, tiny, tmp_path, eps):
+  """As XLM-R has it; and 1e-12 as it is read from float32."""
+  source, run = tmp_path / "source", tmp_path / "run"
+  sizes = dict(num_layers=2, hidden_size=16, intermediate_size=32)
+  exporting.random_model(source, tiny / "teacher", **sizes)
+  path = source / "config.json"
+  content = json.loads(path.read_text()) | {"layer_norm_eps": eps}
+  path.write_text(json.dumps(content))
+  flag = f"--config.student.init_from={source}"
+  shown = command(capsys, *distil(tiny, run, flag))
+  assert (f"layer_norm_eps=1e-05, as in {source}" in shown) == (eps == 1e-5)
+  found = json.loads((run / "student.json").read_text())["layer_norm_eps"]
+  assert found == (eps if eps == 1e-5 else 1e-12)
+  shutil.rmtree(source)  # It is not needed to go on.
+  command(capsys, *distil(tiny, run, flag))
+  if eps == 1e-5:
+    flag = "--config.student.layer_norm_eps=1e-6"
+    shown = command(capsys, *distil(tiny, run, flag), code=2)
+    assert "student.layer_norm_eps: 1e-05 then, 1e-06 now" in shown
+
+
+def test_an_imported_epsilon_is_taken(capsys, tiny, tmp_path):
+  source, run = tmp_path / "source", tmp_path / "run"
+  sizes = dict(num_layers=2, hidden_size=16, intermediate_size=32)
+  exporting.random_model(source, tiny / "teacher", layer_norm_eps=1e-5, **sizes)
+  command(capsys, "import", source, f"--workdir={run}")
+  config = default_config()
+  first_state.take_epsilon(config, run)
+  assert config.student.layer_norm_eps == 1e-5
+  shutil.rmtree(run / "checkpoints")  # What an ended run left counts for none.
+  config = default_config()
+  first_state.take_epsilon(config, run)
+  assert config.student.layer_norm_eps == 1e-12
+
+
+def test_a_random_teacher_has_no_layers_to_begin_with():
+  with pytest.raises(UserError, match="needs a teacher in files"):
+    initial.source_name("teacher:1", "random")
+
+
+@pytest.mark.parametrize("highest", range(1, 25))
+def test_layers_are_different_ones_up_to_the_last(highest):
+  for wanted in range(1, highest + 1):
+    chosen = initial._teacher_layers("teacher", wanted, highest)
+    assert len({*chosen}) == wanted and chosen[-1] == highest
+    assert min(chosen) >= 1 and chosen == sorted(chosen)

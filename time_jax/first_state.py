@@ -6,9 +6,53 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax import assembly, initial, record, train_step
+from time_jax import (
+  assembly,
+  imported,
+  initial,
+  record,
+  seal,
+  train_step,
+)
 from time_jax.checkpoint import Checkpoints
+from time_jax.config import default_config
 from time_jax.distill import Objective
+from time_jax.hf import files, load
+from time_jax.notes import note
+
+
+def take_epsilon(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Sets a student's epsilon to that of the weights which it begins with.
+
+  Only where the config has the default, which is BERT's. RoBERTa and its kin
+  have another, and with a different one the weights would not fit.
+
+  Args:
+    config: of the run; its student.layer_norm_eps may change.
+    workdir: of the run.
+
+  Raises:
+    UserError: there is no such model as student.init_from names.
+  """
+  usual = default_config().student.layer_norm_eps
+  if config.student.layer_norm_eps != usual:
+    return
+  if seal.step_folders(workdir) and (workdir / assembly.SHAPE).exists():
+    found = assembly.read_shape(workdir, config)
+    place = str(workdir)
+  else:
+    place = initial.source_name(config.student.init_from, config.teacher.path)
+    if not place:
+      return
+    folder = files.resolve(place, config.teacher.allow_pickle)
+    found = load.read_config(folder)[1]
+  theirs = getattr(found, "layer_norm_eps", usual)
+  if not initial.same_epsilon(theirs, usual):
+    config.student.layer_norm_eps = theirs
+    note(
+      f"student.layer_norm_eps={theirs:g}, as in {place}, whose weights the "
+      "student begins with."
+    )
 
 
 def restore_or_init(
@@ -35,8 +79,8 @@ def restore_or_init(
     UserError: the checkpoints are of another run.
   """
   steps = checkpoints.steps()
-  initial.check_not_lost(workdir, steps)
-  if not steps or initial.is_imported(checkpoints):
+  imported.check_not_lost(workdir, steps)
+  if not steps or imported.is_imported(checkpoints):
     state = train_step.init_state(
       objective.student, tx, mesh, config.seed, **assembly.extras(config)
     )

@@ -13,6 +13,7 @@ from time_jax import (
   descent,
   folders,
   identity,
+  imported,
   initial,
   sharding,
 )
@@ -150,7 +151,7 @@ def _write(
       "facts": record.get("facts") or {},
     },
   }
-  initial.mark_imported(workdir, metadata["imported"])
+  imported.mark_imported(workdir, metadata["imported"])
   with Checkpoints(workdir, keep_latest=1, keep_every=1) as checkpoints:
     checkpoints.save(0, {"params": params}, metadata, wait=True)
 

@@ -6,20 +6,20 @@ does not have (a second token type, a pooler) stays as freshly initialised.
 
 import dataclasses
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from time_jax import (
   assembly,
   distributed,
-  folders,
-  history,
   identity,
+  imported,
   seal,
   sharding,
 )
@@ -32,79 +32,7 @@ from time_jax.notes import note
 
 FLOAT32 = jnp.dtype("float32")
 TEACHER = "teacher"
-_IMPORTED = "imported.json"  # in a workdir that `import` made
-_FACTS = ("from", "sha256", "identity", "words")
 _RECORD = "time_jax.json"  # of an export
-
-
-def is_imported(checkpoints: Checkpoints) -> bool:
-  """Whether nothing but what `import` put there is in a workdir."""
-  return checkpoints.steps() == [0]
-
-
-def origin(checkpoints: Checkpoints) -> dict[str, Any]:
-  """What later checkpoints say of the one that was imported, if one was."""
-  if 0 not in checkpoints.steps():
-    return {}
-  imported = checkpoints.metadata(0)["imported"]
-  return {"imported": {n: imported[n] for n in _FACTS if n in imported}}
-
-
-def mark_imported(workdir: pathlib.Path, imported: Mapping[str, Any]) -> None:
-  """Notes that a workdir's first weights were imported.
-
-  With this, a workdir whose checkpoints are gone is not taken for a new one.
-
-  Args:
-    workdir: with a checkpoint of step 0.
-    imported: what that checkpoint says of itself; empty: nothing is noted.
-  """
-  if imported and not (workdir / _IMPORTED).exists():
-    facts = {n: imported[n] for n in _FACTS if n in imported}
-    folders.write_json(workdir / _IMPORTED, facts)
-
-
-def check_not_lost(workdir: pathlib.Path, found: Collection[Any]) -> None:
-  """Refuses to begin anew where a student was imported, and is gone.
-
-  Args:
-    workdir: of a run.
-    found: its checkpoints.
-
-  Raises:
-    UserError: there is none, and there was one.
-  """
-  if found:
-    return
-  name = ""
-  if (workdir / _IMPORTED).exists():
-    name = files.read_json(workdir / _IMPORTED).get("from", "a model")
-  # Earlier versions of `import` left no such file; but a run writes its config
-  # only after it has noted its start.
-  elif (workdir / "config.json").exists() and not history.starts(workdir):
-    name = "a model"
-  if name:
-    raise UserError(
-      f"{workdir} was made by `time_jax import` of {name}, but its checkpoint "
-      "of step 0, which held the weights, is gone, and a run here would begin "
-      "with random ones. Put checkpoints/0 back, or import the model again, "
-      "into a new --workdir."
-    )
-
-
-def shape_of(
-  shape: BertConfig, checkpoints: Checkpoints, step: int
-) -> BertConfig:
-  """The shape of the student in a checkpoint.
-
-  A run may use fewer positions than the student had that was imported.
-
-  Args:
-    shape: of the workdir.
-    checkpoints: in it.
-    step: one of them.
-  """
-  return dataclasses.replace(shape, max_positions=checkpoints.positions(step))
 
 
 def from_elsewhere(student: Mapping[str, Any]) -> bool:
@@ -144,12 +72,39 @@ def check_source(
     # How many positions the checkpoint has, only it can tell.
     found = dataclasses.replace(found, max_positions=shape.max_positions)
     _check(found, range(1, found.num_layers + 1), shape)
-    _check_import(workdir, teacher.path, vocab_size)
+    _check_words(
+      workdir / "tokenizer", imported.words(workdir), teacher.path, vocab_size
+    )
   elif init_from and not steps:
     folder, _, _ = _find(
       init_from, teacher.path, teacher.layer, teacher.allow_pickle, shape
     )
     files.weight_files(folder, teacher.allow_pickle)
+
+
+def source_name(init_from: str, teacher_path: str) -> str:
+  """The model that a student's first weights are of; empty: they are random.
+
+  Args:
+    init_from: see `first_params`.
+    teacher_path: likewise.
+
+  Raises:
+    UserError: they are to be those of a teacher that has none in files.
+  """
+  if not _of_teacher(init_from):
+    return init_from
+  if teacher_path == assembly.RANDOM:
+    raise UserError(
+      f"student.init_from={init_from!r} needs a teacher in files, not "
+      f"teacher.path={teacher_path}, whose weights are drawn for each run."
+    )
+  return teacher_path
+
+
+def same_epsilon(a: float, b: float) -> bool:
+  """Whether two epsilons are one number in float32, which computes with it."""
+  return bool(np.float32(a) == np.float32(b))
 
 
 def first_params(
@@ -180,12 +135,17 @@ def first_params(
   Raises:
     UserError: the weights do not fit the student.
   """
-  if is_imported(checkpoints):
+  if imported.is_imported(checkpoints):
     _check_no_other(workdir, init_from)
     source, found = _imported(workdir, checkpoints, mesh)
     layers = range(1, found.num_layers + 1)
     _check(found, layers, shape)
-    _check_import(workdir, teacher_path, shape.vocab_size)
+    _check_words(
+      workdir / "tokenizer",
+      imported.words(workdir),
+      teacher_path,
+      shape.vocab_size,
+    )
   elif init_from:
     folder, found, layers = _find(
       init_from, teacher_path, teacher_layer, allow_pickle, shape
@@ -216,8 +176,7 @@ def _find(
   shape: BertConfig,
 ) -> tuple[pathlib.Path, BertConfig, Sequence[int]]:
   """Folder, shape and layers of the source; UserError: it does not fit."""
-  name = teacher_path if _of_teacher(init_from) else init_from
-  folder = files.resolve(name, allow_pickle)
+  folder = files.resolve(source_name(init_from, teacher_path), allow_pickle)
   found = load.read_config(folder)[1]
   check_kin(found, init_from)
   layers: Sequence[int] = range(1, found.num_layers + 1)
@@ -235,7 +194,7 @@ def _imported(
   workdir: pathlib.Path, checkpoints: Checkpoints, mesh: Mesh
 ) -> tuple[Params, BertConfig]:
   shape = assembly.read_shape(workdir, assembly.read_run(workdir))
-  shape = shape_of(shape, checkpoints, 0)
+  shape = imported.shape_of(shape, checkpoints, 0)
   boxed = abstract_params(Encoder(shape, shape.num_layers))
   abstract = {"params": sharding.abstract(boxed, mesh)}
   return checkpoints.restore(0, abstract)["params"], shape
@@ -249,14 +208,6 @@ def _check_alike(folder: pathlib.Path, allow_pickle: bool) -> None:
       f"student.init_from: {folder} holds other weights for processes {other} "
       "than for process 0; expected the same files on all hosts."
     )
-
-
-def _check_import(
-  workdir: pathlib.Path, teacher_path: str, vocab_size: int
-) -> None:
-  mark = workdir / _IMPORTED
-  words = files.read_json(mark).get("words", "") if mark.exists() else ""
-  _check_words(workdir / "tokenizer", words, teacher_path, vocab_size)
 
 
 def words_of_record(folder: pathlib.Path) -> str:
@@ -312,6 +263,15 @@ def check_kin(shape: Any, name: str) -> None:
 def _teacher_layers(init_from: str, wanted: int, highest: int) -> list[int]:
   """By number, or evenly up to the distilled layer, which is the last."""
   chosen = init_from.partition(":")[2]
+  if not chosen and wanted > highest:
+    twice = ",".join(
+      str(-(-i * highest // wanted)) for i in range(1, wanted + 1)
+    )
+    raise UserError(
+      f"student.num_layers={wanted} is more than the {highest} layers of the "
+      f"teacher up to teacher.layer; expected at most {highest}, or a list in "
+      f"which layers come twice, such as student.init_from={TEACHER}:{twice}."
+    )
   if not chosen:
     return [round(i * highest / wanted) for i in range(1, wanted + 1)]
   try:
@@ -383,7 +343,8 @@ def _check(
     "layer_norm_eps",
   ):
     theirs, ours = getattr(source, name), getattr(shape, name)
-    if theirs != ours:
+    floats = name == "layer_norm_eps" and same_epsilon(theirs, ours)
+    if theirs != ours and not floats:
       problems.append(f"student.{name}={ours}, there it is {theirs}")
   if source.vocab_size != shape.vocab_size:
     problems.append(

@@ -16,6 +16,7 @@ from time_jax import (
   choose,
   folders,
   identity,
+  imported,
   initial,
   seal,
   sharding,
@@ -96,7 +97,7 @@ def read_student(workdir: pathlib.Path, step: int | None = None) -> Student:
         "give --step, or run `time_jax choose` again."
       )
     chosen = steps[-1] if chosen is None else chosen
-    shape = initial.shape_of(shape, checkpoints, chosen)
+    shape = imported.shape_of(shape, checkpoints, chosen)
     encoder = Encoder(shape, shape.num_layers, jnp.dtype("float32"))
     boxed = abstract_params(encoder)
     abstract = sharding.abstract(boxed, sharding.make_mesh())

@@ -21,6 +21,7 @@ from time_jax import (
   evaluate,
   first_state,
   history,
+  imported,
   initial,
   machine,
   memory,
@@ -74,7 +75,8 @@ def distill(
   tracking.check_installed(config.log.wandb)
   window = profiling.read_window(profile, config.train.num_steps)
   prepare_workdir(workdir)
-  initial.check_not_lost(workdir, seal.step_folders(workdir))
+  imported.check_not_lost(workdir, seal.step_folders(workdir))
+  first_state.take_epsilon(config, workdir)
   teacher_config = assembly.teacher_config(config)
   initial.check_source(config, workdir, teacher_config.vocab_size)
   corpus.keep_limit(config, workdir)
@@ -121,12 +123,12 @@ def _distill(
     keep_latest=config.checkpoint.keep_latest,
     keep_every=config.checkpoint.keep_every,
   ) as checkpoints:
-    about |= initial.origin(checkpoints)
+    about |= imported.origin(checkpoints)
     state = first_state.restore_or_init(
       config, workdir, checkpoints, objective, tx, mesh, about
     )
     if jax.process_index() == 0:
-      initial.mark_imported(workdir, about.get("imported", {}))
+      imported.mark_imported(workdir, about.get("imported", {}))
       record.write_files(config, workdir, teacher.vocab_size)
     run = _Run(
       config,
