@@ -10,7 +10,8 @@ from exporting import command
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from time_jax import onnx_files
+from time_jax import checks, onnx_files
+from time_jax.errors import RunError
 from time_jax.hf import onnx_graph, torch_encoder
 
 
@@ -27,9 +28,9 @@ def test_onnx(capsys, tiny, tmp_path, name):
   assert re.search(int8, output), output
   folder = run / "export"
   card = (folder / "README.md").read_text()
-  assert "onnx/model_int8.onnx" in card and found in card
+  assert "onnx/model_quantized.onnx" in card and found in card
   sizes = {p.name: p.stat().st_size for p in (folder / "onnx").iterdir()}
-  assert sizes.keys() == {"model.onnx", "model_int8.onnx"}
+  assert sizes.keys() == {"model.onnx", "model_quantized.onnx"}
   # Both dimensions are free, and padding on either side changes nothing.
   encode = onnx_files.load_onnx(folder / "onnx" / "model.onnx")
   torch = torch_encoder.load_torch(folder, strict=True)
@@ -44,7 +45,17 @@ def test_onnx(capsys, tiny, tmp_path, name):
       padded = encode(*wide)[:, before : before + length]
       np.testing.assert_allclose(padded, expected, atol=1e-4)
   output = command(capsys, "verify", folder, f"--against={run}")
-  assert "6 files as exported" in output
+  assert "7 files as exported" in output
+  # Exports of before had another name, which is read on.
+  old = folder / "onnx" / "model_int8.onnx"
+  (folder / "onnx" / "model_quantized.onnx").rename(old)
+  record = folder / "time_jax.json"
+  record.write_text(record.read_text().replace("_quantized", "_int8"))
+  found = checks.CHECKS[0][1](checks.Opened(folder, None, False))
+  assert found == "7 files as exported (SHA-256)"
+  old.write_bytes(b"damaged")
+  with pytest.raises(RunError, match="model_int8.onnx was changed after"):
+    checks.CHECKS[0][1](checks.Opened(folder, None, False))
 
 
 def test_weights_that_one_file_cannot_take(capsys, monkeypatch, tiny, tmp_path):
@@ -56,7 +67,7 @@ def test_weights_that_one_file_cannot_take(capsys, monkeypatch, tiny, tmp_path):
   output = command(capsys, "export", f"--workdir={run}", "--onnx")
   assert "onnxruntime equals JAX within" in output
   folder = run / "export" / "onnx"
-  names = "model.onnx", "model_int8.onnx"
+  names = "model.onnx", "model_quantized.onnx"
   for name in names:
     weights = folder / f"{name}.data"
     assert weights.stat().st_mode & 0o777 == 0o644

@@ -13,7 +13,9 @@ from time_jax.hf import onnx_graph
 from time_jax.restore import Student
 
 FOLDER = "onnx"
-PLAIN, INT8 = "model.onnx", "model_int8.onnx"
+# The names by which transformers.js looks for them; exports of before have
+# model_int8.onnx, which `verify` reads by the record beside it.
+PLAIN, INT8 = "model.onnx", "model_quantized.onnx"
 TOLERANCE = 1e-4  # of hidden states in float32, of their largest value above 1
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -21,7 +23,7 @@ Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def write_onnx(
   folder: pathlib.Path, student: Student, looked_at: probe.Probe
 ) -> list[tuple[str, str]]:
-  """Writes onnx/model.onnx and onnx/model_int8.onnx and measures both.
+  """Writes onnx/model.onnx, and its int8 twin, and measures both.
 
   Args:
     folder: of the export.

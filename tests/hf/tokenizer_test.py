@@ -359,6 +359,14 @@ def test_the_student_reads_what_the_teacher_read(
     found = again(text)
     assert found["input_ids"] == backend.encode(text).ids
     assert "token_type_ids" not in found
+  # fastembed before 0.9 adds what this file names to tokenizer.json.
+  more = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
+  named = json.loads((out / "special_tokens_map.json").read_text())
+  assert named.keys() >= {"pad_token", "mask_token"}
+  for token in named.values():
+    more.add_special_tokens([tokenizers.AddedToken(**token)])
+  for text in ("cat <mask> cat", "cat</s> é"):
+    assert more.encode(text).ids == backend.encode(text).ids
   assert again.model_max_length == 16
   special = (again.bos_token_id, again.pad_token_id, again.eos_token_id)
   assert (*special, again.mask_token_id) == (0, 1, 2, len(ids) - 1)

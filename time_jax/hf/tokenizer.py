@@ -109,22 +109,50 @@ def save_tokenizer(
     vocab_size: rows of the embedding table that its ids index.
   """
   _, backend = _read(folder, vocab_size)
+  tokens = _with_ids(
+    open_tokenizer(folder).special_tokens_map, backend, _name(folder)
+  )
   content = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "model_max_length": max_length,
     # The student has seen the first token type only, which is the default.
     "model_input_names": ["input_ids", "attention_mask"],
-    **_with_ids(
-      open_tokenizer(folder).special_tokens_map, backend, _name(folder)
-    ),
+    **tokens,
   }
   splitting = json.loads(backend.to_str())["pre_tokenizer"] or {}
   if "add_prefix_space" in splitting:  # Else transformers 4.x makes it false.
     content["add_prefix_space"] = splitting["add_prefix_space"]
   out.mkdir(parents=True, exist_ok=True)
   backend.save(str(out / "tokenizer.json"))
-  text = folders.as_json(content, indent=2, ensure_ascii=False) + "\n"
-  (out / "tokenizer_config.json").write_text(text, encoding="utf-8")
+  # fastembed before 0.9 asks for the second file.
+  for name, what in (
+    ("tokenizer_config.json", content),
+    ("special_tokens_map.json", _with_flags(tokens, backend)),
+  ):
+    text = folders.as_json(what, indent=2, ensure_ascii=False) + "\n"
+    (out / name).write_text(text, encoding="utf-8")
+
+
+def _with_flags(
+  tokens: Mapping[str, str], backend: tokenizers.Tokenizer
+) -> dict[str, Any]:
+  """The tokens as special_tokens_map.json has them: with what they swallow.
+
+  Who reads the file adds them to the tokenizer once more, and must not change
+  what it does with the spaces around them.
+  """
+  added = backend.get_added_tokens_decoder().values()
+  flags = {
+    token.content: {
+      "content": token.content,
+      "lstrip": token.lstrip,
+      "normalized": token.normalized,
+      "rstrip": token.rstrip,
+      "single_word": token.single_word,
+    }
+    for token in added
+  }
+  return {kind: flags.get(token, token) for kind, token in tokens.items()}
 
 
 def words_sha256(
