@@ -9,6 +9,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from time_jax.config import default_config
+from time_jax.folders import local_path
 
 Define = Callable[[flags.FlagValues, Sequence[str]], None]
 
@@ -69,5 +70,5 @@ def json_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 
 def path(text: str) -> pathlib.Path:
-  """A path as a user types it."""
-  return pathlib.Path(text).expanduser()
+  """A path as a user types it; UserError for an address such as gs://..."""
+  return local_path(text)

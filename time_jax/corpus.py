@@ -19,7 +19,7 @@ from time_jax.assembly import RANDOM, teacher_config
 from time_jax.config import check_config
 from time_jax.data import integrity, manifest, pipeline, prepare
 from time_jax.errors import DAMAGED_JSON, UserError, unwritable
-from time_jax.folders import prepare_workdir
+from time_jax.folders import local_path, prepare_workdir
 from time_jax.hf import files, tokenizer
 
 TRAIN, VALIDATION = "train", "validation"
@@ -205,7 +205,8 @@ def _locked(folder: pathlib.Path) -> Generator[None, None, None]:
 
 def data_folder(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
   """Where the prepared rows lie."""
-  return pathlib.Path(config.data.folder or workdir / "data").absolute()
+  folder = config.data.folder
+  return (local_path(folder) if folder else workdir / "data").absolute()
 
 
 def evaluation_batches(

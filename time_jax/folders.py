@@ -4,12 +4,27 @@ import json
 import math
 import os
 import pathlib
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from time_jax import lease
 from time_jax.errors import UserError, unwritable
+
+
+def local_path(text: str) -> pathlib.Path:
+  """A path as a user types it.
+
+  Raises:
+    UserError: it is an address, which would become a folder called `gs:`.
+  """
+  if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+    raise UserError(
+      f"{text} is an address; expected a path on a file system of this "
+      "machine: mount what it names, or copy it here."
+    )
+  return pathlib.Path(text).expanduser()
 
 
 def prepare_workdir(workdir: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ from time_jax.bench.rivals import XLMR_LARGE
 from time_jax.config import STUDENT_SIZES
 from time_jax.data.tokenizing import TokenizerSpec
 from time_jax.errors import UserError
+from time_jax.folders import local_path
 from time_jax.hf import files, load, onnx_graph, save
 from time_jax.identity import Identity
 from time_jax.models.bert import BertConfig, Encoder
@@ -75,8 +76,8 @@ def materialise(
     encoder = Encoder(config, config.num_layers)
     params = nn.meta.unbox(init_params(encoder, jax.random.key(0)))
     save.save_bert(folder, config, params, {"pad_token_id": words.pad_id})
-  elif (pathlib.Path(spec).expanduser() / "checkpoints").is_dir():
-    student = restore.read_student(pathlib.Path(spec).expanduser())
+  elif (local_path(spec) / "checkpoints").is_dir():
+    student = restore.read_student(local_path(spec))
     which = student.identity
     ids = {"pad_token_id": words.pad_id}
     save.save_bert(folder, student.config, student.params, ids)

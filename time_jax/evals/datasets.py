@@ -6,6 +6,7 @@ import re
 from time_jax import languages
 from time_jax.data import hub
 from time_jax.errors import UserError
+from time_jax.folders import local_path
 
 WIKIANN = "wikiann"  # a source of names, by the language alone
 _WIKIANN_FILES = "hf:unimelb-nlp/wikiann/{subset}/{split}-*.parquet"
@@ -27,7 +28,7 @@ def fetch(path: str) -> pathlib.Path:
     UserError: there is no such file on the hub, or there are several.
   """
   if not path.startswith("hf:"):
-    return pathlib.Path(path).expanduser()
+    return local_path(path)
   owner, name, pattern = (*path.removeprefix("hf:").split("/", 2), "", "")[:3]
   if not pattern:
     raise UserError(
@@ -90,7 +91,7 @@ def find(task: str, lang: str, split: str, source: str) -> str:
       )
     names = {"subset": language.wikiann, "split": _HUB_SPLITS[split]}
     return _WIKIANN_FILES.format(**names)
-  folder = pathlib.Path(source).expanduser()
+  folder = local_path(source)
   if not folder.is_dir():
     raise UserError(
       f"data.source={source}: no such folder; expected one, or {WIKIANN}."

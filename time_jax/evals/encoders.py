@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from time_jax import folders, identity, restore, sharding
 from time_jax.data.tokenizing import TokenizerSpec
 from time_jax.errors import UserError
+from time_jax.folders import local_path
 from time_jax.hf import files, load, save, tokenizer
 from time_jax.identity import Identity
 from time_jax.models.family import (
@@ -135,7 +136,7 @@ def open_encoder(
       "model is empty; expected a workdir, a folder or a hub id OWNER/NAME, "
       "such as configs/ud.py:model=runs/da-m."
     )
-  workdir = pathlib.Path(model).expanduser()
+  workdir = local_path(model)
   if (workdir / "checkpoints").is_dir():
     found = _of_workdir(workdir, step, random)
   else:

@@ -18,6 +18,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from time_jax.appearing import interrupted
 from time_jax.errors import UserError
+from time_jax.folders import local_path
 from time_jax.notes import note
 
 _WANTED = [
@@ -48,7 +49,7 @@ def resolve(path: str, allow_pickle: bool = False) -> pathlib.Path:
   """
   if path.startswith("package:"):
     return _inside_package(path.removeprefix("package:"))
-  folder = pathlib.Path(path).expanduser()
+  folder = local_path(path)
   if folder.is_dir():
     return folder
   if gone := interrupted(folder):

@@ -37,6 +37,7 @@ from time_jax.config import check_config
 from time_jax.errors import UserError
 from time_jax.evals import datasets
 from time_jax.evals.recipe import check_recipe
+from time_jax.folders import local_path
 
 LATENCY, TOKENS = "latency", "tokens"
 BENCH, DISTILL = "bench inference", "distill"
@@ -106,6 +107,7 @@ def load(spec: str) -> Sweep:
   Raises:
     UserError: the file fails, or what it returns is no grid.
   """
+  local_path(spec)
   name, _, text = spec.partition(":")
   path = pathlib.Path(name).expanduser()
   if not path.is_file():
@@ -271,8 +273,10 @@ def _check_data(config: Any, workdir: pathlib.Path) -> None:
     if d.source and pathlib.Path(d.source).is_relative_to(workdir):
       continue
     name = datasets.named(config.task, config.lang, split, d[split], d.source)
-    path = pathlib.Path(name).expanduser()
-    made = name.startswith("hf:") or path.is_relative_to(workdir)
+    if name.startswith("hf:"):
+      continue
+    path = local_path(name)
+    made = path.is_relative_to(workdir)
     if name and not made and not path.is_file():
       raise UserError(
         f"data.{split}={name}: no such file; expected one, or "
