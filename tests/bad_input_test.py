@@ -316,7 +316,7 @@ def test_a_teacher_that_gives_no_numbers(capsys, tiny, tmp_path):
   assert line.startswith(
     "loss or gradient was not finite in 4 steps in a row, up to step 4."
   )
-  assert "The last checkpoint is sound." in line
+  assert "The checkpoint of step 2 is sound." in line
   assert running.last_step(run) == 3
   with Checkpoints.read_only(run) as checkpoints:
     (step,) = checkpoints.steps()
@@ -326,6 +326,10 @@ def test_a_teacher_that_gives_no_numbers(capsys, tiny, tmp_path):
   assert all(np.isfinite(leaf).all() for leaf in params)
   # Saved as they were drawn: a skipped step changes nothing.
   assert sum(leaf.std() > 0 for leaf in params) > 5
+  # A run of fewer steps than train.max_skipped learns nothing either.
+  line = error_of_distill(capsys, folder, tmp_path / "short", *FAST, code=3)
+  assert "was not finite in 6 steps in a row, up to step 6." in line
+  assert not (tmp_path / "short" / "loss.png").exists()
 
 
 # Orbax's threads outlive the loop of the save that failed.

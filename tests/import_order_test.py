@@ -16,7 +16,8 @@ folders
 appearing cluster history ledger seal tracking watchdog
 meeting status
 outcome
-arrays memory distributed optimizer spikes config metrics languages profiling
+arrays memory distributed guard
+optimizer spikes config metrics languages profiling
 damaged
 checkpoint command data.examples data.json_files evals.recipe
 evals.lines arguments

@@ -242,6 +242,32 @@ def test_what_does_not_fit(capsys, tiny, tmp_path, flags, words):
   assert not (tmp_path / "run" / "data").exists()  # Before text is prepared.
 
 
+@pytest.mark.parametrize("how", ["import", "init_from"])
+def test_weights_that_are_not_finite_are_refused(capsys, tiny, tmp_path, how):
+  """Even where the loss never reaches them."""
+  source = exporting.random_model(
+    tmp_path / "source",
+    tiny / "teacher",
+    num_layers=2,
+    hidden_size=16,
+    intermediate_size=32,
+  )
+  path = source / "model.safetensors"
+  tensors = safetensors.numpy.load_file(path)
+  (name,) = [n for n in tensors if n.endswith("pooler.dense.bias")]
+  tensors[name][0] = np.inf
+  safetensors.numpy.save_file(tensors, path, {"format": "pt"})
+  run = tmp_path / "run"
+  argv = ("import", source, f"--workdir={run}")
+  if how == "init_from":
+    argv = distil(tiny, run, f"--config.student.init_from={source}")
+  output = command(capsys, *argv, code=2)
+  assert f"the weights of {source} hold NaN or infinity" in output
+  assert not (run / "checkpoints").exists() or not any(
+    folder.name.isdecimal() for folder in (run / "checkpoints").iterdir()
+  )
+
+
 def test_another_vocabulary_is_refused(capsys, tiny, tmp_path):
   """Of the same size, so that no shape tells."""
   source = exporting.random_model(

@@ -17,7 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from time_jax import damaged, distributed, folders, lease, seal
+from time_jax import damaged, distributed, folders, guard, lease, seal
 from time_jax.damaged import METADATA, reason
 from time_jax.errors import (
   RestartableError,
@@ -184,10 +184,17 @@ class Checkpoints:
       wait: return only when the checkpoint is complete on disk.
 
     Raises:
-      RunError: this or the save before it failed, for want of space say.
+      RunError: this or the save before it failed, for want of space say; or
+        what is to be saved is not finite.
     """
     if step in self._manager.all_steps():
       return
+    if not guard.all_finite(trees):
+      raise RunError(
+        f"the state after step {step} holds NaN or infinity and is not saved. "
+        f"{self.last_sound()} Lower train.peak_lr, or look for damaged text or "
+        "weights."
+      )
     items: dict[str, Any] = {
       name: ocp.args.StandardSave(tree) for name, tree in trees.items()
     }
@@ -206,6 +213,20 @@ class Checkpoints:
       self._manager.check_for_errors()
     except (OSError, ValueError) as error:
       raise self._cannot_write(error) from error
+
+  def last_sound(self) -> str:
+    """Says which checkpoint a run can go on from, once all are on disk.
+
+    Every checkpoint was finite when it was saved, or when it was restored.
+    """
+    try:
+      self._manager.wait_until_finished()
+    except (OSError, ValueError) as error:
+      raise self._cannot_write(error) from error
+    steps = self.steps()
+    if not steps:
+      return "No checkpoint has been saved yet."
+    return f"The checkpoint of step {steps[-1]} is sound."
 
   def add_scores(self, step: int, metrics: Mapping[str, float]) -> None:
     """Adds what an evaluation found that came after the save.
@@ -247,6 +268,9 @@ class Checkpoints:
       step: one of `steps`.
       abstract: names -> trees of ShapeDtypeStruct with shardings; only these
         are read.
+
+    Raises:
+      UserError: they cannot be read, or are not finite.
     """
     self._check(step, abstract)
     items = {n: ocp.args.StandardRestore(tree) for n, tree in abstract.items()}
@@ -254,7 +278,10 @@ class Checkpoints:
       found = self._manager.restore(step, args=ocp.args.Composite(**items))
     except Exception as error:  # Orbax raises a bare one for a damaged array.
       raise self._cannot_read(step, error) from error
-    return {name: found[name] for name in abstract}
+    trees = {name: found[name] for name in abstract}
+    if not guard.all_finite(trees):  # Earlier versions saved such, too.
+      raise self._cannot_read(step, ValueError("it holds NaN or infinity"))
+    return trees
 
   def student(self, step: int, abstract: Any) -> Any:
     """Reads a student's parameters: their average, where the run keeps one.

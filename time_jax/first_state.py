@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from time_jax import (
   assembly,
+  guard,
   imported,
   initial,
   record,
@@ -76,7 +77,8 @@ def restore_or_init(
     about: what the checkpoints of this session will say, see `record`.
 
   Raises:
-    UserError: the checkpoints are of another run.
+    UserError: the checkpoints are of another run, or the first weights are
+      not finite.
   """
   steps = checkpoints.steps()
   imported.check_not_lost(workdir, steps)
@@ -95,6 +97,9 @@ def restore_or_init(
       teacher_layer=config.teacher.layer,
       allow_pickle=config.teacher.allow_pickle,
     )
+    source = config.student.init_from or str(workdir)
+    if params is not state.params:  # Random ones are finite.
+      guard.check_first_weights(params, source)
     return state.starting_from(params)
   before = checkpoints.metadata(steps[-1])["run"]
   record.check_same(before, about["run"], steps[-1])

@@ -12,6 +12,7 @@ from time_jax import (
   checks,
   descent,
   folders,
+  guard,
   identity,
   imported,
   initial,
@@ -55,6 +56,7 @@ def import_command(
     mesh=sharding.make_mesh(),
     allow_pickle=allow_pickle,
   )
+  guard.check_first_weights(params, name)
   shape, params = _as_student(found, params)
   with appearing(workdir, "--workdir") as fresh:
     _write(fresh, name, folder, shape, params, allow_pickle)

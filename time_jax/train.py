@@ -20,6 +20,7 @@ from time_jax import (
   distributed,
   evaluate,
   first_state,
+  guard,
   history,
   imported,
   initial,
@@ -255,14 +256,18 @@ class _Run:
     recorder: metrics.Recorder,
     meter: metrics.Meter,
   ) -> None:
-    skipped = int(scalars["train/skipped_in_a_row"])
     meter.count(int(scalars["data/tokens"]))
-    if skipped >= self.config.train.max_skipped:
-      spikes = " or a spike" if self.config.train.spike else ""
+    train = self.config.train
+    if reason := guard.reason_to_end(
+      int(scalars["train/skipped_in_a_row"]),
+      step,
+      max_skipped=train.max_skipped,
+      num_steps=train.num_steps,
+      spikes=bool(train.spike),
+    ):
       raise RunError(
-        f"loss or gradient was not finite{spikes} in {skipped} steps in a row, "
-        f"up to step {step}. The last checkpoint is sound. Lower train.peak_lr,"
-        " or look for damaged text or teacher weights."
+        f"{reason} {self.checkpoints.last_sound()} Lower train.peak_lr, or "
+        "look for damaged text or teacher weights."
       )
     if step % self.config.log.every == 0:
       values = {k: np.asarray(v).item() for k, v in scalars.items()}

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from time_jax import distributed, metrics, optimizer, sharding
+from time_jax import distributed, guard, metrics, optimizer, sharding
 from time_jax.checkpoint import Checkpoints
 from time_jax.config import differences
 from time_jax.errors import RunError, UserError
@@ -230,6 +230,7 @@ class Run:
     )()
     if self.encoder is None:
       return state
+    guard.check_first_weights(self.encoder, "the encoder")
     again = jax.tree.map(jnp.copy, self.encoder)
     return dataclasses.replace(
       state,
