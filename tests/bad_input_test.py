@@ -314,7 +314,7 @@ def test_a_teacher_that_gives_no_numbers(capsys, tiny, tmp_path):
   flag = "--config.train.max_skipped=4"
   line = error_of_distill(capsys, folder, run, *FAST, flag, code=3)
   assert line.startswith(
-    "loss or gradient was not finite in 4 steps in a row, up to step 4."
+    "loss, gradient or update was not finite in 4 steps in a row, up to step 4."
   )
   assert "The checkpoint of step 2 is sound." in line
   assert running.last_step(run) == 3

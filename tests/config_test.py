@@ -4,6 +4,7 @@ import importlib.util
 import json
 import pathlib
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -13,9 +14,11 @@ from time_jax import (
   commands,
   corpora,
   languages,
+  ranges,
   teachers,
 )
 from time_jax.config import (
+  RANGES,
   check_config,
   completed,
   default_config,
@@ -25,6 +28,7 @@ from time_jax.config import (
   missing_fields,
 )
 from time_jax.errors import UserError
+from time_jax.evals import recipe as recipe_fields
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -165,11 +169,23 @@ def test_relation_heads_that_do_not_divide_a_student(monkeypatch):
 @pytest.mark.parametrize(
   ("fields", "words"),
   [
-    ({"train__num_steps": -1}, "train.num_steps=-1 is negative"),
-    ({"train__peak_lr": -0.1}, "train.peak_lr=-0.1 is negative"),
-    ({"checkpoint__every": 0}, "checkpoint.every=0, expected at least 1"),
-    ({"student__dropout": 1.0}, "student.dropout=1.0, expected less than 1"),
-    ({"train__b2": 1.5}, "train.b2=1.5, expected less than 1"),
+    (
+      {"train__num_steps": -1},
+      "num_steps=-1, expected a whole number from 1 to 1,000,000,000.",
+    ),
+    ({"train__peak_lr": -0.1}, "peak_lr=-0.1, expected a number from 1e-30 to"),
+    ({"train__peak_lr": float("nan")}, "train.peak_lr=nan, expected a number"),
+    ({"train__peak_lr": float("inf")}, "train.peak_lr=inf, expected a number"),
+    ({"train__weight_decay": float("nan")}, "train.weight_decay=nan, expected"),
+    ({"train__eps": 0.0}, "train.eps=0.0, expected a number from 1e-20 to 1."),
+    ({"train__eps": 1e-50}, "train.eps=1e-50, expected a number from 1e-20"),
+    ({"train__num_steps": True}, "train.num_steps=True, expected a whole"),
+    ({"train__num_steps": None}, "train.num_steps=None, expected a whole"),
+    ({"seed": 2**63}, "seed=9223372036854775808, expected a whole number"),
+    ({"data__prefetch": 0}, "prefetch=0, expected a whole number from 1 to"),
+    ({"checkpoint__every": 0}, "checkpoint.every=0, expected a whole number"),
+    ({"student__dropout": 1.0}, "dropout=1.0, expected a number from 0 to 0.9"),
+    ({"train__b2": 0.99999999}, "train.b2=0.99999999, expected a number from"),
     ({"train__dtype": "int8"}, "'int8', expected one of bfloat16, float32"),
     ({"data__packing": "x"}, "data.packing='x', expected one of pack, none"),
     ({"teacher__loader": "x"}, "'x', expected one of own, flax"),
@@ -191,6 +207,42 @@ def test_all_problems_come_at_once():
   text = str(caught.value)
   assert text.count(";") == 2
   assert all(x in text for x in ("num_steps", "train.eps", "teacher.dtype"))
+
+
+def test_every_number_has_a_range_and_every_range_a_number():
+  recipes = {
+    "distill": (RANGES, [default_config()]),
+    "finetune": (
+      recipe_fields.RANGES,
+      [
+        recipe_fields.ud_config(),
+        recipe_fields.ner_config(),
+        recipe_fields.qa_config(),
+      ],
+    ),
+  }
+  for known, configs in recipes.values():
+    numbers = {}
+    for config in configs:
+      for name, value in flatten(config.to_dict()):
+        first = value[0] if isinstance(value, tuple) and value else value
+        if isinstance(first, int | float) and not isinstance(first, bool):
+          numbers[name] = first
+    assert numbers.keys() == known.keys()
+    for name, default in numbers.items():
+      assert default in known[name], name
+      assert known[name].whole == isinstance(default, int), name
+      assert np.float32(known[name].highest) < np.inf, name
+      if not known[name].whole and known[name].highest < 1:
+        assert np.float32(known[name].highest) < 1, name
+
+
+def test_elements_of_a_tuple_have_a_range():
+  assert ranges.problems({"seeds": (0, -1)}, recipe_fields.RANGES) == [
+    "seeds=(0, -1), expected whole numbers from 0 to 9,223,372,036,854,775,807"
+  ]
+  for odd in (("a",), (True,), [1.5]):
+    assert ranges.problems({"seeds": odd}, recipe_fields.RANGES), odd
 
 
 def test_a_mesh_may_be_negative():

@@ -12,14 +12,15 @@ PACKAGE = ROOT / "time_jax"
 LAYERS = """
 errors notes
 lease recipe_arguments text_encoding
-folders
+folders warmup
 appearing cluster history ledger seal tracking watchdog
 meeting status
-outcome
+outcome ranges
 arrays memory distributed guard
 optimizer spikes config metrics languages profiling
 damaged
 checkpoint command data.examples data.json_files evals.recipe
+evals.optimization
 evals.lines arguments
 evals.edit_scripts evals.spans evals.trees
 evals.conllu evals.layouts evals.squad

@@ -29,9 +29,10 @@ def _without_torch(one_process, monkeypatch):
 def distil(tiny, workdir, *flags):
   return (
     *running.command(tiny, workdir),
-    "--config.train.num_steps=1",
+    "--config.train.num_steps=2",
+    "--config.checkpoint.every=1",
     "--config.data.validation=()",
-    "--config.train.warmup_steps=10",
+    "--config.train.warmup_steps=1",
     *flags,
   )
 
@@ -51,7 +52,7 @@ def swap_words(folder):
 
 
 def exported(capsys, workdir, *flags):
-  command(capsys, "export", f"--workdir={workdir}", *flags)
+  command(capsys, "export", f"--workdir={workdir}", "--step=1", *flags)
   return exporting.tensors(workdir / "export")
 
 

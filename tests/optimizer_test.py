@@ -175,6 +175,21 @@ def test_frozen_parameters_have_no_moments():
   assert moments == 2 * trained < 2 * sum(x.size for x in flat(params).values())
 
 
+def test_no_clipping_leaves_gradients_as_they_are():
+  """And the state has the form that it has with clipping."""
+  clipped, free = (
+    optimizer.make_optimizer(lambda path: True, **ADAMW | {"clip_norm": norm})
+    for norm in (1e9, 0.0)
+  )
+  params = {"kernel": jnp.asarray([[2.0, -1.0]])}
+  grad = {"kernel": jnp.asarray([[30.0, 40.0]])}
+  found, expected = (
+    tx.update(grad, tx.init(params), params) for tx in (free, clipped)
+  )
+  assert jax.tree.structure(found) == jax.tree.structure(expected)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_one_update_by_hand():
   """The clipped gradient g = 0.6, 0.8 gives g / (|g| + eps) at first."""
   tx = optimizer.make_optimizer(lambda path: True, **ADAMW)

@@ -319,4 +319,9 @@ def _help(name: str, command: Command, values: flags.FlagValues) -> str:
 def _config_help(config: Any, command: Command) -> list[str]:
   fields = flatten((config or command.recipe()).to_dict())
   title = "fields of this recipe:" if config else "config fields (defaults):"
-  return [title, *(f"  {name:<32} {value!r}" for name, value in fields)]
+  lines = [title]
+  for name, value in fields:
+    limits = command.ranges.get(name)
+    shown = f" (from {limits})" if limits else ""
+    lines.append(f"  {name:<32} {value!r}{shown}")
+  return lines

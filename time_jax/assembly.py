@@ -1,6 +1,7 @@
 """From a config to the objects of a run. Below this file no ConfigDict goes."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,14 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax import descent, folders, optimizer, parallel, sharding
+from time_jax import (
+  descent,
+  folders,
+  optimizer,
+  parallel,
+  sharding,
+  train_step,
+)
 from time_jax.appearing import interrupted
 from time_jax.config import completed, lacking
 from time_jax.distill import Objective
@@ -266,3 +274,30 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 def extras(config: ConfigDict) -> dict[str, float]:
   """What `train_step` may do beside an update, and its state then holds."""
   return {"spike": config.train.spike, "ema": config.train.ema}
+
+
+def make_parallel(
+  config: ConfigDict, objective: Objective, tx: Any, mesh: Mesh
+) -> parallel.Parallel:
+  """Binds the step to its constants and to the devices."""
+  c = config.train
+  step = functools.partial(
+    train_step.train_step,
+    objective=objective,
+    tx=tx,
+    learning_rate=functools.partial(
+      optimizer.warmup_linear_decay,
+      peak_lr=c.peak_lr,
+      warmup_steps=c.warmup_steps,
+      num_steps=c.num_steps,
+    ),
+    seed=config.seed,
+    accumulation=c.accumulation,
+    **extras(config),
+  )
+  if c.parallel == "pmap":
+    return parallel.with_pmap(step, mesh)
+  state = train_step.abstract_state(
+    objective.student, tx, mesh, **extras(config)
+  )
+  return parallel.with_jit(step, state, mesh, c.global_batch_size)

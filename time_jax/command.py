@@ -2,14 +2,15 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from time_jax.config import default_config
+from time_jax.config import RANGES, default_config
 from time_jax.folders import local_path
+from time_jax.ranges import Range
 
 Define = Callable[[flags.FlagValues, Sequence[str]], None]
 
@@ -30,6 +31,7 @@ class Command:
     recipe: gives all fields that its --config must have.
     shared: whether all processes that a launcher started take part in it; else
       process 0 does it, see `outcome`.
+    ranges: of the fields of its --config that are numbers.
   """
 
   summary: str
@@ -40,6 +42,9 @@ class Command:
   argument: str = ""
   recipe: Callable[[], ConfigDict] = default_config
   shared: bool = False
+  ranges: Mapping[str, Range] = dataclasses.field(
+    default_factory=lambda: RANGES
+  )
 
 
 def config_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -53,6 +58,11 @@ def config_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
     flag_values=values,
     sys_argv=["time_jax", *argv],
   )
+
+
+def typed_fields(args: Any) -> frozenset[str]:
+  """Names of the fields that were given with a command, as --config.FIELD."""
+  return frozenset(config_flags.get_override_values(args["config"]))
 
 
 def workdir_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:

@@ -7,7 +7,13 @@ from typing import Any
 from absl import flags
 
 from time_jax.bench.commands import BENCH
-from time_jax.command import Command, config_flag, path, workdir_flag
+from time_jax.command import (
+  Command,
+  config_flag,
+  path,
+  typed_fields,
+  workdir_flag,
+)
 from time_jax.evals.commands import EVALS
 
 
@@ -185,7 +191,9 @@ def _run_prepare(args: Any) -> int:
 
 def _run_distill(args: Any) -> int:
   module = importlib.import_module("time_jax.train")
-  return module.distill(args.config, path(args.workdir), args.profile or "")
+  return module.distill(
+    args.config, path(args.workdir), args.profile or "", typed_fields(args)
+  )
 
 
 def _run_status(args: Any) -> int:

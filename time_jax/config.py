@@ -10,7 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from time_jax import ranges
 from time_jax.errors import UserError
+from time_jax.ranges import real, whole
 
 # The paper's three sizes (TiME, arXiv 2512.14645), each with 12 heads.
 STUDENT_SIZES = {
@@ -92,12 +94,12 @@ def _run_fields(config: ConfigDict) -> None:
   n.global_batch_size = 256  # rows of all devices, per optimizer step
   n.accumulation = 1  # micro-batches per step
   n.peak_lr = 6e-4
-  n.warmup_steps = 4000
+  n.warmup_steps = 4000  # fewer than num_steps; see time_jax/warmup.py
   n.b1 = 0.9
   n.b2 = 0.999
   n.eps = 1e-6
   n.weight_decay = 0.01  # not on biases and LayerNorm
-  n.clip_norm = 1.0
+  n.clip_norm = 1.0  # largest norm of a gradient; 0: any
   n.dtype = "bfloat16"  # of the student's computation; its weights are float32
   # Standard deviations above the usual loss or gradient (its logarithm) from
   # which a step is skipped, as one that is not finite always is; 0: none is.
@@ -128,6 +130,64 @@ def _run_fields(config: ConfigDict) -> None:
   g.wandb = ""  # project of Weights & Biases, which then has the metrics too
 
 
+# Numbers that many fields share. A float32 has to hold all of them: 0.9999999
+# would be 1 there, and 1e-50 would be 0.
+COUNT = whole(1, 1_000_000_000)
+SIZE = whole(1, 1_000_000)
+DECAY = real(0, 0.999999)
+EPSILON = real(1e-20, 1)
+RATE = real(1e-30, 100)
+SEED = whole(0, 2**63 - 1)
+# What several commands have.
+SHARED_RANGES = {
+  "train.peak_lr": RATE,
+  "train.warmup_steps": whole(0, 1_000_000_000),
+  "train.b1": DECAY,
+  "train.b2": DECAY,
+  "train.eps": EPSILON,
+  "train.weight_decay": real(0, 100),
+  "train.clip_norm": real(0, 1e9),
+  "train.ema": DECAY,
+  "train.watchdog": whole(0, 1_000_000_000),
+  "mesh.data": whole(-1, 1_000_000),
+  "mesh.fsdp": whole(-1, 1_000_000),
+  "mesh.tensor": whole(-1, 1_000_000),
+  "checkpoint.every": COUNT,
+  "log.every": COUNT,
+}
+# Of every field that is a number; `--help` shows them.
+RANGES = SHARED_RANGES | {
+  "seed": SEED,
+  "teacher.layer": whole(0, 1_000_000),
+  "student.num_layers": SIZE,
+  "student.hidden_size": SIZE,
+  "student.intermediate_size": SIZE,
+  "student.num_heads": SIZE,
+  "student.max_positions": SIZE,
+  "student.dropout": DECAY,
+  "student.attention_dropout": DECAY,
+  "student.layer_norm_eps": EPSILON,
+  "student.initializer_range": real(0, 100),
+  "relations.num_heads": SIZE,
+  **{f"relations.weights.{x}{y}": real(0, 1e9) for x in "qkv" for y in "qkv"},
+  "data.seq_len": SIZE,
+  "data.shard_text_mb": SIZE,
+  "data.max_bad_records": whole(0, 10**15),
+  "data.max_tokens": whole(0, 10**15),
+  "data.max_documents": whole(0, 10**15),
+  "data.synthetic_rows": whole(0, 1_000_000_000),
+  "data.prefetch": SIZE,
+  "train.num_steps": COUNT,
+  "train.global_batch_size": SIZE,
+  "train.accumulation": SIZE,
+  "train.spike": real(0, 1e9),
+  "train.max_skipped": COUNT,
+  "checkpoint.keep_latest": COUNT,
+  "checkpoint.keep_every": COUNT,
+  "eval.every": COUNT,
+  "eval.global_batch_size": SIZE,
+}
+
 # What may differ between a run and its resumption: where and how fast it
 # runs, how often it writes. Everything else shapes the result.
 HARMLESS = (
@@ -148,25 +208,20 @@ HARMLESS = (
 def check_config(config: ConfigDict) -> None:
   """Raises UserError for values that no run could use, all at once."""
   fields = dict(flatten(config.to_dict()))
-  problems = [
-    f"{name}={value} is negative"
+  problems = ranges.problems(fields, RANGES)
+  problems += [
+    f"{name}={value} is negative"  # Of no range of ours: another's config.json.
     for name, value in fields.items()
-    if isinstance(value, int | float) and value < 0 and "mesh." not in name
-  ]
-  problems += [
-    f"{name}=0, expected at least 1" for name in _POSITIVE if not fields[name]
-  ]
-  problems += [
-    f"{name}={fields[name]}, expected less than 1"
-    for name in _FRACTIONS
-    if not fields[name] < 1
+    if name.startswith("teacher.architecture.")
+    and isinstance(value, int | float)
+    and value < 0
   ]
   problems += [
     f"{name}={fields[name]!r}, expected one of {', '.join(known)}"
     for name, known in _CHOICES.items()
     if fields[name] not in known
   ]
-  if config.data.seq_len > config.student.max_positions:
+  if not problems and config.data.seq_len > config.student.max_positions:
     problems.append(
       f"data.seq_len={config.data.seq_len} is longer than the student's "
       f"position table, student.max_positions={config.student.max_positions}"
@@ -175,32 +230,6 @@ def check_config(config: ConfigDict) -> None:
     raise UserError("bad configuration: " + "; ".join(problems) + ".")
 
 
-_POSITIVE = (
-  "student.num_layers",
-  "student.hidden_size",
-  "student.num_heads",
-  "student.intermediate_size",
-  "relations.num_heads",
-  "data.seq_len",
-  "data.shard_text_mb",
-  "train.num_steps",
-  "train.global_batch_size",
-  "train.accumulation",
-  "train.max_skipped",
-  "checkpoint.every",
-  "checkpoint.keep_latest",
-  "checkpoint.keep_every",
-  "eval.every",
-  "eval.global_batch_size",
-  "log.every",
-)
-_FRACTIONS = (
-  "student.dropout",
-  "student.attention_dropout",
-  "train.b1",
-  "train.b2",
-  "train.ema",
-)
 _CHOICES = {
   "teacher.loader": ("own", "flax"),
   "teacher.dtype": ("bfloat16", "float32"),

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from time_jax.errors import UserError
 
@@ -23,6 +23,28 @@ def all_finite(tree: Any) -> Bool[Array, ""]:
     if jnp.issubdtype(leaf.dtype, jnp.inexact):
       verdict &= jnp.isfinite(leaf).all()
   return verdict
+
+
+def choose(sound: Bool[Array, ""], new: Any, old: Any) -> Any:
+  """The new arrays of a tree where a step is sound, else the old ones."""
+  return jax.tree.map(lambda n, o: jnp.where(sound, n, o), new, old)
+
+
+def count(
+  sound: Bool[Array, ""], skipped: Int[Array, ""], in_a_row: Int[Array, ""]
+) -> tuple[Int[Array, ""], Int[Array, ""]]:
+  """Counts a step that is skipped unless it is sound.
+
+  Args:
+    sound: whether it is.
+    skipped: steps that were skipped before it.
+    in_a_row: of these, the unbroken run that ended before it.
+
+  Returns:
+    Both counters after the step.
+  """
+  bad = (~sound).astype(jnp.int32)
+  return skipped + bad, (in_a_row + bad) * bad
 
 
 def check_first_weights(params: Any, source: str) -> None:
@@ -67,6 +89,6 @@ def reason_to_end(
     return ""
   or_spike = " or a spike" if spikes else ""
   return (
-    f"loss or gradient was not finite{or_spike} in {in_a_row} steps in a row, "
-    f"up to step {step}."
+    f"loss, gradient or update was not finite{or_spike} in {in_a_row} steps in "
+    f"a row, up to step {step}."
   )

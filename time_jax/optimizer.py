@@ -44,10 +44,12 @@ def make_optimizer(
     b2: decay of the second moment.
     eps: added to the square root of the second moment.
     weight_decay: on matrices and embeddings; not on biases and LayerNorm.
-    clip_norm: largest global norm of a gradient.
+    clip_norm: largest global norm of a gradient; 0: any.
   """
+  # Neither has a state: that of the whole is the same.
+  clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
   adamw = optax.chain(
-    optax.clip_by_global_norm(clip_norm),
+    clip,
     optax.scale_by_adam(b1, b2, eps),
     optax.add_decayed_weights(weight_decay, mask=_map_paths(_is_decayed)),
   )

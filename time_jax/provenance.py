@@ -65,12 +65,16 @@ def _of_config(run: Mapping[str, Any], known: Mapping[str, str]) -> Facts:
     "optimizer": (
       f"AdamW, peak learning rate {train['peak_lr']:g}, "
       f"{train['warmup_steps']} warm-up steps, weight decay "
-      f"{train['weight_decay']:g}, clipping at {train['clip_norm']:g}"
+      f"{train['weight_decay']:g}, {_clipping(train['clip_norm'])}"
     ),
     "ema": f"{train['ema']:g}" if train.get("ema") else "",
     "precision": train["dtype"],
     "seed": run["seed"],
   }
+
+
+def _clipping(clip_norm: float) -> str:
+  return f"clipping at {clip_norm:g}" if clip_norm else "no clipping"
 
 
 def _language(code: str) -> str:

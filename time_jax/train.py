@@ -2,11 +2,10 @@
 
 import contextlib
 import dataclasses
-import functools
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -27,7 +26,6 @@ from time_jax import (
   machine,
   memory,
   metrics,
-  optimizer,
   parallel,
   profiling,
   record,
@@ -36,8 +34,10 @@ from time_jax import (
   status,
   tracking,
   train_step,
+  warmup,
 )
 from time_jax.arrays import Batch
+from time_jax.assembly import make_parallel
 from time_jax.checkpoint import METRIC, Checkpoints
 from time_jax.config import check_config
 from time_jax.data import pipeline
@@ -49,7 +49,10 @@ from time_jax.watchdog import Watchdog
 
 
 def distill(
-  config: ConfigDict, workdir: pathlib.Path, profile: str = ""
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  profile: str = "",
+  typed: Collection[str] = (),
 ) -> int:
   """Distils a student; continues where the workdir's last checkpoint ends.
 
@@ -63,6 +66,7 @@ def distill(
     config: of the run.
     workdir: of the run.
     profile: START:STOP, steps to trace into WORKDIR/profile; empty: none.
+    typed: names of the fields that were given with the command; see `warmup`.
 
   Returns:
     The exit code: 0 when done, EXIT_PREEMPTED when told to stop early.
@@ -73,6 +77,7 @@ def distill(
   """
   ledger = Ledger()
   check_config(config)
+  warmup.fit(config.train, workdir, typed)
   tracking.check_installed(config.log.wandb)
   window = profiling.read_window(profile, config.train.num_steps)
   prepare_workdir(workdir)
@@ -371,30 +376,3 @@ def use_compilation_cache() -> None:
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     home = pathlib.Path("~/.cache/time_jax/compiled").expanduser()
     jax.config.update("jax_compilation_cache_dir", str(home))
-
-
-def make_parallel(
-  config: ConfigDict, objective: Objective, tx: Any, mesh: Mesh
-) -> parallel.Parallel:
-  """Binds the step to its constants and to the devices."""
-  c = config.train
-  step = functools.partial(
-    train_step.train_step,
-    objective=objective,
-    tx=tx,
-    learning_rate=functools.partial(
-      optimizer.warmup_linear_decay,
-      peak_lr=c.peak_lr,
-      warmup_steps=c.warmup_steps,
-      num_steps=c.num_steps,
-    ),
-    seed=config.seed,
-    accumulation=c.accumulation,
-    **assembly.extras(config),
-  )
-  if c.parallel == "pmap":
-    return parallel.with_pmap(step, mesh)
-  state = train_step.abstract_state(
-    objective.student, tx, mesh, **assembly.extras(config)
-  )
-  return parallel.with_jit(step, state, mesh, c.global_batch_size)

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from time_jax import optimizer, sharding, spikes
+from time_jax import guard, optimizer, sharding, spikes
 from time_jax.arrays import Batch, checksum
 from time_jax.distill import Objective
 from time_jax.micro_batches import gradients
@@ -32,7 +32,7 @@ class TrainState:
     step: steps done, skipped ones included.
     params: the student's, float32.
     opt_state: of the optimizer.
-    skipped: steps whose loss or gradient was not finite, or a spike.
+    skipped: steps whose loss, gradient or update was not finite, or a spike.
     skipped_in_a_row: of these, the unbroken run that ends now.
     usual: what `spikes` knows of the steps before; empty: spikes may pass.
     ema: average of the parameters over the steps; empty: there is none.
@@ -166,8 +166,9 @@ def train_step(
     axis: name of the pmapped axis; None under jit, which sees all rows.
 
   Returns:
-    The next state, and scalars. A step whose loss or gradient is a spike or
-    not finite changes nothing but the counters.
+    The next state, and scalars. A step changes nothing but the counters whose
+    loss or gradient is a spike, or whose loss, gradient, learning rate or
+    update is not finite.
   """
   add_up = functools.partial(_add_up, axis)
   documents = add_up(count_documents(batch.segment_ids))
@@ -219,25 +220,22 @@ def _update(
 ) -> TrainState:
   direction, opt_state = tx.update(grads, state.opt_state, state.params)
   params = jax.tree.map(lambda p, d: p - lr * d, state.params, direction)
-  params, opt_state = jax.tree.map(
-    lambda new, old: jnp.where(sound, new, old),
-    (params, opt_state),
-    (state.params, state.opt_state),
+  sound &= jnp.isfinite(lr) & guard.all_finite(params)
+  params, opt_state = guard.choose(
+    sound, (params, opt_state), (state.params, state.opt_state)
   )
-  bad = (~sound).astype(jnp.int32)
   averaged = state.ema
   if ema:
     found = optimizer.average(state.ema, params, state.step, ema)
-    averaged = jax.tree.map(
-      lambda new, old: jnp.where(sound, new, old), found, state.ema
-    )
+    averaged = guard.choose(sound, found, state.ema)
+  skipped, in_a_row = guard.count(sound, state.skipped, state.skipped_in_a_row)
   return dataclasses.replace(
     state,
     step=state.step + 1,
     params=params,
     opt_state=opt_state,
-    skipped=state.skipped + bad,
-    skipped_in_a_row=(state.skipped_in_a_row + bad) * bad,
+    skipped=skipped,
+    skipped_in_a_row=in_a_row,
     ema=averaged,
   )
 

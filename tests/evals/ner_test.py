@@ -252,8 +252,8 @@ def test_bad_settings_and_files(model, capsys, tmp_path, monkeypatch):
     return line
 
   line = error("--config.data.longest=0", "--config.train.dropout=1.0")
-  assert "data.longest=0, expected more than 0" in line
-  assert "train.dropout=1.0, expected at least 0 and less than 1" in line
+  assert "data.longest=0, expected a whole number from 1 to" in line
+  assert "train.dropout=1.0, expected a number from 0 to 0.999999" in line
   assert "no file at" in error(train="nothing")
   bad = tmp_path / "bad.iob2"
   bad.write_text("a\tO\nb\tI-PER\nc\tB-X\n")

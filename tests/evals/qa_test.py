@@ -239,8 +239,8 @@ def test_bad_settings_and_files(model, capsys, tmp_path):
     return line
 
   line = error("--config.data.overlap=0", "--config.data.longest_answer=0")
-  assert "data.overlap=0, expected more than 0" in line
-  assert "data.longest_answer=0, expected more than 0" in line
+  assert "data.overlap=0, expected a whole number from 1 to" in line
+  assert "data.longest_answer=0, expected a whole number from 1 to" in line
   assert "no file at" in error(train="nothing")
   assert "unknown language 'klingon'" in error("--config.lang=klingon")
   # Of dev, too, before anything is trained.

@@ -328,7 +328,7 @@ def test_random_weights_and_bad_settings(model, capsys, tmp_path):
 
   line = error("--config.init=zero", "--config.train.ema=1.0")
   assert "init='zero', expected one of model, random" in line
-  assert "train.ema=1.0, expected at least 0 and less than 1" in line
+  assert "train.ema=1.0, expected a number from 0 to 0.999999" in line
   assert "no file at" in error(train="nothing")
   assert "is no workdir, so step" in error("--config.step=3")
   assert "model is empty" in error("--config.model=")

@@ -266,7 +266,7 @@ def test_one_process_only(capsys, monkeypatch, stub):
     (
       "(0, 1)",
       "(0, -1)",
-      "heads=2_seed=-1 and 1 more: bad configuration: seed=-1 is negative.",
+      "heads=2_seed=-1 and 1 more: bad configuration: seed=-1, expected a ",
     ),
     ("(0, 1)", "(0, 0)", "axis seed is (0, 0), expected different values"),
     ("(0, 1)", "()", "axis seed is (), expected different values"),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax import assembly, flops, sharding, train, train_step
+from time_jax import assembly, flops, sharding, train_step
 from time_jax.arrays import Batch
 from time_jax.bench import program
 from time_jax.bench.collectives import Total, collectives, totals, unreached
@@ -185,7 +185,7 @@ def examine(config: ConfigDict, topology: Topology) -> Report:
     objective.student, tx, mesh, **assembly.extras(config)
   )
   batch = abstract_batch(config, mesh)
-  how = train.make_parallel(config, objective, tx, mesh)
+  how = assembly.make_parallel(config, objective, tx, mesh)
   lowered = how.lower(state, teacher.params, batch)
   start = time.perf_counter()
   compiled, reason, needed = None, "", 0

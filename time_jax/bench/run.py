@@ -19,7 +19,6 @@ from time_jax import (
   memory,
   parallel,
   sharding,
-  train,
   train_step,
 )
 from time_jax.arrays import Batch
@@ -80,7 +79,7 @@ class Run:
     teacher = assembly.make_teacher(config, mesh)
     objective = assembly.make_objective(config, teacher)
     tx = assembly.make_optimizer(config)
-    how = train.make_parallel(config, objective, tx, mesh)
+    how = assembly.make_parallel(config, objective, tx, mesh)
     state = train_step.init_state(
       objective.student, tx, mesh, config.seed, **assembly.extras(config)
     )

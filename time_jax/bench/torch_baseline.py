@@ -7,6 +7,7 @@ matrix in memory. The teacher runs without dropout and without a graph.
 
 import contextlib
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,7 +85,7 @@ class Baseline:
     self._found = _capture(student.encoder.layer[-1])
     self._num_heads = num_heads
     self._bfloat16 = bfloat16
-    self._clip_norm = optimizer["clip_norm"]
+    self._clip_norm = optimizer["clip_norm"] or math.inf  # 0: any.
     self._optimizer = torch.optim.AdamW(
       _decay_groups(student, optimizer["weight_decay"]),
       lr=optimizer["peak_lr"],

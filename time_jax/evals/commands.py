@@ -7,9 +7,15 @@ from typing import Any
 
 from absl import flags
 
-from time_jax.command import Command, config_flag, path, workdir_flag
+from time_jax.command import (
+  Command,
+  config_flag,
+  path,
+  typed_fields,
+  workdir_flag,
+)
 from time_jax.errors import UserError
-from time_jax.evals.recipe import ner_config, qa_config, ud_config
+from time_jax.evals.recipe import RANGES, ner_config, qa_config, ud_config
 
 
 def _folder(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -43,17 +49,19 @@ def _report(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 def _run_ud(args: Any) -> int:
   module = importlib.import_module("time_jax.evals.ud")
-  return module.finetune_ud(args.config, path(args.workdir))
+  return module.finetune_ud(args.config, path(args.workdir), typed_fields(args))
 
 
 def _run_ner(args: Any) -> int:
   module = importlib.import_module("time_jax.evals.ner")
-  return module.finetune_ner(args.config, path(args.workdir))
+  return module.finetune_ner(
+    args.config, path(args.workdir), typed_fields(args)
+  )
 
 
 def _run_qa(args: Any) -> int:
   module = importlib.import_module("time_jax.evals.qa")
-  return module.finetune_qa(args.config, path(args.workdir))
+  return module.finetune_qa(args.config, path(args.workdir), typed_fields(args))
 
 
 def _run_predict(args: Any) -> int:
@@ -89,6 +97,7 @@ EVALS = {
     _run_ud,
     recipe=ud_config,
     shared=True,
+    ranges=RANGES,
   ),
   "finetune ner": Command(
     "Train an encoder to find names; entity F1 by seqeval.",
@@ -99,6 +108,7 @@ EVALS = {
     _run_ner,
     recipe=ner_config,
     shared=True,
+    ranges=RANGES,
   ),
   "finetune qa": Command(
     "Train an encoder to find answers in a text; EM and F1 of SQuAD.",
@@ -109,6 +119,7 @@ EVALS = {
     _run_qa,
     recipe=qa_config,
     shared=True,
+    ranges=RANGES,
   ),
   "predict": Command(
     "Annotate text, a sentence a line, or answer questions (SQuAD's JSON).",

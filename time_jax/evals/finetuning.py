@@ -1,10 +1,9 @@
 """`finetune`, whatever the task: order of operations, seeds, files, report."""
 
-import dataclasses
 import json
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,11 +16,21 @@ from time_jax import (
   identity,
   lease,
   machine,
+  seal,
   sharding,
   train,
+  warmup,
 )
+from time_jax.damaged import METADATA
 from time_jax.errors import EXIT_PREEMPTED, UserError
-from time_jax.evals import batches, datasets, recipe, saved, tuning
+from time_jax.evals import (
+  batches,
+  datasets,
+  optimization,
+  recipe,
+  saved,
+  tuning,
+)
 from time_jax.evals.encoders import open_encoder
 from time_jax.evals.results import SCHEMA, SCORES
 from time_jax.evals.task import SPLITS, Task, path_of
@@ -36,7 +45,10 @@ Done = dict[str, Any]  # what the file SCORES of a seed says
 
 
 def finetune(
-  config: ConfigDict, workdir: pathlib.Path, kind: type[Task]
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  kind: type[Task],
+  typed: Collection[str] = (),
 ) -> int:
   """Trains the model of a task once for every seed, and scores it.
 
@@ -46,6 +58,7 @@ def finetune(
     config: see `recipe`.
     workdir: gets a folder for every seed, and the scores of all.
     kind: of task.
+    typed: names of the fields that were given with the command; see `warmup`.
 
   Returns:
     The exit code: 0 when done, EXIT_PREEMPTED when told to stop early.
@@ -65,7 +78,7 @@ def finetune(
   with distributed.writing(workdir):
     distributed.initialize()
     with distributed.together(config.train.watchdog) as watchdog:
-      return _finetune(config, workdir, kind, data, watchdog)
+      return _finetune(config, workdir, kind, data, watchdog, typed)
 
 
 def _finetune(
@@ -74,6 +87,7 @@ def _finetune(
   kind: type[Task],
   data: Mapping[str, Any],
   watchdog: Watchdog,
+  typed: Collection[str],
 ) -> int:
   """What all processes do together."""
   distributed.check_shared(workdir)
@@ -102,7 +116,7 @@ def _finetune(
     mesh,
   )
   task = kind(config, data, opened, buckets, mesh)
-  run = _Finetuning(task, settings, workdir, mesh, watchdog)
+  run = _Finetuning(task, settings, workdir, mesh, watchdog, typed)
   found: dict[int, Done] = {}
   for seed in config.seeds:
     done = run.of_seed(seed)
@@ -136,10 +150,16 @@ class _Finetuning:
     workdir: pathlib.Path,
     mesh: Mesh,
     watchdog: Watchdog,
+    typed: Collection[str],
   ) -> None:
     self._task, self._workdir, self._mesh = task, workdir, mesh
     self._watchdog = watchdog
-    steps = self._batches(task.config.seeds[0]).steps
+    steps, train = self._batches(task.config.seeds[0]).steps, task.config.train
+    begun = _is_begun(task.config, workdir)
+    train.warmup_steps = warmup.fitting(
+      train.warmup_steps, train.epochs * steps, typed=typed, begun=begun
+    )
+    settings["train"]["warmup_steps"] = train.warmup_steps
     self._record = _record(task, settings, steps)
 
   def of_seed(self, seed: int) -> Done | None:
@@ -159,7 +179,7 @@ class _Finetuning:
     prepare_workdir(workdir)
     run = tuning.Run(
       task=self._task,
-      recipe=_recipe(self._task.config, seed),
+      recipe=optimization.recipe_of(self._task.config, seed),
       batches=self._batches(seed),
       mesh=self._mesh,
       workdir=workdir,
@@ -223,17 +243,6 @@ class _Finetuning:
     return done
 
 
-def _recipe(config: ConfigDict, seed: int) -> tuning.Recipe:
-  known = {field.name for field in dataclasses.fields(tuning.Recipe)}
-  values = {k: v for k, v in config.train.to_dict().items() if k in known}
-  return tuning.Recipe(
-    **values,
-    checkpoint_every=config.checkpoint.every,
-    log_every=config.log.every,
-    seed=seed,
-  )
-
-
 def _read_done(path: pathlib.Path) -> Done | None:
   """What process 0 finds of a seed that is done; None: it is not.
 
@@ -286,6 +295,20 @@ def _record(
   # Rows of a batch are a multiple of what the devices share.
   shaping["steps of an epoch, by the number of devices"] = steps
   return shaping
+
+
+def _is_begun(config: ConfigDict, workdir: pathlib.Path) -> bool:
+  """Whether the run of a seed is there that has this schedule already."""
+  folders = [workdir / f"seed-{seed}" for seed in config.seeds]
+  records = [folder / SCORES for folder in folders]
+  for folder in folders:
+    newest = seal.step_folders(folder)[-1:]
+    records += [step / METADATA / METADATA for step in newest]
+  asked = {n: config.train[n] for n in ("epochs", "warmup_steps")}
+  found = distributed.by_first(
+    lambda: "yes" * warmup.is_recorded(records, asked)
+  )
+  return bool(found)
 
 
 def _report(

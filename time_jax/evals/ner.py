@@ -3,7 +3,7 @@
 import collections
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,9 +26,11 @@ from time_jax.evals.word_vectors import smoothed_loss
 _TAG = "TAG"
 
 
-def finetune_ner(config: ConfigDict, workdir: pathlib.Path) -> int:
+def finetune_ner(
+  config: ConfigDict, workdir: pathlib.Path, typed: Collection[str] = ()
+) -> int:
   """See `finetuning.finetune`; config: see `recipe.ner_config`."""
-  return finetuning.finetune(config, workdir, Ner)
+  return finetuning.finetune(config, workdir, Ner, typed)
 
 
 class Ner(Task):

@@ -2,7 +2,7 @@
 
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,9 +24,11 @@ from time_jax.evals.word_vectors import smoothed_loss
 _SIZES = ("overlap", "longest_answer")
 
 
-def finetune_qa(config: ConfigDict, workdir: pathlib.Path) -> int:
+def finetune_qa(
+  config: ConfigDict, workdir: pathlib.Path, typed: Collection[str] = ()
+) -> int:
   """See `finetuning.finetune`; config: see `recipe.qa_config`."""
-  return finetuning.finetune(config, workdir, Qa)
+  return finetuning.finetune(config, workdir, Qa, typed)
 
 
 class Qa(Task):

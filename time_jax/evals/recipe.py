@@ -5,9 +5,17 @@ A file in `configs/` starts from one of these and changes what it needs.
 
 from ml_collections import ConfigDict
 
-from time_jax import recipe_arguments
-from time_jax.config import flatten
+from time_jax import ranges, recipe_arguments
+from time_jax.config import (
+  COUNT,
+  DECAY,
+  SEED,
+  SHARED_RANGES,
+  SIZE,
+  flatten,
+)
 from time_jax.errors import UserError
+from time_jax.ranges import real, whole
 
 
 def _any_config(task: str) -> ConfigDict:
@@ -40,12 +48,12 @@ def _any_config(task: str) -> ConfigDict:
   # The reference's default; its script passes 2e-5.
   n.peak_lr = 5e-4
   n.encoder_factor = 0.1  # of the learning rate
-  n.warmup_steps = 250  # then a cosine to 0
+  n.warmup_steps = 250  # then a cosine to 0; shorter than the run
   n.b1 = 0.9
   n.b2 = 0.99
   n.eps = 1e-8
   n.weight_decay = 0.01  # not stated; not on biases and LayerNorm
-  n.clip_norm = 1.0  # not stated
+  n.clip_norm = 1.0  # not stated; 0: no limit
   n.label_smoothing = 0.1
   n.dropout = 0.3  # above the encoder
   n.encoder_dropout = 0.1  # of a BERT; other families have none
@@ -137,23 +145,26 @@ def with_arguments(config: ConfigDict, arguments: str) -> ConfigDict:
   return config
 
 
-_POSITIVE = (
-  *(
-    "data.longest",
-    "data.overlap",
-    "data.longest_answer",
-    "data.max_tokens",
-    "heads.hidden",
-    "heads.arc",
-    "heads.relation",
-  ),
-  *("train.epochs", "train.patience", "train.batch_size", "train.peak_lr"),
-  *("checkpoint.every", "log.every"),
-)
-_FRACTIONS = (
-  *("train.dropout", "train.encoder_dropout", "train.label_smoothing"),
-  *("train.ema", "train.b1", "train.b2"),
-)
+# Of every field that is a number, in any task; `--help` shows them.
+RANGES = SHARED_RANGES | {
+  "step": whole(-1, 1_000_000_000),
+  "seeds": SEED,
+  "data.buckets": SIZE,
+  "data.max_tokens": COUNT,
+  "data.longest": SIZE,
+  "data.overlap": SIZE,
+  "data.longest_answer": SIZE,
+  "heads.hidden": SIZE,
+  "heads.arc": SIZE,
+  "heads.relation": SIZE,
+  "train.epochs": SIZE,
+  "train.patience": SIZE,
+  "train.batch_size": SIZE,
+  "train.encoder_factor": real(0, 1000),
+  "train.label_smoothing": DECAY,
+  "train.dropout": DECAY,
+  "train.encoder_dropout": DECAY,
+}
 _CHOICES = {
   "init": ("model", "random"),
   "train.dtype": ("float32", "bfloat16"),
@@ -173,23 +184,14 @@ def check_recipe(config: ConfigDict) -> None:
     )
     if not fields[name] and (name == "model" or not fields["data.source"])
   ]
-  problems += [
-    f"{name}={fields[name]}, expected more than 0"
-    for name in _POSITIVE
-    if name in fields and not fields[name] > 0
-  ]
-  problems += [
-    f"{name}={fields[name]}, expected at least 0 and less than 1"
-    for name in _FRACTIONS
-    if not 0 <= fields[name] < 1
-  ]
+  problems += ranges.problems(fields, RANGES)
   problems += [
     f"{name}={fields[name]!r}, expected one of {', '.join(known)}"
     for name, known in _CHOICES.items()
     if name in fields and fields[name] not in known
   ]
   seeds = tuple(config.seeds)
-  if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+  if not seeds or len(set(seeds)) < len(seeds):
     problems.append(
       f"seeds={seeds}, expected different whole numbers such as (0, 1, 2)"
     )

@@ -17,67 +17,19 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from time_jax import distributed, guard, metrics, optimizer, sharding
 from time_jax.checkpoint import Checkpoints
 from time_jax.config import differences
 from time_jax.errors import RunError, UserError
 from time_jax.evals import batches
+from time_jax.evals.optimization import Recipe
 from time_jax.identity import Identity, recognised
 from time_jax.models.family import Params
 from time_jax.train_step import purpose_key
 
 SCORE = "dev/score"  # what the best epoch is chosen by; higher is better
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-  """How a run trains.
-
-  Attributes:
-    epochs: at most.
-    patience: epochs in a row below the best before the run ends.
-    peak_lr: of the heads.
-    encoder_factor: what the encoder's learning rate is of it.
-    warmup_steps: up to the peak; then a cosine to 0 at the last epoch's end.
-    b1: of Adam.
-    b2: of Adam.
-    eps: of Adam.
-    weight_decay: on kernels and embeddings.
-    clip_norm: of the gradient.
-    ema: decay of the averaged weights, by which a run is judged.
-    checkpoint_every: steps, besides the end of every epoch.
-    log_every: steps.
-    seed: of weights, dropout and order.
-  """
-
-  epochs: int
-  patience: int
-  peak_lr: float
-  encoder_factor: float
-  warmup_steps: int
-  b1: float
-  b2: float
-  eps: float
-  weight_decay: float
-  clip_norm: float
-  ema: float
-  checkpoint_every: int
-  log_every: int
-  seed: int
-
-  def learning_rate(
-    self, step: Int[Array, ""], num_steps: int
-  ) -> Float[Array, ""]:
-    """Of update `step`, counted from 0."""
-    step = jnp.asarray(step, jnp.float32)
-    rising = (step + 1) / max(self.warmup_steps, 1)
-    left = jnp.clip(
-      (step - self.warmup_steps) / max(num_steps - self.warmup_steps, 1), 0, 1
-    )
-    falling = (1 + jnp.cos(math.pi * left)) / 2
-    return self.peak_lr * jnp.minimum(jnp.minimum(rising, 1), falling)
 
 
 @jax.tree_util.register_dataclass

@@ -1,7 +1,7 @@
 """`finetune ud`: tags, lemmas and trees of Universal Dependencies."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,9 +27,11 @@ from time_jax.evals.ud_model import Heads, losses
 from time_jax.evals.word_batches import WordBatch, WordExamples
 
 
-def finetune_ud(config: ConfigDict, workdir: pathlib.Path) -> int:
+def finetune_ud(
+  config: ConfigDict, workdir: pathlib.Path, typed: Collection[str] = ()
+) -> int:
   """See `finetuning.finetune`; config: see `recipe.ud_config`."""
-  return finetuning.finetune(config, workdir, Ud)
+  return finetuning.finetune(config, workdir, Ud, typed)
 
 
 class Ud(Task):

@@ -31,8 +31,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from time_jax import arguments, assembly, recipe_arguments
-from time_jax.command import Command
+from time_jax import arguments, assembly, recipe_arguments, warmup
+from time_jax.command import Command, typed_fields
 from time_jax.config import check_config
 from time_jax.errors import UserError
 from time_jax.evals import datasets
@@ -263,6 +263,9 @@ def _stage(
     raise UserError(f"the stage {' '.join(words)!r} asks for help.")
   if "config" in values:
     _check_recipe(name, values.config, workdir)
+  if name == DISTILL and warmup.FIELD in (typed := typed_fields(values)):
+    train = values.config.train
+    warmup.fitting(train.warmup_steps, train.num_steps, typed=typed)
   return Stage(name, tuple(words), values)
 
 
