@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checkpoint_test import open_in, save_all, steps_in, trees
 
 from time_jax import guard, optimizer, train_step
+from time_jax.errors import RunError, UserError
 
 ADAMW = dict(b1=0.9, b2=0.999, weight_decay=0.01, clip_norm=1.0)
 
@@ -57,3 +59,46 @@ def test_when_a_run_ends_for_the_steps_that_it_skipped(
     "loss, gradient or update was not finite or a spike in "
     f"{in_a_row} steps in a row, up to step 9."
   )
+
+
+def with_odd_number(seed, part, odd):
+  found = trees(seed)
+  name = {"params": "bias", "rest": "moment"}[part]
+  place = found["rest"]["step"].sharding
+  found[part][name] = jax.device_put(np.asarray([1.0, odd], np.float32), place)
+  return found
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("part", ["params", "rest"])
+def test_what_is_not_finite_is_not_saved(tmp_path, part, odd):
+  with open_in(tmp_path) as checkpoints:
+    for step, words in (
+      (1, "No checkpoint has been saved yet."),
+      (3, "The checkpoint of step 2 is sound."),
+    ):
+      with pytest.raises(RunError) as caught:
+        checkpoints.save(step, with_odd_number(step, part, odd), {})
+      assert str(caught.value).startswith(
+        f"the state after step {step} holds NaN or infinity and is not saved. "
+        f"{words}"
+      )
+      save_all(checkpoints, [2])
+  assert steps_in(tmp_path) == [2]
+
+
+def test_a_saved_state_that_is_not_finite_is_told(tmp_path, monkeypatch):
+  """Earlier versions saved such."""
+  spoiled = with_odd_number(3, "rest", float("nan"))
+  with monkeypatch.context() as patch, open_in(tmp_path) as checkpoints:
+    patch.setattr(guard, "all_finite", lambda tree: True)
+    checkpoints.save(3, spoiled, {}, wait=True)
+  wanted = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    spoiled,
+  )
+  with (
+    open_in(tmp_path) as checkpoints,
+    pytest.raises(UserError, match="cannot be read: it holds NaN or infinity"),
+  ):
+    checkpoints.restore(3, wanted)
