@@ -29,8 +29,8 @@ def test_one_that_was_typed_is_refused():
 def test_one_of_the_recipe_is_shortened(capsys):
   assert warmup.fitting(4000, 100, typed=["train.num_steps"]) == 10
   assert capsys.readouterr().err == (
-    "time_jax: train.warmup_steps=4000 of the recipe is shortened to 10, a "
-    "tenth of the 100 steps of this run.\n"
+    "time_jax: note: train.warmup_steps=4000 of the recipe is shortened to 10, "
+    "a tenth of the 100 steps of this run.\n"
   )
 
 

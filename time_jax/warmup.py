@@ -3,13 +3,13 @@
 import contextlib
 import json
 import pathlib
-import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from time_jax.errors import DAMAGED_JSON, UserError
+from time_jax.notes import note
 
 FIELD = "train.warmup_steps"
 
@@ -45,11 +45,9 @@ def fitting(
       f"{FIELD}={asked} is not shorter than the run, which has {num_steps} "
       f"steps; expected fewer, such as --config.{FIELD}={fits}."
     )
-  print(
-    f"time_jax: {FIELD}={asked} of the recipe is shortened to {fits}, a tenth "
-    f"of the {num_steps} steps of this run.",
-    file=sys.stderr,
-    flush=True,
+  note(
+    f"{FIELD}={asked} of the recipe is shortened to {fits}, a tenth of the "
+    f"{num_steps} steps of this run."
   )
   return fits
 
