@@ -82,11 +82,14 @@ def keep_limit(config: ConfigDict, workdir: pathlib.Path) -> None:
   Args:
     config: of the run; `data.max_tokens` is changed.
     workdir: of the run.
+
+  Raises:
+    UserError: `data.folder` is no path.
   """
   d, train = config.data, config.train
+  folder = data_folder(config, workdir)
   if d.max_tokens != train.num_steps * train.global_batch_size * d.seq_len:
     return  # It was chosen for its own sake.
-  folder = data_folder(config, workdir)
   before = max(
     _limit(workdir / "config.json", "data"),
     _limit(folder / manifest.MANIFEST, "settings"),
