@@ -20,6 +20,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from time_jax import damaged, distributed, folders, guard, lease, seal
 from time_jax.damaged import METADATA, reason
 from time_jax.errors import (
+  GoneError,
   RestartableError,
   RunError,
   UserError,
@@ -130,8 +131,15 @@ class Checkpoints:
     options = ocp.CheckpointManagerOptions(
       read_only=True, create=False, save_interval_steps=0
     )
-    checkpoints._open(workdir, options)
-    return checkpoints
+    while True:
+      known = seal.step_folders(workdir)
+      try:
+        checkpoints._open(workdir, options)
+        return checkpoints
+      except UserError:
+        # Orbax reads something of all: a running run may delete one meanwhile.
+        if not seal.is_going(known):
+          raise
 
   def _open(
     self, workdir: pathlib.Path, options: ocp.CheckpointManagerOptions
@@ -296,7 +304,9 @@ class Checkpoints:
 
   def student_item(self, step: int) -> str:
     """Name of the item that `student` reads."""
-    averaged = (self.folder(step) / "ema").is_dir()
+    folder = self.folder(step)
+    # The seal knows of one that is being deleted just now.
+    averaged = (folder / "ema").is_dir() or seal.of_item(folder, "ema")
     return "ema" if averaged else "params"
 
   def positions(self, step: int) -> int:
@@ -348,6 +358,11 @@ class Checkpoints:
     )
 
   def _cannot_read(self, step: int, error: Exception) -> UserError:
+    if step in self.steps() and seal.is_going([self.folder(step)]):
+      return GoneError(
+        f"the checkpoint {self.folder(step)} was deleted while it was read: a "
+        "run keeps only some. Run the same command again."
+      )
     why = reason(error.__cause__ or error)
     # Nothing else holds the weights of an imported student.
     advice = (

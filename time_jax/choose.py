@@ -1,9 +1,10 @@
 """Checkpoint selection: the lowest relation loss on held-out text wins."""
 
+import contextlib
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -18,8 +19,9 @@ from time_jax import (
   train,
 )
 from time_jax.checkpoint import Checkpoints
-from time_jax.errors import DAMAGED_JSON, UserError
+from time_jax.errors import DAMAGED_JSON, GoneError, UserError
 from time_jax.models.family import abstract_params
+from time_jax.notes import note
 
 Scores = dict[int, dict[str, float]]
 FILE = "choice.json"
@@ -63,13 +65,15 @@ def _choose(config: ConfigDict, workdir: pathlib.Path) -> int:
   objective = assembly.make_objective(config, teacher)
   abstract = sharding.abstract(abstract_params(objective.student), mesh)
   score = evaluate.make_evaluator(objective, mesh)
-  scores: Scores = {}
   with Checkpoints.read_only(workdir) as checkpoints:
-    for step in checkpoints.steps():
+
+    def score_of(step: int) -> dict[str, float]:
       checkpoints.metadata(step)  # What is chosen can be exported.
       params = checkpoints.student(step, abstract)
       batches = corpus.evaluation_batches(rows, batch_size, mesh)
-      scores[step] = score(params, teacher.params, batches)
+      return score(params, teacher.params, batches)
+
+    scores = scores_of(checkpoints, score_of)
   if not scores:
     raise UserError(f"no finished checkpoint in {workdir}/checkpoints.")
   if jax.process_index() == 0:
@@ -78,6 +82,30 @@ def _choose(config: ConfigDict, workdir: pathlib.Path) -> int:
     print(f"Chosen: step {best(scores)}, written to {workdir / FILE}.")
     print(f"Next: python -m time_jax export --workdir={workdir}")
   return 0
+
+
+def scores_of(
+  checkpoints: Checkpoints, score: Callable[[int], dict[str, float]]
+) -> Scores:
+  """Scores every checkpoint that is there to the end.
+
+  A run that goes on meanwhile deletes some; those are left out, with a line.
+
+  Args:
+    checkpoints: opened to read.
+    score: of a step.
+  """
+  scores: Scores = {}
+  for step in checkpoints.steps():
+    with contextlib.suppress(GoneError):
+      scores[step] = score(step)
+  left = {s: v for s, v in scores.items() if checkpoints.folder(s).is_dir()}
+  if gone := [step for step in checkpoints.steps() if step not in left]:
+    note(
+      f"left out: step {', '.join(map(str, gone))}, which the run deleted "
+      "meanwhile."
+    )
+  return left
 
 
 def best(scores: Scores) -> int:

@@ -59,6 +59,10 @@ class UserError(ValueError):
   """Bad input, shown as one line: what is wrong, the value, what to do."""
 
 
+class GoneError(UserError):
+  """A checkpoint that its run deleted while another command read it."""
+
+
 class Stopped(BaseException):
   """SIGTERM: no error, so that nothing takes it for one on its way up."""
 

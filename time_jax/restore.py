@@ -22,12 +22,13 @@ from time_jax import (
   sharding,
 )
 from time_jax.checkpoint import Checkpoints
-from time_jax.errors import DAMAGED_JSON, UserError
+from time_jax.errors import DAMAGED_JSON, GoneError, UserError
 from time_jax.hf import tokenizer
 from time_jax.identity import Identity
 from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import Params, abstract_params
 
+_TRIES = 3
 KEPT = "identity.json"  # beside the seal of a checkpoint
 
 
@@ -83,6 +84,13 @@ def read_student(workdir: pathlib.Path, step: int | None = None) -> Student:
   Raises:
     UserError: there is no such checkpoint.
   """
+  for _ in range(_TRIES):
+    with contextlib.suppress(GoneError):  # By a run that goes on meanwhile.
+      return _read_student(workdir, step)
+  return _read_student(workdir, step)
+
+
+def _read_student(workdir: pathlib.Path, step: int | None) -> Student:
   config = assembly.read_run(workdir)
   shape = assembly.read_shape(workdir, config)
   with Checkpoints.read_only(workdir) as checkpoints:

@@ -8,13 +8,15 @@ file before the folder gets its name: a finished checkpoint has it.
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Collection, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from time_jax import folders
 from time_jax.errors import DAMAGED_JSON, UserError, is_unseen
 
 FILE = "sha256.json"
 DAMAGED = "damaged"
+_MOMENT = 0.3  # seconds
 METRICS = "metrics"  # What Orbax reads of all checkpoints when it starts.
 
 
@@ -101,6 +103,26 @@ def damage(
       reason = getattr(error, "strerror", None) or error
       return f"{name} cannot be read ({reason})"
   return ""
+
+
+def is_going(folders: Sequence[pathlib.Path]) -> bool:
+  """Whether any of some checkpoints is gone, or is being deleted just now.
+
+  Asked only where one cannot be read, since a moment passes. A damaged one
+  stays as it is; of one that is being deleted, files vanish.
+
+  Args:
+    folders: of the checkpoints, which were all there.
+  """
+
+  def count() -> int:
+    return sum(1 for folder in folders for _ in folder.rglob("*"))
+
+  if not all(folder.is_dir() for folder in folders):
+    return True
+  before = count()
+  time.sleep(_MOMENT)
+  return count() < before or not all(folder.is_dir() for folder in folders)
 
 
 def set_aside(
