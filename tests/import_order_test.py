@@ -41,6 +41,7 @@ hf.sentencepiece_file hf.torch_encoder hf.onnx_graph evals.results
 micro_batches
 hf.vocabulary evals.models
 evals.table
+evals.plot
 hf.rows hf.trimmed_files pieces evals.report evals.datasets
 evals.parquet_tags
 flops data.prepare hf.load hf.save hf.tokenizer train_step evaluate

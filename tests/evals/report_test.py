@@ -8,7 +8,6 @@ import statistics
 import pytest
 
 from time_jax import cli
-from time_jax.evals import report
 
 UD = {"UPOS": 90.0, "Lemmas": 80.0, "LAS": 70.0}
 
@@ -250,8 +249,3 @@ def test_all_imported_models_had_one_hash(capsys, tmp_path):
   error = run(capsys, a, b, out, code=2).err
   assert f"{a}, {b}: an earlier version knew a model by the hash" in error
   assert "Fine-tune or measure again with this version" in error
-
-
-def test_front():
-  points = [(1, 5, "a"), (2, 4, "b"), (3, 9, "c"), (1, 3, "d"), (4, 9, "e")]
-  assert report.front(points) == [(1, 5), (3, 9)]

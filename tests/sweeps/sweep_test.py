@@ -10,6 +10,7 @@ import running
 import tiny_ud
 
 from time_jax import cli
+from time_jax.evals import plot
 
 # Stands for Python: notes what it is told, writes what the command would, and
 # ends as FOLDER/ends says: lines of a part of the command and shell words.
@@ -152,6 +153,24 @@ def test_all_points_once_and_a_table_of_them(capsys, stub):
   again, _, calls = sweep(capsys, stub)
   assert not calls and "16 of 16 stages done before" in again
   assert again.splitlines()[1:] == lines[17:]
+
+
+def test_the_plot_joins_points_that_differ_in_one_axis(
+  capsys, monkeypatch, stub
+):
+  drawn = []
+  monkeypatch.setattr(
+    plot, "draw", lambda *args, **more: drawn.append((args, more))
+  )
+  for x, moving, others in (
+    ("heads", "heads", "seed"),
+    ("latency", "seed", "heads"),
+  ):
+    sweep(capsys, stub, f"x={x}")
+    (rows, *_), more = drawn[-1]
+    points = [dict(part.split("=") for part in n.split("_")) for n in NAMES]
+    assert [r.label for r in rows] == [f"{moving}={p[moving]}" for p in points]
+    assert more["groups"] == [f"{others}={p[others]}" for p in points]
 
 
 def test_a_failure_leaves_the_others_alone_and_is_tried_again(capsys, stub):

@@ -6,8 +6,7 @@ from typing import Any
 
 from time_jax.bench import report
 from time_jax.bench.sentences import Rows
-from time_jax.evals import report as scored
-from time_jax.evals import results, table
+from time_jax.evals import plot, results, table
 from time_jax.evals.results import Result
 
 NUMBERS = "inference.json"
@@ -69,7 +68,7 @@ def write(
   if not rows:
     why = "no --scores" if not scores else "none of --scores is of these models"
     print(f"No {_SCORES}: {why}.")
-  elif not scored.plot(rows, folder / _SCORES):
+  elif not plot.plot(rows, folder / _SCORES):
     print(f"No {_SCORES}: --scores has no test score that all models share.")
 
 

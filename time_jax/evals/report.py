@@ -3,16 +3,14 @@
 import csv
 import dataclasses
 import pathlib
-import statistics
 from collections.abc import Sequence
 
 from time_jax.errors import UserError
-from time_jax.evals import results, table
+from time_jax.evals import plot, results, table
 from time_jax.evals.results import Breakdown, Result
 from time_jax.evals.table import COLUMNS, Row
 
 MISSING = "-"
-MS = "ms, median of a batch"
 HEADER = (
   *("language", "model", *COLUMNS, "average", "% of teacher"),
   *("parameters", "ms", "J/sentence"),
@@ -63,7 +61,7 @@ def report(
   details = _by_class(found, by) if by else []
   text = "\n".join([*lines, *notes, *details])
   (out / "report.md").write_text(text + "\n", encoding="utf-8")
-  drawn = plot(rows, out / "pareto.png")
+  drawn = plot.plot(rows, out / "pareto.png")
   print(text)
   print(f"\nWritten: {out}/report.md, report.csv{', pareto.png' * drawn}")
   return 0
@@ -188,100 +186,3 @@ def _share(counts: Breakdown, name: str, metric: str) -> str:
     whole = row["gold"] + row["predicted"]
     return _number(200 * row["right"] / whole if whole else None, ".2f")
   return _number(100 * row[metric] / row["words"], ".2f")
-
-
-def plot(rows: Sequence[Row], path: pathlib.Path) -> bool:
-  """Draws mean score against latency, or against size where none is known.
-
-  Args:
-    rows: models and languages.
-    path: of the PNG.
-
-  Returns:
-    Whether there was anything to draw; see `draw`.
-  """
-  if any(row.speed for row in rows):
-    xs = [row.speed.milliseconds if row.speed else None for row in rows]
-    return draw(rows, xs, MS, path)
-  sizes = [row.parameters and row.parameters / 1e6 for row in rows]
-  return draw(rows, sizes, "million parameters", path)
-
-
-def draw(
-  rows: Sequence[Row],
-  xs: Sequence[float | None],
-  xlabel: str,
-  path: pathlib.Path,
-  *,
-  costs: bool = True,
-) -> bool:
-  """Draws the mean score of every row against something.
-
-  The mean is over the test scores that all models of a language have.
-
-  Args:
-    rows: with scores.
-    xs: of each; None: not known, it is left out.
-    xlabel: what they are.
-    path: of the PNG.
-    costs: whether less of it is better: then a line joins what no other beats,
-      else all.
-
-  Returns:
-    Whether there was anything to draw.
-  """
-  points: dict[str, list[tuple[float, float, str]]] = {}
-  for row, x in zip(rows, xs, strict=True):
-    names = _common(rows, row.lang)
-    if x is not None and names:
-      y = statistics.fmean(row.tested[name] for name in names)
-      points.setdefault(row.lang, []).append((x, y, row.label))
-  if not points:
-    return False
-  # Imported here: matplotlib is slow to load and only the end needs it.
-  from matplotlib.figure import Figure
-  from matplotlib.ticker import LogLocator, ScalarFormatter
-
-  figure = Figure(figsize=(7, 4.5), layout="constrained")
-  axes = figure.subplots()
-  for lang, found in points.items():
-    names = ", ".join(_common(rows, lang))
-    joined = front(found) if costs else sorted((x, y) for x, y, _ in found)
-    style = "steps-post" if costs else "default"
-    (line,) = axes.plot(
-      *zip(*joined, strict=True), "--", alpha=0.5, drawstyle=style
-    )
-    axes.scatter(
-      *zip(*((x, y) for x, y, _ in found), strict=True),
-      color=line.get_color(),
-      label=f"{lang or MISSING}: {names}",
-    )
-    for x, y, label in found:
-      axes.annotate(label, (x, y), (4, 4), textcoords="offset points")
-  axes.set(xlabel=xlabel, ylabel="mean score (%)")
-  axes.margins(x=0.1)  # room for the last name
-  if costs:
-    axes.set_xscale("log")
-    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-  for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-    axis(ScalarFormatter())
-  axes.grid(alpha=0.3, which="both")
-  axes.legend()
-  figure.savefig(path, dpi=120, format="png")
-  return True
-
-
-def _common(rows: Sequence[Row], lang: str) -> list[str]:
-  own = [row.tested for row in rows if row.lang == lang]
-  return [name for name in COLUMNS if all(name in tested for tested in own)]
-
-
-def front(
-  points: Sequence[tuple[float, float, str]],
-) -> list[tuple[float, float]]:
-  """The points (x, y) that no other beats in both; x rises, y too."""
-  best: list[tuple[float, float]] = []
-  for x, y, _ in sorted(points, key=lambda point: (point[0], -point[1])):
-    if not best or y > best[-1][1]:
-      best.append((x, y))
-  return best

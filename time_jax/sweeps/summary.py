@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from time_jax.errors import EXIT_PREEMPTED, UserError
-from time_jax.evals import models, report, results, table
+from time_jax.evals import models, plot, report, results, table
 from time_jax.evals.results import Result
 from time_jax.evals.table import Row
 from time_jax.hf import files
@@ -108,10 +108,21 @@ def _draw(
       return count and count / 1e6
     return points[row.label].values[sweep.x]
 
+  # A line joins rows that differ in one axis; the legend names the others.
+  moving = sweep.x if sweep.x in sweep.axes else [*sweep.axes][-1]
+  groups, named = [], []
+  for row in rows:
+    values = points[row.label].values
+    others = [f"{name}={values[name]}" for name in values if name != moving]
+    groups.append(", ".join(others))
+    name = f"{moving}={values[moving]}"
+    named.append(dataclasses.replace(row, labels=(name,)))
   xs = [x(row) for row in rows]
-  label = {LATENCY: report.MS, TOKENS: "million tokens of text"}.get(sweep.x)
+  label = {LATENCY: plot.MS, TOKENS: "million tokens of text"}.get(sweep.x)
   costs = sweep.x in (LATENCY, TOKENS)
-  if not report.draw(rows, xs, label or sweep.x, path, costs=costs):
+  if not plot.draw(
+    named, xs, label or sweep.x, path, costs=costs, groups=groups
+  ):
     path.unlink(missing_ok=True)
 
 
