@@ -5,7 +5,8 @@ at a place, it sends itself the signal. The places are keys of `PLACES`.
 Without a signal: "nan:STEP", loss and gradient of that step are NaN;
 "spike:STEP", they are a hundred times as large;
 "full:COUNT", the disk is full from that save on; "rows:COUNT", the rows of that
-batch are damaged; "lost:COUNT", from that batch on no row can be read.
+batch are damaged; "lost:COUNT", from that batch on no row can be read;
+"elsewhere:SECONDS", this is another machine, and leases expire after so many.
 VICTIM is the index of the only process of the run that has the faults.
 """
 
@@ -21,7 +22,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from time_jax import cli, corpus, seal, train, train_step
+from time_jax import cli, corpus, lease, seal, train, train_step
 from time_jax.data import pipeline, prepare
 from time_jax.errors import UserError
 
@@ -173,6 +174,12 @@ def lose_storage(count):
   pipeline.tfds.data_source = Lost
 
 
+def be_elsewhere(seconds):
+  """On another machine, where leases expire after so many seconds."""
+  lease.EXPIRES_AFTER = seconds
+  lease.socket.gethostname = lambda: "far"
+
+
 PLACES = {
   "step": in_step,
   "compilation": in_compilation,
@@ -193,6 +200,8 @@ def main():
       with_factor(int(count), FACTORS[place])
     elif place == "full":
       fill_disk(int(count))
+    elif place == "elsewhere":
+      be_elsewhere(int(count))
     elif mine and place == "rows":
       damage_rows(int(count))
     elif mine and place == "lost":

@@ -1,13 +1,17 @@
 """Processes that are told to stop, are killed, or stand still."""
 
 import contextlib
+import json
 import os
 import pathlib
 import re
 import signal
+import time
 
 import pytest
 import running
+
+from time_jax import lease
 
 # A place, the how-manyeth visit, and the step that is saved at least then.
 PLACES = {
@@ -146,6 +150,69 @@ def test_sigstop(
   seconds, _ = recovered(processes)
   fault = f"SIGSTOP of process {victim} of {processes}"
   note(fault, "watchdog ended the others, resumed exact", 42, seconds)
+
+
+def stopped_at_15(command, workdir):
+  """A run that has suspended itself, and is there to be woken."""
+  more = {"FAULTS": "step:15:SIGSTOP", "MODULE": "tests.faults.disturbed"}
+  process = running.start(command, **more)
+  running.wait_for(process, workdir, 12)
+  stat = pathlib.Path(f"/proc/{process.pid}/stat")
+  while stat.read_text().rpartition(")")[2].split()[0] != "T":
+    time.sleep(0.05)
+  return process
+
+
+def test_two_runs_of_one_workdir(command, undisturbed, note, tmp_path):
+  """The second is refused, and changes nothing for the first."""
+  process = stopped_at_15(command, tmp_path / "run")
+  began = time.monotonic()
+  code, output = running.run([*command, "--config.train.peak_lr=1e-4"])
+  seconds = time.monotonic() - began
+  assert code == 2, output
+  assert f"(pid {process.pid}, since" in output.strip().splitlines()[-1]
+  os.kill(process.pid, signal.SIGCONT)
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == 0, output
+  running.assert_same_state(
+    running.saved(tmp_path / "run", 40), running.saved(undisturbed(), 40)
+  )
+  assert running.losses(tmp_path / "run") == running.losses(undisturbed())
+  note("a second run of a workdir", "refused, first exact", 2, seconds)
+
+
+def test_suspended_and_taken_over(command, recovered, note, tmp_path):
+  """Another machine goes on; the run that wakes up writes nothing."""
+  run = tmp_path / "run"
+  process = stopped_at_15(command, run)
+  time.sleep(3)
+  more = {"FAULTS": "elsewhere:2", "MODULE": "tests.faults.disturbed"}
+  seconds, output = recovered(**more)
+  assert "took over --workdir=" in output and "no sign for" in output
+
+  def finished():
+    """What it was writing when it stood still has no name, and gets none."""
+    files = [p for p in run.rglob("checkpoints/**/*") if p.is_file()]
+    return {
+      p: p.stat().st_mtime_ns for p in files if "checkpoint-tmp" not in str(p)
+    }
+
+  before = finished()
+  texts = [(run / f"{n}.jsonl").read_bytes() for n in ("metrics", "sessions")]
+  # Who took it over is still there, as far as the other one knows.
+  holder = {"host": "far", "boot": "", "processes": "", "pid": 1, "born": ""}
+  holder |= {"command": "distill", "started": 0.0, "token": "far"}
+  (run / lease.RUN).write_text(json.dumps(holder))
+  os.kill(process.pid, signal.SIGCONT)
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == 3, output
+  assert "was taken over by 'distill' on far (pid 1, since" in output
+  assert finished() == before
+  assert texts == [
+    (run / f"{n}.jsonl").read_bytes() for n in ("metrics", "sessions")
+  ]
+  outcome = "exact elsewhere; woken, it wrote nothing"
+  note("suspended, taken over", outcome, 3, seconds)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
