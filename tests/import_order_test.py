@@ -26,7 +26,7 @@ evals.edit_scripts evals.spans evals.trees
 evals.conllu evals.layouts evals.squad
 evals.iob
 sharding relations.dense models.family models.encoder
-models.lookup
+models.dropout models.lookup
 models.layers
 evals.incoming
 models.relative models.rotary models.attention models.unrolled corpora

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,10 @@ from conftest import make_mesh
 from jax.experimental.pallas import tpu as pltpu
 
 from time_jax import sharding
-from time_jax.models import attention, layers
+from time_jax.arrays import Batch
+from time_jax.hf import load
+from time_jax.models import attention, dropout, layers
+from time_jax.models.family import abstract_params
 
 B, T, N, H = 4, 13, 4, 6
 
@@ -156,7 +160,7 @@ def test_rows_without_a_key_give_no_nan():
 
 def test_dropout_drops_its_rate_and_keeps_the_mean():
   words = jax.random.key_data(jax.random.key(3))
-  keep = functools.partial(attention._keep, words, 0.1, 501)
+  keep = functools.partial(dropout.kept, words, 0.1, 501)
   places = (0, 0), (0, 0), (1, 0), (0, 1)
   first, again, row, head = (
     jax.vmap(functools.partial(keep, *place))(jnp.arange(501))
@@ -195,6 +199,122 @@ def test_the_flash_kernel_is_the_definition(monkeypatch, key_heads):
   np.testing.assert_allclose(
     found[documents > 0], expected[documents > 0], atol=2e-5
   )
+
+
+WINDOWS = (None, 3, 40, 256)
+
+
+@functools.cache
+def near_case(length):
+  """Projections, documents, and the mask of each window."""
+  random = np.random.default_rng(2)
+  query, key, value = jnp.asarray(
+    random.normal(size=(3, 2, length, N * 8)), jnp.float32
+  )
+  cut, used = length // 3, 3 * length // 4
+  documents = np.array(
+    [
+      [1] * cut + [2] * (length - cut),
+      [1] * used + [0] * (length - used),
+    ],
+    np.int32,
+  )
+  place = np.arange(length)
+  apart = np.abs(place[:, None] - place[None])
+  whole = np.asarray(layers.document_mask(jnp.asarray(documents)))
+  masks = {
+    window: jnp.asarray(whole & (apart <= (window or length)))
+    for window in WINDOWS
+  }
+  return (query, key, value), documents, masks
+
+
+@pytest.mark.parametrize("tile", [1, 4 * T, 2 * T * T, 2 * T * T * N])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_documents_and_a_window_are_their_mask(monkeypatch, mesh, window, tile):
+  qkv, documents, masks = near_case(T)
+  expected = attention.attend(*qkv, masks[window], num_heads=N)
+  near = functools.partial(
+    attention.attend,
+    *(*qkv, None),
+    num_heads=N,
+    documents=jnp.asarray(documents),
+  )
+  found = [near(window=window)]
+  monkeypatch.setattr(attention, "_TILE", tile)
+  with sharding.use_mesh(mesh):
+    found.append(near(window=window))
+  monkeypatch.setattr(attention, "_platform", lambda _: "cuda")
+  in_xla = functools.partial(attention._attend_cudnn, implementation="xla")
+  monkeypatch.setattr(attention, "_attend_cudnn", in_xla)
+  monkeypatch.setattr(attention, "_fits_cudnn", lambda *_: True)
+  with sharding.use_mesh(mesh):
+    found.append(near(window=window))
+  real = documents > 0
+  for one in found:
+    np.testing.assert_allclose(one[real], expected[real], atol=2e-5)
+
+
+def test_on_a_tpu_the_kernel_takes_what_no_window_cuts(monkeypatch):
+  """The window as a scan has it, known as the program runs."""
+  qkv, documents, masks = near_case(128)
+  real = documents > 0
+  expected = [
+    attention.attend(*qkv, masks[window], num_heads=N) for window in (40, None)
+  ]
+  monkeypatch.setattr(attention, "_LARGE_TILE", 32 * 128)
+  monkeypatch.setattr(attention, "_platform", lambda _: "tpu")
+
+  @jax.jit
+  def call(window):
+    ids = jnp.asarray(documents)
+    return attention.attend(
+      *qkv, None, num_heads=N, documents=ids, window=window
+    )
+
+  with pltpu.force_tpu_interpret_mode():
+    found = [call(window) for window in (40, 128)]
+  for one, other in zip(found, expected, strict=True):
+    np.testing.assert_allclose(one[real], other[real], atol=2e-5)
+
+
+def inside(jaxpr):
+  """All equations, those within others included."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for value in jax.tree.leaves(
+      equation.params, is_leaf=lambda x: hasattr(x, "eqns")
+    ):
+      inner = getattr(value, "jaxpr", value)
+      if hasattr(inner, "eqns"):
+        yield from inside(inner)
+
+
+@pytest.mark.parametrize("name", ["modernbert", "eurobert"])
+def test_long_documents_have_no_matrix_of_all_tokens_on_a_tpu(
+  monkeypatch, mesh, golden, name
+):
+  """Neither scores nor masks; the kernel is there for all that it takes."""
+  length = 2048
+  family, config = load.read_config(golden / name)
+  encoder = family.encoder(config, config.num_layers)
+  params = flax.linen.meta.unbox(abstract_params(encoder))
+  batch = Batch(*[jax.ShapeDtypeStruct((8, length), jnp.int32)] * 3)
+  monkeypatch.setattr(attention, "_platform", lambda _: "tpu")
+  monkeypatch.setattr(attention, "_LARGE_TILE", 64 * length)
+  with sharding.use_mesh(mesh):
+    traced = jax.make_jaxpr(
+      lambda params, batch: encoder.apply(
+        {"params": params}, batch, method="hidden_states"
+      )
+    )(params, batch)
+  shapes, kernels = set(), 0
+  for equation in inside(traced.jaxpr):
+    shapes |= {getattr(v.aval, "shape", ()) for v in equation.outvars}
+    kernels += equation.primitive.name == "pallas_call"
+  assert (8, length, config.hidden_size) in shapes
+  assert not [shape for shape in shapes if shape.count(length) > 1]
+  assert kernels >= 1
 
 
 @pytest.mark.parametrize("key_heads", [N, 2])

@@ -28,14 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
 from time_jax import sharding
-from time_jax.arrays import Batch, Qkv
+from time_jax.arrays import Batch, Ids, Qkv
 from time_jax.errors import UserError
 from time_jax.hf import files, load
 from time_jax.hf.weights import Weights
-from time_jax.models import bert, layers
+from time_jax.models import bert
 from time_jax.models.attention import attend
 from time_jax.models.family import Params, Teacher
 
@@ -287,8 +287,8 @@ def _teacher(
     return is_projection and method == "__call__"
 
   def project(params: Params, batch: Batch) -> Qkv:
-    mask = layers.document_mask(batch.segment_ids)
-    with nn.intercept_methods(functools.partial(_attend, mask)):
+    within = functools.partial(_attend, batch.segment_ids)
+    with nn.intercept_methods(within):
       # Under jit, what follows the projections is never computed.
       _, state = module.apply(
         {"params": params},
@@ -313,7 +313,7 @@ def _teacher(
 
 
 def _attend(
-  mask: Bool[Array, "B 1 T T"],
+  documents: Ids,
   next_fun: Callable[..., Any],
   args: tuple[Any, ...],
   kwargs: Mapping[str, Any],
@@ -326,5 +326,5 @@ def _attend(
   hidden = args[0]
   query, key, value = (getattr(part, p)(hidden) for p in _PROJECTIONS)
   heads = part.config.num_attention_heads
-  mixed = attend(query, key, value, mask, num_heads=heads)
+  mixed = attend(query, key, value, None, num_heads=heads, documents=documents)
   return (mixed,)

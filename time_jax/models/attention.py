@@ -20,12 +20,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import flash_attention as flash
-from jax.extend import random as extended_random
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, UInt
+from jaxtyping import Array, Bool, Float, Int
 
 from time_jax import sharding
 from time_jax.arrays import Ids
+from time_jax.models.dropout import Dropout, kept, kept_part
 from time_jax.models.layers import split_heads
 
 # A logit that no query attends to; finite, so that an empty row gives no NaN.
@@ -37,19 +37,6 @@ _TILE = 2**19
 # saves no memory in the step of a student.
 _LARGE_TILE = 2**24
 _LANES = 128  # of a TPU's vector unit: lengths must be multiples
-
-
-class Dropout(NamedTuple):
-  """Dropout on attention probabilities.
-
-  Attributes:
-    rate: the part that is dropped, to a multiple of 2^-16.
-    rng: key; with the row of the batch, the head and the place it decides what
-      falls, so that tiles, meshes and backends agree.
-  """
-
-  rate: float
-  rng: Array
 
 
 class _Form(NamedTuple):
@@ -65,7 +52,7 @@ def attend(
   query: Float[Array, "B T D"],
   key: Float[Array, "B T Dk"],
   value: Float[Array, "B T Dk"],
-  mask: Bool[Array, "B 1 T T"],
+  mask: Bool[Array, "B 1 T T"] | None,
   *,
   num_heads: int,
   num_key_heads: int | None = None,
@@ -73,6 +60,7 @@ def attend(
   scale: float | None = None,
   dropout: Dropout | None = None,
   documents: Ids | None = None,
+  window: Int[Array, ""] | int | None = None,
 ) -> Float[Array, "B T D"]:
   """Multi-head attention with the softmax in float32.
 
@@ -80,7 +68,8 @@ def attend(
     query: projections before the split into heads; likewise key and value.
     key: see query.
     value: see query.
-    mask: True where attention is allowed.
+    mask: True where attention is allowed; None where `documents` and `window`
+      say it all, which no matrix of all tokens is made of then.
     num_heads: N.
     num_key_heads: fewer heads of key and value, each shared by
       N / num_key_heads query heads in a row; N if absent.
@@ -88,6 +77,8 @@ def attend(
     scale: of the dot products; 1 / sqrt(H) if absent.
     dropout: on the probabilities; None for none.
     documents: segment ids, if the mask says no more than they do.
+    window: without a mask, how many tokens are seen on either side; T or more,
+      or None: all of the document.
   """
   form = _Form(
     num_heads=num_heads,
@@ -95,7 +86,10 @@ def attend(
     scale=(query.shape[-1] // num_heads) ** -0.5 if scale is None else scale,
     rate=dropout.rate if dropout else 0.0,
   )
-  arrays: dict[str, Any] = dict(query=query, key=key, value=value, mask=mask)
+  arrays: dict[str, Any] = dict(query=query, key=key, value=value)
+  arrays |= {"documents": documents} if mask is None else {"mask": mask}
+  if window is not None:
+    arrays["window"] = jnp.asarray(window)
   arrays["rows"] = sharding.row_numbers(query.shape[0])
   arrays["heads"] = jnp.arange(num_heads)
   if bias is not None:
@@ -110,9 +104,11 @@ def attend(
     # kept until then, would be most of what a training step holds.
     return jax.checkpoint(functools.partial(attend_dense, form))(**arrays)
   by_documents = documents is not None and bias is None and not dropout
+  by_documents &= not (isinstance(window, int) and window < query.shape[1])
   if platform == "tpu" and by_documents and query.shape[1] % _LANES == 0:
     arrays["documents"] = documents
-    return _on_each_device(_attend_flash, mesh, form, arrays)
+    how = _attend_flash if window is None else _attend_flash_or_near
+    return _on_each_device(how, mesh, form, arrays)
   if platform == "cuda" and _fits_cudnn(form, arrays):
     return _on_each_device(_attend_cudnn, mesh, form, arrays)
   tile = _TILE if platform == "cpu" else _LARGE_TILE
@@ -139,9 +135,11 @@ def attend_dense(
   query: Float[Array, "B T D"],
   key: Float[Array, "B T Dk"],
   value: Float[Array, "B T Dk"],
-  mask: Bool[Array, "B 1 T T"],
   rows: Int[Array, " B"],
   heads: Int[Array, " N"],
+  mask: Bool[Array, "B 1 T T"] | None = None,
+  documents: Ids | None = None,
+  window: Int[Array, ""] | None = None,
   bias: Float[Array, "b N T T"] | None = None,
   rng: Array | None = None,
 ) -> Float[Array, "B T D"]:
@@ -159,14 +157,18 @@ def attend_dense(
     preferred_element_type=_wide(query),
   )
   logits = logits if bias is None else logits + bias
-  weights = jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1)
+  if documents is not None:
+    mask = _mask(documents, window)
+  if mask is not None:
+    logits = jnp.where(mask, logits, MASKED)
+  weights = jax.nn.softmax(logits, axis=-1)
   if rng is not None:
     length = weights.shape[-1]
-    keep = functools.partial(_keep, rng, form.rate, length)
+    keep = functools.partial(kept, rng, form.rate, length)
     for axes in ((None, None, 0), (None, 0, None), (0, None, None)):
       keep = jax.vmap(keep, axes)
-    kept = keep(rows, heads, jnp.arange(length))
-    weights = jnp.where(kept, weights / _kept_part(form.rate), 0)
+    left = keep(rows, heads, jnp.arange(length))
+    weights = jnp.where(left, weights / kept_part(form.rate), 0)
   mixed = jnp.einsum("BNTS,BSNH->BTNH", weights.astype(value.dtype), value_BTNH)
   return mixed.reshape(query.shape)
 
@@ -184,6 +186,7 @@ def _attend_tiled(
   shared = form.num_heads // form.num_key_heads
   per_row = dict(arrays)
   rng, heads = per_row.pop("rng", None), per_row.pop("heads")
+  window = per_row.pop("window", None)
   # One bias of all rows is not cut into rows: its gradient is summed over them.
   bias = per_row.pop("bias") if len(arrays.get("bias", ())) == 1 else None
 
@@ -197,11 +200,14 @@ def _attend_tiled(
         keep = None
         if rng is not None:
           place = row["rows"], one["head"], x["position"]
-          keep = _keep(rng, form.rate, length, *place)
+          keep = kept(rng, form.rate, length, *place)
+        if "mask" not in x:
+          x |= {"mask": _sees(row["documents"], window, x["position"])}
         return _attend_query(form, x, one["key"], one["value"], keep)
 
-      queries = {"query": one["query"], "mask": row["mask"][0]}
-      queries["position"] = jnp.arange(length)
+      queries = {"query": one["query"], "position": jnp.arange(length)}
+      if "mask" in row:
+        queries["mask"] = row["mask"][0]
       if "bias" in one:
         queries["bias"] = one["bias"]
       return _each(attend_query, queries, tile // length)
@@ -242,11 +248,45 @@ def _attend_query(
   total = jnp.sum(weights)
   if keep is not None:
     weights = jnp.where(keep, weights, 0)
-    total *= _kept_part(form.rate)
+    total *= kept_part(form.rate)
   mixed = jnp.matmul(
     weights.astype(value.dtype), value, preferred_element_type=_wide(query)
   )
   return (mixed / total).astype(query.dtype)
+
+
+def _sees(
+  documents: Int[Array, " T"],
+  window: Int[Array, ""] | None,
+  position: Int[Array, ""],
+) -> Bool[Array, " T"]:
+  """What the token at a place sees of its row; see `attend`."""
+  seen = (documents == documents[position]) & (documents > 0)
+  if window is None:
+    return seen
+  return seen & (jnp.abs(jnp.arange(len(documents)) - position) <= window)
+
+
+def _mask(documents: Ids, window: Int[Array, ""] | None) -> Array:
+  """The same of all tokens of all rows, as a matrix: [B, 1, T, T]."""
+  places = jnp.arange(documents.shape[1])
+  of_row = jax.vmap(_sees, (None, None, 0))
+  of_all = jax.vmap(of_row, (0, None, None))
+  return of_all(jnp.asarray(documents), window, places)[:, None]
+
+
+def _attend_flash_or_near(form: _Form, arrays: dict[str, Array]) -> Array:
+  """By the kernel where a window holds all, by tiles where it does not.
+
+  Which, may be known only as the program runs: blocks in a scan take turns.
+  """
+  rest = dict(arrays)
+  everyone = rest.pop("window") >= arrays["query"].shape[1]
+  return jax.lax.cond(
+    everyone,
+    lambda: _attend_flash(form, rest),
+    lambda: _attend_tiled(_LARGE_TILE, form, arrays),
+  )
 
 
 def _attend_flash(form: _Form, arrays: dict[str, Array]) -> Array:
@@ -297,37 +337,13 @@ def _attend_cudnn(
       split_heads(arrays[name], arrays[name].shape[-1] // head_dim)
       for name in ("query", "key", "value")
     ),
-    mask=arrays["mask"],
+    mask=arrays["mask"]
+    if "mask" in arrays
+    else _mask(arrays["documents"], arrays.get("window")),
     scale=form.scale,
     implementation=implementation,
   )
   return mixed_BTNH.reshape(query.shape)
-
-
-def _keep(
-  words: UInt[Array, " 2"],
-  rate: float,
-  length: int,
-  row: Int[Array, ""] | int,
-  head: Int[Array, ""] | int,
-  query: Int[Array, ""] | int,
-) -> Bool[Array, " S"]:
-  """What dropout leaves of what a query sees, in one head of one example.
-
-  Sixteen random bits decide a number: Threefry makes them in half the time
-  of jax.random.bernoulli, which takes sixty-four.
-  """
-  rng = jax.random.wrap_key_data(words, impl="threefry2x32")
-  rng = jax.random.fold_in(jax.random.fold_in(rng, row), head)
-  numbers = jnp.arange(-(-length // 4), dtype=jnp.uint32)  # Four of each.
-  counters = jnp.stack([jnp.full_like(numbers, query), numbers])
-  bits = extended_random.threefry_2x32(jax.random.key_data(rng), counters)
-  bits = jnp.concatenate([*(bits & 0xFFFF), *(bits >> 16)])[:length]
-  return bits < round(_kept_part(rate) * 2**16)
-
-
-def _kept_part(rate: float) -> float:
-  return round((1 - rate) * 2**16) / 2**16
 
 
 def _platform(mesh: Any) -> str:
@@ -363,6 +379,7 @@ def _specs(
     "value": wide,
     "mask": PartitionSpec(rows),
     "documents": PartitionSpec(rows),
+    "window": PartitionSpec(),
     "rows": PartitionSpec(rows),
     "heads": PartitionSpec(heads),
     "bias": PartitionSpec(bias_rows, heads),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from time_jax.arrays import Batch, Ids, Qkv
 from time_jax.errors import UserError
@@ -104,7 +104,6 @@ def parse_config(hf: Mapping[str, Any]) -> EuroBertConfig:
 class Shared(NamedTuple):
   """What all blocks use."""
 
-  mask: Bool[Array, "B 1 T T"]
   segment_ids: Ids
   angles: Float[Array, "B T half"]
 
@@ -159,7 +158,7 @@ class Block(nn.Module):
       qkv.query,
       qkv.key,
       qkv.value,
-      shared.mask,
+      None,
       num_heads=c.num_heads,
       num_key_heads=c.num_key_heads,
       documents=shared.segment_ids,
@@ -185,12 +184,11 @@ class Encoder(encoder.Encoder):
   def enter(
     self, batch: Batch, deterministic: bool
   ) -> tuple[Float[Array, "B T D"], Shared]:
-    """Embeds a batch; its blocks share mask and angles."""
+    """Embeds a batch; its blocks share documents and angles."""
     del deterministic
     c = self.config
     angles = rotary.angles(batch.positions, c.head_dim, c.theta)
-    mask = layers.document_mask(batch.segment_ids)
-    return self.word(batch.tokens), Shared(mask, batch.segment_ids, angles)
+    return self.word(batch.tokens), Shared(batch.segment_ids, angles)
 
   def leave(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """The final norm."""

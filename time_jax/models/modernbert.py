@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
-from time_jax.arrays import Batch, Qkv
+from time_jax.arrays import Batch, Ids, Qkv
 from time_jax.errors import UserError
 from time_jax.models import encoder, layers, rotary
 from time_jax.models.attention import attend
@@ -137,7 +138,7 @@ def _thetas(hf: Mapping[str, Any]) -> tuple[float, float]:
 class Shared(NamedTuple):
   """What all blocks use, for each kind of block."""
 
-  masks: Bool[Array, "kinds B 1 T T"]
+  segment_ids: Ids
   angles: Float[Array, "kinds B T half"]
 
 
@@ -215,14 +216,25 @@ class Block(nn.Module):
       qkv.query,
       qkv.key,
       qkv.value,
-      shared.masks[kind],
+      None,
       num_heads=c.num_heads,
+      documents=shared.segment_ids,
+      window=_window(c, kind, x.shape[1]),
     )
     x = x + self.attention_out(mixed)
     # The first half is activated, the second is linear.
     inner, linear = jnp.split(self.ffn_in(self.ffn_norm(x)), 2, axis=-1)
     inner = layers.ACTIVATIONS[c.activation](inner)
     return x + self.ffn_out(inner * linear)
+
+
+def _window(
+  config: ModernBertConfig, kind: Any, length: int
+) -> Int[Array, ""] | int | None:
+  """What a block of a kind sees on either side; see `attend`."""
+  if isinstance(kind, jax.Array):  # In a scan it is known as the program runs.
+    return jnp.where(kind == LOCAL, config.window, length)
+  return config.window if kind == LOCAL else None
 
 
 def _norm(config: ModernBertConfig, dtype: DTypeLike) -> nn.LayerNorm:
@@ -251,16 +263,14 @@ class Encoder(encoder.Encoder):
   def enter(
     self, batch: Batch, deterministic: bool
   ) -> tuple[Float[Array, "B T D"], Shared]:
-    """Embeds a batch; its blocks share masks and angles."""
+    """Embeds a batch; its blocks share documents and angles."""
     del deterministic
-    c, steps = self.config, np.arange(batch.tokens.shape[1])
-    everyone = layers.document_mask(batch.segment_ids)
-    near = np.abs(steps[:, None] - steps[None, :]) <= c.window
+    c = self.config
     angles = [
       rotary.angles(batch.positions, c.head_dim, theta) for theta in c.thetas
     ]
-    masks = jnp.stack([everyone & near[None, None], everyone])
-    return self.embeddings(batch), Shared(masks, jnp.stack(angles))
+    shared = Shared(batch.segment_ids, jnp.stack(angles))
+    return self.embeddings(batch), shared
 
   def leave(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """The final norm."""
