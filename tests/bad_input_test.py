@@ -326,6 +326,11 @@ def test_a_teacher_that_gives_no_numbers(capsys, tiny, tmp_path):
   assert all(np.isfinite(leaf).all() for leaf in params)
   # Saved as they were drawn: a skipped step changes nothing.
   assert sum(leaf.std() > 0 for leaf in params) > 5
+  way_on = "--config.train.changes='2:peak_lr=0.0025'"
+  assert f"half the learning rate, add {way_on} to the same command" in line
+  flags = *FAST, flag, way_on.replace("'", "")
+  line = error_of_distill(capsys, folder, run, *flags, code=3)
+  assert "--config.train.changes='2:peak_lr=0.00125'" in line
   # A run of fewer steps than train.max_skipped learns nothing either.
   line = error_of_distill(capsys, folder, tmp_path / "short", *FAST, code=3)
   assert "was not finite in 6 steps in a row, up to step 6." in line

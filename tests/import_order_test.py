@@ -14,11 +14,12 @@ errors notes
 lease recipe_arguments text_encoding
 folders warmup
 appearing cluster history ledger seal tracking watchdog
-meeting status
+meeting
 outcome ranges
 arrays memory distributed guard
-optimizer spikes config metrics languages profiling
-damaged
+optimizer spikes changes metrics languages profiling
+config
+damaged status
 checkpoint command data.examples data.json_files evals.recipe
 evals.optimization
 evals.lines arguments

@@ -7,7 +7,10 @@ import pytest
 
 from time_jax import spikes
 
-judge = jax.jit(lambda usual, loss, norm: spikes.judge(usual, loss, norm, 5.0))
+
+@jax.jit
+def judge(usual, loss, norm, skipped_in_a_row=0):
+  return spikes.judge(usual, loss, norm, 5.0, jnp.asarray(skipped_in_a_row))
 
 
 def after(values):
@@ -70,3 +73,36 @@ def test_at_first_nothing_is_unusual():
   assert not spike
   spike, _ = judge(after(ordinary(20)), 100.0, 100.0)
   assert spike
+
+
+def judged(usual, losses):
+  """Whether each of these losses is a spike, as a run would judge them."""
+  found, in_a_row = [], 0
+  for loss in losses:
+    spike, usual = judge(usual, loss, 1.0, in_a_row)
+    in_a_row = in_a_row + 1 if spike else 0
+    found.append(bool(spike))
+  return found, usual
+
+
+def test_a_burst_teaches_nothing():
+  usual = after(ordinary(60))
+  found, later = judged(usual, [9.0] * 8)
+  assert found == [True] * 8
+  np.testing.assert_array_equal(later["mean"], usual["mean"])
+  assert judged(later, [3.0, 9.0])[0] == [False, True]
+
+
+def test_a_level_that_lasts_becomes_the_usual_one():
+  found, later = judged(after(ordinary(60)), [9.0] * 8 + [9.1, 8.9] * 20)
+  assert found == [True] * 8 + [False] * 40
+  np.testing.assert_allclose(later["mean"][0], 9.0, atol=0.01)
+  assert int(later["count"]) == 40 and int(later["spikes"]) == 8
+  assert judged(later, [12.0])[0] == [True]
+
+
+def test_what_is_not_finite_is_no_new_level():
+  usual = after(ordinary(60))
+  spike, later = judge(usual, jnp.float32(jnp.inf), 1.0, 20)
+  assert not spike
+  jax.tree.map(np.testing.assert_array_equal, later, usual)

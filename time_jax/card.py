@@ -32,6 +32,7 @@ _MADE = {
   "batch": "batch",
   "tokens": "tokens read",
   "optimizer": "optimizer",
+  "changes": "changed after a step",
   "ema": "weights averaged over the steps, with decay",
   "precision": "precision of the computation",
   "seed": "seed",
@@ -55,7 +56,14 @@ below them. What follows them in that layer, and the pooler, are as they were
 initialised: fine-tune the model, or take an earlier layer. There is no
 masked-language-model head. Quality on tasks: not stated."""
 # Said only where they are so.
-_OPTIONAL = ("imported_from", "trimmed_from", "init_from", "ema", "chosen")
+_OPTIONAL = (
+  "imported_from",
+  "trimmed_from",
+  "init_from",
+  "ema",
+  "changes",
+  "chosen",
+)
 _SECTIONS = (
   "Use",
   "Limits",

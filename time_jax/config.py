@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from time_jax import ranges
+from time_jax import changes, ranges
 from time_jax.errors import UserError
 from time_jax.ranges import real, whole
 
@@ -103,8 +103,12 @@ def _run_fields(config: ConfigDict) -> None:
   n.dtype = "bfloat16"  # of the student's computation; its weights are float32
   # Standard deviations above the usual loss or gradient (its logarithm) from
   # which a step is skipped, as one that is not finite always is; 0: none is.
+  # After eight skipped steps in a row the new level counts as the usual one.
   n.spike = 0.0
   n.max_skipped = 10  # skipped steps in a row before the run ends
+  # What is different from a step on, of peak_lr, spike, max_skipped, clip_norm:
+  # "1200:peak_lr=0.0003" for the steps after step 1200; see changes.py.
+  n.changes = ""
   # Decay of the average of the student's weights, which is then what is
   # evaluated, chosen and exported; 0: there is none.
   n.ema = 0.0
@@ -221,6 +225,10 @@ def check_config(config: ConfigDict) -> None:
     for name, known in _CHOICES.items()
     if fields[name] not in known
   ]
+  if not problems:
+    problems += changes.problems(
+      config.train.changes, config.train.num_steps, RANGES
+    )
   if not problems and config.data.seq_len > config.student.max_positions:
     problems.append(
       f"data.seq_len={config.data.seq_len} is longer than the student's "

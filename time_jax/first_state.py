@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from time_jax import (
   assembly,
+  changes,
   guard,
   imported,
   initial,
@@ -103,8 +104,10 @@ def restore_or_init(
     return state.starting_from(params)
   before = checkpoints.metadata(steps[-1])["run"]
   record.check_same(before, about["run"], steps[-1])
+  # As the last step left it, by whose settings it has its parts.
+  settings = changes.at(config, steps[-1] - 1)
   abstract = train_step.abstract_state(
-    objective.student, tx, mesh, **assembly.extras(config)
+    objective.student, tx, mesh, **assembly.extras(settings)
   )
   trees = checkpoints.restore(steps[-1], abstract.as_trees())
   return train_step.TrainState.from_trees(trees)

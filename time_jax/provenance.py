@@ -67,6 +67,7 @@ def _of_config(run: Mapping[str, Any], known: Mapping[str, str]) -> Facts:
       f"{train['warmup_steps']} warm-up steps, weight decay "
       f"{train['weight_decay']:g}, {_clipping(train['clip_norm'])}"
     ),
+    "changes": train.get("changes", ""),
     "ema": f"{train['ema']:g}" if train.get("ema") else "",
     "precision": train["dtype"],
     "seed": run["seed"],

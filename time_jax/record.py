@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from time_jax import assembly, corpus, distributed, folders, identity
+from time_jax import assembly, changes, corpus, distributed, folders, identity
 from time_jax.config import (
   completed,
   differences,
@@ -111,13 +111,19 @@ def check_same(before: dict[str, Any], now: dict[str, Any], step: int) -> None:
   """
   # Older runs did not record their rows.
   before = {ROWS: now[ROWS]} | completed(before)
-  if changed := differences(before, now):
+  compared, then, today = before, before["train"], now["train"]
+  if changes.agree(then["changes"], today["changes"], step):
+    same = {"changes": today["changes"]}
+    compared = before | {"train": then | same}
+  if changed := differences(compared, now):
     raise UserError(
       "this workdir belongs to another run: " + "; ".join(changed) + ". Use "
       "another --workdir, or the same settings to continue."
+      + changes.instead(then, today, step)
     )
   if jax.process_index() == 0:
-    for line in harmless_differences(before, now):
+    lines = differences(before, now) + harmless_differences(before, now)
+    for line in lines:
       print(f"changed since step {step}: {line}", file=sys.stderr, flush=True)
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from time_jax import history, seal
+from time_jax import changes, history, seal
 from time_jax.errors import (
   DAMAGED_JSON,
   EXIT_BAD_INPUT,
@@ -64,6 +64,7 @@ def status_command(
     "restarts": _restarts(sessions),
     "checkpoints": _checkpoints(workdir, rows),
     "skipped": _skipped(rows),
+    "changes": _changes(workdir),
     "note": "; ".join(problems),
   }
   print(f"{workdir}: {word}, {_progress(step, num_steps)}")
@@ -102,6 +103,16 @@ def _num_steps(workdir: pathlib.Path) -> tuple[int | None, list[str]]:
     return int(json.loads(path.read_text())["train"]["num_steps"]), []
   except (OSError, *DAMAGED_JSON) as error:
     return None, [f"{path.name} cannot be read ({type(error).__name__})"]
+
+
+def _changes(workdir: pathlib.Path) -> str:
+  """What `train.changes` says, for people to read."""
+  try:
+    config = json.loads((workdir / "config.json").read_text())
+    found = changes.parse(config["train"].get("changes", ""))
+  except (OSError, *DAMAGED_JSON):  # `_num_steps` says so.
+    return ""
+  return "; ".join(changes.line(*change) for change in found.items())
 
 
 def _state(

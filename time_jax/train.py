@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from time_jax import (
   assembly,
+  changes,
   corpus,
   distributed,
   evaluate,
@@ -149,7 +150,7 @@ def _distill(
       ledger,
       watchdog,
     )
-    return run.loop(state, make_parallel(config, objective, tx, mesh))
+    return run.loop(state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,12 +169,13 @@ class _Run:
   ledger: Ledger
   watchdog: Watchdog
 
-  def loop(self, state: train_step.TrainState, how: parallel.Parallel) -> int:
+  def loop(self, state: train_step.TrainState) -> int:
     """Steps until the end, or until told to stop."""
     self.watchdog.beat()
     num_steps = self.config.train.num_steps
     first = int(state.step)
-    state = how.put(state)
+    how, state = self._settings_of(first, state)
+    turns = changes.parse(self.config.train.changes)
     teacher = how.put(self.objective.teacher.params)
     meter, active = metrics.Meter(), jax.process_index() == 0
     project, tracker = self.config.log.wandb, None
@@ -209,11 +211,15 @@ class _Run:
       meter.restart()
       timed = meter.timed(self.ledger.timed(batches))
       for step, batch in enumerate(timed, first + 1):
+        if new := step - 1 in turns and step > first + 1:
+          how, state = self._settings_of(step - 1, how.get(state))
+          recorder.say(changes.line(step - 1, turns[step - 1]))
+        new |= step == first + 1
         with (
           jax.profiler.StepTraceAnnotation("train", step_num=step),
-          self.ledger.doing("compile" if step == first + 1 else "steps"),
+          self.ledger.doing("compile" if new else "steps"),
         ):
-          if step == first + 1:  # What cannot fit is told before it runs.
+          if new:  # What cannot fit is told before it runs.
             memory.compile_step(how.lower(state, teacher, batch), self.mesh)
           state, scalars = how.step(state, teacher, batch)
         self.watchdog.beat()
@@ -235,6 +241,16 @@ class _Run:
         if stop and (step < num_steps or self._evaluates(step)):
           return _stopped(step, recorder)
     return 0
+
+  def _settings_of(
+    self, step: int, state: train_step.TrainState
+  ) -> tuple[parallel.Parallel, train_step.TrainState]:
+    """The step that comes after `step` steps, and the state as it takes it."""
+    config = changes.at(self.config, step)
+    tx = assembly.make_optimizer(config)
+    how = make_parallel(config, self.objective, tx, self.mesh)
+    state = state.knowing(config.train.spike, self.mesh)
+    return how, how.put(state)
 
   def _batches(
     self, first: int, put: Callable[[pipeline.Row], Any]
@@ -262,7 +278,7 @@ class _Run:
     meter: metrics.Meter,
   ) -> None:
     meter.count(int(scalars["data/tokens"]))
-    train = self.config.train
+    train = changes.at(self.config, step - 1).train
     if reason := guard.reason_to_end(
       int(scalars["train/skipped_in_a_row"]),
       step,
@@ -270,10 +286,9 @@ class _Run:
       num_steps=train.num_steps,
       spikes=bool(train.spike),
     ):
-      raise RunError(
-        f"{reason} {self.checkpoints.last_sound()} Lower train.peak_lr, or "
-        "look for damaged text or teacher weights."
-      )
+      sound = self.checkpoints.last_sound()
+      saved = max(self.checkpoints.steps(), default=0)
+      raise RunError(f"{reason} {sound} {changes.way_on(self.config, saved)}")
     if step % self.config.log.every == 0:
       values = {k: np.asarray(v).item() for k, v in scalars.items()}
       if step not in self.profile:  # Tracing takes time of its own.

@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
 from time_jax import guard, optimizer, sharding, spikes
@@ -69,6 +70,21 @@ class TrainState:
     # Of its own: buffers that are given away must not be shared.
     ema = jax.tree.map(jnp.copy, params) if self.ema else {}
     return dataclasses.replace(self, params=params, ema=ema)
+
+  def knowing(self, spike: float, mesh: Mesh) -> "TrainState":
+    """The state with what steps of another `spike` need to know.
+
+    Args:
+      spike: of the steps to come, see `train_step`.
+      mesh: the devices.
+    """
+    if bool(spike) == bool(self.usual):
+      return self
+    usual: spikes.Usual = {}
+    if spike:
+      everywhere = NamedSharding(mesh, P())
+      usual = jax.jit(spikes.nothing_known, out_shardings=everywhere)()
+    return dataclasses.replace(self, usual=usual)
 
 
 def abstract_state(
@@ -189,7 +205,9 @@ def train_step(
   grad_norm = optax.global_norm(grads)
   sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
   if spike:
-    is_spike, usual = spikes.judge(state.usual, loss, grad_norm, spike)
+    is_spike, usual = spikes.judge(
+      state.usual, loss, grad_norm, spike, state.skipped_in_a_row
+    )
     sound &= ~is_spike
     state = dataclasses.replace(state, usual=usual)
   lr = learning_rate(state.step)
