@@ -22,7 +22,8 @@ class Recipe:
     b2: of Adam.
     eps: of Adam.
     weight_decay: on kernels and embeddings.
-    clip_norm: of the gradient.
+    clip_norm: largest norm of a gradient; 0: any.
+    max_skipped: steps in a row that were not finite before the run ends.
     ema: decay of the averaged weights, by which a run is judged.
     checkpoint_every: steps, besides the end of every epoch.
     log_every: steps.
@@ -39,6 +40,7 @@ class Recipe:
   eps: float
   weight_decay: float
   clip_norm: float
+  max_skipped: int
   ema: float
   checkpoint_every: int
   log_every: int

@@ -54,6 +54,7 @@ def _any_config(task: str) -> ConfigDict:
   n.eps = 1e-8
   n.weight_decay = 0.01  # not stated; not on biases and LayerNorm
   n.clip_norm = 1.0  # not stated; 0: no limit
+  n.max_skipped = 10  # skipped steps in a row before the run ends
   n.label_smoothing = 0.1
   n.dropout = 0.3  # above the encoder
   n.encoder_dropout = 0.1  # of a BERT; other families have none

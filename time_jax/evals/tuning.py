@@ -5,7 +5,6 @@ It knows no task: that is a loss, batches by step, and an evaluation.
 
 import dataclasses
 import functools
-import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -30,6 +30,7 @@ from time_jax.models.family import Params
 from time_jax.train_step import purpose_key
 
 SCORE = "dev/score"  # what the best epoch is chosen by; higher is better
+_COUNTERS = ("skipped", "skipped_in_a_row")  # Of a state; in the metadata.
 
 
 @jax.tree_util.register_dataclass
@@ -42,12 +43,16 @@ class State:
     params: "encoder" and "heads", float32.
     averaged: their moving average.
     opt_state: of the optimizer.
+    skipped: steps whose loss, gradient or update was not finite.
+    skipped_in_a_row: of these, the unbroken run that ends now.
   """
 
   step: Int[Array, ""]
   params: Params
   averaged: Params
   opt_state: optax.OptState
+  skipped: Int[Array, ""]
+  skipped_in_a_row: Int[Array, ""]
 
 
 class _StopError(Exception):
@@ -158,17 +163,31 @@ class Run:
       )
       for name, factor in factors.items()
     }
-    averaged = optimizer.average(state.averaged, params, state.step, r.ema)
-    parts = {f"train/{name}": value for name, value in parts.items()}
-    scalars = {**parts, "train/learning_rate": rate}
-    return State(state.step + 1, params, averaged, opt_state), scalars
+    grad_norm = optax.global_norm(grads)
+    numbers = (parts["loss"], grad_norm, rate, params)
+    sound = guard.all_finite(numbers)
+    params, opt_state = guard.choose(
+      sound, (params, opt_state), (state.params, state.opt_state)
+    )
+    found = optimizer.average(state.averaged, params, state.step, r.ema)
+    averaged = guard.choose(sound, found, state.averaged)
+    counters = guard.count(sound, state.skipped, state.skipped_in_a_row)
+    scalars = {f"train/{name}": value for name, value in parts.items()} | {
+      "train/learning_rate": rate,
+      "train/grad_norm": grad_norm,
+      "train/skipped": counters[0],
+      "train/skipped_in_a_row": counters[1],
+    }
+    return State(
+      state.step + 1, params, averaged, opt_state, *counters
+    ), scalars
 
   def _boxed(self) -> State:
     params = self.task.fresh(purpose_key(self.recipe.seed, 0, "init"))
     zero = jnp.zeros((), jnp.int32)
     # Of its own: buffers that are given away must not be shared.
     copy = jax.tree.map(lambda x: x + 0, params)
-    return State(zero, params, copy, self.optimizer.init(params))
+    return State(zero, params, copy, self.optimizer.init(params), zero, zero)
 
   def abstract(self) -> State:
     """Shapes and shardings of the state."""
@@ -221,7 +240,15 @@ class Run:
     check_same(before, self.record, self.workdir)
     trees = checkpoints.restore(step, _trees(self.abstract()))
     rest = trees.pop("rest")
-    return State(**trees, **rest), record["history"], record["seconds"]
+    everywhere = NamedSharding(self.mesh, P())
+    counters = {  # Earlier versions counted nothing.
+      name: sharding.place(
+        np.asarray(record.get(name, 0), np.int32), everywhere
+      )
+      for name in _COUNTERS
+    }
+    state = State(**trees, **rest, **counters)
+    return state, record["history"], record["seconds"]
 
   def _loop(
     self,
@@ -245,6 +272,7 @@ class Run:
         history = [*history, scores]
         if is_over(history, self.recipe):
           return history, time.monotonic() - start
+      pending: list[tuple[int, dict[str, Array]]] = []
       for step in range(first + 1, self.num_steps + 1):
         host = self.batches.batch_at(step - 1)
         with sharding.use_mesh(self.mesh):
@@ -252,20 +280,28 @@ class Run:
           state, scalars = compiled(state, batch)
         self.beat()
         recorder.advance()
-        if step % self.recipe.log_every == 0 or step % per_epoch == 0:
-          self._look_at(step, scalars, recorder)
+        pending.append((step, scalars))
         stop = distributed.preempted()
+        due = any(
+          step % steps == 0
+          for steps in (per_epoch, self.recipe.checkpoint_every)
+        )
+        # The device has the next step queued while one is looked at; but what
+        # is saved or evaluated was looked at.
+        while len(pending) > (0 if stop or due else 2):
+          self._look_at(*pending.pop(0), recorder, checkpoints)
         scores = None
         if step % per_epoch == 0 and not stop:
           scores = self._evaluate(step, state, recorder)
           stop = scores is None
           history = [*history, scores] if scores else history
-        if stop or scores or step % self.recipe.checkpoint_every == 0:
+        if stop or due:
           seconds = time.monotonic() - start
           found = {
             "run": dict(self.record),
             "history": history,
             "seconds": seconds,
+            **{name: int(getattr(state, name)) for name in _COUNTERS},
           }
           checkpoints.save(step, _trees(state), found, scores, wait=stop)
         # First: who is told to stop is told once, and other seeds may follow.
@@ -294,15 +330,26 @@ class Run:
     return scores
 
   def _look_at(
-    self, step: int, scalars: dict[str, Array], recorder: metrics.Recorder
+    self,
+    step: int,
+    scalars: dict[str, Array],
+    recorder: metrics.Recorder,
+    checkpoints: Checkpoints,
   ) -> None:
-    values = {name: float(value) for name, value in scalars.items()}
-    if not math.isfinite(values["train/loss"]):
+    if reason := guard.reason_to_end(
+      int(scalars["train/skipped_in_a_row"]),
+      step,
+      max_skipped=self.recipe.max_skipped,
+      num_steps=self.num_steps,
+      spikes=False,
+    ):
       raise RunError(
-        f"the loss is {values['train/loss']} at step {step}. The last "
-        "checkpoint is sound. Lower train.peak_lr, or look for damaged weights."
+        f"{reason} {checkpoints.last_sound()} Start again with a lower "
+        "train.peak_lr in another --workdir, or look for damaged weights."
       )
-    recorder.write(step, values)
+    if step % self.recipe.log_every == 0 or step % self.batches.steps == 0:
+      values = {name: np.asarray(v).item() for name, v in scalars.items()}
+      recorder.write(step, values)
 
 
 def best_epoch(history: list[dict[str, float]]) -> int:
