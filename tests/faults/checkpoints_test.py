@@ -53,7 +53,7 @@ def test_commands_that_read_it(undisturbed, capsys, tmp_path, way, one_process):
   commands = [[name, f"--workdir={run}"] for name in ("export", "choose")]
   for command in (*commands, finetune):
     assert cli.main(command) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    *_, line = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"time_jax: error: the checkpoint {folder} cannot")
     assert "Move that folder away to go back to the one before." in line
   assert cli.main(["status", str(run)]) == 0
