@@ -6,8 +6,10 @@ import re
 import exporting
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
+from conftest import write_tokenizer
 from exporting import command
 from huggingface_hub import HfApi
 
@@ -279,3 +281,27 @@ def test_flags_that_are_none(capsys, workdir, flag):
 def test_without_torch(capsys, tmp_path, workdir):
   argv = "export", f"--workdir={workdir}", f"--out={tmp_path / 'out'}"
   assert "not checked: torch is not installed" in command(capsys, *argv)
+
+
+@pytest.mark.usefixtures("_without_torch")
+def test_a_tokenizer_of_bert_is_named_so(capsys, tmp_path):
+  """And that of the import of the export: programs look at the name."""
+  words = tmp_path / "words"
+  words.mkdir()
+  names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+  vocabulary = [*names, *map(chr, range(97, 123)), "##s", "fast", "small"]
+  write_tokenizer(words, vocabulary)
+  backend = tokenizers.BertWordPieceTokenizer(
+    {word: i for i, word in enumerate(vocabulary)}
+  )
+  backend.save(str(words / "tokenizer.json"))
+  source = exporting.random_model(
+    tmp_path / "source", words, vocab_size=len(vocabulary)
+  )
+  for run in (tmp_path / "a", tmp_path / "b"):
+    command(capsys, "import", source, f"--workdir={run}")
+    output = command(capsys, "export", f"--workdir={run}")
+    source = run / "export"
+    config = json.loads((source / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "BertTokenizerFast", output
+    assert config["do_lower_case"] is True

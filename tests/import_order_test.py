@@ -46,7 +46,7 @@ evals.plot
 hf.rows hf.trimmed_files pieces evals.report evals.datasets
 evals.parquet_tags
 flops data.prepare hf.load hf.save hf.tokenizer train_step evaluate
-hf.flax_teacher parallel machine identity
+hf.flax_teacher hf.tokenizer_class parallel machine identity
 assembly imported
 corpus initial sweeps.grid sweeps.chain
 sweeps.stages

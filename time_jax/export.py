@@ -21,7 +21,7 @@ from time_jax import (
 )
 from time_jax.appearing import appearing
 from time_jax.errors import RunError, UserError
-from time_jax.hf import files, save, tokenizer
+from time_jax.hf import files, save, tokenizer, tokenizer_class
 from time_jax.restore import Student
 
 _FORMAT = 2  # of time_jax.json
@@ -223,6 +223,8 @@ def write_folder(
     tokenize=tokenize,
   )
   back = []
+  if source.is_dir():
+    tokenizer_class.name_class(folder, looked_at.texts)
   if looked_at.texts:
     opened = tokenizer.open_tokenizer(source)
     back = tokenizer.coming_back(opened, looked_at.texts)

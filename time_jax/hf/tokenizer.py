@@ -100,7 +100,8 @@ def save_tokenizer(
   """Writes the tokenizer that `load_tokenizer` reads for transformers.
 
   Written as a PreTrainedTokenizerFast, which takes tokenizer.json as it is:
-  classes of their own build parts anew, otherwise in every version.
+  classes of their own build parts anew, otherwise in every version; see
+  `tokenizer_class` for where that makes no difference.
 
   Args:
     folder: where it is.
