@@ -4,13 +4,15 @@
     configs/sweep_shapes.py:lang=da,ud=FOLDER,text=FILE,tokenizer=NAME,limit_ms=5
 
 Arguments: `ud`, a folder with an unpacked release of Universal Dependencies;
-`text`, a source of sentences, a document each, and `tokenizer`, the teacher's,
-to measure the latency with; `limit_ms`, of one sentence: a shape that is slower
-is not trained. Others are those of configs/time.py, but for its size.
+`text`, a source of sentences, a document each, and `tokenizer`, the teacher's
+(that of a teacher's folder by default), to measure the latency with;
+`limit_ms`, of one sentence: a shape that is slower is not trained. Others are
+those of configs/time.py, but for its size.
 """
 
 import pathlib
 
+from time_jax import own_teacher
 from time_jax.sweeps.chain import distil_and_score, same_text
 from time_jax.sweeps.grid import Sweep
 
@@ -19,10 +21,13 @@ def get_sweep(
   ud: str,
   text: str,
   limit_ms: str,
-  tokenizer: str = "FacebookAI/xlm-roberta-large",
+  tokenizer: str = "",
   **recipe: str,
 ) -> Sweep:
   """The grid for `ud=..,text=..,limit_ms=..,tokenizer=..,lang=..`."""
+  teacher = recipe.get("teacher", "")
+  own = teacher if own_teacher.is_place(teacher) else ""
+  tokenizer = tokenizer or own or "FacebookAI/xlm-roberta-large"
 
   def stages(folder: pathlib.Path, layers: int, width: int) -> list[list[str]]:
     measure = [

@@ -8,7 +8,9 @@ Arguments, all optional:
   size     m (also s, xs): the paper's sizes
   teacher  xlmr_large; a name that `python -m time_jax teachers` knows, such as
            hplt, the BERT of the language; its layer and R come with it. The
-           checkpoints of HPLT are pickles: --config.teacher.allow_pickle
+           checkpoints of HPLT are pickles: --config.teacher.allow_pickle.
+           Or a folder or hub id: the layer is then what is recommended for it,
+           or for what `trim` made it of, else the last
   corpus   culturax (gated); also fineweb2, hplt, wikipedia, oscar (gated), or
            own: the text that --config.data.train names, and no held-out text
            but what --config.data.validation names
@@ -31,7 +33,13 @@ Not run at full scale by us: time, cost and scores are not measured.
 
 from ml_collections import ConfigDict
 
-from time_jax import corpora, languages, recipe_arguments, teachers
+from time_jax import (
+  corpora,
+  languages,
+  own_teacher,
+  recipe_arguments,
+  teachers,
+)
 from time_jax.config import STUDENT_SIZES, default_config
 from time_jax.errors import UserError
 
@@ -40,9 +48,14 @@ def get_config(arguments: str = "") -> ConfigDict:
   """The recipe for `lang=..,size=..,teacher=..,corpus=..`."""
   chosen = _parse(arguments)
   language = languages.find(chosen["lang"])
-  teacher = teachers.teacher(chosen["teacher"], language)
   size = chosen["size"]
   width = STUDENT_SIZES[size]["hidden_size"]
+  name = chosen["teacher"]
+  teacher = (
+    own_teacher.own_teacher(name, width)
+    if own_teacher.is_place(name)
+    else teachers.teacher(name, language)
+  )
   if width % teacher.relation_heads:
     raise UserError(
       f"configs/time.py: the {teacher.relation_heads} relation heads of "

@@ -144,7 +144,7 @@ def test_the_recipe_for_text_of_the_users_own_asks_for_no_other(code):
   [
     ("lang=xx", "unknown language 'xx'"),
     ("size=xl", "unknown size 'xl'; known: m, s, xs."),
-    ("lang=ur,teacher=hplt", "hplt_v1; others with --config.teacher.path."),
+    ("lang=ur,teacher=hplt", "hplt_v1; others by their folder or hub id."),
     ("lang=da,teacher=gbert_large", "is for de; for Danish (da) there are "),
     ("teacher=gpt", "unknown teacher 'gpt'; for English (en) there are "),
     ("lang=zu", "has no Zulu that we know of; Zulu (zu) is in fineweb2, hplt"),
@@ -156,6 +156,29 @@ def test_what_the_recipe_cannot_resolve(arguments, words):
     recipe("time", arguments)
   assert words in str(caught.value)
   assert "\n" not in str(caught.value)
+
+
+def test_the_recipe_with_a_teacher_of_the_users_own(tiny, tmp_path):
+  place = tiny / "teacher"
+  _, config = recipe("time", f"lang=da,size=xs,teacher={place},corpus=own")
+  assert config.teacher.path == str(place)
+  # The last of its layers; R divides 32 and 384.
+  assert (config.teacher.layer, config.relations.num_heads) == (3, 32)
+  config.data.seq_len = 64
+  assembly.teacher_config(config)
+  # One of `trim` is distilled as what it was made of.
+  content = json.loads((place / "config.json").read_text())
+  content |= {"num_hidden_layers": 24, "hidden_size": 1024}
+  (tmp_path / "config.json").write_text(json.dumps(content))
+  record = {"teacher": "FacebookAI/xlm-roberta-large@main"}
+  (tmp_path / "trim.json").write_text(json.dumps(record))
+  _, config = recipe("time", f"size=s,teacher={tmp_path}")
+  assert (config.teacher.layer, config.relations.num_heads) == (19, 64)
+  _, config = recipe("time", "teacher=HPLT/hplt_bert_base_2_0_dan-Latn")
+  assert config.teacher.path == "HPLT/hplt_bert_base_2_0_dan-Latn"
+  assert (config.teacher.layer, config.relations.num_heads) == (12, 48)
+  with pytest.raises(UserError, match="no model folder at '/not/there'"):
+    recipe("time", "teacher=/not/there")
 
 
 def test_relation_heads_that_do_not_divide_a_student(monkeypatch):

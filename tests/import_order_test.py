@@ -47,7 +47,7 @@ hf.rows hf.trimmed_files pieces evals.report evals.datasets
 evals.parquet_tags
 flops data.prepare hf.load hf.save hf.tokenizer train_step evaluate
 hf.flax_teacher hf.tokenizer_class parallel machine identity
-assembly imported
+assembly imported own_teacher
 corpus initial sweeps.grid sweeps.chain
 sweeps.stages
 sweeps.summary

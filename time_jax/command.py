@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -63,6 +64,24 @@ def config_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
 def typed_fields(args: Any) -> frozenset[str]:
   """Names of the fields that were given with a command, as --config.FIELD."""
   return frozenset(config_flags.get_override_values(args["config"]))
+
+
+def free_fields(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  """Defines a flag for each --config.FIELD of a command without --config.
+
+  What they may be is known to the recipes that they are for.
+  """
+  for word in argv:
+    found = re.fullmatch(r"--?(?:no)?(config\.[\w.]+)(=.*)?", word, re.DOTALL)
+    if found and found[1] not in values:
+      define = flags.DEFINE_string if found[2] else flags.DEFINE_boolean
+      define(found[1], None, "", flag_values=values)
+
+
+def given_fields(values: flags.FlagValues) -> list[str]:
+  """The --config.FIELD=VALUE that `free_fields` let pass, in one order."""
+  names = sorted(name for name in values if name.startswith("config."))
+  return [f"--{name}={values[name].value}" for name in names]
 
 
 def workdir_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:

@@ -10,6 +10,8 @@ from time_jax.bench.commands import BENCH
 from time_jax.command import (
   Command,
   config_flag,
+  free_fields,
+  given_fields,
   path,
   typed_fields,
   workdir_flag,
@@ -172,7 +174,8 @@ def _sweep(values: flags.FlagValues, argv: Sequence[str]) -> None:
   flags.DEFINE_string(
     "file",
     None,
-    "What is varied, FILE[:NAME=VALUE,...], such as configs/sweep_*.py.",
+    "What is varied, FILE[:NAME=VALUE,...], such as configs/sweep_*.py. "
+    "--config.FIELD=VALUE holds for `distill` and `prepare` in all points.",
     flag_values=values,
   )
 
@@ -281,7 +284,9 @@ def _run_trim(args: Any) -> int:
 
 def _run_sweep(args: Any) -> int:
   module = importlib.import_module("time_jax.sweeps.sweep")
-  return module.sweep_command(args.file, path(args.workdir), COMMANDS)
+  return module.sweep_command(
+    args.file, path(args.workdir), COMMANDS, given_fields(args)
+  )
 
 
 _RECIPE = "--config=configs/quickstart.py --workdir=runs/quickstart"
@@ -344,7 +349,7 @@ COMMANDS: dict[str, Command] = {
   "sweep": Command(
     "Run a grid of configurations, one after the other; scores side by side.",
     "sweep configs/sweep_heads.py:lang=da,ud=UD --workdir=runs/heads",
-    (_sweep, workdir_flag),
+    (_sweep, workdir_flag, free_fields),
     ("file", "workdir"),
     _run_sweep,
     argument="file",

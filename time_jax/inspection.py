@@ -16,7 +16,7 @@ from time_jax.config import STUDENT_SIZES, default_config
 from time_jax.errors import EXIT_BAD_INPUT, UserError
 from time_jax.hf import files, load, tokenizer
 from time_jax.hf.weights import Weights
-from time_jax.teachers import Recommendation, teachers
+from time_jax.teachers import Recommendation, recommended
 
 _ON_DEVICE = {"bfloat16": 2, "float32": 4}  # bytes of a number
 _KINDS_SHOWN = 4
@@ -45,7 +45,7 @@ def inspect_model(
   """
   if size not in STUDENT_SIZES:
     raise UserError(f"unknown {size=}; known: {', '.join(STUDENT_SIZES)}.")
-  folder, advice = files.resolve(name, allow_pickle), _recommended(name)
+  folder, advice = files.resolve(name, allow_pickle), recommended(name)
   problems: list[str] = []
   _row("model", str(folder))
   config: Any = None
@@ -84,15 +84,6 @@ def _noting(problems: list[str]) -> Iterator[None]:
 
 def _row(title: str, text: str) -> None:
   print(f"{title:<15} {text}")
-
-
-def _recommended(name: str) -> Recommendation | None:
-  """The row of teachers.tsv for a hub id, which may be of one language."""
-  name = name.partition("@")[0]
-  for row in teachers().values():
-    if re.fullmatch(re.escape(row.path).replace(r"\{\}", ".+"), name):
-      return row
-  return None
 
 
 def _print_config(folder: pathlib.Path) -> Any:

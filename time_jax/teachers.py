@@ -15,6 +15,7 @@ import csv
 import dataclasses
 import functools
 import importlib.resources
+import re
 
 from time_jax.errors import UserError
 from time_jax.languages import Language, find, languages, short_code
@@ -114,7 +115,7 @@ def teacher(name: str, language: Language) -> Recommendation:
   if name in found:
     return found[name]
   there = f"for {language.name} ({short_code(language)}) there are "
-  there += f"{', '.join(found)}; others with --config.teacher.path"
+  there += f"{', '.join(found)}; others by their folder or hub id"
   if name not in teachers():
     raise UserError(f"unknown teacher {name!r}; {there}.")
   made_for = ", ".join(_made_for(name))
@@ -122,6 +123,15 @@ def teacher(name: str, language: Language) -> Recommendation:
     f"no {name} teacher for {language.name} that we know of; {name} is for "
     f"{made_for}; {there}."
   )
+
+
+def recommended(name: str) -> Recommendation | None:
+  """The row for a hub id, which may be of one language; None: there is none."""
+  name = name.partition("@")[0]
+  for row in teachers().values():
+    if re.fullmatch(re.escape(row.path).replace(r"\{\}", ".+"), name):
+      return row
+  return None
 
 
 def _made_for(name: str) -> list[str]:

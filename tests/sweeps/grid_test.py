@@ -7,6 +7,7 @@ import pytest
 import running
 
 from time_jax import assembly, cli
+from time_jax.errors import UserError
 from time_jax.sweeps import grid
 
 
@@ -52,3 +53,48 @@ def test_the_sweeps_here(monkeypatch, tmp_path, name, arguments, count):
     )
     assert config.teacher.layer < 24
     assert config.student.hidden_size % config.student.num_heads == 0
+
+
+def test_a_sweep_with_a_teacher_of_the_users_own(monkeypatch, tiny, tmp_path):
+  monkeypatch.chdir(running.ROOT)
+  for split in ("train", "dev", "test"):
+    (tmp_path / f"en_x-ud-{split}.conllu").touch()
+  teacher = tiny / "teacher"
+  text = f"ud={tmp_path},text=t,limit_ms=5,teacher={teacher}"
+  found = grid.load(f"configs/sweep_shapes.py:{text}")
+  fields = "--config.data.seq_len=32", "--config.train.num_steps=9"
+  found = grid.with_fields(found, fields)
+  points = grid.points(found, pathlib.Path("runs/x"), cli.COMMANDS)
+  assert len(points) == 12
+  for point in points:
+    measure, distill, *_ = (stage.values for stage in point.stages)
+    assert measure.tokenizer == str(teacher)
+    assert distill.config.teacher.path == str(teacher)
+    assert distill.config.teacher.layer == 3
+    assert distill.config.train.num_steps == 9
+
+
+@pytest.mark.parametrize(
+  ("field", "message"),
+  [
+    ("seed=8", "a=1 and 1 more: --config.seed is set by the sweep itself; "),
+    ("train.num_stps=3", "unknown config field 'train.num_stps'"),
+    ("train.peak_lr=-1", "2 of 2 points cannot be run, so none was."),
+    ("train.peak_lr=many", "--config.train.peak_lr=many: expected a number"),
+  ],
+)
+def test_fields_that_cannot_be(tiny, tmp_path, field, message):
+  def stages(folder, a):
+    recipe = f"--config={running.ROOT}/tests/tiny_recipe.py:{tiny}"
+    return [["distill", recipe, f"--config.seed={a}", f"--workdir={folder}"]]
+
+  found = grid.Sweep({"a": (1, 2)}, stages, x="a")
+  assert len(grid.points(found, tmp_path, cli.COMMANDS)) == 2
+  with pytest.raises(UserError) as caught:
+    found = grid.with_fields(found, [f"--config.{field}"])
+    grid.points(found, tmp_path, cli.COMMANDS)
+  assert message in str(caught.value)
+  found = grid.Sweep({"a": (1,)}, lambda folder, a: [["choose"]])
+  found = grid.with_fields(found, ["--config.seed=1"])
+  with pytest.raises(UserError, match="no stage is 'distill', which would"):
+    grid.points(found, tmp_path, cli.COMMANDS)

@@ -98,12 +98,13 @@ def stub(monkeypatch, tiny, tmp_path):
   return tmp_path
 
 
-def sweep(capsys, stub, arguments="", code=0):
+def sweep(capsys, stub, arguments="", *fields, code=0):
   """Runs it; (output, error, the commands that were started)."""
   calls = stub / "calls"
   calls.write_text("")
   spec = f"{stub}/sweep.py:{arguments}"
-  assert cli.main(["sweep", spec, f"--workdir={stub}/run"]) == code
+  words = ["sweep", *fields, spec, f"--workdir={stub}/run"]
+  assert cli.main(words) == code
   output = capsys.readouterr()
   return output.out, output.err, calls.read_text().splitlines()
 
@@ -254,6 +255,22 @@ def test_what_was_finished_otherwise_is_refused(capsys, stub):
   assert len(calls.read_text().splitlines()) == 1
 
 
+def test_fields_hold_for_training_in_all_points(capsys, stub):
+  fields = "--config.train.peak_lr=1e-3", "--noconfig.teacher.allow_pickle"
+  _, _, calls = sweep(capsys, stub, "", *fields)
+  ends = [
+    call.partition(" --config.train.num_steps=30 ")[2]
+    for call in calls
+    if call.startswith("distill")
+  ]
+  fields = "--config.teacher.allow_pickle=False --config.train.peak_lr=1e-3"
+  assert ends == [fields] * len(NAMES)
+  assert sum("peak_lr" in call for call in calls) == len(NAMES)
+  _, err, calls = sweep(capsys, stub, "", "--config.train.peak_lr=2e-3", code=2)
+  assert "stage 2 was finished with '--config.teacher.allow_pickle=" in err
+  assert not calls
+
+
 def test_two_at_once(capsys, stub):
   (stub / "run").mkdir()
   with (stub / "run" / "sweep.lock").open("w") as file:
@@ -348,6 +365,7 @@ def test_a_real_grid(tiny, tmp_path):
     "later",
     "later",
     "--config.train.epochs=1",
+    "--config.train.warmup_steps=2",  # of 5
     f"--config.data.test={tiny_ud.UD}/ga-dev.conllu.gz",
   )
   kept = [word for word in words if not word.startswith("--workdir")]

@@ -228,6 +228,35 @@ def points(
   return found
 
 
+def with_fields(sweep: Sweep, fields: Sequence[str]) -> Sweep:
+  """The sweep with fields that hold for training in all of its points.
+
+  Args:
+    sweep: the grid.
+    fields: --config.FIELD=VALUE, behind each `distill` and `prepare`.
+  """
+  if not fields:
+    return sweep
+
+  def stages(folder: pathlib.Path, **values: Any) -> list[list[str]]:
+    lines = [[*map(str, words)] for words in sweep.stages(folder, **values)]
+    taking = [words for words in lines if words[:1] in ([DISTILL], ["prepare"])]
+    if not taking:
+      raise UserError(f"no stage is {DISTILL!r}, which would take {fields[0]}.")
+    for words in taking:
+      own = {word.partition("=")[0] for word in words}
+      for field in fields:
+        if (name := field.partition("=")[0]) in own:
+          raise UserError(
+            f"{name} is set by the sweep itself; leave it out, or change the "
+            "sweep's file."
+          )
+      words += fields
+    return lines
+
+  return dataclasses.replace(sweep, stages=stages)
+
+
 def _point(
   name: str,
   values: Mapping[str, Any],
@@ -238,6 +267,8 @@ def _point(
   folder = workdir / name
   try:
     lines = [[*map(str, words)] for words in sweep.stages(folder, **values)]
+  except UserError:
+    raise
   except Exception as error:
     raise _failed("stages", error) from error
   stages = tuple(_stage(words, workdir, commands) for words in lines)

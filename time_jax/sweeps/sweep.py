@@ -13,7 +13,10 @@ from time_jax.sweeps.grid import Point, Sweep
 
 
 def sweep_command(
-  file: str, workdir: pathlib.Path, commands: Mapping[str, Command]
+  file: str,
+  workdir: pathlib.Path,
+  commands: Mapping[str, Command],
+  fields: Sequence[str] = (),
 ) -> int:
   """Runs what is not done yet of a sweep; the table and the plot at its end.
 
@@ -21,6 +24,7 @@ def sweep_command(
     file: see `grid.load`.
     workdir: gets a folder for every point, and the table.
     commands: all there are.
+    fields: see `grid.with_fields`.
 
   Returns:
     The exit code: 0 when done, EXIT_PREEMPTED when a stage ended with it or a
@@ -36,7 +40,7 @@ def sweep_command(
       f"{place.launcher} started {place.processes} processes; a sweep runs in "
       "one, which may use all devices of its host."
     )
-  sweep = grid.load(file)
+  sweep = grid.with_fields(grid.load(file), fields)
   points = grid.points(sweep, workdir, commands)
   prepare_workdir(workdir)
   with (
