@@ -57,9 +57,9 @@ READERS = {
     "}]}",
     squad.read,
   ),
-  "input of ud": (TREE, stream(incoming.choose_conllu)),
-  "input of ner": (TAGS, stream(incoming.choose_tokens)),
-  "input of text": (TEXT, stream(incoming.choose_conllu)),
+  "input of ud": (TREE, stream(incoming.ChooseConllu)),
+  "input of ner": (TAGS, stream(incoming.ChooseTokens)),
+  "input of text": (TEXT, stream(incoming.ChooseConllu)),
   "input of qa": (QUESTIONS, lambda p: squad.parse(p.read_bytes(), "input")),
 }
 
@@ -110,4 +110,4 @@ def test_standard_input_in_blocks():
   data = codecs.BOM_UTF16_LE + TREE.encode("utf-16-le")
   blocks = [data[i : i + 1] for i in range(len(data))]
   with pytest.raises(UserError, match="input is text in UTF-16"):
-    list(incoming.sentences(blocks, incoming.choose_conllu))
+    list(incoming.sentences(blocks, incoming.ChooseConllu))
