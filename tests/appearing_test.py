@@ -72,6 +72,15 @@ def test_killed_between_its_renames_it_is_put_back(out, monkeypatch):
   assert list(out.parent.iterdir()) == [out]
 
 
+def test_an_empty_folder_in_its_place_hides_nothing(out, monkeypatch):
+  write(out, "old")
+  killed_between_the_renames(out, monkeypatch)
+  out.mkdir()
+  with pytest.raises(RunError):
+    write(out, "newer", RunError("no"))
+  assert (out / "file").read_text() == "old"
+
+
 def test_readers_say_that_it_was_interrupted(out, monkeypatch):
   assert not interrupted(out)
   write(out, "old")

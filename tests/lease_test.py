@@ -254,6 +254,11 @@ def test_a_disk_that_refuses(place, monkeypatch):
   )
 
 
+def test_a_link_to_nothing_is_told(place):
+  place.symlink_to("nothing")
+  assert refusal(place).startswith(f"{place} is a link to nothing")
+
+
 def test_what_was_left_by_a_killed_taker_goes_away(place):
   old, young = (place.with_name(f"{place.name}.{n}") for n in ("a", "b.old"))
   young.touch()

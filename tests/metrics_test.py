@@ -6,6 +6,7 @@ import struct
 import sys
 import types
 
+import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
@@ -221,6 +222,13 @@ def test_the_meter_counts_steps_and_waiting(clock):
   assert found["perf/steps_per_second"] == 0.25
   assert found["perf/tokens_per_second"] == 10
   assert found["perf/input_wait"] == 0.25
+
+
+def test_what_was_no_number_is_not_left_out_of_a_curve():
+  """The last good loss would look like the current one."""
+  rows = [{"step": 1, "a": 2.0}, {"step": 2, "a": None}, {"step": 3}]
+  (first, second) = history.curve(rows, "a")
+  assert first == (1, 2.0) and second[0] == 2 and np.isnan(second[1])
 
 
 def test_the_curve_is_drawn(tmp_path):

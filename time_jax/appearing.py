@@ -82,15 +82,22 @@ def _put_back(target: pathlib.Path) -> None:
   It is known to be whole, unlike the new one after a crash of the machine.
   """
   _, replaced = _beside(target)
+  if replaced.exists():
+    _remove_empty(target)
   if replaced.exists() and not target.exists():
     replaced.replace(target)
+
+
+def _remove_empty(folder: pathlib.Path) -> None:
+  """Removes a folder in which there is nothing to be kept."""
+  with contextlib.suppress(OSError):
+    folder.rmdir()
 
 
 def _put_in_place(
   fresh: pathlib.Path, target: pathlib.Path, replaced: pathlib.Path
 ) -> None:
-  with contextlib.suppress(OSError):
-    target.rmdir()  # An empty one need not be kept.
+  _remove_empty(target)
   if target.exists():
     target.replace(replaced)
   try:

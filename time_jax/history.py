@@ -7,6 +7,7 @@ the run lived to write: nothing is ever dropped from it.
 
 import contextlib
 import json
+import math
 import pathlib
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -112,12 +113,11 @@ def read_lines(path: pathlib.Path) -> tuple[list[Row], int]:
 
 
 def curve(rows: Sequence[Row], name: str) -> list[tuple[int, float]]:
-  """(step, value) of all rows that have a number of this name."""
-  return [
-    (row["step"], row[name])
-    for row in rows
-    if isinstance(row.get(name), int | float)
-  ]
+  """The steps and values of rows with this name; NaN stands for null."""
+  values = ((row["step"], row[name]) for row in rows if name in row)
+  # The file has null for NaN, see `folders.as_json`.
+  numbers = ((step, math.nan if x is None else x) for step, x in values)
+  return [(step, x) for step, x in numbers if isinstance(x, int | float)]
 
 
 def plot_losses(

@@ -182,6 +182,11 @@ def _take(place: pathlib.Path, me: Holder, what: str) -> None:
   while (now := _put(place, me)) is not None:
     found = _read(place)
     if found is None:
+      if place.is_symlink():
+        raise UserError(
+          f"{place} is a link to nothing, so that {what} cannot be held; "
+          "expected no such link: delete it."
+        )
       continue  # It was given back.
     holder, touched = found
     age = max(now - touched, 0.0)
