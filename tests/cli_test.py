@@ -286,6 +286,17 @@ def test_a_process_whose_output_nobody_reads_is_quiet():
   assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_a_process_that_cannot_write_its_output_says_so():
+  words = [sys.executable, "-m", "time_jax", "teachers"]
+  with open("/dev/full", "w") as stream:
+    done = subprocess.run(
+      words, cwd=ROOT, stdout=stream, stderr=subprocess.PIPE, check=False
+    )
+  assert done.returncode == 3
+  (line,) = done.stderr.decode().splitlines()
+  assert line.startswith("time_jax: error: cannot write: No space left on dev")
+
+
 def test_sigterm_ends_a_command_once(capsys, monkeypatch):
   cleaned = []
 

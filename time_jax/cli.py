@@ -31,24 +31,31 @@ def main(argv: Sequence[str]) -> int:
     A bug is raised.
   """
   try:
-    name, rest = arguments.split(argv, COMMANDS)
-    if name is None:
-      print(overview(*rest))
-      return 0
-    values = arguments.parse(name, COMMANDS[name], rest)
-    if values is None:
-      return 0
-    # Orbax warns of what is meant to be so; our own words go another way.
-    logging.set_verbosity(logging.ERROR)
-    command = COMMANDS[name]
-    with _stopped_by_sigterm():
-      if command.shared:
-        return command.run(values)
-      return outcome.by_first(lambda: command.run(values))
+    code = _run(argv)
+    if sys.stdout:  # It is not there where the standard output is closed.
+      sys.stdout.flush()  # That it cannot be written is told, too.
+    return code
   except BaseException as error:
     if (found := verdict(error)) is None:
       raise
     return _fail(*found)
+
+
+def _run(argv: Sequence[str]) -> int:
+  name, rest = arguments.split(argv, COMMANDS)
+  if name is None:
+    print(overview(*rest))
+    return 0
+  values = arguments.parse(name, COMMANDS[name], rest)
+  if values is None:
+    return 0
+  # Orbax warns of what is meant to be so; our own words go another way.
+  logging.set_verbosity(logging.ERROR)
+  command = COMMANDS[name]
+  with _stopped_by_sigterm():
+    if command.shared:
+      return command.run(values)
+    return outcome.by_first(lambda: command.run(values))
 
 
 @contextlib.contextmanager
