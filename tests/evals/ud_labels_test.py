@@ -21,12 +21,12 @@ def parsed(text):
 
 
 def test_nothing_is_no_class():
-  """But for a word without features, which is one."""
+  """But for a word without an XPOS or without features, which is one."""
   sentences = parsed(PARTLY)
   found = ud_labels.learn(sentences)
   assert {name: sorted(classes) for name, classes in found.items()} == {
     "UPOS": ["NOUN", "SYM", "VERB"],
-    "XPOS": ["NNS", "VBP"],
+    "XPOS": ["NNS", "VBP", "_"],
     "FEATS": ["Number=Plur", "_"],
     "LEMMA": found["LEMMA"],
     "DEPREL": ["dep", "nsubj", "root"],
@@ -35,12 +35,23 @@ def test_nothing_is_no_class():
   missing = {name: list(numbers < 0) for name, numbers in wanted.items()}
   assert missing == {
     "UPOS": [False] * 3 + [True] * 2,
-    "XPOS": [False] * 2 + [True] * 3,
+    "XPOS": [False] * 3 + [True] * 2,
     "FEATS": [False] * 3 + [True] * 2,
     "LEMMA": [False] * 3 + [True] * 2,  # The lemma of the word _ is _.
     "DEPREL": [False] * 3 + [True] * 2,
     "HEAD": [False] * 5,
   }
+
+
+def test_a_treebank_where_few_words_have_an_xpos():
+  text = PARTLY.partition("4\t")[0].replace("NNS", "_")
+  (sentence,) = parsed(text + "\n")
+  found = ud_labels.learn([sentence])
+  assert found["XPOS"] == ["_", "VBP"]
+  numbers = ud_labels.targets(sentence, found)
+  written = ud_labels.columns(sentence.column("FORM"), numbers, found)
+  for name, values in written.items():
+    assert values == sentence.column(name), name
 
 
 def test_a_column_of_nothing_is_not_predicted():

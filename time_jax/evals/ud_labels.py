@@ -12,6 +12,7 @@ from time_jax.evals.edit_scripts import apply_script, script_of
 
 TAGS = ("UPOS", "XPOS", "FEATS", "LEMMA")  # one class a word
 RELATION = "DEPREL"  # one class an edge
+_OPTIONAL = ("XPOS", "FEATS")  # in UD a word may have none of these
 NONE = "_"  # CoNLL-U's word for nothing
 ROOT = "root"  # the relation of the word whose head is 0, and of no other
 _ANY = "dep"  # UD's relation where none is known
@@ -51,9 +52,9 @@ def _classes(
       "" if lemma == NONE != form else script_of(form, lemma)
       for form, lemma in zip(forms, values, strict=True)
     ]
-  if column != "FEATS":
+  if column not in _OPTIONAL:
     return ["" if value == NONE else value for value in values]
-  # A word without features is one; unless the word is not annotated at all.
+  # That a word has none is a class; unless the word is not annotated at all.
   if not vocabulary.get("UPOS"):
     return values
   tags = sentence.column("UPOS")
