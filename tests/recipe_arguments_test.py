@@ -19,6 +19,11 @@ from time_jax.sweeps import grid
     ("train=a,b/x.iob2,dev=c", {"train": "a,b/x.iob2", "dev": "c"}),
     ("train=/a, b/1,2=3,dev=", {"train": "/a, b/1,2=3", "dev": ""}),
     (r"train=a\,lr=3/x,dev=y=z", {"train": "a,lr=3/x", "dev": "y=z"}),
+    (r"train=a\\,dev=\,,,", {"train": "a\\", "dev": ","}),
+    (
+      r"train=,a\b\,\\,x,dev=\\\,a=b\\",
+      {"train": ",a\\b,\\,x", "dev": "\\,a=b\\"},
+    ),
   ],
 )
 def test_a_comma_separates_only_before_a_name(text, expected):
@@ -26,6 +31,14 @@ def test_a_comma_separates_only_before_a_name(text, expected):
   assert found == expected
   again = recipe_arguments.join(found)
   assert recipe_arguments.parse(again, "FILE") == expected
+
+
+def test_an_escaped_comma_before_a_known_name():
+  known = ("train", "data")
+  found = recipe_arguments.parse(r"train=/tmp/a\,data", "FILE", known)
+  assert found == {"train": "/tmp/a,data"}
+  again = recipe_arguments.join(found)
+  assert recipe_arguments.parse(again, "FILE", known) == found
 
 
 def test_names_that_are_not_known_or_have_no_value():

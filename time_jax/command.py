@@ -54,7 +54,8 @@ def config_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
     "config",
     None,
     "Recipe, FILE[:NAME=VALUE,...]. Any field: --config.FIELD=VALUE. A VALUE "
-    "may have commas; before NAME= they are written \\,.",
+    "may have commas; before NAME= they are written \\, and a backslash before "
+    "a comma is \\\\.",
     lock_config=True,
     flag_values=values,
     sys_argv=["time_jax", *argv],

@@ -18,6 +18,7 @@ TREES = "".join(
 TOKENS = "# a\nOne\tO\nü\tB-X\n\n\n# b\nTwo\tO\n\n# end\n".encode()
 SPACED = b"-DOCSTART- -X- -X- O\n\nSID NNP B-NP B-ORG\ner VB O O\n\nJa UH O O\n"
 WORDS = "One\nü\n\nTwo\n".encode()
+DOCX = "-DOCSTART-x"
 TEXT = "#One ü\n\r\n Two three\nFour".encode()
 
 
@@ -63,6 +64,37 @@ def words(found):
       [["Title"], ["Of", "a", "text"]],
     ),
     (b"-DOCSTART-\n\n", incoming.ChooseTokens, []),
+    (
+      b"a B-PER\nb O\n\n# O\n",
+      incoming.ChooseTokens,
+      [["a", "b"], ["#"]],
+    ),
+    (b"a\tO\n\n-DOCSTART-x\tO\n", incoming.ChooseTokens, [["a"], [DOCX]]),
+    (
+      "10\u00a0000\nkr\u3000\n\nOslo\n".encode(),
+      incoming.ChooseTokens,
+      [["10\u00a0000", "kr\u3000"], ["Oslo"]],
+    ),
+    (
+      b"She lives near I-95\nIt is far away\n\nShe drives to work\n",
+      incoming.ChooseTokens,
+      [
+        ["She", "lives", "near", "I-95"],
+        ["It", "is", "far", "away"],
+        ["She", "drives", "to", "work"],
+      ],
+    ),
+    (
+      b"Vitamin B-12\n\nIt is good\n",
+      incoming.ChooseTokens,
+      [["Vitamin", "B-12"], ["It", "is", "good"]],
+    ),
+    (
+      b"He saw I-95\nYes\n\nNo\n",
+      incoming.ChooseTokens,
+      [["He", "saw", "I-95"], ["Yes"], ["No"]],
+    ),
+    (b"SID B-ORG\n\n", incoming.ChooseTokens, [["SID"]]),
     (b"\xef\xbb\xbf" + TREES, incoming.ChooseConllu, [["One", "\u00fc"]] * 3),
     (b"", incoming.ChooseTokens, []),
     (b"\n \n", incoming.ChooseConllu, []),
@@ -115,6 +147,8 @@ def test_bad_lines_are_numbered_from_the_start():
     (b"a O\nb O\n\nc X\n", incoming.ChooseTokens, 1, "4: the tag is 'X'"),
     (b"a O\nb O\nc X\n", incoming.ChooseTokens, 0, "3: the tag is 'X'"),
     (b"a\tO\nb\tX\n", incoming.ChooseTokens, 0, "2: the tag is 'X'"),
+    (b"a O\nb X\nc O\n", incoming.ChooseTokens, 0, "2: the tag is 'X'"),
+    (b"a O\nb X\n", incoming.ChooseTokens, 0, "1: this line may be a sente"),
     (b"a\n" * 99 + b"\n" + b"a\nb c\n", incoming.ChooseTokens, 1, "102: sever"),
     (b"de:a\tO\n\n" * 100 + b"b\tO", incoming.ChooseTokens, 100, "201: the to"),
     (b"1\ta\tO\n\n1\tb\tO\n2\tc\tO\n", incoming.ChooseTokens, 0, "1: the fir"),
@@ -184,6 +218,7 @@ def test_names_are_the_same_words_in_training_and_prediction(capsys):
     "-DOCSTART- -X- O O\n\nEU NNP B-NP B-ORG\nsays VB O O\n\n\nHi UH O O\n\n",
     "dog O\nAnna B-PER\n\n",
     "# a\nAnna\tx\tI-PER\n\n# b\nler\ty\tO\n\n",
+    "10\u00a0000 O\nkroner O\n\nLagos B-LOC\nby\u3000\u2028x O\n\n",
   ):
     expected = iob.parse(text.encode().splitlines(), "file")
     first = (

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import subprocess
 
 import pytest
 import tiny_ner
@@ -108,6 +109,33 @@ def test_what_would_be_read_as_other_words_or_tags(text, line, what):
     iob.parse(io.BytesIO(text.encode()), "in")
   assert str(caught.value).startswith(f"in:{line}: ")
   assert what in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("text", "words", "advice"),
+  [
+    (COUNTED, ["Anna", "ler", "Ja"], "cut -f2,3"),
+    (
+      f"#\thttp://x [2009-10-17]\n{COUNTED}",
+      ["Anna", "ler", "Ja"],
+      "grep -v $'^#\\t' | cut -f2,3",
+    ),
+    ("1 Anna NN B-PER\n2 ler VB O\n", ["Anna", "ler"], "cut -d' ' -f2,4"),
+  ],
+)
+def test_the_advice_for_a_column_that_counts_helps(text, words, advice):
+  with pytest.raises(UserError) as caught:
+    iob.parse(text.encode().splitlines(), "in")
+  command = str(caught.value).rpartition(" with `")[2].rpartition("`")[0]
+  assert command == advice
+  left = subprocess.run(
+    ["bash", "-c", command],
+    input=text.encode(),
+    stdout=subprocess.PIPE,
+    check=True,
+  ).stdout
+  found = iob.parse(left.splitlines(), "in")
+  assert [word for s in found for word in s.words] == words
 
 
 def test_a_column_of_numbers_and_one_of_chunks_are_none_of_these():

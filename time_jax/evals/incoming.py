@@ -155,15 +155,6 @@ def _is_word(line: bytes) -> bool:
   return _is_text(line) and not line.startswith(b"#")
 
 
-def _is_token(line: bytes) -> bool:
-  """Of tokens, where # may be one, or begin one."""
-  return (
-    _is_text(line)
-    and not (line.startswith(b"# ") and b"\t" not in line)
-    and not line.startswith(layouts.BOUNDARY.encode())
-  )
-
-
 def _is_conllu(line: bytes) -> bool:
   """Whether a line has tabs enough."""
   return line.count(b"\t") >= len(conllu.COLUMNS) - 2
@@ -246,4 +237,10 @@ class ChooseTokens:
       numbered = decode(lines, NAME, iob.EXPECTED, first)
       return iob.sentences(numbered, NAME, layout)
 
-    return Format(str(layout), parse, _is_token)
+    def counts(line: bytes) -> bool:
+      text = line.decode("utf-8", "replace").rstrip("\r\n")
+      return not (
+        not text.strip() or layouts.is_boundary(text) or layout.is_comment(text)
+      )
+
+    return Format(str(layout), parse, counts)

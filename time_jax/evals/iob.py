@@ -147,11 +147,11 @@ def _columns(text: str, layout: Layout, place: str) -> tuple[str, str, str]:
     before, word, tag = _row(text, layout, place)
   else:
     before, word, tag = f"{text}\t", _token(text.split("\t")[0], place), ""
-    if not layout.separator and len(text.split()) > 1:
+    if not layout.separator and len(layouts.spaced(text)) > 1:
       raise UserError(
         f"{place}: several words or columns, {text.strip()!r:.60}, where each "
-        "line before holds one token; expected a token a line, or running "
-        "text from the first line on."
+        "line before holds one token; expected a token a line. For running "
+        "text, begin the input with a line of several words."
       )
   if layout.prefix:
     layouts.check_prefix(word, layout.prefix, place)

@@ -58,9 +58,7 @@ class Layout:
 
   def fields(self, text: str) -> list[str]:
     """The columns of a line."""
-    if self.separator == " ":
-      return [field for field in text.split(" ") if field]
-    return text.split("\t")
+    return spaced(text) if self.separator == " " else text.split("\t")
 
   def is_comment(self, text: str) -> bool:
     """Whether a line is none of tokens: "# " begins it.
@@ -79,12 +77,22 @@ class Layout:
 
 def is_boundary(text: str) -> bool:
   """Whether a line is CoNLL's mark between documents, which is no word."""
-  return text.startswith(BOUNDARY) and text.split()[0] == BOUNDARY
+  return re.split("[ \t]", text, maxsplit=1)[0] == BOUNDARY
+
+
+def spaced(text: str) -> list[str]:
+  """What stands between the spaces of a line.
+
+  Other white space, such as the no-break space of "10\N{NO-BREAK SPACE}000",
+  is a part of a token.
+  """
+  return [field for field in text.split(" ") if field]
 
 
 def tagged_columns(text: str) -> int:
   """How many columns a line has if the last is a tag; 0: it is not."""
-  fields = text.rstrip().split("\t") if "\t" in text else text.split()
+  line = text.rstrip()
+  fields = line.split("\t") if "\t" in text else spaced(line)
   return len(fields) if len(fields) > 1 and TAG.fullmatch(fields[-1]) else 0
 
 
@@ -144,17 +152,23 @@ class Guess:
     assert found is not None
     return found
 
-  def _before_text(self) -> Layout:
-    """The layout where the latest line is a sentence of several words."""
+  def _before_text(self) -> Layout | None:
+    """The layout where the latest line is a sentence of several words.
+
+    None: it may also be a row with a wrong tag, and more lines will show it.
+    """
     *before, last = (text for _, text in self._rows)
     counts = [n for text in before if (n := tagged_columns(text))]
     if any("\t" in text and tagged_columns(text) for text in before):
       return self._checked(Layout("\t", tagged=True))
     if _all_alike(counts):
       return self._checked(Layout(" ", tagged=True, columns=counts[0]))
-    if len(last.split()) in counts:
-      raise self._ambiguous()
-    return Layout(" ", tagged=True) if self._columns else Layout(text=True)
+    if self._columns:
+      return Layout(" ", tagged=True)
+    sentences = sum(_is_sentence(text) for _, text in self._rows)
+    if len(spaced(last)) in counts and sentences <= len(counts):
+      return None
+    return Layout(text=True)
 
   def _layout(self, *, ended: bool) -> Layout | None:
     """The layout that all lines so far agree on; None: more may decide it."""
@@ -186,18 +200,22 @@ class Guess:
 
   def _without_tabs(self, ended: bool) -> Layout | None:
     counts = [n for _, text in self._rows if (n := tagged_columns(text))]
-    if counts and (_all_alike(counts) or set(counts) == {2}):
+    others = len(self._rows) - len(counts)
+    if _all_alike(counts) or (counts == [2] and not others and ended):
       return Layout(" ", tagged=True, columns=counts[0])
     if counts and ended:
+      if others > len(counts):
+        return Layout(text=True)
       raise self._ambiguous()
     # A word may also be a heading of running text, so many must agree.
     return Layout() if self._rows and ended else None
 
   def _ambiguous(self) -> UserError:
     number, text = next(row for row in self._rows if tagged_columns(row[1]))
+    tag = spaced(text.rstrip())[-1]
     return UserError(
       f"{self._name}:{number}: this line may be a sentence, or a token with "
-      f"its tag {text.split()[-1]!r} in the last of several columns. Put tabs "
+      f"its tag {tag!r} in the last of several columns. Put tabs "
       "between columns; or, if it is a sentence, end it with a full stop."
     )
 
@@ -229,6 +247,18 @@ class Guess:
       for shift in (0, -1)
     )
 
+  def _without_counts(self, layout: Layout) -> str:
+    """A command that keeps the tokens and the first column of tags."""
+    rows = [layout.fields(text) for _, text in self._rows]
+    command = "cut -d' '" if layout.separator == " " else "cut"
+    if any(fields[0] == "#" for fields in rows):
+      command = rf"grep -v $'^#\t' | {command}"
+    row = next(fields for fields in rows if fields[0] != "#")
+    if not layout.tagged:
+      return f"{command} -f2"
+    tags = (i for i, field in enumerate(row, 1) if TAG.fullmatch(field))
+    return f"{command} -f2,{next(tags, len(row))}"
+
   def _checked(self, layout: Layout) -> Layout:
     """The layout with the prefix of its tokens.
 
@@ -240,8 +270,8 @@ class Guess:
       raise UserError(
         f"{self._name}:{self._rows[0][0]}: the first column only counts the "
         "words (1, 2, 3, ...), as in GermEval's files and CoNLL-U; expected "
-        "the token first and one column of tags last. Leave out the first "
-        "column, such as with `cut -f2-`, and all columns of tags but one."
+        "the token first and one column of tags last. Keep only these, such "
+        f"as with `{self._without_counts(layout)}`."
       )
     words = self._words(layout)
     prefix = _common_prefix(words)
@@ -273,7 +303,7 @@ def _lacks(place: str, word: str, prefix: str) -> UserError:
 
 def _is_sentence(text: str) -> bool:
   """Several words without a tab, of which the last is no tag."""
-  return "\t" not in text and len(text.split()) > 1 and not tagged_columns(text)
+  return "\t" not in text and len(spaced(text)) > 1 and not tagged_columns(text)
 
 
 def _all_alike(counts: Sequence[int]) -> bool:
