@@ -120,6 +120,17 @@ def curve(rows: Sequence[Row], name: str) -> list[tuple[int, float]]:
   return [(step, x) for step, x in numbers if isinstance(x, int | float)]
 
 
+def tokens_read(rows: Sequence[Row]) -> float | None:
+  """Real tokens of all steps; None: none was logged.
+
+  Where not every step was logged, the others are taken for their mean.
+  """
+  logged = dict(curve(rows, "data/tokens"))
+  if not logged:
+    return None
+  return max(logged) * sum(logged.values()) / len(logged)
+
+
 def plot_losses(
   workdir: pathlib.Path, path: pathlib.Path | None = None
 ) -> pathlib.Path | None:

@@ -90,7 +90,8 @@ def test_scores_that_are_undefined_have_a_word_and_no_part_in_means(
   tags = ud(tmp_path / "ud", "s", (90, 80, 70))
   output = run(capsys, names, tags, "--teacher=s", f"--out={tmp_path / 'out'}")
   assert (
-    "| 90.00 | 80.00 | 70.00 | undefined | - | - | 100.0 (of 3)" in output.out
+    "| 90.00 | 80.00 | 70.00 | undefined | - | - | 80.00 (of 3) | 100.0 (of 3)"
+    in output.out
   )
   assert "* undefined: there is no name to find" in output.out
 
@@ -115,12 +116,13 @@ def test_the_table_by_hand(workdirs, capsys, tmp_path):
   out = tmp_path / "out" / "here"
   text = run(capsys, *workdirs, "--teacher=big", f"--out={out}").out
   assert cells(text, "big") == (
-    "ga  big  90.00  80.00  70.00  62.00 ± 2.83  50.00  70.40  100.0  "
-    "2.00 M  20.00  0.25"
+    "ga  big  90.00  80.00  70.00  62.00 ± 2.83  50.00  70.40  80.00 (of 3)  "
+    "100.0  2.00 M  20.00  0.25"
   )
   # What was not measured is no zero and no guess: its share is over 3 columns.
   assert cells(text, "small") == (
-    "ga  small  81.00  72.00  63.00  -  -  -  90.0 (of 3)  2.00 M  2.00  -"
+    "ga  small  81.00  72.00  63.00  -  -  -  72.00 (of 3)  90.0 (of 3)  "
+    "2.00 M  2.00  -"
   )
   assert "ms: median of a batch of 1 in JAX on 1 x abacus." in text
   assert (out / "report.md").read_text() in text
@@ -130,6 +132,8 @@ def test_the_table_by_hand(workdirs, capsys, tmp_path):
   assert float(big["NER F1"]) == 62 and big["NER F1 seeds"] == "2"
   assert small["average"] == small["QA F1"] == ""
   assert float(small["teacher_percent"]) == pytest.approx(90)
+  # What the plot shows is in the table, too.
+  assert float(big["common_mean"]) == 80 and small["common_columns"] == "3"
 
 
 def test_what_is_known_of_dev_alone_is_marked_and_in_no_mean(
@@ -196,7 +200,148 @@ def test_what_cannot_be_reported(workdirs, capsys, tmp_path):
   path.write_text('{"schema": "time_jax.finetune/9"}')
   assert "is of schema 'time_jax.finetune/9', expected" in error(a)
   path.write_text('{"schema": "time_jax.finetune/1"}')
-  assert f"{path} lacks 'seeds'" in error(a)
+  assert f"{path} lacks 'task'" in error(a)
+
+
+ABSENT = object()
+
+
+def spoil(content, place, value):
+  """Puts a value at a path of names; ABSENT: takes away what is there."""
+  *names, last = place
+  for name in names:
+    content = content[name]
+  if value is ABSENT:
+    del content[last]
+  else:
+    content[last] = value
+
+
+F1 = ("scores", "test", "F1")
+
+
+@pytest.mark.parametrize(
+  ("place", "value", "message"),
+  [
+    (F1, ABSENT, "lacks 'scores.test.F1'"),
+    (F1, None, "lacks 'scores.test.F1'"),
+    (F1, 3, "'scores.test.F1' is 3, expected an object"),
+    ((*F1, "mean"), None, "lacks 'scores.test.F1.mean'"),
+    ((*F1, "mean"), "62", "'scores.test.F1.mean' is '62', expected a number"),
+    ((*F1, "mean"), float("nan"), "mean' is nan, expected a number"),
+    ((*F1, "std"), ABSENT, "lacks 'scores.test.F1.std'"),
+    (("scores",), {}, "lacks 'scores': it is empty"),
+    (("scores",), {"train": {}}, "lacks 'scores.test'"),
+    (("scores", "test"), None, "lacks 'scores.test'"),
+    (("lang",), None, "lacks 'lang'"),
+    (("lang",), 7, "'lang' is 7, expected text"),
+    (("label",), "", "lacks 'label': it is empty"),
+    (("task",), "pos", "is of task 'pos', expected one of ud, ner, qa"),
+    (("fingerprint",), None, "lacks 'fingerprint'"),
+    (("parameters",), {}, "lacks 'parameters.all'"),
+    (("parameters", "all"), True, "'parameters.all' is True, expected a whole"),
+    (("seeds",), [], "lacks 'seeds': it is empty"),
+    (("seeds",), 3, "'seeds' is 3, expected a list"),
+    (("seeds", 0), "0", "'seeds[0]' is '0', expected a whole number"),
+    (("hardware",), None, "lacks 'hardware'"),
+    (("hardware", "kind"), ABSENT, "lacks 'hardware.kind'"),
+  ],
+)
+def test_scores_that_lack_something(capsys, tmp_path, place, value, message):
+  folder = finetuned(tmp_path / "a", "ner", "big", {"F1": [60.0, 64.0]})
+  path = folder / "scores.json"
+  content = json.loads(path.read_text())
+  spoil(content, place, value)
+  path.write_text(json.dumps(content))
+  out = f"--out={tmp_path}/out"
+  (line,) = run(capsys, folder, out, code=2).err.splitlines()
+  assert line.startswith(f"time_jax: error: {path}") and message in line
+
+
+@pytest.mark.parametrize(
+  ("place", "value", "message"),
+  [
+    (("rows",), ABSENT, "lacks 'rows'"),
+    (("rows", 0), 3, "lacks 'rows[0].model'"),
+    (("rows", 0, "model"), "other", "lacks 'other' among its models"),
+    (("rows", 1, "latency_s"), None, "lacks 'rows[1].latency_s'"),
+    (("rows", 1, "latency_s", "p50"), "1", "p50' is '1', expected a number"),
+    (("rows", 0, "batch_size"), None, "lacks 'rows[0].batch_size'"),
+    (("rows", 0, "energy"), 0.25, "'rows[0].energy' is 0.25, expected an"),
+    (("models",), None, "lacks 'models'"),
+    (("models", 0), "big", "lacks 'models[0].name'"),
+    (("models", 0, "fingerprint"), None, "lacks 'models[0].fingerprint'"),
+    (("hardware", "n_devices"), None, "lacks 'hardware.n_devices'"),
+  ],
+)
+def test_speeds_that_lack_something(capsys, tmp_path, place, value, message):
+  folder = measured(tmp_path / "a", big=20.0)
+  path = folder / "inference.json"
+  content = json.loads(path.read_text())
+  spoil(content, place, value)
+  path.write_text(json.dumps(content))
+  scores = ud(tmp_path / "b", "big", (90, 80, 70))
+  out = f"--out={tmp_path}/out"
+  (line,) = run(capsys, scores, folder, out, code=2).err.splitlines()
+  assert line.startswith(f"time_jax: error: {path}") and message in line
+
+
+@pytest.mark.parametrize(
+  ("by", "message"),
+  [
+    ({}, "lacks 'by'"),
+    ({"by": {"dev": {}}}, "lacks 'by.test'"),
+    ({"by": {"test": {}}}, "lacks 'by.test.feats'"),
+    ({"by": {"test": {"feats": {"A=B": {}}}}}, "'by.test.feats.A=B.gold'"),
+    ({"by": {"test": {"feats": {"A=B": None}}}}, "lacks 'by.test.feats.A=B'"),
+  ],
+)
+def test_counts_of_a_seed_that_lack_something(capsys, tmp_path, by, message):
+  folder = ud(tmp_path / "a", "big", (90, 80, 70))
+  path = folder / "seed-0" / "scores.json"
+  path.write_text(json.dumps(by))
+  out = f"--out={tmp_path}/out"
+  error = run(capsys, folder, "--by=feats", out, code=2).err
+  assert str(path) in error and message in error
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_language_has_one_row_however_recipes_had_it(capsys, tmp_path):
+  a = ud(tmp_path / "a", "big", (90, 80, 70), lang="gle")
+  b = finetuned(tmp_path / "b", "ner", "big", {"F1": [60.0]}, lang="ga")
+  c = finetuned(tmp_path / "c", "qa", "big", {"F1": [50.0]}, lang="gle_Latn")
+  text = run(capsys, a, b, c, f"--out={tmp_path}/out").out
+  row = "ga  big  90.00  80.00  70.00  60.00  50.00  70.00"
+  assert cells(text, "big").startswith(row)
+
+
+def test_students_of_a_sweep_are_told_apart_by_their_folders(capsys, tmp_path):
+  def student(name, model, **changes):
+    label = "student@12"
+    given = dict(model=model, fingerprint=name) | changes
+    return ud(tmp_path / name, label, (90, 80, 70), **given)
+
+  out = f"--out={tmp_path}/out"
+  four = [
+    student(f"{heads}{seed}", f"runs/heads={heads}_seed={seed}/student")
+    for heads in (2, 4)
+    for seed in (0, 1)
+  ]
+  text = run(capsys, *four, "--teacher=heads=2_seed=0/student@12", out).out
+  for heads in (2, 4):
+    assert f"| heads={heads}_seed=1/student@12 |" in text
+  # In another language there is nothing to tell apart.
+  danish = student("da", "runs/da/student", lang="da")
+  assert "| da | student@12 |" in run(capsys, *four, danish, out).out
+  # What a user called so, and what lies in one place, is refused.
+  named = [
+    student("x", "runs/x/other"),
+    student("y", "runs/y/other"),
+  ]
+  again = [student("v", "runs/v/student"), student("w", "runs/v/student")]
+  for two in (named, again):
+    error = run(capsys, *two, out, code=2).err
+    assert "are both labelled 'student@12'" in error
 
 
 def test_labels(capsys, tmp_path):
@@ -231,7 +376,9 @@ def test_results_of_earlier_versions_join_those_of_the_same_model(
   content = (speed / "inference.json").read_text().replace("oldold", "old")
   (speed / "inference.json").write_text(content)
   found = run(capsys, early, late, speed, out)
-  assert "70.00  60.00  -  -  -  2.00 M  2.00" in cells(found.out, "m")
+  assert "70.00  60.00  -  -  75.00 (of 4)  -  2.00 M  2.00" in cells(
+    found.out, "m"
+  )
   (line,) = found.err.splitlines()
   assert f"{early}, {speed}/inference.json know(s) a model by the hash" in line
   third = dict(fingerprint="third", fingerprint_before="old", lang="da")

@@ -142,8 +142,8 @@ def test_all_points_once_and_a_table_of_them(capsys, stub):
   table = [line for line in lines if line.startswith("|")]
   for name, line in zip(NAMES, table[2:], strict=True):
     assert line == (
-      f"| ga | {name} | 50.00 | 50.00 | 50.00 | - | - | - | 2.00 M | 7.00 "
-      "| - | - | done |"
+      f"| ga | {name} | 50.00 | 50.00 | 50.00 | - | - | - | 50.00 (of 3) "
+      "| 2.00 M | 7.00 | - | - | done |"
     )
   assert "\n".join(table) in (stub / "run" / "sweep.md").read_text()
   row = rows(stub)["heads=4_seed=1"]
@@ -186,7 +186,7 @@ def test_a_failure_leaves_the_others_alone_and_is_tried_again(capsys, stub):
   row = rows(stub)[NAMES[1]]
   assert row["state"] == "failed: distill, exit code 3"
   assert (row["lang"], row["LAS"], row["ms"]) == ("", "", "7.0")
-  assert f"| - | {NAMES[1]} | - | - | - | - | - | - | - | 7.00 |" in out
+  assert f"| - | {NAMES[1]} | - | - | - | - | - | - | - | - | 7.00 |" in out
   (stub / "ends").write_text("")
   out, err, calls = sweep(capsys, stub)
   assert names_of(calls) == [(NAMES[1], command) for command in COMMANDS[1:]]
@@ -349,7 +349,7 @@ def stages(folder, tokens):
      f"--json={{folder}}/speed.json"],
     ["distill", "--config={root}/tests/tiny_recipe.py:{tiny}",
      f"--config.data.max_tokens={{tokens}}", f"--workdir={{run}}",
-     "--config.train.num_steps=10"],
+     "--config.train.num_steps=30"],
     ["choose", f"--workdir={{run}}"],
     [*{finetune}, f"--config.model={{run}}", f"--workdir={{folder}}/ud"],
   ]
@@ -380,13 +380,18 @@ def test_a_real_grid(tiny, tmp_path):
     manifest = json.loads((place / "student/data/manifest.json").read_text())
     tokens = manifest["splits"]["train"]["tokens"]
     assert 0.9 * asked < tokens < 1.1 * asked
+    steps = (place / "student" / "metrics.jsonl").read_text().splitlines()
+    read = sum(json.loads(line).get("data/tokens", 0) for line in steps)
+    # The first point reads all of its text, the second not.
+    assert (read > tokens) == (asked == 5000)
+    tokens = min(tokens, round(read))
     scores = json.loads((place / "ud" / "scores.json").read_text())["scores"]
     upos = scores["test"]["UPOS"]["mean"]
     speed = json.loads((place / "speed.json").read_text())["rows"][0]
     (line,) = (x for x in lines if f"| tokens={asked} |" in x)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[2] == f"{upos:.2f}"
-    assert cells[9] == f"{1000 * speed['latency_s']['p50']:.2f}"
+    assert cells[10] == f"{1000 * speed['latency_s']['p50']:.2f}"
     assert cells[-2:] == [f"{tokens:,}", "done"]
   assert (tmp_path / "run" / "sweep.png").stat().st_size > 1000
   code, again = running.run(command)

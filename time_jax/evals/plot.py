@@ -1,11 +1,11 @@
 """The mean score of models, drawn against their cost or against a setting."""
 
 import pathlib
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from time_jax.evals.table import COLUMNS, Row
+from time_jax.evals import table
+from time_jax.evals.table import Row
 
 MS = "ms, median of a batch"
 BEST = "best for its cost: no other is cheaper and better"
@@ -70,6 +70,7 @@ def figure(
   Returns:
     The figure, of matplotlib; None: there is nothing to draw.
   """
+  rows = table.with_common(rows)
   spots = _spots(rows, xs, groups or [""] * len(rows))
   if not spots:
     return None
@@ -79,7 +80,7 @@ def figure(
   drawn = Figure(figsize=(7, 5), dpi=120, layout="constrained")
   axes = drawn.subplots()
   for (lang, group), found in spots.items():
-    scores = ", ".join(_common(rows, lang))
+    scores = ", ".join(next(row.common for row in rows if row.lang == lang))
     axes.plot(
       *_columns(sorted(found)),
       "o" if groups is None else "o-",
@@ -115,16 +116,10 @@ def _spots(
   """What is to be drawn of each language and group."""
   spots: dict[tuple[str, str], list[_Spot]] = {}
   for row, x, group in zip(rows, xs, groups, strict=True):
-    names = _common(rows, row.lang)
-    if x is not None and names:
-      y = statistics.fmean(row.tested[name] for name in names)
-      spots.setdefault((row.lang, group), []).append((x, y, row.label))
+    if x is not None and row.mean is not None:
+      spot = (x, row.mean, row.label)
+      spots.setdefault((row.lang, group), []).append(spot)
   return spots
-
-
-def _common(rows: Sequence[Row], lang: str) -> list[str]:
-  own = [row.tested for row in rows if row.lang == lang]
-  return [name for name in COLUMNS if all(name in tested for tested in own)]
 
 
 def _columns(spots: Sequence[_Spot]) -> tuple[list[float], list[float]]:

@@ -11,8 +11,13 @@ from time_jax.evals.results import Breakdown, Result
 from time_jax.evals.table import COLUMNS, Row
 
 MISSING = "-"
+COMMON = (
+  "Mean of common: of the test scores that all models of the language have, "
+  "which is what the plot shows; (of N): these are N."
+)
 HEADER = (
-  *("language", "model", *COLUMNS, "average", "% of teacher"),
+  *("language", "model", *COLUMNS, "average", "mean of common"),
+  "% of teacher",
   *("parameters", "ms", "J/sentence"),
 )
 PLAIN_HEADER = (
@@ -24,6 +29,7 @@ PLAIN_HEADER = (
   ),
   *("average", "teacher_percent", "teacher_columns", "parameters"),
   *("ms", "joules_per_sentence", "engine", "batch_size", "hardware"),
+  *("common_mean", "common_columns"),
 )
 BY = {"feats": ("F1",), "upos": ("UPOS", "UFeats", "Lemmas", "LAS")}
 
@@ -55,10 +61,10 @@ def report(
   rows = table.rows(found, speeds, teacher)
   lines = markdown([HEADER, *map(texts, rows)])
   notes = ["", *_notes(rows, found, teacher)]
+  details = _by_class(found, by) if by else []
   out.mkdir(parents=True, exist_ok=True)
   with (out / "report.csv").open("w", encoding="utf-8", newline="") as file:
     csv.writer(file).writerows([PLAIN_HEADER, *map(plain, rows)])
-  details = _by_class(found, by) if by else []
   text = "\n".join([*lines, *notes, *details])
   (out / "report.md").write_text(text + "\n", encoding="utf-8")
   drawn = plot.plot(rows, out / "pareto.png")
@@ -81,14 +87,18 @@ def texts(row: Row) -> list[str]:
     spread = f" ± {cell.std:.2f}" if cell.seeds > 1 else ""
     dev = " (dev)" if cell.split == "dev" else ""
     cells.append(f"{cell.mean:.2f}{spread}{dev}")
-  of = f" (of {row.shared})" if 0 < row.shared < len(COLUMNS) else ""
+
+  def of(count: int) -> str:
+    return f" (of {count})" if 0 < count < len(COLUMNS) else ""
+
   speed = row.speed
   return [
     row.lang or MISSING,
     row.label,
     *cells,
     _number(row.average, ".2f"),
-    _number(row.share, ".1f") + of,
+    _number(row.mean, ".2f") + of(len(row.common)),
+    _number(row.share, ".1f") + of(row.shared),
     MISSING if row.parameters is None else f"{row.parameters / 1e6:.2f} M",
     _number(speed.milliseconds if speed else None, ".2f"),
     _number(speed.joules if speed else None, ".3g"),
@@ -107,11 +117,12 @@ def plain(row: Row) -> list[object]:
     line += dataclasses.astuple(cell) if cell else [None] * 4
   line += [row.average, row.share, row.shared or None, row.parameters]
   s = row.speed
-  return line + (
+  line += (
     [s.milliseconds, s.joules, s.engine, s.batch_size, s.hardware]
     if s
     else [None] * 5
   )
+  return [*line, row.mean, len(row.common) or None]
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> list[str]:
@@ -128,7 +139,8 @@ def _notes(
   cells = [cell for row in rows for cell in row.cells.values()]
   notes = [
     f"Scores in percent; {MISSING}: not measured. The average is of test "
-    "scores, where all are there."
+    "scores, where all are there.",
+    COMMON,
   ]
   if any(cell.mean is None for cell in cells):
     notes.append("undefined: there is no name to find in the file.")
@@ -185,4 +197,5 @@ def _share(counts: Breakdown, name: str, metric: str) -> str:
   if metric == "F1":
     whole = row["gold"] + row["predicted"]
     return _number(200 * row["right"] / whole if whole else None, ".2f")
-  return _number(100 * row[metric] / row["words"], ".2f")
+  words = row["words"]
+  return _number(100 * row[metric] / words if words else None, ".2f")

@@ -1,21 +1,13 @@
 """Results side by side: a row for a model and a language."""
 
 import dataclasses
+import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from time_jax.errors import UserError
 from time_jax.evals import models
-from time_jax.evals.results import Result, Speed
-
-# Column -> (task, metric), in the paper's order.
-COLUMNS = {
-  "UPOS": ("ud", "UPOS"),
-  "Lemmas": ("ud", "Lemmas"),
-  "LAS": ("ud", "LAS"),
-  "NER F1": ("ner", "F1"),
-  "QA F1": ("qa", "F1"),
-}
+from time_jax.evals.results import COLUMNS, Result, Speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +40,7 @@ class Row:
     share: of the teacher's mean in percent, over what both have on test.
     shared: how many columns these are.
     speed: of its weights; None: not measured.
+    common: columns that all models of the language have on test.
   """
 
   lang: str
@@ -58,6 +51,17 @@ class Row:
   share: float | None = None
   shared: int = 0
   speed: Speed | None = None
+  common: tuple[str, ...] = ()
+
+  @property
+  def mean(self) -> float | None:
+    """Of the scores that all models of the language have; None: there is none.
+
+    So two models can be compared, and it is what plots show.
+    """
+    if not self.common:
+      return None
+    return statistics.fmean(self.tested[name] for name in self.common)
 
   @property
   def label(self) -> str:
@@ -89,6 +93,7 @@ def rows(
       or no such teacher.
   """
   results, speeds = models.reconcile(results, speeds)
+  results = _told_apart(results)
   _check_labels(results)
   groups: dict[tuple[str, str], dict[str, Result]] = {}
   for result in results:
@@ -101,7 +106,65 @@ def rows(
     group[result.task] = result
   found = [_row(group, speeds) for group in groups.values()]
   found.sort(key=lambda row: (row.lang, -(row.parameters or 0), row.label))
+  found = with_common(found)
   return [_compared(row, found, teacher) for row in found] if teacher else found
+
+
+def with_common(rows: Sequence[Row]) -> list[Row]:
+  """The rows with the columns that all of them have in their language."""
+  found = []
+  for row in rows:
+    others = [other.tested for other in rows if other.lang == row.lang]
+    common = (name for name in COLUMNS if all(name in t for t in others))
+    found.append(dataclasses.replace(row, common=tuple(common)))
+  return found
+
+
+def _told_apart(results: Sequence[Result]) -> list[Result]:
+  """Gives models of one label more of their path, where a label is only that.
+
+  Students of a sweep all lie in a folder of one name, so they would all have
+  one label, unless the user has given them others.
+  """
+  found = list(results)
+  taken: dict[tuple[str, str], set[str]] = {}
+  for one in results:
+    taken.setdefault((one.lang, one.label), set()).add(one.fingerprint)
+  unclear = {
+    (label, fingerprint)
+    for (_, label), prints in taken.items()
+    if len(prints) > 1
+    for fingerprint in prints
+  }
+  for label in sorted({label for label, _ in unclear}):
+    places = [
+      i
+      for i, one in enumerate(results)
+      if (one.label, one.fingerprint) in unclear and one.label == label
+    ]
+    for i, name in zip(
+      places, _longer([results[i] for i in places]), strict=True
+    ):
+      found[i] = dataclasses.replace(results[i], label=name)
+  return found
+
+
+def _longer(results: Sequence[Result]) -> list[str]:
+  """Labels for models that have the same one; the same where none is better."""
+  label = results[0].label
+  name, mark, step = label.rpartition("@")
+  own = pathlib.PurePath(name if mark else label).parts
+  paths = [pathlib.PurePath(one.model).parts for one in results]
+  if any(path[-len(own) :] != own for path in paths):
+    return [label] * len(results)  # Some user's own.
+  for count in range(len(own) + 1, max(map(len, paths)) + 1):
+    names = ["/".join(path[-count:]) + mark + step for path in paths]
+    prints: dict[str, set[str]] = {}
+    for one, found in zip(results, names, strict=True):
+      prints.setdefault(found, set()).add(one.fingerprint)
+    if all(len(some) == 1 for some in prints.values()):
+      return names
+  return [label] * len(results)
 
 
 def _check_labels(results: Sequence[Result]) -> None:
@@ -127,7 +190,7 @@ def _row(group: Mapping[str, Result], speeds: Sequence[Speed]) -> Row:
       result = group[task]
       score = result.scores[result.split][metric]
       cells[column] = Cell(
-        score["mean"], score["std"], len(result.seeds), result.split
+        score.get("mean"), score.get("std"), len(result.seeds), result.split
       )
   labels = tuple(dict.fromkeys(result.label for result in group.values()))
   row = Row(first.lang, labels, first.parameters["all"], cells, None)

@@ -5,16 +5,21 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from time_jax import history
+from time_jax.data import manifest
 from time_jax.errors import EXIT_PREEMPTED, UserError
 from time_jax.evals import models, plot, report, results, table
 from time_jax.evals.results import Result
 from time_jax.evals.table import Row
-from time_jax.hf import files
 from time_jax.sweeps import stages
 from time_jax.sweeps.grid import DISTILL, LATENCY, TOKENS, Point, Sweep
 
 DONE = "done"
 _NOT_HERE = "% of teacher"
+_TOKENS_NOTE = (
+  "Tokens: of the text that training read, each counted once however often it "
+  "was read."
+)
 
 
 def state(sweep: Sweep, point: Point) -> str:
@@ -60,6 +65,13 @@ def write(sweep: Sweep, points: Sequence[Point], workdir: pathlib.Path) -> None:
   states = {point.name: state(sweep, point) for point in points}
   tokens = {point.name: _tokens(point) for point in points}
   flat = [row for rows in found.values() for row in rows]
+  drawn = table.with_common([row for row in flat if states[row.label] == DONE])
+  # The others are not compared with these yet.
+  known = {(row.lang, row.label): row.common for row in drawn}
+  flat = [
+    dataclasses.replace(row, common=known.get((row.lang, row.label), ()))
+    for row in flat
+  ]
   shown = [name != _NOT_HERE for name in report.HEADER]
 
   def cells(texts: Sequence[str], *more: str) -> list[str]:
@@ -78,6 +90,7 @@ def write(sweep: Sweep, points: Sequence[Point], workdir: pathlib.Path) -> None:
   ]
   lines = report.markdown([header, *body])
   lines += ["", f"Scores in percent; {report.MISSING}: not measured."]
+  lines += ["", f"{report.COMMON} Of points that are done.", "", _TOKENS_NOTE]
   text = "\n".join(lines) + "\n"
   (workdir / "sweep.md").write_text(text, encoding="utf-8")
   by_name = {point.name: point for point in points}
@@ -88,7 +101,6 @@ def write(sweep: Sweep, points: Sequence[Point], workdir: pathlib.Path) -> None:
       values = by_name[row.label].values.values()
       more = tokens[row.label], states[row.label]
       rows.writerow([*values, *report.plain(row), *more])
-  drawn = [row for row in flat if states[row.label] == DONE]
   _draw(sweep, drawn, by_name, tokens, workdir / "sweep.png")
 
 
@@ -168,13 +180,17 @@ def check_models(found: Sequence[Result]) -> None:
 
 
 def _tokens(point: Point) -> int | None:
-  """Of the text that `distill` read; None: not prepared yet, or no text."""
+  """Of the text that `distill` read; None: nothing yet, or no text.
+
+  Text that was prepared and not reached is not counted, nor is text twice.
+  """
   for stage in point.stages:
     if stage.name == DISTILL:
+      workdir = pathlib.Path(stage.values.workdir).expanduser()
       folder = stage.values.config.data.folder
-      place = pathlib.Path(folder or f"{stage.values.workdir}/data")
-      manifest = place.expanduser() / "manifest.json"
-      if manifest.exists():
-        splits = files.read_json(manifest).get("splits", {})
-        return splits.get("train", {}).get("tokens")
+      place = pathlib.Path(folder).expanduser() if folder else workdir / "data"
+      read = history.tokens_read(history.read_metrics(workdir))
+      if read and manifest.is_prepared(place):
+        prepared = manifest.load_manifest(place).splits["train"].tokens
+        return min(round(read), prepared)
   return None
