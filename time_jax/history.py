@@ -125,7 +125,11 @@ def tokens_read(rows: Sequence[Row]) -> float | None:
 
   Where not every step was logged, the others are taken for their mean.
   """
-  logged = dict(curve(rows, "data/tokens"))
+  logged = {
+    step: count
+    for step, count in curve(rows, "data/tokens")
+    if math.isfinite(count)
+  }
   if not logged:
     return None
   return max(logged) * sum(logged.values()) / len(logged)

@@ -12,6 +12,7 @@ from time_jax.sweeps import summary
   ("logged", "found"),
   [
     ({}, None),
+    ({12: None}, None),  # which stands for NaN
     ({step: 128 for step in range(1, 13)}, 1536),  # of all steps
     ({4: 100, 8: 150, 12: 140}, 1560),  # 12 steps of their mean
     ({step: 128 for step in range(1, 9999)}, 659_224),  # over and over it
