@@ -4,15 +4,21 @@
 # `check` lists all that is missing at once, `run` prints a command instead of
 # running it when dry_run=1. Programs need not be there for a dry run.
 
-# `--dry_run` is taken out of the words of the launcher, wherever it stands.
+# `--dry_run` makes a dry run of the launcher wherever it stands, and is taken
+# out of its words. Behind `export`, which has one of its own, it stays, so that
+# what is printed does not upload.
 dry_run=0
+exports=0
 for word in "$@"; do
   shift
-  if [ "$word" = --dry_run ]; then
-    dry_run=1
-  else
-    set -- "$@" "$word"
-  fi
+  case $word in
+    --dry_run)
+      dry_run=1
+      [ "$exports" -eq 1 ] || continue
+      ;;
+    export) exports=1 ;;
+  esac
+  set -- "$@" "$word"
 done
 missing=
 
@@ -86,4 +92,12 @@ run() {
   else
     "$@"
   fi
+}
+
+# helps_again CODE: whether a command that ended so may do better next time.
+helps_again() {
+  case $1 in
+    130 | 141) return 1 ;; # Ctrl-C; nobody reads its output any more
+  esac
+  [ "$1" -eq 42 ] || [ "$1" -gt 127 ]
 }

@@ -42,10 +42,9 @@ workload() {
     --cluster="$CLUSTER" "$@"
 }
 
-# XPK restarts all hosts after exit codes 42 and 127 to 255, so no host does it
-# on its own.
+# XPK restarts all hosts after exit codes 42 and 127 to 255 (also 130 and 141,
+# which a pod does not end with), so no host does it on its own.
 submit() {
-  [ $# -gt 0 ] || usage "$0"
   workload create --workload="$NAME" --device-type="$DEVICE" \
     --num-slices="${SLICES:-1}" --num-nodes="${NODES:-1}" \
     --docker-image="$IMAGE" --storage="$STORAGE" \
@@ -57,6 +56,7 @@ submit() {
 
 case $command in
   image | list | logs | delete) no_more "$command" "$@" ;;
+  run | resume) [ $# -gt 0 ] || usage "$0" ;;
 esac
 case $command in
   image)

@@ -7,7 +7,8 @@
 #   state             of the request: ACTIVE means ready
 #   setup             copies this commit to all hosts and installs it there
 #   run ARGUMENTS     starts `time_jax ARGUMENTS` in the background: on all hosts
-#                     what trains or measures, anything else on the first one
+#                     what trains or measures, anything else on the first one,
+#                     whose CPU does it unless it is the only host
 #   logs [HOST]       follows the log of one host (0)
 #   stop              SIGTERM to the run on all hosts: it saves and ends
 #   resume ARGUMENTS  after a preemption: delete, create, wait, setup, run
@@ -97,14 +98,41 @@ sudo mkdir -p /data
 mountpoint -q /data || sudo mount -t nfs $(quoted "$NFS") /data"
 }
 
-start() {
-  [ $# -gt 0 ] || usage "$0"
-  # Of an export, say, each host would write the same folder. One host alone
-  # cannot start the TPUs of a slice.
-  case $1 in
-    distill | prepare | finetune | bench | doctor) which=all prefix= ;;
-    *) which=0 prefix='env JAX_PLATFORMS=cpu ' ;;
+# Whether TYPE is one host: up to 8 chips, or cores, as the generation counts.
+one_host() {
+  case ${TYPE##*-} in
+    [1-8]) [ "${SLICES:-1}" -eq 1 ] ;;
+    *) return 1 ;;
   esac
+}
+
+# on_cpu COMMAND: one host alone cannot start the TPUs that others have a part in.
+on_cpu() {
+  if [ "$1" = sweep ]; then
+    echo "sweep trains on one host, which cannot use the TPUs of $TYPE x" \
+      "${SLICES:-1} alone; expected a TYPE of one host, such as v5litepod-8;" \
+      "nothing was started" >&2
+    exit 2
+  fi
+  echo "$1 runs on the CPU of the first host: one host alone cannot use the" \
+    "TPUs of $TYPE x ${SLICES:-1}" >&2
+  prefix='env JAX_PLATFORMS=cpu '
+}
+
+# find_hosts ARGUMENT...: what `start` needs to know; ends if it cannot be.
+find_hosts() {
+  [ $# -gt 0 ] || usage "$0"
+  prefix=
+  case $1 in
+    distill | prepare | finetune | bench | doctor) which=all ;;
+    *) # Of an export, say, each host would write the same folder.
+      which=0
+      one_host || on_cpu "$1"
+      ;;
+  esac
+}
+
+start() {
   on_hosts "$which" "cd time_jax || exit 1
 if kill -0 \"\$(cat ../time_jax.pid 2>/dev/null)\" 2>/dev/null; then
   echo 'it runs already; launch/tpu_vm.sh stop comes first'
@@ -122,6 +150,7 @@ case $command in
     esac
     [ $# -lt 2 ] || no_more "logs $1" "$2"
     ;;
+  run | resume) find_hosts "$@" ;;
 esac
 case $command in
   create) create ;;

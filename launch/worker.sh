@@ -9,8 +9,9 @@
 # Starts the command again after exit code 42 (stopped, all saved; or a peer
 # is gone) and above 127 (killed or aborted), MAX_RESTARTS times (10), each
 # RESTART_WAIT seconds (10) later. Any other code is final: 0 done, 2 bad input,
-# 3 run failed, 1 a bug. A SIGTERM is passed on, and nothing is started after
-# it. Where the launcher restarts all hosts at once: MAX_RESTARTS=0.
+# 3 run failed, 1 a bug; and so are 130 (Ctrl-C) and 141 (nobody reads the
+# output any more). A SIGTERM is passed on, and nothing is started after it.
+# Where the launcher restarts all hosts at once: MAX_RESTARTS=0.
 # `--dry_run`, wherever it stands, prints the command.
 set -u
 
@@ -61,7 +62,7 @@ while :; do
     wait "$pid"
     code=$?
   done
-  { [ "$code" -eq 42 ] || [ "$code" -gt 127 ]; } || exit "$code"
+  helps_again "$code" || exit "$code"
   if [ "$stopping" -eq 1 ] || [ "$left" -le 0 ]; then
     exit "$code"
   fi

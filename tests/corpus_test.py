@@ -1,7 +1,9 @@
 """Text is prepared by one process at a time, up to the limit it began with."""
 
+import concurrent.futures
 import json
 import os
+import socket
 import threading
 import time
 
@@ -9,7 +11,8 @@ import pytest
 import running
 from tiny_recipe import get_config
 
-from time_jax import cli, corpus
+from time_jax import cli, corpus, distributed, lease
+from time_jax.cluster import Place
 
 
 def test_whoever_waits_says_for_whom(tmp_path, monkeypatch, capsys):
@@ -66,3 +69,26 @@ def test_where_the_limit_is_kept(tiny, tmp_path, file, limit):
       (tmp_path / path).write_text(json.dumps(content))
   corpus.keep_limit(config, tmp_path)
   assert config.data.max_tokens == max(limit, wanted)
+
+
+def test_a_refused_folder_is_prepared_by_nobody(tiny, tmp_path, monkeypatch):
+  """The others hear of it from process 0 before they work, and at once."""
+  with socket.create_server(("localhost", 0)) as free:
+    address = f"localhost:{free.getsockname()[1]}"
+  at = threading.local()
+  monkeypatch.setattr(distributed, "_find", lambda timeout: at.place)
+  monkeypatch.setenv("TIME_JAX_TIMEOUT", "20")
+
+  def prepare(index):
+    at.place = Place("test", address, 2, index)
+    try:
+      return corpus.prepare_command(get_config(tiny), tmp_path)
+    except Exception as error:
+      return str(error)
+
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    with lease.hold(tmp_path / lease.RUN, "W"):
+      first, other = pool.map(prepare, (0, 1))
+    assert "is being written by" in first and other == first
+    assert not (tmp_path / "data").exists()
+    assert list(pool.map(prepare, (0, 1))) == [0, 0]

@@ -1,16 +1,11 @@
-"""The launchers: what they would run, what they miss, what they start again."""
+"""The launchers: what they would run, and what they miss."""
 
-import os
 import pathlib
 import shutil
-import signal
 import subprocess
-import time
 
 import pytest
-import yaml
-
-from time_jax import errors
+from flags_of_commands import FLAGS
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXPECTED = pathlib.Path(__file__).parent / "launch"
@@ -54,6 +49,11 @@ DRY_RUNS = {
     "tpu_vm.sh",
     ["run", "export", "--workdir=/data/runs/da-m"],
     TPU,
+  ),
+  "tpu_vm_run_one_host": (
+    "tpu_vm.sh",
+    ["run", "sweep", "configs/sweep_heads.py", "--workdir=/data/heads"],
+    TPU | {"TYPE": "v5litepod-1"},
   ),
   "tpu_vm_state": ("tpu_vm.sh", ["state"], TPU),
   "tpu_vm_setup": ("tpu_vm.sh", ["setup"], TPU),
@@ -100,7 +100,7 @@ def test_dry_runs_are_as_reviewed(name):
   assert found == (EXPECTED / f"{name}.txt").read_text()
 
 
-@pytest.mark.parametrize("name", DRY_RUNS)
+@pytest.mark.parametrize("name", DRY_RUNS.keys() - {"tpu_vm_run_export"})
 def test_a_dry_run_may_be_asked_for_anywhere(name):
   script, arguments, variables = DRY_RUNS[name]
   expected = (EXPECTED / f"{name}.txt").read_text()
@@ -109,6 +109,56 @@ def test_a_dry_run_may_be_asked_for_anywhere(name):
     done = launch(script, *words, **variables)
     assert done.returncode == 0, done.stderr
     assert done.stdout.replace(str(ROOT), "REPOSITORY") == expected
+
+
+@pytest.mark.parametrize(
+  ("script", "words", "variables"),
+  [
+    ("worker.sh", [], {}),
+    ("local_processes.sh", ["2"], {}),
+    ("slurm.sbatch", [], {}),
+    ("tpu_vm.sh", ["run"], TPU),
+    ("gke_xpk.sh", ["run"], XPK),
+  ],
+)
+def test_a_dry_run_of_an_export_prints_one(script, words, variables):
+  """What is pasted must not upload."""
+  typed = [*words, "export", "--workdir=W", "--push=a/b"]
+  done = launch(script, *typed, "--dry_run", PYTHON="python3", **variables)
+  assert done.returncode == 0, done.stderr
+  assert "export --workdir=W --push=a/b --dry_run" in done.stdout
+  done = launch(script, "--dry_run", *typed, PYTHON="python3", **variables)
+  assert done.returncode == 0 and "--push=a/b" in done.stdout
+  assert "--dry_run" not in done.stdout
+
+
+def test_export_alone_has_a_dry_run_of_its_own():
+  """`common.sh` knows it by name."""
+  own = {name for name, flags in FLAGS.items() if "dry_run" in flags}
+  assert own == {"export"}
+
+
+@pytest.mark.parametrize(
+  "variables",
+  [{}, {"TYPE": "v6e-16"}, {"TYPE": "v5litepod-8", "SLICES": "2"}],
+)
+@pytest.mark.parametrize("word", ["run", "resume"])
+def test_a_sweep_is_refused_where_it_has_no_tpus(variables, word):
+  """A host of several cannot start its TPUs alone."""
+  words = ("--dry_run", word, "sweep", "grid.py", "--workdir=W")
+  done = launch("tpu_vm.sh", *words, **TPU | variables)
+  assert done.returncode == 2 and not done.stdout
+  assert "expected a TYPE of one host" in done.stderr
+
+
+def test_what_runs_on_the_cpu_of_a_slice_says_so():
+  words = ("--dry_run", "run", "choose", "--workdir=W")
+  done = launch("tpu_vm.sh", *words, **TPU)
+  assert "env JAX_PLATFORMS=cpu" in done.stdout
+  assert done.stderr.startswith("choose runs on the CPU of the first host")
+  for kind in ("v2-8", "v4-8", "v5p-8", "v6e-1", "v5litepod-4"):
+    done = launch("tpu_vm.sh", *words, **TPU | {"TYPE": kind})
+    assert "JAX_PLATFORMS" not in done.stdout and not done.stderr
 
 
 @pytest.mark.parametrize(
@@ -235,119 +285,6 @@ def test_the_help_of_every_launcher_ends_with_its_comment():
     first = (ROOT / "launch" / script).read_text().splitlines()[1]
     assert done.stdout.startswith(first.removeprefix("# "))
     assert "SBATCH --" not in done.stdout and "set -u" not in done.stdout
-
-
-@pytest.fixture
-def program(tmp_path):
-  """Stands for Python: ends with the codes it is given, one each time."""
-
-  def make(*codes):
-    (tmp_path / "codes").write_text("".join(f"{code}\n" for code in codes))
-    path = tmp_path / "python"
-    path.write_text(
-      f"#!/bin/sh\ncd {tmp_path}\necho started >>starts\n"
-      "code=$(head -n 1 codes)\nsed -i 1d codes\n"
-      '[ "$code" != wait ] || { trap "exit 42" TERM; while :; do sleep 0.05;'
-      ' done; }\n[ "$code" -lt 200 ] || kill -9 $$\nexit "$code"\n'
-    )
-    path.chmod(0o755)
-    return {"PYTHON": str(path), "RESTART_WAIT": "0"}
-
-  return make
-
-
-def starts(tmp_path):
-  return (tmp_path / "starts").read_text().count("started")
-
-
-@pytest.mark.parametrize(
-  ("codes", "more", "code", "times"),
-  [
-    ([0], {}, 0, 1),
-    ([42, 200, 134, 0], {}, 0, 4),
-    ([42, 42, 42], {"MAX_RESTARTS": "1"}, 42, 2),
-    ([42, 0], {"MAX_RESTARTS": "0"}, 42, 1),
-    ([errors.EXIT_BAD_INPUT, 0], {}, 2, 1),
-    ([42, errors.EXIT_RUN_FAILED, 0], {}, 3, 2),
-    ([1, 0], {}, 1, 1),
-  ],
-)
-def test_a_worker_starts_again_what_that_helps(
-  tmp_path, program, codes, more, code, times
-):
-  done = launch("worker.sh", "distill", **program(*codes), **more)
-  assert done.returncode == code, done.stderr
-  assert starts(tmp_path) == times
-
-
-def test_a_worker_that_is_stopped_passes_it_on_and_ends(tmp_path, program):
-  process = subprocess.Popen(
-    [ROOT / "launch" / "worker.sh", "distill"],
-    env={**os.environ, **program("wait", 0)},
-  )
-  while not (tmp_path / "starts").exists():
-    time.sleep(0.01)
-  time.sleep(0.1)
-  process.send_signal(signal.SIGTERM)
-  assert process.wait(timeout=20) == 42
-  assert starts(tmp_path) == 1
-
-
-def test_a_worker_that_is_stopped_before_a_start_ends(tmp_path, program):
-  sleep = tmp_path / "sleep"
-  sleep.write_text("#!/bin/sh\nkill -TERM $PPID\n")
-  sleep.chmod(0o755)
-  path = f"{tmp_path}:/usr/bin:/bin"
-  done = launch("worker.sh", "distill", PATH=path, **program(42, 0))
-  assert done.returncode == 42, done.stderr
-  assert starts(tmp_path) == 1
-
-
-@pytest.mark.parametrize(
-  ("code", "count", "requeued"),
-  [(42, 0, True), (137, 0, True), (42, 50, False), (2, 0, False), (0, 0, 0)],
-)
-def test_slurm_requeues_what_that_helps(tmp_path, code, count, requeued):
-  srun = f"echo cores $SRUN_CPUS_PER_TASK; exit {code}"
-  for name, text in (("srun", srun), ("scontrol", "echo $0 $*")):
-    path = tmp_path / name
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-  done = launch(
-    "slurm.sbatch",
-    "distill",
-    PATH=f"{tmp_path}:/usr/bin:/bin",
-    SLURM_JOB_ID="17",
-    SLURM_CPUS_PER_TASK="6",
-    SLURM_RESTART_COUNT=str(count),
-    SLURM_SUBMIT_DIR=str(ROOT),
-  )
-  assert done.returncode == code, done.stderr
-  assert ("scontrol requeue 17" in done.stdout) == bool(requeued)
-  assert "cores 6\n" in done.stdout
-
-
-def test_the_jobset_ends_where_a_restart_does_not_help():
-  text = (ROOT / "launch" / "jobset.yaml").read_text()
-  jobset = yaml.safe_load(text)
-  (replicated,) = jobset["spec"]["replicatedJobs"]
-  job = replicated["template"]["spec"]
-  (rule,) = job["podFailurePolicy"]["rules"]
-  final = {1, errors.EXIT_BAD_INPUT, errors.EXIT_RUN_FAILED}
-  assert set(rule["onExitCodes"]["values"]) == final
-  assert errors.EXIT_PREEMPTED not in final
-  pod = job["template"]["spec"]
-  assert pod["restartPolicy"] == "Never"  # Which podFailurePolicy requires.
-  (container,) = pod["containers"]
-  assert container["name"] == rule["onExitCodes"]["containerName"]
-  assert (ROOT / container["command"][0]).exists()
-  name = jobset["metadata"]["name"]
-  (address,) = [
-    e["value"]
-    for e in container["env"]
-    if e["name"] == "JAX_COORDINATOR_ADDRESS"
-  ]
-  assert address == f"{name}-{replicated['name']}-0-0.{name}:6002"
 
 
 def test_the_image_copies_what_there_is():

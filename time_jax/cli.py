@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from absl import logging
@@ -30,8 +30,13 @@ def main(argv: Sequence[str]) -> int:
     with everything saved, or for want of storage or the other processes.
     A bug is raised.
   """
+  return _code_of(lambda: _run(argv))
+
+
+def _code_of(work: Callable[[], int]) -> int:
+  """Does something and says what was wrong; a bug is raised."""
   try:
-    code = _run(argv)
+    code = work()
     if sys.stdout:  # It is not there where the standard output is closed.
       sys.stdout.flush()  # That it cannot be written is told, too.
     return code
@@ -53,9 +58,10 @@ def _run(argv: Sequence[str]) -> int:
   logging.set_verbosity(logging.ERROR)
   command = COMMANDS[name]
   with _stopped_by_sigterm():
-    if command.shared:
+    if not command.once:
       return command.run(values)
-    return outcome.by_first(lambda: command.run(values))
+    # What is said and what is wrong come before the other processes are told.
+    return outcome.by_first(lambda: _code_of(lambda: command.run(values)), argv)
 
 
 @contextlib.contextmanager

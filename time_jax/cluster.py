@@ -1,6 +1,7 @@
 """Which process of a run this is, from the variables that launchers set."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,13 @@ VARIABLES = (
   "TIME_JAX_NUM_PROCESSES",
   "TIME_JAX_PROCESS_ID",
 )
+# How many seconds the processes wait for each other: at the start; for a sign
+# of life; for the last one to end.
+LIMITS = {
+  "TIME_JAX_TIMEOUT": 900,
+  "TIME_JAX_HEARTBEAT": 100,
+  "TIME_JAX_SHUTDOWN": 300,
+}
 _TPU_PORT = 8482  # The ports that JAX takes where nothing is said.
 _CPU_PORT = 1234
 _Variables = Mapping[str, str]
@@ -71,6 +79,20 @@ def find(environ: _Variables) -> Place | None:
       )
     return place
   return None
+
+
+def seconds(name: str) -> int:
+  """How long processes wait for each other, by a variable of `LIMITS`.
+
+  Raises:
+    UserError: it is no such number.
+  """
+  value = os.environ.get(name) or str(LIMITS[name])
+  if not value.isdecimal() or not int(value):
+    raise UserError(
+      f"{name}={value!r}; expected seconds, such as {LIMITS[name]}."
+    )
+  return int(value)
 
 
 def _explicit(env: _Variables) -> Place | None:

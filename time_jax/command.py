@@ -30,8 +30,9 @@ class Command:
     argument: the flag that a word without dashes sets; empty: no such word.
       A flag that is a list takes all such words.
     recipe: gives all fields that its --config must have.
-    shared: whether all processes that a launcher started take part in it; else
-      process 0 does it, see `outcome`.
+    once: whether process 0 does it for all that a launcher started, see
+      `outcome`: what writes one folder. All others run in each process, joined
+      or, where they only read and print, by themselves.
     ranges: of the fields of its --config that are numbers.
   """
 
@@ -42,7 +43,7 @@ class Command:
   run: Callable[[Any], int]
   argument: str = ""
   recipe: Callable[[], ConfigDict] = default_config
-  shared: bool = False
+  once: bool = False
   ranges: Mapping[str, Range] = dataclasses.field(
     default_factory=lambda: RANGES
   )

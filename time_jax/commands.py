@@ -297,7 +297,6 @@ COMMANDS: dict[str, Command] = {
     (config_flag, workdir_flag, _check_rows),
     ("config", "workdir"),
     _run_prepare,
-    shared=True,
   ),
   "distill": Command(
     "Train a student; continues by itself where an earlier run ended.",
@@ -305,7 +304,6 @@ COMMANDS: dict[str, Command] = {
     (config_flag, workdir_flag, _profile),
     ("config", "workdir"),
     _run_distill,
-    shared=True,
   ),
   "status": Command(
     "How a run is doing: progress, health, speed, losses, lost time.",
@@ -321,6 +319,7 @@ COMMANDS: dict[str, Command] = {
     (workdir_flag,),
     ("workdir",),
     _run_choose,
+    once=True,
   ),
   "export": Command(
     "Write a checkpoint as a Hugging Face folder and prove it equal.",
@@ -328,6 +327,7 @@ COMMANDS: dict[str, Command] = {
     (workdir_flag, _export),
     ("workdir",),
     _run_export,
+    once=True,
   ),
   "verify": Command(
     "Check a model folder: files, ids, tensors, JAX against PyTorch, card.",
@@ -344,6 +344,7 @@ COMMANDS: dict[str, Command] = {
     ("model", "workdir"),
     _run_import,
     argument="model",
+    once=True,
   ),
   **EVALS,
   "sweep": Command(
@@ -353,7 +354,6 @@ COMMANDS: dict[str, Command] = {
     ("file", "workdir"),
     _run_sweep,
     argument="file",
-    shared=True,
   ),
   "languages": Command(
     "Languages, and which corpora, treebanks and checkpoints have them.",
@@ -385,6 +385,7 @@ COMMANDS: dict[str, Command] = {
     (_trim, _allow_pickle),
     ("teacher", "text", "out"),
     _run_trim,
+    once=True,
   ),
   "doctor": Command(
     "Devices, versions, flags, memory, folders; what is wrong, what to do.",
@@ -392,7 +393,6 @@ COMMANDS: dict[str, Command] = {
     (workdir_flag,),
     (),
     _run_doctor,
-    shared=True,
   ),
   **BENCH,
 }

@@ -245,6 +245,7 @@ def prepare_command(
     if not config.data.folder and not manifest.is_prepared(folder):
       prepare_workdir(workdir)
       stack.enter_context(distributed.writing(workdir))
+      distributed.meet()  # None works before process 0 has the workdir.
     prepared = prepare_corpus(config, workdir, vocab_size)
   print(f"Prepared rows in {folder}")
   for name, split in prepared.splits.items():

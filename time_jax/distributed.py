@@ -31,13 +31,6 @@ from time_jax.errors import (
 )
 from time_jax.watchdog import Watchdog
 
-# How many seconds the processes wait for each other: at the start; for a sign
-# of life; for the last one to end.
-_LIMITS = {
-  "TIME_JAX_TIMEOUT": 900,
-  "TIME_JAX_HEARTBEAT": 100,
-  "TIME_JAX_SHUTDOWN": 300,
-}
 # Alone there is nobody to be heard of; and a process may be suspended for days.
 _NEVER = 10**8
 _PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
@@ -112,14 +105,15 @@ def check_settings() -> list[int]:
   Raises:
     UserError: one is no such number.
   """
-  return [_seconds(name) for name in _LIMITS]
+  return [cluster.seconds(name) for name in cluster.LIMITS]
 
 
 @contextlib.contextmanager
 def writing(workdir: pathlib.Path) -> Generator[None, None, None]:
-  """Lets one run at a time write to a workdir; comes before `initialize`.
+  """Lets one run at a time write to a workdir; `join` or `meet` comes next.
 
-  Process 0 holds the lease. Where it is refused, all processes are.
+  Process 0 holds the lease. Where it is refused, all processes are, as soon as
+  they meet.
 
   Args:
     workdir: of the run; it is there.
@@ -141,6 +135,18 @@ def writing(workdir: pathlib.Path) -> Generator[None, None, None]:
         meeting.meet(place, timeout, refusal=str(error))
       raise
     yield
+
+
+def meet() -> None:
+  """Returns when all processes are there, which need not join for their work.
+
+  Raises:
+    UserError: process 0 was refused the workdir, see `writing`; or the
+      environment is wrong.
+    RestartableError: processes are missing.
+  """
+  timeout, *_ = check_settings()
+  meeting.meet(_find(timeout), timeout)
 
 
 @contextlib.contextmanager
@@ -363,15 +369,6 @@ def _bypass_proxy(host: str) -> None:
 
 def _number_of_pod() -> str:
   return os.environ.get("JOB_COMPLETION_INDEX") or "0"
-
-
-def _seconds(name: str) -> int:
-  value = os.environ.get(name) or str(_LIMITS[name])
-  if not value.isdecimal() or not int(value):
-    raise UserError(
-      f"{name}={value!r}; expected seconds, such as {_LIMITS[name]}."
-    )
-  return int(value)
 
 
 def _free_port() -> int:

@@ -13,10 +13,10 @@ import sys
 import time
 
 from time_jax.cluster import Place
-from time_jax.errors import RestartableError, UserError
+from time_jax.errors import DAMAGED_JSON, RestartableError, UserError
 
 _SAY_EVERY = 30.0  # seconds
-_GO, _REFUSED = "go", "refused: "
+_GO, _REFUSED, _FAILED = "go", "refused: ", "failed: "
 
 
 def meet(place: Place, timeout: float, refusal: str = "") -> None:
@@ -56,7 +56,7 @@ def _call(place: Place, timeout: float, deadline: float, word: str) -> None:
       now = time.monotonic()
       if now > deadline:
         error = RestartableError(_missing_words(place, missing, timeout))
-        _answer(present, str(error))
+        _answer(present, _FAILED + str(error))
         raise error
       if now > say_at:
         say_at += _SAY_EVERY
@@ -70,12 +70,24 @@ def _call(place: Place, timeout: float, deadline: float, word: str) -> None:
       try:
         _admit(peer, place, present)
       except UserError as error:
-        _answer(present, str(error))
+        _answer(present, _FAILED + str(error))
         raise
     _answer(present, word)
     for peer, _ in present.values():  # They hang up first: the port is free.
       with contextlib.suppress(OSError):
         peer.recv(1)
+
+
+def is_report(said: bytes) -> bool:
+  """Whether this is what a process of a run says when it looks for process 0.
+
+  Args:
+    said: a line, as it came from a port.
+  """
+  try:
+    return {"index", "of", "who"} <= set(json.loads(said))
+  except DAMAGED_JSON:
+    return False
 
 
 def listen(place: Place) -> socket.socket:
@@ -109,7 +121,7 @@ def _admit(
   try:
     said = json.loads(_read_line(peer))
     index, processes, who = said["index"], said["of"], str(said["who"])
-  except (OSError, ValueError, KeyError, TypeError):
+  except (OSError, *DAMAGED_JSON):
     return
   if processes != place.processes or index not in range(1, place.processes):
     raise UserError(
@@ -168,9 +180,11 @@ def _report(place: Place, timeout: float, deadline: float) -> None:
       return
     if answer.startswith(_REFUSED):
       raise UserError(answer.removeprefix(_REFUSED))
-    if answer:
-      raise RestartableError(answer)
-    time.sleep(0.3)  # Process 0 ended, and may come again.
+    if answer.startswith(_FAILED):
+      raise RestartableError(answer.removeprefix(_FAILED))
+    # Process 0 ended, and may come again; or another program answers.
+    problem = "another program answers" if answer else "no answer"
+    time.sleep(0.3)
   raise RestartableError(
     f"process {place.index} of {place.processes} could not reach process 0 at "
     f"{place.coordinator} within {timeout:.0f} s ({problem}); is it running, "

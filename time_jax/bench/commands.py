@@ -327,7 +327,6 @@ BENCH = {
     (config_flag, workdir_flag, _bench_step, json_flag),
     ("config",),
     _run_bench_step,
-    shared=True,
   ),
   "bench compare": Command(
     "Our training step and PyTorch's, in turns.",

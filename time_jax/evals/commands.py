@@ -96,7 +96,6 @@ EVALS = {
     ("config", "workdir"),
     _run_ud,
     recipe=ud_config,
-    shared=True,
     ranges=RANGES,
   ),
   "finetune ner": Command(
@@ -107,7 +106,6 @@ EVALS = {
     ("config", "workdir"),
     _run_ner,
     recipe=ner_config,
-    shared=True,
     ranges=RANGES,
   ),
   "finetune qa": Command(
@@ -118,7 +116,6 @@ EVALS = {
     ("config", "workdir"),
     _run_qa,
     recipe=qa_config,
-    shared=True,
     ranges=RANGES,
   ),
   "predict": Command(
@@ -137,5 +134,6 @@ EVALS = {
     ("workdirs", "out"),
     _run_report,
     argument="workdirs",
+    once=True,
   ),
 }
