@@ -71,6 +71,20 @@ def test_where_the_limit_is_kept(tiny, tmp_path, file, limit):
   assert config.data.max_tokens == max(limit, wanted)
 
 
+@pytest.mark.parametrize(("num_steps", "kept"), [(30, True), (29, False)])
+def test_a_run_goes_on_with_less_text_than_its_steps_read(
+  tiny, tmp_path, num_steps, kept
+):
+  """As one of before did that was longer than its recipe; no other does."""
+  config = get_config(tiny)
+  config.data.max_tokens = wanted = 30 * 8 * 32
+  train = {"num_steps": num_steps, "global_batch_size": 8}
+  record = {"data": {"max_tokens": 100}, "train": train}
+  (tmp_path / "config.json").write_text(json.dumps(record))
+  corpus.keep_limit(config, tmp_path)
+  assert config.data.max_tokens == (100 if kept else wanted)
+
+
 def test_a_refused_folder_is_prepared_by_nobody(tiny, tmp_path, monkeypatch):
   """The others hear of it from process 0 before they work, and at once."""
   with socket.create_server(("localhost", 0)) as free:

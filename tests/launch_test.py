@@ -100,7 +100,9 @@ def test_dry_runs_are_as_reviewed(name):
   assert found == (EXPECTED / f"{name}.txt").read_text()
 
 
-@pytest.mark.parametrize("name", DRY_RUNS.keys() - {"tpu_vm_run_export"})
+@pytest.mark.parametrize(
+  "name", sorted(DRY_RUNS.keys() - {"tpu_vm_run_export"})
+)
 def test_a_dry_run_may_be_asked_for_anywhere(name):
   script, arguments, variables = DRY_RUNS[name]
   expected = (EXPECTED / f"{name}.txt").read_text()

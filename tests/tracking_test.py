@@ -84,7 +84,7 @@ def test_an_error_is_told_there(service, tmp_path):
 def test_it_is_asked_for_only_where_it_is_wanted(monkeypatch):
   monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
   tracking.check_installed("")
-  with pytest.raises(UserError, match=r"'time-jax\[wandb\]'"):
+  with pytest.raises(UserError, match=r"pip install -e '\.\[wandb\]'"):
     tracking.check_installed("students")
 
 

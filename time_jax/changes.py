@@ -98,9 +98,21 @@ def at(config: ConfigDict, step: int) -> ConfigDict:
   if not config.train.changes:
     return config
   now = ConfigDict(config.to_dict())
-  for first, values in parse(config.train.changes).items():
+  now.train.update(fields_at(config.train, step))
+  return now
+
+
+def fields_at(train: ConfigDict, step: int) -> dict[str, float]:
+  """The same for the fields that may change alone, by name.
+
+  Args:
+    train: the part of the config.
+    step: how many steps are done before.
+  """
+  now = {name: train[name] for name in FIELDS}
+  for first, values in parse(train.changes).items():
     if first <= step:
-      now.train.update(values)
+      now |= values
   return now
 
 

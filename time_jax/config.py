@@ -103,7 +103,8 @@ def _run_fields(config: ConfigDict) -> None:
   n.dtype = "bfloat16"  # of the student's computation; its weights are float32
   # Standard deviations above the usual loss or gradient (its logarithm) from
   # which a step is skipped, as one that is not finite always is; 0: none is.
-  # After eight skipped steps in a row the new level counts as the usual one.
+  # After eight skipped steps in a row the new level counts as the usual one,
+  # where max_skipped lets a run come so far.
   n.spike = 0.0
   n.max_skipped = 10  # skipped steps in a row before the run ends
   # What is different from a step on, of peak_lr, spike, max_skipped, clip_norm:

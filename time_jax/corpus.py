@@ -13,7 +13,7 @@ import filelock
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax import distributed, sharding
+from time_jax import distributed, sharding, warmup
 from time_jax.arrays import Batch
 from time_jax.assembly import RANDOM, teacher_config
 from time_jax.config import check_config
@@ -90,12 +90,16 @@ def keep_limit(config: ConfigDict, workdir: pathlib.Path) -> None:
   folder = data_folder(config, workdir)
   if d.max_tokens != train.num_steps * train.global_batch_size * d.seq_len:
     return  # It was chosen for its own sake.
-  before = max(
-    _limit(workdir / "config.json", "data"),
-    _limit(folder / manifest.MANIFEST, "settings"),
-    _limit(prepare.plan_of(folder)),
-  )
-  if before > d.max_tokens:
+  record = workdir / "config.json"
+  before = _limit(record, "data")
+  # A run that was begun with these steps has the limit of its recipe of then,
+  # be it lower; any other text has to be enough.
+  asked = {name: train[name] for name in ("num_steps", "global_batch_size")}
+  if not before or not warmup.is_recorded([record], asked):
+    made = _limit(folder / manifest.MANIFEST, "settings")
+    planned = _limit(prepare.plan_of(folder))
+    before = max(before, made, planned, d.max_tokens)
+  if before != d.max_tokens:
     print(
       f"time_jax: note: text was prepared up to {before:,} tokens, the steps "
       f"read at most {d.max_tokens:,}; it is used as it is.",

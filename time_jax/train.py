@@ -219,7 +219,7 @@ class _Run:
           jax.profiler.StepTraceAnnotation("train", step_num=step),
           self.ledger.doing("compile" if new else "steps"),
         ):
-          if new:  # What cannot fit is told before it runs.
+          if step == first + 1:  # What cannot fit is told before it runs.
             memory.compile_step(how.lower(state, teacher, batch), self.mesh)
           state, scalars = how.step(state, teacher, batch)
         self.watchdog.beat()
@@ -228,10 +228,14 @@ class _Run:
         # Fetch what the step before last gave: the device always has the
         # next step queued, and never more than two.
         if len(pending) > 2:
+          meter.count(int(pending[0][1]["data/tokens"]))
           self._look_at(*pending.pop(0), recorder, meter)
         stop = distributed.preempted()
         halt = stop or self._is_stop(step)
         if halt or tracer.turns(step + 1):
+          # All as one interval: they end one right after the other.
+          for _, scalars in pending:
+            meter.count(int(scalars["data/tokens"]))
           while pending:
             self._look_at(*pending.pop(0), recorder, meter)
           tracer.turn(step + 1)
@@ -277,14 +281,14 @@ class _Run:
     recorder: metrics.Recorder,
     meter: metrics.Meter,
   ) -> None:
-    meter.count(int(scalars["data/tokens"]))
-    train = changes.at(self.config, step - 1).train
+    train = self.config.train
+    now = changes.fields_at(train, step - 1)
     if reason := guard.reason_to_end(
       int(scalars["train/skipped_in_a_row"]),
       step,
-      max_skipped=train.max_skipped,
+      max_skipped=int(now["max_skipped"]),
       num_steps=train.num_steps,
-      spikes=bool(train.spike),
+      spikes=bool(now["spike"]),
     ):
       sound = self.checkpoints.last_sound()
       saved = max(self.checkpoints.steps(), default=0)

@@ -6,7 +6,7 @@ import tiny_ner
 import tiny_ud
 
 from time_jax import sharding
-from time_jax.evals import encoders, finetuning, iob, ner, recipe, tuning
+from time_jax.evals import encoders, iob, ner, optimization, recipe, tuning
 from time_jax.evals.batches import Epochs, make_buckets, place
 
 
@@ -40,7 +40,7 @@ def test_one_program_a_bucket(compiled, mesh, tmp_path):
   assert len({*task.examples.sizes}) > len(buckets.lengths) == 2
   run = tuning.Run(
     task=task,
-    recipe=finetuning._recipe(config, seed=0),
+    recipe=optimization.recipe_of(config, seed=0),
     batches=Epochs(task.examples, buckets, seed=0),
     mesh=mesh,
     workdir=tmp_path,
