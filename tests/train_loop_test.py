@@ -57,7 +57,7 @@ def test_results_are_looked_at_two_steps_late(
   assert " ".join(f"{kind} {number}" for kind, number in events) == (
     "step 1 step 2 step 3 look 1 step 4 look 2 step 5 look 3 step 6 look 4 "
     # At a stop tokens first: what is pending is one interval.
-    "look 5 look 6 look 4 look 5 look 6 "
+    "look 5 look 6 look 5 look 6 "
     "step 7 step 8 look 7 look 8 look 7 look 8"
   )
 
