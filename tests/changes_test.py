@@ -6,7 +6,7 @@ import shutil
 import pytest
 import running
 
-from time_jax import changes, cli, status
+from time_jax import changes, cli, record, status
 from time_jax.config import check_config, default_config
 from time_jax.errors import UserError
 
@@ -84,6 +84,23 @@ def test_the_flag_to_type():
   assert changes.added(text, 40, spike=2) == (
     "--config.train.changes='40:peak_lr=0.0003,spike=2;50:spike=6.0'"
   )
+
+
+@pytest.mark.parametrize(
+  ("more", "helps"),
+  [({}, True), ({"max_skipped": 3}, True), ({"weight_decay": 0.5}, False)],
+)
+def test_the_flag_is_told_only_where_it_helps(more, helps):
+  """What else differs would still be refused."""
+  before = json.loads(default_config().to_json())
+  before |= {record.TEACHER: "a", record.ROWS: "b"}
+  train = before["train"] | {"peak_lr": 1e-3} | more
+  with pytest.raises(UserError, match="train.peak_lr: 0.0006 then") as error:
+    record.check_same(before, before | {"train": train}, 4)
+  assert ("leave the old value and add" in str(error.value)) == helps
+  with pytest.raises(UserError) as error:
+    record.check_same(before, before | {"train": train, "seed": 1}, 4)
+  assert "leave the old value" not in str(error.value)
 
 
 CHANGE = "--config.train.changes=4:peak_lr=1e-3,spike=9,clip_norm=0.1"

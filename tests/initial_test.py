@@ -375,6 +375,9 @@ def test_an_imported_epsilon_is_taken(capsys, tiny, tmp_path):
   config = default_config()
   first_state.take_epsilon(config, run)
   assert config.student.layer_norm_eps == 1e-5
+  flag = "--config.student.layer_norm_eps=1e-12"  # Typed: it stays.
+  shown = command(capsys, *distil(tiny, run, flag), code=2)
+  assert "student.layer_norm_eps=1e-12, there it is 1e-05" in shown
   shutil.rmtree(run / "checkpoints")  # What an ended run left counts for none.
   config = default_config()
   first_state.take_epsilon(config, run)

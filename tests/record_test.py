@@ -10,6 +10,7 @@ import running
 
 from time_jax import cli, distributed, record, restore
 from time_jax.checkpoint import Checkpoints
+from time_jax.config import default_config
 from time_jax.data import manifest
 from time_jax.errors import UserError
 
@@ -129,6 +130,27 @@ def test_the_hash_of_rows_is_of_settings_and_files(whole):
   assert len(found.content) == 64 and found.content == again.content
   object.__setattr__(again, "fingerprint", "other")
   assert found.content != again.content
+
+
+def test_a_whole_file_beside_an_index_is_named_as_the_cause(tmp_path):
+  """Earlier versions read such a teacher from the parts of the index."""
+  now = json.loads(default_config().to_json())
+  now["teacher"]["path"] = str(tmp_path)
+  now |= {record.TEACHER: "whole", record.ROWS: "b"}
+  before = now | {record.TEACHER: "parts"}
+  whole, part = "model.safetensors", "model-1.safetensors"
+  (tmp_path / whole).touch()
+
+  def told():
+    with pytest.raises(UserError, match="teacher weights") as caught:
+      record.check_same(before, now, 4)
+    return str(caught.value)
+
+  assert whole not in told()
+  index = tmp_path / f"{whole}.index.json"
+  index.write_text(json.dumps({"weight_map": {"a": part}}))
+  assert f"holds {whole} and {index.name}: earlier versions read" in told()
+  assert f"move {whole} to another folder" in told()
 
 
 def made(**changes):

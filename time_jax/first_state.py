@@ -1,6 +1,7 @@
 """The state that a session of a run begins with."""
 
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 from jax.sharding import Mesh
@@ -22,22 +23,28 @@ from time_jax.distill import Objective
 from time_jax.hf import files, load
 from time_jax.notes import note
 
+EPSILON = "student.layer_norm_eps"
 
-def take_epsilon(config: ConfigDict, workdir: pathlib.Path) -> None:
+
+def take_epsilon(
+  config: ConfigDict, workdir: pathlib.Path, typed: Collection[str] = ()
+) -> None:
   """Sets a student's epsilon to that of the weights which it begins with.
 
   Only where the config has the default, which is BERT's. RoBERTa and its kin
-  have another, and with a different one the weights would not fit.
+  have another, and with a different one the weights would not fit. A value that
+  was typed stays, so that a mismatch is refused where the weights are read.
 
   Args:
     config: of the run; its student.layer_norm_eps may change.
     workdir: of the run.
+    typed: names of the fields that were given with the command.
 
   Raises:
     UserError: there is no such model as student.init_from names.
   """
   usual = default_config().student.layer_norm_eps
-  if config.student.layer_norm_eps != usual:
+  if EPSILON in typed or config.student.layer_norm_eps != usual:
     return
   if seal.step_folders(workdir) and (workdir / assembly.SHAPE).exists():
     found = assembly.read_shape(workdir, config)

@@ -20,6 +20,7 @@ from time_jax.config import (
 from time_jax.errors import UserError
 from time_jax.hf import files, tokenizer
 
+TEACHER = "teacher weights (SHA-256)"
 # Of the settings that rows were made with, and of the rows themselves.
 TEXT = "prepared text (SHA-256)"
 ROWS = "prepared rows (SHA-256)"
@@ -45,7 +46,7 @@ def make_record(
   return {
     "run": json.loads(config.to_json())
     | {
-      "teacher weights (SHA-256)": teacher,
+      TEACHER: teacher,
       "tokenizer (SHA-256)": rows.tokenizer,
       TEXT: rows.fingerprint,
       ROWS: rows.content,
@@ -119,12 +120,39 @@ def check_same(before: dict[str, Any], now: dict[str, Any], step: int) -> None:
     raise UserError(
       "this workdir belongs to another run: " + "; ".join(changed) + ". Use "
       "another --workdir, or the same settings to continue."
-      + changes.instead(then, today, step)
+      + _other_weights(before, now)
+      + _instead(compared, now, step)
     )
   if jax.process_index() == 0:
     lines = differences(before, now) + harmless_differences(before, now)
     for line in lines:
       print(f"changed since step {step}: {line}", file=sys.stderr, flush=True)
+
+
+def _other_weights(before: dict[str, Any], now: dict[str, Any]) -> str:
+  """Says why a teacher that nobody changed may have other weights now."""
+  path, allow_pickle = now["teacher"]["path"], now["teacher"]["allow_pickle"]
+  if before.get(TEACHER) == now[TEACHER] or path == assembly.RANDOM:
+    return ""
+  folder = files.resolve(path, allow_pickle)
+  layout = files.find_weights(folder, allow_pickle)
+  if not layout.ignored:
+    return ""
+  single = layout.paths[0].name
+  return (
+    f" {folder} holds {single} and {layout.ignored}: earlier versions read the "
+    "files that the index names, this one reads the whole file. If the run "
+    f"began with those, move {single} to another folder and start it again."
+  )
+
+
+def _instead(before: dict[str, Any], now: dict[str, Any], step: int) -> str:
+  """The advice of `changes.instead`, where following it lets the run go on."""
+  then, today = before["train"], now["train"]
+  later = {name: today[name] for name in changes.FIELDS}
+  if differences(before | {"train": then | later}, now):
+    return ""
+  return changes.instead(then, today, step)
 
 
 def write_files(

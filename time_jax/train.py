@@ -67,7 +67,8 @@ def distill(
     config: of the run.
     workdir: of the run.
     profile: START:STOP, steps to trace into WORKDIR/profile; empty: none.
-    typed: names of the fields that were given with the command; see `warmup`.
+    typed: names of the fields that were given with the command; what was
+      typed is never replaced by what would fit.
 
   Returns:
     The exit code: 0 when done, EXIT_PREEMPTED when told to stop early.
@@ -83,7 +84,7 @@ def distill(
   window = profiling.read_window(profile, config.train.num_steps)
   prepare_workdir(workdir)
   imported.check_not_lost(workdir, seal.step_folders(workdir))
-  first_state.take_epsilon(config, workdir)
+  first_state.take_epsilon(config, workdir, typed)
   teacher_config = assembly.teacher_config(config)
   initial.check_source(config, workdir, teacher_config.vocab_size)
   corpus.keep_limit(config, workdir)

@@ -74,6 +74,24 @@ def test_a_sweep_with_a_teacher_of_the_users_own(monkeypatch, tiny, tmp_path):
     assert distill.config.train.num_steps == 9
 
 
+def test_a_typed_warmup_of_a_point_that_is_begun(tiny, tmp_path):
+  """A run of an earlier version, which did not refuse it, is let go on."""
+
+  def stages(folder, steps):
+    recipe = f"--config={running.ROOT}/tests/tiny_recipe.py:{tiny}"
+    warm = "--config.train.num_steps=4", f"--config.train.warmup_steps={steps}"
+    return [["distill", recipe, *warm, f"--workdir={folder}/student"]]
+
+  sweep = grid.Sweep({"steps": (5,)}, stages, x="steps")
+  with pytest.raises(UserError, match="warmup_steps=5 is not shorter than"):
+    grid.points(sweep, tmp_path, cli.COMMANDS)
+  record = tmp_path / "steps=5" / "student" / "config.json"
+  record.parent.mkdir(parents=True)
+  record.write_text('{"train": {"num_steps": 4, "warmup_steps": 5}}')
+  (point,) = grid.points(sweep, tmp_path, cli.COMMANDS)
+  assert point.stages[0].values.config.train.warmup_steps == 5
+
+
 @pytest.mark.parametrize(
   ("field", "message"),
   [

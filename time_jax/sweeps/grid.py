@@ -295,8 +295,8 @@ def _stage(
   if "config" in values:
     _check_recipe(name, values.config, workdir)
   if name == DISTILL and warmup.FIELD in (typed := typed_fields(values)):
-    train = values.config.train
-    warmup.fitting(train.warmup_steps, train.num_steps, typed=typed)
+    # A point that an earlier version began, or finished, keeps its schedule.
+    warmup.fit(values.config.train, local_path(values.workdir), typed)
   return Stage(name, tuple(words), values)
 
 
