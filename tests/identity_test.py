@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import exporting
@@ -13,7 +14,7 @@ import tiny_ud
 import tokenizers
 from exporting import command
 
-from time_jax import folders, identity, restore
+from time_jax import folders, identity, lease, restore
 from time_jax.errors import UserError
 from time_jax.evals import tuning
 from time_jax.evals.encoders import open_encoder
@@ -160,10 +161,24 @@ def test_where_it_cannot_be_kept_it_is_computed_again(run, monkeypatch):
   def full(*arguments):
     raise OSError("no space left")
 
-  monkeypatch.setattr(folders, "write_json", full)
+  monkeypatch.setattr(pathlib.Path, "replace", full)
   first = restore.read_student(run).identity.value
   assert restore.read_student(run).identity.value == first
-  assert not (run / "checkpoints" / "0" / restore.KEPT).exists()
+  assert not [*(run / "checkpoints" / "0").glob(f"{restore.KEPT}*")]
+
+
+def test_it_is_not_kept_while_a_run_writes_there(run, monkeypatch):
+  """The run may be deleting the checkpoint; its lease says that it lives."""
+  file = run / "checkpoints" / "0" / restore.KEPT
+  held = {"host": "far", "boot": "", "processes": "", "pid": 1, "born": ""}
+  held |= {"command": "distill", "started": 0.0, "token": "far"}
+  (run / lease.RUN).write_text(json.dumps(held))
+  first = restore.read_student(run).identity.value
+  assert not [*file.parent.glob(f"{restore.KEPT}*")]
+  (run / lease.RUN).unlink()
+  with lease.hold(run / lease.RUN, "W"):  # This process's own.
+    assert restore.read_student(run).identity.value == first
+  assert [*file.parent.glob(f"{restore.KEPT}*")] == [file]
 
 
 def test_a_source_and_its_import_are_one_model(imported, mesh):

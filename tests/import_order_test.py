@@ -16,8 +16,8 @@ folders warmup
 appearing cluster history ledger seal tracking watchdog
 meeting
 outcome ranges
-arrays memory distributed guard
-optimizer spikes changes metrics languages profiling
+arrays distributed guard
+memory optimizer spikes changes metrics languages profiling
 config
 damaged status
 checkpoint command data.examples data.json_files evals.recipe

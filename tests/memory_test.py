@@ -41,6 +41,37 @@ def test_devices_of_a_host_share_its_memory():
   with pytest.raises(UserError, match=r"4.00 GB on a device \(H100\) beside"):
     memory.check_fit(needs, [Device("gpu")] * 8, 3 * gigabytes)
   memory.check_fit(None, [Device("other")], 0)  # The backend does not tell.
+  memory.check_fit(needs, [Device("gpu")], None)
+  memory.check_fit(needs, [Device("cpu")] * 2, 16 * gigabytes, processes=2)
+  with pytest.raises(UserError, match="16.00 GB on the host, for its 4 devi"):
+    memory.check_fit(needs, [Device("cpu")] * 2, 15 * gigabytes, processes=2)
+
+
+def test_host_memory_says_nothing_of_an_accelerator(monkeypatch):
+  device = types.SimpleNamespace(platform="gpu", memory_stats=lambda: None)
+  monkeypatch.setattr(jax, "local_devices", lambda: [device])
+  assert memory.free() is None
+  device.platform = "cpu"
+  assert memory.free() > 0
+
+
+def test_what_does_not_fit_one_process_is_refused_in_all(monkeypatch):
+  lowered = jax.jit(lambda x: x + 1).lower(jnp.zeros(3))
+  told = []
+
+  def of_all(text):
+    told.append(text)
+    others = [text, "elsewhere"] if len(told) == 1 else ["it does not fit", ""]
+    return [text, *others]
+
+  def check(program, devices, left, processes):
+    assert processes == 2
+
+  monkeypatch.setattr(memory.distributed, "of_all", of_all)
+  monkeypatch.setattr(memory, "check_fit", check)
+  with pytest.raises(UserError, match="^it does not fit$"):
+    memory.compile_step(lowered, make_mesh(1, 1, 1))
+  assert told == [told[0], ""] and told[0]
 
 
 @pytest.mark.usefixtures("one_process")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import running
 
-from time_jax import cli, distributed, record, restore
+from time_jax import assembly, cli, distributed, record, restore
 from time_jax.checkpoint import Checkpoints
 from time_jax.config import default_config
 from time_jax.data import manifest
@@ -203,3 +203,36 @@ def test_what_all_processes_say(monkeypatch, texts):
   monkeypatch.setattr(jax, "process_count", lambda: len(texts))
   monkeypatch.setattr(distributed.multihost_utils, "process_allgather", gather)
   assert distributed.of_all(texts[0]) == texts
+
+
+def test_a_tokenizer_goes_only_when_its_successor_is_there(
+  tiny, whole, tmp_path, monkeypatch
+):
+  run, source = tmp_path / "run", tmp_path / "source"
+  shutil.copytree(whole, run)
+  shutil.copytree(tiny / "teacher", source)
+  place = run / "tokenizer" / "tokenizer.json"
+  content = json.loads(place.read_text())
+  (source / "tokenizer.json").write_text(
+    json.dumps(content | {"pre_tokenizer": {"type": "WhitespaceSplit"}})
+  )
+  config = assembly.read_run(run)
+  config.teacher.path = str(source)
+  size = assembly.teacher_config(config).vocab_size
+  before = place.read_text()
+  record.write_files(config, run, size)
+  assert place.read_text() == before  # The checkpoints were made with it.
+  shutil.rmtree(run / "checkpoints")
+  (run / "checkpoints" / "0").mkdir(parents=True)  # As `import` leaves it.
+
+  def full(*arguments):
+    raise OSError("no space left")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(record.tokenizer, "save_tokenizer", full)
+    with pytest.raises(UserError, match="cannot write to .*tokenizer"):
+      record.write_files(config, run, size)
+  assert place.read_text() == before
+  record.write_files(config, run, size)
+  assert "WhitespaceSplit" in place.read_text()
+  assert not [*run.glob(".tokenizer*")]

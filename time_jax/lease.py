@@ -124,6 +124,28 @@ def hold(place: pathlib.Path, what: str) -> Generator[None, None, None]:
     lease.release()
 
 
+def held_by_another(place: pathlib.Path) -> bool:
+  """Whether another process, which may be alive, holds a lease.
+
+  One on another machine counts as alive as long as its lease is there.
+
+  Args:
+    place: file of the lease; nobody holds it where there is none.
+  """
+  found = _read(place)
+  if found is None:
+    return False
+  (holder, touched), me = found, _this_process()
+  if _machine(holder) == _machine(me) and holder.pid == me.pid:
+    return False
+  return not _has_ended(holder, me, max(time.time() - touched, 0.0))
+
+
+def machine() -> str:
+  """Names the machine or container that this process runs in."""
+  return " ".join(_machine(_this_process()))
+
+
 class _Lease:
   """A lease that this process has taken."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from time_jax import distributed, lease
 from time_jax.errors import UserError
 
 _INFO = pathlib.Path("/proc/meminfo")
@@ -19,11 +20,18 @@ _GROUPS = (
 _GROUP_FOLDER = pathlib.Path("/sys/fs/cgroup")
 
 
-def free() -> int:
-  """Bytes that are left on the first device; on a CPU those of the host."""
-  stats = jax.local_devices()[0].memory_stats() or {}
+def free() -> int | None:
+  """Bytes that are left on the first device; on a CPU those of the host.
+
+  Returns:
+    None where an accelerator does not tell, as with some allocators.
+  """
+  device = jax.local_devices()[0]
+  stats = device.memory_stats() or {}
   if "bytes_limit" in stats:
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+  if device.platform != "cpu":
+    return None
   return min([_free_of_host(), *_free_of_container()])
 
 
@@ -33,6 +41,8 @@ def compile_step(
   """Compiles a training step, and proves that it can run here.
 
   Where memory runs out on a host, the system ends the process without a word.
+  All processes of the run must call it: where it does not fit for one of them,
+  none of them enters the step.
 
   Args:
     lowered: the step, whose arguments are in memory already. A jitted function
@@ -40,10 +50,28 @@ def compile_step(
     mesh: its devices.
 
   Raises:
-    UserError: it needs more than there is.
+    UserError: it needs more than there is, for any process; in all of them.
   """
+  machine = lease.machine()
+  processes = distributed.of_all(machine).count(machine)
+  program, problem = None, None
   try:
-    program = lowered.compile()
+    program = _compile(lowered)
+    # The exchange above has shown that all have their arguments in memory.
+    analysis = program.memory_analysis()
+    check_fit(analysis, mesh.local_devices, free(), processes)
+  except UserError as error:
+    problem = error
+  problems = distributed.of_all(str(problem or ""))
+  if program is None or any(problems):
+    raise UserError(next(filter(None, problems))) from problem
+  return program
+
+
+def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+  """Compiles it; UserError where that runs out of memory."""
+  try:
+    return lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
@@ -51,24 +79,28 @@ def compile_step(
     raise UserError(
       f"the training step does not fit on a device: {reason}. {_ADVICE}"
     ) from error
-  check_fit(program.memory_analysis(), mesh.local_devices, free())
-  return program
 
 
-def check_fit(program: Any, devices: Sequence[jax.Device], left: int) -> None:
+def check_fit(
+  program: Any,
+  devices: Sequence[jax.Device],
+  left: int | None,
+  processes: int = 1,
+) -> None:
   """Raises UserError where a program needs more than is left.
 
   Args:
     program: what the compiler says of it, for one device.
     devices: of this process, that run it.
     left: bytes, see `free`.
+    processes: of the run that share this machine, each with as many devices.
   """
-  if program is None:  # Not every backend tells.
+  if program is None or left is None:  # Not every backend tells.
     return
   temporaries = program.temp_size_in_bytes
   outputs = program.output_size_in_bytes - program.alias_size_in_bytes
   on_host = devices[0].platform == "cpu"
-  sharing = len(devices) if on_host else 1
+  sharing = processes * len(devices) if on_host else 1
   needed = sharing * (temporaries + outputs)
   if needed <= left:
     return

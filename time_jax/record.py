@@ -3,14 +3,22 @@
 import importlib.metadata
 import json
 import pathlib
-import shutil
 import sys
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from time_jax import assembly, changes, corpus, distributed, folders, identity
+from time_jax import (
+  assembly,
+  changes,
+  corpus,
+  distributed,
+  folders,
+  identity,
+  seal,
+)
+from time_jax.appearing import appearing
 from time_jax.config import (
   completed,
   differences,
@@ -164,13 +172,15 @@ def write_files(
   if config.teacher.path == assembly.RANDOM:
     return
   source = files.resolve(config.teacher.path)
-  target, fresh = workdir / "tokenizer", workdir / "tokenizer.tmp"
-  if target.exists():
+  target = workdir / "tokenizer"
+  if tokenizer.has_tokenizer(target):
+    # Step 0 is what `import` put there.
+    if any(int(p.name) for p in seal.step_folders(workdir)):
+      return
     # That of another teacher, where a run ended before its first checkpoint.
     found = (identity.tokenizer_sha256(f, vocab_size) for f in (source, target))
     if len(set(found)) == 1:
       return
-    shutil.rmtree(target)
   longest = config.student.max_positions
-  tokenizer.save_tokenizer(source, fresh, longest, vocab_size)
-  fresh.replace(target)
+  with appearing(target, "--workdir") as fresh:
+    tokenizer.save_tokenizer(source, fresh, longest, vocab_size)

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import pathlib
+import uuid
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from time_jax import (
   identity,
   imported,
   initial,
+  lease,
   seal,
   sharding,
 )
@@ -113,7 +115,8 @@ def _read_student(workdir: pathlib.Path, step: int | None) -> Student:
     record = checkpoints.metadata(chosen)
     place = checkpoints.folder(chosen)
     item = checkpoints.student_item(chosen)
-  arrays = _arrays(place, seal.of_item(place, item), shape, params)
+  sealed = seal.of_item(place, item)
+  arrays = _arrays(workdir, place, sealed, shape, params)
   own = workdir / "tokenizer"
   words = (record.get("imported") or {}).get("words", "")
   if own.is_dir():
@@ -123,11 +126,17 @@ def _read_student(workdir: pathlib.Path, step: int | None) -> Student:
 
 
 def _arrays(
-  folder: pathlib.Path, sealed: str, shape: BertConfig, params: Params
+  workdir: pathlib.Path,
+  folder: pathlib.Path,
+  sealed: str,
+  shape: BertConfig,
+  params: Params,
 ) -> str:
   """The hash of a checkpoint's arrays, which is computed once and kept there.
 
   Args:
+    workdir: of the run. While another process writes there, nothing is kept:
+      it may be deleting this checkpoint, which a new file would interrupt.
     folder: of the checkpoint; nothing is kept where it cannot be written to.
     sealed: what the seal says of the arrays; empty: nothing, so no file can
       say that it is of these arrays.
@@ -141,8 +150,20 @@ def _arrays(
   arrays = identity.arrays_sha256(shape, params)
   if sealed and jax.process_index() == 0:
     with contextlib.suppress(OSError):
-      folders.write_json(folder / KEPT, _kept(arrays, sealed))
+      if not lease.held_by_another(workdir / lease.RUN):
+        _keep(folder / KEPT, _kept(arrays, sealed))
   return arrays
+
+
+def _keep(path: pathlib.Path, content: dict[str, str]) -> None:
+  """Writes a file that several readers may write at the same time."""
+  fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+  try:
+    text = folders.as_json(content, indent=2) + "\n"
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
+  finally:
+    fresh.unlink(missing_ok=True)
 
 
 def _kept(arrays: str, sealed: str) -> dict[str, str]:

@@ -200,7 +200,10 @@ def _programs(
 
 def _too_large(need: int) -> str:
   """Why that many bytes are not there; empty if they are."""
-  free = int(_SHARE * memory.free())
+  left = memory.free()
+  if left is None:  # The device does not tell.
+    return ""
+  free = int(_SHARE * left)
   if need <= free:
     return ""
   return f"needs {need / 1e9:.1f} GB of {free / 1e9:.1f} GB that may be used"
