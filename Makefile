@@ -16,7 +16,7 @@ quickstart: .venv/quickstart
 # Everything with transformers 4.x, then what touches it with 5.x.
 test: .venv/transformers5 lint
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-	PYTHONPATH=.venv/transformers5 .venv/bin/python -m pytest -n 2 tests/hf tests/export_test.py tests/verify_test.py tests/trimmed_student_test.py tests/pipeline_of_commands_test.py
+	PYTHONPATH=.venv/transformers5 .venv/bin/python -m pytest -n 2 tests/hf tests/release tests/trim
 
 # Runs killed, stopped, starved and damaged; a table says what became of each.
 faults: .venv/dev
@@ -24,7 +24,7 @@ faults: .venv/dev
 
 # 2,500 damaged files for every reader of files.
 fuzz: .venv/dev
-	FUZZ=2500 .venv/bin/python -m pytest -n 2 tests/fuzz_test.py
+	FUZZ=2500 .venv/bin/python -m pytest -n 2 tests/project/fuzz_test.py
 
 lint: .venv/dev
 	.venv/bin/ruff check

@@ -35,7 +35,7 @@ Several seeds: --config.seeds="(0,1,2)" gives mean and standard deviation.
 
 from ml_collections import ConfigDict
 
-from time_jax.evals.recipe import ner_config, with_arguments
+from time_jax.config import ner_config, with_arguments
 
 
 def get_config(arguments: str = "") -> ConfigDict:

@@ -32,7 +32,7 @@ seeds: --config.seeds="(0,1,2)" gives mean and standard deviation.
 
 from ml_collections import ConfigDict
 
-from time_jax.evals.recipe import qa_config, with_arguments
+from time_jax.config import qa_config, with_arguments
 
 
 def get_config(arguments: str = "") -> ConfigDict:

@@ -12,7 +12,7 @@ those of configs/time.py, but for its size.
 
 import pathlib
 
-from time_jax import own_teacher
+from time_jax.hf import own_teacher
 from time_jax.sweeps.chain import distil_and_score, same_text
 from time_jax.sweeps.grid import Sweep
 

@@ -33,15 +33,10 @@ Not run at full scale by us: time, cost and scores are not measured.
 
 from ml_collections import ConfigDict
 
-from time_jax import (
-  corpora,
-  languages,
-  own_teacher,
-  recipe_arguments,
-  teachers,
-)
-from time_jax.config import STUDENT_SIZES, default_config
-from time_jax.errors import UserError
+from time_jax.catalog import corpora, languages, teachers
+from time_jax.config import STUDENT_SIZES, default_config, recipe_arguments
+from time_jax.core.errors import UserError
+from time_jax.hf import own_teacher
 
 
 def get_config(arguments: str = "") -> ConfigDict:

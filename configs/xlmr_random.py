@@ -15,7 +15,7 @@ bytes a parameter. Speed: benchmarks.md.
 from ml_collections import ConfigDict
 
 from time_jax.config import STUDENT_SIZES, default_config
-from time_jax.errors import UserError
+from time_jax.core.errors import UserError
 
 
 def get_config(arguments: str = "size=m") -> ConfigDict:

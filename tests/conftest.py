@@ -19,11 +19,11 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
-import tokenizers
 
 # Annotated shapes and types are checked while tests run. Not in the modules
 # that define pytrees: JAX rebuilds those with whatever it has in hand.
-_CHECKED = ("relations", "models", "hf", "data", "distill", "optimizer")
+_OF_STEP = ("step.objective", "step.optimizer")
+_CHECKED = ("relations", "models", "hf", "data", "trim", *_OF_STEP)
 if "FUZZ" not in os.environ:  # There, nothing may stand before the code.
   jaxtyping.install_import_hook(
     [f"time_jax.{name}" for name in _CHECKED], "beartype.beartype"
@@ -50,34 +50,28 @@ def golden() -> pathlib.Path:
 @pytest.fixture
 def one_process(monkeypatch):
   """A run in this process: joining others is possible once, and only first."""
-  from time_jax import cluster, distributed
+  from time_jax.parallel import launcher_env, processes
 
-  alone = cluster.Place("alone", "localhost:1", 1, 0)
+  alone = launcher_env.Place("alone", "localhost:1", 1, 0)
   for name in ("initialize", "join"):
-    monkeypatch.setattr(distributed, name, lambda: alone)
-  monkeypatch.setattr(distributed, "hear_signals", lambda: None)
-  monkeypatch.setattr(distributed, "preempted", lambda: False)
+    monkeypatch.setattr(processes, name, lambda: alone)
+  monkeypatch.setattr(processes, "hear_signals", lambda: None)
+  monkeypatch.setattr(processes, "preempted", lambda: False)
 
 
 @pytest.fixture(scope="session")
 def mesh() -> jax.sharding.Mesh:
   """One device."""
+  from meshes import make_mesh
+
   return make_mesh(1, 1, 1)
-
-
-def make_mesh(*sizes: int) -> jax.sharding.Mesh:
-  """A mesh over the first devices, as many as it takes."""
-  from time_jax import sharding
-
-  devices = np.array(jax.devices()[: np.prod(sizes)]).reshape(sizes)
-  return jax.sharding.Mesh(
-    devices, sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3
-  )
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> pathlib.Path:
   """A folder with `teacher/` (2 layers, random, own tokenizer) and text."""
+  from tiny_tokenizers import write_tokenizer
+
   from time_jax.hf import save
   from time_jax.models import bert
   from time_jax.models.family import init_params
@@ -111,25 +105,3 @@ def tiny(tmp_path_factory) -> pathlib.Path:
   (folder / "train.jsonl").write_text("\n".join(lines))
   (folder / "validation.txt").write_text("\n\n".join(text(20)))
   return folder
-
-
-def write_tokenizer(folder: pathlib.Path, vocabulary: list[str]) -> None:
-  """A WordPiece tokenizer in the files that transformers writes."""
-  ids = {token: i for i, token in enumerate(vocabulary)}
-  tokenizer = tokenizers.Tokenizer(
-    tokenizers.models.WordPiece(ids, unk_token="[UNK]")
-  )
-  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-  tokenizer.add_special_tokens(vocabulary[:5])
-  tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-    single="[CLS] $A [SEP]",
-    special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
-  )
-  tokenizer.save(str(folder / "tokenizer.json"))
-  names = ("pad", "unk", "cls", "sep", "mask")
-  content = {f"{n}_token": f"[{n.upper()}]" for n in names}
-  content |= {
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "model_max_length": 64,
-  }
-  (folder / "tokenizer_config.json").write_text(json.dumps(content))

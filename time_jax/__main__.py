@@ -6,15 +6,15 @@ import sys
 import traceback
 from typing import TextIO
 
-from time_jax import cli
-from time_jax.errors import EXIT_BUG, EXIT_PIPE, without_secrets
+from time_jax.cli import main as cli_main
+from time_jax.core.errors import EXIT_BUG, EXIT_PIPE, without_secrets
 
 
 def main() -> None:
   """Runs the command that was typed and exits with its code."""
   streams = [stream for stream in (sys.stdout, sys.stderr) if stream]
   try:
-    code = cli.main(sys.argv[1:])
+    code = cli_main.main(sys.argv[1:])
   except Exception as error:
     # Other pipes break, too, such as those to worker processes.
     if isinstance(error, BrokenPipeError) and any(map(_is_broken, streams)):

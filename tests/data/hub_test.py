@@ -8,11 +8,12 @@ import re
 import huggingface_hub
 import pytest
 import requests
-from data.preparing import contents, make_documents, run
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.hf_api import RepoFile, RepoFolder
+from preparing import contents, make_documents, run
 
-from time_jax import corpora, errors, languages
+from time_jax.catalog import corpora, languages
+from time_jax.core import errors
 from time_jax.data import hub, sources
 from time_jax.data.records import Tally
 

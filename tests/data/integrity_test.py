@@ -4,10 +4,10 @@ import errno
 import pathlib
 
 import pytest
-from data.preparing import make_documents, run, write_corpus
+from preparing import make_documents, run, write_corpus
 
+from time_jax.core.errors import EXIT_PREEMPTED, UserError, verdict
 from time_jax.data.integrity import check_rows
-from time_jax.errors import EXIT_PREEMPTED, UserError, verdict
 
 
 def test_every_damaged_file_is_named(tmp_path: pathlib.Path) -> None:

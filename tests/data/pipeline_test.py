@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from conftest import make_mesh
+from meshes import make_mesh
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from time_jax import errors, sharding
+from time_jax.core import errors
 from time_jax.data import integrity, pipeline, prepare
 from time_jax.data.manifest import load_manifest
 from time_jax.data.tokenizing import TokenizerSpec
+from time_jax.parallel import sharding
 
 
 class NumberedRows:

@@ -12,8 +12,9 @@ import time
 import types
 from typing import Any
 
+import preparing
 import pytest
-from data.preparing import (
+from preparing import (
   contents,
   make_documents,
   run,
@@ -22,7 +23,7 @@ from data.preparing import (
 )
 
 import time_jax
-from time_jax import errors
+from time_jax.core import errors
 from time_jax.data import prepare, workers
 from time_jax.data.manifest import is_prepared
 
@@ -202,7 +203,7 @@ def test_kill_9_then_rerun_gives_the_same_bytes(tmp_path: pathlib.Path) -> None:
   corpus = write_corpus(tmp_path / "a.jsonl", documents)
   out = tmp_path / "killed"
   script = tmp_path / "script.py"
-  tests = str(pathlib.Path(__file__).parent)
+  tests = str(pathlib.Path(preparing.__file__).parent)
   script.write_text(
     textwrap.dedent(SCRIPT).format(tests=tests, out=str(out), corpus=corpus)
   )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from array_record.python import array_record_module
-from data.preparing import (
+from preparing import (
   SPECIAL,
   WORDS,
   contents,
@@ -18,7 +18,7 @@ from data.preparing import (
   write_corpus,
 )
 
-from time_jax import errors
+from time_jax.core import errors
 from time_jax.data.manifest import is_prepared, load_manifest
 
 

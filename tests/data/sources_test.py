@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 import zstandard
 from array_record.python import array_record_module
 
-from time_jax import errors
+from time_jax.core import errors
 from time_jax.data import sources
 from time_jax.data.records import Tally
 

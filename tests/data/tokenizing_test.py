@@ -11,7 +11,7 @@ from tokenizers import (
   processors,
 )
 
-from time_jax import errors
+from time_jax.core import errors
 from time_jax.data import tokenizing
 from time_jax.data.tokenizing import TokenizerSpec, WindowEncoder
 

@@ -6,7 +6,7 @@ import pytest
 import spoiling
 import tiny_ner
 
-from time_jax import cli
+from time_jax.cli import main
 
 WAYS = ["truncate", "flip", "half_delete", "empty", "delete_metadata"]
 
@@ -52,11 +52,11 @@ def test_commands_that_read_it(undisturbed, capsys, tmp_path, way, one_process):
   finetune = tiny_ner.command(run, tmp_path / "tuned")
   commands = [[name, f"--workdir={run}"] for name in ("export", "choose")]
   for command in (*commands, finetune):
-    assert cli.main(command) == 2
+    assert main.main(command) == 2
     *_, line = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"time_jax: error: the checkpoint {folder} cannot")
     assert "Move that folder away to go back to the one before." in line
-  assert cli.main(["status", str(run)]) == 0
+  assert main.main(["status", str(run)]) == 0
   text = capsys.readouterr().out
   if way != "flip":  # It compares sizes only.
     assert "the newest of step 40, which is damaged: " in text

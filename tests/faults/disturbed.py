@@ -22,9 +22,13 @@ import time
 import jax
 import jax.numpy as jnp
 
-from time_jax import cli, corpus, lease, seal, train, train_step
+from time_jax.checkpoint import checksums
+from time_jax.cli import main as cli_main
+from time_jax.core.errors import UserError
+from time_jax.core.storage import lease
 from time_jax.data import pipeline, prepare
-from time_jax.errors import UserError
+from time_jax.run import corpus, loop
+from time_jax.step import train_step
 
 _struck = threading.Event()
 
@@ -48,7 +52,7 @@ class Fault:
 
 
 def in_step(fault, after=0.0):
-  make = train.make_parallel
+  make = loop.make_parallel
 
   def make_parallel(*args):
     how = make(*args)
@@ -59,7 +63,7 @@ def in_step(fault, after=0.0):
 
     return dataclasses.replace(how, step=step)
 
-  train.make_parallel = make_parallel
+  loop.make_parallel = make_parallel
 
 
 def go_slowly_afterwards():
@@ -73,13 +77,13 @@ def in_compilation(fault):
 
 def in_save(fault):
   """In the thread that saves, before the folder gets its name."""
-  write = seal.write
+  write = checksums.write
 
   def strike_first(folder):
     fault()
     write(folder)
 
-  seal.write = strike_first
+  checksums.write = strike_first
 
 
 def in_evaluation(fault):
@@ -124,7 +128,7 @@ def with_factor(number, factor):
 
 def fill_disk(count):
   """At the count-th save: as if others had filled it meanwhile."""
-  save, calls = train.Checkpoints.save, []
+  save, calls = loop.Checkpoints.save, []
 
   def save_on_a_full_disk(self, *args, **kwargs):
     calls.append(1)
@@ -136,7 +140,7 @@ def fill_disk(count):
             pass
     save(self, *args, **kwargs)
 
-  train.Checkpoints.save = save_on_a_full_disk
+  loop.Checkpoints.save = save_on_a_full_disk
 
 
 FACTORS = {"nan": jnp.nan, "spike": 100.0}
@@ -209,7 +213,7 @@ def main():
     elif mine:
       PLACES[place](Fault(int(count), getattr(signal, number[0])))
   go_slowly_afterwards()
-  sys.exit(cli.main(sys.argv[1:]))
+  sys.exit(cli_main.main(sys.argv[1:]))
 
 
 if __name__ == "__main__":

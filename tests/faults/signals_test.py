@@ -11,7 +11,7 @@ import time
 import pytest
 import running
 
-from time_jax import lease
+from time_jax.core.storage import lease
 
 # A place, the how-manyeth visit, and the step that is saved at least then.
 PLACES = {

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import running
 
-from time_jax import cli
+from time_jax.cli import main
 
 KILLS = int(os.environ.get("SOAK", "100"))
 PART = 20  # kills in one test
@@ -32,7 +32,9 @@ def server():
   patch = pytest.MonkeyPatch()
   for name, value in running.environment().items():
     patch.setenv(name, value)
-  _context.set_forkserver_preload(["time_jax.train", "time_jax.commands"])
+  _context.set_forkserver_preload(
+    ["time_jax.run.loop", "time_jax.cli.commands"]
+  )
   yield
   patch.undo()
 
@@ -56,7 +58,7 @@ def session(arguments, log):
   with open(log, "ab", buffering=0) as file:
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
-  os._exit(cli.main(arguments))
+  os._exit(main.main(arguments))
 
 
 def start(tiny, workdir):

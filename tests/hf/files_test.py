@@ -8,7 +8,7 @@ import shutil
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from time_jax.errors import UserError
+from time_jax.core.errors import UserError
 from time_jax.hf import files
 
 INDEX = "model.safetensors.index.json"

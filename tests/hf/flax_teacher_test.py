@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from time_jax import sharding
-from time_jax.arrays import Batch, Qkv, make_batch
-from time_jax.errors import UserError
+from time_jax.core.arrays import Batch, Qkv, make_batch
+from time_jax.core.errors import UserError
 from time_jax.hf import files, flax_teacher, load
+from time_jax.parallel import sharding
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 TOLERANCE = 1e-4

@@ -11,14 +11,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import make_mesh
+from meshes import make_mesh
 
-from time_jax import sharding
-from time_jax.arrays import make_batch
-from time_jax.errors import UserError
+from time_jax.core.arrays import make_batch
+from time_jax.core.errors import UserError
 from time_jax.hf import files, load
 from time_jax.hf.weights import Weights
 from time_jax.models.family import abstract_params
+from time_jax.parallel import sharding
 
 FLOAT32 = jnp.dtype("float32")
 BFLOAT16 = jnp.dtype("bfloat16")

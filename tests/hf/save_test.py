@@ -13,7 +13,7 @@ import safetensors.numpy
 import torch
 import transformers
 
-from time_jax.arrays import make_batch
+from time_jax.core.arrays import make_batch
 from time_jax.hf import load, save
 from time_jax.models import bert
 from time_jax.models.family import abstract_params

@@ -5,10 +5,10 @@ import json
 import pytest
 import tokenizers
 import transformers
-from conftest import write_tokenizer
+from tiny_tokenizers import write_tokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from time_jax.errors import UserError
+from time_jax.core.errors import UserError
 from time_jax.hf import tokenizer
 
 VOCABULARY = ["[UNK]", "[CLS]", "[PAD]", "[SEP]", "[MASK]", "cat", "##s", "dog"]

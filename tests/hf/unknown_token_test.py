@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 import tokenizers
-from conftest import write_tokenizer
+from tiny_tokenizers import write_tokenizer
 from tokenizers import models, normalizers, pre_tokenizers
 
-from time_jax import cli
-from time_jax.errors import UserError
+from time_jax.cli import main
+from time_jax.core.errors import UserError
 from time_jax.hf import tokenizer
 
 LETTERS = {"[PAD]": 0, "a": 1, "b": 2}
@@ -108,7 +108,7 @@ def test_commands_say_so(tiny, tmp_path, capsys, command):
       f"--text={tiny}/validation.txt",
       f"--out={tmp_path}/out",
     ]
-  assert cli.main(argv) != 0
+  assert main.main(argv) != 0
   found = capsys.readouterr()
   assert "has no unknown token, and what its WordPiece model" in (
     found.out + found.err

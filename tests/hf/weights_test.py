@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from time_jax.errors import UserError
+from time_jax.core.errors import UserError
 from time_jax.hf import weights
 from time_jax.hf.weights import Weights
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from time_jax.errors import UserError
-from time_jax.hf import load, rows
+from time_jax.core.errors import UserError
+from time_jax.hf import load
 from time_jax.hf.weights import Weights
+from time_jax.trim import rows
 
 INDEX = "model.safetensors.index.json"
 WORDS = "embeddings.word_embeddings.weight"

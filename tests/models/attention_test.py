@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_mesh
 from jax.experimental.pallas import tpu as pltpu
+from meshes import make_mesh
 
-from time_jax import sharding
-from time_jax.arrays import Batch
+from time_jax.core.arrays import Batch
 from time_jax.hf import load
 from time_jax.models import attention, dropout, layers
 from time_jax.models.family import abstract_params
+from time_jax.parallel import sharding
 
 B, T, N, H = 4, 13, 4, 6
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from time_jax import checks
-from time_jax.arrays import make_batch
-from time_jax.errors import UserError
+from time_jax.core.arrays import make_batch
+from time_jax.core.errors import UserError
 from time_jax.hf import load, torch_encoder
 from time_jax.models import bert
 from time_jax.models.family import abstract_params, init_params
+from time_jax.release import checks
 
 FLOAT32 = jnp.dtype("float32")
 TOLERANCE = dict(atol=1e-4, rtol=0)

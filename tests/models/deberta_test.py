@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from time_jax.arrays import make_batch
+from time_jax.core.arrays import make_batch
 from time_jax.hf import load
 
 SIZES = dict(

@@ -4,11 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from conftest import make_mesh
 from jax.sharding import PartitionSpec as P
+from meshes import make_mesh
 
-from time_jax import sharding
 from time_jax.models import layers
+from time_jax.parallel import sharding
 
 
 def test_a_frequent_token_gets_all_of_its_gradient_in_bfloat16() -> None:

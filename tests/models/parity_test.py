@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from time_jax.arrays import make_batch
-from time_jax.errors import UserError
+from time_jax.core.arrays import make_batch
+from time_jax.core.errors import UserError
 from time_jax.hf import load
-from time_jax.models import relative, unrolled
+from time_jax.models import relative, stepwise
 
 FOLDERS = [
   "bert",
@@ -87,8 +87,8 @@ def test_hidden_states_of_every_layer(golden, mesh, name):
     states[-1][real], expected["last_hidden_state"][real], **TOLERANCE
   )
   # Block by block it is the same network.
-  one_by_one = jax.jit(functools.partial(unrolled.states, encoder))(
-    unrolled.unstack(params), batch
+  one_by_one = jax.jit(functools.partial(stepwise.states, encoder))(
+    stepwise.unstack(params), batch
   )
   np.testing.assert_allclose(
     np.stack(one_by_one)[:, real], states[:, real], atol=1e-5, rtol=0

@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_mesh
-from jax.sharding import Mesh
-from relations.comparing import (
+from comparing import (
   assert_close,
   assert_close_in_norm,
   loss_of,
@@ -17,10 +15,12 @@ from relations.comparing import (
   random_segments,
   value_and_grad,
 )
+from jax.sharding import Mesh
+from meshes import make_mesh
 
-from time_jax import sharding
-from time_jax.arrays import Qkv
-from time_jax.errors import UserError
+from time_jax.core.arrays import Qkv
+from time_jax.core.errors import UserError
+from time_jax.parallel import sharding
 from time_jax.relations import loss, pallas_gpu, pallas_tpu
 
 SWEEPS = ("one_pass", "pallas_gpu", "pallas_tpu")

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
-from relations.comparing import (
+from comparing import (
   ALL,
   PACKED,
   assert_close,
@@ -16,9 +15,10 @@ from relations.comparing import (
   random_qkv,
   value_and_grad,
 )
+from jax.test_util import check_grads
 
-from time_jax.arrays import Qkv
-from time_jax.errors import UserError
+from time_jax.core.arrays import Qkv
+from time_jax.core.errors import UserError
 from time_jax.relations.loss import (
   IMPLEMENTATIONS,
   check_heads,

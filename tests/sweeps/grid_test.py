@@ -6,8 +6,9 @@ import pathlib
 import pytest
 import running
 
-from time_jax import assembly, cli
-from time_jax.errors import UserError
+from time_jax.cli import main
+from time_jax.core.errors import UserError
+from time_jax.run import assembly
 from time_jax.sweeps import grid
 
 
@@ -23,7 +24,7 @@ def test_no_such_file_or_argument(capsys, tmp_path):
     (f"{tmp_path}/plain.py:a=1,b=2", "plain.py has no argument 'b'; known: a."),
   ):
     words = ["sweep", spec, f"--workdir={tmp_path}/run"]
-    assert cli.main(words) == 2
+    assert main.main(words) == 2
     assert message in capsys.readouterr().err
 
 
@@ -44,7 +45,7 @@ def test_the_sweeps_here(monkeypatch, tmp_path, name, arguments, count):
   monkeypatch.chdir(running.ROOT)
   text = ",".join(f"{k}={v}" for k, v in {"ud": tmp_path, **arguments}.items())
   found = grid.load(f"configs/sweep_{name}.py:{text}")
-  points = grid.points(found, pathlib.Path("runs/x"), cli.COMMANDS)
+  points = grid.points(found, pathlib.Path("runs/x"), main.COMMANDS)
   assert len(points) == count == len(seen)
   for config in seen:
     assert config.teacher.path == "FacebookAI/xlm-roberta-large"
@@ -64,7 +65,7 @@ def test_a_sweep_with_a_teacher_of_the_users_own(monkeypatch, tiny, tmp_path):
   found = grid.load(f"configs/sweep_shapes.py:{text}")
   fields = "--config.data.seq_len=32", "--config.train.num_steps=9"
   found = grid.with_fields(found, fields)
-  points = grid.points(found, pathlib.Path("runs/x"), cli.COMMANDS)
+  points = grid.points(found, pathlib.Path("runs/x"), main.COMMANDS)
   assert len(points) == 12
   for point in points:
     measure, distill, *_ = (stage.values for stage in point.stages)
@@ -78,17 +79,17 @@ def test_a_typed_warmup_of_a_point_that_is_begun(tiny, tmp_path):
   """A run of an earlier version, which did not refuse it, is let go on."""
 
   def stages(folder, steps):
-    recipe = f"--config={running.ROOT}/tests/tiny_recipe.py:{tiny}"
+    recipe = f"--config={running.ROOT}/tests/support/tiny_recipe.py:{tiny}"
     warm = "--config.train.num_steps=4", f"--config.train.warmup_steps={steps}"
     return [["distill", recipe, *warm, f"--workdir={folder}/student"]]
 
   sweep = grid.Sweep({"steps": (5,)}, stages, x="steps")
   with pytest.raises(UserError, match="warmup_steps=5 is not shorter than"):
-    grid.points(sweep, tmp_path, cli.COMMANDS)
+    grid.points(sweep, tmp_path, main.COMMANDS)
   record = tmp_path / "steps=5" / "student" / "config.json"
   record.parent.mkdir(parents=True)
   record.write_text('{"train": {"num_steps": 4, "warmup_steps": 5}}')
-  (point,) = grid.points(sweep, tmp_path, cli.COMMANDS)
+  (point,) = grid.points(sweep, tmp_path, main.COMMANDS)
   assert point.stages[0].values.config.train.warmup_steps == 5
 
 
@@ -103,16 +104,16 @@ def test_a_typed_warmup_of_a_point_that_is_begun(tiny, tmp_path):
 )
 def test_fields_that_cannot_be(tiny, tmp_path, field, message):
   def stages(folder, a):
-    recipe = f"--config={running.ROOT}/tests/tiny_recipe.py:{tiny}"
+    recipe = f"--config={running.ROOT}/tests/support/tiny_recipe.py:{tiny}"
     return [["distill", recipe, f"--config.seed={a}", f"--workdir={folder}"]]
 
   found = grid.Sweep({"a": (1, 2)}, stages, x="a")
-  assert len(grid.points(found, tmp_path, cli.COMMANDS)) == 2
+  assert len(grid.points(found, tmp_path, main.COMMANDS)) == 2
   with pytest.raises(UserError) as caught:
     found = grid.with_fields(found, [f"--config.{field}"])
-    grid.points(found, tmp_path, cli.COMMANDS)
+    grid.points(found, tmp_path, main.COMMANDS)
   assert message in str(caught.value)
   found = grid.Sweep({"a": (1,)}, lambda folder, a: [["choose"]])
   found = grid.with_fields(found, ["--config.seed=1"])
   with pytest.raises(UserError, match="no stage is 'distill', which would"):
-    grid.points(found, tmp_path, cli.COMMANDS)
+    grid.points(found, tmp_path, main.COMMANDS)

@@ -9,8 +9,8 @@ import pytest
 import running
 import tiny_ud
 
-from time_jax import cli
-from time_jax.evals import plot
+from time_jax.cli import main
+from time_jax.report import plot
 
 # Stands for Python: notes what it is told, writes what the command would, and
 # ends as FOLDER/ends says: lines of a part of the command and shell words.
@@ -59,7 +59,7 @@ COMMANDS = ["bench inference", "distill", "choose", "finetune ud"]
 @pytest.fixture
 def stub(monkeypatch, tiny, tmp_path):
   """A folder with a sweep, and what stands for Python in the stages."""
-  recipe = f"{running.ROOT}/tests/tiny_recipe.py:{tiny}"
+  recipe = f"{running.ROOT}/tests/support/tiny_recipe.py:{tiny}"
   text = SWEEP.format(recipe=recipe, root=running.ROOT, ud=tiny_ud.UD)
   (tmp_path / "sweep.py").write_text(text)
   (tmp_path / "ends").write_text("")
@@ -82,7 +82,7 @@ def stub(monkeypatch, tiny, tmp_path):
   }
   (tmp_path / "scores.json").write_text(json.dumps(content))
   speed = {
-    "schema": "time_jax.bench.inference/1",
+    "schema": "time_jax.bench.inference.inference/1",
     "hardware": hardware,
     "models": [{"name": "a", "fingerprint": "of the shape"}],
     "rows": [
@@ -104,7 +104,7 @@ def sweep(capsys, stub, arguments="", *fields, code=0):
   calls.write_text("")
   spec = f"{stub}/sweep.py:{arguments}"
   words = ["sweep", *fields, spec, f"--workdir={stub}/run"]
-  assert cli.main(words) == code
+  assert main.main(words) == code
   output = capsys.readouterr()
   return output.out, output.err, calls.read_text().splitlines()
 
@@ -251,7 +251,7 @@ def test_what_was_finished_otherwise_is_refused(capsys, stub):
   calls = stub / "calls"
   calls.write_text("")
   (stub / "ends").write_text("")
-  assert cli.main(["sweep", f"{stub}/sweep.py", f"--workdir={elsewhere}"]) == 0
+  assert main.main(["sweep", f"{stub}/sweep.py", f"--workdir={elsewhere}"]) == 0
   assert len(calls.read_text().splitlines()) == 1
 
 
@@ -347,7 +347,7 @@ def stages(folder, tokens):
      "--text={tiny}/validation.txt", "--tokenizer={tiny}/teacher",
      "--batch_sizes=1", "--batches=2", "--repeats=1",
      f"--json={{folder}}/speed.json"],
-    ["distill", "--config={root}/tests/tiny_recipe.py:{tiny}",
+    ["distill", "--config={root}/tests/support/tiny_recipe.py:{tiny}",
      f"--config.data.max_tokens={{tokens}}", f"--workdir={{run}}",
      "--config.train.num_steps=30"],
     ["choose", f"--workdir={{run}}"],

@@ -13,8 +13,8 @@ import huggingface_hub
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.hf_api import RepoFile
 
-from time_jax import corpora
-from time_jax.errors import UserError
+from time_jax.catalog import corpora
+from time_jax.core.errors import UserError
 
 _OFFLINE = (
   hub_errors.LocalEntryNotFoundError,

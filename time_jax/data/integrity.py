@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 import tqdm
 
+from time_jax.core.errors import UserError, is_unseen
 from time_jax.data import manifest as manifests
 from time_jax.data.manifest import Manifest, Shard, shard_folder
-from time_jax.errors import UserError, is_unseen
 
 
 def check_rows(

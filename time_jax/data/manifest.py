@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from time_jax import errors
-from time_jax.data.examples import FEATURES
-from time_jax.data.json_files import checked
+from time_jax.core import errors
+from time_jax.core.storage.json_files import checked
+from time_jax.data.tf_example import FEATURES
 
 NAME = "time_rows"
 VERSION = "1.0.0"

@@ -20,15 +20,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from numpy.typing import NDArray
 
-from time_jax import errors
+from time_jax.core import errors
 from time_jax.data import integrity
-from time_jax.data.examples import FEATURES
-from time_jax.data.manifest import (
-  NAME,
-  Manifest,
-  load_manifest,
-  shard_folder,
-)
+from time_jax.data.manifest import NAME, Manifest, load_manifest, shard_folder
+from time_jax.data.tf_example import FEATURES
 
 Row = dict[str, NDArray[np.int32]]
 """tokens and segment_ids, each [seq_len]; in a batch [rows, seq_len]."""

@@ -30,18 +30,13 @@ from typing import Any
 
 import tqdm
 
-from time_jax import errors
+from time_jax.core import errors
+from time_jax.core.storage.json_files import write_json
 from time_jax.data import manifest as manifests
 from time_jax.data import sources, text_files, workers
-from time_jax.data.json_files import write_json
 from time_jax.data.manifest import Manifest, is_prepared, load_manifest
 from time_jax.data.records import Tally
-from time_jax.data.shards import (
-  Block,
-  ShardWriter,
-  Written,
-  block_file,
-)
+from time_jax.data.shards import Block, ShardWriter, Written, block_file
 from time_jax.data.tokenizing import TokenizerSpec
 
 _RUN_AGAIN = "finished shards are kept; run the same command again to go on"

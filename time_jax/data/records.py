@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from time_jax import errors
+from time_jax.core import errors
 
 _logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ import numpy as np
 from array_record.python import array_record_module
 from numpy.typing import NDArray
 
-from time_jax import errors
+from time_jax.core import errors
+from time_jax.core.storage.json_files import checked, write_json
 from time_jax.data import packing as row_packing
-from time_jax.data.examples import FEATURES, serialize
-from time_jax.data.json_files import checked, write_json
+from time_jax.data.tf_example import FEATURES, serialize
 from time_jax.data.tokenizing import TokenizerSpec, WindowEncoder
 
 

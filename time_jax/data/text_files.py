@@ -17,9 +17,10 @@ from typing import Any, BinaryIO
 
 import zstandard
 
-from time_jax import errors, text_encoding
+from time_jax.core import errors
+from time_jax.core.storage import text_encoding
+from time_jax.core.storage.text_encoding import HEAD
 from time_jax.data.records import BadRecordError, Tally, check_field, text_of
-from time_jax.text_encoding import HEAD
 
 _CHUNK_BYTES = 1 << 20
 # A .txt file without any blank line must not have to fit into memory.

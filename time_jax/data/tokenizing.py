@@ -11,7 +11,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from time_jax import errors
+from time_jax.core import errors
 
 # Tokenizers take more than linear time on very long strings.
 _LONGEST_PART = 200_000

@@ -16,10 +16,10 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from time_jax.appearing import interrupted
-from time_jax.errors import UserError
-from time_jax.folders import local_path
-from time_jax.notes import note
+from time_jax.core.errors import UserError
+from time_jax.core.notes import note
+from time_jax.core.storage.atomic_file import local_path
+from time_jax.core.storage.atomic_folder import interrupted
 
 _WANTED = [
   *("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt"),

@@ -30,14 +30,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from time_jax import sharding
-from time_jax.arrays import Batch, Ids, Qkv
-from time_jax.errors import UserError
+from time_jax.core.arrays import Batch, Ids, Qkv
+from time_jax.core.errors import UserError
 from time_jax.hf import files, load
 from time_jax.hf.weights import Weights
 from time_jax.models import bert
 from time_jax.models.attention import attend
 from time_jax.models.family import Params, Teacher
+from time_jax.parallel import sharding
 
 
 @dataclasses.dataclass(frozen=True)

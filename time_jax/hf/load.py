@@ -14,9 +14,8 @@ from absl import logging
 from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
-from time_jax import sharding
-from time_jax.arrays import Batch, Qkv
-from time_jax.errors import DAMAGED_JSON, UserError
+from time_jax.core.arrays import Batch, Qkv
+from time_jax.core.errors import DAMAGED_JSON, UserError
 from time_jax.hf import files
 from time_jax.hf.weights import FLOATS, Index, Weights
 from time_jax.models import registry
@@ -28,6 +27,7 @@ from time_jax.models.family import (
   abstract_params,
   init_params,
 )
+from time_jax.parallel import sharding
 
 
 def load_teacher(

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from time_jax.errors import UserError
+from time_jax.core.errors import UserError
 from time_jax.models.bert import BertConfig
 from time_jax.models.family import Params
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from time_jax import folders
-from time_jax.errors import UserError
+from time_jax.core.errors import UserError
+from time_jax.core.storage import atomic_file
 from time_jax.models.bert import NAMES, BertConfig
 from time_jax.models.family import KeyTable, Params
 
@@ -43,7 +43,7 @@ def save_bert(
     UserError: XLMRobertaModel without a padding token, by which it counts.
   """
   content = hf_config(config, special_ids, model_class, dtype)
-  text = folders.as_json(content, indent=2, sort_keys=True) + "\n"
+  text = atomic_file.as_json(content, indent=2, sort_keys=True) + "\n"
   (folder / "config.json").write_text(text, encoding="utf-8")
   offset = position_offset(model_class, special_ids)
   safetensors.numpy.save_file(

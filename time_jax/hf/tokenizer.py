@@ -8,11 +8,11 @@ from typing import Any
 
 import tokenizers
 
-from time_jax import folders
+from time_jax.core.errors import UserError
+from time_jax.core.notes import note
+from time_jax.core.storage import atomic_file
 from time_jax.data.tokenizing import TokenizerSpec
-from time_jax.errors import UserError
 from time_jax.hf import files
-from time_jax.notes import note
 
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _KINDS = tuple(f"{name}_token" for name in _SPECIAL)
@@ -130,7 +130,7 @@ def save_tokenizer(
     ("tokenizer_config.json", content),
     ("special_tokens_map.json", _with_flags(tokens, backend)),
   ):
-    text = folders.as_json(what, indent=2, ensure_ascii=False) + "\n"
+    text = atomic_file.as_json(what, indent=2, ensure_ascii=False) + "\n"
     (out / name).write_text(text, encoding="utf-8")
 
 

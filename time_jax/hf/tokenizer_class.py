@@ -17,8 +17,8 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, pre_tokenizers
 
-from time_jax import folders
-from time_jax.errors import UserError
+from time_jax.core.errors import UserError
+from time_jax.core.storage import atomic_file
 from time_jax.hf import files, tokenizer
 
 _LINES = 10_000
@@ -246,4 +246,4 @@ def _readings(folder: pathlib.Path, texts: Sequence[str]) -> list[Any]:
 
 
 def _write(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  folders.write_json(path, content, ensure_ascii=False)
+  atomic_file.write_json(path, content, ensure_ascii=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from time_jax.errors import RunError
+from time_jax.core.errors import RunError
 from time_jax.hf import files
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]

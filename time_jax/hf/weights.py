@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from time_jax.errors import UserError
+from time_jax.core.errors import UserError
+from time_jax.core.notes import note
 from time_jax.hf import files
-from time_jax.notes import note
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 SHORT = {"F64": "float64", "F32": "float32", "F16": "float16"}

@@ -23,10 +23,10 @@ from jax.experimental.pallas.ops.tpu import flash_attention as flash
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from time_jax import sharding
-from time_jax.arrays import Ids
+from time_jax.core.arrays import Ids
 from time_jax.models.dropout import Dropout, kept, kept_part
 from time_jax.models.layers import split_heads
+from time_jax.parallel import sharding
 
 # A logit that no query attends to; finite, so that an empty row gives no NaN.
 MASKED = -1e30

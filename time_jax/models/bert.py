@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from time_jax.arrays import Batch, Ids, Qkv
-from time_jax.errors import UserError
+from time_jax.core.arrays import Batch, Ids, Qkv
+from time_jax.core.errors import UserError
 from time_jax.models import encoder, layers
 from time_jax.models.attention import Dropout, attend
 from time_jax.models.family import Family, KeyTable

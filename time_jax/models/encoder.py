@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from time_jax.arrays import Batch, Qkv
+from time_jax.core.arrays import Batch, Qkv
 
 
 class Encoder(nn.Module):

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from time_jax.arrays import Batch, Ids, Qkv
-from time_jax.errors import UserError
+from time_jax.core.arrays import Batch, Ids, Qkv
+from time_jax.core.errors import UserError
 from time_jax.models import encoder, layers, rotary
 from time_jax.models.attention import attend
 from time_jax.models.family import Family, KeyTable

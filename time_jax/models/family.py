@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from time_jax.arrays import Batch, Qkv
+from time_jax.core.arrays import Batch, Qkv
 
 Params = Any  # A nested dict of arrays, keyed by module names.
 
@@ -110,7 +110,7 @@ class Teacher:
 
 
 def init_params(encoder: nn.Module, rng: Array) -> Params:
-  """Fresh weights, boxed with their logical axes (see `time_jax.sharding`)."""
+  """Fresh weights, boxed with their logical axes (see parallel/sharding.py)."""
   ones = jnp.ones((1, 1), jnp.int32)
   batch = Batch(tokens=ones, segment_ids=ones, positions=0 * ones)
   return encoder.init(rng, batch, method="all_outputs")["params"]

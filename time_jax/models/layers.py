@@ -1,7 +1,7 @@
 """Pieces that encoder families share.
 
 Weights carry *logical* axis names (embed, heads, mlp, vocab, layers);
-`time_jax.sharding` alone knows which mesh axis each one is laid on.
+`time_jax.parallel.sharding` alone knows which mesh axis each one is laid on.
 """
 
 import functools
@@ -15,10 +15,10 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from time_jax import sharding
-from time_jax.arrays import Ids
-from time_jax.errors import UserError
-from time_jax.models.lookup import lookup
+from time_jax.core.arrays import Ids
+from time_jax.core.errors import UserError
+from time_jax.models.sharded_embedding import lookup
+from time_jax.parallel import sharding
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -15,8 +15,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from time_jax.arrays import Batch, Qkv
-from time_jax.errors import UserError
+from time_jax.core.arrays import Batch, Qkv
+from time_jax.core.errors import UserError
 from time_jax.models import encoder, layers, relative
 from time_jax.models.attention import attend
 from time_jax.models.family import Family, KeyTable

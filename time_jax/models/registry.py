@@ -4,15 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from time_jax.errors import UserError
-from time_jax.models import (
-  bert,
-  deberta,
-  eurobert,
-  ltg_bert,
-  modernbert,
-  t5,
-)
+from time_jax.core.errors import UserError
+from time_jax.models import bert, deberta, eurobert, ltg_bert, modernbert, t5
 from time_jax.models.family import Family
 
 # By config.json's model_type, or, where it has none, by its architecture.

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from time_jax.arrays import Ids
-from time_jax.errors import UserError
+from time_jax.core.arrays import Ids
+from time_jax.core.errors import UserError
 
 
 def angles(

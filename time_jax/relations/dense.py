@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from time_jax.arrays import Ids
+from time_jax.core.arrays import Ids
 
 # Finite, so that a fully masked query row stays free of NaN; it gets weight 0.
 MASKED = -1e30

@@ -9,19 +9,25 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from time_jax.arrays import Ids, Qkv
-from time_jax.errors import UserError
-from time_jax.relations import dense, one_pass, pallas_gpu, pallas_tpu, sweep
+from time_jax.core.arrays import Ids, Qkv
+from time_jax.core.errors import UserError
+from time_jax.relations import (
+  custom_vjp,
+  dense,
+  one_pass,
+  pallas_gpu,
+  pallas_tpu,
+)
 
 
 def _auto(
-  teacher: sweep.Operands,
-  student: sweep.Operands,
+  teacher: custom_vjp.Operands,
+  student: custom_vjp.Operands,
   segment_ids: Ids,
   query_weights: Float[Array, "B T"],
   *,
   num_heads: int,
-) -> tuple[Float[Array, " B"], sweep.Operands]:
+) -> tuple[Float[Array, " B"], custom_vjp.Operands]:
   """The kernel of the platform that the program is compiled for, if it fits.
 
   Which platform that is, tracing need not know: a program for TPUs may be
@@ -43,15 +49,15 @@ def _auto(
 
 
 def _forced(
-  teacher: sweep.Operands,
-  student: sweep.Operands,
+  teacher: custom_vjp.Operands,
+  student: custom_vjp.Operands,
   segment_ids: Ids,
   query_weights: Float[Array, "B T"],
   *,
   num_heads: int,
-  kernel: sweep.Sweep,
+  kernel: custom_vjp.Sweep,
   platform: str,
-) -> tuple[Float[Array, " B"], sweep.Operands]:
+) -> tuple[Float[Array, " B"], custom_vjp.Operands]:
   """One kernel; on other platforms than its own interpreted, as in tests."""
   run = functools.partial(kernel, num_heads=num_heads)
   return lax.platform_dependent(
@@ -64,7 +70,7 @@ def _forced(
   )
 
 
-_SWEEPS: dict[str, sweep.Sweep] = {
+_SWEEPS: dict[str, custom_vjp.Sweep] = {
   "auto": _auto,
   "one_pass": one_pass.sweep,
   "pallas_tpu": functools.partial(
@@ -75,7 +81,7 @@ _SWEEPS: dict[str, sweep.Sweep] = {
   ),
 }
 IMPLEMENTATIONS = {"dense": dense.relation_kl} | {
-  name: functools.partial(sweep.relation_kl, sweep=function)
+  name: functools.partial(custom_vjp.relation_kl, sweep=function)
   for name, function in _SWEEPS.items()
 }
 # What runs a kernel at its speed, as JAX names it.

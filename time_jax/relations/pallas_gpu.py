@@ -32,9 +32,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from time_jax.arrays import Ids
+from time_jax.core.arrays import Ids
+from time_jax.relations.custom_vjp import Operands
 from time_jax.relations.dense import MASKED
-from time_jax.relations.sweep import Operands
 
 try:
   from jax.experimental.pallas import triton

@@ -31,9 +31,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from time_jax.arrays import Ids
+from time_jax.core.arrays import Ids
+from time_jax.relations.custom_vjp import Operands
 from time_jax.relations.dense import MASKED
-from time_jax.relations.sweep import Operands
 
 LANES, SUBLANES = 128, 8
 BLOCK = 512  # smaller tiles compile to more instructions an element

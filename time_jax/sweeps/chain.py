@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Mapping
 
-from time_jax import recipe_arguments
+from time_jax.config import recipe_arguments
 
 
 def distil_and_score(

@@ -31,13 +31,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from time_jax import arguments, assembly, recipe_arguments, warmup
-from time_jax.command import Command, typed_fields
-from time_jax.config import check_config
-from time_jax.errors import UserError
-from time_jax.evals import datasets
-from time_jax.evals.recipe import check_recipe
-from time_jax.folders import local_path
+from time_jax.config import command_line, recipe_arguments, warmup
+from time_jax.config.command import Command, typed_fields
+from time_jax.config.distill import check_config
+from time_jax.config.finetune import check_recipe
+from time_jax.core.errors import UserError
+from time_jax.core.storage.atomic_file import local_path
+from time_jax.evals.common import datasets
+from time_jax.run import assembly
 
 LATENCY, TOKENS = "latency", "tokens"
 BENCH, DISTILL = "bench inference", "distill"
@@ -111,7 +112,7 @@ def load(spec: str) -> Sweep:
   name, _, text = spec.partition(":")
   path = pathlib.Path(name).expanduser()
   if not path.is_file():
-    raise arguments.no_file("sweep", name)
+    raise command_line.no_file("sweep", name)
   given = recipe_arguments.parse(text, name)
   loader = importlib.machinery.SourceFileLoader("sweep", str(path))
   module_spec = importlib.util.spec_from_loader("sweep", loader)
@@ -288,8 +289,8 @@ def _point(
 def _stage(
   words: Sequence[str], workdir: pathlib.Path, commands: Mapping[str, Command]
 ) -> Stage:
-  name, rest = arguments.split(words, commands)
-  values = arguments.parse(name, commands[name], rest) if name else None
+  name, rest = command_line.split(words, commands)
+  values = command_line.parse(name, commands[name], rest) if name else None
   if not name or values is None:
     raise UserError(f"the stage {' '.join(words)!r} asks for help.")
   if "config" in values:

@@ -16,11 +16,11 @@ import time
 from collections.abc import Generator
 from typing import Any
 
-from time_jax import folders
-from time_jax.errors import DAMAGED_JSON, RestartableError, UserError
-from time_jax.evals import results, table
-from time_jax.evals.results import Speed
+from time_jax.core.errors import DAMAGED_JSON, RestartableError, UserError
+from time_jax.core.storage import atomic_file
 from time_jax.hf import files
+from time_jax.report import results, table
+from time_jax.report.results import Speed
 from time_jax.sweeps.grid import BENCH, Point, Stage
 
 RECORD = "point.json"
@@ -107,7 +107,7 @@ class Record:
       "values": dict(self._point.values),
       "stages": [dataclasses.asdict(ended) for ended in self._ended],
     }
-    folders.write_json(self._path, content, default=str)
+    atomic_file.write_json(self._path, content, default=str)
 
 
 def run(stage: Stage, log: pathlib.Path, lock: int) -> tuple[int, float, bool]:

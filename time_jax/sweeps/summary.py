@@ -5,14 +5,14 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from time_jax import history
+from time_jax.core.errors import EXIT_PREEMPTED, UserError
 from time_jax.data import manifest
-from time_jax.errors import EXIT_PREEMPTED, UserError
-from time_jax.evals import models, plot, report, results, table
-from time_jax.evals.results import Result
-from time_jax.evals.table import Row
+from time_jax.report import plot, report, results, same_model, table
+from time_jax.report.results import Result
+from time_jax.report.table import Row
 from time_jax.sweeps import stages
 from time_jax.sweeps.grid import DISTILL, LATENCY, TOKENS, Point, Sweep
+from time_jax.telemetry import history
 
 DONE = "done"
 _NOT_HERE = "% of teacher"
@@ -168,7 +168,7 @@ def check_models(found: Sequence[Result]) -> None:
     UserError: one place held different models as it was fine-tuned.
   """
   first: dict[tuple[str, str], Result] = {}
-  for one in models.reconcile(found, [])[0]:
+  for one in same_model.reconcile(found, [])[0]:
     other = first.setdefault((one.model, one.init), one)
     if other.fingerprint != one.fingerprint:
       raise UserError(

@@ -4,10 +4,11 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from time_jax import cluster, lease
-from time_jax.command import Command
-from time_jax.errors import EXIT_PREEMPTED, RunError, UserError
-from time_jax.folders import prepare_workdir
+from time_jax.config.command import Command
+from time_jax.core.errors import EXIT_PREEMPTED, RunError, UserError
+from time_jax.core.storage import lease
+from time_jax.core.storage.atomic_file import prepare_workdir
+from time_jax.parallel import launcher_env
 from time_jax.sweeps import grid, stages, summary
 from time_jax.sweeps.grid import Point, Sweep
 
@@ -34,7 +35,7 @@ def sweep_command(
     UserError: a point cannot be run, or was another one before.
     RunError: points failed; all others were run.
   """
-  place = cluster.find(os.environ)
+  place = launcher_env.find(os.environ)
   if place and place.processes > 1:
     raise UserError(
       f"{place.launcher} started {place.processes} processes; a sweep runs in "

@@ -1,0 +1,352 @@
+"""Fields, what they may be, and what makes two runs different."""
+
+import importlib.util
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from time_jax.catalog import corpora, languages, teachers
+from time_jax.cli import commands
+from time_jax.config import command_line, ranges
+from time_jax.config import finetune as recipe_fields
+from time_jax.config.distill import (
+  RANGES,
+  check_config,
+  completed,
+  default_config,
+  differences,
+  flatten,
+  harmless_differences,
+  missing_fields,
+)
+from time_jax.core.errors import UserError
+from time_jax.run import assembly
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def changed(**fields):
+  config = default_config()
+  config.update_from_flattened_dict(
+    {name.replace("__", "."): value for name, value in fields.items()}
+  )
+  return config
+
+
+def recipe(name, arguments=None):
+  path = ROOT / "configs" / f"{name}.py"
+  spec = importlib.util.spec_from_file_location(f"configs_{name}", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config(*([] if arguments is None else [arguments]))
+  return module, config
+
+
+def test_defaults_are_the_published_recipe():
+  config = default_config()
+  check_config(config)
+  train = config.train
+  assert (train.num_steps, train.global_batch_size) == (200_000, 256)
+  assert (train.peak_lr, train.warmup_steps) == (6e-4, 4000)
+  assert (train.b1, train.b2, train.eps) == (0.9, 0.999, 1e-6)
+  assert (train.weight_decay, train.clip_norm) == (0.01, 1.0)
+  assert (config.data.seq_len, config.student.dropout) == (512, 0.1)
+  assert assembly.relation_weights(config) == {"qq": 1, "kk": 1, "vv": 1}
+
+
+def test_a_misspelt_field_cannot_be_set():
+  with pytest.raises(AttributeError, match="stps"):
+    default_config().train.stps = 3
+
+
+@pytest.mark.parametrize("name", ["quickstart", "time", "xlmr_random"])
+def test_recipes_have_every_field_and_pass_the_check(name):
+  _, config = recipe(name)
+  check_config(config)
+  assert missing_fields(config.to_dict()) == []
+
+
+@pytest.mark.parametrize("code", ["en", "da", "ga", "ur", "zho_Hant"])
+def test_every_combination_of_the_recipe_of_the_paper(code):
+  module, _ = recipe("time")
+  language = languages.find(code)
+  seen = set()
+  for size in module.STUDENT_SIZES:
+    for name, teacher in teachers.teachers_of(language).items():
+      for corpus, text in corpora.text_of(language).items():
+        arguments = f"lang={code},size={size},teacher={name},corpus={corpus}"
+        config = module.get_config(arguments)
+        check_config(config)
+        assert config.lang == language.tag
+        assert config.data.train == (text,)
+        assert config.data.validation == (corpora.held_out_text(language),)
+        assert config.teacher.path == teacher.path
+        assert config.teacher.layer == teacher.layer
+        widths = config.student.hidden_size, teacher.width, teacher.key_width
+        assert not any(width % config.relations.num_heads for width in widths)
+        seen.add((config.teacher.path, size, text))
+  assert len(seen) >= 3 * 9 * 1
+
+
+def test_the_recipe_without_arguments_is_that_of_the_paper():
+  _, config = recipe("time")
+  assert (config.lang, config.student.hidden_size) == ("en", 768)
+  assert config.teacher.path == "FacebookAI/xlm-roberta-large"
+  assert (config.teacher.layer, config.relations.num_heads) == (19, 64)
+  assert "CulturaX/en/" in config.data.train[0]
+  assert config.data.max_tokens == 200_000 * 256 * 512
+
+
+@pytest.mark.parametrize(
+  ("flags", "limit"),
+  [
+    ((), 200_000 * 256 * 512),
+    (("--config.train.num_steps=100",), 100 * 256 * 512),
+    (
+      ("--config.data.seq_len=64", "--config.train.global_batch_size=8"),
+      200_000 * 8 * 64,
+    ),
+    (("--config.train.num_steps=100", "--config.data.max_tokens=7"), 7),
+  ],
+)
+def test_text_is_as_long_as_the_steps_that_are_done(flags, limit):
+  words = [f"--config={ROOT}/configs/time.py", "--workdir=run", *flags]
+  parsed = command_line.parse("distill", commands.COMMANDS["distill"], words)
+  assert parsed.config.data.max_tokens == limit
+  assert json.loads(parsed.config.to_json())["data"]["max_tokens"] == limit
+
+
+def test_the_recipe_with_the_teacher_of_the_language():
+  _, config = recipe("time", "lang=ga,size=xs,teacher=hplt,corpus=fineweb2")
+  assert config.teacher.path == "HPLT/hplt_bert_base_2_0_gle-Latn"
+  assert (config.teacher.layer, config.relations.num_heads) == (12, 48)
+  assert config.data.train == (
+    "hf:HuggingFaceFW/fineweb-2/data/gle_Latn/train/*.parquet#text",
+  )
+
+
+@pytest.mark.parametrize("code", ["tzm_Tfng", "da", "ga"])
+def test_the_recipe_for_text_of_the_users_own_asks_for_no_other(code):
+  _, config = recipe("time", f"lang={code},corpus=own")
+  assert config.data.train == config.data.validation == ()
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    ("lang=xx", "unknown language 'xx'"),
+    ("size=xl", "unknown size 'xl'; known: m, s, xs."),
+    ("lang=ur,teacher=hplt", "hplt_v1; others by their folder or hub id."),
+    ("lang=da,teacher=gbert_large", "is for de; for Danish (da) there are "),
+    ("teacher=gpt", "unknown teacher 'gpt'; for English (en) there are "),
+    ("lang=zu", "has no Zulu that we know of; Zulu (zu) is in fineweb2, hplt"),
+    ("corpus=c4", "unknown corpus 'c4'; known: culturax, "),
+  ],
+)
+def test_what_the_recipe_cannot_resolve(arguments, words):
+  with pytest.raises(UserError) as caught:
+    recipe("time", arguments)
+  assert words in str(caught.value)
+  assert "\n" not in str(caught.value)
+
+
+def test_the_recipe_with_a_teacher_of_the_users_own(tiny, tmp_path):
+  place = tiny / "teacher"
+  _, config = recipe("time", f"lang=da,size=xs,teacher={place},corpus=own")
+  assert config.teacher.path == str(place)
+  # The last of its layers; R divides 32 and 384.
+  assert (config.teacher.layer, config.relations.num_heads) == (3, 32)
+  config.data.seq_len = 64
+  assembly.teacher_config(config)
+  # One of `trim` is distilled as what it was made of.
+  content = json.loads((place / "config.json").read_text())
+  content |= {"num_hidden_layers": 24, "hidden_size": 1024}
+  (tmp_path / "config.json").write_text(json.dumps(content))
+  record = {"teacher": "FacebookAI/xlm-roberta-large@main"}
+  (tmp_path / "trim.json").write_text(json.dumps(record))
+  _, config = recipe("time", f"size=s,teacher={tmp_path}")
+  assert (config.teacher.layer, config.relations.num_heads) == (19, 64)
+  _, config = recipe("time", "teacher=HPLT/hplt_bert_base_2_0_dan-Latn")
+  assert config.teacher.path == "HPLT/hplt_bert_base_2_0_dan-Latn"
+  assert (config.teacher.layer, config.relations.num_heads) == (12, 48)
+  with pytest.raises(UserError, match="no model folder at '/not/there'"):
+    recipe("time", "teacher=/not/there")
+
+
+def test_relation_heads_that_do_not_divide_a_student(monkeypatch):
+  module, _ = recipe("time")
+  sizes = {"odd": {"hidden_size": 312}}
+  monkeypatch.setattr(module, "STUDENT_SIZES", sizes)
+  with pytest.raises(UserError, match="64 relation heads .*hidden_size 312"):
+    module.get_config("size=odd")
+
+
+@pytest.mark.parametrize(
+  ("fields", "words"),
+  [
+    (
+      {"train__num_steps": -1},
+      "num_steps=-1, expected a whole number from 1 to 1,000,000,000.",
+    ),
+    ({"train__peak_lr": -0.1}, "peak_lr=-0.1, expected a number from 1e-30 to"),
+    ({"train__peak_lr": float("nan")}, "train.peak_lr=nan, expected a number"),
+    ({"train__peak_lr": float("inf")}, "train.peak_lr=inf, expected a number"),
+    ({"train__weight_decay": float("nan")}, "train.weight_decay=nan, expected"),
+    ({"train__eps": 0.0}, "train.eps=0.0, expected a number from 1e-20 to 1."),
+    ({"train__eps": 1e-50}, "train.eps=1e-50, expected a number from 1e-20"),
+    ({"train__num_steps": True}, "train.num_steps=True, expected a whole"),
+    ({"train__num_steps": None}, "train.num_steps=None, expected a whole"),
+    ({"seed": 2**63}, "seed=9223372036854775808, expected a whole number"),
+    ({"data__prefetch": 0}, "prefetch=0, expected a whole number from 1 to"),
+    ({"checkpoint__every": 0}, "checkpoint.every=0, expected a whole number"),
+    ({"student__dropout": 1.0}, "dropout=1.0, expected a number from 0 to 0.9"),
+    ({"train__b2": 0.99999999}, "train.b2=0.99999999, expected a number from"),
+    ({"train__dtype": "int8"}, "'int8', expected one of bfloat16, float32"),
+    ({"data__packing": "x"}, "data.packing='x', expected one of pack, none"),
+    ({"teacher__loader": "x"}, "'x', expected one of own, flax"),
+    ({"train__parallel": "x"}, "'x', expected one of jit, pmap"),
+    ({"data__seq_len": 513}, "longer than the student's position table"),
+  ],
+)
+def test_a_value_that_no_run_could_use(fields, words):
+  with pytest.raises(UserError) as caught:
+    check_config(changed(**fields))
+  assert words in str(caught.value)
+  assert ";" not in str(caught.value)
+
+
+def test_all_problems_come_at_once():
+  config = changed(train__num_steps=0, train__eps=-1.0, teacher__dtype="x")
+  with pytest.raises(UserError) as caught:
+    check_config(config)
+  text = str(caught.value)
+  assert text.count(";") == 2
+  assert all(x in text for x in ("num_steps", "train.eps", "teacher.dtype"))
+
+
+def test_every_number_has_a_range_and_every_range_a_number():
+  recipes = {
+    "distill": (RANGES, [default_config()]),
+    "finetune": (
+      recipe_fields.RANGES,
+      [
+        recipe_fields.ud_config(),
+        recipe_fields.ner_config(),
+        recipe_fields.qa_config(),
+      ],
+    ),
+  }
+  for known, configs in recipes.values():
+    numbers = {}
+    for config in configs:
+      for name, value in flatten(config.to_dict()):
+        first = value[0] if isinstance(value, tuple) and value else value
+        if isinstance(first, int | float) and not isinstance(first, bool):
+          numbers[name] = first
+    assert numbers.keys() == known.keys()
+    for name, default in numbers.items():
+      assert default in known[name], name
+      assert known[name].whole == isinstance(default, int), name
+      assert np.float32(known[name].highest) < np.inf, name
+      if not known[name].whole and known[name].highest < 1:
+        assert np.float32(known[name].highest) < 1, name
+
+
+def test_elements_of_a_tuple_have_a_range():
+  assert ranges.problems({"seeds": (0, -1)}, recipe_fields.RANGES) == [
+    "seeds=(0, -1), expected whole numbers from 0 to 9,223,372,036,854,775,807"
+  ]
+  for odd in (("a",), (True,), [1.5]):
+    assert ranges.problems({"seeds": odd}, recipe_fields.RANGES), odd
+
+
+def test_a_mesh_may_be_negative():
+  check_config(changed(mesh__data=-1, mesh__fsdp=2))
+
+
+def test_flatten():
+  assert list(flatten({"a": 1, "b": {"c": {"d": 2}, "e": {}}})) == [
+    ("a", 1),
+    ("b.c.d", 2),
+  ]
+
+
+def test_where_and_how_fast_a_run_goes_makes_no_other_run():
+  before = default_config().to_dict()
+  now = changed(
+    checkpoint__every=7,
+    data__folder="/elsewhere",
+    data__prefetch=9,
+    eval__every=3,
+    log__every=1,
+    mesh__fsdp=4,
+    teacher__path="/elsewhere",
+    train__max_skipped=99,
+    data__max_bad_records=0,
+  )
+  assert differences(before, now.to_dict()) == []
+  assert "mesh.fsdp: 1 then, 4 now" in harmless_differences(
+    before, now.to_dict()
+  )
+  assert len(harmless_differences(before, now.to_dict())) == 9
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "line"),
+  [
+    ("seed", 4, "seed: 21 then, 4 now"),
+    ("train__peak_lr", 1e-3, "train.peak_lr: 0.0006 then, 0.001 now"),
+    ("teacher__layer", 3, "teacher.layer: 0 then, 3 now"),
+    ("data__train", ("a", "b"), "data.train: [] then, ['a', 'b'] now"),
+    ("student__hidden_size", 8, "student.hidden_size: 384 then, 8 now"),
+  ],
+)
+def test_what_shapes_the_result_makes_another_run(field, value, line):
+  before, now = default_config().to_dict(), changed(**{field: value}).to_dict()
+  assert differences(before, now) == [line]
+
+
+def test_fields_that_came_or_went_are_differences():
+  assert differences({"a": 1}, {"b": 2}) == [
+    "a: 1 then, '(absent)' now",
+    "b: '(absent)' then, 2 now",
+  ]
+
+
+def test_an_older_config_has_the_fields_that_came_later():
+  before = default_config().to_dict()
+  del before["train"]["ema"], before["train"]["spike"]
+  before["data"]["gone"] = before["odd (SHA-256)"] = 3
+  now = changed(train__ema=0.5).to_dict()
+  assert differences(completed(before), now) == [
+    "data.gone: 3 then, '(absent)' now",
+    "odd (SHA-256): 3 then, '(absent)' now",
+    "train.ema: 0.0 then, 0.5 now",
+  ]
+  assert differences({"train": {}}, {"train": {"ema": 0.0}})  # Not by itself.
+
+
+def test_a_config_survives_its_file(tmp_path):
+  config = changed(data__train=("a.txt", "b.txt"), train__eps=1e-7)
+  (tmp_path / "config.json").write_text(config.to_json())
+  again = assembly.read_run(tmp_path)
+  assert differences(config.to_dict(), again.to_dict()) == []
+  assert list(again.data.train) == ["a.txt", "b.txt"]
+  check_config(again)
+
+
+def test_a_config_of_another_program_is_refused(tmp_path):
+  for content, words in (
+    ({"model_type": "bert"}, "lacks fields such as checkpoint, "),
+    ([1], "holds list"),
+  ):
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=words):
+      assembly.read_run(tmp_path)
+  without = default_config().to_dict()
+  del without["train"]["b1"]
+  assert missing_fields(without) == ["train.b1"]
+  assert missing_fields(ConfigDict(without).to_dict()) == ["train.b1"]

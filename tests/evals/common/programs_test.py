@@ -1,0 +1,69 @@
+"""However long sentences are, a program is compiled for each bucket only."""
+
+import jax
+import pytest
+import tiny_ner
+import tiny_ud
+
+from time_jax.config import finetune
+from time_jax.evals.common import encoders, optimization, tuning
+from time_jax.evals.common.batches import Epochs, make_buckets, place
+from time_jax.evals.ner import iob
+from time_jax.evals.ner import task as ner_task
+from time_jax.parallel import sharding
+
+
+@pytest.fixture(scope="module")
+def compiled():
+  """Grows by one with every program that XLA makes, or finds in its cache."""
+  found = []
+
+  def listen(event, seconds, **more):
+    if event == "/jax/core/compile/backend_compile_duration":
+      found.append(seconds)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  yield found
+  jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def sentences(lengths):
+  words = [w for s in iob.read(tiny_ner.NER / "da-train.iob2") for w in s.words]
+  return [iob.make_sentence(words[n : 2 * n]) for n in lengths]
+
+
+def test_one_program_a_bucket(compiled, mesh, tmp_path):
+  data = iob.read(tiny_ner.NER / "da-train.iob2")
+  texts = [" ".join(sentence.words) for sentence in data]
+  model = tiny_ud.write_bert(tmp_path / "model", texts, longest=32)
+  opened = encoders.open_encoder(str(model), mesh=mesh, dtype="float32")
+  config = finetune.ner_config()
+  buckets = make_buckets((16,), 32, 8, 1024, mesh)
+  task = ner_task.Ner(config, {"train": data}, opened, buckets, mesh)
+  assert len({*task.examples.sizes}) > len(buckets.lengths) == 2
+  run = tuning.Run(
+    task=task,
+    recipe=optimization.recipe_of(config, seed=0),
+    batches=Epochs(task.examples, buckets, seed=0),
+    mesh=mesh,
+    workdir=tmp_path,
+    record={},
+    encoder=opened.params,
+    model=opened.identity,
+    beat=lambda: None,
+  )
+  step, state, marks = run.step, run.first_state(), []
+  for i in range(3 * run.batches.steps):
+    if i % run.batches.steps == 0:
+      marks.append(len(compiled))
+    with sharding.use_mesh(mesh):
+      batch = place(run.batches.batch_at(i), mesh)
+      state, _ = step(state, batch)
+  assert step._cache_size() == 2
+  assert marks[0] < marks[1] == marks[2] == len(compiled)
+
+  task.annotate(state.averaged, sentences(range(1, 20)))
+  assert task.network.program._cache_size() == 2
+  before = len(compiled)
+  task.annotate(state.averaged, sentences([5, 17, 2, 40, 31]))
+  assert len(compiled) == before

@@ -1,0 +1,264 @@
+"""Sentences out of blocks of bytes, however these are cut."""
+
+import io
+
+import pytest
+
+from time_jax.core.errors import UserError
+from time_jax.evals.ner import iob
+from time_jax.evals.predict import incoming
+
+TREES = "".join(
+  f"# n = {n}\n1\tOne\t"
+  + "\t".join("_" * 8)
+  + "\n2\tü\t"
+  + "\t".join("_" * 8)
+  + end
+  for n, end in enumerate(("\n\n", "\n\n\n", "\n"))
+).encode()
+TOKENS = "# a\nOne\tO\nü\tB-X\n\n\n# b\nTwo\tO\n\n# end\n".encode()
+SPACED = b"-DOCSTART- -X- -X- O\n\nSID NNP B-NP B-ORG\ner VB O O\n\nJa UH O O\n"
+WORDS = "One\nü\n\nTwo\n".encode()
+DOCX = "-DOCSTART-x"
+TEXT = "#One ü\n\r\n Two three\nFour".encode()
+
+
+def words(found):
+  return [
+    list(s.words) if hasattr(s, "before") else s.column("FORM") for s in found
+  ]
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+@pytest.mark.parametrize(
+  ("data", "choose", "expected"),
+  [
+    (TREES, incoming.ChooseConllu, [["One", "ü"]] * 3),
+    (TOKENS, incoming.ChooseTokens, [["One", "ü"], ["Two"]]),
+    (WORDS, incoming.ChooseTokens, [["One", "ü"], ["Two"]]),
+    (TEXT, incoming.ChooseConllu, [["#One", "ü"], ["Two", "three"], ["Four"]]),
+    (TEXT, incoming.ChooseTokens, [["#One", "ü"], ["Two", "three"], ["Four"]]),
+    (b"# one", incoming.ChooseConllu, [["#", "one"]]),
+    (b"One\tO\n\n#x\tO\n\n", incoming.ChooseTokens, [["One"], ["#x"]]),
+    (
+      b"An ox\tin\nTo be",
+      incoming.ChooseTokens,
+      [["An", "ox", "in"], ["To", "be"]],
+    ),
+    (SPACED, incoming.ChooseTokens, [["SID", "er"], ["Ja"]]),
+    (
+      b"dog O\nAnna B-PER\n\ncat O",
+      incoming.ChooseTokens,
+      [["dog", "Anna"], ["cat"]],
+    ),
+    (b"da:A\tO\nda:\tO\n\nda:B\tO", incoming.ChooseTokens, [["A", "_"], ["B"]]),
+    (b"A\tI-X\nb\tO\n", incoming.ChooseTokens, [["A", "b"]]),
+    (
+      b"In group O\nHe is",
+      incoming.ChooseTokens,
+      [["In", "group", "O"], ["He", "is"]],
+    ),
+    (b"# a\nOne\n\nTwo\n", incoming.ChooseTokens, [["One"], ["Two"]]),
+    (
+      b"Title\n\nOf a text\n",
+      incoming.ChooseTokens,
+      [["Title"], ["Of", "a", "text"]],
+    ),
+    (b"-DOCSTART-\n\n", incoming.ChooseTokens, []),
+    (
+      b"a B-PER\nb O\n\n# O\n",
+      incoming.ChooseTokens,
+      [["a", "b"], ["#"]],
+    ),
+    (b"a\tO\n\n-DOCSTART-x\tO\n", incoming.ChooseTokens, [["a"], [DOCX]]),
+    (
+      "10\u00a0000\nkr\u3000\n\nOslo\n".encode(),
+      incoming.ChooseTokens,
+      [["10\u00a0000", "kr\u3000"], ["Oslo"]],
+    ),
+    (
+      b"She lives near I-95\nIt is far away\n\nShe drives to work\n",
+      incoming.ChooseTokens,
+      [
+        ["She", "lives", "near", "I-95"],
+        ["It", "is", "far", "away"],
+        ["She", "drives", "to", "work"],
+      ],
+    ),
+    (
+      b"Vitamin B-12\n\nIt is good\n",
+      incoming.ChooseTokens,
+      [["Vitamin", "B-12"], ["It", "is", "good"]],
+    ),
+    (
+      b"He saw I-95\nYes\n\nNo\n",
+      incoming.ChooseTokens,
+      [["He", "saw", "I-95"], ["Yes"], ["No"]],
+    ),
+    (b"SID B-ORG\n\n", incoming.ChooseTokens, [["SID"]]),
+    (b"\xef\xbb\xbf" + TREES, incoming.ChooseConllu, [["One", "\u00fc"]] * 3),
+    (b"", incoming.ChooseTokens, []),
+    (b"\n \n", incoming.ChooseConllu, []),
+  ],
+)
+def test_cuts_change_nothing(data, choose, expected, size):
+  cut = [data[i : i + size] for i in range(0, len(data), size)]
+  (whole, parts) = (
+    [s for some in incoming.sentences(blocks, choose) for s in some]
+    for blocks in ([data], cut)
+  )
+  assert words(whole) == expected
+  assert parts == whole  # line numbers and comments, too
+
+
+def test_a_line_is_answered_before_the_next_is_read():
+  asked = []
+
+  def typed():
+    for line in (b"One two\n", b"Three\n", b"Fo", b"ur\n"):
+      asked.append(line)
+      yield line
+
+  counts = [
+    (len(some), len(asked))
+    for some in incoming.sentences(typed(), incoming.ChooseTokens)
+  ]
+  assert counts == [(1, 1), (1, 2), (1, 4)]
+
+
+def test_a_sentence_is_answered_at_its_blank_line():
+  asked = iter(TREES.splitlines(keepends=True))
+  found = incoming.sentences(asked, incoming.ChooseConllu)
+  assert words(next(found)) == [["One", "ü"]]
+  assert next(asked) == b"# n = 1\n"
+
+
+def test_bad_lines_are_numbered_from_the_start():
+  data = [b"a\tO\n\n", b"b\tO\n\n", b"c\tX\n"]
+  found = incoming.sentences(data, incoming.ChooseTokens)
+  assert [words(next(found)), words(next(found))] == [[["a"]], [["b"]]]
+  with pytest.raises(UserError, match="^input:5: the tag is 'X'"):
+    next(found)
+
+
+@pytest.mark.parametrize(
+  ("data", "choose", "sound", "what"),
+  [
+    (b"a O\nb O\n\nc x O\n", incoming.ChooseTokens, 1, "4: 3 columns with sp"),
+    (b"a O\nb O\n\nc X\n", incoming.ChooseTokens, 1, "4: the tag is 'X'"),
+    (b"a O\nb O\nc X\n", incoming.ChooseTokens, 0, "3: the tag is 'X'"),
+    (b"a\tO\nb\tX\n", incoming.ChooseTokens, 0, "2: the tag is 'X'"),
+    (b"a O\nb X\nc O\n", incoming.ChooseTokens, 0, "2: the tag is 'X'"),
+    (b"a O\nb X\n", incoming.ChooseTokens, 0, "1: this line may be a sente"),
+    (b"a\n" * 99 + b"\n" + b"a\nb c\n", incoming.ChooseTokens, 1, "102: sever"),
+    (b"de:a\tO\n\n" * 100 + b"b\tO", incoming.ChooseTokens, 100, "201: the to"),
+    (b"1\ta\tO\n\n1\tb\tO\n2\tc\tO\n", incoming.ChooseTokens, 0, "1: the fir"),
+    (TREES, incoming.ChooseTokens, 0, "2: the first column only counts"),
+    (b"He is in O\n", incoming.ChooseTokens, 0, "1: this line may be a sente"),
+    (
+      b"He is O\nIt is x\n",
+      incoming.ChooseTokens,
+      0,
+      "1: this line may be a s",
+    ),
+    (
+      b"-DOCSTART- -X-\n\nEU NN\n",
+      incoming.ChooseTokens,
+      0,
+      "3: the tag is 'N",
+    ),
+    (
+      b"To be\n" + b"a O\n" * 9,
+      incoming.ChooseTokens,
+      3,
+      "4: 'a O' looks like",
+    ),
+    (b"a b\n" + b"a\tO\n" * 9, incoming.ChooseConllu, 3, "4: 'a\\tO' looks li"),
+    (b"a b\n" + TREES, incoming.ChooseConllu, 2, "3: '1\\tOne"),
+    (b"a b\rc d\r", incoming.ChooseConllu, 0, "1: a carriage return"),
+  ],
+)
+@pytest.mark.parametrize("size", [1, 9, 4000])
+def test_what_is_of_another_kind_is_told_behind_what_was_sound(
+  data, choose, sound, what, size
+):
+  cut = [data[i : i + size] for i in range(0, len(data), size)]
+  found = []
+  with pytest.raises(UserError) as caught:
+    for some in incoming.sentences(cut, choose):
+      found += some
+  assert str(caught.value).startswith(f"input:{what}")
+  assert len(found) == sound
+
+
+def test_the_format_is_said_once(capsys):
+  for data, choose, what in (
+    (
+      TOKENS,
+      incoming.ChooseTokens,
+      "columns with tabs between them, the token",
+    ),
+    (
+      SPACED,
+      incoming.ChooseTokens,
+      "columns with spaces between them, the tok",
+    ),
+    (WORDS, incoming.ChooseTokens, "a token a line."),
+    (TEXT, incoming.ChooseTokens, "running text, a sentence a line."),
+    (TEXT, incoming.ChooseConllu, "running text, a sentence a line."),
+    (TREES, incoming.ChooseConllu, "CoNLL-U."),
+  ):
+    assert list(incoming.sentences([data], choose))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"time_jax: note: input: read as {what}")
+
+
+def test_names_are_the_same_words_in_training_and_prediction(capsys):
+  for text in (
+    "da:Anna\tB-PER\nda:\tO\n\nda:ler\tO\n\n",
+    "-DOCSTART- -X- O O\n\nEU NNP B-NP B-ORG\nsays VB O O\n\n\nHi UH O O\n\n",
+    "dog O\nAnna B-PER\n\n",
+    "# a\nAnna\tx\tI-PER\n\n# b\nler\ty\tO\n\n",
+    "10\u00a0000 O\nkroner O\n\nLagos B-LOC\nby\u3000\u2028x O\n\n",
+  ):
+    expected = iob.parse(text.encode().splitlines(), "file")
+    first = (
+      capsys.readouterr().err.partition(" (")[0].replace(" file:", " input:")
+    )
+    (found,) = incoming.sentences([text.encode()], incoming.ChooseTokens)
+    assert words(found) == words(expected)
+    assert iob.to_text(found).replace("I-", "B-") == iob.to_text(expected)
+    assert capsys.readouterr().err.strip(".\n") == first
+
+
+def test_each_line_is_decoded_once_and_comes_when_its_block_is_full(
+  monkeypatch,
+):
+  count = 0
+
+  def counting(lines, *more):
+    nonlocal count
+    for line in decode(lines, *more):
+      count += 1
+      yield line
+
+  decode = incoming.decode
+  monkeypatch.setattr(incoming, "decode", counting)
+  asked, per_block = 0, 1000
+
+  def arriving():
+    nonlocal asked
+    for _ in range(20):
+      asked += 1
+      yield b"Anna\nsings\n\n" * (per_block // 2)
+
+  found = [
+    (len(some), asked)
+    for some in incoming.sentences(arriving(), incoming.ChooseTokens)
+  ]
+  assert found == [(per_block // 2, i + 1) for i in range(20)]
+  assert 30 * per_block <= count < 31 * per_block
+
+
+def test_blocks_of_a_stream():
+  assert b"".join(incoming.blocks(io.BytesIO(TREES))) == TREES

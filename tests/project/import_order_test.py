@@ -1,0 +1,137 @@
+"""The order of the folders: imports go one way, and files stay small."""
+
+import ast
+import graphlib
+import importlib.metadata
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+PACKAGE = ROOT / "time_jax"
+
+# A file imports from its own folder and from those above it in this list. The
+# files that lie in time_jax/ itself stand above all of them.
+_ORDER = """
+core core.storage
+catalog
+config
+telemetry
+parallel
+relations
+models
+checkpoint
+data
+hf
+step
+run
+trim
+release
+report
+evals.common evals.ud evals.ner evals.qa evals.predict
+bench.common bench.peers bench.aot bench.scaling bench.inference
+sweeps
+cli
+"""
+FOLDERS = _ORDER.split()
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+# Files of the package itself, its recipes and its tests.
+ALL_FILES = sorted(
+  [*FILES, *(ROOT / "configs").glob("*.py"), *(ROOT / "tests").rglob("*.py")]
+)
+
+
+def module_name(path):
+  """Returns `relations.dense` for time_jax/relations/dense.py."""
+  parts = path.relative_to(PACKAGE).with_suffix("").parts
+  return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def imported(path):
+  """Returns the project's modules that a file names, also inside functions."""
+  names = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom) and node.module:
+      for alias in node.names:
+        name = f"{node.module}.{alias.name}"
+        inside = name.removeprefix("time_jax.") in MODULES
+        names.add(name if inside else node.module)
+    elif isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+      names.add(node.value)  # importlib.import_module("time_jax...")
+  inside = {n.removeprefix("time_jax.") for n in names if "time_jax." in n}
+  return inside & set(MODULES) - {module_name(path)}
+
+
+def folder_of(name):
+  path = MODULES[name].parent.relative_to(PACKAGE)
+  return ".".join(path.parts)
+
+
+def rank(name):
+  folder = folder_of(name)
+  return FOLDERS.index(folder) if folder in FOLDERS else len(FOLDERS)
+
+
+def test_every_folder_has_its_place():
+  folders = {folder_of(n) for n, p in MODULES.items() if p.stem != "__init__"}
+  assert folders - {""} == set(FOLDERS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_go_one_way(path):
+  name = module_name(path)
+  upward = {n for n in imported(path) if rank(n) > rank(name)}
+  assert not upward, f"{name} imports {upward}, which lie in later folders"
+
+
+def test_there_are_no_circles():
+  graph = {name: imported(path) for name, path in MODULES.items()}
+  list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_folders_are_small_enough_to_read():
+  for folder in {path.parent for path in FILES}:
+    files = [p for p in folder.glob("*.py") if p.stem != "__init__"]
+    assert len(files) <= 22, f"{folder} holds {len(files)} files"
+  assert len(list(PACKAGE.glob("*.py"))) <= 4
+
+
+def test_no_name_is_one_of_another_package():
+  taken = set(sys.stdlib_module_names)
+  taken |= set(importlib.metadata.packages_distributions())
+  names = {part for name in MODULES for part in name.split(".")}
+  ours = {"time_jax", "__main__", ""}
+  assert not names & taken - ours
+  assert not names & {"utils", "util", "helpers"}
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=str)
+def test_files_and_functions_stay_small(path):
+  text = path.read_text()
+  assert text.count("\n") < 400
+  for node in ast.walk(ast.parse(text)):
+    if isinstance(node, ast.FunctionDef):
+      assert node.end_lineno - node.lineno < 80, node.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_everything_public_has_a_docstring(path):
+  tree = ast.parse(path.read_text())
+  assert ast.get_docstring(tree), path
+  todo = list(tree.body)
+  while todo:
+    node = todo.pop()
+    if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+      continue
+    if node.name.startswith("_") or node.name == "setup":
+      continue
+    assert ast.get_docstring(node), f"{path}:{node.lineno} {node.name}"
+    if isinstance(node, ast.ClassDef):
+      todo += node.body

@@ -1,0 +1,81 @@
+"""What is joined in a plot, what its legend says, where its names stand."""
+
+import itertools
+
+import pytest
+
+from time_jax.report import plot
+from time_jax.report.table import Cell, Row
+
+
+def row(lang, label, score):
+  cells = {"UPOS": Cell(score, 0.0, 1, "test")}
+  return Row(lang, (label,), 1_000_000, cells, None)
+
+
+def lines_of(drawn):
+  """Label -> its points, of all lines."""
+  (axes,) = drawn.axes
+  return {
+    line.get_label(): [(float(x), float(y)) for x, y in line.get_xydata()]
+    for line in axes.get_lines()
+  }
+
+
+def legend_of(drawn):
+  (legend,) = drawn.legends
+  return [text.get_text() for text in legend.get_texts()]
+
+
+def test_lines_join_what_agrees_in_all_else():
+  grid = [*itertools.product((2, 4), (192, 384))]
+  rows = [row("da", f"width={w}", 10 * d + w / 100) for d, w in grid]
+  xs = [d * w / 384 for d, w in grid]
+  groups = [f"layers={d}" for d, _ in grid]
+  drawn = plot.figure(rows, xs, "ms", groups=groups)
+  joined = lines_of(drawn)
+  assert joined == {
+    "da: UPOS, layers=2": [(1, 21.92), (2, 23.84)],
+    "da: UPOS, layers=4": [(2, 41.92), (4, 43.84)],
+    plot.BEST: [(1, 21.92), (2, 41.92), (4, 43.84)],
+  }
+  assert legend_of(drawn) == [*joined]
+  dashed = drawn.axes[0].get_lines()[-1]
+  assert dashed.get_linestyle() == "--"
+  # What costs nothing has no best; what is in no group is not joined.
+  drawn = plot.figure(rows, xs, "heads", costs=False, groups=groups)
+  assert legend_of(drawn) == ["da: UPOS, layers=2", "da: UPOS, layers=4"]
+  drawn = plot.figure(rows, xs, "ms")
+  assert legend_of(drawn) == ["da: UPOS", plot.BEST]
+  assert drawn.axes[0].get_lines()[0].get_linestyle() == "None"
+
+
+def test_each_language_has_its_own_best():
+  pairs = zip("abab", (1, 5, 2, 6), strict=True)
+  rows = [row(lang, "m", score) for lang, score in pairs]
+  drawn = plot.figure(rows, [1, 1, 2, 2], "ms")
+  assert legend_of(drawn) == ["a: UPOS", "b: UPOS", plot.BEST]
+  dashed = [x for x in drawn.axes[0].get_lines() if x.get_linestyle() == "--"]
+  ys = [line.get_ydata().tolist() for line in dashed]
+  assert ys == [[1, 2], [5, 6]]
+  assert plot.figure(rows, [None] * 4, "ms") is None
+
+
+@pytest.mark.parametrize("costs", [True, False])
+def test_names_stay_inside_the_frame(costs):
+  name = "a_student_with_quite_a_long_name"
+  rows = [row("da", f"{name}_{i}", 50 + i) for i in range(5)]
+  rows.append(row("da", f"{name}_and_more" * 9, 60))
+  drawn = plot.figure(rows, [1, 2, 4, 8, 16, 9], "ms", costs=costs)
+  drawn.draw_without_rendering()
+  frame = drawn.axes[0].get_window_extent()
+  for text in drawn.axes[0].texts:
+    box = text.get_window_extent()
+    assert frame.x0 < box.x0 and box.y1 < frame.y1
+    assert box.x1 < frame.x1 or box.width > frame.width
+  assert len(drawn.axes[0].texts) == 6
+
+
+def test_front():
+  points = [(1, 5, "a"), (2, 4, "b"), (3, 9, "c"), (1, 3, "d"), (4, 9, "e")]
+  assert plot.front(points) == [(1, 5), (3, 9)]

@@ -1,0 +1,377 @@
+"""The step against the reference's training run, and against itself on other
+meshes, under pmap, in micro-batches and after bad batches."""
+
+import functools
+import json
+import re
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from meshes import make_mesh
+
+from time_jax.core.arrays import make_batch
+from time_jax.hf import load
+from time_jax.hf.save import to_tensors
+from time_jax.models import bert
+from time_jax.step import optimizer, partitioning, train_step
+from time_jax.step.objective import Objective
+
+FLOAT32 = jnp.dtype("float32")
+RELATIONS = {"qq": 1.0, "kk": 1.0, "vv": 1.0}
+ADAMW = dict(b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, clip_norm=1.0)
+
+
+def make_step(objective, *, peak_lr=6e-4, **changes):
+  tx = optimizer.make_optimizer(bert.FAMILY.feeds_projections, **ADAMW)
+  schedule = functools.partial(
+    optimizer.warmup_linear_decay,
+    peak_lr=peak_lr,
+    warmup_steps=2,
+    num_steps=10,
+  )
+  step = functools.partial(
+    train_step.train_step,
+    objective=objective,
+    tx=tx,
+    learning_rate=schedule,
+    seed=0,
+    **changes,
+  )
+  return step, tx
+
+
+def state_of(params, tx):
+  zero = jnp.zeros((), jnp.int32)
+  return train_step.TrainState(zero, params, tx.init(params), zero, zero)
+
+
+@pytest.mark.parametrize("implementation", ["dense", "one_pass"])
+def test_five_steps_of_the_reference(golden, mesh, implementation):
+  folder = golden / "end_to_end"
+  settings = json.loads((folder / "settings.json").read_text())
+  teacher = load.load_teacher(
+    str(folder / "teacher"),
+    settings["teacher_layer"],
+    dtype=FLOAT32,
+    mesh=mesh,
+  )
+  student, params = load.load_encoder(
+    folder / "student_init", dtype=FLOAT32, mesh=mesh
+  )
+  objective = Objective(
+    teacher, student, settings["relation_heads"], RELATIONS, implementation
+  )
+  step, tx = make_step(objective)
+  step = jax.jit(step)
+  state = state_of(params, tx)
+  expected = np.load(folder / "trajectory.npz")
+  batches = np.load(folder / "batches.npz")
+  for i in range(settings["steps"]):
+    batch = make_batch(batches["input_ids"][i], batches["attention_mask"][i])
+    state, metrics = step(state, teacher.params, batch)
+    for name, key in (
+      ("train/loss", "loss_f64"),
+      ("train/grad_norm", "grad_norm_f64"),
+      ("train/learning_rate", "learning_rate"),
+    ):
+      np.testing.assert_allclose(
+        metrics[name], expected[key][i], rtol=1e-5, err_msg=f"{name}, step {i}"
+      )
+  found = to_tensors(state.params, bert.NAMES, 2)
+  final = safetensors.numpy.load_file(folder / "student_final_f64.safetensors")
+  initial = safetensors.numpy.load_file(
+    folder / "student_init" / "model.safetensors"
+  )
+  untouched = settings["parameters_without_gradient_left_untouched"]
+  assert len(untouched) == 12
+  assert set(found) >= set(settings["decayed_parameters"])
+  for name, values in found.items():
+    np.testing.assert_allclose(
+      values, final[name], atol=5e-6, rtol=0, err_msg=name
+    )
+    if name in untouched:
+      np.testing.assert_array_equal(values, initial[name], err_msg=name)
+
+
+def tiny_problem(mesh, dropout=0.0):
+  """A teacher and a student of different widths, and packed batches."""
+  sizes = dict(vocab_size=64, num_heads=4, intermediate_size=64)
+  rates = dict(dropout=dropout, attention_dropout=dropout)
+  wide = bert.BertConfig(hidden_size=48, num_layers=3, **sizes)
+  thin = bert.BertConfig(hidden_size=32, num_layers=3, **sizes, **rates)
+  hf_config = {
+    "model_type": "bert",
+    "vocab_size": 64,
+    "hidden_size": wide.hidden_size,
+    "num_hidden_layers": wide.num_layers,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 32,
+    "initializer_range": 0.3,
+  }
+  teacher = load.random_teacher(hf_config, 2, seed=5, dtype=FLOAT32, mesh=mesh)
+  student = bert.Encoder(thin, thin.num_layers)
+  return Objective(teacher, student, 8, RELATIONS, "one_pass")
+
+
+def tiny_rows(step):
+  random = np.random.default_rng(step)
+  lengths = random.integers(1, 16, size=16)
+  segments = (np.arange(16) < lengths[:, None]).astype(np.int32)
+  segments += segments * (np.arange(16) >= lengths[:, None] // 2)
+  segments = np.where(segments.max(1, keepdims=True) == 2, segments, 0)
+  segments[3] = 0  # an empty row
+  return {
+    "tokens": random.integers(64, size=(16, 16)).astype(np.int32),
+    "segment_ids": segments.astype(np.int32),
+  }
+
+
+def run_three_steps(mesh, *, how="jit", dropout=0.0, accumulation=1):
+  objective = tiny_problem(mesh, dropout)
+  step, tx = make_step(objective, accumulation=accumulation, peak_lr=1e-2)
+  abstract = train_step.abstract_state(objective.student, tx, mesh)
+  spread = (
+    partitioning.with_jit(step, abstract, mesh, 16)
+    if how == "jit"
+    else partitioning.with_pmap(step, mesh)
+  )
+  # The same start everywhere, to the last bit.
+  start = train_step.init_state(objective.student, tx, make_mesh(1, 1, 1), 0)
+  start = jax.tree.map(
+    lambda x, a: jax.device_put(np.asarray(x), a.sharding), start, abstract
+  )
+  state = spread.put(start)
+  teacher = spread.put(objective.teacher.params)
+  history = []
+  for i in range(3):
+    state, metrics = spread.step(state, teacher, spread.put_batch(tiny_rows(i)))
+    history.append({k: np.asarray(v) for k, v in metrics.items()})
+  return spread.get(state), history
+
+
+def assert_same_run(found, expected, atol=1e-5):
+  for a, b in zip(found[1], expected[1], strict=True):
+    assert a["data/checksum"] == b["data/checksum"]
+    assert a["data/documents"] == b["data/documents"] > 0
+    np.testing.assert_allclose(a["train/loss"], b["train/loss"], atol=atol)
+  for a, b in zip(
+    jax.tree.leaves(found[0].params),
+    jax.tree.leaves(expected[0].params),
+    strict=True,
+  ):
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=atol, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def single_device():
+  return {
+    dropout: run_three_steps(make_mesh(1, 1, 1), dropout=dropout)
+    for dropout in (0.0, 0.2)
+  }
+
+
+@pytest.mark.parametrize(
+  "sizes",
+  [
+    (8, 1, 1),
+    pytest.param((4, 2, 1), marks=pytest.mark.slow),
+    (2, 2, 2),
+  ],
+  ids=str,
+)
+def test_any_mesh_gives_the_single_device_run(single_device, sizes):
+  """Dropout included: its masks do not depend on the mesh."""
+  found = run_three_steps(make_mesh(*sizes), dropout=0.2)
+  assert_same_run(found, single_device[0.2])
+  kernel = found[0].params["layers"]["ffn_in"]["kernel"]
+  shard = kernel.addressable_shards[0].data.shape
+  assert shard == (2, 32 // sizes[1], 64 // sizes[2])
+  moments = jax.tree.leaves(found[0].opt_state)
+  assert any(m.addressable_shards[0].data.shape == shard for m in moments)
+
+
+def test_pmap_gives_the_single_device_run(single_device):
+  found = run_three_steps(make_mesh(8, 1, 1), how="pmap")
+  assert_same_run(found, single_device[0.0])
+
+
+@pytest.mark.parametrize("how", ["jit", "pmap"])
+def test_micro_batches_give_the_same_run(single_device, how):
+  found = run_three_steps(make_mesh(2, 1, 1), how=how, accumulation=4)
+  assert_same_run(found, single_device[0.0])
+
+
+@pytest.mark.parametrize(
+  "sizes",
+  [(2, 4, 1), pytest.param((2, 2, 2), marks=pytest.mark.slow)],
+  ids=str,
+)
+def test_micro_batches_give_the_same_run_on_any_mesh(sizes):
+  """Whether each device adds up its own gradients or the compiler decides."""
+  how = dict(dropout=0.2, accumulation=2)
+  alone = run_three_steps(make_mesh(1, 1, 1), **how)
+  assert_same_run(run_three_steps(make_mesh(*sizes), **how), alone)
+
+
+def test_training_changes_what_it_should(single_device):
+  state, history = single_device[0.0]
+  objective = tiny_problem(make_mesh(1, 1, 1))
+  _, tx = make_step(objective)
+  fresh = train_step.init_state(objective.student, tx, make_mesh(1, 1, 1), 0)
+  before = flax.traverse_util.flatten_dict(fresh.params)
+  after = flax.traverse_util.flatten_dict(state.params)
+  for path in before:
+    same = bool((before[path] == after[path]).all())
+    assert same != bert.FAMILY.feeds_projections(path), path
+  assert history[0]["train/learning_rate"] == 0
+  assert not np.array_equal(history[0]["train/loss"], history[2]["train/loss"])
+  assert int(state.step) == 3
+
+
+def test_dropout_depends_on_seed_and_step_alone(mesh):
+  objective = tiny_problem(mesh, dropout=0.3)
+  step, tx = make_step(objective)
+  state = train_step.init_state(objective.student, tx, mesh, 0)
+  rows = make_batch(**tiny_rows(0))
+  step = jax.jit(step)
+  _, first = step(state, objective.teacher.params, rows)
+  _, again = step(state, objective.teacher.params, rows)
+  assert first["train/loss"] == again["train/loss"]
+  later = jax.tree_util.tree_map(lambda x: x, state)
+  later = train_step.TrainState(
+    state.step + 1, state.params, state.opt_state, state.skipped, state.skipped
+  )
+  _, other = step(later, objective.teacher.params, rows)
+  assert first["train/loss"] != other["train/loss"]
+
+
+def test_a_bad_step_changes_nothing_but_the_counters(mesh):
+  objective = tiny_problem(mesh)
+  step, tx = make_step(objective)
+  step = jax.jit(step)
+  good = objective.teacher.params
+  bad = jax.tree.map(lambda x: x * jnp.nan, good)
+  state = train_step.init_state(objective.student, tx, mesh, 0)
+  rows = make_batch(**tiny_rows(0))
+  state, _ = step(state, good, rows)
+  after_bad, metrics = step(state, bad, rows)
+  assert not np.isfinite(metrics["train/loss"])
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    (after_bad.params, after_bad.opt_state),
+    (state.params, state.opt_state),
+  )
+  assert (int(after_bad.step), int(after_bad.skipped)) == (2, 1)
+  twice, _ = step(after_bad, bad, rows)
+  assert int(twice.skipped_in_a_row) == 2
+  healed, metrics = step(twice, good, rows)
+  assert np.isfinite(metrics["train/loss"])
+  assert (int(healed.skipped), int(healed.skipped_in_a_row)) == (2, 0)
+
+
+def test_a_spike_changes_nothing_but_the_counters(mesh):
+  objective = tiny_problem(mesh)
+  step, tx = make_step(objective, spike=6.0, ema=0.9)
+  step = jax.jit(step)
+  teacher = objective.teacher.params
+  # As this teacher's relations are of another scale, so is the loss.
+  sharp = jax.tree.map(lambda x: x * 4, teacher)
+  state = train_step.init_state(
+    objective.student, tx, mesh, 0, spike=6.0, ema=0.9
+  )
+  for i in range(25):
+    state, metrics = step(state, teacher, make_batch(**tiny_rows(i % 2)))
+  assert int(metrics["train/spikes"]) == int(state.skipped) == 0
+  rows = make_batch(**tiny_rows(0))
+  spiked, metrics = step(state, sharp, rows)
+  assert np.isfinite(metrics["train/loss"])
+  assert int(metrics["train/spikes"]) == int(spiked.skipped) == 1
+  for name in ("params", "opt_state", "ema"):
+    found, expected = getattr(spiked, name), getattr(state, name)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+  healed, metrics = step(spiked, teacher, rows)
+  assert int(metrics["train/spikes"]) == 1
+  assert int(healed.skipped_in_a_row) == 0
+
+
+def test_the_average_is_one_and_touches_nothing_else(mesh):
+  objective = tiny_problem(mesh)
+  plain, tx = make_step(objective)
+  with_average, _ = make_step(objective, ema=0.3)
+  teacher = objective.teacher.params
+  state = train_step.init_state(objective.student, tx, mesh, 0)
+  both = train_step.init_state(objective.student, tx, mesh, 0, ema=0.3)
+  first = expected = state.params
+  for i in range(6):
+    rows = make_batch(**tiny_rows(i))
+    state, _ = jax.jit(plain)(state, teacher, rows)
+    both, _ = jax.jit(with_average)(both, teacher, rows)
+    decay = min(0.3, (1 + i) / (10 + i))
+    expected = jax.tree.map(
+      lambda a, p, d=decay: d * a + (1 - d) * p, expected, state.params
+    )
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, atol=1e-6),
+    (both.params, both.ema),
+    (state.params, expected),
+  )
+  untouched = both.ema["pooler"][
+    "kernel"
+  ]  # What is not trained keeps its bits.
+  np.testing.assert_array_equal(untouched, first["pooler"]["kernel"])
+
+
+def test_sharded_init_equals_the_plain_one():
+  objective = tiny_problem(make_mesh(1, 1, 1))
+  _, tx = make_step(objective)
+  states = [
+    train_step.init_state(objective.student, tx, make_mesh(*sizes), 0)
+    for sizes in ((1, 1, 1), (2, 2, 2))
+  ]
+  for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-6)
+
+
+@pytest.mark.parametrize("extras", [{}, {"spike": 6.0}, {"ema": 0.9}], ids=str)
+def test_a_state_survives_being_taken_apart(extras):
+  mesh = make_mesh(1, 1, 1)
+  objective = tiny_problem(mesh)
+  _, tx = make_step(objective)
+  state = train_step.abstract_state(objective.student, tx, mesh, **extras)
+  trees = state.as_trees()
+  assert set(trees) == {"params", "rest"} | ({"ema"} & set(extras))
+  assert ("usual" in trees["rest"]) == ("spike" in extras)
+  again = train_step.TrainState.from_trees(trees)
+  assert jax.tree.structure(again) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize("how", ["jit", "pmap"])
+def test_the_lowered_step_is_the_step_with_its_scopes(golden, how):
+  mesh = make_mesh(2, 1, 1)
+  hf_config = json.loads((golden / "bert" / "config.json").read_text())
+  teacher = load.random_teacher(hf_config, 2, seed=5, dtype=FLOAT32, mesh=mesh)
+  student = bert.Encoder(bert.BertConfig(96, 12, 2, 2, 24, max_positions=32), 2)
+  objective = Objective(teacher, student, 4, RELATIONS, "one_pass")
+  step, tx = make_step(objective)
+  state = train_step.init_state(student, tx, mesh, 0)
+  spread = partitioning.with_pmap(step, mesh)
+  if how == "jit":
+    abstract = train_step.abstract_state(student, tx, mesh)
+    spread = partitioning.with_jit(step, abstract, mesh, 4)
+  row = {"tokens": np.ones((4, 8), np.int32), "segment_ids": np.ones((4, 8))}
+  arguments = spread.put(teacher.params), spread.put_batch(row)
+  state = spread.put(state)
+  compiled = spread.lower(state, *arguments).compile()
+  text = compiled.as_text()
+  for scope in ("teacher", "student", "relations", "optimizer"):
+    assert re.search(rf'op_name="[^"]*[/(]{scope}[/)]', text), scope
+  assert not re.search(r'[/(]student[/)][^"]*[/(]teacher[/)]', text)
+  copy = jax.tree.map(jnp.copy, state)
+  found, _ = compiled(state, *arguments)
+  expected, _ = spread.step(copy, *arguments)
+  jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)

@@ -1,0 +1,106 @@
+"""Weights & Biases, of which a stand-in is installed here."""
+
+import json
+import sys
+import types
+
+import pytest
+import running
+
+from time_jax.cli import main
+from time_jax.core.errors import UserError
+from time_jax.telemetry import history, tracking
+
+KEY = "wandb_v1_0123456789abcdef"
+
+
+@pytest.fixture
+def service(monkeypatch):
+  """Its runs: id -> what was done to it."""
+  runs = {}
+
+  def init(**given):
+    if given["project"] == "closed":
+      raise PermissionError(f"bad key {KEY}\nmore")
+    name = given.pop("id") or f"id{len(runs)}"
+    calls = runs.setdefault(name, [])
+    calls.append(("init", given))
+    return types.SimpleNamespace(
+      id=name,
+      define_metric=lambda *names, **how: calls.append(("define", how)),
+      log=lambda scalars: calls.append(("log", scalars)),
+      finish=lambda exit_code: calls.append(("finish", exit_code)),
+    )
+
+  module = types.ModuleType("wandb")
+  module.init = init
+  module.__spec__ = types.SimpleNamespace()
+  monkeypatch.setitem(sys.modules, "wandb", module)
+  return runs
+
+
+def of(calls, kind):
+  return [value for name, value in calls if name == kind]
+
+
+def test_a_run_there_has_what_the_run_has(
+  service, tiny, tmp_path, one_process, capsys
+):
+  flags = ["--config.log.wandb=students", "--config.train.num_steps=4"]
+  flags += ["--config.train.warmup_steps=1"]
+  assert main.main(running.command(tiny, tmp_path, *flags)) == 0
+  (calls,) = service.values()
+  (given,) = of(calls, "init")
+  assert (given["project"], given["resume"]) == ("students", "allow")
+  assert given["config"]["train"]["num_steps"] == 4
+  assert of(calls, "log") == history.read_lines(tmp_path / "metrics.jsonl")[0]
+  assert of(calls, "finish") == [0]
+  # The same run in the next session, which has nothing to do.
+  assert main.main(running.command(tiny, tmp_path, *flags)) == 0
+  assert len(service) == 1 and of(calls, "finish") == [0, 0]
+  capsys.readouterr()
+  flags[0] = "--config.log.wandb=closed"
+  assert main.main(running.command(tiny, tmp_path, *flags)) == 2
+  last = capsys.readouterr().err.splitlines()[-1]
+  assert "bad key wandb_v1_.... Log in by `wandb login`" in last
+
+
+def test_an_error_is_told_there(service, tmp_path):
+  from time_jax.telemetry import metrics
+
+  tracker = tracking.Tracker("p", tmp_path, {"a": {"b": f"x {KEY}"}, "c": 1})
+  with (
+    pytest.raises(ZeroDivisionError),
+    metrics.Recorder(tmp_path, 0, 2, True, tracker) as recorder,
+  ):
+    recorder.write(1, {"train/loss": 0.5})
+    raise ZeroDivisionError
+  (calls,) = service.values()
+  assert of(calls, "finish") == [1]
+  config = of(calls, "init")[0]["config"]
+  assert config == {"a": {"b": "x wandb_v1_..."}, "c": 1}
+  assert json.loads((tmp_path / "wandb.json").read_text()) == {"id": "id0"}
+
+
+def test_it_is_asked_for_only_where_it_is_wanted(monkeypatch):
+  monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+  tracking.check_installed("")
+  with pytest.raises(UserError, match=r"pip install -e '\.\[wandb\]'"):
+    tracking.check_installed("students")
+
+
+def test_a_run_goes_on_without_it(service, tmp_path, capsys):
+  """A service that fails is told once; a torn file begins a new run there."""
+  (tmp_path / "wandb.json").write_text('{"id": "i')
+  tracker = tracking.Tracker("students", tmp_path, {})
+  assert json.loads((tmp_path / "wandb.json").read_text()) == {"id": "id0"}
+
+  def fail(*_, **__):
+    raise ConnectionError("gone\nmore")
+
+  tracker._run.log = tracker._run.finish = fail
+  for step in (1, 2):
+    tracker.write(step, {})
+  tracker.close(failed=False)
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "no more metrics to Weights & Biases: gone." in line

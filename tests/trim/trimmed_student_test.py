@@ -1,0 +1,57 @@
+"""A student of a trimmed teacher is a student like any other, only smaller."""
+
+import json
+
+import pytest
+import running
+import tiny_multilingual
+import tiny_tokenizers
+import transformers
+
+from time_jax.cli import main
+
+
+def run(*argv):
+  assert main.main([str(word) for word in argv]) == 0
+
+
+@pytest.mark.usefixtures("one_process")
+def test_trim_distil_export_verify(tmp_path, capsys):
+  """Both classes, of a teacher with XLM-R's padding id and positions."""
+  whole, teacher, workdir = (tmp_path / name for name in ("a", "b", "run"))
+  whole.mkdir()
+  texts, size = tiny_multilingual.texts(), tiny_multilingual.SIZE
+  tiny_multilingual.xlm_roberta(whole, texts, size)
+  text = tiny_tokenizers.TEXT / "da.jsonl.gz"
+  run("trim", f"--teacher={whole}", f"--text={text}", f"--out={teacher}")
+  rows = json.loads((teacher / "config.json").read_text())["vocab_size"]
+  assert rows < 0.5 * size
+
+  run(
+    "distill",
+    f"--config={running.ROOT}/tests/support/tiny_recipe.py:{tmp_path}",
+    f"--workdir={workdir}",
+    f"--config.teacher.path={teacher}",
+    f"--config.data.train=('{text}',)",
+    "--config.data.validation=()",
+    "--config.train.num_steps=10",
+    "--config.train.peak_lr=2e-2",
+  )
+  losses = [loss for loss, _ in running.losses(workdir).values()]
+  assert min(losses[-3:]) < losses[0]
+
+  trimmed = transformers.AutoTokenizer.from_pretrained(teacher)
+  document = tiny_tokenizers.documents("da")[0]
+  for name in ("BertModel", "XLMRobertaModel"):
+    out = tmp_path / name
+    run("export", f"--workdir={workdir}", f"--class={name}", f"--out={out}")
+    assert "PyTorch, random tokens" in capsys.readouterr().out
+    run("verify", out, f"--against={workdir}")
+    assert "No problem found" in capsys.readouterr().out
+    config = json.loads((out / "config.json").read_text())
+    # Its first two rows of positions are those that padding's id skips.
+    offset = 2 * (name == "XLMRobertaModel")
+    assert config["max_position_embeddings"] == 64 + offset
+    assert (config["vocab_size"], config["pad_token_id"]) == (rows, 1)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    assert tokenizer(document)["input_ids"] == trimmed(document)["input_ids"]

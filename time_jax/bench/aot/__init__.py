@@ -1,0 +1,1 @@
+"""What a step costs on TPUs that are not here, from its compiled program."""

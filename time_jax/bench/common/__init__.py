@@ -1,0 +1,1 @@
+"""What the benchmarks share, and those of a step and of the data."""

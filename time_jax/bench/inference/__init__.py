@@ -1,0 +1,1 @@
+"""Sentences per second and joules of a finished model."""

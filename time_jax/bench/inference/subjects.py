@@ -1,0 +1,128 @@
+"""Encoders to measure: whatever is named becomes files that engines read."""
+
+import dataclasses
+import pathlib
+import re
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from time_jax.bench.peers.rivals import XLMR_LARGE
+from time_jax.config.distill import STUDENT_SIZES
+from time_jax.core.errors import UserError
+from time_jax.core.storage.atomic_file import local_path
+from time_jax.data.tokenizing import TokenizerSpec
+from time_jax.hf import files, load, model_hash, onnx_graph, save
+from time_jax.hf.model_hash import Identity
+from time_jax.models.bert import BertConfig, Encoder
+from time_jax.models.family import init_params
+from time_jax.parallel import sharding
+from time_jax.run import saved_student
+
+RANDOM = "random:"
+_HEADS = 12
+_SHAPES: dict[str, Any] = {
+  name: dict(size, num_heads=_HEADS) for name, size in STUDENT_SIZES.items()
+} | {
+  "xlmr-large": dict(
+    num_layers=XLMR_LARGE["num_hidden_layers"],
+    hidden_size=XLMR_LARGE["hidden_size"],
+    intermediate_size=XLMR_LARGE["intermediate_size"],
+    num_heads=XLMR_LARGE["num_attention_heads"],
+  )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """One encoder.
+
+  Attributes:
+    name: what tables call it.
+    folder: config.json and safetensors, which JAX and PyTorch read.
+    onnx: the same weights as a graph; None: only BERT and its kin have one.
+    parameters: without those of embeddings.
+    identity: which model it is.
+  """
+
+  name: str
+  folder: pathlib.Path
+  onnx: pathlib.Path | None
+  parameters: int
+  identity: Identity
+
+
+def materialise(
+  name: str, spec: str, words: TokenizerSpec, scratch: pathlib.Path
+) -> Subject:
+  """Writes the files of an encoder that are not there yet.
+
+  Args:
+    name: of the encoder.
+    spec: random:SHAPE, fresh weights with the words of the tokenizer; a
+      workdir; or see `files.resolve`.
+    words: the tokenizer.
+    scratch: a folder for files.
+
+  Raises:
+    UserError: no such shape or model, or fewer rows of words than ids.
+  """
+  folder = scratch / name
+  folder.mkdir()
+  which = None
+  if spec.startswith(RANDOM):
+    config = _shape(spec.removeprefix(RANDOM), words)
+    encoder = Encoder(config, config.num_layers)
+    params = nn.meta.unbox(init_params(encoder, jax.random.key(0)))
+    save.save_bert(folder, config, params, {"pad_token_id": words.pad_id})
+  elif (local_path(spec) / "checkpoints").is_dir():
+    student = saved_student.read_student(local_path(spec))
+    which = student.identity
+    ids = {"pad_token_id": words.pad_id}
+    save.save_bert(folder, student.config, student.params, ids)
+  else:
+    folder = files.resolve(spec)
+  encoder, params = load.load_encoder(
+    folder, dtype=np.float32, mesh=sharding.make_mesh()
+  )
+  config: Any = encoder.config
+  if words.vocab_size > config.vocab_size:
+    raise UserError(
+      f"{spec} has {config.vocab_size} words, the tokenizer "
+      f"{words.vocab_size}; expected the tokenizer of the models."
+    )
+  onnx = None
+  if isinstance(config, BertConfig) and config.activation == "gelu":
+    onnx = scratch / f"{name}.onnx"
+    onnx_graph.save_onnx(onnx, config, params)
+  blocks = {k: v for k, v in params.items() if k in ("first", "layers", "last")}
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(blocks))
+  which = which or model_hash.of_folder(folder, config, params)
+  return Subject(name, folder, onnx, parameters, which)
+
+
+def _shape(name: str, words: TokenizerSpec) -> BertConfig:
+  """A named shape; or LAYERSxWIDTH, whose inner width is four times that."""
+  if name in _SHAPES:
+    return BertConfig(vocab_size=words.vocab_size, **_SHAPES[name])
+  found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?:x([1-9]\d*))?", name)
+  if not found:
+    raise UserError(
+      f"{RANDOM}{name} is unknown; known: {', '.join(_SHAPES)}, and "
+      "LAYERSxWIDTH or LAYERSxWIDTHxHEADS, such as 4x384."
+    )
+  layers, width, heads = (int(number or _HEADS) for number in found.groups())
+  if width % heads:
+    raise UserError(
+      f"{RANDOM}{name}: {heads} attention heads do not divide the width; "
+      f"expected {RANDOM}{layers}x{width}xHEADS with another number of them."
+    )
+  return BertConfig(
+    vocab_size=words.vocab_size,
+    num_layers=layers,
+    hidden_size=width,
+    intermediate_size=4 * width,
+    num_heads=heads,
+  )

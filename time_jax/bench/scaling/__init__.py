@@ -1,0 +1,1 @@
+"""Throughput by the number of processes and devices."""

@@ -1,0 +1,1 @@
+"""The tables of languages, teachers and corpora, and how they are listed."""

@@ -1,0 +1,123 @@
+"""Text to train on and to choose by: where each corpus keeps a language.
+
+The recipes name files, not configurations: files are fetched one at a time as
+reading needs them, so a limit of tokens is a limit of downloads.
+
+Confirmed by the addresses of single files in public code, for some languages
+each: CulturaX (ru/ru_part_00000.parquet), FineWeb2 (data/aai_Latn/train/
+000_00000.parquet), FineWeb (sample/10BT/000_00000.parquet), HPLT v2
+(kor_Hang/train-00000-of-00464.parquet; English in folders eng_Latn_103 and the
+like), Wikipedia (20231101.da/train-00000-of-00002.parquet), OSCAR (zh_meta/
+zh_meta_part_1.jsonl.zst, br_meta/br_meta.jsonl.zst; field `content`), WMT24++
+(en-es_MX.jsonl). Not confirmed: FineWeb's folder sample/100BT, and the endings
+of FLORES+, for which the pattern takes any.
+"""
+
+import dataclasses
+
+from time_jax.catalog.languages import Language, short_code
+from time_jax.core.errors import UserError
+
+OWN = "own"  # In place of a corpus: the user names the text.
+
+# Datasets with the text that checkpoints are chosen by.
+HELD_OUT = _WMT24PP, _FLORES_PLUS = (
+  "google/wmt24pp",
+  "openlanguagedata/flores_plus",
+)
+_WMT = f"hf:{_WMT24PP}/{{}}.jsonl#{{}}"
+_FLORES = f"hf:{_FLORES_PLUS}/devtest/{{}}.*#text"
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+  """A collection of text on the Hugging Face hub.
+
+  Attributes:
+    title: as people write it.
+    source: its text, as `data.train` takes it; {} is the language's name.
+    column: the field of `Language` with that name.
+    gated: its terms must be accepted on its page, with a login.
+    english: the English text, where that is another repository.
+  """
+
+  title: str
+  source: str
+  column: str
+  gated: bool = False
+  english: str = ""
+
+
+CORPORA = {
+  "culturax": Corpus(
+    "CulturaX",
+    "hf:uonlp/CulturaX/{0}/{0}_part_*.parquet#text",
+    "culturax",
+    gated=True,
+  ),
+  "fineweb2": Corpus(
+    "FineWeb2",
+    "hf:HuggingFaceFW/fineweb-2/data/{}/train/*.parquet#text",
+    "fineweb2",
+    english="hf:HuggingFaceFW/fineweb/sample/100BT/*.parquet#text",
+  ),
+  "hplt": Corpus(
+    "HPLT v2, cleaned", "hf:HPLT/HPLT2.0_cleaned/{}*/*.parquet#text", "hplt"
+  ),
+  "wikipedia": Corpus(
+    "Wikipedia, November 2023",
+    "hf:wikimedia/wikipedia/20231101.{}/*.parquet#text",
+    "wikipedia",
+  ),
+  "oscar": Corpus(
+    "OSCAR 23.01",
+    "hf:oscar-corpus/OSCAR-2301/{}_meta/*.jsonl.zst#content",
+    "oscar",
+    gated=True,
+  ),
+}
+
+
+def text_of(language: Language) -> dict[str, str]:
+  """The corpora that have a language, each with its source of text."""
+  texts = {}
+  for name, corpus in CORPORA.items():
+    if corpus.english and language.iso3 == "eng":
+      texts[name] = corpus.english
+    elif subset := getattr(language, corpus.column):
+      texts[name] = corpus.source.format(subset)
+  return texts
+
+
+def training_text(corpus: str, language: Language) -> str:
+  """The source of a language's text in a corpus; empty for the user's own.
+
+  Raises:
+    UserError: no such corpus, or not in this language; names those there are.
+  """
+  if corpus == OWN:
+    return ""
+  texts = text_of(language)
+  if corpus in texts:
+    return texts[corpus]
+  there = f"{language.name} ({short_code(language)}) is in {', '.join(texts)}"
+  if corpus not in CORPORA:
+    known = ", ".join([*CORPORA, OWN])
+    raise UserError(f"unknown corpus {corpus!r}; known: {known}; {there}.")
+  title = CORPORA[corpus].title
+  raise UserError(
+    f"{title} has no {language.name} that we know of; {there}; or take "
+    "corpus=own, and name your text with --config.data.train."
+  )
+
+
+def held_out_text(language: Language) -> str:
+  """Text for choosing a checkpoint: WMT24++, else FLORES+ (gated), else none.
+
+  WMT24++ translates one English text, so that side is English's own.
+  """
+  if language.iso3 == "eng":
+    return _WMT.format("en-de_DE", "source")
+  if language.wmt24pp:
+    return _WMT.format(language.wmt24pp, "target")
+  return _FLORES.format(language.flores) if language.flores else ""

@@ -1,0 +1,1 @@
+"""Saving and restoring a training state, and telling a damaged one."""

@@ -1,0 +1,202 @@
+"""Settings of a run that change at one of its steps, as its config says.
+
+`train.changes = "1200:peak_lr=0.0003;5000:spike=6,clip_norm=0.5"` gives the
+steps after step 1200 another peak learning rate, and so on. A run stays a
+function of its config: it can be stopped anywhere, and go on from a checkpoint
+before a change as well as from one after it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from time_jax.config.ranges import Range
+from time_jax.core.errors import UserError
+
+FIELDS = ("peak_lr", "spike", "max_skipped", "clip_norm")
+_FORM = "STEP:FIELD=VALUE,FIELD=VALUE;STEP:FIELD=VALUE"
+Changes = dict[int, dict[str, float]]  # after this step -> field -> value
+
+
+def parse(text: str) -> Changes:
+  """Reads `train.changes`.
+
+  Args:
+    text: as in the module's example; empty: nothing changes.
+
+  Returns:
+    The changes by their steps, in order.
+
+  Raises:
+    UserError: it has another form.
+  """
+  found: Changes = {}
+  try:
+    for part in filter(None, text.replace(" ", "").split(";")):
+      number, _, values = part.partition(":")
+      pairs = [pair.split("=") for pair in values.split(",")]
+      new = {name: _number(value) for name, value in pairs}
+      if int(number) in found or len(new) < len(pairs):
+        raise ValueError(part)
+      found[int(number)] = new
+  except ValueError:
+    raise UserError(
+      f"train.changes={text!r} cannot be read; expected {_FORM}, each step and "
+      "each of its fields once, such as '1200:peak_lr=0.0003'."
+    ) from None
+  return dict(sorted(found.items()))
+
+
+def _number(text: str) -> float:
+  try:
+    return int(text)
+  except ValueError:
+    return float(text)
+
+
+def problems(
+  text: str, num_steps: int, ranges: Mapping[str, Range]
+) -> list[str]:
+  """Says what no run could use of `train.changes`.
+
+  Args:
+    text: see `parse`.
+    num_steps: of the whole run.
+    ranges: "train." and the name of a field -> its numbers.
+  """
+  try:
+    changes = parse(text)
+  except UserError as error:
+    return [str(error).rstrip(".")]
+  found = [
+    f"train.changes names step {step}, expected 1 to {num_steps - 1}"
+    for step in changes
+    if not 1 <= step < num_steps
+  ]
+  for step, values in changes.items():
+    for name, value in values.items():
+      if name not in FIELDS:
+        found.append(
+          f"train.changes names {name!r}, expected one of {', '.join(FIELDS)}"
+        )
+      elif value not in ranges[f"train.{name}"]:
+        found.append(
+          f"train.changes has {name}={value!r} after step {step}, expected "
+          f"{ranges[f'train.{name}']}"
+        )
+  return found
+
+
+def at(config: ConfigDict, step: int) -> ConfigDict:
+  """The config by which the step after `step` steps is done.
+
+  Args:
+    config: of the run; it is not changed.
+    step: how many steps are done before.
+  """
+  if not config.train.changes:
+    return config
+  now = ConfigDict(config.to_dict())
+  now.train.update(fields_at(config.train, step))
+  return now
+
+
+def fields_at(train: ConfigDict, step: int) -> dict[str, float]:
+  """The same for the fields that may change alone, by name.
+
+  Args:
+    train: the part of the config.
+    step: how many steps are done before.
+  """
+  now = {name: train[name] for name in FIELDS}
+  for first, values in parse(train.changes).items():
+    if first <= step:
+      now |= values
+  return now
+
+
+def agree(before: str, now: str, step: int) -> bool:
+  """Whether two values of `train.changes` give a run the same first steps.
+
+  Args:
+    before: as it was.
+    now: as it is.
+    step: how many steps are done.
+  """
+  first, second = (
+    {s: values for s, values in parse(text).items() if s < step}
+    for text in (before, now)
+  )
+  return first == second
+
+
+def line(step: int, values: Mapping[str, float]) -> str:
+  """Says a change to people.
+
+  Args:
+    step: after which it comes.
+    values: by field.
+  """
+  new = ", ".join(f"{name} {value:g}" for name, value in values.items())
+  return f"after step {step}: {new}"
+
+
+def added(text: str, step: int, **values: float) -> str:
+  """The flag by which fields change after a step, beside other changes.
+
+  Args:
+    text: `train.changes` so far.
+    step: after which they change.
+    **values: by field.
+  """
+  changes = parse(text)
+  changes[step] = changes.get(step, {}) | values
+  parts = [
+    f"{step}:" + ",".join(f"{name}={value!r}" for name, value in new.items())
+    for step, new in sorted(changes.items())
+  ]
+  return f"--config.train.changes='{';'.join(parts)}'"
+
+
+def instead(
+  before: Mapping[str, Any], now: Mapping[str, Any], step: int
+) -> str:
+  """Says how to change a field from a step on that was changed for all steps.
+
+  Args:
+    before: "train" of the run's config as it was.
+    now: as it is.
+    step: of the last checkpoint.
+
+  Returns:
+    A sentence; empty where no field differs that may change.
+  """
+  new = {
+    n: now[n] for n in FIELDS if n != "max_skipped" and now[n] != before[n]
+  }
+  if not new:
+    return ""
+  names = " and ".join(f"train.{name}" for name in new)
+  return (
+    f" To change {names} from here on, leave the old value and add "
+    f"{added(now['changes'], step, **new)}."
+  )
+
+
+def way_on(config: ConfigDict, step: int) -> str:
+  """Says how a run can go on that skipped too many steps in a row.
+
+  Args:
+    config: of the run.
+    step: of the last checkpoint; 0: there is none of this run.
+  """
+  causes = "look for damaged text or teacher weights."
+  if not step:
+    return f"Lower train.peak_lr, or {causes}"
+  lower = at(config, step).train.peak_lr / 2
+  return (
+    "To go on from there with half the learning rate, add "
+    f"{added(config.train.changes, step, peak_lr=lower)} to the same command; "
+    f"spike, max_skipped and clip_norm can be changed so, too. Or {causes}"
+  )

@@ -1,0 +1,346 @@
+"""Every field that a run can be told, with its default and what it means.
+
+A file in `configs/` starts from `default_config` and changes what its recipe
+needs. The ConfigDict stops in the command functions; code below them takes
+keyword arguments.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from time_jax.config import changes, ranges
+from time_jax.config.ranges import real, whole
+from time_jax.core.errors import UserError
+
+# The paper's three sizes (TiME, arXiv 2512.14645), each with 12 heads.
+STUDENT_SIZES = {
+  "m": dict(num_layers=6, hidden_size=768, intermediate_size=3072),
+  "s": dict(num_layers=6, hidden_size=384, intermediate_size=1536),
+  "xs": dict(num_layers=4, hidden_size=384, intermediate_size=1536),
+}
+
+
+def default_config() -> ConfigDict:
+  """The paper's recipe (TiME, arXiv 2512.14645) without teacher and text."""
+  config = ConfigDict()
+  config.lang = ""  # ISO code; goes into the exported model's card
+  config.seed = 21  # of weights, dropout and the order of the data
+
+  config.teacher = t = ConfigDict()
+  # Folder, hub id OWNER/NAME[@REVISION], package:NAME/FOLDER, or random.
+  t.path = ""
+  t.layer = 0  # the distilled layer, 1-based
+  t.loader = "own"  # own encoders, or "flax": transformers' 4.x Flax models
+  t.dtype = "bfloat16"  # of the teacher's weights and computation
+  # Whether pytorch_model.bin is read where there is no safetensors; of
+  # student.init_from, too.
+  t.allow_pickle = False
+  # What is distilled: "projections", or "post_rope" behind rotary positions.
+  t.capture = "projections"
+  # Of LTG-BERT: "flat" or "per_head"; empty: what its architecture suggests.
+  t.relative_layout = ""
+  t.architecture = ConfigDict()  # config.json of a random teacher
+
+  config.student = s = ConfigDict()
+  s.num_layers = 6
+  s.hidden_size = 384
+  s.intermediate_size = 1536
+  s.num_heads = 12
+  s.max_positions = 512
+  s.dropout = 0.1
+  s.attention_dropout = 0.1
+  s.layer_norm_eps = 1e-12
+  s.initializer_range = 0.02
+  # Where its first weights come from; empty: random. A student's folder or hub
+  # id; or "teacher", its layers evenly; or of "teacher:1,4,9" these.
+  s.init_from = ""
+
+  config.relations = r = ConfigDict()
+  r.num_heads = 64  # R, divides the widths of teacher and student
+  # Of each relation in the loss; those of weight 0 are not computed.
+  r.weights = ConfigDict({x + y: float(x == y) for x in "qkv" for y in "qkv"})
+  # "auto": the fastest there is for the backend; or one of them by name:
+  # "one_pass" anywhere, "pallas_tpu", "pallas_gpu", "dense" (the definition).
+  # "auto" takes "one_pass" where no kernel fits: on a TPU rows beyond 8192 or
+  # relation heads (width / R) wider than 128; on a GPU wider than 64, or 32 in
+  # float32.
+  r.implementation = "auto"
+
+  _run_fields(config)
+  config.lock()
+  return config
+
+
+def _run_fields(config: ConfigDict) -> None:
+  """Adds what the run reads and does, beside the models."""
+  config.data = d = ConfigDict()
+  # Text. Each entry: GLOB, tfds:NAME[:SPLIT], hf:OWNER/NAME/GLOB or
+  # hf:NAME[:CONFIG[:SPLIT]], then [#FIELD]; see time_jax/data/sources.py.
+  d.train = ()
+  d.validation = ()  # held-out text, for choosing a checkpoint
+  d.folder = ""  # of prepared rows; empty: WORKDIR/data
+  d.seq_len = 512
+  d.packing = "pack"  # or "none": one document a row, truncated and padded
+  d.shard_text_mb = 16  # text behind one file of rows
+  d.max_bad_records = 100  # broken lines and files to skip before giving up
+  d.max_tokens = d.max_documents = 0  # end a split after so many; 0: no limit
+  d.synthetic_rows = 0  # > 0: random tokens instead of text, for measuring
+  d.prefetch = 2  # batches made ahead
+
+  config.train = n = ConfigDict()
+  n.num_steps = 200_000
+  n.global_batch_size = 256  # rows of all devices, per optimizer step
+  n.accumulation = 1  # micro-batches per step
+  n.peak_lr = 6e-4
+  n.warmup_steps = 4000  # fewer than num_steps; see time_jax/config/warmup.py
+  n.b1 = 0.9
+  n.b2 = 0.999
+  n.eps = 1e-6
+  n.weight_decay = 0.01  # not on biases and LayerNorm
+  n.clip_norm = 1.0  # largest norm of a gradient; 0: any
+  n.dtype = "bfloat16"  # of the student's computation; its weights are float32
+  # Standard deviations above the usual loss or gradient (its logarithm) from
+  # which a step is skipped, as one that is not finite always is; 0: none is.
+  # After eight skipped steps in a row the new level counts as the usual one,
+  # where max_skipped lets a run come so far.
+  n.spike = 0.0
+  n.max_skipped = 10  # skipped steps in a row before the run ends
+  # What is different from a step on, of peak_lr, spike, max_skipped, clip_norm:
+  # "1200:peak_lr=0.0003" for the steps after step 1200; see changes.py.
+  n.changes = ""
+  # Decay of the average of the student's weights, which is then what is
+  # evaluated, chosen and exported; 0: there is none.
+  n.ema = 0.0
+  n.watchdog = 1800  # seconds without a step before the run ends; 0: never
+  n.parallel = "jit"  # or "pmap", to compare with
+
+  config.mesh = m = ConfigDict()
+  m.data = -1  # replicas; -1: all devices that are left
+  m.fsdp = 1  # ways to split parameters and optimizer state
+  m.tensor = 1  # ways to split the work inside a layer
+
+  config.checkpoint = c = ConfigDict()
+  c.every = 1000  # steps
+  c.keep_latest = 2
+  c.keep_every = 10_000  # steps between the checkpoints that stay for ever
+
+  config.eval = e = ConfigDict()
+  e.every = 10_000  # steps; needs data.validation
+  e.global_batch_size = 32
+
+  config.log = g = ConfigDict()
+  g.every = 50  # steps
+  g.wandb = ""  # project of Weights & Biases, which then has the metrics too
+
+
+# Numbers that many fields share. A float32 has to hold all of them: 0.9999999
+# would be 1 there, and 1e-50 would be 0.
+COUNT = whole(1, 1_000_000_000)
+SIZE = whole(1, 1_000_000)
+DECAY = real(0, 0.999999)
+EPSILON = real(1e-20, 1)
+RATE = real(1e-30, 100)
+SEED = whole(0, 2**63 - 1)
+# What several commands have.
+SHARED_RANGES = {
+  "train.peak_lr": RATE,
+  "train.warmup_steps": whole(0, 1_000_000_000),
+  "train.b1": DECAY,
+  "train.b2": DECAY,
+  "train.eps": EPSILON,
+  "train.weight_decay": real(0, 100),
+  "train.clip_norm": real(0, 1e9),
+  "train.ema": DECAY,
+  "train.max_skipped": COUNT,
+  "train.watchdog": whole(0, 1_000_000_000),
+  "mesh.data": whole(-1, 1_000_000),
+  "mesh.fsdp": whole(-1, 1_000_000),
+  "mesh.tensor": whole(-1, 1_000_000),
+  "checkpoint.every": COUNT,
+  "log.every": COUNT,
+}
+# Of every field that is a number; `--help` shows them.
+RANGES = SHARED_RANGES | {
+  "seed": SEED,
+  "teacher.layer": whole(0, 1_000_000),
+  "student.num_layers": SIZE,
+  "student.hidden_size": SIZE,
+  "student.intermediate_size": SIZE,
+  "student.num_heads": SIZE,
+  "student.max_positions": SIZE,
+  "student.dropout": DECAY,
+  "student.attention_dropout": DECAY,
+  "student.layer_norm_eps": EPSILON,
+  "student.initializer_range": real(0, 100),
+  "relations.num_heads": SIZE,
+  **{f"relations.weights.{x}{y}": real(0, 1e9) for x in "qkv" for y in "qkv"},
+  "data.seq_len": SIZE,
+  "data.shard_text_mb": SIZE,
+  "data.max_bad_records": whole(0, 10**15),
+  "data.max_tokens": whole(0, 10**15),
+  "data.max_documents": whole(0, 10**15),
+  "data.synthetic_rows": whole(0, 1_000_000_000),
+  "data.prefetch": SIZE,
+  "train.num_steps": COUNT,
+  "train.global_batch_size": SIZE,
+  "train.accumulation": SIZE,
+  "train.spike": real(0, 1e9),
+  "checkpoint.keep_latest": COUNT,
+  "checkpoint.keep_every": COUNT,
+  "eval.every": COUNT,
+  "eval.global_batch_size": SIZE,
+}
+
+# What may differ between a run and its resumption: where and how fast it
+# runs, how often it writes. Everything else shapes the result.
+HARMLESS = (
+  "checkpoint.",
+  "data.folder",
+  "data.max_bad_records",
+  "data.prefetch",
+  "eval.",
+  "log.",
+  "mesh.",
+  "teacher.allow_pickle",
+  "train.max_skipped",
+  "train.watchdog",
+  "teacher.path",  # the teacher's fingerprint is compared instead
+)
+
+
+def check_config(config: ConfigDict) -> None:
+  """Raises UserError for values that no run could use, all at once."""
+  fields = dict(flatten(config.to_dict()))
+  problems = ranges.problems(fields, RANGES)
+  problems += [
+    f"{name}={value} is negative"  # Of no range of ours: another's config.json.
+    for name, value in fields.items()
+    if name.startswith("teacher.architecture.")
+    and isinstance(value, int | float)
+    and value < 0
+  ]
+  problems += [
+    f"{name}={fields[name]!r}, expected one of {', '.join(known)}"
+    for name, known in _CHOICES.items()
+    if fields[name] not in known
+  ]
+  if not problems:
+    problems += changes.problems(
+      config.train.changes, config.train.num_steps, RANGES
+    )
+  if not problems and config.data.seq_len > config.student.max_positions:
+    problems.append(
+      f"data.seq_len={config.data.seq_len} is longer than the student's "
+      f"position table, student.max_positions={config.student.max_positions}"
+    )
+  if problems:
+    raise UserError("bad configuration: " + "; ".join(problems) + ".")
+
+
+_CHOICES = {
+  "teacher.loader": ("own", "flax"),
+  "teacher.dtype": ("bfloat16", "float32"),
+  "teacher.capture": ("projections", "post_rope"),
+  "teacher.relative_layout": ("", "flat", "per_head"),
+  "train.dtype": ("bfloat16", "float32"),
+  "train.parallel": ("jit", "pmap"),
+  "data.packing": ("pack", "none"),
+}
+
+
+def flatten(
+  tree: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+  """{"a": {"b": 1}} -> ("a.b", 1)."""
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      yield from flatten(value, f"{prefix}{key}.")
+    else:
+      yield prefix + key, value
+
+
+def missing_fields(
+  tree: dict[str, Any], wanted: ConfigDict | None = None
+) -> list[str]:
+  """Fields that a config, as a dict, does not have.
+
+  Args:
+    tree: the config.
+    wanted: has all fields; by default `default_config`.
+  """
+  found = dict(flatten(tree))
+  known = flatten((wanted or default_config()).to_dict())
+  return [name for name, _ in known if name not in found]
+
+
+def completed(
+  tree: dict[str, Any], known: dict[str, Any] | None = None
+) -> dict[str, Any]:
+  """A config, as a dict, with the fields that came after it was written.
+
+  Each has its default, with which a run is what it was without the field.
+
+  Args:
+    tree: the config.
+    known: all fields; by default those of `default_config`.
+  """
+  known = default_config().to_dict() if known is None else known
+  filled = {
+    name: completed(tree.get(name, {}), value)
+    if isinstance(value, dict)
+    else tree.get(name, value)
+    for name, value in known.items()
+  }
+  return tree | filled
+
+
+def lacking(
+  tree: dict[str, Any], known: dict[str, Any] | None = None
+) -> list[str]:
+  """Parts that every config of a run has, and this one has not.
+
+  Args:
+    tree: the config, as a dict.
+    known: all fields; by default those of `default_config`. A field inside of
+      a part may be absent: it may have come later.
+  """
+  whole = known is None
+  known = default_config().to_dict() if known is None else known
+  missing = [name for name in known if whole and name not in tree]
+  for name, value in known.items():
+    if isinstance(value, dict) and name in tree:
+      inside = tree[name]
+      is_part = isinstance(inside, dict)
+      missing += lacking(inside, value) if is_part else [name]
+  return missing
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+  """Lines about the fields that differ and would change a run's result."""
+  changed = _changes(before, now)
+  return [line for name, line in changed if not name.startswith(HARMLESS)]
+
+
+def harmless_differences(
+  before: dict[str, Any], now: dict[str, Any]
+) -> list[str]:
+  """Lines about the fields that differ and change no run's result."""
+  changed = _changes(before, now)
+  return [line for name, line in changed if name.startswith(HARMLESS)]
+
+
+def _changes(
+  before: dict[str, Any], now: dict[str, Any]
+) -> Iterator[tuple[str, str]]:
+  old, new = dict(flatten(before)), dict(flatten(now))
+  for name in sorted(old | new):
+    then, today = _show(old, name), _show(new, name)
+    if then != today:
+      yield name, f"{name}: {then} then, {today} now"
+
+
+def _show(values: dict[str, Any], name: str) -> str:
+  value = values.get(name, "(absent)")
+  return repr(list(value) if isinstance(value, tuple) else value)

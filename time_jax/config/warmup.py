@@ -1,0 +1,91 @@
+"""A warm-up that would last for the whole run: refused, or shortened."""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from time_jax.core.errors import DAMAGED_JSON, UserError
+from time_jax.core.notes import note
+
+FIELD = "train.warmup_steps"
+
+
+def fitting(
+  asked: int,
+  num_steps: int,
+  *,
+  typed: Collection[str] = (),
+  begun: bool = False,
+) -> int:
+  """The warm-up of a run, which ends before the run does.
+
+  A learning rate that rises until the end never falls, and may never come
+  close to its peak.
+
+  Args:
+    asked: steps of the warm-up that the config says.
+    num_steps: of the whole run.
+    typed: names of the fields that were given with the command. A warm-up that
+      came from the recipe is shortened to a tenth of the run, with a line.
+    begun: whether the workdir holds a run with this very warm-up: one of an
+      earlier version, which did not shorten, goes on as it began.
+
+  Raises:
+    UserError: a warm-up was typed that is not shorter than the run.
+  """
+  if begun or asked < num_steps:
+    return asked
+  fits = num_steps // 10
+  if FIELD in typed:
+    raise UserError(
+      f"{FIELD}={asked} is not shorter than the run, which has {num_steps} "
+      f"steps; expected fewer, such as --config.{FIELD}={fits}."
+    )
+  note(
+    f"{FIELD}={asked} of the recipe is shortened to {fits}, a tenth of the "
+    f"{num_steps} steps of this run."
+  )
+  return fits
+
+
+def fit(
+  train: ConfigDict, workdir: pathlib.Path, typed: Collection[str]
+) -> None:
+  """Puts the warm-up that fits into the config of a run of `distill`.
+
+  Args:
+    train: the part of the config.
+    workdir: of the run.
+    typed: see `fitting`.
+  """
+  asked = {name: train[name] for name in ("num_steps", "warmup_steps")}
+  train.warmup_steps = fitting(
+    train.warmup_steps,
+    train.num_steps,
+    typed=typed,
+    begun=is_recorded([workdir / "config.json"], asked),
+  )
+
+
+def is_recorded(
+  paths: Iterable[pathlib.Path], asked: Mapping[str, Any]
+) -> bool:
+  """Whether a run was recorded with some values in its part `train`.
+
+  What is damaged, or of another run, is told where it is needed.
+
+  Args:
+    paths: of JSON files, the record itself or what has it as `run`; the first
+      that can be read counts.
+    asked: the values, by name.
+  """
+  for path in paths:
+    with contextlib.suppress(OSError, *DAMAGED_JSON):
+      content = json.loads(path.read_bytes())
+      train = content.get("run", content)["train"]
+      return all(train[name] == value for name, value in asked.items())
+  return False

@@ -1,0 +1,53 @@
+"""Telling UTF-8 from what else a text file may hold."""
+
+import codecs
+
+from time_jax.core.errors import UserError
+
+HEAD = 4096  # bytes that are enough to tell
+# The mark of UTF-16 begins that of UTF-32, so it comes later.
+_MARKS = (
+  (codecs.BOM_UTF32_LE, "UTF-32"),
+  (codecs.BOM_UTF32_BE, "UTF-32"),
+  (codecs.BOM_UTF16_LE, "UTF-16"),
+  (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+
+
+def check_start(start: bytes, name: str) -> None:
+  """Refuses a file that begins as UTF-16 or UTF-32 do, or holds NULs.
+
+  The mark of UTF-8 is for the caller to take off.
+
+  Args:
+    start: the first bytes of the file, or all of them.
+    name: what messages call the file.
+
+  Raises:
+    UserError: it is text in another encoding, or no text.
+  """
+  for mark, encoding in _MARKS:
+    if start.startswith(mark):
+      raise UserError(
+        f"{name} is text in {encoding}, as its first bytes say; expected UTF-8:"
+        f" convert it, such as by iconv -f {encoding} -t UTF-8."
+      )
+  check_nul(start, name)
+
+
+def check_nul(data: bytes, name: str) -> None:
+  """Refuses bytes with a NUL, which no text has.
+
+  Args:
+    data: of a file, from its start, or of a line.
+    name: what messages call the file or the line.
+
+  Raises:
+    UserError: there is one.
+  """
+  place = data.find(b"\0")
+  if place >= 0:
+    raise UserError(
+      f"{name} holds a NUL at byte {place + 1}, as text in UTF-16 does, or a "
+      "file that is no text; expected UTF-8: convert it, or take the NULs out."
+    )

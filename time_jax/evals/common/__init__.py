@@ -1,0 +1,1 @@
+"""What the fine-tuning tasks share: batches, encoders, the training loop."""

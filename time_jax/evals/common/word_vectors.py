@@ -1,0 +1,124 @@
+"""From an encoder's layers to one vector a word: what all word tasks share."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from time_jax.core.arrays import Ids
+
+
+def pool(
+  states: Float[Array, "L B T D"], word_of_token: Ids
+) -> Float[Array, "L B W D"]:
+  """The mean over the tokens of every word, W = T; zero where there is none."""
+  width = word_of_token.shape[1]
+  owner_BTW = jax.nn.one_hot(word_of_token - 1, width, dtype=states.dtype)
+  count_BW = jnp.sum(owner_BTW, axis=1)
+  summed = jnp.einsum("btw,lbtd->lbwd", owner_BTW, states)
+  return summed / jnp.maximum(count_BW, 1)[None, :, :, None]
+
+
+def first_token(
+  states: Float[Array, "B T D"], word_of_token: Ids
+) -> Float[Array, "B W D"]:
+  """The first token of every word, W = T; of no meaning where there is none."""
+  numbers = jnp.arange(1, word_of_token.shape[1] + 1)
+  owner_BWT = word_of_token[:, None, :] == numbers[None, :, None]
+  first_BW = jnp.argmax(owner_BWT, axis=-1)
+  return jnp.take_along_axis(states, first_BW[..., None], axis=1)
+
+
+class Mix(nn.Module):
+  """A learned mean of the layers, its weights a softmax."""
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "L B W D"]) -> Float[Array, "B W D"]:
+    """Weighs the layers, at first all alike."""
+    weights = self.param("weights", nn.initializers.zeros, (x.shape[0],))
+    weights = jax.nn.softmax(weights).astype(x.dtype)
+    return jnp.einsum("l,lbwd->bwd", weights, x)
+
+
+class GatedLayer(nn.Module):
+  """GEGLU (arXiv 2002.05202), LayerNorm and dropout.
+
+  Attributes:
+    features: width of the output.
+    dropout: before and behind it.
+    dtype: of computation.
+  """
+
+  features: int
+  dropout: float
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "B W D"], deterministic: bool
+  ) -> Float[Array, "B W F"]:
+    """Applies it."""
+    drop = nn.Dropout(self.dropout, deterministic=deterministic)
+    both = nn.Dense(2 * self.features, dtype=self.dtype)(drop(x))
+    gate, value = jnp.split(both, 2, axis=-1)
+    x = nn.gelu(gate, approximate=False) * value
+    return drop(nn.LayerNorm(dtype=self.dtype)(x))
+
+
+class Classifier(nn.Module):
+  """Scores of a word's classes, in float32, on a mix of its own.
+
+  Attributes:
+    classes: how many.
+    features: width of the hidden layer.
+    dropout: around it.
+    dtype: of computation.
+  """
+
+  classes: int
+  features: int
+  dropout: float
+  dtype: DTypeLike
+
+  @nn.compact
+  def __call__(
+    self, words: Float[Array, "L B W D"], deterministic: bool
+  ) -> Float[Array, "B W classes"]:
+    """Applies it to the words in every layer."""
+    x = Mix()(words)
+    x = GatedLayer(self.features, self.dropout, self.dtype)(x, deterministic)
+    x = nn.Dense(self.classes, dtype=self.dtype)(x)
+    return x.astype(jnp.float32)
+
+
+def smoothed_loss(
+  scores: Float[Array, "B W C"],
+  targets: Ids,
+  smoothing: float,
+  possible: Array | None = None,
+) -> Float[Array, ""]:
+  """Mean cross-entropy with label smoothing, over words that have a target.
+
+    (1 - e) * -log p(target) + e * mean over the classes of -log p(class)
+
+  Args:
+    scores: unnormalised, float32.
+    targets: -1: none; the word does not count.
+    smoothing: e.
+    possible: bool, of the shape of `scores`: which classes there are.
+  """
+  if possible is not None:
+    scores = jnp.where(possible, scores, -1e9)
+  log_p = jax.nn.log_softmax(scores)
+  wanted = jnp.maximum(targets, 0)[..., None]
+  hit = jnp.take_along_axis(log_p, wanted, axis=-1)[..., 0]
+  if possible is None:
+    spread = jnp.mean(log_p, axis=-1)
+  else:
+    count = jnp.maximum(jnp.sum(possible, axis=-1), 1)
+    spread = jnp.sum(jnp.where(possible, log_p, 0), axis=-1) / count
+  loss = -(1 - smoothing) * hit - smoothing * spread
+  counts = targets >= 0
+  total = jnp.sum(jnp.where(counts, loss, 0))
+  return total / jnp.maximum(jnp.sum(counts), 1)

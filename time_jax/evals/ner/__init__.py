@@ -1,0 +1,1 @@
+"""Named entities in IOB or parquet files, scored by seqeval."""

@@ -1,0 +1,1 @@
+"""Annotating new text with a fine-tuned model."""

@@ -1,0 +1,1 @@
+"""Extractive question answering in the format of SQuAD."""

@@ -1,0 +1,1 @@
+"""Processes, hosts and devices: who takes part, and how arrays are sharded."""

@@ -1,0 +1,210 @@
+"""Where arrays live: the mesh, and the one table that lays arrays on it.
+
+Mesh axes: `data` holds replicas, `fsdp` also splits parameters and optimizer
+state, `tensor` splits the work inside a layer. Models name *logical* axes
+only; `RULES` translates them, in the notation of flax.linen.spmd.
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int
+
+from time_jax.core.arrays import Batch, make_batch
+from time_jax.core.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+RULES = (
+  ("batch", ("data", "fsdp")),
+  ("length", None),
+  ("hidden", None),  # activations between blocks
+  ("embed", "fsdp"),  # the same dimension in parameters
+  ("heads", "tensor"),
+  ("mlp", "tensor"),
+  ("vocab", None),
+  ("positions", None),
+  ("token_types", None),
+  ("vectors", None),  # embeddings narrower than the network
+  ("taps", None),  # of a convolution
+  ("layers", None),
+)
+
+
+def make_mesh(
+  data: int = -1,
+  fsdp: int = 1,
+  tensor: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """Arranges devices.
+
+  Args:
+    data: size of that axis; -1 takes what the others leave. Likewise:
+    fsdp: at most one of the three may be -1.
+    tensor: neighbouring devices, which have the fastest links.
+    devices: all of all processes if absent.
+
+  Raises:
+    UserError: the product is not the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes, count = [data, fsdp, tensor], len(devices)
+  known = math.prod(size for size in sizes if size != -1)
+  if sizes.count(-1) == 1 and known > 0 and count % known == 0:
+    sizes[sizes.index(-1)] = count // known
+  if math.prod(sizes) != count or min(sizes) < 1:
+    raise UserError(
+      f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit "
+      f"{count} device(s); the product must be {count} (-1 fills one axis)."
+    )
+  # Auto: the compiler spreads the shardings stated here over the program.
+  return jax.make_mesh(
+    tuple(sizes), AXES, (AxisType.Auto,) * len(AXES), devices=devices
+  )
+
+
+def axes(name: str) -> tuple[str, ...]:
+  """Mesh axes of a logical axis."""
+  found = dict(RULES)[name]
+  return (found,) if isinstance(found, str) else found or ()
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows over `data` and `fsdp`; every device holds whole rows."""
+  return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def batch_ways(mesh: Mesh) -> int:
+  """Into how many parts the rows of a batch are split."""
+  return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def row_numbers(count: int) -> Int[Array, " B"]:
+  """Of the rows that a model sees, in the batch of all devices.
+
+  Args:
+    count: of the rows; under `jax.shard_map` over the axes of rows, those of
+      one device, which need not begin at 0.
+  """
+  rows = jnp.arange(count)
+  manual = jax.sharding.get_abstract_mesh().manual_axes
+  if set(axes("batch")) <= set(manual):
+    rows += jax.lax.axis_index(axes("batch")) * count
+  return rows
+
+
+def param_shardings(boxed: Any, mesh: Mesh | AbstractMesh) -> Any:
+  """Shardings of a parameter tree from its logical axes.
+
+  Args:
+    boxed: abstract or real parameters as `family.init_params` makes them, or
+      a tree that contains such, as an optimizer's state does. What has no
+      logical axes is replicated.
+    mesh: the devices.
+
+  Returns:
+    The same tree of NamedSharding. A mesh axis that does not divide its
+    dimension is dropped there: 250 002 words are not split over 4.
+  """
+
+  def on_leaf(leaf: Any) -> Any:
+    if not isinstance(leaf, nn.LogicallyPartitioned):
+      return NamedSharding(mesh, P())
+    spec = nn.logical_to_mesh_axes(leaf.names, RULES) or P()
+    # A box may hold a placeholder instead of an array: frozen parameters have
+    # no moments.
+    return jax.tree.map(functools.partial(_fit, mesh, spec), leaf.value)
+
+  return jax.tree.map(
+    on_leaf, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
+  )
+
+
+def abstract(boxed: Any, mesh: Mesh) -> Any:
+  """Shapes, dtypes and shardings of a tree: what restoring it needs."""
+  return jax.tree.map(
+    lambda leaf, layout: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=layout
+    ),
+    nn.meta.unbox(boxed),
+    param_shardings(boxed, mesh),
+  )
+
+
+def _fit(mesh: Mesh | AbstractMesh, spec: P, leaf: Any) -> NamedSharding:
+  axes = [
+    axis if axis and size % mesh.shape[axis] == 0 else None
+    for size, axis in zip(leaf.shape, spec, strict=True)
+  ]
+  return NamedSharding(mesh, P(*axes))
+
+
+def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+  """Lays a host array, the same in every process, on the devices."""
+  return jax.make_array_from_callback(
+    array.shape, sharding, lambda index: array[index]
+  )
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+  """Copies every array to all devices of the mesh."""
+  return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def local_rows(mesh: Mesh, global_batch_size: int) -> list[int]:
+  """Which rows of a global batch this process's devices hold, ascending.
+
+  Processes hold the same rows where `tensor` reaches across them.
+  """
+  shards = batch_sharding(mesh).addressable_devices_indices_map(
+    (global_batch_size,)
+  )
+  everyone = range(global_batch_size)
+  held = {
+    row for index in shards.values() for row in everyone[(index or ())[0]]
+  }
+  return sorted(held)
+
+
+def global_batch(
+  tokens: np.ndarray,
+  segment_ids: np.ndarray,
+  mesh: Mesh,
+  global_batch_size: int,
+) -> Batch:
+  """Joins every process's rows to one global batch on the devices.
+
+  Args:
+    tokens: the rows that `local_rows` says, in that order.
+    segment_ids: of the same shape.
+    mesh: the devices.
+    global_batch_size: rows of all processes.
+  """
+  layout = batch_sharding(mesh)
+  place = {row: i for i, row in enumerate(local_rows(mesh, global_batch_size))}
+
+  def join(local: np.ndarray) -> jax.Array:
+    def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+      start, stop, _ = (index or ())[0].indices(global_batch_size)
+      return local[place[start] : place[stop - 1] + 1]
+
+    shape = (global_batch_size, *local.shape[1:])
+    return jax.make_array_from_callback(shape, layout, shard)
+
+  return jax.tree.map(join, make_batch(tokens, segment_ids))
+
+
+@contextlib.contextmanager
+def use_mesh(mesh: Mesh) -> Iterator[None]:
+  """While open, logical constraints in models mean this mesh."""
+  with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+    yield

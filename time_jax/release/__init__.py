@@ -1,0 +1,1 @@
+"""From a run to a Hugging Face folder, and the proof that both are equal."""

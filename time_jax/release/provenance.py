@@ -1,0 +1,166 @@
+"""What a run recorded of itself, for the card of what it made.
+
+Nothing is computed that a reader could take for a measurement, and what was
+not recorded is absent.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from time_jax.catalog import languages
+from time_jax.checkpoint.manager import METRIC
+from time_jax.core.errors import UserError
+from time_jax.data import manifest
+from time_jax.hf.lineage import shown_path
+from time_jax.run import choose
+from time_jax.run.run_record import ROWS, TEXT
+from time_jax.run.saved_student import Student
+from time_jax.telemetry import history
+
+Facts = dict[str, Any]
+
+
+def collect(workdir: pathlib.Path, student: Student) -> Facts:
+  """Gathers the facts, as plain JSON.
+
+  Args:
+    workdir: of the run.
+    student: one of its checkpoints.
+
+  Returns:
+    For a student that `import` took over from an export of ours, and that was
+    not trained further: what that export says.
+  """
+  imported = student.record.get("imported") or {}
+  if student.step == 0 and imported:
+    return imported.get("facts") or {"imported_from": imported["from"]}
+  run = student.record.get("run") or {}
+  facts: Facts = {
+    **_of_config(run, student.record.get("teacher") or {}),
+    **_of_text(workdir, run),
+    **_of_metrics(workdir, student.step),
+    "hardware": _hardware(student.record.get("hardware")),
+    "versions": student.record.get("versions"),
+  }
+  if imported:
+    facts["imported_from"] = imported["from"]
+  return {name: value for name, value in facts.items() if value}
+
+
+def _of_config(run: Mapping[str, Any], known: Mapping[str, str]) -> Facts:
+  if "teacher" not in run:
+    return {}
+  teacher, train = run["teacher"], run["train"]
+  return {
+    "language": _language(run["lang"]),
+    "teacher": known.get("name") or shown_path(teacher["path"]),
+    "trimmed_from": known.get("trimmed_from"),
+    "base_model": known.get("hub"),
+    "teacher_layer": teacher["layer"],
+    "teacher_sha256": run.get("teacher weights (SHA-256)"),
+    "relation_heads": run["relations"]["num_heads"],
+    "relations": _relations(run["relations"]["weights"]),
+    "init_from": shown_path(run["student"].get("init_from") or ""),
+    "planned_steps": train["num_steps"],
+    "batch": f"{train['global_batch_size']} rows of {run['data']['seq_len']}",
+    "optimizer": (
+      f"AdamW, peak learning rate {train['peak_lr']:g}, "
+      f"{train['warmup_steps']} warm-up steps, weight decay "
+      f"{train['weight_decay']:g}, {_clipping(train['clip_norm'])}"
+    ),
+    "changes": train.get("changes", ""),
+    "ema": f"{train['ema']:g}" if train.get("ema") else "",
+    "precision": train["dtype"],
+    "seed": run["seed"],
+  }
+
+
+def _clipping(clip_norm: float) -> str:
+  return f"clipping at {clip_norm:g}" if clip_norm else "no clipping"
+
+
+def _language(code: str) -> str:
+  try:
+    return languages.find(code).tag if code else ""
+  except UserError:
+    return ""
+
+
+def _relations(weights: Mapping[str, float]) -> str:
+  used = {pair.upper(): weight for pair, weight in weights.items() if weight}
+  plain = set(used.values()) == {1.0}
+  return ", ".join(p if plain else f"{w:g} {p}" for p, w in used.items())
+
+
+def _of_text(workdir: pathlib.Path, run: Mapping[str, Any]) -> Facts:
+  data = run.get("data") or {}
+  folder = pathlib.Path(data.get("folder") or workdir / "data")
+  if data.get("synthetic_rows"):
+    return {"text_train": "none: random tokens"}
+  if not manifest.is_prepared(folder):
+    return {}
+  found = manifest.load_manifest(folder)
+  # Older runs recorded the settings that rows were made with, not the rows.
+  rows = run.get(ROWS, found.content)
+  if (found.fingerprint, found.content) != (run.get(TEXT), rows):
+    return {}  # Text of another run.
+  facts: Facts = {
+    "text_fingerprint": found.fingerprint,
+    "tokenizer_sha256": found.tokenizer_sha256,
+    "datasets": _datasets(found.splits["train"].sources),
+  }
+  for name, split in found.splits.items():
+    sources = ", ".join(map(shown_path, split.sources))
+    facts[f"text_{name}"] = (
+      f"{sources}: {split.documents:,} documents, {split.tokens:,} tokens, "
+      f"{split.rows:,} rows, {split.packing_efficiency:.1%} full"
+    )
+  return facts
+
+
+def _datasets(sources: Sequence[str]) -> list[str]:
+  """Hub ids among the sources of text."""
+  hub = [source for source in sources if source.startswith("hf:")]
+  names = [source.removeprefix("hf:").split("#")[0] for source in hub]
+  ids = ["/".join(name.split("/")[:2]) for name in names]
+  return sorted({name.partition("@")[0].partition(":")[0] for name in ids})
+
+
+def _of_metrics(workdir: pathlib.Path, step: int) -> Facts:
+  rows = [r for r in history.read_metrics(workdir) if r["step"] <= step]
+  logged = [row["data/tokens"] for row in rows if "data/tokens" in row]
+  facts: Facts = {"step": step}
+  if logged and len(logged) == step:
+    facts["tokens"] = f"{sum(logged):,.0f}"
+  elif logged:
+    mean = sum(logged) / len(logged)
+    facts["tokens"] = (
+      f"about {mean * step:,.0f} ({step} steps of {mean:,.0f}, the mean of "
+      f"the {len(logged)} that were logged)"
+    )
+  for name, key in (("loss", "train/loss"), ("held_out_loss", METRIC)):
+    seen = [(row["step"], row[key]) for row in rows if key in row]
+    if seen:
+      (first, before), (last, after) = seen[0], seen[-1]
+      facts[name] = f"{before:.4f} (step {first}), {after:.4f} (step {last})"
+  if _choice(workdir) == step:
+    facts["chosen"] = (
+      "the kept checkpoint with the lowest relation loss on held-out text"
+    )
+  return facts
+
+
+def _choice(workdir: pathlib.Path) -> int | None:
+  try:
+    return choose.read_choice(workdir)
+  except UserError:  # Damaged; who gave --step need not care.
+    return None
+
+
+def _hardware(found: Mapping[str, Any] | None) -> str:
+  if not found:
+    return ""
+  return (
+    f"{found['devices']} x {found['kind']}, {found['processes']} process(es)"
+  )

@@ -1,0 +1,179 @@
+"""The mean score of models, drawn against their cost or against a setting."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from time_jax.report import table
+from time_jax.report.table import Row
+
+MS = "ms, median of a batch"
+BEST = "best for its cost: no other is cheaper and better"
+_OFFSET = 4  # points between a spot and its name
+_Spot = tuple[float, float, str]  # x, y, name
+
+
+def plot(rows: Sequence[Row], path: pathlib.Path) -> bool:
+  """Draws mean score against latency, or against size where none is known.
+
+  Args:
+    rows: models and languages.
+    path: of the PNG.
+
+  Returns:
+    Whether there was anything to draw; see `draw`.
+  """
+  if any(row.speed for row in rows):
+    xs = [row.speed.milliseconds if row.speed else None for row in rows]
+    return draw(rows, xs, MS, path)
+  sizes = [row.parameters and row.parameters / 1e6 for row in rows]
+  return draw(rows, sizes, "million parameters", path)
+
+
+def draw(
+  rows: Sequence[Row],
+  xs: Sequence[float | None],
+  xlabel: str,
+  path: pathlib.Path,
+  *,
+  costs: bool = True,
+  groups: Sequence[str] | None = None,
+) -> bool:
+  """Writes the plot of `figure`; returns whether there was anything to draw."""
+  drawn = figure(rows, xs, xlabel, costs=costs, groups=groups)
+  if drawn:
+    drawn.savefig(path, format="png")
+  return drawn is not None
+
+
+def figure(
+  rows: Sequence[Row],
+  xs: Sequence[float | None],
+  xlabel: str,
+  *,
+  costs: bool = True,
+  groups: Sequence[str] | None = None,
+) -> Any:
+  """Draws the mean score of every row against something.
+
+  The mean is over the test scores that all models of a language have.
+
+  Args:
+    rows: with scores.
+    xs: of each; None: not known, it is left out.
+    xlabel: what they are.
+    costs: whether less of it is better: then a dashed line shows the best that
+      is to be had for each cost.
+    groups: what else is set in each row: a line joins the rows of a language
+      that agree in it. None: no rows are joined.
+
+  Returns:
+    The figure, of matplotlib; None: there is nothing to draw.
+  """
+  rows = table.with_common(rows)
+  spots = _spots(rows, xs, groups or [""] * len(rows))
+  if not spots:
+    return None
+  # Imported here: matplotlib is slow to load and only the end needs it.
+  from matplotlib.figure import Figure
+
+  drawn = Figure(figsize=(7, 5), dpi=120, layout="constrained")
+  axes = drawn.subplots()
+  for (lang, group), found in spots.items():
+    scores = ", ".join(next(row.common for row in rows if row.lang == lang))
+    axes.plot(
+      *_columns(sorted(found)),
+      "o" if groups is None else "o-",
+      label=f"{lang or '-'}: {scores}{f', {group}' if group else ''}",
+    )
+  if costs:
+    _draw_best(axes, spots)
+  names = [
+    axes.annotate(
+      name,
+      (x, y),
+      (_OFFSET, _OFFSET),
+      textcoords="offset points",
+      fontsize="small",
+      in_layout=False,  # The frame does not shrink for them, see below.
+    )
+    for found in spots.values()
+    for x, y, name in found
+  ]
+  axes.set(xlabel=xlabel, ylabel="mean score (%)")
+  axes.margins(0.1)
+  _set_ticks(axes, logarithmic=costs)
+  axes.grid(alpha=0.3, which="both")
+  # Below the axes, where it covers no name.
+  drawn.legend(loc="outside lower center", ncols=1, fontsize="small")
+  _keep_inside(drawn, axes, names)
+  return drawn
+
+
+def _spots(
+  rows: Sequence[Row], xs: Sequence[float | None], groups: Sequence[str]
+) -> dict[tuple[str, str], list[_Spot]]:
+  """What is to be drawn of each language and group."""
+  spots: dict[tuple[str, str], list[_Spot]] = {}
+  for row, x, group in zip(rows, xs, groups, strict=True):
+    if x is not None and row.mean is not None:
+      spot = (x, row.mean, row.label)
+      spots.setdefault((row.lang, group), []).append(spot)
+  return spots
+
+
+def _columns(spots: Sequence[_Spot]) -> tuple[list[float], list[float]]:
+  return [x for x, _, _ in spots], [y for _, y, _ in spots]
+
+
+def _draw_best(
+  axes: Any, spots: Mapping[tuple[str, str], Sequence[_Spot]]
+) -> None:
+  """A dashed line a language, the first of them with its meaning."""
+  label = BEST
+  for lang in dict.fromkeys(lang for lang, _ in spots):
+    own = [s for (of, _), some in spots.items() if of == lang for s in some]
+    best = front(own)
+    if len(best) > 1:
+      axes.plot(
+        *zip(*best, strict=True),
+        "--",
+        color="0.5",
+        drawstyle="steps-post",
+        label=label,
+        zorder=1,
+      )
+      label = "_"  # matplotlib leaves it out of the legend.
+
+
+def _set_ticks(axes: Any, *, logarithmic: bool) -> None:
+  from matplotlib.ticker import LogLocator, ScalarFormatter
+
+  if logarithmic:
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+  for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+    axis(ScalarFormatter())
+
+
+def _keep_inside(drawn: Any, axes: Any, names: Sequence[Any]) -> None:
+  """Shifts names that would leave the frame, once its size is known."""
+  drawn.draw_without_rendering()
+  frame, points = axes.get_window_extent(), 72 / drawn.dpi
+  edge = _OFFSET / points
+  for name in names:
+    box = name.get_window_extent()
+    right = min(0, frame.x1 - edge - box.x1)
+    up = min(0, frame.y1 - edge - box.y1)
+    # What is wider than the frame begins in it.
+    right = max(right, min(0, frame.x0 + edge - box.x0))
+    name.xyann = (_OFFSET + right * points, _OFFSET + up * points)
+
+
+def front(points: Sequence[_Spot]) -> list[tuple[float, float]]:
+  """The points (x, y) that no other beats in both; x rises, y too."""
+  best: list[tuple[float, float]] = []
+  for x, y, _ in sorted(points, key=lambda point: (point[0], -point[1])):
+    if not best or y > best[-1][1]:
+      best.append((x, y))
+  return best

@@ -1,0 +1,1 @@
+"""When it happens: a run from its recipe to its last checkpoint."""

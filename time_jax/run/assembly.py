@@ -1,0 +1,294 @@
+"""From a config to the objects of a run. Below this file no ConfigDict goes."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from time_jax.config.distill import completed, lacking
+from time_jax.core.errors import UserError
+from time_jax.core.storage import atomic_file
+from time_jax.core.storage.atomic_folder import interrupted
+from time_jax.hf import files, flax_teacher, lineage, load
+from time_jax.models import bert
+from time_jax.models.family import Family, Teacher
+from time_jax.parallel import sharding
+from time_jax.relations.loss import check_heads, check_platform, check_relations
+from time_jax.step import optimizer, partitioning, train_step
+from time_jax.step.objective import Objective
+
+RANDOM = "random"
+SHAPE = "student.json"
+
+
+def teacher_config(config: ConfigDict) -> Any:
+  """The teacher's frozen config: its sizes, without reading its weights.
+
+  Everything that can be wrong between teacher, student and text is found
+  here, before hours of work.
+
+  Raises:
+    UserError: the teacher is not there or does not fit the rest.
+  """
+  if not config.teacher.path:
+    raise UserError(
+      "teacher.path is empty; expected a folder or a hub id OWNER/NAME, such "
+      "as --config.teacher.path=FacebookAI/xlm-roberta-base."
+    )
+  if config.teacher.path == RANDOM:
+    hf_config = config.teacher.architecture.to_dict()
+    family, teacher = load.parse_config(hf_config, "teacher.architecture")
+  else:
+    allow_pickle = config.teacher.allow_pickle
+    folder = files.resolve(config.teacher.path, allow_pickle)
+    family, teacher = load.read_config(folder, _overrides(config))
+    load.check_teacher(folder, config.teacher.layer, allow_pickle=allow_pickle)
+  load.check_layer(config.teacher.layer, teacher.num_layers)
+  _check_capture(config, family, teacher)
+  check_relations(
+    relation_weights(config), teacher.widths, config.relations.implementation
+  )
+  check_heads(
+    config.relations.num_heads,
+    {f"teacher's {name}": width for name, width in teacher.widths.items()}
+    | {"student.hidden_size": config.student.hidden_size},
+  )
+  if config.data.seq_len > (teacher.max_positions or config.data.seq_len):
+    raise UserError(
+      f"data.seq_len={config.data.seq_len} is longer than the teacher's "
+      f"position table, {teacher.max_positions}."
+    )
+  student_config(config, teacher.vocab_size)
+  return teacher
+
+
+def _overrides(config: ConfigDict) -> dict[str, str]:
+  layout = config.teacher.relative_layout
+  return {"relative_layout": layout} if layout else {}
+
+
+def _check_capture(config: ConfigDict, family: Family, teacher: Any) -> None:
+  if config.teacher.relative_layout and not hasattr(teacher, "relative_layout"):
+    raise UserError(
+      f"teacher.relative_layout={config.teacher.relative_layout!r} is for "
+      "LTG-BERT alone; leave it empty."
+    )
+  if config.teacher.capture != "post_rope":
+    return
+  if not family.rotary or config.teacher.loader != "own":
+    raise UserError(
+      "teacher.capture='post_rope' needs a teacher with rotary positions "
+      "(ModernBERT, EuroBERT); expected 'projections'."
+    )
+  # A part of a rotated head is no function of relative positions any more.
+  heads, whole = config.relations.num_heads, teacher.head_dim
+  wrong = [w for w in teacher.widths.values() if w // heads % whole]
+  if wrong:
+    raise UserError(
+      f"relations.num_heads={heads} would cut rotated heads: "
+      f"{wrong[0]} / {heads} is no multiple of their width {whole}; with "
+      "teacher.capture='post_rope' expected a divisor of "
+      f"{min(teacher.widths.values()) // whole}."
+    )
+
+
+def make_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
+  """Loads the teacher up to its distilled layer."""
+  t = config.teacher
+  dtype = jnp.dtype(t.dtype)
+  if t.path == RANDOM:
+    return load.random_teacher(
+      t.architecture.to_dict(),
+      t.layer,
+      seed=config.seed,
+      dtype=dtype,
+      mesh=mesh,
+      capture=t.capture,
+    )
+  if t.loader == "flax":
+    return flax_teacher.load_flax_teacher(
+      t.path, t.layer, dtype=dtype, mesh=mesh, allow_pickle=t.allow_pickle
+    )
+  return load.load_teacher(
+    t.path,
+    t.layer,
+    dtype=dtype,
+    mesh=mesh,
+    capture=t.capture,
+    overrides=_overrides(config),
+    allow_pickle=t.allow_pickle,
+  )
+
+
+def teacher_origin(config: ConfigDict) -> dict[str, str]:
+  """What `descent.describe` says of the teacher; nothing of a random one."""
+  t = config.teacher
+  return {} if t.path == RANDOM else lineage.describe(t.path, t.allow_pickle)
+
+
+def abstract_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
+  """The same without weights: its parameters are shapes and shardings."""
+  t = config.teacher
+  if t.loader != "own":
+    raise UserError(
+      f"teacher.loader={t.loader!r} cannot be compiled without its weights; "
+      "expected 'own'."
+    )
+  hf_config = t.architecture.to_dict()
+  if t.path != RANDOM:
+    folder = files.resolve(t.path, t.allow_pickle)
+    hf_config = files.model_config(folder) | _overrides(config)
+  return load.abstract_teacher(
+    hf_config, t.layer, dtype=jnp.dtype(t.dtype), mesh=mesh, capture=t.capture
+  )
+
+
+def student_config(config: ConfigDict, vocab_size: int) -> bert.BertConfig:
+  """Shape of the student: a BERT over the teacher's vocabulary."""
+  sizes = config.student.to_dict()
+  del sizes["init_from"]
+  return bert.BertConfig(vocab_size=vocab_size, **sizes)
+
+
+def write_shape(workdir: pathlib.Path, shape: bert.BertConfig) -> None:
+  """Keeps a student's shape, so that the teacher need not be there later."""
+  atomic_file.write_json(workdir / SHAPE, dataclasses.asdict(shape))
+
+
+def read_shape(workdir: pathlib.Path, config: ConfigDict) -> bert.BertConfig:
+  """The shape of a run's student.
+
+  Args:
+    workdir: of the run.
+    config: of the run, whose teacher says it where no file does.
+  """
+  path = workdir / SHAPE
+  if not path.exists():
+    return student_config(config, teacher_config(config).vocab_size)
+  try:
+    return bert.BertConfig(**files.read_json(path))
+  except (ArithmeticError, TypeError) as error:
+    raise UserError(
+      f"{path} is damaged: {error}; delete it: the teacher says it as well."
+    ) from error
+
+
+def make_student(config: ConfigDict, vocab_size: int) -> bert.Encoder:
+  """The student's encoder; its last block is the distilled one."""
+  shape = student_config(config, vocab_size)
+  return bert.Encoder(shape, shape.num_layers, jnp.dtype(config.train.dtype))
+
+
+def relation_weights(config: ConfigDict) -> dict[str, float]:
+  """The relations that count, with their weights."""
+  return {k: w for k, w in config.relations.weights.items() if w}
+
+
+def make_objective(config: ConfigDict, teacher: Teacher) -> Objective:
+  """The relation loss between a teacher and a fresh student."""
+  return Objective(
+    teacher=teacher,
+    student=make_student(config, teacher.vocab_size),
+    num_heads=config.relations.num_heads,
+    weights=relation_weights(config),
+    implementation=config.relations.implementation,
+  )
+
+
+def make_mesh(
+  config: ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """The mesh, checked against batch sizes and relation kernel.
+
+  Args:
+    config: of the run.
+    devices: all of all processes if absent.
+  """
+  mesh = sharding.make_mesh(**config.mesh.to_dict(), devices=devices)
+  platform = mesh.devices.flat[0].platform
+  check_platform(config.relations.implementation, platform)
+  ways = sharding.batch_ways(mesh)
+  sizes = [("train", config.train.global_batch_size, config.train.accumulation)]
+  if config.data.validation:
+    sizes.append(("eval", config.eval.global_batch_size, 1))
+  for name, rows, parts in sizes:
+    if rows % (ways * parts):
+      raise UserError(
+        f"{name}.global_batch_size={rows} must be divisible by the "
+        f"{ways} devices of the mesh axes data and fsdp"
+        + (f" times train.accumulation={parts}" if parts > 1 else "")
+        + f"; the next one up is {-(-rows // (ways * parts)) * ways * parts}."
+      )
+  if config.train.parallel == "pmap":
+    partitioning.check_pmap(mesh)
+  return mesh
+
+
+def read_run(workdir: pathlib.Path) -> ConfigDict:
+  """The config that a run in `workdir` was started with."""
+  path = workdir / "config.json"
+  if not path.exists():
+    raise UserError(
+      interrupted(workdir)
+      or f"{path} is missing; expected the --workdir of a run of "
+      "`time_jax distill`."
+    )
+  content = files.read_json(path)
+  if missing := lacking(content):
+    raise UserError(
+      f"{path} is not of a run of `time_jax distill`: it lacks fields such as "
+      f"{', '.join(missing[:3])}."
+    )
+  return ConfigDict(completed(content))
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+  """AdamW over the parameters that the loss reaches."""
+  c = config.train
+  return optimizer.make_optimizer(
+    bert.FAMILY.feeds_projections,
+    b1=c.b1,
+    b2=c.b2,
+    eps=c.eps,
+    weight_decay=c.weight_decay,
+    clip_norm=c.clip_norm,
+  )
+
+
+def extras(config: ConfigDict) -> dict[str, float]:
+  """What `train_step` may do beside an update, and its state then holds."""
+  return {"spike": config.train.spike, "ema": config.train.ema}
+
+
+def make_parallel(
+  config: ConfigDict, objective: Objective, tx: Any, mesh: Mesh
+) -> partitioning.Parallel:
+  """Binds the step to its constants and to the devices."""
+  c = config.train
+  step = functools.partial(
+    train_step.train_step,
+    objective=objective,
+    tx=tx,
+    learning_rate=functools.partial(
+      optimizer.warmup_linear_decay,
+      peak_lr=c.peak_lr,
+      warmup_steps=c.warmup_steps,
+      num_steps=c.num_steps,
+    ),
+    seed=config.seed,
+    accumulation=c.accumulation,
+    **extras(config),
+  )
+  if c.parallel == "pmap":
+    return partitioning.with_pmap(step, mesh)
+  state = train_step.abstract_state(
+    objective.student, tx, mesh, **extras(config)
+  )
+  return partitioning.with_jit(step, state, mesh, c.global_batch_size)

@@ -1,0 +1,158 @@
+"""Checkpoint selection: the lowest relation loss on held-out text wins."""
+
+import contextlib
+import json
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from time_jax.checkpoint.manager import Checkpoints
+from time_jax.core.errors import DAMAGED_JSON, GoneError, UserError
+from time_jax.core.notes import note
+from time_jax.core.storage import atomic_file, lease
+from time_jax.models.family import abstract_params
+from time_jax.parallel import sharding
+from time_jax.run import assembly, corpus, loop
+from time_jax.step import evaluate
+
+Scores = dict[int, dict[str, float]]
+FILE = "choice.json"
+_LEASE = "choice.lease"
+
+
+def choose(workdir: pathlib.Path) -> int:
+  """Ranks every kept checkpoint of a run and writes `choice.json`.
+
+  The selection of the paper: held-out text of the language, no dropout.
+
+  Args:
+    workdir: of a run of `distill`.
+
+  Returns:
+    The exit code, 0.
+
+  Raises:
+    UserError: no checkpoint, or no held-out text.
+  """
+  config = assembly.read_run(workdir)
+  with lease.hold(workdir / _LEASE, str(workdir / FILE)):
+    return _choose(config, workdir)
+
+
+def _choose(config: ConfigDict, workdir: pathlib.Path) -> int:
+  loop.use_compilation_cache()
+  vocab_size = assembly.teacher_config(config).vocab_size
+  rows = corpus.open_corpus(config, workdir, vocab_size).validation
+  if rows is None:
+    raise UserError(
+      f"the run in {workdir} has no held-out text to choose by; expected "
+      "data.validation in its config. Without it, `export` takes the newest "
+      "checkpoint, or that of --step."
+    )
+  # All devices of this machine, which need not be the run's.
+  mesh = sharding.make_mesh()
+  ways = sharding.batch_ways(mesh)
+  batch_size = -(-config.eval.global_batch_size // ways) * ways
+  teacher = assembly.make_teacher(config, mesh)
+  objective = assembly.make_objective(config, teacher)
+  abstract = sharding.abstract(abstract_params(objective.student), mesh)
+  score = evaluate.make_evaluator(objective, mesh)
+  with Checkpoints.read_only(workdir) as checkpoints:
+
+    def score_of(step: int) -> dict[str, float]:
+      checkpoints.metadata(step)  # What is chosen can be exported.
+      params = checkpoints.student(step, abstract)
+      batches = corpus.evaluation_batches(rows, batch_size, mesh)
+      return score(params, teacher.params, batches)
+
+    scores = scores_of(checkpoints, score_of)
+  if not scores:
+    raise UserError(f"no finished checkpoint in {workdir}/checkpoints.")
+  if jax.process_index() == 0:
+    _write(workdir, scores, config.data.validation)
+    print(_table(scores))
+    print(f"Chosen: step {best(scores)}, written to {workdir / FILE}.")
+    print(f"Next: python -m time_jax export --workdir={workdir}")
+  return 0
+
+
+def scores_of(
+  checkpoints: Checkpoints, score: Callable[[int], dict[str, float]]
+) -> Scores:
+  """Scores every checkpoint that is there to the end.
+
+  A run that goes on meanwhile deletes some; those are left out, with a line.
+
+  Args:
+    checkpoints: opened to read.
+    score: of a step.
+  """
+  scores: Scores = {}
+  for step in checkpoints.steps():
+    with contextlib.suppress(GoneError):
+      scores[step] = score(step)
+  left = {s: v for s, v in scores.items() if checkpoints.folder(s).is_dir()}
+  if gone := [step for step in checkpoints.steps() if step not in left]:
+    note(
+      f"left out: step {', '.join(map(str, gone))}, which the run deleted "
+      "meanwhile."
+    )
+  return left
+
+
+def best(scores: Scores) -> int:
+  """The step with the lowest loss; of equals the later one.
+
+  Raises:
+    UserError: no step has a finite loss.
+  """
+  first = _ranked(scores)[0]
+  if not math.isfinite(scores[first]["relation_loss"]):
+    raise UserError("no checkpoint has a finite relation loss.")
+  return first
+
+
+def read_choice(workdir: pathlib.Path) -> int | None:
+  """The chosen step of a run; None if `choose` has not run there."""
+  path = workdir / FILE
+  if not path.exists():
+    return None
+  try:
+    return int(json.loads(path.read_text(encoding="utf-8"))["step"])
+  except (OSError, *DAMAGED_JSON) as error:
+    raise UserError(
+      f"{path} is damaged: {error!r}; run `time_jax choose` again."
+    ) from error
+
+
+def _ranked(scores: Scores) -> list[int]:
+  def key(step: int) -> tuple[bool, float, int]:
+    loss = scores[step]["relation_loss"]
+    finite = math.isfinite(loss)
+    return (not finite, loss if finite else 0, -step)
+
+  return sorted(scores, key=key)
+
+
+def _write(
+  workdir: pathlib.Path, scores: Scores, sources: Sequence[str]
+) -> None:
+  content = {
+    "step": best(scores),
+    "relation_loss": scores[best(scores)]["relation_loss"],
+    "validation": list(sources),
+    "candidates": {str(step): values for step, values in scores.items()},
+  }
+  atomic_file.write_json(workdir / FILE, content)
+
+
+def _table(scores: Scores) -> str:
+  names = list(next(iter(scores.values())))
+  lines = [f"{'rank':>4} {'step':>9} " + " ".join(f"{n:>13}" for n in names)]
+  for rank, step in enumerate(_ranked(scores), 1):
+    values = " ".join(f"{scores[step][n]:>13.5f}" for n in names)
+    lines.append(f"{rank:>4} {step:>9} {values}")
+  return "\n".join(lines)

@@ -1,0 +1,290 @@
+"""How a run is doing, from its files only: no JAX, from any machine."""
+
+import contextlib
+import itertools
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from time_jax.checkpoint import checksums
+from time_jax.config import changes
+from time_jax.core.errors import (
+  DAMAGED_JSON,
+  EXIT_BAD_INPUT,
+  EXIT_INTERRUPTED,
+  EXIT_PREEMPTED,
+  EXIT_RUN_FAILED,
+  UserError,
+  refused,
+)
+from time_jax.telemetry import history
+from time_jax.telemetry.goodput import KINDS
+from time_jax.telemetry.history import METRIC, Row
+
+_PATIENCE = 10  # times the usual time between records
+_LEAST = 120.0  # seconds without a record that are never worth a word
+_FIRST = 1800.0  # seconds that starting and compiling may take
+
+
+def status_command(
+  workdir: pathlib.Path, plot: pathlib.Path | None = None
+) -> int:
+  """Prints progress, health, speed, losses and goodput of a run.
+
+  Args:
+    workdir: of a run of `distill`, which may be going on.
+    plot: a PNG to write, with the losses.
+
+  Returns:
+    0; EXIT_RUN_FAILED if the run failed, or is silent for too long.
+
+  Raises:
+    UserError: there is no run, or the plot cannot be written.
+  """
+  rows = history.read_metrics(workdir)
+  sessions = history.read_sessions(workdir)
+  num_steps, problems = _num_steps(workdir)
+  if not rows and not sessions:
+    raise UserError(
+      f"no run in {workdir}: neither metrics.jsonl nor sessions.jsonl has a "
+      "readable line; expected the --workdir of `time_jax distill`."
+    )
+  for name in ("metrics.jsonl", "sessions.jsonl"):
+    if bad := history.read_lines(workdir / name)[1]:
+      problems.append(f"{bad} unreadable line(s) of {name} left out")
+  step = rows[-1]["step"] if rows else 0
+  saved = [int(folder.name) for folder in checksums.step_folders(workdir)]
+  over = bool(num_steps and saved and saved[-1] >= num_steps)
+  word, detail, healthy = _state(rows, sessions, over, time.time())
+  lines = {
+    "health": detail,
+    "speed": _speed(rows, num_steps and num_steps - step, word == "running"),
+    "goodput": _goodput(rows, sessions),
+    "restarts": _restarts(sessions),
+    "checkpoints": _checkpoints(workdir, rows),
+    "skipped": _skipped(rows),
+    "changes": _changes(workdir),
+    "note": "; ".join(problems),
+  }
+  print(f"{workdir}: {word}, {_progress(step, num_steps)}")
+  for name, text in lines.items():
+    if text:
+      print(f"  {name:<12} {text}")
+  for line in _table(rows):
+    print(f"  {line}".rstrip())
+  if plot:
+    _draw(workdir, plot)
+  print(_next(word, workdir))
+  return 0 if healthy else EXIT_RUN_FAILED
+
+
+def say_goodbye(workdir: pathlib.Path, num_steps: int) -> None:
+  """Draws the losses of a run that is done, and prints what came of it."""
+  rows = history.read_metrics(workdir)
+  history.plot_losses(workdir)
+  print(f"Done: {num_steps} steps.")
+  for key, name in (("train/loss", "training"), (METRIC, "held-out")):
+    values = [value for _, value in history.curve(rows, key)]
+    if len(values) > 1:
+      print(
+        f"  relation loss, {name} text: {values[0]:.4f} -> {values[-1]:.4f}"
+      )
+  print(f"  curve: {workdir / 'loss.png'}")
+  if (workdir / "profile").exists():
+    print(f"  trace: {workdir / 'profile'}")
+  then = "choose" if history.curve(rows, METRIC) else "export"
+  print(f"Next: python -m time_jax {then} --workdir={workdir}")
+
+
+def _num_steps(workdir: pathlib.Path) -> tuple[int | None, list[str]]:
+  path = workdir / "config.json"
+  try:
+    return int(json.loads(path.read_text())["train"]["num_steps"]), []
+  except (OSError, *DAMAGED_JSON) as error:
+    return None, [f"{path.name} cannot be read ({type(error).__name__})"]
+
+
+def _changes(workdir: pathlib.Path) -> str:
+  """What `train.changes` says, for people to read."""
+  try:
+    config = json.loads((workdir / "config.json").read_text())
+    found = changes.parse(config["train"].get("changes", ""))
+  except (OSError, *DAMAGED_JSON):  # `_num_steps` says so.
+    return ""
+  return "; ".join(changes.line(*change) for change in found.items())
+
+
+def _state(
+  rows: Sequence[Row],
+  sessions: Sequence[Row],
+  over: bool,
+  now: float,
+) -> tuple[str, str, bool]:
+  """(a word, its reason, whether nobody needs to look)."""
+  last = sessions[-1] if sessions else {"event": "start"}
+  if over and last.get("code") == EXIT_BAD_INPUT:
+    return "done", f"all steps are done; refused since: {last.get('why')}", True
+  if last["event"] == "end":
+    when = f"{_duration(now - last['time'])} ago"
+    code, why = last.get("code"), last.get("why", "")
+    if code == 0:
+      return "done", f"ended {when}", True
+    if code in (EXIT_PREEMPTED, EXIT_INTERRUPTED):
+      return "stopped", f"{why or 'stopped'} {when}; start it again", True
+    return "failed", f"{why or f'exit code {code}'} ({when})", False
+  times = _times(rows)
+  if over:
+    return "done", "all steps are done", True
+  since = max([last.get("time", 0.0), *times[-1:]])
+  if not since:
+    return "unknown", "the files tell no times", True
+  age = max(now - since, 0.0)
+  usual = _usual(times)
+  fresh = not times or times[-1] <= last.get("time", 0.0)
+  limit = _FIRST if fresh else max(_LEAST, _PATIENCE * usual)
+  text = f"last sign {_duration(age)} ago"
+  if usual:
+    text += f", usually every {_duration(usual)}"
+  if age <= limit:
+    return "running", text + (", starting" if fresh else ""), True
+  return "silent", text + "; it hangs, was killed, or lost its host", False
+
+
+def _times(rows: Sequence[Row]) -> list[float]:
+  return [value for _, value in history.curve(rows, "time/unix")]
+
+
+def _usual(times: Sequence[float]) -> float:
+  recent = list(times[-50:])
+  gaps = [b - a for a, b in itertools.pairwise(recent) if b > a]
+  return statistics.median(gaps) if gaps else 0.0
+
+
+def _progress(step: int, num_steps: int | None) -> str:
+  if not num_steps:
+    return f"step {step:,}"
+  return f"step {step:,} of {num_steps:,} ({step / num_steps:.1%})"
+
+
+def _speed(rows: Sequence[Row], left: int | None, running: bool) -> str:
+  speeds = [v for _, v in history.curve(rows, "perf/steps_per_second")][-20:]
+  if not speeds:
+    return ""
+  speed = statistics.median(speeds)
+  text = f"{speed:.3g} steps/s"
+  for name, form in (
+    ("perf/tokens_per_second", ", {:,.0f} tokens/s"),
+    ("perf/input_wait", ", {:.0%} of it waiting for input"),
+  ):
+    values = [v for _, v in history.curve(rows, name)][-20:]
+    text += form.format(statistics.median(values)) if values else ""
+  if running and left and speed > 0:
+    text += f"; {_duration(left / speed)} left"
+  return text
+
+
+def _goodput(rows: Sequence[Row], sessions: Sequence[Row]) -> str:
+  known = [row for row in rows if isinstance(row.get("time/steps"), float)]
+  if not known or not sessions:
+    return ""
+  total = known[-1].get("time/unix", 0.0) - sessions[0]["time"]
+  if total <= 0:
+    return ""
+  spent = {kind: known[-1].get(f"time/{kind}", 0.0) for kind in KINDS}
+  spent["lost or down"] = max(total - sum(spent.values()), 0.0)
+  steps = spent.pop("steps")
+  rest = ", ".join(
+    f"{kind} {s / total:.1%}" for kind, s in spent.items() if s / total > 5e-4
+  )
+  return f"{steps / total:.1%} of {_duration(total)}; {rest}"
+
+
+def _restarts(sessions: Sequence[Row]) -> str:
+  starts = [row for row in sessions if row["event"] == "start"]
+  if not starts:
+    return ""
+  last = starts[-1]
+  names = ("devices", "kind", "processes")
+  devices, kind, processes = (last.get(name, "?") for name in names)
+  where = f"{devices} x {kind} in {processes} process(es)"
+  return f"{len(starts) - 1}; last on {where}"
+
+
+def _checkpoints(workdir: pathlib.Path, rows: Sequence[Row]) -> str:
+  found = checksums.step_folders(workdir)
+  text = "none"
+  if found:
+    text = f"{len(found)}, the newest of step {int(found[-1].name):,}"
+    # One of an older version has no seal, but then the others have none.
+    sealed = any(map(checksums.is_sealed, found))
+    if why := sealed and checksums.damage(found[-1], quick=True):
+      text += f", which is damaged: {why}"
+  if saving := history.curve(rows, "run/saving"):
+    text += f"; {_duration(saving[-1][1])} of saving, beside the steps too"
+  with contextlib.suppress(OSError):
+    aside = len(list((workdir / checksums.DAMAGED).iterdir()))
+    text += (
+      f"; {aside} damaged in {workdir / checksums.DAMAGED}" if aside else ""
+    )
+  return text
+
+
+def _skipped(rows: Sequence[Row]) -> str:
+  found = history.curve(rows, "train/skipped")
+  if not found or not found[-1][1]:
+    return ""
+  spikes = history.curve(rows, "train/spikes")
+  of_them = f", {spikes[-1][1]} of them spikes" if spikes else ""
+  return f"{found[-1][1]} steps{of_them}"
+
+
+def _table(rows: Sequence[Row], lines: int = 8) -> list[str]:
+  """Losses at steps that are spread evenly over the run."""
+  train = dict(history.curve(rows, "train/loss"))
+  held_out = dict(history.curve(rows, METRIC))
+  steps = sorted(held_out or train)
+  if not steps:
+    return []
+  places = {round(i * (len(steps) - 1) / (lines - 1)) for i in range(lines)}
+  table = ["", f"{'step':>9}  {'training':>9}  {'held-out':>9}"]
+  for step in [steps[i] for i in sorted(places)]:
+    before = [s for s in train if s <= step]
+    shown = [
+      _number(train[max(before)] if before else None),
+      _number(held_out.get(step)),
+    ]
+    table.append(f"{step:>9,}  {shown[0]:>9}  {shown[1]:>9}")
+  return [*table, ""]
+
+
+def _number(value: Any) -> str:
+  return "-" if value is None else f"{value:.4f}"
+
+
+def _draw(workdir: pathlib.Path, plot: pathlib.Path) -> None:
+  try:
+    drawn = history.plot_losses(workdir, plot)
+  except OSError as error:
+    raise UserError(
+      f"cannot write --plot={plot}: {refused(error)}; expected a file in a "
+      "folder with write permission."
+    ) from error
+  print(f"  plot         {drawn or 'no losses yet'}")
+
+
+def _next(word: str, workdir: pathlib.Path) -> str:
+  if word == "done":
+    return f"Next: python -m time_jax choose --workdir={workdir}"
+  if word in ("running", "unknown"):
+    return f"Next: python -m time_jax status {workdir}"
+  return "Next: the command of the run again; it goes on where it was."
+
+
+def _duration(seconds: float) -> str:
+  for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+    if seconds >= 2 * size:
+      return f"{seconds / size:.1f} {unit}"
+  return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1g} s"

@@ -1,0 +1,1 @@
+"""What happens in a training step: the objective, its gradient, the update."""

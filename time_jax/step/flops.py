@@ -1,0 +1,169 @@
+"""How much arithmetic a step is, and how much a device could do.
+
+Counted are the products of matrices that the method needs, whatever the
+implementation: the number that MFU is defined with (Chowdhery et al., PaLM,
+arXiv 2204.02311, appendix B). Embedding look-ups, softmax, norms and the
+optimizer do not count, nor does what rematerialisation computes again.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend.core import Jaxpr, jaxprs_in_params
+from jax.interpreters import partial_eval
+
+from time_jax.core.arrays import Batch
+from time_jax.models.family import Params
+from time_jax.step.objective import Objective
+
+_BACKWARD = 2  # Per product one for each factor's gradient.
+
+
+@dataclasses.dataclass(frozen=True)
+class StepFlops:
+  """Floating-point operations of one step, a multiply-add being two.
+
+  Attributes:
+    teacher: forward, over the blocks that run and the distilled projections.
+    student: forward and backward, up to its last block's projections.
+    relations: forward on both sides, backward on the student's.
+  """
+
+  teacher: int
+  student: int
+  relations: int
+
+  @property
+  def total(self) -> int:
+    """Of the whole step."""
+    return self.teacher + self.student + self.relations
+
+
+def step_flops(objective: Objective, params: Params, batch: Batch) -> StepFlops:
+  """Counts one step; nothing is computed.
+
+  Attention and relations count for whole rows, T x S pairs of tokens: packing
+  several documents into a row or padding it changes nothing, nor does a
+  window that an encoder's attention is masked to.
+
+  Args:
+    objective: teacher and student.
+    params: the student's, real or abstract.
+    batch: the global batch, real or abstract.
+  """
+
+  def student(params: Params, batch: Batch) -> Any:
+    return objective.student.apply({"params": params}, batch)
+
+  teacher = matmul_flops(objective.targets, objective.teacher.params, batch)
+  forward = matmul_flops(student, params, batch)
+  targets = jax.eval_shape(objective.targets, objective.teacher.params, batch)
+  projections: Any = jax.eval_shape(student, params, batch)
+  return StepFlops(
+    teacher,
+    forward * (1 + _BACKWARD),
+    sum(
+      _relation(getattr(targets, _SIDES[name[0]]).shape)
+      + _relation(getattr(projections, _SIDES[name[0]]).shape) * (1 + _BACKWARD)
+      for name in objective.weights
+    ),
+  )
+
+
+_SIDES = {"q": "query", "k": "key", "v": "value"}
+
+
+def _relation(shape: tuple[int, ...]) -> int:
+  rows, length, width = shape  # Heads split the width, so R does not matter.
+  return 2 * rows * length**2 * width
+
+
+def matmul_flops(function: Callable[..., Any], *arguments: Any) -> int:
+  """Operations in the matrix products and convolutions of a function.
+
+  They are read from its traced form, so that every encoder is counted as it
+  is written; what its result does not depend on is left out.
+
+  Args:
+    function: as jax.jit would take it.
+    *arguments: arrays, or shapes and dtypes.
+  """
+  jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  return _count(jaxpr)
+
+
+def _count(jaxpr: Jaxpr) -> int:
+  return sum(_count_equation(equation) for equation in jaxpr.eqns)
+
+
+def _count_equation(equation: Any) -> int:
+  name, params = equation.primitive.name, equation.params
+  out = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
+  if name == "dot_general":
+    (contracting, _), _ = params["dimension_numbers"]
+    shape = equation.invars[0].aval.shape
+    # Without a sum it is no product of matrices: RoPE's angles, say.
+    width = math.prod(shape[axis] for axis in contracting)
+    return 2 * out * width if contracting else 0
+  if name == "conv_general_dilated":
+    kernel = equation.invars[1].aval.shape
+    features = kernel[params["dimension_numbers"].rhs_spec[0]]
+    return 2 * out * math.prod(kernel) // features
+  inner = [_count(jaxpr) for jaxpr in jaxprs_in_params(params)]
+  if name == "scan":
+    return params["length"] * sum(inner)
+  if name == "pallas_call":
+    return math.prod(params["grid_mapping"].grid) * sum(inner)
+  if name == "while" and any(inner):
+    raise NotImplementedError("matrix products in a loop of unknown length")
+  return max(inner, default=0) if name == "cond" else sum(inner)
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak:
+  """What a device could do at most, dense: sparsity would double it.
+
+  Attributes:
+    bfloat16: products of bfloat16 matrices, TFLOP/s.
+    float32: products of float32 matrices as JAX computes them by default, in
+      bfloat16 on TPU and TF32 on recent GPUs
+      (https://docs.jax.dev/en/latest/201/precision.html), TFLOP/s; None where
+      sources disagree.
+    source: where the numbers are published.
+  """
+
+  bfloat16: float
+  float32: float | None
+  source: str
+
+
+_TPU = "https://cloud.google.com/tpu/docs/"
+_GPU = (
+  "https://github.com/stas00/ml-engineering/blob/master/compute/accelerator"
+)
+_V5E = Peak(197, 197, _TPU + "v5e")
+_V5P = Peak(459, 459, _TPU + "v5p")
+_V6E = Peak(918, 918, _TPU + "v6e")
+_A100 = Peak(312, 156, _GPU)
+# By the device_kind that JAX reports, whole: an H200 NVL is no H200.
+PEAKS = {
+  "TPU v4": Peak(275, 275, _TPU + "v4"),
+  "TPU v5 lite": _V5E,
+  "TPU v5e": _V5E,
+  "TPU v5": _V5P,
+  "TPU v5p": _V5P,
+  "TPU v6 lite": _V6E,
+  "TPU v6e": _V6E,
+  "NVIDIA A100-SXM4-40GB": _A100,
+  "NVIDIA A100-SXM4-80GB": _A100,
+  "NVIDIA H100 PCIe": Peak(756, 378, _GPU),
+  "NVIDIA H100 80GB HBM3": Peak(989, 494.5, _GPU),
+  "NVIDIA H200": Peak(989, 494.5, _GPU),
+  "NVIDIA B200": Peak(
+    2250, None, "https://glennklockwood.com/garden/processors/B200"
+  ),
+}

@@ -1,0 +1,110 @@
+"""The machine and the software that a number comes from."""
+
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+
+from time_jax.parallel.launcher_env import Place
+from time_jax.step import flops
+
+_PACKAGES = (
+  "time-jax",
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "libtpu",
+  "jax-cuda12-plugin",
+  "jax-cuda13-plugin",
+  "torch",
+  "transformers",
+)
+_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+
+
+def environment(mesh_shape: dict[str, int], dtype: str) -> dict[str, Any]:
+  """The parts `date`, `hardware` and `software` of a report.
+
+  Args:
+    mesh_shape: axis -> size.
+    dtype: of the matrix products; decides on the peak.
+  """
+  devices = jax.devices()
+  kind = devices[0].device_kind
+  peak = flops.PEAKS.get(kind)
+  return {
+    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "hardware": {
+      "kind": processor() if devices[0].platform == "cpu" else kind,
+      "n_devices": len(devices),
+      "n_processes": jax.process_count(),
+      "host_cores": os.cpu_count(),
+      "mesh": mesh_shape,
+      "peak_tflops_dense": getattr(peak, dtype) if peak else None,
+      "peak_source": peak.source if peak else None,
+    },
+    "software": {
+      "python": platform.python_version(),
+      **versions(),
+      "git": _commit(),
+      "xla_flags": {
+        name: os.environ[name] for name in _FLAGS if name in os.environ
+      },
+    },
+  }
+
+
+def introduce(place: Place, mesh: jax.sharding.Mesh) -> str:
+  """The first line of a log: which process this is, on what, with what.
+
+  Args:
+    place: of this process.
+    mesh: of the run.
+  """
+  devices = jax.devices()
+  packages = {"Python": platform.python_version(), **versions()}
+  shown = ", ".join(f"{name} {version}" for name, version in packages.items())
+  return (
+    f"process {place.index} of {place.processes} ({place.launcher}), "
+    f"coordinator {place.coordinator}, {len(devices)} x "
+    f"{devices[0].device_kind}, mesh {dict(mesh.shape)}, {shown}"
+  )
+
+
+def processor() -> str:
+  """Name of the CPU, as far as the system tells."""
+  path = pathlib.Path("/proc/cpuinfo")
+  lines = path.read_text().splitlines() if path.exists() else []
+  names = [line.partition(":")[2] for line in lines if "model name" in line]
+  return names[0].strip() if names else platform.processor() or "CPU"
+
+
+def versions() -> dict[str, str]:
+  """Of the packages that matter to speed and are installed."""
+  found = {}
+  for name in _PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+def _commit() -> str | None:
+  """The checkout's commit, marked if files were changed; None outside one."""
+  command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+  folder = pathlib.Path(__file__).parent
+  try:
+    done = subprocess.run(
+      command, cwd=folder, capture_output=True, text=True, check=True
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return done.stdout.strip()

@@ -1,0 +1,164 @@
+"""Whether a compiled program fits into the memory that is left for it."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from time_jax.core.errors import UserError
+from time_jax.core.storage import lease
+from time_jax.parallel import processes
+
+_INFO = pathlib.Path("/proc/meminfo")
+# What a container may use and uses: version 2 of Linux's control groups, and 1.
+_GROUPS = (
+  ("memory.max", "memory.current"),
+  ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+_GROUP_FOLDER = pathlib.Path("/sys/fs/cgroup")
+
+
+def free() -> int | None:
+  """Bytes that are left on the first device; on a CPU those of the host.
+
+  Returns:
+    None where an accelerator does not tell, as with some allocators.
+  """
+  device = jax.local_devices()[0]
+  stats = device.memory_stats() or {}
+  if "bytes_limit" in stats:
+    return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+  if device.platform != "cpu":
+    return None
+  return min([_free_of_host(), *_free_of_container()])
+
+
+def compile_step(
+  lowered: jax.stages.Lowered, mesh: Mesh
+) -> jax.stages.Compiled:
+  """Compiles a training step, and proves that it can run here.
+
+  Where memory runs out on a host, the system ends the process without a word.
+  All processes of the run must call it: where it does not fit for one of them,
+  none of them enters the step.
+
+  Args:
+    lowered: the step, whose arguments are in memory already. A jitted function
+      that is called with the same ones later is not compiled again.
+    mesh: its devices.
+
+  Raises:
+    UserError: it needs more than there is, for any process; in all of them.
+  """
+  machine = lease.machine()
+  sharing_processes = processes.of_all(machine).count(machine)
+  program, problem = None, None
+  try:
+    program = _compile(lowered)
+    # The exchange above has shown that all have their arguments in memory.
+    analysis = program.memory_analysis()
+    check_fit(analysis, mesh.local_devices, free(), sharing_processes)
+  except UserError as error:
+    problem = error
+  problems = processes.of_all(str(problem or ""))
+  if program is None or any(problems):
+    raise UserError(next(filter(None, problems))) from problem
+  return program
+
+
+def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+  """Compiles it; UserError where that runs out of memory."""
+  try:
+    return lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    reason = str(error).partition("\n")[0].strip().rstrip(".")
+    raise UserError(
+      f"the training step does not fit on a device: {reason}. {_ADVICE}"
+    ) from error
+
+
+def check_fit(
+  program: Any,
+  devices: Sequence[jax.Device],
+  left: int | None,
+  sharing_processes: int = 1,
+) -> None:
+  """Raises UserError where a program needs more than is left.
+
+  Args:
+    program: what the compiler says of it, for one device.
+    devices: of this process, that run it.
+    left: bytes, see `free`.
+    sharing_processes: of the run that share this machine, each with as many
+      devices.
+  """
+  if program is None or left is None:  # Not every backend tells.
+    return
+  temporaries = program.temp_size_in_bytes
+  outputs = program.output_size_in_bytes - program.alias_size_in_bytes
+  on_host = devices[0].platform == "cpu"
+  sharing = sharing_processes * len(devices) if on_host else 1
+  needed = sharing * (temporaries + outputs)
+  if needed <= left:
+    return
+  where = f"a device ({devices[0].device_kind})"
+  if on_host:
+    where = "the host" + f", for its {sharing} devices" * (sharing > 1)
+  raise UserError(
+    f"the training step does not fit: it needs {_gigabytes(needed)} on {where} "
+    f"beside weights and optimizer, which take "
+    f"{_gigabytes(program.argument_size_in_bytes)}, and "
+    f"{_gigabytes(left)} are left. {_ADVICE}"
+  )
+
+
+_ADVICE = (
+  "Lower train.global_batch_size or data.seq_len, raise train.accumulation, or "
+  "use more devices; `time_jax bench aot` says what would fit elsewhere."
+)
+
+
+def _gigabytes(count: int) -> str:
+  return f"{count / 1e9:.2f} GB"
+
+
+def _free_of_host() -> int:
+  """What Linux can give without ending a process: caches and swap, too."""
+  try:
+    lines = _INFO.read_text().splitlines()
+  except OSError:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  found = {
+    name: int(amount.split()[0]) * 1024
+    for name, _, amount in (line.partition(":") for line in lines)
+  }
+  return found["MemAvailable"] + found.get("SwapFree", 0)
+
+
+def _free_of_container() -> list[int]:
+  """What is left of a limit, if there is one."""
+  for limit, usage in _GROUPS:
+    try:
+      most = (_GROUP_FOLDER / limit).read_text().strip()
+      used = int((_GROUP_FOLDER / usage).read_text())
+    except (OSError, ValueError):
+      continue
+    # Version 1 has a number close to 2**63 where there is no limit.
+    if most.isdigit() and int(most) < 2**60:
+      return [int(most) - used + _caches(_GROUP_FOLDER / limit)]
+  return []
+
+
+def _caches(limit: pathlib.Path) -> int:
+  """Bytes of files in memory, which a container gives back when it must."""
+  names = ("inactive_file", "total_inactive_file")
+  try:
+    lines = (limit.parent / "memory.stat").read_text().splitlines()
+    return max(int(x.split()[1]) for x in lines if x.split()[0] in names)
+  except (OSError, ValueError, IndexError):
+    return 0

@@ -1,0 +1,72 @@
+"""A trace of some of a run's steps, for TensorBoard's profiler or Perfetto."""
+
+import pathlib
+import re
+
+import jax
+
+from time_jax.core.errors import UserError
+
+
+def read_window(text: str, num_steps: int) -> range:
+  """The steps that START:STOP means; STOP itself is not one of them.
+
+  Args:
+    text: as typed; empty: no step.
+    num_steps: of the run, whose steps count from 1.
+
+  Raises:
+    UserError: no such steps.
+  """
+  if not text:
+    return range(0)
+  found = re.fullmatch(r"(\d+):(\d+)", text)
+  window = range(int(found[1]), int(found[2])) if found else range(0)
+  if not window or window.start < 1 or window.stop > num_steps + 1:
+    raise UserError(
+      f"--profile={text} is no window of steps; expected START:STOP such as "
+      "10:15, which traces steps 10 to 14; this run has steps 1 to "
+      f"{num_steps}."
+    )
+  return window
+
+
+class Tracer:
+  """Traces a window of steps; a context manager, which ends an open trace."""
+
+  def __init__(
+    self, folder: pathlib.Path, window: range, first: int, active: bool
+  ) -> None:
+    """Does nothing yet.
+
+    Args:
+      folder: where the trace goes.
+      window: steps to trace, from `read_window`.
+      first: steps done before this part of the run.
+      active: whether this process traces; one is enough.
+    """
+    self.window = range(max(window.start, first + 1), window.stop)
+    self._folder = folder
+    self._active = active
+    self._running = False
+
+  def __enter__(self) -> "Tracer":
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    if self._running:
+      jax.profiler.stop_trace()
+
+  def turns(self, step: int) -> bool:
+    """Whether tracing starts or stops before this step."""
+    return bool(self.window) and step in (self.window.start, self.window.stop)
+
+  def turn(self, step: int) -> None:
+    """Starts or stops, if it is time to; no step may be under way."""
+    if not self._active or not self.turns(step):
+      return
+    if step == self.window.start:
+      jax.profiler.start_trace(self._folder)
+    else:
+      jax.profiler.stop_trace()
+    self._running = step == self.window.start

@@ -1,0 +1,1 @@
+"""Making a teacher smaller by keeping only the tokens of one language."""

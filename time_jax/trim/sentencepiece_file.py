@@ -1,0 +1,75 @@
+"""SentencePiece models with fewer pieces.
+
+Everything else in them stays as it is: the normalizer and its character map,
+the scores, the pieces that are no text (control, unknown, bytes, user-defined).
+"""
+
+import importlib
+import pathlib
+from collections.abc import Container
+from typing import Any
+
+from time_jax.core.errors import UserError
+
+_NORMAL = 1  # ModelProto.SentencePiece.Type
+
+
+class SentencePieceFile:
+  """A model and the pieces in it."""
+
+  def __init__(self, model: Any) -> None:
+    """Takes a `ModelProto`; see `read`."""
+    self._model = model
+
+  @classmethod
+  def read(cls, path: pathlib.Path) -> "SentencePieceFile | None":
+    """Reads a file; None: it is no SentencePiece model."""
+    try:
+      proto = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+      message = importlib.import_module("google.protobuf.message")
+    except ImportError as error:
+      raise UserError(
+        f"{path} is a SentencePiece model, which takes the package 'protobuf' "
+        "to change; type: pip install protobuf."
+      ) from error
+    model = proto.ModelProto()
+    try:
+      model.ParseFromString(path.read_bytes())
+    except message.DecodeError:
+      return None
+    return cls(model) if model.pieces else None
+
+  def places(self) -> dict[str, int]:
+    """Ordinary piece -> its id in this model."""
+    return {
+      piece.piece: i
+      for i, piece in enumerate(self._model.pieces)
+      if piece.type == _NORMAL
+    }
+
+  def others(self) -> list[str]:
+    """The pieces that are no ordinary text; they stay."""
+    return [p.piece for p in self._model.pieces if p.type != _NORMAL]
+
+  def cut(self, kept: Container[str]) -> bytes:
+    """The file without the ordinary pieces that are not kept."""
+    model = type(self._model)()
+    model.CopyFrom(self._model)
+    del model.pieces[:]
+    model.pieces.extend(
+      piece
+      for piece in self._model.pieces
+      if piece.type != _NORMAL or piece.piece in kept
+    )
+    spec = model.trainer_spec
+    spec.vocab_size = len(model.pieces)
+    names = [piece.piece for piece in model.pieces]
+    for key in ("unk_id", "bos_id", "eos_id", "pad_id"):
+      old = getattr(spec, key)  # -1: there is none.
+      if 0 <= old < len(self._model.pieces):
+        name = self._model.pieces[old].piece
+        setattr(spec, key, names.index(name) if name in names else -1)
+    # Samples with their pieces, which need not be there any more.
+    if "self_test_data" in model.DESCRIPTOR.fields_by_name:
+      model.ClearField("self_test_data")
+    return model.SerializeToString()
