@@ -53,7 +53,7 @@ def joined(monkeypatch):
       monkeypatch.delenv(name)
   for name in ("no_proxy", "NO_PROXY"):
     monkeypatch.setenv(name, "example.org")
-  monkeypatch.setattr(parallel_processes.meeting, "meet", meet)
+  monkeypatch.setattr(parallel_processes.rendezvous, "meet", meet)
   monkeypatch.setattr(jax.distributed, "initialize", initialize)
   monkeypatch.setattr(
     parallel_processes.runtime.global_state,
@@ -136,7 +136,7 @@ def test_alone(joined, capsys):
 def test_alone_it_may_be_suspended():
   """JAX would take it for dead, and end it when it goes on."""
   program = (
-    "from time_jax import distributed; distributed.initialize(); "
+    "from time_jax.parallel import processes; processes.initialize(); "
     "print('joined', flush=True); input(); print('went on')"
   )
   process = subprocess.Popen(
@@ -213,7 +213,7 @@ def test_one_that_never_comes_is_named_before_jax_aborts(joined, monkeypatch):
       "TIME_JAX_TIMEOUT": "1",
     },
   )
-  assert parallel_processes.meeting.meet is rendezvous.meet
+  assert parallel_processes.rendezvous.meet is rendezvous.meet
   with pytest.raises(RestartableError, match="processes 1, 2 of 3 did not"):
     parallel_processes.initialize()
   assert called == []

@@ -138,9 +138,10 @@ def test_checks_before_a_run_do_not_start_jax(tiny):
   """Its processes meet behind them, and must be the first to start it."""
   code = (
     "import tiny_recipe\n"
-    "from time_jax import assembly, distributed\n"
+    "from time_jax.parallel import processes\n"
+    "from time_jax.run import assembly\n"
     f"assembly.teacher_config(tiny_recipe.get_config({str(tiny)!r}))\n"
-    "distributed.initialize()\n"
+    "processes.initialize()\n"
   )
   words = [sys.executable, "-c", f"import sys; sys.path += {sys.path}\n{code}"]
   done = subprocess.run(words, capture_output=True, text=True)

@@ -179,8 +179,8 @@ def test_the_plot(capsys, tmp_path):
 def test_it_needs_no_jax(tmp_path):
   write(tmp_path)
   program = (
-    "import sys; from time_jax import cli; "
-    f"code = cli.main(['status', {str(tmp_path)!r}]); "
+    "import sys; from time_jax.cli import main; "
+    f"code = main.main(['status', {str(tmp_path)!r}]); "
     "heavy = {'jax', 'numpy', 'matplotlib', 'transformers'} & {*sys.modules}; "
     "sys.exit(f'imported {heavy}' if heavy - {'numpy'} else code)"
   )

@@ -72,7 +72,7 @@ def test_what_does_not_fit_one_process_is_refused_in_all(monkeypatch):
   def check(program, devices, left, processes):
     assert processes == 2
 
-  monkeypatch.setattr(memory.distributed, "of_all", of_all)
+  monkeypatch.setattr(memory.processes, "of_all", of_all)
   monkeypatch.setattr(memory, "check_fit", check)
   with pytest.raises(UserError, match="^it does not fit$"):
     memory.compile_step(lowered, make_mesh(1, 1, 1))
