@@ -79,7 +79,7 @@ CORPORA = {
 
 
 def text_of(language: Language) -> dict[str, str]:
-  """The corpora that have a language, each with its source of text."""
+  """Returns corpus -> source of its text, of the corpora with a language."""
   texts = {}
   for name, corpus in CORPORA.items():
     if corpus.english and language.iso3 == "eng":
@@ -90,10 +90,11 @@ def text_of(language: Language) -> dict[str, str]:
 
 
 def training_text(corpus: str, language: Language) -> str:
-  """The source of a language's text in a corpus; empty for the user's own.
+  """Returns the source of a language's text in a corpus; "" for the user's own.
 
   Raises:
-    UserError: no such corpus, or not in this language; names those there are.
+    UserError: there is no such corpus, or it lacks the language; the message
+      names the corpora that have it.
   """
   if corpus == OWN:
     return ""
@@ -112,9 +113,10 @@ def training_text(corpus: str, language: Language) -> str:
 
 
 def held_out_text(language: Language) -> str:
-  """Text for choosing a checkpoint: WMT24++, else FLORES+ (gated), else none.
+  """Returns the source of text to choose a checkpoint by; "" if none is known.
 
-  WMT24++ translates one English text, so that side is English's own.
+  It is WMT24++, else FLORES+ (gated). WMT24++ translates one English
+  text, so that side is English's own.
   """
   if language.iso3 == "eng":
     return _WMT.format("en-de_DE", "source")

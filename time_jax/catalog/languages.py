@@ -4,12 +4,11 @@ The facts are in languages.tsv, which also says where each of them comes from.
 One row is a language in a script, since corpora keep scripts apart.
 """
 
-import csv
 import dataclasses
 import difflib
 import functools
-import importlib.resources
 
+from time_jax.catalog.tables import read_table
 from time_jax.core.errors import UserError
 
 _RIGHT_TO_LEFT = ("Adlm", "Arab", "Hebr", "Nkoo", "Rohg", "Syrc", "Thaa")
@@ -17,7 +16,7 @@ _RIGHT_TO_LEFT = ("Adlm", "Arab", "Hebr", "Nkoo", "Rohg", "Syrc", "Thaa")
 
 @dataclasses.dataclass(frozen=True)
 class Language:
-  """A language in a script, and its names; an empty name: it has none there.
+  """A language in a script, and its names; "" where it has none.
 
   Attributes:
     code: ISO 639-3 and ISO 15924, such as dan_Latn.
@@ -56,12 +55,12 @@ class Language:
 
   @property
   def iso3(self) -> str:
-    """ISO 639-3."""
+    """The code of ISO 639-3."""
     return self.code.partition("_")[0]
 
   @property
   def script(self) -> str:
-    """ISO 15924."""
+    """The code of ISO 15924."""
     return self.code.partition("_")[2]
 
   @property
@@ -77,40 +76,35 @@ class Language:
 
 @functools.cache
 def languages() -> tuple[Language, ...]:
-  """All languages, in order of their codes."""
-  table = importlib.resources.files("time_jax.catalog").joinpath(
-    "languages.tsv"
-  )
-  lines = table.read_text(encoding="utf-8").splitlines()
-  rows = (line for line in lines if not line.startswith("#"))
-  return tuple(Language(**row) for row in csv.DictReader(rows, delimiter="\t"))
+  """Returns all languages, in order of their codes."""
+  return tuple(Language(**row) for row in read_table("languages.tsv"))
 
 
 def find(code: str) -> Language:
-  """The language that a code means.
+  """Returns the language that a code stands for.
 
   Args:
     code: such as dan_Latn; or ISO 639-1 or 639-3; or what a corpus calls it.
-      Of several scripts, the usual one is meant.
+      Where a language has several scripts, the usual one is meant.
 
   Raises:
-    UserError: no language has it; names those with a similar code or name.
+    UserError: no language has this code; the message names similar ones.
   """
-  if found := _by_code().get(_plain(code)):
-    return found
-  near = ", ".join(_near(code)) or "none"
+  if language := _by_code().get(_normalized(code)):
+    return language
+  similar = ", ".join(_similar(code)) or "none"
   raise UserError(
-    f"unknown language {code!r}; similar: {near}; expected a code such as da, "
-    "dan or dan_Latn: `python -m time_jax languages` lists them."
+    f"unknown language {code!r}; similar: {similar}; expected a code such as "
+    "da, dan or dan_Latn: `python -m time_jax languages` lists them."
   )
 
 
 def short_code(language: Language) -> str:
-  """The shortest code that `find` understands as this language."""
+  """Returns the shortest code that `find` understands as this language."""
   return language.tag if find(language.tag) == language else language.code
 
 
-def _plain(code: str) -> str:
+def _normalized(code: str) -> str:
   return code.strip().lower().replace("-", "_")
 
 
@@ -119,22 +113,23 @@ def _by_code() -> dict[str, Language]:
   table: dict[str, Language] = {}
   # From the surest meaning to the loosest, and the first row wins: `als` is
   # Albanian by ISO 639-3 although CulturaX means Alemannic.
-  for names in (
-    lambda x: (x.code, x.iso1),
-    lambda x: (x.iso3,),
-    lambda x: (x.also,),
-    lambda x: (x.culturax, x.fineweb2, x.wikipedia, x.flores),
+  for fields in (
+    ("code", "iso1"),
+    ("iso3",),
+    ("also",),
+    ("culturax", "fineweb2", "wikipedia", "flores"),
   ):
     for language in languages():
-      for name in filter(None, names(language)):
-        table.setdefault(_plain(name), language)
+      for field in fields:
+        if code := getattr(language, field):
+          table.setdefault(_normalized(code), language)
   return table
 
 
-def _near(code: str) -> list[str]:
-  """`da (Danish)` and the like, the most similar first."""
-  shown = {x.code: f"{short_code(x)} ({x.name})" for x in languages()}
-  words = {x.name.lower(): x.code for x in languages()}
-  words |= {name: language.code for name, language in _by_code().items()}
-  close = difflib.get_close_matches(_plain(code), words, n=6, cutoff=0.5)
-  return list(dict.fromkeys(shown[words[word]] for word in close))
+def _similar(code: str) -> list[str]:
+  """Returns `da (Danish)` and the like, the most similar first."""
+  known = {language.name.lower(): language for language in languages()}
+  known |= _by_code()
+  close = difflib.get_close_matches(_normalized(code), known, n=6, cutoff=0.5)
+  names = (f"{short_code(known[c])} ({known[c].name})" for c in close)
+  return list(dict.fromkeys(names))

@@ -11,13 +11,13 @@ The repositories of HPLT that were seen held their weights as pickles only,
 which have to be allowed or converted: the error says how.
 """
 
-import csv
 import dataclasses
 import functools
-import importlib.resources
 import re
+from typing import Any
 
 from time_jax.catalog.languages import Language, find, languages, short_code
+from time_jax.catalog.tables import read_table
 from time_jax.core.errors import UserError
 
 # Checkpoints for one language each, by the field of `Language` that completes
@@ -60,45 +60,35 @@ class Recommendation:
 
 @functools.cache
 def teachers() -> dict[str, Recommendation]:
-  """All recommended checkpoints, by name."""
-  table = importlib.resources.files("time_jax.catalog").joinpath("teachers.tsv")
-  lines = table.read_text(encoding="utf-8").splitlines()
-  rows = (line for line in lines if not line.startswith("#"))
-  found = map(_parse, csv.DictReader(rows, delimiter="\t"))
-  return {row.name: row for row in found}
+  """Returns all recommended checkpoints, by name."""
+  return {row["name"]: _parse(row) for row in read_table("teachers.tsv")}
 
 
 def _parse(row: dict[str, str]) -> Recommendation:
+  # A ~ marks a value that is from memory.
   unchecked = frozenset(name for name, text in row.items() if text[:1] == "~")
-  values = {name: text.removeprefix("~") for name, text in row.items()}
-  return Recommendation(
-    name=values["name"],
-    path=values["path"],
-    family=values["family"],
-    num_layers=int(values["num_layers"]),
-    width=int(values["width"]),
-    key_width=int(values["key_width"] or values["width"]),
-    num_heads=int(values["num_heads"]),
-    vocab_size=int(values["vocab_size"]),
-    layer=int(values["layer"]),
-    relation_heads=int(values["relation_heads"]),
-    languages=tuple(values["languages"].split()),
-    unchecked=unchecked,
-  )
+  values: dict[str, Any] = {k: v.removeprefix("~") for k, v in row.items()}
+  values["key_width"] = values["key_width"] or values["width"]
+  values["languages"] = tuple(values["languages"].split())
+  for field in dataclasses.fields(Recommendation):
+    if field.type is int:
+      values[field.name] = int(values[field.name])
+  return Recommendation(**values, unchecked=unchecked)
 
 
 def teachers_of(language: Language) -> dict[str, Recommendation]:
-  """The checkpoints for a language, by name; paths name the language.
+  """Returns the checkpoints for a language, by name.
 
-  Those for many languages are among them: that they have seen this one is not
-  said.
+  Checkpoints for many languages are among them, whether or not they have seen
+  this one: that is not recorded. The paths of those for one language are
+  complete.
   """
   found = {}
   for name, row in teachers().items():
     if column := _PER_LANGUAGE.get(name):
-      if end := getattr(language, column):
+      if ending := getattr(language, column):
         found[name] = dataclasses.replace(
-          row, path=row.path.format(end), languages=(short_code(language),)
+          row, path=row.path.format(ending), languages=(short_code(language),)
         )
     elif not row.languages or language in map(find, row.languages):
       found[name] = row
@@ -106,36 +96,34 @@ def teachers_of(language: Language) -> dict[str, Recommendation]:
 
 
 def teacher(name: str, language: Language) -> Recommendation:
-  """The checkpoint of this name, for a language.
+  """Returns the checkpoint of this name for a language.
 
   Raises:
-    UserError: there is none; names those that there are for the language.
+    UserError: there is none; the message names those for the language.
   """
-  found = teachers_of(language)
-  if name in found:
-    return found[name]
-  there = f"for {language.name} ({short_code(language)}) there are "
-  there += f"{', '.join(found)}; others by their folder or hub id"
+  known = teachers_of(language)
+  if name in known:
+    return known[name]
+  there = (
+    f"for {language.name} ({short_code(language)}) there are "
+    f"{', '.join(known)}; others by their folder or hub id"
+  )
   if name not in teachers():
     raise UserError(f"unknown teacher {name!r}; {there}.")
-  made_for = ", ".join(_made_for(name))
+  column = _PER_LANGUAGE.get(name)
+  made_for = teachers()[name].languages
+  if column:
+    made_for = [short_code(x) for x in languages() if getattr(x, column)]
   raise UserError(
     f"no {name} teacher for {language.name} that we know of; {name} is for "
-    f"{made_for}; {there}."
+    f"{', '.join(made_for)}; {there}."
   )
 
 
 def recommended(name: str) -> Recommendation | None:
-  """The row for a hub id, which may be of one language; None: there is none."""
+  """Returns the row for a hub id, which may be of one language, or None."""
   name = name.partition("@")[0]
   for row in teachers().values():
     if re.fullmatch(re.escape(row.path).replace(r"\{\}", ".+"), name):
       return row
   return None
-
-
-def _made_for(name: str) -> list[str]:
-  """Short codes of the languages of a teacher that is not for many."""
-  if column := _PER_LANGUAGE.get(name):
-    return [short_code(x) for x in languages() if getattr(x, column)]
-  return list(teachers()[name].languages)
