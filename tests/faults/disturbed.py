@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from time_jax.checkpoint import checksums
 from time_jax.cli import main as cli_main
 from time_jax.core.errors import UserError
-from time_jax.core.storage import lease
+from time_jax.core.storage import holder, lease
 from time_jax.data import pipeline, prepare
 from time_jax.run import corpus, loop
 from time_jax.step import train_step
@@ -181,7 +181,7 @@ def lose_storage(count):
 def be_elsewhere(seconds):
   """On another machine, where leases expire after so many seconds."""
   lease.EXPIRES_AFTER = seconds
-  lease.socket.gethostname = lambda: "far"
+  holder.socket.gethostname = lambda: "far"
 
 
 PLACES = {

@@ -12,7 +12,7 @@ import tempfile
 import jax
 
 from time_jax.core.errors import EXIT_BAD_INPUT, UserError
-from time_jax.core.storage.atomic_file import prepare_workdir
+from time_jax.core.storage.paths import prepare_workdir
 from time_jax.parallel import processes
 
 _PACKAGES = {

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_flags
 
 from time_jax.config.distill import RANGES, default_config
 from time_jax.config.ranges import Range
-from time_jax.core.storage.atomic_file import local_path
+from time_jax.core.storage.paths import local_path
 
 Define = Callable[[flags.FlagValues, Sequence[str]], None]
 

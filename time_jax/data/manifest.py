@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from time_jax.core import errors
-from time_jax.core.storage.json_files import checked
+from time_jax.core.storage.atomic_file import from_json
 from time_jax.data.tf_example import FEATURES
 
 NAME = "time_rows"
@@ -136,10 +136,10 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
     values = json.loads(path.read_text())
     for name, split in values["splits"].items():
       split["sources"] = tuple(map(str, split["sources"]))
-      split["files"] = tuple(checked(SourceFile, f) for f in split["files"])
-      split["shards"] = tuple(checked(Shard, s) for s in split["shards"])
-      values["splits"][name] = checked(SplitManifest, split)
-    return checked(Manifest, values)
+      split["files"] = tuple(from_json(SourceFile, f) for f in split["files"])
+      split["shards"] = tuple(from_json(Shard, s) for s in split["shards"])
+      values["splits"][name] = from_json(SplitManifest, split)
+    return from_json(Manifest, values)
   except (OSError, *errors.DAMAGED_JSON) as error:
     raise errors.UserError(
       f"{str(path)!r} is missing or damaged ({error}); expected the manifest "

@@ -31,7 +31,7 @@ from typing import Any
 import tqdm
 
 from time_jax.core import errors
-from time_jax.core.storage.json_files import write_json
+from time_jax.core.storage.atomic_file import write_json
 from time_jax.data import manifest as manifests
 from time_jax.data import sources, text_files, workers
 from time_jax.data.manifest import Manifest, is_prepared, load_manifest
@@ -108,7 +108,9 @@ def prepare(
       manifest = _prepare_splits(
         writer, settings, num_workers, max_bad_records, progress
       )
-      write_json(work / manifests.MANIFEST, dataclasses.asdict(manifest))
+      write_json(
+        work / manifests.MANIFEST, dataclasses.asdict(manifest), sort_keys=True
+      )
     return _finish(folder)
 
 
@@ -175,7 +177,7 @@ def _start_or_resume(folder: pathlib.Path, settings: dict[str, Any]) -> None:
   if begun:
     _refuse_other_settings(folder, _read_plan(plan), settings)
   else:
-    write_json(plan, settings)
+    write_json(plan, settings, sort_keys=True)
 
 
 def _read_plan(plan: pathlib.Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from array_record.python import array_record_module
 from numpy.typing import NDArray
 
 from time_jax.core import errors
-from time_jax.core.storage.json_files import checked, write_json
+from time_jax.core.storage.atomic_file import from_json, write_json
 from time_jax.data import packing as row_packing
 from time_jax.data.tf_example import FEATURES, serialize
 from time_jax.data.tokenizing import TokenizerSpec, WindowEncoder
@@ -96,7 +96,9 @@ class ShardWriter:
       size=size,
       sha256=sha256,
     )
-    write_json(shard.with_suffix(".json"), dataclasses.asdict(written))
+    write_json(
+      shard.with_suffix(".json"), dataclasses.asdict(written), sort_keys=True
+    )
     return written
 
   def _read(
@@ -104,7 +106,7 @@ class ShardWriter:
   ) -> Written | None:
     counts = shard.with_suffix(".json")
     try:
-      written = checked(Written, json.loads(counts.read_text()))
+      written = from_json(Written, json.loads(counts.read_text()))
     except (FileNotFoundError, *errors.DAMAGED_JSON):
       return None  # The block is written again.
     if written.text_sha256 != digest:

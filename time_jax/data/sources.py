@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from time_jax.core import errors
-from time_jax.core.storage import atomic_file
+from time_jax.core.storage.paths import local_path
 from time_jax.data import hub, text_files
 from time_jax.data.records import BadRecordError, Tally, check_field, text_of
 
@@ -84,7 +84,7 @@ class Source:
     if kind == "hf":
       path, config, split = [*rest.split(":", 2), "", ""][:3]
       return cls("hf", path, config, split or "train", field)
-    atomic_file.local_path(place)
+    local_path(place)
     return cls("files", place, field=field)
 
 

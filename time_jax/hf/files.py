@@ -18,8 +18,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from time_jax.core.errors import UserError
 from time_jax.core.notes import note
-from time_jax.core.storage.atomic_file import local_path
-from time_jax.core.storage.atomic_folder import interrupted
+from time_jax.core.storage.atomic_folder import explain_missing
+from time_jax.core.storage.paths import local_path
 
 _WANTED = [
   *("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt"),
@@ -52,7 +52,7 @@ def resolve(path: str, allow_pickle: bool = False) -> pathlib.Path:
   folder = local_path(path)
   if folder.is_dir():
     return folder
-  if gone := interrupted(folder):
+  if gone := explain_missing(folder):
     raise UserError(gone)
   name, _, revision = path.partition("@")
   if path.count("/") > 1 or path.startswith((".", "/", "~")):

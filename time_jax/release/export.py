@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from time_jax.core.errors import RunError, UserError
 from time_jax.core.storage import atomic_file
-from time_jax.core.storage.atomic_folder import appearing
+from time_jax.core.storage.atomic_folder import atomic_folder
 from time_jax.hf import files, model_hash, save, tokenizer, tokenizer_class
 from time_jax.release import (
   card,
@@ -108,7 +108,7 @@ def export(
   _check_target(out)
   student = saved_student.read_student(workdir, step)
   options = _complete(options or Options(), student, out)
-  with appearing(out, "--out") as fresh:
+  with atomic_folder(out, "--out") as fresh:
     done = _write_and_verify(fresh, workdir, student, options)
   print(
     f"Exported step {student.step} to {out} ({options.model_class}, "

@@ -13,7 +13,7 @@ from time_jax.core import nonfinite
 from time_jax.core.errors import UserError
 from time_jax.core.notes import note
 from time_jax.core.storage import atomic_file
-from time_jax.core.storage.atomic_folder import appearing
+from time_jax.core.storage.atomic_folder import atomic_folder
 from time_jax.hf import files, lineage, load, model_hash, save, tokenizer
 from time_jax.hf.weights import Weights
 from time_jax.models.bert import BertConfig
@@ -52,7 +52,7 @@ def import_command(
   )
   nonfinite.check_first_weights(params, name)
   shape, params = _as_student(found, params)
-  with appearing(workdir, "--workdir") as fresh:
+  with atomic_folder(workdir, "--workdir") as fresh:
     _write(fresh, name, folder, shape, params, allow_pickle)
     _check_target(workdir)  # A run may have begun there meanwhile.
   print(

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from time_jax.config.distill import completed, lacking
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
-from time_jax.core.storage.atomic_folder import interrupted
+from time_jax.core.storage.atomic_folder import explain_missing
 from time_jax.hf import files, flax_teacher, lineage, load
 from time_jax.models import bert
 from time_jax.models.family import Family, Teacher
@@ -236,7 +236,7 @@ def read_run(workdir: pathlib.Path) -> ConfigDict:
   path = workdir / "config.json"
   if not path.exists():
     raise UserError(
-      interrupted(workdir)
+      explain_missing(workdir)
       or f"{path} is missing; expected the --workdir of a run of "
       "`time_jax distill`."
     )

@@ -17,7 +17,7 @@ from time_jax.config import warmup
 from time_jax.config.distill import check_config
 from time_jax.core.arrays import Batch
 from time_jax.core.errors import DAMAGED_JSON, UserError, unwritable
-from time_jax.core.storage.atomic_file import local_path, prepare_workdir
+from time_jax.core.storage.paths import local_path, prepare_workdir
 from time_jax.data import integrity, manifest, pipeline, prepare
 from time_jax.hf import files, tokenizer
 from time_jax.parallel import processes, sharding

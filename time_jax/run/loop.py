@@ -20,7 +20,7 @@ from time_jax.config.distill import check_config
 from time_jax.core import nonfinite
 from time_jax.core.arrays import Batch
 from time_jax.core.errors import EXIT_PREEMPTED, RunError
-from time_jax.core.storage.atomic_file import prepare_workdir
+from time_jax.core.storage.paths import prepare_workdir
 from time_jax.data import pipeline
 from time_jax.parallel import processes, sharding
 from time_jax.parallel.watchdog import Watchdog

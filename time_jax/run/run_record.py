@@ -19,7 +19,7 @@ from time_jax.config.distill import (
 )
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
-from time_jax.core.storage.atomic_folder import appearing
+from time_jax.core.storage.atomic_folder import atomic_folder
 from time_jax.hf import files, model_hash, tokenizer
 from time_jax.parallel import processes
 from time_jax.run import assembly, corpus
@@ -180,5 +180,5 @@ def write_files(
     if len(set(found)) == 1:
       return
   longest = config.student.max_positions
-  with appearing(target, "--workdir") as fresh:
+  with atomic_folder(target, "--workdir") as fresh:
     tokenizer.save_tokenizer(source, fresh, longest, vocab_size)

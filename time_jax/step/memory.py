@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from time_jax.core.errors import UserError
-from time_jax.core.storage import lease
+from time_jax.core.storage import holder
 from time_jax.parallel import processes
 
 _INFO = pathlib.Path("/proc/meminfo")
@@ -53,7 +53,7 @@ def compile_step(
   Raises:
     UserError: it needs more than there is, for any process; in all of them.
   """
-  machine = lease.machine()
+  machine = holder.this_machine()
   sharing_processes = processes.of_all(machine).count(machine)
   program, problem = None, None
   try:

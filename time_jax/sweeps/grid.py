@@ -36,7 +36,7 @@ from time_jax.config.command import Command, typed_fields
 from time_jax.config.distill import check_config
 from time_jax.config.finetune import check_recipe
 from time_jax.core.errors import UserError
-from time_jax.core.storage.atomic_file import local_path
+from time_jax.core.storage.paths import local_path
 from time_jax.evals.common import datasets
 from time_jax.run import assembly
 

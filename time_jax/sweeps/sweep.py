@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from time_jax.config.command import Command
 from time_jax.core.errors import EXIT_PREEMPTED, RunError, UserError
 from time_jax.core.storage import lease
-from time_jax.core.storage.atomic_file import prepare_workdir
+from time_jax.core.storage.paths import prepare_workdir
 from time_jax.parallel import launcher_env
 from time_jax.sweeps import grid, stages, summary
 from time_jax.sweeps.grid import Point, Sweep

@@ -16,7 +16,7 @@ import numpy as np
 
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
-from time_jax.core.storage.atomic_folder import appearing
+from time_jax.core.storage.atomic_folder import atomic_folder
 from time_jax.data import sources
 from time_jax.data.records import Tally
 from time_jax.hf import files, load, tokenizer
@@ -78,7 +78,7 @@ def trim(
     of_text = len(old_ids)
     if rule is None:
       old_ids = widen(vocabulary, old_ids, counts)
-    with appearing(out, "--out") as fresh:
+    with atomic_folder(out, "--out") as fresh:
       left = trimmed_files.write_tokenizer(folder, fresh, vocabulary, old_ids)
       trimmed_files.write_config(folder, fresh, old_ids)
       rows.write_weights(weights, fresh, tables, old_ids)

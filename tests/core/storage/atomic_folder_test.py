@@ -6,7 +6,7 @@ import pytest
 
 from time_jax.core.errors import RunError, UserError
 from time_jax.core.storage import atomic_folder
-from time_jax.core.storage.atomic_folder import interrupted
+from time_jax.core.storage.atomic_folder import explain_missing
 from time_jax.evals.common import saved
 from time_jax.hf import files
 from time_jax.run import assembly
@@ -17,7 +17,7 @@ class Killed(BaseException):
 
 
 def write(out, text, error=None):
-  with atomic_folder.appearing(out, "--out") as fresh:
+  with atomic_folder.atomic_folder(out, "--out") as fresh:
     (fresh / "file").write_text(text)
     if error:
       raise error
@@ -35,7 +35,7 @@ def killed_between_the_renames(out, monkeypatch):
 
   with monkeypatch.context() as patch:
     patch.setattr(pathlib.Path, "replace", once)
-    patch.setattr(atomic_folder.shutil, "rmtree", lambda *a, **k: None)
+    patch.setattr(atomic_folder, "delete", lambda path: None)
     with pytest.raises(Killed):
       write(out, "new")
   names = {p.name for p in out.parent.iterdir()}
@@ -83,7 +83,7 @@ def test_an_empty_folder_in_its_place_hides_nothing(out, monkeypatch):
 
 
 def test_readers_say_that_it_was_interrupted(out, monkeypatch):
-  assert not interrupted(out)
+  assert not explain_missing(out)
   write(out, "old")
   killed_between_the_renames(out, monkeypatch)
   for reader in (files.resolve, saved.read_record, assembly.read_run):
@@ -93,7 +93,7 @@ def test_readers_say_that_it_was_interrupted(out, monkeypatch):
       caught.value
     )
   write(out, "new")
-  assert not interrupted(out)
+  assert not explain_missing(out)
 
 
 def test_a_rename_that_fails_leaves_what_was(out, monkeypatch):
@@ -114,7 +114,7 @@ def test_a_rename_that_fails_leaves_what_was(out, monkeypatch):
 
 
 def test_two_do_not_write_one_folder(out):
-  with atomic_folder.appearing(out, "--out") as fresh:
+  with atomic_folder.atomic_folder(out, "--out") as fresh:
     (fresh / "file").write_text("first")
     with pytest.raises(UserError, match=f"--out={out} is being written by "):
       write(out, "second")

@@ -15,12 +15,13 @@ import time
 import pytest
 
 from time_jax.core.errors import RunError, UserError, verdict
+from time_jax.core.storage import holder as holders
 from time_jax.core.storage import lease
 
 
 def holder(place, age=1.0, **changed):
   """Leaves a lease of somebody else there, with a last sign so long ago."""
-  me = dataclasses.asdict(lease._this_process())
+  me = dataclasses.asdict(holders.this_process())
   place.write_text(json.dumps(me | {"command": "distill x"} | changed))
   os.utime(place, (time.time() - age,) * 2)
   return place
@@ -95,7 +96,7 @@ def test_whether_another_process_holds_it(place, ended):
 def test_a_zombie_is_dead(place):
   process = subprocess.Popen([sys.executable, "-c", ""])
   deadline = time.monotonic() + 20
-  while lease._born(process.pid) is not None:
+  while holders._born(process.pid) is not None:
     assert time.monotonic() < deadline
     time.sleep(0.01)
   with lease.hold(holder(place, pid=process.pid, born=""), "W"):
@@ -107,7 +108,7 @@ def test_a_zombie_is_dead(place):
 def test_of_a_live_one_of_this_machine_it_is_refused(place, age):
   """Also of one that is suspended for hours."""
   line = refusal(holder(place, age))
-  assert f"'distill x' on {lease._this_process().host} (pid" in line
+  assert f"'distill x' on {holders.this_process().host} (pid" in line
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_of_another_machine_it_is_refused_for_a_minute(
 
 
 def test_after_a_restart_of_the_machine_it_is_free(place, monkeypatch, capsys):
-  monkeypatch.setattr(lease, "_uptime", lambda: 20.0)
+  monkeypatch.setattr(holders, "_uptime", lambda: 20.0)
   assert refusal(holder(place, 15, boot="before"))
   assert refusal(holder(place, 25, boot="before", host="far"))
   with lease.hold(holder(place, 25, boot="before"), "W"):
@@ -196,9 +197,9 @@ def test_one_of_many_takers_wins(place, ended):
 
 def test_a_slow_taker_removes_nothing(place, ended):
   """It found a dead holder; another one has taken the lease meanwhile."""
-  me, gone = lease._this_process(), lease._parse(holder(place).read_bytes())
+  gone = holders.parse(holder(place).read_bytes())
   with lease.hold(holder(place, pid=ended, token="gone"), "W"):
-    assert not lease._remove(place, me, gone, "W")
+    assert not lease._Lease(place, "W").remove_of(gone)
     lease.check()
   assert not list(place.parent.iterdir())
 

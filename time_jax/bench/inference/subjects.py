@@ -12,7 +12,7 @@ import numpy as np
 from time_jax.bench.peers.rivals import XLMR_LARGE
 from time_jax.config.distill import STUDENT_SIZES
 from time_jax.core.errors import UserError
-from time_jax.core.storage.atomic_file import local_path
+from time_jax.core.storage.paths import local_path
 from time_jax.data.tokenizing import TokenizerSpec
 from time_jax.hf import files, load, model_hash, onnx_graph, save
 from time_jax.hf.model_hash import Identity

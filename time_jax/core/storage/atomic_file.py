@@ -1,74 +1,85 @@
-"""Folders that a run writes to, and how it writes."""
+"""Files that are written whole or not at all, and the JSON in them."""
 
+import dataclasses
 import json
 import math
 import os
-import pathlib
-import re
-import time
+import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from time_jax.core.errors import UserError, unwritable
 from time_jax.core.storage import lease
+from time_jax.core.storage.paths import Path
+
+T = TypeVar("T")
 
 
-def local_path(text: str) -> pathlib.Path:
-  """A path as a user types it.
+def write_bytes(path: Path, content: bytes) -> None:
+  """Writes a file atomically: readers see the old content or all of the new.
 
-  Raises:
-    UserError: it is an address, which would become a folder called `gs:`.
-  """
-  if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
-    raise UserError(
-      f"{text} is an address; expected a path on a file system of this "
-      "machine: mount what it names, or copy it here."
-    )
-  return pathlib.Path(text).expanduser()
+  This also holds where the process is killed or the machine goes down.
 
-
-def prepare_workdir(workdir: pathlib.Path) -> None:
-  """Makes the folder and proves that it can be written to."""
-  probe = workdir / f".write-test-{time.time_ns()}"
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    probe.write_text("x")
-    probe.unlink()
-  except OSError as error:
-    raise UserError(
-      f"--workdir={workdir} cannot be written to: {unwritable(error)}."
-    ) from error
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file that is there whole, or as it was before.
+  Args:
+    path: the file, whose folder exists.
+    content: what it is to hold.
 
   Raises:
-    RunError: another process writes what this one did, see `lease.check`.
+    RunError: another process has taken this one's lease, see `lease.check`.
+    OSError: the file system refuses.
   """
   lease.check()
   fresh = path.with_name(f"{path.name}.tmp")
-  with fresh.open("w", encoding="utf-8") as file:
-    file.write(text)
+  with fresh.open("wb") as file:
+    file.write(content)
     file.flush()
-    os.fsync(file.fileno())  # Also where the machine itself goes down.
+    os.fsync(file.fileno())
   fresh.replace(path)
 
 
-def as_json(content: Any, **how: Any) -> str:
-  """The JSON that files get, in which null stands for NaN and infinity.
+def write_text(path: Path, text: str) -> None:
+  """Writes a text file in UTF-8 atomically, see `write_bytes`."""
+  write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: Any, **options: Any) -> None:
+  """Writes an indented JSON file atomically, see `write_bytes`.
+
+  Args:
+    path: the file, whose folder exists.
+    content: what it is to hold, see `as_json`.
+    **options: as for `json.dumps`.
+  """
+  write_text(path, as_json(content, **({"indent": 2} | options)) + "\n")
+
+
+def read_json(path: Path) -> Any:
+  """Returns what a JSON file holds.
+
+  Args:
+    path: the file.
+
+  Raises:
+    OSError: it cannot be read.
+    ValueError: it is no JSON, or no text in UTF-8; see `DAMAGED_JSON` for what
+      else a reader of its content may have to catch.
+  """
+  return json.loads(path.read_text(encoding="utf-8"))
+
+
+def as_json(content: Any, **options: Any) -> str:
+  """Returns content as JSON, in which null stands for NaN and infinity.
 
   JSON has no such numbers, and most readers refuse a file that names them.
 
   Args:
     content: what `json.dumps` takes.
-    **how: as for `json.dumps`.
+    **options: as for `json.dumps`.
   """
-  return json.dumps(without_nan(content), allow_nan=False, **how)
+  return json.dumps(without_nan(content), allow_nan=False, **options)
 
 
 def without_nan(content: Any) -> Any:
-  """The same content with None for every number that is not finite."""
+  """Returns nested content with None for each number that is not finite."""
   if isinstance(content, float):
     return content if math.isfinite(content) else None
   if isinstance(content, Mapping):
@@ -78,6 +89,23 @@ def without_nan(content: Any) -> Any:
   return content
 
 
-def write_json(path: pathlib.Path, content: Any, **how: Any) -> None:
-  """Writes a JSON file in one piece, indented; see `as_json`."""
-  write_text(path, as_json(content, indent=2, **how) + "\n")
+def from_json(kind: type[T], values: dict[str, Any]) -> T:
+  """Makes a dataclass of an object that was read from JSON.
+
+  Args:
+    kind: the dataclass.
+    values: its fields by name.
+
+  Returns:
+    An instance in which every field has the type that the class states.
+
+  Raises:
+    TypeError: a field is missing, unknown, or of another type.
+  """
+  made = kind(**values)
+  for field in dataclasses.fields(cast(Any, kind)):
+    value, wanted = getattr(made, field.name), cast(Any, field.type)
+    matches = isinstance(value, typing.get_origin(wanted) or wanted)
+    if not matches or isinstance(value, bool) != (wanted is bool):
+      raise TypeError(f"{field.name} is {value!r:.40}")
+  return made

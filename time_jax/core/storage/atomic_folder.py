@@ -1,39 +1,41 @@
-"""A folder that appears whole: written beside its place, then renamed."""
+"""A folder that is replaced atomically: written beside its place, then renamed.
+
+While the folder NAME is written, `.NAME.unfinished` is the new one, and between
+the last two renames `.NAME.replaced` is the old one.
+"""
 
 import contextlib
-import pathlib
-import shutil
 from collections.abc import Generator
 
 from time_jax.core.errors import RunError, UserError, unwritable
 from time_jax.core.storage import lease
+from time_jax.core.storage.paths import Path, delete
 
 
 @contextlib.contextmanager
-def appearing(
-  out: pathlib.Path, flag: str
-) -> Generator[pathlib.Path, None, None]:
-  """Gives a fresh folder, which takes the place of `out` when all went well.
+def atomic_folder(out: Path, flag: str) -> Generator[Path, None, None]:
+  """Yields an empty folder that becomes `out` if the block ends without error.
 
-  What was at `out` stays until then. After a RunError the fresh folder stays,
-  to be looked at; the next attempt removes it, as any other failure does.
+  What was at `out` stays until then. After a RunError the unfinished folder
+  stays, to be looked at; the next attempt deletes it. After any other error it
+  is deleted at once.
 
   Args:
-    out: the folder to be; what it holds is replaced.
-    flag: where the user gave it.
+    out: the folder to write, or to replace.
+    flag: the flag by which the user gave it, such as `--out`.
 
   Raises:
     UserError: the file system refuses, or another process writes the folder.
-    RunError: another process has taken over, see `lease.check`.
+    RunError: another process has taken this one's lease, see `lease.check`.
   """
   target = out.resolve()
   fresh, replaced = _beside(target)
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
     with lease.hold(target.with_name(f".{target.name}.lease"), f"{flag}={out}"):
-      _put_back(target)
-      for leftover in (fresh, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
+      _restore_replaced(target)
+      delete(fresh)
+      delete(replaced)
       fresh.mkdir()
       try:
         yield fresh
@@ -42,7 +44,7 @@ def appearing(
       except RunError:
         raise
       except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
+        delete(fresh)
         raise
   except OSError as error:
     raise UserError(
@@ -50,11 +52,17 @@ def appearing(
     ) from error
 
 
-def interrupted(out: pathlib.Path) -> str:
-  """Why a folder is gone that was there; empty: it is there, or never was.
+def explain_missing(out: Path) -> str:
+  """Says why a folder is missing that `atomic_folder` was replacing.
 
-  Between two renames it has no name of its own; a process that is killed just
-  then leaves it so, until the next attempt.
+  A process that is killed between the two renames leaves no folder of that
+  name, until the next attempt.
+
+  Args:
+    out: the folder.
+
+  Returns:
+    A sentence for the user; empty if the folder exists, or never did.
   """
   target = out.resolve()
   fresh, replaced = _beside(target)
@@ -67,42 +75,40 @@ def interrupted(out: pathlib.Path) -> str:
   )
 
 
-def _beside(target: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-  """Where the new folder is written, and where the old one is kept."""
-  name = target.name
+def _beside(target: Path) -> tuple[Path, Path]:
+  """Returns where the new folder is written, and where the old one is kept."""
   return (
-    target.with_name(f".{name}.unfinished"),
-    target.with_name(f".{name}.replaced"),
+    target.with_name(f".{target.name}.unfinished"),
+    target.with_name(f".{target.name}.replaced"),
   )
 
 
-def _put_back(target: pathlib.Path) -> None:
-  """The folder of before, where a killed process left none.
+def _restore_replaced(target: Path) -> None:
+  """Gives the old folder its name back where a killed process left none.
 
-  It is known to be whole, unlike the new one after a crash of the machine.
+  The old one is known to be whole, unlike the new one after a crash of the
+  machine.
   """
   _, replaced = _beside(target)
   if replaced.exists():
     _remove_empty(target)
-  if replaced.exists() and not target.exists():
-    replaced.replace(target)
+    if not target.exists():
+      replaced.replace(target)
 
 
-def _remove_empty(folder: pathlib.Path) -> None:
-  """Removes a folder in which there is nothing to be kept."""
+def _remove_empty(folder: Path) -> None:
+  """Removes a folder that holds nothing, so that another can have its name."""
   with contextlib.suppress(OSError):
     folder.rmdir()
 
 
-def _put_in_place(
-  fresh: pathlib.Path, target: pathlib.Path, replaced: pathlib.Path
-) -> None:
+def _put_in_place(fresh: Path, target: Path, replaced: Path) -> None:
   _remove_empty(target)
   if target.exists():
     target.replace(replaced)
   try:
     fresh.replace(target)
   except BaseException:
-    _put_back(target)
+    _restore_replaced(target)
     raise
-  shutil.rmtree(replaced, ignore_errors=True)
+  delete(replaced)

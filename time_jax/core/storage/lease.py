@@ -1,115 +1,76 @@
 """A lease: one process at a time writes what a folder holds.
 
-`NAME.lease` names the process that writes. Its holder touches it every few
-seconds: only the file's time changes, so that a full disk does no harm, and a
-file of somebody else is never overwritten. How long ago that was is the
-difference of two times of one file system; the clocks of hosts may differ.
+The file `NAME.lease` names the process that writes. Its holder touches the
+file every few seconds: as only its time changes, a full disk does no harm, and
+the file of another holder is never overwritten. The age of a lease is the
+difference of two times of one file system, as the clocks of hosts may differ.
 """
 
 import contextlib
-import dataclasses
 import errno
 import glob
-import json
 import os
-import pathlib
-import shlex
-import socket
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Generator
 
 from time_jax.core.errors import (
-  DAMAGED_JSON,
   RunError,
   UserError,
   refused,
   unwritable,
   without_secrets,
 )
+from time_jax.core.storage import holder as holders
+from time_jax.core.storage.holder import Holder
+from time_jax.core.storage.paths import Path
 
-RUN = "run.lease"  # Of a workdir: checkpoints, metrics, scores.
+RUN = "run.lease"  # of a workdir: its checkpoints, metrics and scores
 RENEWED_EVERY = 5.0  # seconds
-EXPIRES_AFTER = 60.0  # seconds without a sign, on another machine
+EXPIRES_AFTER = 60.0  # seconds without renewal, for a holder elsewhere
 _WAIT = "TIME_JAX_LEASE_WAIT"
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-@dataclasses.dataclass(frozen=True)
-class Holder:
-  """A process that holds a lease.
-
-  Attributes:
-    host: name of its machine.
-    boot: which start of that machine's system it belongs to.
-    processes: the namespace that its id counts in: of a container, say.
-    pid: its id.
-    born: when it was started, as the system counts; ids are used again.
-    command: what it runs.
-    started: when it took the lease (Unix seconds of its own clock).
-    token: of this lease alone.
-  """
-
-  host: str
-  boot: str
-  processes: str
-  pid: int
-  born: str
-  command: str
-  started: float
-  token: str
-
-  def __str__(self) -> str:
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
-    return f"{self.command!r} on {self.host} (pid {self.pid}, since {when})"
-
-
-# In place of one whose file is torn.
-_UNKNOWN = Holder("an unknown host", "", "", 0, "", "unknown", 0.0, "")
-
-
 def check() -> None:
-  """Comes before each write: proves that this process still holds its leases.
+  """Proves that this process still holds its leases; call before each write.
 
   Raises:
-    RunError: it stood still, was taken for dead, and replaced; or nobody can
-      tell.
+    RunError: the process stood still, was taken for dead and replaced; or the
+      file system does not tell.
   """
-  for held in tuple(_held):
-    held.check()
+  for lease in tuple(_held):
+    lease.check()
 
 
 @contextlib.contextmanager
-def hold(place: pathlib.Path, what: str) -> Generator[None, None, None]:
-  """Holds a lease, and renews it meanwhile; see `check`.
+def hold(path: Path, name: str) -> Generator[None, None, None]:
+  """Holds a lease and renews it in the background until the block ends.
 
-  A holder on this machine loses it by ending, however it does. One on another
-  machine is believed to be at work for a minute after its last sign of life;
-  with TIME_JAX_LEASE_WAIT=SECONDS it is given that long to show one.
+  A holder on this machine loses its lease by ending in any way. One on another
+  machine is believed to be at work for a minute after its last renewal; with
+  TIME_JAX_LEASE_WAIT=SECONDS it is given that long to renew.
 
   Args:
-    place: file of the lease; its folder is there.
-    what: is written, as the user calls it.
+    path: file of the lease, in a folder that exists.
+    name: what is written under the lease, for messages.
 
   Raises:
-    UserError: somebody else holds it, or the folder cannot be written to.
+    UserError: another process holds it, or the folder cannot be written to.
   """
-  me = _this_process()
+  lease = _Lease(path, name)
   try:
-    _take(place, me, what)
+    lease.acquire()
   except OSError as error:
     raise UserError(
-      f"{what} cannot be written to: {unwritable(error)}."
+      f"{name} cannot be written to: {unwritable(error)}."
     ) from error
-  lease = _Lease(place, me, what)
   over = threading.Event()
 
   def renew() -> None:
     while not over.wait(RENEWED_EVERY):
-      with contextlib.suppress(OSError):  # The next time it may work.
+      with contextlib.suppress(OSError):  # The next renewal may work.
         lease.renew()
 
   thread = threading.Thread(target=renew, name="lease", daemon=True)
@@ -124,263 +85,186 @@ def hold(place: pathlib.Path, what: str) -> Generator[None, None, None]:
     lease.release()
 
 
-def held_by_another(place: pathlib.Path) -> bool:
-  """Whether another process, which may be alive, holds a lease.
+def held_by_another(path: Path) -> bool:
+  """Says whether another process, which may be alive, holds a lease.
 
-  One on another machine counts as alive as long as its lease is there.
+  A process on another machine counts as alive as long as its lease exists.
 
   Args:
-    place: file of the lease; nobody holds it where there is none.
+    path: file of the lease; nobody holds it if it does not exist.
   """
-  found = _read(place)
-  if found is None:
+  current = _read(path)
+  if current is None:
     return False
-  (holder, touched), me = found, _this_process()
-  if _machine(holder) == _machine(me) and holder.pid == me.pid:
+  (holder, renewed), me = current, holders.this_process()
+  if (holder.machine, holder.pid) == (me.machine, me.pid):
     return False
-  return not _has_ended(holder, me, max(time.time() - touched, 0.0))
-
-
-def machine() -> str:
-  """Names the machine or container that this process runs in."""
-  return " ".join(_machine(_this_process()))
+  return not holder.has_ended(max(time.time() - renewed, 0.0))
 
 
 class _Lease:
-  """A lease that this process has taken."""
+  """A lease that this process takes, renews and gives back."""
 
-  def __init__(self, place: pathlib.Path, me: Holder, what: str) -> None:
-    self._place, self._me, self._what = place, me, what
+  def __init__(self, path: Path, name: str) -> None:
+    self._path, self._name = path, name
+    self._me = holders.this_process()
     self._lost = False
     self._lock = threading.Lock()
 
-  def renew(self) -> None:
-    """Says that its holder is alive, unless it is somebody else's."""
-    with self._lock:
-      self._lost = self._lost or not self._renewed()
+  def acquire(self) -> None:
+    """Takes the lease where there is none, or the holder is gone.
 
-  def _renewed(self) -> bool:
+    Raises:
+      UserError: its holder is or may be alive.
+      OSError: the file system refuses.
+    """
+    patience, first_seen = _seconds_to_wait(), None
+    while (now := self._create()) is not None:
+      current = _read(self._path)
+      if current is None:
+        if self._path.is_symlink():
+          raise UserError(
+            f"{self._path} is a link to nothing, so that {self._name} cannot "
+            "be held; expected no such link: delete it."
+          )
+        continue  # It was given back meanwhile.
+      holder, renewed = current
+      age = max(now - renewed, 0.0)
+      ended = holder.has_ended(age)
+      if ended or (ended is None and age > EXPIRES_AFTER):
+        if self.remove_of(holder) and ended is None:
+          _say(f"took over {self._name} from {holder}: no sign for {age:.0f} s")
+      elif ended is None and patience > 0 and first_seen in (None, current):
+        if first_seen is None:
+          _say(f"{self._name}: waiting for a sign of {holder}")
+        first_seen, patience = current, patience - 1
+        time.sleep(1)
+      else:
+        expiry = (
+          "" if ended is False else " It counts as gone after a minute without."
+        )
+        raise UserError(
+          f"{self._name} is being written by {holder}, last sign {age:.0f} s "
+          f"ago; wait for its end, end it, or use another folder.{expiry}"
+        )
+    self._clean()
+
+  def _create(self) -> float | None:
+    """Creates the file unless it exists.
+
+    It appears whole or not at all, and one of several takers succeeds.
+
+    Returns:
+      None if it was created; else the time of the file system, now.
+    """
+    fresh = self._path.with_name(f"{self._path.name}.{self._me.token}")
+    text = self._me.to_json()
     try:
-      with self._place.open("rb") as file:
-        mine = _parse(file.read()).token == self._me.token
-        if mine:
-          os.utime(file.fileno())
-        return mine
-    except FileNotFoundError:  # Whoever removed it did not take it.
-      return _put(self._place, self._me) is None
+      fresh.write_text(text, encoding="utf-8")
+      now = fresh.stat().st_mtime
+      try:
+        os.link(fresh, self._path)
+      except FileExistsError:  # NFS may say so of a link that it just made.
+        return None if _is_same_file(fresh, self._path) else now
+      except OSError as error:
+        if error.errno not in _NO_LINKS:
+          raise
+        try:
+          with self._path.open("x", encoding="utf-8") as file:
+            file.write(text)
+        except FileExistsError:
+          return now
+      return None
+    finally:
+      fresh.unlink(missing_ok=True)
+
+  def remove_of(self, holder: Holder) -> bool:
+    """Removes the lease of a holder that is gone.
+
+    Several processes may find the holder gone at the same time, and a slow one
+    must not remove what a quick one has taken since. So whoever removes a lease
+    holds another lease meanwhile, which is named after it.
+
+    Args:
+      holder: the process that is gone.
+
+    Returns:
+      Whether the lease was still that holder's.
+    """
+    removal = self._path.with_name(
+      f"{self._path.name}.{holder.token or 'torn'}.old"
+    )
+    _Lease(removal, self._name).acquire()
+    try:
+      current = _read(self._path)
+      unchanged = current is not None and current[0].token == holder.token
+      if unchanged:
+        self._path.unlink()
+      return unchanged
+    finally:
+      removal.unlink(missing_ok=True)
+
+  def _clean(self) -> None:
+    """Deletes what processes left that were killed while they took it."""
+    with contextlib.suppress(OSError):
+      now = self._path.stat().st_mtime
+      for path in self._path.parent.glob(f"{glob.escape(self._path.name)}.*"):
+        if now - path.stat().st_mtime > EXPIRES_AFTER:
+          path.unlink()
+
+  def renew(self) -> None:
+    """Touches the file, unless it is another holder's."""
+    with self._lock:
+      try:
+        with self._path.open("rb") as file:
+          if holders.parse(file.read()).token == self._me.token:
+            os.utime(file.fileno())
+          else:
+            self._lost = True
+      except FileNotFoundError:  # Whoever deleted it did not take it.
+        self._lost = self._lost or self._create() is not None
 
   def check(self) -> None:
-    """RunError unless this process is known to hold it still."""
+    """Raises RunError unless this process is known to hold it still."""
     try:
       self.renew()
     except OSError as error:
       raise RunError(
-        f"cannot look at {self._place}, so that no more is written there: "
+        f"cannot look at {self._path}, so that no more is written there: "
         f"{refused(error)}. Run the same command again."
       ) from error
     if self._lost:
-      found = _read(self._place)
-      by = found[0] if found else "another process"
+      current = _read(self._path)
+      by = current[0] if current else "another process"
       raise RunError(
-        f"{self._what} was taken over by {by} while this process stood still; "
+        f"{self._name} was taken over by {by} while this process stood still; "
         "it ends here, and has written nothing there since."
       )
 
   def release(self) -> None:
-    """Removes it, if it is still this one's."""
+    """Deletes the file, if it is still this process's."""
     with contextlib.suppress(OSError):
-      found = _read(self._place)
-      if found and found[0].token == self._me.token:
-        self._place.unlink()
+      current = _read(self._path)
+      if current and current[0].token == self._me.token:
+        self._path.unlink()
 
 
-_held: list[_Lease] = []  # Those of this process.
+_held: list[_Lease] = []  # those of this process
 
 
-def _take(place: pathlib.Path, me: Holder, what: str) -> None:
-  """Puts a lease where there is none, or one whose holder is gone."""
-  patience = _seconds_to_wait()
-  seen = None
-  while (now := _put(place, me)) is not None:
-    found = _read(place)
-    if found is None:
-      if place.is_symlink():
-        raise UserError(
-          f"{place} is a link to nothing, so that {what} cannot be held; "
-          "expected no such link: delete it."
-        )
-      continue  # It was given back.
-    holder, touched = found
-    age = max(now - touched, 0.0)
-    dead = _has_ended(holder, me, age)
-    if dead or (dead is None and age > EXPIRES_AFTER):
-      if _remove(place, me, holder, what) and dead is None:
-        _say(f"took over {what} from {holder}: no sign for {age:.0f} s")
-      continue
-    if dead is None and patience > 0 and seen in (None, found):
-      if seen is None:
-        _say(f"{what}: waiting for a sign of {holder}")
-      seen, patience = found, patience - 1
-      time.sleep(1)
-      continue
-    gone = "" if dead is False else " It counts as gone after a minute without."
-    raise UserError(
-      f"{what} is being written by {holder}, last sign {age:.0f} s ago; wait "
-      f"for its end, end it, or use another folder.{gone}"
-    )
-  _clean(place)
-
-
-def _has_ended(holder: Holder, me: Holder, age: float) -> bool | None:
-  """Whether a process is gone; None: nobody can tell from here.
-
-  Args:
-    holder: the process.
-    me: this one.
-    age: seconds since its last sign.
-  """
-  if _machine(holder) == _machine(me):
-    born = _born(holder.pid)
-    # Where the system does not say when, its id has to do.
-    known = born is not None and born and holder.born
-    return born is None or bool(known and born != holder.born)
-  # The machine was started anew since: by its own count, not by a clock.
-  rebooted = holder.host == me.host and holder.boot != me.boot
-  return True if rebooted and age > _uptime() else None
-
-
-def _machine(holder: Holder) -> tuple[str, str, str]:
-  return holder.host, holder.boot, holder.processes
-
-
-def _put(place: pathlib.Path, me: Holder) -> float | None:
-  """Puts a lease there unless there is one; then the file system's time.
-
-  It is there whole or not at all, and one of several that try has it.
-  """
-  fresh = place.with_name(f"{place.name}.{me.token}")
-  text = json.dumps(dataclasses.asdict(me), indent=1) + "\n"
+def _read(path: Path) -> tuple[Holder, float] | None:
+  """Returns the holder of a lease and when it was renewed; None: nobody."""
   try:
-    fresh.write_text(text, encoding="utf-8")
-    now = fresh.stat().st_mtime
-    try:
-      os.link(fresh, place)
-    except FileExistsError:  # NFS may say so of what it has just done.
-      return None if _same_file(fresh, place) else now
-    except OSError as error:
-      if error.errno not in _NO_LINKS:
-        raise
-      try:
-        with place.open("x", encoding="utf-8") as file:
-          file.write(text)
-      except FileExistsError:
-        return now
-    return None
-  finally:
-    fresh.unlink(missing_ok=True)
-
-
-def _same_file(a: pathlib.Path, b: pathlib.Path) -> bool:
-  with contextlib.suppress(OSError):
-    return a.samefile(b)
-  return False
-
-
-def _remove(place: pathlib.Path, me: Holder, holder: Holder, what: str) -> bool:
-  """Removes the lease of a holder that is gone; whether it was still there.
-
-  Several may find it gone at the same time, and a slow one must not remove
-  what a quick one has taken since. So who removes a lease holds another one,
-  which is called by it.
-  """
-  removing = place.with_name(f"{place.name}.{holder.token or 'torn'}.old")
-  _take(removing, me, what)
-  try:
-    found = _read(place)
-    same = found is not None and found[0].token == holder.token
-    if same:
-      place.unlink()
-    return same
-  finally:
-    removing.unlink(missing_ok=True)
-
-
-def _clean(place: pathlib.Path) -> None:
-  """Removes what a process left that was killed while it took the lease."""
-  with contextlib.suppress(OSError):
-    now = place.stat().st_mtime
-    for path in place.parent.glob(f"{glob.escape(place.name)}.*"):
-      if now - path.stat().st_mtime > EXPIRES_AFTER:
-        path.unlink()
-
-
-def _read(place: pathlib.Path) -> tuple[Holder, float] | None:
-  """Who holds a lease, and its last sign; None: nobody."""
-  try:
-    with place.open("rb") as file:  # NFS asks its server when it opens.
-      return _parse(file.read()), os.fstat(file.fileno()).st_mtime
+    with path.open("rb") as file:  # NFS asks its server when a file is opened.
+      return holders.parse(file.read()), os.fstat(file.fileno()).st_mtime
   except FileNotFoundError:
     return None
 
 
-def _parse(text: bytes) -> Holder:
-  try:
-    content: dict[str, Any] = json.loads(text)
-    kinds = {f.name: type(getattr(_UNKNOWN, f.name)) for f in _FIELDS}
-    return Holder(**{name: kind(content[name]) for name, kind in kinds.items()})
-  except DAMAGED_JSON:
-    return _UNKNOWN
-
-
-_FIELDS = dataclasses.fields(Holder)
-
-
-def _this_process() -> Holder:
-  def of_system(read: Callable[[], str]) -> str:
-    try:
-      return read().strip()
-    except OSError:  # Not Linux.
-      return ""
-
-  boot = pathlib.Path("/proc/sys/kernel/random/boot_id")
-  pid = os.getpid()
-  return Holder(
-    host=socket.gethostname(),
-    boot=of_system(boot.read_text),
-    processes=of_system(lambda: os.readlink("/proc/self/ns/pid")),
-    pid=pid,
-    born=_born(pid) or "",
-    command=without_secrets(shlex.join(sys.argv[1:]))[:300],
-    started=time.time(),
-    token=uuid.uuid4().hex,
-  )
-
-
-def _born(pid: int) -> str | None:
-  """When a process of this machine was started; None: it has ended.
-
-  Empty where the system does not tell.
-  """
-  try:
-    os.kill(pid, 0)
-  except PermissionError:
-    pass  # It is there, and of another user.
-  except (OSError, OverflowError):
-    return None
-  try:
-    stat = pathlib.Path(f"/proc/{pid}/stat").read_text(errors="replace")
-  except OSError:
-    return ""
-  state, *fields = stat.rpartition(")")[2].split()
-  return None if state in "ZX" else fields[18]
-
-
-def _uptime() -> float:
-  """Seconds since this machine was started."""
-  try:
-    return float(pathlib.Path("/proc/uptime").read_text().split()[0])
-  except OSError:
-    return float("inf")
+def _is_same_file(a: Path, b: Path) -> bool:
+  with contextlib.suppress(OSError):
+    return a.samefile(b)
+  return False
 
 
 def _seconds_to_wait() -> int:

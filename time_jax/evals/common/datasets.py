@@ -5,7 +5,7 @@ import re
 
 from time_jax.catalog import languages
 from time_jax.core.errors import UserError
-from time_jax.core.storage.atomic_file import local_path
+from time_jax.core.storage.paths import local_path
 from time_jax.data import hub
 
 WIKIANN = "wikiann"  # a source of names, by the language alone

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
-from time_jax.core.storage.atomic_file import local_path
+from time_jax.core.storage.paths import local_path
 from time_jax.data.tokenizing import TokenizerSpec
 from time_jax.hf import files, load, model_hash, save, tokenizer
 from time_jax.hf.model_hash import Identity

@@ -16,7 +16,7 @@ from time_jax.config import finetune as config_finetune
 from time_jax.config import warmup
 from time_jax.core.errors import EXIT_PREEMPTED, UserError
 from time_jax.core.storage import atomic_file, lease
-from time_jax.core.storage.atomic_file import prepare_workdir
+from time_jax.core.storage.paths import prepare_workdir
 from time_jax.evals.common import batches, datasets, optimization, saved, tuning
 from time_jax.evals.common.encoders import open_encoder
 from time_jax.evals.common.task import SPLITS, Task, path_of

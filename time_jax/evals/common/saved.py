@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
-from time_jax.core.storage.atomic_folder import appearing, interrupted
+from time_jax.core.storage.atomic_folder import atomic_folder, explain_missing
 from time_jax.evals.common.encoders import Opened, open_encoder, write_encoder
 from time_jax.hf import files
 from time_jax.models import stepwise
@@ -40,7 +40,7 @@ def write_folder(
     params: "encoder" and "heads".
     record: for task.json.
   """
-  with appearing(out, "--workdir") as fresh:
+  with atomic_folder(out, "--workdir") as fresh:
     (fresh / "encoder").mkdir()
     write_encoder(fresh / "encoder", opened, params["encoder"])
     flat = flax.traverse_util.flatten_dict(params["heads"], sep="/")
@@ -62,7 +62,7 @@ def read_record(folder: pathlib.Path) -> dict[str, Any]:
   """
   if not (folder / RECORD).exists():
     raise UserError(
-      interrupted(folder)
+      explain_missing(folder)
       or f"{folder} holds no {RECORD}; expected the folder of a fine-tuned "
       "model, such as WORKDIR/seed-0/model of `time_jax finetune`."
     )
