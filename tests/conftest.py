@@ -52,7 +52,7 @@ def one_process(monkeypatch):
   """A run in this process: joining others is possible once, and only first."""
   from time_jax.parallel import launcher_env, processes
 
-  alone = launcher_env.Place("alone", "localhost:1", 1, 0)
+  alone = launcher_env.ProcessSpec("alone", "localhost:1", 1, 0)
   for name in ("initialize", "join"):
     monkeypatch.setattr(processes, name, lambda: alone)
   monkeypatch.setattr(processes, "hear_signals", lambda: None)

@@ -18,8 +18,8 @@ from saving import (
   values,
 )
 
-from time_jax.checkpoint import checksums
-from time_jax.checkpoint.manager import Checkpoints
+from time_jax.checkpoint import checksums, layout
+from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.errors import RestartableError, UserError
 
 pytestmark = pytest.mark.filterwarnings(
@@ -42,10 +42,10 @@ def copy(saved, tmp_path):
 
 
 def test_a_finished_checkpoint_is_sealed_and_sound(saved):
-  folders = checksums.step_folders(saved)
+  folders = layout.step_folders(saved)
   assert [folder.name for folder in folders] == ["1", "2", "3"]
   assert all(
-    checksums.is_sealed(f) and not checksums.damage(f) for f in folders
+    checksums.exist(f) and not checksums.find_damage(f) for f in folders
   )
 
 
@@ -53,7 +53,7 @@ def test_a_finished_checkpoint_is_sealed_and_sound(saved):
 def test_a_seal_names_only_files_of_its_checkpoint(copy, name):
   folder = folder_of(copy, 3)
   (folder / "sha256.json").write_text(json.dumps({name: [1, "0"]}))
-  assert "cannot be read" in checksums.damage(folder)
+  assert "cannot be read" in checksums.find_damage(folder)
 
 
 def test_what_cannot_be_read_for_now_is_not_damaged(copy, monkeypatch):
@@ -84,7 +84,7 @@ def test_the_run_goes_on_from_the_newest_sound_one(copy, capfd, way):
     assert {p.name for p in (copy / "damaged").rglob("*/**/*")} >= left
     save_all(checkpoints, [3])
   assert steps_in(copy) == [1, 2, 3]
-  with Checkpoints.read_only(copy) as checkpoints:
+  with CheckpointReader(copy) as checkpoints:
     found = checkpoints.restore(3, abstract())
   jax.tree.map(np.testing.assert_array_equal, found, values(3))
   with open_in(copy):
@@ -95,7 +95,7 @@ def test_the_run_goes_on_from_the_newest_sound_one(copy, capfd, way):
 def test_reading_says_so_and_touches_nothing(copy, way):
   spoiling.WAYS[way](folder_of(copy, 3))
   before = sorted(copy.rglob("*"))
-  with Checkpoints.read_only(copy) as checkpoints:
+  with CheckpointReader(copy) as checkpoints:
     with pytest.raises(UserError, match=f"{copy}/checkpoints/3 cannot be read"):
       checkpoints.metadata(3)
       checkpoints.restore(3, abstract())

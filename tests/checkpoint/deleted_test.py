@@ -13,8 +13,8 @@ from saving import (
   steps_in,
 )
 
-from time_jax.checkpoint import manager as checkpoint_manager
-from time_jax.checkpoint.manager import Checkpoints
+from time_jax.checkpoint import reader
+from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.errors import GoneError
 from time_jax.run import choose
 
@@ -46,7 +46,7 @@ def delete_slowly(folder):
 
 @pytest.mark.parametrize("slowly", [False, True])
 def test_one_that_its_run_deletes_is_not_damaged(copy, slowly):
-  with Checkpoints.read_only(copy) as checkpoints:
+  with CheckpointReader(copy) as checkpoints:
     steps = checkpoints.steps()
     thread = threading.Thread(target=delete_slowly, args=[folder_of(copy, 1)])
     thread.start()
@@ -67,7 +67,7 @@ def test_one_that_its_run_deletes_is_not_damaged(copy, slowly):
 def test_those_that_stay_are_scored(copy, capsys):
   with open_in(copy, keep_latest=9) as checkpoints:
     save_all(checkpoints, (3, 4))
-  with Checkpoints.read_only(copy) as checkpoints:
+  with CheckpointReader(copy) as checkpoints:
 
     def score(step):
       if step == 2:  # The one before it, and the one after it.
@@ -81,7 +81,7 @@ def test_those_that_stay_are_scored(copy, capsys):
 
 
 def test_a_checkpoint_may_vanish_while_all_are_opened(copy, monkeypatch):
-  manager = checkpoint_manager._Manager
+  manager = reader.Manager
 
   def opened(folder, options):
     if (gone := folder_of(copy, 1)).exists():
@@ -89,5 +89,5 @@ def test_a_checkpoint_may_vanish_while_all_are_opened(copy, monkeypatch):
       raise FileNotFoundError(str(gone))
     return manager(folder, options=options)
 
-  monkeypatch.setattr(checkpoint_manager, "_Manager", opened)
+  monkeypatch.setattr(reader, "Manager", opened)
   assert steps_in(copy) == [2]

@@ -128,7 +128,7 @@ def with_factor(number, factor):
 
 def fill_disk(count):
   """At the count-th save: as if others had filled it meanwhile."""
-  save, calls = loop.Checkpoints.save, []
+  save, calls = loop.CheckpointWriter.save, []
 
   def save_on_a_full_disk(self, *args, **kwargs):
     calls.append(1)
@@ -140,7 +140,7 @@ def fill_disk(count):
             pass
     save(self, *args, **kwargs)
 
-  loop.Checkpoints.save = save_on_a_full_disk
+  loop.CheckpointWriter.save = save_on_a_full_disk
 
 
 FACTORS = {"nan": jnp.nan, "spike": 100.0}

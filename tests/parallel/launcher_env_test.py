@@ -1,4 +1,4 @@
-"""The environments of launchers, and the place that each one tells."""
+"""The environments of launchers, and the process that each one tells."""
 
 import pytest
 
@@ -58,7 +58,7 @@ MPI = {
 }
 V6 = "1314521088.0;tcp6://[fe80::b9b:ac5d,2620:10d::2]:43370"
 # Name -> environment, (coordinator, processes, index, own devices).
-PLACES = {
+PROCESSES = {
   "nothing": ({}, None),
   "explicit": (EXPLICIT, ("host:1234", 4, 3, None)),
   "explicit comes first": (
@@ -128,17 +128,16 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("name", PLACES)
-def test_the_place_that_a_launcher_tells(name):
-  environ, expected = PLACES[name]
-  place = launcher_env.find(environ)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_the_process_that_a_launcher_tells(name):
+  environ, expected = PROCESSES[name]
+  spec = launcher_env.detect(environ)
   if expected is None:
-    assert place is None
+    assert spec is None
     return
   address, count, index, devices = expected
-  assert (place.coordinator, place.processes, place.index) == expected[:3]
-  assert place.local_devices == devices
-  assert place.arguments() == {
+  assert spec.port == int(address.rpartition(":")[2])
+  assert spec.arguments() == {
     "coordinator_address": address,
     "num_processes": count,
     "process_id": index,
@@ -154,7 +153,7 @@ def test_some_of_the_explicit_variables(given):
   }
   absent = [name for name in EXPLICIT if name not in environ]
   with pytest.raises(UserError) as caught:
-    launcher_env.find(environ)
+    launcher_env.detect(environ)
   everything = ", ".join(EXPLICIT)
   assert str(caught.value) == f"set all of {everything}; missing: {absent}."
 
@@ -212,7 +211,7 @@ WRONG = {
 def test_an_environment_that_is_wrong(name):
   environ, words = WRONG[name]
   with pytest.raises(UserError) as caught:
-    launcher_env.find(environ)
+    launcher_env.detect(environ)
   assert words in str(caught.value)
 
 

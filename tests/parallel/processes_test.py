@@ -1,20 +1,16 @@
 """How a run's processes are joined; JAX's own part is replaced."""
 
-import errno
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import types
 
 import jax
-import numpy as np
 import pytest
 
-from time_jax.core.errors import RestartableError, RunError, UserError
+from time_jax.core.errors import RestartableError, UserError
 from time_jax.parallel import processes as parallel_processes
 
 COORDINATOR = "TIME_JAX_COORDINATOR"
@@ -45,8 +41,10 @@ def joined(monkeypatch):
     if calls.fails:
       raise calls.fails.pop()
 
-  def meet(place, timeout):
-    calls.append((place.coordinator, place.processes, place.index, timeout))
+  def meet(spec, timeout):
+    calls.append(
+      (spec.coordinator_address, spec.num_processes, spec.process_id, timeout)
+    )
 
   for name in os.environ:
     if name.startswith(("TIME_JAX_", *OTHERS)) or name.lower() in PROXIES:
@@ -219,95 +217,6 @@ def test_one_that_never_comes_is_named_before_jax_aborts(joined, monkeypatch):
   assert called == []
 
 
-class EndError(Exception):
-  """Stands for the end of the process."""
-
-
-@pytest.mark.parametrize(
-  ("reason", "processes", "ends"),
-  [
-    ("UNKNOWN: Gloo all-reduce failed: reset by peer\nlong story", 2, True),
-    ("UNAVAILABLE: task 3 is gone", 8, True),
-    ("RESOURCE_EXHAUSTED: out of memory", 2, False),
-    ("UNAVAILABLE: no other process", 1, False),
-  ],
-)
-def test_a_process_that_lost_another_ends_at_once(
-  monkeypatch, capsys, reason, processes, ends
-):
-  def leave(code):
-    assert code == 42
-    raise EndError
-
-  monkeypatch.setattr(os, "_exit", leave)
-  monkeypatch.setattr(jax, "process_count", lambda: processes)
-  monkeypatch.setattr(parallel_processes, "_all_failed", lambda: True)
-  expected = EndError if ends else jax.errors.JaxRuntimeError
-  with pytest.raises(expected), parallel_processes.ending_with_others():
-    raise jax.errors.JaxRuntimeError(reason)
-  (*_, last) = ["", *capsys.readouterr().err.splitlines()]
-  assert last.startswith("time_jax: error: process 0 lost another") == ends
-  assert (f"({reason.splitlines()[0]}); start the same" in last) == ends
-
-
-@pytest.mark.parametrize(
-  ("error", "code", "words"),
-  [
-    (UserError("bad rows"), 2, "time_jax: error: bad rows"),
-    (RunError("disk full"), 3, "time_jax: error: disk full"),
-    (OSError(errno.ESTALE, "stale"), 42, "time_jax: error: lost storage: "),
-    (KeyError("x"), 1, "KeyError: 'x'"),
-    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED"), 1, "RESOURCE_EXHAUSTED"),
-  ],
-)
-def test_an_error_that_others_have_not_ends_at_once(
-  monkeypatch, capsys, error, code, words
-):
-  def leave(found):
-    assert found == code
-    raise EndError
-
-  monkeypatch.setattr(os, "_exit", leave)
-  monkeypatch.setattr(jax, "process_count", lambda: 2)
-  monkeypatch.setattr(parallel_processes, "_all_failed", lambda: False)
-  with pytest.raises(EndError), parallel_processes.ending_with_others():
-    raise error
-  assert words in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_an_error_of_all_goes_the_usual_way(monkeypatch):
-  monkeypatch.setattr(jax, "process_count", lambda: 2)
-  monkeypatch.setattr(parallel_processes, "_all_failed", lambda: True)
-  with pytest.raises(UserError), parallel_processes.ending_with_others():
-    raise UserError("bad configuration")
-
-
-@pytest.mark.parametrize("seen", [[[True], [True]], [[True], [False]]])
-def test_a_workdir_that_is_not_shared(monkeypatch, tmp_path, seen):
-  written = []
-
-  def gather(sees):
-    written.extend(path.name for path in tmp_path.iterdir())
-    assert sees.tolist() == [True]
-    return np.asarray(seen)
-
-  for name, stand_in in {
-    "broadcast_one_to_all": lambda x: x,
-    "sync_global_devices": lambda name: None,
-    "process_allgather": gather,
-  }.items():
-    monkeypatch.setattr(parallel_processes.multihost_utils, name, stand_in)
-  parallel_processes.check_shared(tmp_path)  # Alone.
-  assert not written
-  monkeypatch.setattr(jax, "process_count", lambda: 2)
-  if seen[1] == [True]:
-    parallel_processes.check_shared(tmp_path)
-  else:
-    with pytest.raises(UserError, match=r"processes \[1\] do not see what"):
-      parallel_processes.check_shared(tmp_path)
-  assert len(written) == 1 and not list(tmp_path.iterdir())
-
-
 def test_a_signal_is_left_alone_until_it_is_asked_for(joined):
   """Text is prepared between the two, which ends as other commands do."""
   parallel_processes.join()
@@ -316,57 +225,3 @@ def test_a_signal_is_left_alone_until_it_is_asked_for(joined):
   assert jax.config.jax_enable_preemption_service  # As it was.
   parallel_processes.hear_signals()
   assert joined[-1] == "hears"
-
-
-def test_all_are_waited_for_however_long_it_takes(monkeypatch):
-  """In short waits, so that a signal is heard."""
-  asked, late = [], ["DEADLINE_EXCEEDED: too late"] * 2
-
-  def get(name, milliseconds):
-    asked.append(name[-1])
-    if name.endswith("-1") and late:
-      raise jax.errors.JaxRuntimeError(late.pop())
-    return "done"
-
-  client = types.SimpleNamespace(
-    key_value_set=lambda name, value: asked.append(f"set {name[-1]}"),
-    blocking_key_value_get=get,
-  )
-  monkeypatch.setattr(parallel_processes.runtime.global_state, "client", client)
-  parallel_processes.wait_for_all("text")  # Alone.
-  assert asked == []
-  monkeypatch.setattr(jax, "process_count", lambda: 3)
-  parallel_processes.wait_for_all("text")
-  assert asked == ["set 0", "0", "1", "1", "1", "2"]
-  late.append("UNAVAILABLE: process 1 is gone")
-  with pytest.raises(jax.errors.JaxRuntimeError, match="is gone"):
-    parallel_processes.wait_for_all("text")
-
-
-def damaged():
-  raise UserError("scores.json is damaged.")
-
-
-@pytest.mark.parametrize("index", [0, 1])
-@pytest.mark.parametrize(
-  ("work", "told"), [(lambda: "five", ["", "five"]), (damaged, None)]
-)
-def test_what_process_0_does_is_told_to_all(monkeypatch, index, work, told):
-  """The others do nothing; they get its text, or its error."""
-  told = told or ["UserError", "scores.json is damaged."]
-  asked = []
-
-  def gather(text):
-    asked.append(json.loads(text))
-    return [json.dumps(told), text]
-
-  monkeypatch.setattr(jax, "process_count", lambda: 2)
-  monkeypatch.setattr(jax, "process_index", lambda: index)
-  monkeypatch.setattr(parallel_processes, "of_all", gather)
-  mine = work if index == 0 else lambda: pytest.fail("it is not process 0")
-  if work is damaged:
-    with pytest.raises(UserError, match="json is damaged"):
-      parallel_processes.by_first(mine)
-  else:
-    assert parallel_processes.by_first(mine) == "five"
-  assert asked == [told if index == 0 else ["", ""]]

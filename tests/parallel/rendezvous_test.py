@@ -1,6 +1,7 @@
 """The roll call, with processes as threads, and one with real ones."""
 
 import concurrent.futures
+import dataclasses
 import json
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from time_jax.core.errors import RestartableError, UserError
 from time_jax.core.storage import lease
 from time_jax.parallel import processes as parallel_processes
 from time_jax.parallel import rendezvous
-from time_jax.parallel.launcher_env import Place
+from time_jax.parallel.launcher_env import ProcessSpec
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def meet_all(address, indices, processes, timeout):
 
   def one(index):
     try:
-      rendezvous.meet(Place("test", address, processes, index), timeout)
+      rendezvous.meet(ProcessSpec("test", address, processes, index), timeout)
     except Exception as error:
       return error
 
@@ -42,7 +43,7 @@ def test_all_come(address):
 
 
 def test_alone_needs_no_port():
-  rendezvous.meet(Place("test", "nowhere:1", 1, 0), 0.1)
+  rendezvous.meet(ProcessSpec("test", "nowhere:1", 1, 0), 0.1)
 
 
 def test_all_are_told_who_is_missing(address):
@@ -59,12 +60,12 @@ def test_all_are_told_why_process_0_refuses(address, tmp_path, monkeypatch):
 
   def refused():
     held = lease.hold(tmp_path / lease.RUN, "--workdir=W")
-    place = Place("test", address, 3, 0)
-    monkeypatch.setattr(parallel_processes, "_find", lambda timeout: place)
+    place = ProcessSpec("test", address, 3, 0)
+    monkeypatch.setattr(parallel_processes, "_detect", lambda timeout: place)
     with (
       pytest.raises(UserError) as caught,
       held,
-      parallel_processes.writing(tmp_path),
+      parallel_processes.hold_workdir(tmp_path),
     ):
       pass
     return str(caught.value)
@@ -74,10 +75,10 @@ def test_all_are_told_why_process_0_refuses(address, tmp_path, monkeypatch):
     for error in meet_all(address, [1, 2], 3, 20):
       assert isinstance(error, UserError) and str(error) == first.result()
   assert "is being written by" in first.result()
-  place = Place("test", address, 3, 1)
+  place = ProcessSpec("test", address, 3, 1)
   with lease.hold(tmp_path / lease.RUN, "W"):
-    monkeypatch.setattr(parallel_processes, "_find", lambda timeout: place)
-    with parallel_processes.writing(tmp_path):  # Only process 0 needs it.
+    monkeypatch.setattr(parallel_processes, "_detect", lambda timeout: place)
+    with parallel_processes.hold_workdir(tmp_path):  # Only process 0 needs it.
       pass
 
 
@@ -105,12 +106,12 @@ def connect(address):
   raise AssertionError
 
 
-def hello(index, processes=3, who="them"):
-  text = json.dumps({"index": index, "of": processes, "who": who})
-  return text.encode() + b"\n"
+def hello(index, processes=3, who="them", purpose=rendezvous.RUN):
+  greeting = rendezvous.Hello(purpose, index, processes, who)
+  return json.dumps(dataclasses.asdict(greeting)).encode() + b"\n"
 
 
-def disturbed(address, *said, close=False):
+def disturbed(address, *said, close=False, others=True):
   """What process 0 of 3 gets when others say this first, then 1 and 2 come."""
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     first = pool.submit(meet_all, address, [0], 3, 20)
@@ -119,19 +120,23 @@ def disturbed(address, *said, close=False):
       peer = connect(address)
       peer.sendall(text)
       peers.append(peer)
-      time.sleep(0.3)
       if close:
         peer.close()
-    if not first.done():
+    if others:
       rest = pool.submit(meet_all, address, [1, 2], 3, 20)
       assert rest.result() == [None, None]
+    error = first.result()[0]
     for peer in peers:
       peer.close()
-    return first.result()[0]
+    return error
 
 
 @pytest.mark.parametrize(
-  "said", [b"GET / HTTP/1.1\r\n\r\n", b"\n", b"[1]\n", b"x" * 9000]
+  "said",
+  [
+    *(b"GET / HTTP/1.1\r\n\r\n", b"\n", b"[1]\n", b"x" * 9000),
+    hello(1, purpose="command 7"),
+  ],
 )
 def test_strangers_are_ignored(address, said):
   assert disturbed(address, said) is None
@@ -150,7 +155,7 @@ def test_one_that_was_killed_comes_again(address):
   ],
 )
 def test_processes_that_contradict_each_other(address, said, words):
-  error = disturbed(address, *said)
+  error = disturbed(address, *said, others=False)
   assert isinstance(error, UserError) and words in str(error)
 
 

@@ -1,5 +1,8 @@
 """Commands of one process, as a launcher starts them: several at once."""
 
+import dataclasses
+import hashlib
+import json
 import socket
 import struct
 import threading
@@ -10,7 +13,7 @@ import pytest
 from time_jax.cli import commands, main
 from time_jax.core import errors
 from time_jax.parallel import launcher_env, rendezvous, run_once
-from time_jax.parallel.launcher_env import Place
+from time_jax.parallel.launcher_env import ProcessSpec
 
 
 def free_port():
@@ -18,29 +21,31 @@ def free_port():
     return free.getsockname()[1]
 
 
-PLACES = {}  # thread -> where the process stands that it plays
+SPECS = {}  # thread -> the process that it plays
 
 
 @pytest.fixture(autouse=True)
-def _places_of_threads(monkeypatch):
-  find = run_once._place
+def _processes_of_threads(monkeypatch):
+  detect = run_once._this_process
   monkeypatch.setattr(
-    run_once, "_place", lambda: PLACES.get(threading.get_ident()) or find()
+    run_once,
+    "_this_process",
+    lambda: SPECS.get(threading.get_ident()) or detect(),
   )
   yield
-  PLACES.clear()
+  SPECS.clear()
 
 
-def by_first(index, work, port, patience=20, count=3, words=("export",)):
+def run(index, work, port, patience=20, count=3, words=("export",)):
   """What one process ends with: the code, or the type of its error."""
-  place = Place("test", f"localhost:{port}", count, index)
-  PLACES[threading.get_ident()] = place
+  spec = ProcessSpec("test", f"localhost:{port}", count, index)
+  SPECS[threading.get_ident()] = spec
   try:
-    return run_once.by_first(work, words, patience)
+    return run_once.run_once(work, words, patience)
   except BaseException as error:
     return type(error)
   finally:
-    del PLACES[threading.get_ident()]
+    del SPECS[threading.get_ident()]
 
 
 def together(works, port=None, **how):
@@ -48,10 +53,10 @@ def together(works, port=None, **how):
   port = port or free_port()
   ends = {}
 
-  def run(index, work):
-    ends[index] = by_first(index, work, port, **how)
+  def play(index, work):
+    ends[index] = run(index, work, port, **how)
 
-  threads = [threading.Thread(target=run, args=each) for each in works.items()]
+  threads = [threading.Thread(target=play, args=each) for each in works.items()]
   for thread in threads:
     thread.start()
   for thread in threads:
@@ -111,8 +116,8 @@ def test_process_0_that_is_killed():
     with socket.create_server(("localhost", port)) as listener:
       peer, _ = listener.accept()
       with peer:
-        run_once._read_line(peer)
-        peer.sendall(run_once._HELLO)
+        hello = json.loads(peer.makefile().readline())
+        peer.sendall(rendezvous._greeting(hello["purpose"]))
 
   first = threading.Thread(target=be_killed)
   first.start()
@@ -154,6 +159,11 @@ def connected(port):
   raise AssertionError
 
 
+def hello(purpose):
+  greeting = rendezvous.Hello(purpose, 1, 3, "somebody")
+  return json.dumps(dataclasses.asdict(greeting)).encode() + b"\n"
+
+
 def reset(peer):
   """Hangs up as a port probe may do: without a word of farewell."""
   how = struct.pack("ii", 1, 0)
@@ -167,11 +177,17 @@ NEVER = failing(AssertionError("it is not process 0"))
 def test_strangers_take_nobodys_place():
   """Port probes, web clients, one who says nothing, and a run's process."""
   port = free_port()
-  run = b'{"index": 1, "of": 3, "who": "a run"}\n'
+  run_starts = hello(rendezvous.RUN)
   silent = []
 
   def work():
-    for said in (b"", b"GET / HTTP/1.1\r\n\r\n", run, b"[" * 1000, b"\xff\n"):
+    for said in (
+      b"",
+      b"GET / HTTP/1.1\r\n\r\n",
+      run_starts,
+      b"[" * 1000,
+      b"\xff\n",
+    ):
       with connected(port) as peer:
         peer.sendall(said)
     reset(connected(port))
@@ -186,7 +202,7 @@ def test_strangers_take_nobodys_place():
     target=lambda: ends.update(together({1: NEVER, 2: NEVER}, port))
   )
   # A run's process ended the wait for late ones, not for those who ask.
-  assert by_first(0, work, port) == 5
+  assert run(0, work, port) == 5
   others.join(60)
   silent[0].close()
   assert ends == {1: 5, 2: 5}
@@ -196,18 +212,17 @@ def test_one_that_was_killed_and_one_that_is_late(monkeypatch, capsys):
   """Both hear how it ended, when process 0 is long done."""
   monkeypatch.setattr(run_once, "_FIRST_SAID", 0.1)
   port = free_port()
-  asked = run_once._question(3, ["export"])
+  command = json.dumps([3, "export"]).encode()
+  purpose = f"command {hashlib.sha256(command).hexdigest()[:16]}"
 
   def work():
     with connected(port) as killed:
-      killed.sendall(f"time_jax: process 1 {asked}\n".encode())
-      assert run_once._read_line(killed) == run_once._HELLO
+      killed.sendall(hello(purpose))
+      assert json.loads(killed.makefile().readline()) == {"purpose": purpose}
     return 3
 
   ends = {}
-  first = threading.Thread(
-    target=lambda: ends.update({0: by_first(0, work, port)})
-  )
+  first = threading.Thread(target=lambda: ends.update({0: run(0, work, port)}))
   first.start()
   time.sleep(1)
   assert not ends
@@ -223,28 +238,36 @@ def test_the_wait_for_others_ends(monkeypatch):
   """By Ctrl-C, with the command's own code; and when a run wants the port."""
   port = free_port()
 
-  def interrupted(self, predicate, timeout=None):
+  def interrupt(self, verdict):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(threading.Condition, "wait_for", interrupted)
-    assert by_first(0, lambda: 0, port, patience=900, count=2) == 0
+    patch.setattr(rendezvous.Listener, "tell", interrupt)
+    assert run(0, lambda: 0, port, patience=900, count=2) == 0
 
-  def run():
+  def start_a_run():
     with pytest.raises(errors.RestartableError, match="could not reach"):
-      rendezvous.meet(Place("test", f"localhost:{port}", 2, 1), 2)
+      rendezvous.meet(ProcessSpec("test", f"localhost:{port}", 2, 1), 2)
 
-  starting = threading.Thread(target=run)
+  starting = threading.Thread(target=start_a_run)
   starting.start()
-  assert by_first(0, lambda: 0, port, patience=900, count=2) == 0
+  assert run(0, lambda: 0, port, patience=900, count=2) == 0
   starting.join(60)
+
+
+def test_beside_the_roll_call_of_a_run_it_is_done_here():
+  """In a pod of a run whose others are not all there yet."""
+  port = free_port()
+  spec = ProcessSpec("test", f"localhost:{port}", 3, 0)
+  with rendezvous.Listener(spec, rendezvous.RUN):
+    assert together({1: lambda: 7}, port) == {1: 7}
 
 
 def test_another_command_is_not_taken_for_done():
   port, ends = free_port(), {}
 
   def other():
-    ends[1] = by_first(1, NEVER, port, count=2, words=["choose"])
+    ends[1] = run(1, NEVER, port, count=2, words=["choose"])
 
   def late():
     thread = threading.Thread(target=other)
@@ -252,7 +275,7 @@ def test_another_command_is_not_taken_for_done():
     thread.join(60)
     return 0
 
-  assert by_first(0, late, port, patience=0.1, count=2) == 0
+  assert run(0, late, port, patience=0.1, count=2) == 0
   assert ends == {1: errors.UserError}
 
 
@@ -287,14 +310,14 @@ def test_what_is_wrong_is_said_before_the_others_are_told(
 ):
   said = []
   monkeypatch.setattr(
-    run_once._First, "tell", lambda *_: said.append(capsys.readouterr().err)
+    run_once, "_tell", lambda *_: said.append(capsys.readouterr().err)
   )
-  set_places(monkeypatch, f"localhost:{free_port()}")
+  set_variables(monkeypatch, f"localhost:{free_port()}")
   assert main.main(["choose", f"--workdir={tmp_path}"]) == 2
   assert "time_jax: error: " in said[0]
 
 
-def set_places(monkeypatch, coordinator):
+def set_variables(monkeypatch, coordinator):
   values = (coordinator, "2", "0")
   for name, value in zip(launcher_env.VARIABLES, values, strict=True):
     monkeypatch.setenv(name, value)

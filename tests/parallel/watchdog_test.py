@@ -8,7 +8,7 @@ import running
 
 PROGRAM = """
 import threading, time
-from time_jax.watchdog import Watchdog
+from time_jax.parallel.watchdog import Watchdog
 
 def hangs_here(seconds):
   time.sleep(seconds)

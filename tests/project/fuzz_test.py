@@ -229,7 +229,7 @@ VALUES = [
   (run, "config.json", show),
   (run, "student.json", lambda path: assembly.read_shape(path.parent, None)),
   (run, "choice.json", lambda path: choose.read_choice(path.parent)),
-  (run, checksums.FILE, lambda path: checksums.damage(path.parent)),
+  (run, checksums.FILE, lambda path: checksums.find_damage(path.parent)),
   (run, saved.RECORD, lambda path: saved.read_record(path.parent)),
 ]
 CASES = [("edited", *case) for case in BYTES + VALUES]

@@ -17,7 +17,7 @@ import torch
 import transformers
 from meshes import make_mesh
 
-from time_jax.checkpoint.manager import Checkpoints
+from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.cli import main
 from time_jax.core.arrays import make_batch
 from time_jax.core.errors import RunError
@@ -82,7 +82,7 @@ def saved(run, step):
   encoder = Encoder(config, config.num_layers, jnp.dtype("float32"))
   boxed = abstract_params(encoder)
   abstract = {"params": sharding.abstract(boxed, make_mesh(1, 1, 1))}
-  with Checkpoints.read_only(run) as checkpoints:
+  with CheckpointReader(run) as checkpoints:
     return encoder, checkpoints.restore(step, abstract)["params"]
 
 

@@ -16,7 +16,8 @@ import pytest
 import running
 import safetensors.numpy
 
-from time_jax.checkpoint.manager import Checkpoints
+from time_jax.checkpoint.reader import CheckpointReader
+from time_jax.checkpoint.writer import CheckpointWriter
 from time_jax.cli import main
 from time_jax.config import command_line
 
@@ -319,7 +320,7 @@ def test_a_teacher_that_gives_no_numbers(capsys, tiny, tmp_path):
   )
   assert "The checkpoint of step 2 is sound." in line
   assert running.last_step(run) == 3
-  with Checkpoints.read_only(run) as checkpoints:
+  with CheckpointReader(run) as checkpoints:
     (step,) = checkpoints.steps()
   state = running.saved(run, step)
   assert step == 2 and state[("rest", "skipped")] == 2
@@ -342,7 +343,10 @@ def test_a_teacher_that_gives_no_numbers(capsys, tiny, tmp_path):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_disk_that_is_full_while_saving(capsys, monkeypatch, tiny, tmp_path):
   """The operating system refuses files above a size from step 4 on."""
-  save, limits = Checkpoints.save, resource.getrlimit(resource.RLIMIT_FSIZE)
+  save, limits = (
+    CheckpointWriter.save,
+    resource.getrlimit(resource.RLIMIT_FSIZE),
+  )
 
   def save_on_a_full_disk(self, step, *args, wait=False):
     if step == 4:
@@ -350,7 +354,7 @@ def test_a_disk_that_is_full_while_saving(capsys, monkeypatch, tiny, tmp_path):
       resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     save(self, step, *args, wait=wait or step < 4)
 
-  monkeypatch.setattr(Checkpoints, "save", save_on_a_full_disk)
+  monkeypatch.setattr(CheckpointWriter, "save", save_on_a_full_disk)
   run = tmp_path / "run"
   try:
     line = error_of_distill(capsys, tiny, run, *FAST, code=3)
@@ -359,15 +363,15 @@ def test_a_disk_that_is_full_while_saving(capsys, monkeypatch, tiny, tmp_path):
   assert line.startswith(f"cannot write a checkpoint to {run}/checkpoints: ")
   assert "File too large" in line
   assert "Earlier checkpoints are untouched; make room and run" in line
-  with Checkpoints.read_only(run) as checkpoints:
+  with CheckpointReader(run) as checkpoints:
     assert checkpoints.steps() == [2]
 
-  monkeypatch.setattr(Checkpoints, "save", save)
+  monkeypatch.setattr(CheckpointWriter, "save", save)
   assert main.main(running.command(tiny, run, *FAST)) == 0
   output = capsys.readouterr()
   assert "continuing after step 2" in output.err
   assert "Done: 6 steps." in output.out
-  with Checkpoints.read_only(run) as checkpoints:
+  with CheckpointReader(run) as checkpoints:
     assert checkpoints.steps() == [4, 6]
   whole = tmp_path / "whole"
   assert main.main(running.command(tiny, whole, *FAST)) == 0

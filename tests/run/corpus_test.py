@@ -14,7 +14,7 @@ from tiny_recipe import get_config
 from time_jax.cli import main
 from time_jax.core.storage import lease
 from time_jax.parallel import processes
-from time_jax.parallel.launcher_env import Place
+from time_jax.parallel.launcher_env import ProcessSpec
 from time_jax.run import corpus
 
 
@@ -93,11 +93,11 @@ def test_a_refused_folder_is_prepared_by_nobody(tiny, tmp_path, monkeypatch):
   with socket.create_server(("localhost", 0)) as free:
     address = f"localhost:{free.getsockname()[1]}"
   at = threading.local()
-  monkeypatch.setattr(processes, "_find", lambda timeout: at.place)
+  monkeypatch.setattr(processes, "_detect", lambda timeout: at.place)
   monkeypatch.setenv("TIME_JAX_TIMEOUT", "20")
 
   def prepare(index):
-    at.place = Place("test", address, 2, index)
+    at.place = ProcessSpec("test", address, 2, index)
     try:
       return corpus.prepare_command(get_config(tiny), tmp_path)
     except Exception as error:

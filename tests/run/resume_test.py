@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import running
 
-from time_jax.checkpoint.manager import Checkpoints
+from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.cli import main
 from time_jax.core.storage import lease
 from time_jax.telemetry import goodput as telemetry_goodput
@@ -100,7 +100,7 @@ def test_moved_to_other_processes(undisturbed, tiny, tmp_path, path):
     assert not reached or f"continuing after step {reached}" in output
     reached = running.last_step(tmp_path)
     assert f"Stopped by a signal after step {reached}" in output
-    with Checkpoints.read_only(tmp_path) as checkpoints:
+    with CheckpointReader(tmp_path) as checkpoints:
       assert checkpoints.steps()[-1] == reached
   last = path[-1]
   code, output = running.run([*command, *MESHES[last]], last)
@@ -145,7 +145,7 @@ def test_sigterm_saves_the_step_it_stops_at(tiny, tmp_path):
   assert code == 42, output
   step = running.last_step(tmp_path)
   assert f"Stopped by a signal after step {step}" in output
-  with Checkpoints.read_only(tmp_path) as checkpoints:
+  with CheckpointReader(tmp_path) as checkpoints:
     assert checkpoints.steps()[-1] == step
 
 

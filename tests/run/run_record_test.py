@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import running
 
-from time_jax.checkpoint.manager import Checkpoints
+from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.cli import main
 from time_jax.config.distill import default_config
 from time_jax.core.errors import UserError
 from time_jax.data import manifest
-from time_jax.parallel import processes
+from time_jax.parallel import host_collectives
 from time_jax.run import assembly, run_record, saved_student
 
 # One program for all runs, compiled once.
@@ -119,7 +119,7 @@ def test_the_average_is_what_is_used(tiny, tmp_path):
   found = saved_student.read_student(run).params["last"]["query"]["kernel"]
   np.testing.assert_array_equal(found, state[("ema", *kernel)])
   assert not np.array_equal(found, state[("params", *kernel)])
-  with Checkpoints.read_only(run) as checkpoints:
+  with CheckpointReader(run) as checkpoints:
     assert checkpoints.metadata(6)["run"]["train"]["ema"] == 0.5
   shutil.rmtree(run / "checkpoints" / "6" / "ema")
   with pytest.raises(UserError, match="cannot be read: ema/"):
@@ -175,8 +175,8 @@ def made(**changes):
 def test_processes_that_would_not_make_one_run(monkeypatch, others, words):
   given = [made(), *others]
   monkeypatch.setattr(
-    processes,
-    "of_all",
+    host_collectives,
+    "all_gather",
     lambda text: [
       json.dumps(
         dict(run_record.flatten({k: r[k] for k in ("run", "versions")}))
@@ -205,8 +205,10 @@ def test_what_all_processes_say(monkeypatch, texts):
     return np.stack([np.pad(b, (0, len(mine) - b.size)) for b in bytes_of])
 
   monkeypatch.setattr(jax, "process_count", lambda: len(texts))
-  monkeypatch.setattr(processes.multihost_utils, "process_allgather", gather)
-  assert processes.of_all(texts[0]) == texts
+  monkeypatch.setattr(
+    host_collectives.multihost_utils, "process_allgather", gather
+  )
+  assert host_collectives.all_gather(texts[0]) == texts
 
 
 def test_a_tokenizer_goes_only_when_its_successor_is_there(

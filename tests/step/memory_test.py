@@ -64,7 +64,7 @@ def test_what_does_not_fit_one_process_is_refused_in_all(monkeypatch):
   lowered = jax.jit(lambda x: x + 1).lower(jnp.zeros(3))
   told = []
 
-  def of_all(text):
+  def all_gather(text):
     told.append(text)
     others = [text, "elsewhere"] if len(told) == 1 else ["it does not fit", ""]
     return [text, *others]
@@ -72,7 +72,7 @@ def test_what_does_not_fit_one_process_is_refused_in_all(monkeypatch):
   def check(program, devices, left, processes):
     assert processes == 2
 
-  monkeypatch.setattr(memory.processes, "of_all", of_all)
+  monkeypatch.setattr(memory.host_collectives, "all_gather", all_gather)
   monkeypatch.setattr(memory, "check_fit", check)
   with pytest.raises(UserError, match="^it does not fit$"):
     memory.compile_step(lowered, make_mesh(1, 1, 1))

@@ -6,7 +6,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from meshes import make_mesh
 
-from time_jax.checkpoint.manager import METRIC, Checkpoints
+from time_jax.checkpoint.reader import CheckpointReader
+from time_jax.checkpoint.writer import CheckpointWriter
+from time_jax.telemetry.history import METRIC
 
 LAYOUTS = {"kernel": P("data", "fsdp"), "bias": P(), "step": P()}
 
@@ -42,7 +44,9 @@ def abstract(mesh=None):
 
 
 def open_in(folder, keep_latest=2, keep_every=100):
-  return Checkpoints(folder, keep_latest=keep_latest, keep_every=keep_every)
+  return CheckpointWriter(
+    folder, keep_latest=keep_latest, keep_every=keep_every
+  )
 
 
 def save_all(checkpoints, steps, scores=None):
@@ -53,7 +57,7 @@ def save_all(checkpoints, steps, scores=None):
 
 
 def steps_in(folder):
-  with Checkpoints.read_only(folder) as checkpoints:
+  with CheckpointReader(folder) as checkpoints:
     return checkpoints.steps()
 
 

@@ -60,7 +60,7 @@ def doctor(workdir: pathlib.Path | None) -> int:
   if not problems:  # With a rejected flag, asking for devices would abort.
     _print_devices(problems)
   try:
-    processes.check_settings()
+    processes.check_timeouts()
   except UserError as error:
     problems.append(str(error))
   _print_folders(workdir, problems)

@@ -58,7 +58,7 @@ def _run(argv: Sequence[str]) -> int:
     if not command.once:
       return command.run(values)
     # What is said and what is wrong come before the other processes are told.
-    return run_once.by_first(
+    return run_once.run_once(
       lambda: _code_of(lambda: command.run(values)), argv
     )
 

@@ -154,6 +154,12 @@ def verdict(error: BaseException) -> tuple[int, str] | None:
   return None
 
 
+def first_line(error: BaseException) -> str:
+  """Returns the first line of an error's text, or its type, as a sentence."""
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return lines[0].rstrip(".") + "."
+
+
 def without_secrets(text: object) -> str:
   """A message that may be shown: tokens and passwords in addresses cut out."""
   hidden = re.sub(r"\bhf_[A-Za-z0-9]{8,}", "hf_...", str(text))

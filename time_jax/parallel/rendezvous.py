@@ -1,223 +1,397 @@
-"""A roll call before JAX connects the processes of a run.
+"""How the processes of one command find each other, without JAX.
 
-JAX waits for all of them, too, but aborts when one never comes, without a word
-about which. So process 0 first listens at the coordinator's address itself,
-counts who reports, and says who is missing; then it leaves the port to JAX.
+Process 0 listens at the coordinator's address. Each of the others connects and
+says who it is, in a line of JSON; process 0 greets it at once with a line that
+tells what it is doing itself, and sends a verdict when there is one:
+
+  process 1 -> {"purpose": "run", "index": 1, "of": 4, "who": "host (pid 7)"}
+  process 0 -> {"purpose": "run"}
+  process 0 -> "the verdict"
+  process 1 -> heard
+
+`meet` makes a roll call of this before JAX connects the processes of a run. JAX
+waits for all of them, too, but aborts when one never comes, without a word
+about which. Process 0 counts who reports, says who is missing, and then leaves
+the port to JAX. `run_once` uses the same lines for commands of one process.
 """
 
 import contextlib
+import dataclasses
+import enum
 import json
 import os
 import socket
+import socketserver
 import sys
+import threading
 import time
+from typing import Any
 
 from time_jax.core.errors import DAMAGED_JSON, RestartableError, UserError
-from time_jax.parallel.launcher_env import Place
+from time_jax.parallel.launcher_env import ProcessSpec
 
-_SAY_EVERY = 30.0  # seconds
-_GO, _REFUSED, _FAILED = "go", "refused: ", "failed: "
+RUN = "run"  # the purpose of a roll call; see `run_once` for another one
+SAY_EVERY = 30.0  # seconds
+RETRY_AFTER = 0.3  # seconds
+_ANSWERING = 30.0  # seconds that either end has for its first line
+_HANGING_UP = 5.0  # seconds that all have to acknowledge a verdict
+_LONGEST = 1 << 14  # bytes of a line
+_HEARD = b"heard\n"
+_GO, _REFUSED, _FAILED = "go", "refused", "failed"
 
 
-def meet(place: Place, timeout: float, refusal: str = "") -> None:
-  """Returns when all processes of the run have called it.
+class Outcome(enum.Enum):
+  """What became of asking process 0, see `ask`."""
+
+  ANSWERED = "it told its verdict"
+  GONE = "it ended before it had a verdict"
+  OTHER_PURPOSE = "it does something else"
+  STRANGER = "another program answers at its address"
+  SILENT = "nobody answers"
+
+
+@dataclasses.dataclass(frozen=True)
+class Hello:
+  """The first line of a process that looks for process 0.
+
+  Attributes:
+    purpose: what it takes part in; must be process 0's own.
+    index: of the process, from 1.
+    of: the number of processes that it was told.
+    who: its machine and process id, for messages.
+  """
+
+  purpose: str
+  index: int
+  of: int
+  who: str
+
+
+class Reminder:
+  """Says when it is time for another line to whoever waits."""
+
+  def __init__(self, first: float = SAY_EVERY) -> None:
+    """Starts to count.
+
+    Args:
+      first: seconds until the first line; others follow every 30.
+    """
+    self._next = time.monotonic() + first
+
+  def is_due(self) -> bool:
+    """Returns True once for every line that is due."""
+    due = time.monotonic() >= self._next
+    if due:
+      self._next = time.monotonic() + SAY_EVERY
+    return due
+
+
+class Listener:
+  """Process 0: who has come, and what they are told. A context manager.
+
+  Attributes:
+    changed: is notified of every change of the others, and guards them.
+    present: the processes that are connected and wait for the verdict.
+    heard: indices of those that acknowledged it.
+    other_purposes: what others came for that did not mean this.
+  """
+
+  def __init__(self, spec: ProcessSpec, purpose: str) -> None:
+    """Starts to listen, and to greet whoever comes in threads.
+
+    Args:
+      spec: process 0.
+      purpose: what it does; only those that come for the same are present.
+
+    Raises:
+      RestartableError: something else listens at that port.
+    """
+    self.changed = threading.Condition()
+    self.present: dict[socket.socket, Hello] = {}
+    self.heard: set[int] = set()
+    self.other_purposes: set[str] = set()
+    self._purpose, self._verdict = purpose, b""
+    try:
+      self._server = _Server(spec.port, self._attend)
+    except OSError as error:
+      raise RestartableError(
+        f"process 0 cannot listen at {spec.coordinator_address}: "
+        f"{error.strerror}; another run may hold this port."
+      ) from error
+    self._thread = threading.Thread(
+      target=self._server.serve_forever, args=(0.1,), daemon=True
+    )
+    self._thread.start()
+
+  def __enter__(self) -> "Listener":
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self._server.shutdown()
+    self._thread.join()
+    self._server.server_close()
+    with self.changed:
+      for peer in self.present:
+        with contextlib.suppress(OSError):
+          peer.shutdown(socket.SHUT_RDWR)
+
+  def tell(self, verdict: Any) -> None:
+    """Sends the verdict to all that are present, and to all that come later.
+
+    Args:
+      verdict: JSON.
+    """
+    with self.changed:
+      self._verdict = json.dumps(verdict).encode() + b"\n"
+      for peer in self.present:
+        self._send_verdict(peer)
+      self.changed.notify_all()
+
+  def _send_verdict(self, peer: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+      peer.sendall(self._verdict)
+
+  def _attend(self, peer: socket.socket) -> None:
+    """Talks to one that has connected; a stranger gets no word."""
+    peer.settimeout(_ANSWERING)
+    _keep_alive(peer)
+    hello = _parse_hello(_read_line(peer))
+    if hello is None:
+      return
+    peer.sendall(_greeting(self._purpose))
+    with self.changed:
+      if hello.purpose != self._purpose:
+        self.other_purposes.add(hello.purpose)
+        self.changed.notify_all()
+        return
+      # One that was killed may come again before its connection is closed.
+      self.changed.wait_for(
+        lambda: all(hello.index != h.index for h in self.present.values()), 1
+      )
+      self.present[peer] = hello
+      if self._verdict:
+        self._send_verdict(peer)
+      self.changed.notify_all()
+    peer.settimeout(None)
+    acknowledgement = _read_line(peer)  # Nothing where it is gone.
+    with self.changed:
+      del self.present[peer]
+      if acknowledgement == _HEARD:
+        self.heard.add(hello.index)
+      self.changed.notify_all()
+
+
+class _Server(socketserver.ThreadingTCPServer):
+  """Hands every connection to a function, in a thread of its own."""
+
+  allow_reuse_address = True
+  daemon_threads = True
+  request_queue_size = 1024
+  address_family = (
+    socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+  )
+
+  def __init__(self, port: int, attend: Any) -> None:
+    self._attend = attend
+    super().__init__(("", port), socketserver.BaseRequestHandler)
+
+  def server_bind(self) -> None:
+    if self.address_family == socket.AF_INET6:
+      self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    super().server_bind()
+
+  def get_request(self) -> tuple[socket.socket, Any]:
+    try:
+      return super().get_request()
+    except OSError:  # one that hung up, or too many open files
+      time.sleep(0.2)
+      raise
+
+  def finish_request(self, request: Any, client_address: Any) -> None:
+    with contextlib.suppress(OSError):  # A peer may vanish at any moment.
+      self._attend(request)
+
+
+def ask(
+  spec: ProcessSpec, purpose: str, limit: float | None = None
+) -> tuple[Outcome, Any]:
+  """Connects to process 0, once, and waits for its verdict.
 
   Args:
-    place: of this process.
+    spec: this process.
+    purpose: what it takes part in.
+    limit: seconds to wait for the verdict after the greeting; None: any.
+
+  Returns:
+    What happened, and with it: the verdict (ANSWERED), what process 0 does
+    instead (OTHER_PURPOSE), or a reason for people to read.
+  """
+  host = spec.coordinator_address.rpartition(":")[0].strip("[]")
+  who = f"{socket.gethostname()} (pid {os.getpid()})"
+  hello = Hello(purpose, spec.process_id, spec.num_processes, who)
+  try:
+    with socket.create_connection((host, spec.port), 5) as peer:
+      _keep_alive(peer)
+      peer.sendall(json.dumps(dataclasses.asdict(hello)).encode() + b"\n")
+      peer.settimeout(_ANSWERING)
+      greeting = _read_line(peer)
+      if not greeting:
+        return Outcome.SILENT, "no answer"
+      doing = _parse_greeting(greeting)
+      if doing is None:
+        return Outcome.STRANGER, "another program answers"
+      if doing != purpose:
+        return Outcome.OTHER_PURPOSE, doing
+      peer.settimeout(limit)
+      verdict = _read_line(peer)
+      if not verdict.endswith(b"\n"):
+        return Outcome.GONE, "no answer"
+      with contextlib.suppress(OSError):
+        peer.sendall(_HEARD)
+      return Outcome.ANSWERED, json.loads(verdict)
+  except OSError as error:
+    return Outcome.SILENT, error.strerror or str(error)
+
+
+def meet(spec: ProcessSpec, timeout: float, refusal: str = "") -> None:
+  """Returns when all processes of a run have called it.
+
+  Args:
+    spec: this process.
     timeout: seconds to wait.
-    refusal: of process 0: why the run cannot be; all the others hear it.
+    refusal: of process 0: why the run cannot start; all others raise it.
 
   Raises:
-    RestartableError: some did not come, or process 0 cannot be reached.
+    RestartableError: some processes did not come, or process 0 cannot be
+      reached.
     UserError: two processes have one index, or do not agree on their number;
       or process 0 refuses.
   """
-  if place.processes == 1:
+  if spec.num_processes == 1:
     return
-  deadline = time.monotonic() + timeout
-  if place.index:
-    _report(place, timeout, deadline)
-  else:
-    word = _REFUSED + refusal if refusal else _GO
-    _call(place, timeout, deadline, word)
+  if spec.process_id:
+    _report(spec, timeout)
+    return
+  with Listener(spec, RUN) as listener:
+    try:
+      _call_roll(listener, spec, timeout)
+    except (RestartableError, UserError) as error:
+      listener.tell([_FAILED, str(error)])
+      raise
+    listener.tell([_REFUSED, refusal] if refusal else [_GO, ""])
+    with listener.changed:  # They hang up first: the port is free for JAX.
+      listener.changed.wait_for(lambda: not listener.present, _HANGING_UP)
 
 
-def _call(place: Place, timeout: float, deadline: float, word: str) -> None:
-  """Process 0: waits for the others, then tells each to go on."""
-  present: dict[int, tuple[socket.socket, str]] = {}
-  say_at = time.monotonic() + _SAY_EVERY
-  with listen(place) as listener, contextlib.ExitStack() as stack:
-    while True:
-      for index in [i for i, (peer, _) in present.items() if not _alive(peer)]:
-        del present[index]  # It was killed; it may come again.
-      missing = [i for i in range(1, place.processes) if i not in present]
+def _call_roll(listener: Listener, spec: ProcessSpec, timeout: float) -> None:
+  """Process 0: waits until all the others are there."""
+  deadline, reminder = time.monotonic() + timeout, Reminder()
+  while True:
+    with listener.changed:
+      _check_agreement(list(listener.present.values()), spec.num_processes)
+      here = {hello.index for hello in listener.present.values()}
+      missing = [i for i in range(1, spec.num_processes) if i not in here]
       if not missing:
-        break
-      now = time.monotonic()
-      if now > deadline:
-        error = RestartableError(_missing_words(place, missing, timeout))
-        _answer(present, _FAILED + str(error))
-        raise error
-      if now > say_at:
-        say_at += _SAY_EVERY
-        left = deadline - now
-        _say(f"waiting for processes {_some(missing)}, {left:.0f} s more")
-      try:
-        peer, _ = listener.accept()
-      except TimeoutError:
-        continue
-      stack.enter_context(peer)
-      try:
-        _admit(peer, place, present)
-      except UserError as error:
-        _answer(present, _FAILED + str(error))
-        raise
-    _answer(present, word)
-    for peer, _ in present.values():  # They hang up first: the port is free.
-      with contextlib.suppress(OSError):
-        peer.recv(1)
-
-
-def is_report(said: bytes) -> bool:
-  """Whether this is what a process of a run says when it looks for process 0.
-
-  Args:
-    said: a line, as it came from a port.
-  """
-  try:
-    return {"index", "of", "who"} <= set(json.loads(said))
-  except DAMAGED_JSON:
-    return False
-
-
-def listen(place: Place) -> socket.socket:
-  """What process 0 is reached by; its `accept` waits for 0.2 s.
-
-  Raises:
-    RestartableError: something else listens at that port.
-  """
-  port = int(place.coordinator.rpartition(":")[2])
-  try:
-    try:
-      listener = socket.create_server(
-        ("", port), family=socket.AF_INET6, dualstack_ipv6=True
+        return
+      remaining = deadline - time.monotonic()
+      if remaining > 0:
+        listener.changed.wait(min(remaining, 1))
+    some = ", ".join(map(str, missing[:12]))
+    some += f" and {len(missing) - 12} more" if len(missing) > 12 else ""
+    if remaining <= 0:
+      raise RestartableError(
+        f"processes {some} of {spec.num_processes} did not report to "
+        f"{spec.coordinator_address} within {timeout:.0f} s ({spec.launcher}); "
+        "start the command on all hosts, and look into the logs of those."
       )
-    except (OSError, ValueError):  # A host without IPv6.
-      listener = socket.create_server(("", port))
-  except OSError as error:
-    raise RestartableError(
-      f"process 0 cannot listen at {place.coordinator}: {error.strerror}; "
-      "another run may hold this port."
-    ) from error
-  listener.settimeout(0.2)
-  return listener
+    if reminder.is_due():
+      say(f"waiting for processes {some}, {remaining:.0f} s more")
 
 
-def _admit(
-  peer: socket.socket, place: Place, present: dict[int, tuple]
-) -> None:
-  """Notes who has come; strangers are ignored."""
-  peer.settimeout(5)
-  try:
-    said = json.loads(_read_line(peer))
-    index, processes, who = said["index"], said["of"], str(said["who"])
-  except (OSError, *DAMAGED_JSON):
-    return
-  if processes != place.processes or index not in range(1, place.processes):
-    raise UserError(
-      f"{who} calls itself process {index} of {processes}, but process 0 was "
-      f"told that there are {place.processes}; expected the same number, and "
-      "indices from 0, for all."
-    )
-  if index in present and _alive(present[index][0]):
-    raise UserError(
-      f"{present[index][1]} and {who} both call themselves process {index}; "
-      "expected an index of its own for each."
-    )
-  present[index] = (peer, who)
+def _check_agreement(hellos: list[Hello], processes: int) -> None:
+  """Raises UserError where processes contradict each other."""
+  known: dict[int, str] = {}
+  for hello in hellos:
+    if hello.of != processes or not 0 < hello.index < processes:
+      raise UserError(
+        f"{hello.who} calls itself process {hello.index} of {hello.of}, but "
+        f"process 0 was told that there are {processes}; expected the same "
+        "number, and indices from 0, for all."
+      )
+    if hello.index in known:
+      raise UserError(
+        f"{known[hello.index]} and {hello.who} both call themselves process "
+        f"{hello.index}; expected an index of its own for each."
+      )
+    known[hello.index] = hello.who
 
 
-def _alive(peer: socket.socket) -> bool:
-  """Whether the other end is still there, which says nothing meanwhile."""
-  peer.setblocking(False)
-  try:
-    return bool(peer.recv(1))
-  except BlockingIOError:
-    return True
-  except OSError:
-    return False
-  finally:
-    peer.settimeout(5)
+def _report(spec: ProcessSpec, timeout: float) -> None:
+  """Another process: reports to process 0, and waits for its verdict."""
+  deadline, reminder = time.monotonic() + timeout, Reminder()
+  while True:
+    remaining = deadline - time.monotonic()
+    # Process 0 ends by its own deadline, which may be a little later.
+    outcome, text = ask(spec, RUN, max(remaining, 1) + 30)
+    if outcome == Outcome.ANSWERED:
+      verdict, reason = text
+      if verdict == _GO:
+        return
+      raise (UserError if verdict == _REFUSED else RestartableError)(reason)
+    if outcome == Outcome.OTHER_PURPOSE:
+      text = f"it does another command: {text}"
+    if remaining <= 0:
+      raise RestartableError(
+        f"process {spec.process_id} of {spec.num_processes} could not reach "
+        f"process 0 at {spec.coordinator_address} within {timeout:.0f} s "
+        f"({text}); is it running, and may hosts reach each other at that port?"
+      )
+    if reminder.is_due():
+      say(f"process 0 at {spec.coordinator_address} is not there yet: {text}")
+    time.sleep(RETRY_AFTER)
 
 
-def _answer(present: dict[int, tuple], text: str) -> None:
-  for peer, _ in present.values():
-    with contextlib.suppress(OSError):
-      peer.sendall(text.encode() + b"\n")
-
-
-def _report(place: Place, timeout: float, deadline: float) -> None:
-  """Another process: reports, and waits for the word to go on."""
-  host, _, port = place.coordinator.rpartition(":")
-  me = {"index": place.index, "of": place.processes, "who": _who()}
-  say_at = time.monotonic() + _SAY_EVERY
-  problem = "no answer"
-  while time.monotonic() < deadline:
-    if time.monotonic() > say_at:
-      say_at += _SAY_EVERY
-      _say(f"process 0 at {place.coordinator} is not there yet: {problem}")
-    try:
-      with socket.create_connection((host.strip("[]"), int(port)), 5) as peer:
-        peer.sendall(json.dumps(me).encode() + b"\n")
-        # It ends by itself at its own deadline, which may be a little later.
-        peer.settimeout(max(deadline - time.monotonic(), 1) + 30)
-        answer = _read_line(peer)
-    except OSError as error:
-      problem = error.strerror or str(error)
-      time.sleep(0.3)
-      continue
-    if answer == _GO:
-      return
-    if answer.startswith(_REFUSED):
-      raise UserError(answer.removeprefix(_REFUSED))
-    if answer.startswith(_FAILED):
-      raise RestartableError(answer.removeprefix(_FAILED))
-    # Process 0 ended, and may come again; or another program answers.
-    problem = "another program answers" if answer else "no answer"
-    time.sleep(0.3)
-  raise RestartableError(
-    f"process {place.index} of {place.processes} could not reach process 0 at "
-    f"{place.coordinator} within {timeout:.0f} s ({problem}); is it running, "
-    "and may hosts reach each other at that port?"
-  )
-
-
-def _read_line(peer: socket.socket) -> str:
-  text = b""
-  while not text.endswith(b"\n") and len(text) < 4096:
-    chunk = peer.recv(1024)
-    if not chunk:
-      return ""
-    text += chunk
-  return text.decode("utf-8", "replace").strip()
-
-
-def _missing_words(place: Place, missing: list[int], timeout: float) -> str:
-  return (
-    f"processes {_some(missing)} of {place.processes} did not report to "
-    f"{place.coordinator} within {timeout:.0f} s ({place.launcher}); start the "
-    "command on all hosts, and look into the logs of those."
-  )
-
-
-def _some(indices: list[int]) -> str:
-  more = f" and {len(indices) - 12} more" if len(indices) > 12 else ""
-  return ", ".join(map(str, indices[:12])) + more
-
-
-def _who() -> str:
-  return f"{socket.gethostname()} (pid {os.getpid()})"
-
-
-def _say(text: str) -> None:
+def say(text: str) -> None:
+  """Prints a line for the user."""
   print(f"time_jax: {text}", file=sys.stderr, flush=True)
+
+
+def _greeting(purpose: str) -> bytes:
+  return json.dumps({"purpose": purpose}).encode() + b"\n"
+
+
+def _parse_greeting(line: bytes) -> str | None:
+  try:
+    return str(json.loads(line)["purpose"])
+  except DAMAGED_JSON:
+    return None
+
+
+def _parse_hello(line: bytes) -> Hello | None:
+  try:
+    content = json.loads(line)
+    return Hello(
+      *(kind(content[n]) for n, kind in Hello.__annotations__.items())
+    )
+  except DAMAGED_JSON:
+    return None
+
+
+def _read_line(peer: socket.socket) -> bytes:
+  """Reads up to a newline, or as much as came before the other end was gone."""
+  line = b""
+  with contextlib.suppress(OSError):
+    while not line.endswith(b"\n") and len(line) < _LONGEST:
+      byte = peer.recv(1)
+      if not byte:
+        break
+      line += byte
+  return line
+
+
+def _keep_alive(peer: socket.socket) -> None:
+  """Has the system notice within minutes that the other host is gone."""
+  peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+  for name, value in (("IDLE", 30), ("INTVL", 10), ("CNT", 6)):
+    if option := getattr(socket, f"TCP_KEEP{name}", None):
+      peer.setsockopt(socket.IPPROTO_TCP, option, value)

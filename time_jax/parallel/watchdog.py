@@ -9,12 +9,12 @@ from time_jax.core.errors import EXIT_PREEMPTED
 
 
 class Watchdog:
-  """Ends the process unless it hears `beat` often enough. A context manager.
+  """Ends the process unless `beat` is called often enough. A context manager.
 
   A process that waits for another one, which is stopped or whose network is
   gone, would wait for ever: it lives, so nobody else finds out. The stacks of
-  all threads go to stderr; the exit code is the one that launchers start again
-  after.
+  all threads go to stderr, and the exit code is 42, after which launchers start
+  the command again.
   """
 
   def __init__(self, seconds: float) -> None:
@@ -36,20 +36,18 @@ class Watchdog:
     self._over.set()
 
   def beat(self) -> None:
-    """Says that the run goes on."""
+    """Notes that the run makes progress."""
     self._beats += 1
 
   def _watch(self) -> None:
     pause = min(self._seconds / 10, 10)
-    silent, seen = 0.0, self._beats
-    while not self._over.wait(pause):
+    silent, last_beats = 0.0, self._beats
+    while silent < self._seconds:
+      if self._over.wait(pause):
+        return
       # Not by the clock: this process may have been stopped itself meanwhile.
-      silent = silent + pause if self._beats == seen else 0.0
-      seen = self._beats
-      if silent >= self._seconds:
-        self._end()
-
-  def _end(self) -> None:
+      silent = silent + pause if self._beats == last_beats else 0.0
+      last_beats = self._beats
     faulthandler.dump_traceback(all_threads=True)
     print(
       f"time_jax: error: no step for {self._seconds:,.0f} s (train.watchdog); "

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from time_jax.checkpoint.manager import Checkpoints
+from time_jax.checkpoint.writer import CheckpointWriter
 from time_jax.config.distill import completed, default_config, lacking
 from time_jax.core import nonfinite
 from time_jax.core.errors import UserError
@@ -148,7 +148,7 @@ def _write(
     },
   }
   imported_model.mark_imported(workdir, metadata["imported"])
-  with Checkpoints(workdir, keep_latest=1, keep_every=1) as checkpoints:
+  with CheckpointWriter(workdir, keep_latest=1, keep_every=1) as checkpoints:
     checkpoints.save(0, {"params": params}, metadata, wait=True)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from time_jax.catalog import languages
-from time_jax.checkpoint.manager import METRIC
 from time_jax.core.errors import UserError
 from time_jax.data import manifest
 from time_jax.hf.lineage import shown_path
@@ -17,6 +16,7 @@ from time_jax.run import choose
 from time_jax.run.run_record import ROWS, TEXT
 from time_jax.run.saved_student import Student
 from time_jax.telemetry import history
+from time_jax.telemetry.history import METRIC
 
 Facts = dict[str, Any]
 

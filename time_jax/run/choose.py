@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import jax
 from ml_collections import ConfigDict
 
-from time_jax.checkpoint.manager import Checkpoints
+from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.errors import DAMAGED_JSON, GoneError, UserError
 from time_jax.core.notes import note
 from time_jax.core.storage import atomic_file, lease
@@ -60,7 +60,7 @@ def _choose(config: ConfigDict, workdir: pathlib.Path) -> int:
   objective = assembly.make_objective(config, teacher)
   abstract = sharding.abstract(abstract_params(objective.student), mesh)
   score = evaluate.make_evaluator(objective, mesh)
-  with Checkpoints.read_only(workdir) as checkpoints:
+  with CheckpointReader(workdir) as checkpoints:
 
     def score_of(step: int) -> dict[str, float]:
       checkpoints.metadata(step)  # What is chosen can be exported.
@@ -80,7 +80,7 @@ def _choose(config: ConfigDict, workdir: pathlib.Path) -> int:
 
 
 def scores_of(
-  checkpoints: Checkpoints, score: Callable[[int], dict[str, float]]
+  checkpoints: CheckpointReader, score: Callable[[int], dict[str, float]]
 ) -> Scores:
   """Scores every checkpoint that is there to the end.
 

@@ -249,7 +249,7 @@ def prepare_command(
     # Rows that lie elsewhere are shared: whoever comes later waits.
     if not config.data.folder and not manifest.is_prepared(folder):
       prepare_workdir(workdir)
-      stack.enter_context(processes.writing(workdir))
+      stack.enter_context(processes.hold_workdir(workdir))
       processes.meet()  # None works before process 0 has the workdir.
     prepared = prepare_corpus(config, workdir, vocab_size)
   print(f"Prepared rows in {folder}")

@@ -7,8 +7,8 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax.checkpoint import checksums
-from time_jax.checkpoint.manager import Checkpoints
+from time_jax.checkpoint import layout
+from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.config import changes
 from time_jax.config.distill import default_config
 from time_jax.core import nonfinite
@@ -41,7 +41,7 @@ def take_epsilon(
   usual = default_config().student.layer_norm_eps
   if EPSILON in typed or config.student.layer_norm_eps != usual:
     return
-  if checksums.step_folders(workdir) and (workdir / assembly.SHAPE).exists():
+  if layout.step_folders(workdir) and (workdir / assembly.SHAPE).exists():
     found = assembly.read_shape(workdir, config)
     place = str(workdir)
   else:
@@ -62,7 +62,7 @@ def take_epsilon(
 def restore_or_init(
   config: ConfigDict,
   workdir: pathlib.Path,
-  checkpoints: Checkpoints,
+  checkpoints: CheckpointReader,
   objective: Objective,
   tx: Any,
   mesh: Mesh,

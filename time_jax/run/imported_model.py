@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from time_jax.checkpoint.manager import Checkpoints
+from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.hf import files
@@ -16,12 +16,12 @@ _MARK = "imported.json"
 _FACTS = ("from", "sha256", "identity", "words")
 
 
-def is_imported(checkpoints: Checkpoints) -> bool:
+def is_imported(checkpoints: CheckpointReader) -> bool:
   """Whether nothing but what `import` put there is in a workdir."""
   return checkpoints.steps() == [0]
 
 
-def origin(checkpoints: Checkpoints) -> dict[str, Any]:
+def origin(checkpoints: CheckpointReader) -> dict[str, Any]:
   """What later checkpoints say of the one that was imported, if one was."""
   if 0 not in checkpoints.steps():
     return {}
@@ -72,7 +72,7 @@ def check_not_lost(workdir: pathlib.Path, found: Collection[Any]) -> None:
 
 
 def shape_of(
-  shape: BertConfig, checkpoints: Checkpoints, step: int
+  shape: BertConfig, checkpoints: CheckpointReader, step: int
 ) -> BertConfig:
   """The shape of the student in a checkpoint.
 

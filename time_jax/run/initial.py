@@ -15,14 +15,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax.checkpoint import checksums
-from time_jax.checkpoint.manager import Checkpoints
+from time_jax.checkpoint import layout
+from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.errors import UserError
 from time_jax.core.notes import note
 from time_jax.hf import files, load, model_hash, tokenizer
 from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import Params, abstract_params
-from time_jax.parallel import processes, sharding
+from time_jax.parallel import host_collectives, sharding
 from time_jax.run import assembly, imported_model
 
 FLOAT32 = jnp.dtype("float32")
@@ -60,7 +60,7 @@ def check_source(
   """
   shape = assembly.student_config(config, vocab_size)
   init_from, teacher = config.student.init_from, config.teacher
-  steps = [int(folder.name) for folder in checksums.step_folders(workdir)]
+  steps = [int(folder.name) for folder in layout.step_folders(workdir)]
   if steps == [0]:
     _check_no_other(workdir, init_from)
     found = assembly.read_shape(workdir, assembly.read_run(workdir))
@@ -111,7 +111,7 @@ def first_params(
   mesh: Mesh,
   *,
   workdir: pathlib.Path,
-  checkpoints: Checkpoints,
+  checkpoints: CheckpointReader,
   init_from: str,
   teacher_path: str,
   teacher_layer: int,
@@ -189,7 +189,7 @@ def _find(
 
 
 def _imported(
-  workdir: pathlib.Path, checkpoints: Checkpoints, mesh: Mesh
+  workdir: pathlib.Path, checkpoints: CheckpointReader, mesh: Mesh
 ) -> tuple[Params, BertConfig]:
   shape = assembly.read_shape(workdir, assembly.read_run(workdir))
   shape = imported_model.shape_of(shape, checkpoints, 0)
@@ -200,7 +200,7 @@ def _imported(
 
 def _check_alike(folder: pathlib.Path, allow_pickle: bool) -> None:
   """UserError where the processes would begin with different weights."""
-  found = processes.of_all(files.fingerprint(folder, allow_pickle))
+  found = host_collectives.all_gather(files.fingerprint(folder, allow_pickle))
   if other := [i for i, one in enumerate(found) if one != found[0]]:
     raise UserError(
       f"student.init_from: {folder} holds other weights for processes {other} "

@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax.checkpoint import checksums
-from time_jax.checkpoint.manager import METRIC, Checkpoints
+from time_jax.checkpoint import layout
+from time_jax.checkpoint.writer import CheckpointWriter
 from time_jax.config import changes, warmup
 from time_jax.config.distill import check_config
 from time_jax.core import nonfinite
@@ -22,7 +22,7 @@ from time_jax.core.arrays import Batch
 from time_jax.core.errors import EXIT_PREEMPTED, RunError
 from time_jax.core.storage.paths import prepare_workdir
 from time_jax.data import pipeline
-from time_jax.parallel import processes, sharding
+from time_jax.parallel import failures, host_collectives, processes, sharding
 from time_jax.parallel.watchdog import Watchdog
 from time_jax.run import (
   assembly,
@@ -38,6 +38,7 @@ from time_jax.step import evaluate, machine, memory, partitioning, train_step
 from time_jax.step.objective import Objective
 from time_jax.telemetry import history, metrics, profiling, tracking
 from time_jax.telemetry.goodput import Ledger
+from time_jax.telemetry.history import METRIC
 
 
 def distill(
@@ -74,23 +75,23 @@ def distill(
   tracking.check_installed(config.log.wandb)
   window = profiling.read_window(profile, config.train.num_steps)
   prepare_workdir(workdir)
-  imported_model.check_not_lost(workdir, checksums.step_folders(workdir))
+  imported_model.check_not_lost(workdir, layout.step_folders(workdir))
   first_state.take_epsilon(config, workdir, typed)
   teacher_config = assembly.teacher_config(config)
   initial.check_source(config, workdir, teacher_config.vocab_size)
   corpus.keep_limit(config, workdir)
-  with processes.writing(workdir):
+  with processes.hold_workdir(workdir):
     place = processes.join()
     mesh = assembly.make_mesh(config)
     # Text is last: hours may go by, and nothing that was typed is wrong.
-    with processes.ending_with_others():
+    with failures.fail_together():
       rows = corpus.open_corpus(config, workdir, teacher_config.vocab_size)
-      processes.wait_for_all("text")
+      host_collectives.barrier("text")
     processes.hear_signals()
-    with processes.together(config.train.watchdog) as watchdog:
+    with failures.supervise(config.train.watchdog) as watchdog:
       use_compilation_cache()
       print(machine.introduce(place, mesh), file=sys.stderr, flush=True)
-      processes.check_shared(workdir)
+      host_collectives.check_shared(workdir)
       active = jax.process_index() == 0
       with history.session(
         workdir, active, time=ledger.started, **run_record.hardware()
@@ -117,7 +118,7 @@ def _distill(
   tx = assembly.make_optimizer(config)
   about = run_record.make_record(config, teacher.fingerprint, rows)
   run_record.check_processes(about)
-  with Checkpoints(
+  with CheckpointWriter(
     workdir,
     keep_latest=config.checkpoint.keep_latest,
     keep_every=config.checkpoint.keep_every,
@@ -151,7 +152,7 @@ class _Run:
 
   config: ConfigDict
   workdir: pathlib.Path
-  checkpoints: Checkpoints
+  checkpoints: CheckpointWriter
   objective: Objective
   rows: corpus.Corpus
   mesh: Mesh
@@ -184,7 +185,7 @@ class _Run:
       ) as tracer,
       contextlib.ExitStack() as stack,
       # Closing the checkpoints would wait for the others.
-      processes.ending_with_others(),
+      failures.fail_together(),
     ):
       begin = "continuing after" if first else "starting at"
       recorder.say(f"{begin} step {first}")
@@ -332,7 +333,7 @@ class _Run:
     if not self._evaluates(first):
       return False
     curve = dict(history.curve(history.read_metrics(self.workdir), METRIC))
-    return not processes.of_first(first in curve)
+    return not host_collectives.broadcast(first in curve)
 
   def _spent(self) -> metrics.Scalars:
     return self.ledger.row(saving=self.checkpoints.seconds)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from time_jax.checkpoint import checksums
+from time_jax.checkpoint import layout
 from time_jax.config import changes
 from time_jax.config.distill import (
   completed,
@@ -21,7 +21,7 @@ from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder
 from time_jax.hf import files, model_hash, tokenizer
-from time_jax.parallel import processes
+from time_jax.parallel import host_collectives
 from time_jax.run import assembly, corpus
 
 TEACHER = "teacher weights (SHA-256)"
@@ -85,7 +85,7 @@ def check_processes(record: dict[str, Any]) -> None:
     UserError: in all of them, naming what differs between which.
   """
   mine = {"run": record["run"], "versions": record["versions"]}
-  texts = processes.of_all(json.dumps(dict(flatten(mine))))
+  texts = host_collectives.all_gather(json.dumps(dict(flatten(mine))))
   first, *others = map(json.loads, texts)
   problems = [
     f"{name.removeprefix('run.')} is {first.get(name, '(absent)')!r} in "
@@ -171,7 +171,7 @@ def write_files(
   target = workdir / "tokenizer"
   if tokenizer.has_tokenizer(target):
     # Step 0 is what `import` put there.
-    if any(int(p.name) for p in checksums.step_folders(workdir)):
+    if any(int(p.name) for p in layout.step_folders(workdir)):
       return
     # That of another teacher, where a run ended before its first checkpoint.
     found = (

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from time_jax.checkpoint import checksums
-from time_jax.checkpoint.manager import Checkpoints
+from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.errors import DAMAGED_JSON, GoneError, UserError
 from time_jax.core.storage import atomic_file, lease
 from time_jax.hf import model_hash, tokenizer
@@ -88,7 +88,7 @@ def read_student(workdir: pathlib.Path, step: int | None = None) -> Student:
 def _read_student(workdir: pathlib.Path, step: int | None) -> Student:
   config = assembly.read_run(workdir)
   shape = assembly.read_shape(workdir, config)
-  with Checkpoints.read_only(workdir) as checkpoints:
+  with CheckpointReader(workdir) as checkpoints:
     steps = checkpoints.steps()
     chosen = step if step is not None else choose.read_choice(workdir)
     if not steps:
@@ -108,7 +108,7 @@ def _read_student(workdir: pathlib.Path, step: int | None) -> Student:
     record = checkpoints.metadata(chosen)
     place = checkpoints.folder(chosen)
     item = checkpoints.student_item(chosen)
-  sealed = checksums.of_item(place, item)
+  sealed = checksums.digest_of_item(place, item)
   arrays = _arrays(workdir, place, sealed, shape, params)
   own = workdir / "tokenizer"
   words = (record.get("imported") or {}).get("words", "")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from time_jax.checkpoint import checksums
+from time_jax.checkpoint import checksums, layout
 from time_jax.config import changes
 from time_jax.core.errors import (
   DAMAGED_JSON,
@@ -56,7 +56,7 @@ def status_command(
     if bad := history.read_lines(workdir / name)[1]:
       problems.append(f"{bad} unreadable line(s) of {name} left out")
   step = rows[-1]["step"] if rows else 0
-  saved = [int(folder.name) for folder in checksums.step_folders(workdir)]
+  saved = [int(folder.name) for folder in layout.step_folders(workdir)]
   over = bool(num_steps and saved and saved[-1] >= num_steps)
   word, detail, healthy = _state(rows, sessions, over, time.time())
   lines = {
@@ -214,21 +214,19 @@ def _restarts(sessions: Sequence[Row]) -> str:
 
 
 def _checkpoints(workdir: pathlib.Path, rows: Sequence[Row]) -> str:
-  found = checksums.step_folders(workdir)
+  found = layout.step_folders(workdir)
   text = "none"
   if found:
     text = f"{len(found)}, the newest of step {int(found[-1].name):,}"
     # One of an older version has no seal, but then the others have none.
-    sealed = any(map(checksums.is_sealed, found))
-    if why := sealed and checksums.damage(found[-1], quick=True):
+    sealed = any(map(checksums.exist, found))
+    if why := sealed and checksums.find_damage(found[-1], quick=True):
       text += f", which is damaged: {why}"
   if saving := history.curve(rows, "run/saving"):
     text += f"; {_duration(saving[-1][1])} of saving, beside the steps too"
   with contextlib.suppress(OSError):
-    aside = len(list((workdir / checksums.DAMAGED).iterdir()))
-    text += (
-      f"; {aside} damaged in {workdir / checksums.DAMAGED}" if aside else ""
-    )
+    aside = len(list((workdir / layout.DAMAGED).iterdir()))
+    text += f"; {aside} damaged in {workdir / layout.DAMAGED}" if aside else ""
   return text
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from time_jax.parallel.launcher_env import Place
+from time_jax.parallel.launcher_env import ProcessSpec
 from time_jax.step import flops
 
 _PACKAGES = (
@@ -61,20 +61,21 @@ def environment(mesh_shape: dict[str, int], dtype: str) -> dict[str, Any]:
   }
 
 
-def introduce(place: Place, mesh: jax.sharding.Mesh) -> str:
+def introduce(process: ProcessSpec, mesh: jax.sharding.Mesh) -> str:
   """The first line of a log: which process this is, on what, with what.
 
   Args:
-    place: of this process.
+    process: this one among those of the run.
     mesh: of the run.
   """
   devices = jax.devices()
   packages = {"Python": platform.python_version(), **versions()}
   shown = ", ".join(f"{name} {version}" for name, version in packages.items())
   return (
-    f"process {place.index} of {place.processes} ({place.launcher}), "
-    f"coordinator {place.coordinator}, {len(devices)} x "
-    f"{devices[0].device_kind}, mesh {dict(mesh.shape)}, {shown}"
+    f"process {process.process_id} of {process.num_processes} "
+    f"({process.launcher}), coordinator {process.coordinator_address}, "
+    f"{len(devices)} x {devices[0].device_kind}, mesh {dict(mesh.shape)}, "
+    f"{shown}"
   )
 
 

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from time_jax.core.errors import UserError
 from time_jax.core.storage import holder
-from time_jax.parallel import processes
+from time_jax.parallel import host_collectives
 
 _INFO = pathlib.Path("/proc/meminfo")
 # What a container may use and uses: version 2 of Linux's control groups, and 1.
@@ -54,7 +54,7 @@ def compile_step(
     UserError: it needs more than there is, for any process; in all of them.
   """
   machine = holder.this_machine()
-  sharing_processes = processes.of_all(machine).count(machine)
+  sharing_processes = host_collectives.all_gather(machine).count(machine)
   program, problem = None, None
   try:
     program = _compile(lowered)
@@ -63,7 +63,7 @@ def compile_step(
     check_fit(analysis, mesh.local_devices, free(), sharing_processes)
   except UserError as error:
     problem = error
-  problems = processes.of_all(str(problem or ""))
+  problems = host_collectives.all_gather(str(problem or ""))
   if program is None or any(problems):
     raise UserError(next(filter(None, problems))) from problem
   return program

@@ -35,11 +35,11 @@ def sweep_command(
     UserError: a point cannot be run, or was another one before.
     RunError: points failed; all others were run.
   """
-  place = launcher_env.find(os.environ)
-  if place and place.processes > 1:
+  place = launcher_env.detect(os.environ)
+  if place and place.num_processes > 1:
     raise UserError(
-      f"{place.launcher} started {place.processes} processes; a sweep runs in "
-      "one, which may use all devices of its host."
+      f"{place.launcher} started {place.num_processes} processes; a sweep "
+      "runs in one, which may use all devices of its host."
     )
   sweep = grid.with_fields(grid.load(file), fields)
   points = grid.points(sweep, workdir, commands)

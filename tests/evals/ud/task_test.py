@@ -17,7 +17,7 @@ from time_jax.core.errors import UserError
 from time_jax.evals.common import tuning
 from time_jax.evals.ud import conllu, scoring
 from time_jax.hf import files
-from time_jax.parallel import processes, sharding
+from time_jax.parallel import host_collectives, sharding
 
 udeval = pytest.importorskip("udtools.udeval")
 pytest.importorskip("ufal.chu_liu_edmonds")
@@ -95,7 +95,7 @@ def test_processes_that_would_not_make_one_run(
     other = {name: "other"} if name in mine else {}
     return [text, json.dumps(mine | other)]
 
-  monkeypatch.setattr(processes, "of_all", gather)
+  monkeypatch.setattr(host_collectives, "all_gather", gather)
   assert main.main(tiny_ud.command(model, tmp_path)) == 2
   told = capsys.readouterr().err
   assert f"would not make one run: {words}" in told
@@ -111,7 +111,9 @@ def test_process_0_says_which_seeds_are_done(
   monkeypatch.setattr(sharding, "make_mesh", lambda **sizes: mesh)
   done = {"run": {"seed": 7}, "scores": {}, "seconds": 1}
   with monkeypatch.context() as patch:
-    patch.setattr(processes, "by_first", lambda work: json.dumps(done))
+    patch.setattr(
+      host_collectives, "run_on_first", lambda work: json.dumps(done)
+    )
     assert main.main(tiny_ud.command(model, tmp_path)) == 2
   told = capsys.readouterr().err
   assert f"{tmp_path}/seed-0 belongs to another run: " in told

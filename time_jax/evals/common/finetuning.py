@@ -10,8 +10,8 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax.checkpoint import checksums
-from time_jax.checkpoint.damaged import METADATA
+from time_jax.checkpoint import layout
+from time_jax.checkpoint.layout import METADATA
 from time_jax.config import finetune as config_finetune
 from time_jax.config import warmup
 from time_jax.core.errors import EXIT_PREEMPTED, UserError
@@ -21,7 +21,7 @@ from time_jax.evals.common import batches, datasets, optimization, saved, tuning
 from time_jax.evals.common.encoders import open_encoder
 from time_jax.evals.common.task import SPLITS, Task, path_of
 from time_jax.hf import files, model_hash
-from time_jax.parallel import processes, sharding
+from time_jax.parallel import failures, host_collectives, processes, sharding
 from time_jax.parallel.watchdog import Watchdog
 from time_jax.report.results import SCHEMA, SCORES
 from time_jax.run import loop
@@ -64,9 +64,9 @@ def finetune(
     for split in SPLITS
     if config.data[split]
   }
-  with processes.writing(workdir):
+  with processes.hold_workdir(workdir):
     processes.initialize()
-    with processes.together(config.train.watchdog) as watchdog:
+    with failures.supervise(config.train.watchdog) as watchdog:
       return _finetune(config, workdir, kind, data, watchdog, typed)
 
 
@@ -79,7 +79,7 @@ def _finetune(
   typed: Collection[str],
 ) -> int:
   """What all processes do together."""
-  processes.check_shared(workdir)
+  host_collectives.check_shared(workdir)
   settings = _settings(config)
   # Before anything is loaded that only all processes can load together.
   check_processes({"run": settings, "versions": versions()})
@@ -252,7 +252,7 @@ def _read_done(path: pathlib.Path) -> Done | None:
       )
     return json.dumps(done)
 
-  text = processes.by_first(read)
+  text = host_collectives.run_on_first(read)
   return json.loads(text) if text else None
 
 
@@ -291,10 +291,12 @@ def _is_begun(config: ConfigDict, workdir: pathlib.Path) -> bool:
   folders = [workdir / f"seed-{seed}" for seed in config.seeds]
   records = [folder / SCORES for folder in folders]
   for folder in folders:
-    newest = checksums.step_folders(folder)[-1:]
+    newest = layout.step_folders(folder)[-1:]
     records += [step / METADATA / METADATA for step in newest]
   asked = {n: config.train[n] for n in ("epochs", "warmup_steps")}
-  found = processes.by_first(lambda: "yes" * warmup.is_recorded(records, asked))
+  found = host_collectives.run_on_first(
+    lambda: "yes" * warmup.is_recorded(records, asked)
+  )
   return bool(found)
 
 

@@ -19,7 +19,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
-from time_jax.checkpoint.manager import Checkpoints
+from time_jax.checkpoint.reader import CheckpointReader
+from time_jax.checkpoint.writer import CheckpointWriter
 from time_jax.config.distill import differences
 from time_jax.core import nonfinite
 from time_jax.core.errors import RunError, UserError
@@ -218,21 +219,21 @@ class Run:
     Returns:
       None: told to stop, everything is saved.
     """
-    with Checkpoints(
+    with CheckpointWriter(
       self.workdir, keep_latest=2, keep_every=None, metric=SCORE, highest=True
     ) as checkpoints:
       progress = self._loop(*self._restore(checkpoints), checkpoints)
     if progress is None:
       return None
     history, seconds = progress
-    with Checkpoints.read_only(self.workdir) as checkpoints:
+    with CheckpointReader(self.workdir) as checkpoints:
       step = (best_epoch(history) + 1) * self.batches.steps
       wanted = {"averaged": self.abstract().averaged}
       params = checkpoints.restore(step, wanted)["averaged"]
     return Tuned(params, history, seconds)
 
   def _restore(
-    self, checkpoints: Checkpoints
+    self, checkpoints: CheckpointReader
   ) -> tuple[State, list[dict[str, float]], float]:
     """State, history and seconds so far."""
     if not checkpoints.steps():
@@ -255,7 +256,7 @@ class Run:
     state: State,
     history: list[dict[str, float]],
     seconds: float,
-    checkpoints: Checkpoints,
+    checkpoints: CheckpointWriter,
   ) -> tuple[list[dict[str, float]], float] | None:
     first, per_epoch = int(state.step), self.batches.steps
     start = time.monotonic() - seconds
@@ -334,7 +335,7 @@ class Run:
     step: int,
     scalars: dict[str, Array],
     recorder: metrics.Recorder,
-    checkpoints: Checkpoints,
+    checkpoints: CheckpointWriter,
   ) -> None:
     if reason := nonfinite.reason_to_end(
       int(scalars["train/skipped_in_a_row"]),

@@ -23,8 +23,9 @@ from saving import (
 )
 
 from time_jax.checkpoint import checksums
-from time_jax.checkpoint.manager import METRIC, Checkpoints
+from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.errors import RunError, UserError
+from time_jax.telemetry.history import METRIC
 
 # What Orbax leaves behind in its event loop when an array is damaged.
 pytestmark = pytest.mark.filterwarnings(
@@ -86,9 +87,9 @@ def test_a_score_that_comes_after_the_save_counts(tmp_path):
     save_all(checkpoints, [50])
   assert steps_in(tmp_path) == [20, 50]
   folder = folder_of(tmp_path, 20)
-  assert checksums.is_sealed(folder) and not checksums.damage(folder)
+  assert checksums.exist(folder) and not checksums.find_damage(folder)
   (folder / "metrics" / "metrics").write_text("{}")
-  assert checksums.damage(folder).startswith("metrics/metrics has ")
+  assert checksums.find_damage(folder).startswith("metrics/metrics has ")
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
@@ -117,7 +118,7 @@ def test_waiting_means_complete_on_disk(tmp_path):
 def test_parameters_can_be_read_alone(copy):
   """Without the rest: its files may be gone."""
   shutil.rmtree(folder_of(copy, 2) / "rest")
-  with Checkpoints.read_only(copy) as checkpoints:
+  with CheckpointReader(copy) as checkpoints:
     found = checkpoints.restore(2, {"params": abstract()["params"]})
   assert set(found) == {"params"}
   jax.tree.map(
@@ -134,7 +135,7 @@ def test_another_mesh_reads_the_same_bits(tmp_path, before, after):
   with open_in(tmp_path) as checkpoints:
     checkpoints.save(3, trees(3, make_mesh(*before)), {})
   wanted = abstract(make_mesh(*after))
-  with Checkpoints.read_only(tmp_path) as checkpoints:
+  with CheckpointReader(tmp_path) as checkpoints:
     found = checkpoints.restore(3, wanted)
   jax.tree.map(np.testing.assert_array_equal, found, values(3))
   for leaf, like in zip(
@@ -146,7 +147,7 @@ def test_another_mesh_reads_the_same_bits(tmp_path, before, after):
 
 def test_reading_changes_nothing(saved):
   before = sorted(saved.rglob("*"))
-  with Checkpoints.read_only(saved) as checkpoints:
+  with CheckpointReader(saved) as checkpoints:
     assert checkpoints.steps() == [1, 2]
     assert checkpoints.metadata(1) == {"run": 1}
   assert sorted(saved.rglob("*")) == before
@@ -154,7 +155,7 @@ def test_reading_changes_nothing(saved):
 
 def test_no_checkpoints(tmp_path):
   with pytest.raises(UserError, match="no checkpoints in .*--workdir of a run"):
-    Checkpoints.read_only(tmp_path / "nowhere")
+    CheckpointReader(tmp_path / "nowhere")
   assert not list(tmp_path.iterdir())
   with open_in(tmp_path) as checkpoints:
     assert checkpoints.steps() == []
@@ -172,7 +173,7 @@ def test_damaged_arrays_are_told(copy, no_leftovers, damage):
   path.unlink()
   if damage == "cut":
     path.write_bytes(content[: len(content) // 2])
-  with Checkpoints.read_only(copy) as checkpoints:
+  with CheckpointReader(copy) as checkpoints:
     with pytest.raises(UserError, match="cannot be read: ") as caught:
       checkpoints.restore(2, abstract())
     found = checkpoints.restore(1, abstract())
@@ -187,7 +188,7 @@ def test_damaged_metadata_is_told(copy):
   path = folder_of(copy, 2) / "metadata" / "metadata"
   path.write_text(path.read_text()[:-1])
   with (
-    Checkpoints.read_only(copy) as checkpoints,
+    CheckpointReader(copy) as checkpoints,
     pytest.raises(UserError, match=f"{folder_of(copy, 2)} cannot be read"),
   ):
     checkpoints.metadata(2)
@@ -197,12 +198,12 @@ def test_damaged_scores_are_told(copy):
   path = folder_of(copy, 2) / "metrics" / "metrics"
   path.write_text(path.read_text()[:5])
   with pytest.raises(UserError, match="cannot be opened: .* move that folder"):
-    Checkpoints.read_only(copy)
+    CheckpointReader(copy)
 
 
 def test_a_step_that_is_not_there(saved):
   with (
-    Checkpoints.read_only(saved) as checkpoints,
+    CheckpointReader(saved) as checkpoints,
     pytest.raises(UserError, match=f"{folder_of(saved, 9)} cannot be read"),
   ):
     checkpoints.restore(9, abstract())
@@ -245,7 +246,7 @@ def test_a_failed_save_spares_the_others(copy, small_disk, wait):
   assert str(copy / "checkpoints") in str(caught.value)
   assert "File too large" in str(caught.value)
   assert steps_in(copy) == [1, 2]
-  with Checkpoints.read_only(copy) as checkpoints:
+  with CheckpointReader(copy) as checkpoints:
     found = checkpoints.restore(2, abstract())
   jax.tree.map(np.testing.assert_array_equal, found, values(2))
 

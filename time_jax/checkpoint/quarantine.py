@@ -1,0 +1,132 @@
+"""Damaged checkpoints, which a run finds when it starts and moves away."""
+
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from time_jax.checkpoint import checksums
+from time_jax.checkpoint.layout import (
+  DAMAGED,
+  METADATA,
+  METRICS,
+  step_folders,
+)
+from time_jax.core.errors import (
+  RestartableError,
+  UserError,
+  first_line,
+  is_lost,
+  is_unseen,
+  run_again,
+)
+from time_jax.core.storage import lease
+from time_jax.core.storage.atomic_file import read_json
+from time_jax.core.storage.paths import Path
+from time_jax.parallel import host_collectives
+
+
+def set_damaged_aside(workdir: Path) -> None:
+  """Moves damaged checkpoints away; process 0 does, and the others wait.
+
+  Args:
+    workdir: folder of the run.
+
+  Raises:
+    UserError: they cannot be looked at, or not be moved; or the imported
+      student, which no run can make again, is damaged.
+    RestartableError: the storage is gone for now.
+  """
+  problem: Exception | None = None
+  if jax.process_index() == 0:
+    try:
+      lease.check()
+      for line in _move_damaged(workdir):
+        print(f"time_jax: {line}", file=sys.stderr, flush=True)
+    except (OSError, ValueError) as error:
+      problem = error
+  # 0: fine; 1: refused; 2: refused for now.
+  outcome = host_collectives.broadcast(bool(problem) + is_lost(problem))
+  if not outcome:
+    return
+  text = f"process 0 cannot use {workdir}; its log says why."
+  if isinstance(problem, UserError):
+    text = str(problem)
+  elif problem:
+    text = (
+      f"the checkpoints in {workdir} cannot be looked at, or a damaged one not "
+      f"be moved: {first_line(problem)} Expected a --workdir that can be read "
+      f"and written: {run_again(problem)}."
+    )
+  raise (RestartableError if outcome == 2 else UserError)(text) from problem
+
+
+def _move_damaged(workdir: Path) -> list[str]:
+  """Moves damaged checkpoints, from the newest down to the first sound one.
+
+  Of older ones only the scores are looked at, as Orbax reads them.
+
+  Returns:
+    A line for each: which, why, where it is now.
+  """
+  lines: list[str] = []
+  sound = ""
+  for folder in reversed(step_folders(workdir)):
+    if checksums.exist(folder):
+      why = checksums.find_damage(folder, [METRICS] if sound else ())
+    else:
+      why = "" if sound else _unreadable(folder)
+    if not why:
+      sound = sound or folder.name
+      continue
+    if folder.name == "0":
+      raise UserError(
+        f"the imported student {folder} is damaged: {why}; `time_jax import` "
+        "it again, into a new workdir."
+      )
+    target = _move(folder, workdir / DAMAGED)
+    lines.append(
+      f"the checkpoint of step {folder.name} is damaged: {why}. It was moved "
+      f"to {target}; "
+    )
+  goes_on = f"after step {sound}" if sound else "anew: no other is left"
+  return [f"{line}the run continues {goes_on}." for line in lines]
+
+
+def _move(folder: Path, parent: Path) -> Path:
+  parent.mkdir(exist_ok=True)
+  number, target = 1, parent / folder.name
+  while target.exists():
+    number += 1
+    target = parent / f"{folder.name}-{number}"
+  return folder.rename(target)
+
+
+def _unreadable(folder: Path) -> str:
+  """Reads all of a checkpoint that has no checksums, in this process alone.
+
+  Returns:
+    Why it cannot be read; empty if it can.
+  """
+  alone = ocp.options.MultiprocessingOptions(
+    active_processes={0}, barrier_sync_key_prefix="unreadable"
+  )
+  try:
+    items = read_json(folder / "_CHECKPOINT_METADATA")["item_handlers"]
+    read_json(folder / METADATA / METADATA)
+    for name in sorted(set(items) - {METADATA, METRICS}):
+      handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+      with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+        path: Any = (folder / name).absolute()
+        wanted = jax.tree.map(
+          lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+          dict(reader.metadata(path).item_metadata.tree),
+        )
+        reader.restore(path, ocp.args.PyTreeRestore(restore_args=wanted))
+  except Exception as error:  # Orbax raises a bare one for a damaged array.
+    if is_unseen(error):
+      raise
+    return first_line(error.__cause__ or error).rstrip(".")
+  return ""
