@@ -15,7 +15,6 @@ from tiny_tokenizers import write_tokenizer
 from time_jax.config.distill import default_config
 from time_jax.core.errors import UserError
 from time_jax.hf import tokenizer, torch_encoder
-from time_jax.parallel import host_collectives
 from time_jax.run import first_state, initial, saved_student
 from time_jax.run import loop as run_loop
 
@@ -210,12 +209,10 @@ def test_the_tokenizer_of_another_teacher_does_not_stay(
 
 
 def test_all_processes_begin_with_the_same_weights(golden, monkeypatch):
-  gather = "all_gather"
-  monkeypatch.setattr(host_collectives, gather, lambda text: [text, text])
+  path = "time_jax.parallel.host_collectives.all_gather"
+  monkeypatch.setattr(path, lambda text: [text, text])
   initial._check_alike(golden / "bert", False)
-  monkeypatch.setattr(
-    host_collectives, "all_gather", lambda text: [text, "b", text]
-  )
+  monkeypatch.setattr(path, lambda text: [text, "b", text])
   with pytest.raises(UserError, match=r"processes \[1\] than for process 0"):
     initial._check_alike(golden / "bert", False)
 

@@ -206,11 +206,11 @@ class Run:
     if self.encoder is None:
       return state
     nonfinite.check_first_weights(self.encoder, "the encoder")
-    again = jax.tree.map(jnp.copy, self.encoder)
+    one, other = (jax.tree.map(jnp.copy, self.encoder) for _ in range(2))
     return dataclasses.replace(
       state,
-      params={**state.params, "encoder": jax.tree.map(jnp.copy, self.encoder)},
-      averaged={**state.averaged, "encoder": again},
+      params={**state.params, "encoder": one},
+      averaged={**state.averaged, "encoder": other},
     )
 
   def tune(self) -> Tuned | None:
