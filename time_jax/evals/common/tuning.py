@@ -200,9 +200,8 @@ class Run:
   def first_state(self) -> State:
     """The state of step 0."""
     layout = jax.tree.map(lambda x: x.sharding, self.abstract())
-    state = jax.jit(
-      lambda: nn.meta.unbox(self._boxed()), out_shardings=layout
-    )()
+    init = jax.jit(lambda: nn.meta.unbox(self._boxed()), out_shardings=layout)
+    state = init()
     if self.encoder is None:
       return state
     nonfinite.check_first_weights(self.encoder, "the encoder")
