@@ -26,6 +26,7 @@ import time_jax
 from time_jax.core import errors
 from time_jax.data import prepare, workers
 from time_jax.data.manifest import is_prepared
+from time_jax.data.shards import RowFormat
 
 ROOT = pathlib.Path(time_jax.__file__).parents[1]
 
@@ -295,7 +296,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
     run(pathlib.Path(corpus) / "out", corpus)
   with pytest.raises(errors.UserError, match="expected a local path"):
     prepare.prepare(
-      "gs://bucket/x", splits={"train": [corpus]}, tokenizer=tiny_tokenizer()
+      "gs://bucket/x", {"train": [corpus]}, RowFormat(tiny_tokenizer())
     )
 
 

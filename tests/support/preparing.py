@@ -3,6 +3,7 @@
 A corpus is random words, so that the shards do not compress to nothing.
 """
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from time_jax.data import prepare
 from time_jax.data.manifest import Manifest
+from time_jax.data.shards import RowFormat
 from time_jax.data.tokenizing import TokenizerSpec
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -46,14 +48,18 @@ def write_corpus(path: pathlib.Path, documents: list[str]) -> str:
 
 
 def run(folder: pathlib.Path, *train: str, **changes: Any) -> Manifest:
-  settings = {
-    "splits": {"train": train},
-    "tokenizer": tiny_tokenizer(),
-    "seq_len": 16,
-    "shard_text_mb": 0.003,
-    "num_workers": 1,
-  }
-  return prepare.prepare(folder, **(settings | changes))
+  """Prepares with small defaults; changes are of any field or argument."""
+
+  def taken(kind: type) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(kind)]
+    return {name: changes.pop(name) for name in names if name in changes}
+
+  small = {"tokenizer": tiny_tokenizer(), "seq_len": 16}
+  row_format = RowFormat(**(small | taken(RowFormat)))
+  limits = prepare.Limits(**taken(prepare.Limits))
+  splits = changes.pop("splits", {"train": train})
+  options = {"shard_text_mb": 0.003, "num_workers": 1} | changes
+  return prepare.prepare(folder, splits, row_format, limits=limits, **options)
 
 
 def read(folder: pathlib.Path, split: str = "train") -> list[dict[str, Any]]:

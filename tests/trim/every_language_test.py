@@ -14,6 +14,7 @@ import transformers
 
 from time_jax.cli import main
 from time_jax.data import pipeline, prepare
+from time_jax.data.shards import RowFormat
 from time_jax.hf import save
 from time_jax.hf.tokenizer import load_tokenizer
 from time_jax.models import bert
@@ -50,9 +51,8 @@ def test_no_token_is_lost(trained, tmp_path, language, kind):
   source = tiny_tokenizers.TEXT / f"{language}.jsonl.gz"
   prepare.prepare(
     tmp_path,
-    splits={"train": [str(source)]},
-    tokenizer=spec,
-    seq_len=SEQ_LEN,
+    {"train": [str(source)]},
+    RowFormat(spec, SEQ_LEN),
     num_workers=1,
   )
   found = windows(pipeline.open_rows(tmp_path, "train"))

@@ -7,7 +7,7 @@ They go through the hub's own cache (HF_HOME), with its own login (HF_TOKEN or
 import fnmatch
 import glob
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
@@ -25,46 +25,63 @@ _OFFLINE = (
 
 
 def find_files(repository: str, pattern: str) -> list[str]:
-  """The files that match, in sorted order.
+  """Returns the files of a dataset that match a pattern, in sorted order.
 
   Args:
     repository: OWNER/NAME[@REVISION] of a dataset.
     pattern: a path in it; * and ? do not match a slash.
 
   Raises:
-    UserError: none matches, or the repository cannot be seen.
+    UserError: no file matches, or the repository cannot be seen.
   """
-  *parents, last = pattern.split("/")
-  folders = [""]
+  name, _ = _split(repository)
   try:
     # Anyone may list a gated dataset; that its files are out of reach would
     # come out only when reading gets to them.
-    name, _ = _split(repository)
     huggingface_hub.HfApi().auth_check(name, repo_type="dataset")
-    for part in parents:
-      if glob.has_magic(part):
-        folders = _matching(repository, folders, part, files=False)
-      else:
-        folders = [f"{folder}{part}/" for folder in folders]
-    found = _matching(repository, folders, last, files=True)
-  except hub_errors.EntryNotFoundError as error:
-    # Not being online is one of these, too.
-    if isinstance(error, hub_errors.LocalEntryNotFoundError):
-      raise explain(repository, error) from error
-    found = []
+    paths = sorted(_matching(repository, "", pattern.split("/")))
   except Exception as error:  # The hub's errors share no base class.
-    raise explain(repository, error) from error
-  if not found:
+    # Not being online is an EntryNotFoundError, too.
+    if not isinstance(error, hub_errors.EntryNotFoundError) or isinstance(
+      error, hub_errors.LocalEntryNotFoundError
+    ):
+      raise explain(repository, error) from error
+    paths = []
+  if not paths:
     raise UserError(
       f"the dataset {repository} on the Hugging Face hub has no file "
       f"{pattern!r}; expected a path or pattern of its files: "
       f"{_page(repository)}/tree/main shows them"
     )
-  return sorted(found)
+  return paths
+
+
+def _matching(
+  repository: str, folder: str, parts: Sequence[str]
+) -> Iterator[str]:
+  """Yields the files below a folder that match the parts of a pattern.
+
+  Only folders that match are listed: a repository can have 100 000 files, and
+  `HfFileSystem.glob` lists every folder of a depth that it has to look into.
+  """
+  part, *inner = parts
+  if inner and not glob.has_magic(part):
+    yield from _matching(repository, f"{folder}{part}/", inner)
+    return
+  name, revision = _split(repository)
+  for entry in huggingface_hub.HfApi().list_repo_tree(
+    name, folder.rstrip("/") or None, repo_type="dataset", revision=revision
+  ):
+    is_file = isinstance(entry, RepoFile)
+    if fnmatch.fnmatchcase(entry.path.rpartition("/")[2], part):
+      if inner and not is_file:
+        yield from _matching(repository, f"{entry.path}/", inner)
+      elif is_file and not inner:
+        yield entry.path
 
 
 def fetch(repository: str, path: str) -> pathlib.Path:
-  """Downloads a file unless it is in the cache; says where it lies.
+  """Downloads a file unless it is in the cache, and returns its local path.
 
   Raises:
     UserError: there is no such file, no access, or no network.
@@ -81,7 +98,7 @@ def fetch(repository: str, path: str) -> pathlib.Path:
 
 
 def explain(repository: str, error: BaseException) -> UserError:
-  """What a user can do about an error, or about that which caused it."""
+  """Returns what a user can do about an error, or about the cause of it."""
   name, revision = _split(repository)
   causes = [error]
   while cause := causes[-1].__cause__ or causes[-1].__context__:
@@ -93,57 +110,41 @@ def explain(repository: str, error: BaseException) -> UserError:
   without = ""
   if name in corpora.HELD_OUT:
     without = "; or do without held-out text: --config.data.validation='()'"
-  start = f"cannot read the dataset {repository} on the Hugging Face hub: "
+  login = "log in with `hf auth login` or set HF_TOKEN"
   if caused_by(hub_errors.GatedRepoError):
-    return UserError(
-      f"{start}it is gated; open {_page(repository)}, accept its terms, then "
-      f"log in with `hf auth login` or set HF_TOKEN{without}"
+    why = (
+      f"it is gated; open {_page(repository)}, accept its terms, then {login}"
+      f"{without}"
     )
-  if caused_by(hub_errors.RepositoryNotFoundError):
-    return UserError(
-      f"{start}there is no {name}, or it is private; check the name; if it is "
-      "private, log in with `hf auth login` or set HF_TOKEN"
+  elif caused_by(hub_errors.RepositoryNotFoundError):
+    why = (
+      f"there is no {name}, or it is private; check the name; if it is "
+      f"private, {login}"
     )
-  if caused_by(hub_errors.RevisionNotFoundError):
-    return UserError(f"{start}it has no revision {revision!r}; check it")
+  elif caused_by(hub_errors.RevisionNotFoundError):
+    why = f"it has no revision {revision!r}; check it"
   # Libraries of HTTP name their connection errors alike, with no common base.
-  names = (type(cause).__name__ for cause in causes)
-  if caused_by(*_OFFLINE) or any(n.startswith("Connect") for n in names):
-    return UserError(
-      f"{start}the hub cannot be reached; go online and run it again, or give "
-      f"local files{without}"
+  elif caused_by(*_OFFLINE) or any(
+    type(cause).__name__.startswith("Connect") for cause in causes
+  ):
+    why = (
+      "the hub cannot be reached; go online and run it again, or give local "
+      f"files{without}"
     )
-  if "scripts are no longer supported" in str(error):  # By `datasets` from 4.
-    return UserError(
-      f"{start}it is made by code of its own, which is not run; name its files "
+  elif "scripts are no longer supported" in str(error):  # `datasets` from 4 on.
+    why = (
+      "it is made by code of its own, which is not run; name its files "
       f"instead: hf:{repository}/GLOB"
     )
-  reason = " ".join(str(error).split())[:300]
+  else:
+    reason = " ".join(str(error).split())[:300]
+    why = (
+      f"{type(error).__name__}: {reason}; check the name and the network, then "
+      "run it again"
+    )
   return UserError(
-    f"{start}{type(error).__name__}: {reason}; check the name and the "
-    "network, then run it again"
+    f"cannot read the dataset {repository} on the Hugging Face hub: {why}"
   )
-
-
-def _matching(
-  repository: str, folders: list[str], pattern: str, *, files: bool
-) -> list[str]:
-  """Files, or folders with a slash behind, that lie in any of the folders."""
-  return [
-    path if files else f"{path}/"
-    for folder in folders
-    for path, is_file in _entries(repository, folder)
-    if is_file == files and fnmatch.fnmatchcase(path.split("/")[-1], pattern)
-  ]
-
-
-def _entries(repository: str, folder: str) -> Iterator[tuple[str, bool]]:
-  name, revision = _split(repository)
-  # Of the whole tree, which can have 100 000 files, only what is asked for.
-  for entry in huggingface_hub.HfApi().list_repo_tree(
-    name, folder.rstrip("/") or None, repo_type="dataset", revision=revision
-  ):
-    yield entry.path, isinstance(entry, RepoFile)
 
 
 def _split(repository: str) -> tuple[str, str | None]:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import BinaryIO
 
 import tensorflow_datasets as tfds
 import tqdm
@@ -21,15 +22,15 @@ def check_rows(
   """Reads files of a prepared folder and compares them with the manifest.
 
   Args:
-    folder: of the prepared rows.
-    manifest: that was written with them.
-    shards: whose files are read, which takes long; by default all.
+    folder: the folder of the prepared rows.
+    manifest: what was written with them.
+    shards: the files to read, which takes long; all by default.
 
   Returns:
-    The bytes of these files.
+    The number of bytes in these files.
 
   Raises:
-    UserError: names all files that are missing or have changed.
+    UserError: names the files that are missing or have changed.
   """
   place = shard_folder(folder)
   if shards is None:
@@ -40,17 +41,24 @@ def check_rows(
     desc="verify", total=total, unit="B", unit_scale=True, disable=None
   ) as bar:
     for shard in shards:
-      if why := _problem(place / shard.name, shard):
-        problems.append(f"{shard.name} {why}")
+      problems += _shard_problems(place, shard, content=True)
       bar.update(shard.size)
   _raise(place, problems)
   return total
 
 
 def check_metadata(folder: str | os.PathLike[str], manifest: Manifest) -> None:
-  """The same for the small files alone, which is done at once."""
+  """Compares the small files with the manifest; UserError if they differ."""
   place = shard_folder(folder)
   _raise(place, _metadata_problems(place, manifest))
+
+
+def check_sizes(
+  folder: str | os.PathLike[str], shards: Sequence[Shard]
+) -> None:
+  """Compares the sizes of files with the manifest; UserError if they differ."""
+  place = shard_folder(folder)
+  _raise(place, [p for s in shards for p in _shard_problems(place, s)])
 
 
 def _raise(place: pathlib.Path, problems: list[str]) -> None:
@@ -67,43 +75,50 @@ def _metadata_problems(place: pathlib.Path, manifest: Manifest) -> list[str]:
   problems = []
   if manifest.fingerprint != manifests.fingerprint(manifest.settings):
     problems.append(f"{manifests.MANIFEST} has other settings")
-  if why := _metadata_problem(place, manifest):
-    problems.append(f"dataset_info.json or features.json {why}")
-  return problems
-
-
-def _metadata_problem(place: pathlib.Path, manifest: Manifest) -> str:
-  """What is wrong with what TFDS knows of the rows; empty if nothing is."""
+  # What TFDS reads there, compared with what the manifest says of the rows.
+  expected = [
+    str(tfds.core.FileFormat.ARRAY_RECORD),
+    manifests.features(manifest.settings["seq_len"]).to_json(),
+    {
+      name: [(shard.name, shard.rows) for shard in split.shards]
+      for name, split in manifest.splits.items()
+    },
+  ]
   try:
     info = tfds.builder_from_directory(place).info
-    known = {
+    splits = {
       name: list(zip(split.filenames, split.shard_lengths, strict=True))
       for name, split in info.splits.items()
     }
-    found = [str(info.file_format), info.features.to_json(), known]
+    content = [str(info.file_format), info.features.to_json(), splits]
+    problem = "" if content == expected else "has other content"
   except Exception as error:  # TFDS's have no common class.
     if is_unseen(error):
       raise
-    return f"cannot be read ({' '.join(str(error).split())})"
-  splits = {
-    name: [(shard.name, shard.rows) for shard in split.shards]
-    for name, split in manifest.splits.items()
-  }
-  features = manifests.features(manifest.settings["seq_len"]).to_json()
-  expected = [str(tfds.core.FileFormat.ARRAY_RECORD), features, splits]
-  return "" if found == expected else "has other content"
+    problem = f"cannot be read ({' '.join(str(error).split())})"
+  if problem:
+    problems.append(f"dataset_info.json or features.json {problem}")
+  return problems
 
 
-def _problem(path: pathlib.Path, shard: Shard) -> str:
-  """What is wrong with a file; empty if nothing is."""
+def _shard_problems(
+  place: pathlib.Path, shard: Shard, *, content: bool = False
+) -> list[str]:
+  """Returns what is wrong with the size, and the content, of a file."""
   try:
-    with path.open("rb") as file:
+    with (place / shard.name).open("rb") as file:
       size = os.fstat(file.fileno()).st_size
       if size != shard.size:
-        return f"has {size:,} bytes instead of {shard.size:,}"
-      found = hashlib.file_digest(file, "sha256").hexdigest()
+        return [f"{shard.name} has {size:,} bytes instead of {shard.size:,}"]
+      if not content or _sha256(file) == shard.sha256:
+        return []
   except (OSError, ValueError) as error:  # Or a name that no file can have.
     if is_unseen(error):
       raise
-    return f"cannot be read ({getattr(error, 'strerror', None) or error})"
-  return "" if found == shard.sha256 else "has other content"
+    why = getattr(error, "strerror", None) or error
+    return [f"{shard.name} cannot be read ({why})"]
+  return [f"{shard.name} has other content"]
+
+
+def _sha256(file: BinaryIO) -> str:
+  return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from time_jax.core import errors
-from time_jax.core.storage.atomic_file import from_json
+from time_jax.core.storage.atomic_file import from_json, read_json
 from time_jax.data.tf_example import FEATURES
 
 NAME = "time_rows"
@@ -133,7 +133,7 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
   """Reads the manifest of a folder in which `prepare` has finished."""
   path = pathlib.Path(folder) / MANIFEST
   try:
-    values = json.loads(path.read_text())
+    values = read_json(path)
     for name, split in values["splits"].items():
       split["sources"] = tuple(map(str, split["sources"]))
       split["files"] = tuple(from_json(SourceFile, f) for f in split["files"])

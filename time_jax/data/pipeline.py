@@ -8,11 +8,10 @@ position in the data, as a checkpoint keeps it, is the step.
 import dataclasses
 import itertools
 import os
-import pathlib
-import queue
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent import futures
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import grain
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from time_jax.core import errors
 from time_jax.data import integrity
-from time_jax.data.manifest import NAME, Manifest, load_manifest, shard_folder
+from time_jax.data.manifest import NAME, load_manifest
 from time_jax.data.tf_example import FEATURES
 
 Row = dict[str, NDArray[np.int32]]
@@ -50,48 +49,36 @@ class Rows(Protocol):
 
 def open_rows(folder: str | os.PathLike[str], split: str) -> Rows:
   """Opens the rows of a split, after a look at the size of every file."""
-  _check_files(folder, load_manifest(folder), split)
-  return _PreparedRows(os.fspath(folder), split)
-
-
-def _check_files(
-  folder: str | os.PathLike[str], manifest: Manifest, split: str
-) -> None:
+  manifest = load_manifest(folder)
   if split not in manifest.splits:
     raise errors.UserError(
       f"{str(folder)!r} has no split {split!r}; expected one of "
       f"{', '.join(manifest.splits)}"
     )
-  for shard in manifest.splits[split].shards:
-    path = shard_folder(folder) / shard.name
-    try:
-      size = path.stat().st_size
-    except (OSError, ValueError) as error:  # Or a name that no file can have.
-      raise _damaged(path, f"it cannot be read ({error})") from error
-    if size != shard.size:
-      raise _damaged(path, f"it has {size} bytes instead of {shard.size}")
-
-
-def _damaged(path: pathlib.Path, why: str) -> errors.UserError:
-  return errors.UserError(
-    f"{str(path)!r} is damaged: {why}; expected the file as `prepare` wrote "
-    "it; copy it again, or run `prepare` with a new folder"
-  )
+  integrity.check_sizes(folder, manifest.splits[split].shards)
+  return _PreparedRows(os.fspath(folder), split)
 
 
 class _PreparedRows:
-  """Rows on disk, which are read again where that fails at first."""
+  """Rows on disk; a read that fails is repeated before it is an error."""
 
   def __init__(self, folder: str, split: str) -> None:
     self._folder, self._split = folder, split
     try:
       self._source: Any = self._open()
-    except Exception as error:
-      raise _damaged(shard_folder(folder), str(error)) from error
+    except OSError as error:
+      raise errors.UserError(
+        f"the rows in {folder!r} are damaged: {error}; expected them as "
+        "`prepare` wrote them; copy them again, or run `prepare` with a new "
+        "folder"
+      ) from error
     self._length = len(self._source)
 
   def _open(self) -> Any:
-    return tfds.data_source(NAME, data_dir=self._folder, split=self._split)
+    try:
+      return tfds.data_source(NAME, data_dir=self._folder, split=self._split)
+    except Exception as error:  # TFDS's have no common class.
+      raise OSError(str(error)) from error
 
   def __len__(self) -> int:
     return self._length
@@ -101,40 +88,26 @@ class _PreparedRows:
     for pause in (0.0, *_PAUSES):
       time.sleep(pause)
       try:
-        source = self._source or self._open()
-      except Exception as error:  # TFDS's have no common class.
-        problem = error
-        continue
-      try:
-        found = source.__getitems__(indices)
+        self._source = self._source or self._open()
+        return self._source.__getitems__(indices)
       except _UNREADABLE as error:
         self._source, problem = None, error
       except Exception:
         # The files were read: either TFDS was told another form of rows, or
         # the fault is in the program, of which the files say nothing.
-        manifest = load_manifest(self._folder)
-        integrity.check_metadata(self._folder, manifest)
+        integrity.check_metadata(self._folder, load_manifest(self._folder))
         raise
-      else:
-        self._source = source
-        return found
-    self._check_files_of(indices)
-    raise errors.RestartableError(
-      f"rows in {self._folder!r} cannot be read, although they are what was "
-      f"written: {' '.join(str(problem).split())}; start the same command again"
-    ) from problem
-
-  def _check_files_of(self, indices: Sequence[int]) -> None:
-    """UserError where the files of these rows are not what was written.
-
-    What is whole on disk is not damaged: its storage fails.
-    """
+    # Storage that fails is told from files that are not what was written.
     manifest = load_manifest(self._folder)
     shards = manifest.splits[self._split].shards
     ends = np.cumsum([shard.rows for shard in shards])
     places = np.searchsorted(ends, np.asarray(indices), side="right")
-    chosen = [shards[i] for i in sorted({*places.tolist()}) if i < len(shards)]
-    integrity.check_rows(self._folder, manifest, chosen)
+    read = [shards[i] for i in sorted({*places.tolist()}) if i < len(shards)]
+    integrity.check_rows(self._folder, manifest, read)
+    raise errors.RestartableError(
+      f"rows in {self._folder!r} cannot be read, although they are what was "
+      f"written: {' '.join(str(problem).split())}; start the same command again"
+    ) from problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +168,7 @@ class BatchSource:
       raise errors.UserError("no rows to train on; expected at least one")
     if seed < 0:
       raise errors.UserError(f"{seed=} is negative; expected 0 or more")
-    self._wanted = _checked(wanted, global_batch_size)
+    self._wanted = _checked_rows(wanted, global_batch_size)
     self._rows = rows
     self._global_batch_size = global_batch_size
     order = grain.MapDataset.range(len(rows)).seed(seed).shuffle()
@@ -242,7 +215,7 @@ def sequential_batches(
   Yields:
     tokens and segment_ids, int32 [wanted rows, seq_len].
   """
-  wanted = _checked(wanted, batch_size)
+  wanted = _checked_rows(wanted, batch_size)
   for start in range(0, len(rows), batch_size):
     indices = [start + i for i in wanted]
     present = [i for i in indices if i < len(rows)]
@@ -269,48 +242,31 @@ def prefetch(
     batch_at: what to compute, such as `BatchSource.batch_at`.
     start: the first step.
     stop: one past the last step.
-    depth: how many results may wait, one or more.
+    depth: how many results wait, one or more; one more is being computed.
     put: what to do with each, such as the transfer to the devices.
 
   Yields:
     The results in the order of the steps. An exception in the thread is
     raised here; the thread ends when the iterator is closed.
   """
-  if depth < 1:
-    raise errors.UserError(f"prefetch {depth=}: expected 1 or more")
-  results: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
-  closed = threading.Event()
-
-  def offer(result: Any, error: BaseException | None) -> None:
-    while not closed.is_set():
-      try:
-        return results.put((result, error), timeout=0.1)
-      except queue.Full:
-        continue
-
-  def produce() -> None:
-    try:
-      for step in range(start, stop):
-        if closed.is_set():
-          return
-        offer(put(batch_at(step)), None)
-    except BaseException as error:
-      offer(None, error)
-
-  thread = threading.Thread(target=produce, name="prefetch", daemon=True)
-  thread.start()
+  pool = futures.ThreadPoolExecutor(1, "prefetch")
+  submitted = (
+    pool.submit(lambda s: put(batch_at(s)), step) for step in range(start, stop)
+  )
   try:
-    for _ in range(start, stop):
-      result, error = results.get()
-      if error is not None:
-        raise error
+    ahead = deque(itertools.islice(submitted, depth + 1))
+    while ahead:
+      result = ahead.popleft().result()
+      ahead.extend(itertools.islice(submitted, 1))
       yield result
   finally:
-    closed.set()
-    thread.join()
+    pool.shutdown(cancel_futures=True)
 
 
-def _checked(wanted: Sequence[int] | None, batch_size: int) -> Sequence[int]:
+def _checked_rows(
+  wanted: Sequence[int] | None, batch_size: int
+) -> Sequence[int]:
+  """Returns the rows of a batch that are wanted, by default all of them."""
   if batch_size < 1:
     raise errors.UserError(f"{batch_size=}: expected 1 or more")
   if wanted is None:

@@ -1,4 +1,4 @@
-"""Text to tokenised rows on disk, with every core, in steps that survive.
+"""Text to tokenised rows on disk, on every core, and resumable at any point.
 
 The result is a folder that TensorFlow Datasets reads, with or without
 TensorFlow: `tfds.data_source("time_rows", data_dir=FOLDER, split="train")`.
@@ -20,7 +20,6 @@ ends with the same bytes as an undisturbed run.
 import contextlib
 import dataclasses
 import itertools
-import json
 import os
 import pathlib
 import shutil
@@ -31,28 +30,44 @@ from typing import Any
 import tqdm
 
 from time_jax.core import errors
-from time_jax.core.storage.atomic_file import write_json
+from time_jax.core.storage.atomic_file import read_json, write_json
 from time_jax.data import manifest as manifests
 from time_jax.data import sources, text_files, workers
 from time_jax.data.manifest import Manifest, is_prepared, load_manifest
 from time_jax.data.records import Tally
-from time_jax.data.shards import Block, ShardWriter, Written, block_file
-from time_jax.data.tokenizing import TokenizerSpec
+from time_jax.data.shards import (
+  Block,
+  RowFormat,
+  ShardWriter,
+  Written,
+  block_file,
+)
 
 _RUN_AGAIN = "finished shards are kept; run the same command again to go on"
 
 
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """Where each split ends, and how much of its text may be unreadable.
+
+  Attributes:
+    max_tokens: a split ends before it exceeds so many; 0 is no limit.
+    max_documents: a split ends after so many; 0 is no limit.
+    max_bad_records: unreadable records that a split may skip.
+  """
+
+  max_tokens: int = 0
+  max_documents: int = 0
+  max_bad_records: int = 100
+
+
 def prepare(
   folder: str | os.PathLike[str],
-  *,
   splits: Mapping[str, Sequence[str]],
-  tokenizer: TokenizerSpec,
-  seq_len: int = 512,
-  packing: str = "pack",
+  row_format: RowFormat,
+  *,
+  limits: Limits | None = None,
   shard_text_mb: float | int = 16,
-  max_bad_records: int = 100,
-  max_tokens: int = 0,
-  max_documents: int = 0,
   num_workers: int | None = None,
   progress: bool = True,
 ) -> Manifest:
@@ -64,14 +79,9 @@ def prepare(
   Args:
     folder: receives the rows; on a file system, made when missing.
     splits: for each split, such as "train", its sources of text.
-    tokenizer: the teacher's tokenizer.
-    seq_len: places in a row.
-    packing: "pack" cuts long documents into windows and puts several into a
-      row; "none" keeps the first window of each document, one to a row.
+    row_format: the tokenizer, and how its tokens become rows.
+    limits: of every split; by default those of `Limits`.
     shard_text_mb: MiB of text that become one shard.
-    max_bad_records: unreadable records that a split may skip.
-    max_tokens: each split ends before it exceeds this; 0 is no limit.
-    max_documents: each split ends after so many; 0 is no limit.
     num_workers: processes; all cores by default; 1 is this process alone.
     progress: shows a progress bar when stderr is a terminal.
 
@@ -81,41 +91,67 @@ def prepare(
   Raises:
     UserError: wrong settings or text, or a folder of other settings or text.
   """
-  folder = pathlib.Path(folder)
+  folder, limits = pathlib.Path(folder), limits or Limits()
+  # Everything that decides the bytes of the rows. It is a format: a folder is
+  # known by the hash of this.
   settings = {
     "splits": {name: list(texts) for name, texts in splits.items()},
-    "tokenizer_sha256": tokenizer.sha256,
-    "pad_id": tokenizer.pad_id,
-    "vocab_size": tokenizer.vocab_size,
-    "seq_len": seq_len,
-    "packing": packing,
+    "tokenizer_sha256": row_format.tokenizer.sha256,
+    "pad_id": row_format.tokenizer.pad_id,
+    "vocab_size": row_format.tokenizer.vocab_size,
+    "seq_len": row_format.seq_len,
+    "packing": row_format.packing,
     "shard_text_mb": float(shard_text_mb),
-    "max_tokens": max_tokens,
-    "max_documents": max_documents,
+    "max_tokens": limits.max_tokens,
+    "max_documents": limits.max_documents,
   }
   _check(folder, settings)
-  work = _unfinished(folder)
-  with _readable_errors(folder):
+  unfinished = _unfinished(folder)
+  with _explained_errors(folder):
     if is_prepared(folder):
       manifest = _load_same(folder, folder, settings)
-      shutil.rmtree(work, ignore_errors=True)
+      shutil.rmtree(unfinished, ignore_errors=True)
       return manifest
     _start_or_resume(folder, settings)
-    if is_prepared(work):
-      _load_same(work, folder, settings)
+    if is_prepared(unfinished):
+      _load_same(unfinished, folder, settings)
     else:
-      writer = ShardWriter(work, tokenizer, seq_len, packing)
-      manifest = _prepare_splits(
-        writer, settings, num_workers, max_bad_records, progress
+      # All sources are looked up first: a wrong path fails before any work.
+      texts = {name: _open_text(x, limits) for name, x in splits.items()}
+      made = {}
+      writer = ShardWriter(unfinished, row_format)
+      with workers.submitter(writer, num_workers) as (submit, in_flight):
+        # While the workers start: a wrong tokenizer fails before it has work.
+        _ = writer.encoder
+        for name, text in texts.items():
+          blocks = _blocks(name, text, shard_text_mb)
+          shards = workers.in_order(submit, in_flight, blocks)
+          with contextlib.closing(shards):
+            done = _until_limit(shards, submit, limits.max_tokens, progress)
+          made[name] = _split_manifest(name, text.files, settings, done)
+      manifest = Manifest(
+        version=manifests.MANIFEST_FORMAT,
+        fingerprint=manifests.fingerprint(settings),
+        tokenizer_sha256=row_format.tokenizer.sha256,
+        settings=settings,
+        splits=made,
       )
-      write_json(
-        work / manifests.MANIFEST, dataclasses.asdict(manifest), sort_keys=True
-      )
+      content = dataclasses.asdict(manifest)
+      write_json(unfinished / manifests.MANIFEST, content, sort_keys=True)
     return _finish(folder)
 
 
+def plan_of(folder: pathlib.Path) -> pathlib.Path:
+  """Returns the file with the settings of text whose preparation has begun."""
+  return _unfinished(folder) / "plan.json"
+
+
+def _unfinished(folder: pathlib.Path) -> pathlib.Path:
+  return folder / "unfinished"
+
+
 @contextlib.contextmanager
-def _readable_errors(folder: pathlib.Path) -> Generator[None, None, None]:
+def _explained_errors(folder: pathlib.Path) -> Generator[None, None, None]:
   try:
     yield
   except OSError as error:
@@ -131,63 +167,46 @@ def _readable_errors(folder: pathlib.Path) -> Generator[None, None, None]:
 
 
 def _check(folder: pathlib.Path, settings: dict[str, Any]) -> None:
+  """Raises UserError for settings that cannot be prepared, all at once."""
+  s = settings
   checks = [
     (":/" not in str(folder), "folder", str(folder), "a local path"),
-    (bool(settings["splits"]), "splits", None, "one at least"),
+    (bool(s["splits"]), "splits", None, "one at least"),
+    (s["seq_len"] >= 1, "seq_len", s["seq_len"], "1 or more"),
+    (s["max_tokens"] >= 0, "max_tokens", s["max_tokens"], "0 or more"),
+    (s["max_documents"] >= 0, "max_documents", s["max_documents"], "0 or more"),
+    (s["shard_text_mb"] > 0, "shard_text_mb", s["shard_text_mb"], "above 0"),
+    (s["packing"] in ("pack", "none"), "packing", s["packing"], "pack, none"),
   ]
-  for name, bound in (
-    ("seq_len", 1),
-    ("max_tokens", 0),
-    ("max_documents", 0),
-  ):
-    value = settings[name]
-    checks.append((value >= bound, name, value, f"{bound} or more"))
-  for name, texts in settings["splits"].items():
+  for name, texts in s["splits"].items():
     checks.append((name.isidentifier(), "split", name, "one word"))
     checks.append((bool(texts), f"sources of {name}", None, "one at least"))
-  size, packing = settings["shard_text_mb"], settings["packing"]
-  checks.append((size > 0, "shard_text_mb", size, "more than 0"))
-  checks.append((packing in ("pack", "none"), "packing", packing, "pack, none"))
   problems = [
-    f"{name} is {value!r}, expected {wanted}"
-    for good, name, value, wanted in checks
-    if not good
+    f"{name} is {value!r}, expected {expected}"
+    for is_right, name, value, expected in checks
+    if not is_right
   ]
   if problems:
     raise errors.UserError("cannot prepare: " + "; ".join(problems))
 
 
-def plan_of(folder: pathlib.Path) -> pathlib.Path:
-  """The settings of text that is not prepared to its end."""
-  return _unfinished(folder) / "plan.json"
-
-
-def _unfinished(folder: pathlib.Path) -> pathlib.Path:
-  return folder / "unfinished"
-
-
 def _start_or_resume(folder: pathlib.Path, settings: dict[str, Any]) -> None:
-  work = _unfinished(folder)
-  work.mkdir(parents=True, exist_ok=True)
-  for leftover in work.glob("*.tmp"):
+  """Writes down the settings, or compares them with those of what is there."""
+  unfinished, plan = _unfinished(folder), plan_of(folder)
+  unfinished.mkdir(parents=True, exist_ok=True)
+  for leftover in unfinished.glob("*.tmp"):
     leftover.unlink()
-  plan = plan_of(folder)
-  # A first try that made nothing, for a mistyped path say, binds nobody.
-  begun = plan.exists() and any(path != plan for path in work.iterdir())
-  if begun:
-    _refuse_other_settings(folder, _read_plan(plan), settings)
-  else:
-    write_json(plan, settings, sort_keys=True)
-
-
-def _read_plan(plan: pathlib.Path) -> dict[str, Any]:
+  # Without a shard, as after a mistyped path, other settings may follow.
+  if not (plan.exists() and any(path != plan for path in unfinished.iterdir())):
+    return write_json(plan, settings, sort_keys=True)
   try:
-    return dict(json.loads(plan.read_text()))
+    planned = dict(read_json(plan))
   except errors.DAMAGED_JSON as error:
     raise errors.UserError(
       f"{str(plan)!r} is damaged: {error}; expected the settings of prepared "
       "text; name another folder or delete this one"
     ) from error
+  return _refuse_other_settings(folder, planned, settings)
 
 
 def _load_same(
@@ -210,13 +229,15 @@ def _load_same(
 
 
 def _refuse_other_settings(
-  folder: pathlib.Path, saved: dict[str, Any], wanted: dict[str, Any]
+  folder: pathlib.Path, before: dict[str, Any], now: dict[str, Any]
 ) -> None:
-  saved = {"max_documents": 0} | saved  # Absent before there was such a limit.
+  before = {
+    "max_documents": 0
+  } | before  # Absent before there was such a limit.
   differences = [
-    f"{name} was {saved.get(name)!r}, now {wanted.get(name)!r}"
-    for name in sorted({*saved, *wanted})
-    if saved.get(name) != wanted.get(name)
+    f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+    for name in sorted({*before, *now})
+    if before.get(name) != now.get(name)
   ]
   if differences:
     raise errors.UserError(
@@ -226,85 +247,72 @@ def _refuse_other_settings(
     )
 
 
-def _prepare_splits(
-  writer: ShardWriter,
-  settings: dict[str, Any],
-  num_workers: int | None,
-  max_bad_records: int,
-  progress: bool,
-) -> Manifest:
-  # All sources are looked up first: a wrong path fails before any work.
-  texts = {}
-  for split, names in settings["splits"].items():
-    tally = Tally(max_bad_records)
-    parsed = [sources.Source.parse(name) for name in names]
-    files = tuple(
-      manifests.SourceFile(str(path), text_files.file_size(path))
-      for path in sources.local_files(parsed)
-    )
-    documents = sources.documents(parsed, tally)
-    # Whatever is behind the limit is not even read.
-    limited = itertools.islice(documents, settings["max_documents"] or None)
-    texts[split] = limited, tally, files
-  splits = {}
-  with workers.submitter(writer, num_workers) as (submit, in_flight):
-    # While the workers start; a wrong tokenizer fails before it has any work.
-    writer.check()
-    for split, (documents, tally, files) in texts.items():
-      blocks = _blocks(split, documents, tally, settings["shard_text_mb"])
-      written = _write_blocks(
-        submit, in_flight, blocks, settings["max_tokens"], progress
-      )
-      splits[split] = _split_manifest(split, settings, files, written)
-  return Manifest(
-    version=manifests.MANIFEST_FORMAT,
-    fingerprint=manifests.fingerprint(settings),
-    tokenizer_sha256=settings["tokenizer_sha256"],
-    settings=settings,
-    splits=splits,
+@dataclasses.dataclass(frozen=True)
+class _Text:
+  """The documents of a split, their local files, and the count of both."""
+
+  documents: Iterator[str]
+  files: tuple[manifests.SourceFile, ...]
+  tally: Tally
+
+
+def _open_text(names: Sequence[str], limits: Limits) -> _Text:
+  tally = Tally(limits.max_bad_records)
+  parsed = [sources.Source.parse(name) for name in names]
+  files = tuple(
+    manifests.SourceFile(str(path), text_files.file_size(path))
+    for path in sources.local_files(parsed)
   )
+  documents = sources.documents(parsed, tally)
+  # What comes after the limit is not even read.
+  limited = itertools.islice(documents, limits.max_documents or None)
+  return _Text(limited, files, tally)
 
 
-def _blocks(
-  split: str,
-  documents: Iterator[str],
-  tally: Tally,
-  shard_text_mb: float,
-) -> Iterator[Block]:
+def _blocks(split: str, text: _Text, shard_text_mb: float) -> Iterator[Block]:
   """Groups documents, in order, into blocks of about this many MiB."""
-  number = start = 0
-  block: list[str] = []
+  tally, start = text.tally, 0
+  documents: list[str] = []
+  numbers = itertools.count()
 
-  def finished() -> Block:
+  def block() -> Block:
     return Block(
-      split, number, tuple(block), tally.empty_documents, tally.bad_records
+      split,
+      next(numbers),
+      tuple(documents),
+      tally.empty_documents,
+      tally.bad_records,
     )
 
-  for document in documents:
-    block.append(document)
+  for document in text.documents:
+    documents.append(document)
     if tally.text_bytes - start >= shard_text_mb * 2**20:
-      yield finished()
-      number, start, block = number + 1, tally.text_bytes, []
-  yield finished()
+      yield block()
+      start, documents = tally.text_bytes, []
+  yield block()
 
 
-def _write_blocks(
+def _until_limit(
+  shards: Iterator[tuple[Block, Written]],
   submit: workers.Submit,
-  in_flight: int,
-  blocks: Iterator[Block],
   max_tokens: int,
   progress: bool,
 ) -> list[tuple[Block, Written]]:
-  """Returns each block, without its text, and what became of it."""
+  """Returns each block, without its text, and the counts of its shard.
+
+  Args:
+    shards: blocks and the counts of their shards, in order.
+    submit: writes the last shard again, where it exceeds the limit.
+    max_tokens: see `Limits`.
+    progress: whether there is a progress bar.
+  """
   done: list[tuple[Block, Written]] = []
   tokens = 0
   hidden = None if progress else True  # None: hidden without a terminal.
-  bar = tqdm.tqdm(desc="prepare", unit="B", unit_scale=True, disable=hidden)
-  with (
-    bar,
-    contextlib.closing(workers.in_order(submit, in_flight, blocks)) as results,
-  ):
-    for block, written in results:
+  with tqdm.tqdm(
+    desc="prepare", unit="B", unit_scale=True, disable=hidden
+  ) as bar:
+    for block, written in shards:
       if max_tokens and tokens + written.tokens > max_tokens:
         limited = dataclasses.replace(block, token_limit=max_tokens - tokens)
         written = submit(limited).result()
@@ -319,8 +327,8 @@ def _write_blocks(
 
 def _split_manifest(
   split: str,
-  settings: dict[str, Any],
   files: tuple[manifests.SourceFile, ...],
+  settings: dict[str, Any],
   done: list[tuple[Block, Written]],
 ) -> manifests.SplitManifest:
   filled = [(block, written) for block, written in done if written.rows]
@@ -360,20 +368,20 @@ def _split_manifest(
 
 def _finish(folder: pathlib.Path) -> Manifest:
   """Gives every file its final name; may be repeated from any point."""
-  work, final = _unfinished(folder), manifests.shard_folder(folder)
-  manifest = load_manifest(work)
+  unfinished, final = _unfinished(folder), manifests.shard_folder(folder)
+  manifest = load_manifest(unfinished)
   final.mkdir(parents=True, exist_ok=True)
-  wanted = {s.name for split in manifest.splits.values() for s in split.shards}
+  names = {s.name for split in manifest.splits.values() for s in split.shards}
   for stale in final.glob(f"{manifests.NAME}-*.array_record-*"):
-    if stale.name not in wanted:
+    if stale.name not in names:
       stale.unlink()
-  for name, split in manifest.splits.items():
-    for shard in split.shards:
-      source = work / block_file(name, shard.block)
+  for split, content in manifest.splits.items():
+    for shard in content.shards:
       with contextlib.suppress(FileNotFoundError):  # Moved by a killed run.
+        source = unfinished / block_file(split, shard.block)
         source.replace(final / shard.name)
   manifests.write_metadata(final, manifest)
   # From here on the folder counts as prepared.
-  (work / manifests.MANIFEST).replace(folder / manifests.MANIFEST)
-  shutil.rmtree(work, ignore_errors=True)
+  (unfinished / manifests.MANIFEST).replace(folder / manifests.MANIFEST)
+  shutil.rmtree(unfinished, ignore_errors=True)
   return manifest

@@ -6,7 +6,6 @@ This is what a worker process of `prepare` does.
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -16,15 +15,44 @@ from array_record.python import array_record_module
 from numpy.typing import NDArray
 
 from time_jax.core import errors
-from time_jax.core.storage.atomic_file import from_json, write_json
-from time_jax.data import packing as row_packing
+from time_jax.core.storage.atomic_file import (
+  from_json,
+  read_json,
+  write_json,
+)
+from time_jax.data import packing
 from time_jax.data.tf_example import FEATURES, serialize
 from time_jax.data.tokenizing import TokenizerSpec, WindowEncoder
 
 
 @dataclasses.dataclass(frozen=True)
+class RowFormat:
+  """How text becomes rows.
+
+  Attributes:
+    tokenizer: the teacher's tokenizer.
+    seq_len: places in a row.
+    packing: "pack" cuts long documents into windows and puts several into a
+      row; "none" keeps the first window of each document, one to a row.
+  """
+
+  tokenizer: TokenizerSpec
+  seq_len: int = 512
+  packing: str = "pack"
+
+
+@dataclasses.dataclass(frozen=True)
 class Block:
-  """The documents of one shard, and what was skipped up to its end."""
+  """The documents of one shard.
+
+  Attributes:
+    split: name of the split.
+    number: of the block in its split, from 0.
+    documents: texts, none of them empty.
+    empty_documents: documents without text, up to the end of this block.
+    bad_records: unreadable records, up to the end of this block.
+    token_limit: tokens after which the shard ends; 0 is no limit.
+  """
 
   split: str
   number: int
@@ -36,7 +64,18 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-  """What a block has become; kept beside its shard."""
+  """Counts and hashes of a shard, kept in a JSON file beside it.
+
+  Attributes:
+    text_sha256: hash of the documents of the block.
+    token_limit: that of the block.
+    documents: documents that are wholly in the shard.
+    text_bytes: UTF-8 bytes of these documents.
+    tokens: tokens in all rows, special ones included, padding excluded.
+    rows: number of rows.
+    size: bytes of the shard.
+    sha256: hash of the shard.
+  """
 
   text_sha256: str
   token_limit: int
@@ -53,37 +92,33 @@ class ShardWriter:
   """Turns blocks into shards; lives in a worker process.
 
   Attributes:
-    work: the folder that receives the shards.
-    tokenizer: the teacher's tokenizer.
-    seq_len: places in a row.
-    packing: "pack" or "none", as for `prepare`.
+    folder: receives the shards.
+    row_format: how text becomes rows.
   """
 
-  work: pathlib.Path
-  tokenizer: TokenizerSpec
-  seq_len: int
-  packing: str
+  folder: pathlib.Path
+  row_format: RowFormat
 
   @functools.cached_property
-  def _encoder(self) -> WindowEncoder:
-    return WindowEncoder(self.tokenizer, self.seq_len)
-
-  def check(self) -> None:
-    """Raises a UserError when the tokenizer cannot serve."""
-    WindowEncoder(self.tokenizer, self.seq_len)
+  def encoder(self) -> WindowEncoder:
+    """The tokenizer; UserError when it cannot serve."""
+    return WindowEncoder(self.row_format.tokenizer, self.row_format.seq_len)
 
   def write(self, block: Block) -> Written:
     """Writes the shard and then its counts, unless both are there."""
-    shard = self.work / block_file(block.split, block.number)
+    shard = self.folder / block_file(block.split, block.number)
     digest = _text_sha256(block.documents)
-    if written := self._read(shard, block, digest):
+    if written := _read_written(shard, block, digest):
       return written
     # Never leave these counts beside a shard that they do not describe.
     shard.with_suffix(".json").unlink(missing_ok=True)
-    pieces, documents, text_bytes = self._pieces(block)
-    rows = self._rows(pieces)
-    tokens, segment_ids = row_packing.lay_out(
-      pieces, rows, seq_len=self.seq_len, pad_id=self.tokenizer.pad_id
+    windows, documents, text_bytes = self._windows(block)
+    seq_len = self.row_format.seq_len
+    rows = [[index] for index in range(len(windows))]
+    if self.row_format.packing == "pack":
+      rows = packing.pack([len(window) for window in windows], seq_len)
+    tokens, segment_ids = packing.lay_out(
+      windows, rows, seq_len=seq_len, pad_id=self.row_format.tokenizer.pad_id
     )
     size, sha256 = _write_rows(shard, tokens, segment_ids)
     written = Written(
@@ -91,59 +126,60 @@ class ShardWriter:
       token_limit=block.token_limit,
       documents=documents,
       text_bytes=text_bytes,
-      tokens=sum(map(len, pieces)),
+      tokens=sum(map(len, windows)),
       rows=len(rows),
       size=size,
       sha256=sha256,
     )
-    write_json(
-      shard.with_suffix(".json"), dataclasses.asdict(written), sort_keys=True
-    )
+    counts = dataclasses.asdict(written)
+    write_json(shard.with_suffix(".json"), counts, sort_keys=True)
     return written
 
-  def _read(
-    self, shard: pathlib.Path, block: Block, digest: str
-  ) -> Written | None:
-    counts = shard.with_suffix(".json")
-    try:
-      written = from_json(Written, json.loads(counts.read_text()))
-    except (FileNotFoundError, *errors.DAMAGED_JSON):
-      return None  # The block is written again.
-    if written.text_sha256 != digest:
-      raise errors.UserError(
-        f"the text of {shard.stem} is not what it was when {str(shard)!r} was "
-        "written; expected unchanged sources; prepare into a new folder"
-      )
-    same = written.token_limit == block.token_limit and shard.exists()
-    same = same and written.rows <= written.size  # Damage may make it absurd.
-    return written if same and shard.stat().st_size == written.size else None
-
-  def _pieces(self, block: Block) -> tuple[list[NDArray[np.int32]], int, int]:
-    """Returns the pieces, and how many documents and bytes they came from."""
-    pack = self.packing == "pack"
-    encode = self._encoder.all_windows if pack else self._encoder.first_windows
-    pieces: list[NDArray[np.int32]] = []
+  def _windows(self, block: Block) -> tuple[list[NDArray[np.int32]], int, int]:
+    """Returns windows, and how many documents and bytes are wholly in them."""
+    encode = self.encoder.first_windows
+    if self.row_format.packing == "pack":
+      encode = self.encoder.all_windows
+    windows: list[NDArray[np.int32]] = []
     tokens = documents = text_bytes = 0
-    windows_of = encode(block.documents)
-    for document, windows in zip(block.documents, windows_of, strict=True):
-      for window in windows:
+    for document, own in zip(
+      block.documents, encode(block.documents), strict=True
+    ):
+      for window in own:
         tokens += len(window)
         if block.token_limit and tokens > block.token_limit:
-          return pieces, documents, text_bytes
-        pieces.append(window)
+          return windows, documents, text_bytes
+        windows.append(window)
       documents += 1
       text_bytes += len(document.encode())
-    return pieces, documents, text_bytes
-
-  def _rows(self, pieces: list[NDArray[np.int32]]) -> list[list[int]]:
-    if self.packing == "pack":
-      return row_packing.pack([len(piece) for piece in pieces], self.seq_len)
-    return [[index] for index in range(len(pieces))]
+    return windows, documents, text_bytes
 
 
 def block_file(split: str, number: int) -> str:
   """Returns the name of the shard of a block until all are finished."""
   return f"{split}-{number:05d}.record"
+
+
+def _read_written(
+  shard: pathlib.Path, block: Block, text_sha256: str
+) -> Written | None:
+  """Returns the counts of a shard that is whole and of this block."""
+  try:
+    written = from_json(Written, read_json(shard.with_suffix(".json")))
+  except (FileNotFoundError, *errors.DAMAGED_JSON):
+    return None  # The block is written again.
+  if written.text_sha256 != text_sha256:
+    raise errors.UserError(
+      f"the text of {shard.stem} is not what it was when {str(shard)!r} was "
+      "written; expected unchanged sources; prepare into a new folder"
+    )
+  is_same = (
+    written.token_limit == block.token_limit
+    and written.rows <= written.size  # Damage may make it absurd.
+    and shard.exists()
+    and shard.stat().st_size == written.size
+  )
+  return written if is_same else None
 
 
 def _text_sha256(documents: Sequence[str]) -> str:

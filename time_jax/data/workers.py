@@ -36,7 +36,7 @@ def submitter(
   """
   num_workers = num_workers or len(os.sched_getaffinity(0))
   if num_workers == 1:
-    yield lambda block: _settled(writer.write(block)), 1
+    yield functools.partial(_write_here, writer), 1
     return
   # Forking a process that has threads, as jax and tokenizers do, hangs.
   context = multiprocessing.get_context("spawn")
@@ -53,10 +53,39 @@ def submitter(
     yield functools.partial(pool.submit, _write_in_worker), num_workers + 2
 
 
-def _settled(written: Written) -> "futures.Future[Written]":
+def in_order(
+  submit: Submit, in_flight: int, blocks: Iterator[Block]
+) -> Generator[tuple[Block, Written], None, None]:
+  """Yields each block and the counts of its shard, in the order of the blocks.
+
+  Args:
+    submit: starts the work on a block.
+    in_flight: how many blocks may be under way.
+    blocks: read only as far as they are worked on.
+  """
+  pending: deque[tuple[Block, futures.Future[Written]]] = deque()
+  try:
+    for block in blocks:
+      pending.append((block, submit(block)))
+      if len(pending) >= in_flight:
+        block, future = pending.popleft()
+        yield block, future.result()
+    for block, future in pending:
+      yield block, future.result()
+  finally:
+    # Shards that are being written are finished: a repeated run skips them.
+    futures.wait([future for _, future in pending if not future.cancel()])
+
+
+def _write_here(writer: ShardWriter, block: Block) -> "futures.Future[Written]":
   future: futures.Future[Written] = futures.Future()
-  future.set_result(written)
+  future.set_result(writer.write(block))
   return future
+
+
+def _write_in_worker(block: Block) -> Written:
+  assert _writer is not None
+  return _writer.write(block)
 
 
 def _start_worker(inbox: "multiprocessing.queues.Queue[ShardWriter]") -> None:
@@ -74,32 +103,3 @@ def _end_with_parent() -> None:
   assert parent is not None
   multiprocessing.connection.wait([parent.sentinel])
   os._exit(1)
-
-
-def _write_in_worker(block: Block) -> Written:
-  assert _writer is not None
-  return _writer.write(block)
-
-
-def in_order(
-  submit: Submit, in_flight: int, blocks: Iterator[Block]
-) -> Generator[tuple[Block, Written], None, None]:
-  """Yields each block and what became of it, in the order of the blocks.
-
-  Args:
-    submit: starts the work on a block.
-    in_flight: how many blocks may be under way.
-    blocks: read only as far as they are worked on.
-  """
-  pending: deque[tuple[Block, futures.Future[Written]]] = deque()
-  try:
-    for block in blocks:
-      pending.append((block, submit(block)))
-      if len(pending) >= in_flight:
-        block, future = pending.popleft()
-        yield block, future.result()
-    for block, future in pending:
-      yield block, future.result()
-  finally:
-    # What runs is let finish: it may be all that a repeated run has to read.
-    futures.wait([future for _, future in pending if not future.cancel()])

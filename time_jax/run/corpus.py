@@ -19,6 +19,7 @@ from time_jax.core.arrays import Batch
 from time_jax.core.errors import DAMAGED_JSON, UserError, unwritable
 from time_jax.core.storage.paths import local_path, prepare_workdir
 from time_jax.data import integrity, manifest, pipeline, prepare
+from time_jax.data.shards import RowFormat
 from time_jax.hf import files, tokenizer
 from time_jax.parallel import processes, sharding
 from time_jax.run.assembly import RANDOM, teacher_config
@@ -121,7 +122,7 @@ def _limit(path: pathlib.Path, part: str = "") -> int:
 
 def prepare_corpus(
   config: ConfigDict, workdir: pathlib.Path, vocab_size: int
-) -> pipeline.Manifest:
+) -> manifest.Manifest:
   """Tokenises a run's text into rows on disk; done at once if it was before.
 
   Several processes may call it: on a shared disk the first one works and the
@@ -148,14 +149,10 @@ def prepare_corpus(
     with _locked(folder):
       return prepare.prepare(
         folder,
-        splits=splits,
-        tokenizer=spec,
-        seq_len=d.seq_len,
-        packing=d.packing,
+        splits,
+        RowFormat(spec, d.seq_len, d.packing),
+        limits=prepare.Limits(d.max_tokens, d.max_documents, d.max_bad_records),
         shard_text_mb=d.shard_text_mb,
-        max_bad_records=d.max_bad_records,
-        max_tokens=d.max_tokens,
-        max_documents=d.max_documents,
       )
   except OSError as error:
     raise UserError(
@@ -163,7 +160,7 @@ def prepare_corpus(
     ) from error
 
 
-def _found_rows(config: ConfigDict, vocab_size: int) -> pipeline.Manifest:
+def _found_rows(config: ConfigDict, vocab_size: int) -> manifest.Manifest:
   """Rows of another teacher's tokenizer, for one that has none."""
   folder = config.data.folder
   if not folder or not manifest.is_prepared(folder):

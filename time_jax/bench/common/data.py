@@ -18,6 +18,7 @@ from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.data import pipeline, prepare
 from time_jax.data.records import Tally
+from time_jax.data.shards import RowFormat
 from time_jax.data.sources import Source, documents
 from time_jax.data.tokenizing import TokenizerSpec
 from time_jax.hf import files
@@ -138,9 +139,8 @@ def measure(
     start = time.perf_counter()
     manifest = prepare.prepare(
       folder / str(i),
-      splits={TRAIN: [str(folder / "text.jsonl")]},
-      tokenizer=spec,
-      seq_len=seq_len,
+      {TRAIN: [str(folder / "text.jsonl")]},
+      RowFormat(spec, seq_len),
       progress=False,
     )
     seconds[PREPARE].append(time.perf_counter() - start)
