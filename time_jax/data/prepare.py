@@ -124,7 +124,7 @@ def prepare(
         # While the workers start: a wrong tokenizer fails before it has work.
         _ = writer.encoder
         for name, text in texts.items():
-          blocks = _blocks(name, text, shard_text_mb)
+          blocks = _blocks(name, text, float(shard_text_mb))
           shards = workers.in_order(submit, in_flight, blocks)
           with contextlib.closing(shards):
             done = _until_limit(shards, submit, limits.max_tokens, progress)
