@@ -4,7 +4,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import BinaryIO
+from io import BufferedReader
 
 import tensorflow_datasets as tfds
 import tqdm
@@ -120,5 +120,5 @@ def _shard_problems(
   return [f"{shard.name} has other content"]
 
 
-def _sha256(file: BinaryIO) -> str:
+def _sha256(file: BufferedReader) -> str:
   return hashlib.file_digest(file, "sha256").hexdigest()
