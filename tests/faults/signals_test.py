@@ -146,7 +146,7 @@ def test_sigstop(
   assert process.returncode == 42 or process.returncode > 127, output
   told = [output, *(path.read_text() for path in logs.iterdir())]
   told = [t for t in told if "error: no step for 45 s (train.watchdog)" in t]
-  assert told and all(re.search(r"File .*train.py", t) for t in told)
+  assert told and all(re.search(r"File .*loop.py", t) for t in told)
   seconds, _ = recovered(processes)
   fault = f"SIGSTOP of process {victim} of {processes}"
   note(fault, "watchdog ended the others, resumed exact", 42, seconds)

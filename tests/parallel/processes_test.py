@@ -147,9 +147,9 @@ def test_alone_it_may_be_suspended():
   )
   assert process.stdout.readline() == "joined\n"
   process.send_signal(signal.SIGSTOP)
-  time.sleep(8)
+  time.sleep(5)
   process.send_signal(signal.SIGCONT)
-  time.sleep(3)
+  time.sleep(2)
   out, errors = process.communicate("\n", timeout=60)
   assert (process.returncode, out) == (0, "went on\n"), errors
 

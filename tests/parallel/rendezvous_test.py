@@ -151,7 +151,7 @@ def test_one_that_was_killed_comes_again(address):
   [
     ([hello(2, 5)], "them calls itself process 2 of 5, but process 0 was told"),
     ([hello(3)], "them calls itself process 3 of 3"),
-    ([hello(1, who="a"), hello(1, who="b")], "a and b both call themselves"),
+    ([hello(1, who="a"), hello(1, who="b")], "both call themselves process 1"),
   ],
 )
 def test_processes_that_contradict_each_other(address, said, words):

@@ -1,6 +1,5 @@
 """Damaged checkpoints, which a run finds when it starts and moves away."""
 
-import sys
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ from time_jax.core.errors import (
   is_unseen,
   run_again,
 )
+from time_jax.core.notes import say
 from time_jax.core.storage import lease
 from time_jax.core.storage.atomic_file import read_json
 from time_jax.core.storage.paths import Path
@@ -39,28 +39,22 @@ def set_damaged_aside(workdir: Path) -> None:
       student, which no run can make again, is damaged.
     RestartableError: the storage is gone for now.
   """
-  problem: Exception | None = None
-  if jax.process_index() == 0:
+
+  def work() -> str:
     try:
       lease.check()
       for line in _move_damaged(workdir):
-        print(f"time_jax: {line}", file=sys.stderr, flush=True)
-    except (OSError, ValueError) as error:
-      problem = error
-  # 0: fine; 1: refused; 2: refused for now.
-  outcome = host_collectives.broadcast(bool(problem) + is_lost(problem))
-  if not outcome:
-    return
-  text = f"process 0 cannot use {workdir}; its log says why."
-  if isinstance(problem, UserError):
-    text = str(problem)
-  elif problem:
-    text = (
-      f"the checkpoints in {workdir} cannot be looked at, or a damaged one not "
-      f"be moved: {first_line(problem)} Expected a --workdir that can be read "
-      f"and written: {run_again(problem)}."
-    )
-  raise (RestartableError if outcome == 2 else UserError)(text) from problem
+        say(line)
+    except OSError as error:
+      kind = RestartableError if is_lost(error) else UserError
+      raise kind(
+        f"the checkpoints in {workdir} cannot be looked at, or a damaged one "
+        f"not be moved: {first_line(error)} Expected a --workdir that can be "
+        f"read and written: {run_again(error)}."
+      ) from error
+    return ""
+
+  host_collectives.run_on_first(work)
 
 
 def _move_damaged(workdir: Path) -> list[str]:

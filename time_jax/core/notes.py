@@ -1,14 +1,25 @@
-"""Notes to the user on stderr, for what is no error but worth a line."""
+"""Lines for the user on stderr that are no results."""
 
 import functools
 import sys
 
+from time_jax.core.errors import without_secrets
 
-@functools.cache  # Said once, however often the same thing is read.
-def note(text: str) -> None:
-  """Prints a note, once in a process.
+
+def say(text: str) -> None:
+  """Prints a line at once, without the secrets in it.
 
   Args:
     text: a sentence or two.
   """
-  print(f"time_jax: note: {text}", file=sys.stderr)
+  print(f"time_jax: {without_secrets(text)}", file=sys.stderr, flush=True)
+
+
+@functools.cache
+def note(text: str) -> None:
+  """Prints what is no error but worth a line, once in a process.
+
+  Args:
+    text: a sentence or two.
+  """
+  say(f"note: {text}")

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import os
-import sys
 import traceback
 from collections.abc import Generator
 from typing import Any
@@ -15,8 +14,8 @@ from time_jax.core.errors import (
   EXIT_BUG,
   EXIT_PREEMPTED,
   verdict,
-  without_secrets,
 )
+from time_jax.core.notes import say
 from time_jax.parallel.watchdog import Watchdog
 
 # How JAX begins errors that a process makes all by itself.
@@ -65,8 +64,7 @@ def fail_together() -> Generator[None, None, None]:
       raise
     else:
       code, text = verdict(error) or (EXIT_BUG, traceback.format_exc().strip())
-    text = without_secrets(f"time_jax: error: {text}")
-    print(text, file=sys.stderr, flush=True)
+    say(f"error: {text}")
     os._exit(code)
 
 

@@ -21,13 +21,12 @@ import enum
 import json
 import os
 import socket
-import socketserver
-import sys
 import threading
 import time
 from typing import Any
 
 from time_jax.core.errors import DAMAGED_JSON, RestartableError, UserError
+from time_jax.core.notes import say
 from time_jax.parallel.launcher_env import ProcessSpec
 
 RUN = "run"  # the purpose of a roll call; see `run_once` for another one
@@ -111,25 +110,31 @@ class Listener:
     self.heard: set[int] = set()
     self.other_purposes: set[str] = set()
     self._purpose, self._verdict = purpose, b""
+    self._closed = False
+    dual = socket.has_dualstack_ipv6()
     try:
-      self._server = _Server(spec.port, self._attend)
+      self._listener = socket.create_server(
+        ("", spec.port),
+        family=socket.AF_INET6 if dual else socket.AF_INET,
+        backlog=1024,
+        dualstack_ipv6=dual,
+      )
     except OSError as error:
       raise RestartableError(
         f"process 0 cannot listen at {spec.coordinator_address}: "
         f"{error.strerror}; another run may hold this port."
       ) from error
-    self._thread = threading.Thread(
-      target=self._server.serve_forever, args=(0.1,), daemon=True
-    )
+    self._thread = threading.Thread(target=self._accept, daemon=True)
     self._thread.start()
 
   def __enter__(self) -> "Listener":
     return self
 
   def __exit__(self, *error: object) -> None:
-    self._server.shutdown()
+    self._closed = True
+    with self._listener, contextlib.suppress(OSError):
+      self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
     self._thread.join()
-    self._server.server_close()
     with self.changed:
       for peer in self.present:
         with contextlib.suppress(OSError):
@@ -150,6 +155,19 @@ class Listener:
   def _send_verdict(self, peer: socket.socket) -> None:
     with contextlib.suppress(OSError):
       peer.sendall(self._verdict)
+
+  def _accept(self) -> None:
+    while not self._closed:
+      try:
+        peer, _ = self._listener.accept()
+      except OSError:  # one that hung up, or too many open files: it may go by
+        time.sleep(0.0 if self._closed else 0.2)
+        continue
+      threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
+
+  def _serve(self, peer: socket.socket) -> None:
+    with peer, contextlib.suppress(OSError):  # A peer may vanish at any moment.
+      self._attend(peer)
 
   def _attend(self, peer: socket.socket) -> None:
     """Talks to one that has connected; a stranger gets no word."""
@@ -179,37 +197,6 @@ class Listener:
       if acknowledgement == _HEARD:
         self.heard.add(hello.index)
       self.changed.notify_all()
-
-
-class _Server(socketserver.ThreadingTCPServer):
-  """Hands every connection to a function, in a thread of its own."""
-
-  allow_reuse_address = True
-  daemon_threads = True
-  request_queue_size = 1024
-  address_family = (
-    socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-  )
-
-  def __init__(self, port: int, attend: Any) -> None:
-    self._attend = attend
-    super().__init__(("", port), socketserver.BaseRequestHandler)
-
-  def server_bind(self) -> None:
-    if self.address_family == socket.AF_INET6:
-      self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    super().server_bind()
-
-  def get_request(self) -> tuple[socket.socket, Any]:
-    try:
-      return super().get_request()
-    except OSError:  # one that hung up, or too many open files
-      time.sleep(0.2)
-      raise
-
-  def finish_request(self, request: Any, client_address: Any) -> None:
-    with contextlib.suppress(OSError):  # A peer may vanish at any moment.
-      self._attend(request)
 
 
 def ask(
@@ -349,11 +336,6 @@ def _report(spec: ProcessSpec, timeout: float) -> None:
     if reminder.is_due():
       say(f"process 0 at {spec.coordinator_address} is not there yet: {text}")
     time.sleep(RETRY_AFTER)
-
-
-def say(text: str) -> None:
-  """Prints a line for the user."""
-  print(f"time_jax: {text}", file=sys.stderr, flush=True)
 
 
 def _greeting(purpose: str) -> bytes:

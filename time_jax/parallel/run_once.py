@@ -22,9 +22,10 @@ from time_jax.core.errors import (
   Stopped,
   UserError,
 )
+from time_jax.core.notes import say
 from time_jax.parallel import launcher_env, rendezvous
 from time_jax.parallel.launcher_env import ProcessSpec
-from time_jax.parallel.rendezvous import Listener, Outcome, Reminder, say
+from time_jax.parallel.rendezvous import Listener, Outcome, Reminder
 
 _FIRST_SAID = 3.0  # seconds of waiting without a word
 _AFTER_A_BUG = 30.0  # seconds that process 0 waits for late ones after a bug

@@ -2,10 +2,10 @@
 
 import faulthandler
 import os
-import sys
 import threading
 
 from time_jax.core.errors import EXIT_PREEMPTED
+from time_jax.core.notes import say
 
 
 class Watchdog:
@@ -49,12 +49,10 @@ class Watchdog:
       silent = silent + pause if self._beats == last_beats else 0.0
       last_beats = self._beats
     faulthandler.dump_traceback(all_threads=True)
-    print(
-      f"time_jax: error: no step for {self._seconds:,.0f} s (train.watchdog); "
+    say(
+      f"error: no step for {self._seconds:,.0f} s (train.watchdog); "
       "above is what each thread does. Another process may hang: look into the "
-      "other logs. Start the same command again.",
-      file=sys.stderr,
-      flush=True,
+      "other logs. Start the same command again."
     )
     # Nothing that waits can hold it up, as it could hold up an exception.
     os._exit(EXIT_PREEMPTED)

@@ -4,11 +4,11 @@ import importlib
 import importlib.util
 import json
 import pathlib
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from time_jax.core.errors import UserError, without_secrets
+from time_jax.core.errors import UserError, first_line, without_secrets
+from time_jax.core.notes import say
 from time_jax.core.storage import atomic_file
 
 _FILE = "wandb.json"
@@ -53,8 +53,8 @@ class Tracker:
       )
     except Exception as error:  # Of its own kinds, and of the network's.
       raise UserError(
-        f"log.wandb={project!r} cannot be started: {_reason(error)} Log in by "
-        "`wandb login`, set WANDB_MODE=offline, or leave it empty."
+        f"log.wandb={project!r} cannot be started: {first_line(error)} Log in "
+        "by `wandb login`, set WANDB_MODE=offline, or leave it empty."
       ) from error
     atomic_file.write_json(path, {"id": self._run.id})
     self._lost = False
@@ -81,11 +81,9 @@ class Tracker:
       call()
     except Exception as error:
       self._lost = True
-      print(
-        f"time_jax: no more metrics to Weights & Biases: {_reason(error)} They "
-        "go on in metrics.jsonl.",
-        file=sys.stderr,
-        flush=True,
+      say(
+        f"no more metrics to Weights & Biases: {first_line(error)} They go on "
+        "in metrics.jsonl."
       )
 
 
@@ -104,8 +102,3 @@ def _shown(value: Any) -> Any:
   if isinstance(value, list | tuple):
     return [_shown(part) for part in value]
   return without_secrets(value) if isinstance(value, str) else value
-
-
-def _reason(error: Exception) -> str:
-  lines = str(error).strip().splitlines() or [type(error).__name__]
-  return lines[0].rstrip(".") + "."

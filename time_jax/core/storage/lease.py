@@ -10,7 +10,6 @@ import contextlib
 import errno
 import glob
 import os
-import sys
 import threading
 import time
 from collections.abc import Generator
@@ -20,8 +19,8 @@ from time_jax.core.errors import (
   UserError,
   refused,
   unwritable,
-  without_secrets,
 )
+from time_jax.core.notes import say
 from time_jax.core.storage import holder as holders
 from time_jax.core.storage.holder import Holder
 from time_jax.core.storage.paths import Path
@@ -133,10 +132,10 @@ class _Lease:
       ended = holder.has_ended(age)
       if ended or (ended is None and age > EXPIRES_AFTER):
         if self.remove_of(holder) and ended is None:
-          _say(f"took over {self._name} from {holder}: no sign for {age:.0f} s")
+          say(f"took over {self._name} from {holder}: no sign for {age:.0f} s")
       elif ended is None and patience > 0 and first_seen in (None, current):
         if first_seen is None:
-          _say(f"{self._name}: waiting for a sign of {holder}")
+          say(f"{self._name}: waiting for a sign of {holder}")
         first_seen, patience = current, patience - 1
         time.sleep(1)
       else:
@@ -272,7 +271,3 @@ def _seconds_to_wait() -> int:
   if not value.isdecimal():
     raise UserError(f"{_WAIT}={value!r}; expected seconds, such as 90.")
   return int(value)
-
-
-def _say(text: str) -> None:
-  print(f"time_jax: {without_secrets(text)}", file=sys.stderr, flush=True)
