@@ -6,7 +6,7 @@ import pathlib
 import pytest
 from preparing import make_documents, run, write_corpus
 
-from time_jax.core.errors import EXIT_PREEMPTED, UserError, verdict
+from time_jax.core.errors import EXIT_PREEMPTED, UserError, exit_status
 from time_jax.data.integrity import check_rows
 
 
@@ -53,7 +53,7 @@ def test_storage_that_is_gone_is_no_damage(tmp_path, monkeypatch) -> None:
   monkeypatch.setattr(pathlib.Path, "open", lost)
   with pytest.raises(OSError, match="Stale") as error:
     check_rows(tmp_path / "out", manifest)
-  assert verdict(error.value) == (
+  assert exit_status(error.value) == (
     EXIT_PREEMPTED,
     f"lost storage: {error.value}; start it again.",
   )

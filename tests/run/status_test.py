@@ -201,7 +201,7 @@ def test_a_run_that_was_interrupted_is_no_bug(capsys, tmp_path, error, ended):
   with pytest.raises(error), history.session(tmp_path, True, time=time.time()):
     raise error
   *_, session = history.read_sessions(tmp_path)
-  code, why = errors.verdict(error())
+  code, why = errors.exit_status(error())
   assert session["code"] == code == ended and session["why"] == why
   code, text = told(capsys, tmp_path)
   assert code == 0 and text.startswith(f"{tmp_path}: stopped, step 100 of")

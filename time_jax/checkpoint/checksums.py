@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable
 
-from time_jax.core.errors import DAMAGED_JSON, is_unseen
+from time_jax.core.errors import DAMAGED_JSON, is_inconclusive
 from time_jax.core.storage.atomic_file import read_json, write_json
 from time_jax.core.storage.paths import Path, list_files
 
@@ -87,7 +87,7 @@ def find_damage(
     if any({"/", ".."} & set(Path(name).parts) for name in wanted):
       raise ValueError("a file of another folder")
   except (OSError, *DAMAGED_JSON) as error:
-    if is_unseen(error):
+    if is_inconclusive(error):
       raise
     return f"{FILE} cannot be read ({type(error).__name__})"
   for name, (size, sha256) in wanted.items():
@@ -99,7 +99,7 @@ def find_damage(
       if not quick and _sha256(path) != sha256:
         return f"{name} has other content than was written"
     except (OSError, ValueError) as error:  # ValueError: no file has that name.
-      if is_unseen(error):
+      if is_inconclusive(error):
         raise
       reason = getattr(error, "strerror", None) or error
       return f"{name} cannot be read ({reason})"

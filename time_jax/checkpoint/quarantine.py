@@ -17,8 +17,8 @@ from time_jax.core.errors import (
   RestartableError,
   UserError,
   first_line,
-  is_lost,
-  is_unseen,
+  is_inconclusive,
+  is_storage_lost,
   run_again,
 )
 from time_jax.core.notes import say
@@ -46,7 +46,7 @@ def set_damaged_aside(workdir: Path) -> None:
       for line in _move_damaged(workdir):
         say(line)
     except OSError as error:
-      kind = RestartableError if is_lost(error) else UserError
+      kind = RestartableError if is_storage_lost(error) else UserError
       raise kind(
         f"the checkpoints in {workdir} cannot be looked at, or a damaged one "
         f"not be moved: {first_line(error)} Expected a --workdir that can be "
@@ -120,7 +120,7 @@ def _unreadable(folder: Path) -> str:
         )
         reader.restore(path, ocp.args.PyTreeRestore(restore_args=wanted))
   except Exception as error:  # Orbax raises a bare one for a damaged array.
-    if is_unseen(error):
+    if is_inconclusive(error):
       raise
     return first_line(error.__cause__ or error).rstrip(".")
   return ""

@@ -23,7 +23,7 @@ from time_jax.core.errors import (
   GoneError,
   UserError,
   first_line,
-  is_unseen,
+  is_inconclusive,
   run_again,
 )
 from time_jax.core.storage.paths import Path
@@ -210,7 +210,7 @@ class CheckpointReader:
       else "It is what `time_jax import` made: import the model again, into a "
       "new --workdir."
     )
-    if is_unseen(error):
+    if is_inconclusive(error):
       advice = f"It may be sound: {run_again(error)}."
     return UserError(
       f"the checkpoint {self.folder(step)} cannot be read: {why} {advice}"

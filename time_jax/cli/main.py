@@ -12,7 +12,7 @@ from absl import logging
 
 from time_jax.cli.commands import COMMANDS
 from time_jax.config import command_line
-from time_jax.core.errors import Stopped, verdict, without_secrets
+from time_jax.core.errors import Stopped, exit_status, without_secrets
 from time_jax.parallel import run_once
 
 
@@ -38,7 +38,7 @@ def _code_of(work: Callable[[], int]) -> int:
       sys.stdout.flush()  # That it cannot be written is told, too.
     return code
   except BaseException as error:
-    if (found := verdict(error)) is None:
+    if (found := exit_status(error)) is None:
       raise
     return _fail(*found)
 

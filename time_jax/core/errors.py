@@ -9,42 +9,19 @@ EXIT_BAD_INPUT = 2
 EXIT_RUN_FAILED = 3
 # Between 42 and 255 launchers such as XPK start a job again by default.
 EXIT_PREEMPTED = 42
-EXIT_INTERRUPTED = 130  # As shells have it of Ctrl-C.
-# What a shell says of a program that SIGPIPE ended: nobody reads its output.
-EXIT_PIPE = 141
-# What reading JSON of another form than expected, or none at all, ends with.
+EXIT_INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
+EXIT_PIPE = 141  # the same of SIGPIPE: nobody reads its output
+# What a reader of JSON raises where there is none, or of another form.
 DAMAGED_JSON = (
   *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
   RecursionError,  # brackets nested without end
 )
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What a disk or a network says that may be back after a while.
-_LOST = (
+_STORAGE_LOST = (
   *(errno.EIO, errno.EREMOTEIO, errno.ESTALE),
   *(errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN),
 )
-
-# What to do about what a disk says. Of others its own words have to do.
-_REMEDIES = {
-  **dict.fromkeys(_FULL, "make room"),
-  **dict.fromkeys(_LOST, "see to the disk, or the server that it is on"),
-  errno.EACCES: "get permission there",
-  errno.EPERM: "lift what forbids it, such as the flag of `chattr +i`",
-  errno.EROFS: "mount it writable, or use another disk",
-  errno.ENAMETOOLONG: "use a shorter path",
-  **dict.fromkeys(
-    (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
-    "move away what stands in its place",
-  ),
-  errno.ENOENT: "see who removes it",
-  **dict.fromkeys(
-    (errno.EMFILE, errno.ENFILE), "allow more open files (`ulimit -n`)"
-  ),
-  errno.EMLINK: "put fewer folders into one",
-  errno.ELOOP: "mend its symbolic links",
-  **dict.fromkeys((errno.EBUSY, errno.ETXTBSY), "end what uses it"),
-  errno.ENOMEM: "free memory",
-}
 _NOT_ALLOWED = (
   *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
 )
@@ -53,6 +30,25 @@ _OF_THE_SYSTEM = (
   *_NOT_ALLOWED,
   *(errno.EROFS, errno.ENAMETOOLONG, errno.EMLINK, errno.ELOOP, errno.EBUSY),
 )
+# What to do about an error of the file system; others have to speak for
+# themselves.
+_REMEDIES = {
+  _DISK_FULL: "make room",
+  _STORAGE_LOST: "see to the disk, or the server that it is on",
+  (errno.EACCES,): "get permission there",
+  (errno.EPERM,): "lift what forbids it, such as the flag of `chattr +i`",
+  (errno.EROFS,): "mount it writable, or use another disk",
+  (errno.ENAMETOOLONG,): "use a shorter path",
+  (
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+  ): "move away what stands in its place",
+  (errno.ENOENT,): "see who removes it",
+  (errno.EMFILE, errno.ENFILE): "allow more open files (`ulimit -n`)",
+  (errno.EMLINK,): "put fewer folders into one",
+  (errno.ELOOP,): "mend its symbolic links",
+  (errno.EBUSY, errno.ETXTBSY): "end what uses it",
+  (errno.ENOMEM,): "free memory",
+}
 
 
 class UserError(ValueError):
@@ -64,7 +60,7 @@ class GoneError(UserError):
 
 
 class Stopped(BaseException):
-  """SIGTERM: no error, so that nothing takes it for one on its way up."""
+  """SIGTERM; no `Exception`, so that nobody catches it on its way up."""
 
 
 class RunError(RuntimeError):
@@ -75,62 +71,71 @@ class RestartableError(RunError):
   """A run that cannot go on here and now, but may when it is started again."""
 
 
-def is_lost(error: BaseException | None) -> bool:
-  """Whether an error comes from storage that is gone, and may come back."""
-  return any(number in _LOST for number in _numbers(error))
+def is_storage_lost(error: BaseException | None) -> bool:
+  """Says whether an error comes from storage that is gone for now."""
+  return any(number in _STORAGE_LOST for number in _numbers(error))
 
 
-def is_unseen(error: BaseException) -> bool:
-  """Whether nobody could look: an error that says nothing of what is there."""
-  return any(number in (*_LOST, *_NOT_ALLOWED) for number in _numbers(error))
+def is_inconclusive(error: BaseException) -> bool:
+  """Says whether nobody could look, so that a file may well be sound."""
+  numbers = (*_STORAGE_LOST, *_NOT_ALLOWED)
+  return any(number in numbers for number in _numbers(error))
 
 
 def _numbers(error: BaseException | None) -> Iterator[int]:
-  """What the system said by number, of an error and of those that it is from.
+  """Yields the system's error numbers of an error and of its causes.
 
-  Python tells it by a number, TensorStore in its text.
+  Python has the number as an attribute, TensorStore in its text.
   """
   while error:
     if isinstance(error, OSError) and error.errno is not None:
       yield error.errno
-    if not isinstance(error, UserError | RunError):  # They quote users' files.
-      found = re.search(r"\[os_error_code='(\d+)'\]", str(error))
-      if found:
-        yield int(found[1])
+    ours = isinstance(error, UserError | RunError)  # They quote users' files.
+    match = re.search(r"\[os_error_code='(\d+)'\]", str(error))
+    if match and not ours:
+      yield int(match[1])
     error = error.__cause__
 
 
 def remedy(error: BaseException) -> str:
-  """What to do where the system refused, such as "make room"; may be empty."""
-  known = (_REMEDIES[n] for n in _numbers(error) if n in _REMEDIES)
-  return next(known, "")
+  """Returns what to do where the system refused, such as "make room", or ""."""
+  for number in _numbers(error):
+    for numbers, advice in _REMEDIES.items():
+      if number in numbers:
+        return advice
+  return ""
 
 
 def run_again(error: BaseException) -> str:
-  """What to do before a command is run again, and that it is to be."""
-  found = remedy(error)
-  return f"{found}{' and ' if found else ''}run the same command again"
+  """Returns what to do before a command is run again, and that it is to be."""
+  advice = remedy(error)
+  return f"{advice}{' and ' if advice else ''}run the same command again"
 
 
-def unwritable(error: OSError) -> str:
-  """Why a folder cannot be written to, what was expected, and what to do."""
-  reason = error.strerror or str(error)
+def explain_unwritable(error: OSError) -> str:
+  """Says why a folder cannot be written to, what was expected, what to do."""
+  reason, advice = error.strerror or str(error), remedy(error)
   expected = "expected a folder with write permission and free space"
-  found = remedy(error)
-  return f"{reason}; {expected}{': ' if found else ''}{found}"
+  return f"{reason}; {expected}{': ' if advice else ''}{advice}"
 
 
-def refused(error: OSError) -> str:
-  """Why the system refused, and what to do: two halves of a sentence."""
-  reason = error.strerror or str(error)
-  return f"{reason}; {found}" if (found := remedy(error)) else reason
+def explain_refusal(error: OSError) -> str:
+  """Says why the system refused and what to do: two halves of a sentence."""
+  reason, advice = error.strerror or str(error), remedy(error)
+  return f"{reason}; {advice}" if advice else reason
 
 
-def verdict(error: BaseException) -> tuple[int, str] | None:
-  """Exit code and message that a command ends with; None: a bug.
+def exit_status(error: BaseException) -> tuple[int, str] | None:
+  """Returns how a command ends after an error.
 
-  Whatever was made of it on its way up, an error of storage that is gone says
-  that the command may be started again.
+  Storage that is gone may come back: whatever was made of such an error on its
+  way up, the exit code says that the command may be started again.
+
+  Args:
+    error: what the command raised.
+
+  Returns:
+    The exit code and a message for the user; None: the error is a bug.
   """
   if isinstance(error, Stopped):
     reason = "stopped by a signal; what is finished is kept, run it again."
@@ -138,19 +143,21 @@ def verdict(error: BaseException) -> tuple[int, str] | None:
   if isinstance(error, KeyboardInterrupt):
     reason = "interrupted; run the same command again to continue."
     return EXIT_INTERRUPTED, reason
-  lost = is_lost(error)
+  lost = is_storage_lost(error)
   if isinstance(error, UserError | RunError):
     code = EXIT_BAD_INPUT if isinstance(error, UserError) else EXIT_RUN_FAILED
     again = lost or isinstance(error, RestartableError)
     return EXIT_PREEMPTED if again else code, str(error)
   if lost:
     return EXIT_PREEMPTED, f"lost storage: {error}; start it again."
-  if isinstance(error, OSError) and error.errno in _FULL:
-    return EXIT_RUN_FAILED, f"cannot write: {refused(error)} and run it again."
-  if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
+  if not isinstance(error, OSError):
+    return None
+  action = f"{explain_refusal(error)} and run it again."
+  if error.errno in _DISK_FULL:
+    return EXIT_RUN_FAILED, f"cannot write: {action}"
+  if error.errno in _OF_THE_SYSTEM:
     where = f" {error.filename}" if error.filename else ""
-    reason = f"the system refuses{where}: {refused(error)} and run it again."
-    return EXIT_RUN_FAILED, reason
+    return EXIT_RUN_FAILED, f"the system refuses{where}: {action}"
   return None
 
 
@@ -161,8 +168,8 @@ def first_line(error: BaseException) -> str:
 
 
 def without_secrets(text: object) -> str:
-  """A message that may be shown: tokens and passwords in addresses cut out."""
-  hidden = re.sub(r"\bhf_[A-Za-z0-9]{8,}", "hf_...", str(text))
-  hidden = re.sub(r"\b(wandb_v\d+_)\w{8,}", r"\1...", hidden)
-  hidden = re.sub(r"(WANDB_API_KEY\W{1,4})\w{8,}", r"\1...", hidden)
-  return re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:...@", hidden)
+  """Cuts tokens and passwords out of a message, so that it may be shown."""
+  shown = re.sub(r"\bhf_[A-Za-z0-9]{8,}", "hf_...", str(text))
+  shown = re.sub(r"\b(wandb_v\d+_)\w{8,}", r"\1...", shown)
+  shown = re.sub(r"(WANDB_API_KEY\W{1,4})\w{8,}", r"\1...", shown)
+  return re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:...@", shown)

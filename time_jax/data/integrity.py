@@ -9,7 +9,7 @@ from io import BufferedReader
 import tensorflow_datasets as tfds
 import tqdm
 
-from time_jax.core.errors import UserError, is_unseen
+from time_jax.core.errors import UserError, is_inconclusive
 from time_jax.data import manifest as manifests
 from time_jax.data.manifest import Manifest, Shard, shard_folder
 
@@ -93,7 +93,7 @@ def _metadata_problems(place: pathlib.Path, manifest: Manifest) -> list[str]:
     content = [str(info.file_format), info.features.to_json(), splits]
     problem = "" if content == expected else "has other content"
   except Exception as error:  # TFDS's have no common class.
-    if is_unseen(error):
+    if is_inconclusive(error):
       raise
     problem = f"cannot be read ({' '.join(str(error).split())})"
   if problem:
@@ -113,7 +113,7 @@ def _shard_problems(
       if not content or _sha256(file) == shard.sha256:
         return []
   except (OSError, ValueError) as error:  # Or a name that no file can have.
-    if is_unseen(error):
+    if is_inconclusive(error):
       raise
     why = getattr(error, "strerror", None) or error
     return [f"{shard.name} cannot be read ({why})"]

@@ -156,7 +156,7 @@ def _explained_errors(folder: pathlib.Path) -> Generator[None, None, None]:
     yield
   except OSError as error:
     raise errors.UserError(
-      f"cannot write to {str(folder)!r}: {errors.unwritable(error)}; "
+      f"cannot write to {str(folder)!r}: {errors.explain_unwritable(error)}; "
       f"{_RUN_AGAIN}"
     ) from error
   except futures.BrokenExecutor as error:

@@ -13,7 +13,7 @@ from jax._src import distributed as runtime
 from time_jax.core.errors import (
   EXIT_BUG,
   EXIT_PREEMPTED,
-  verdict,
+  exit_status,
 )
 from time_jax.core.notes import say
 from time_jax.parallel.watchdog import Watchdog
@@ -63,7 +63,8 @@ def fail_together() -> Generator[None, None, None]:
     elif _all_failed():
       raise
     else:
-      code, text = verdict(error) or (EXIT_BUG, traceback.format_exc().strip())
+      bug = EXIT_BUG, traceback.format_exc().strip()
+      code, text = exit_status(error) or bug
     say(f"error: {text}")
     os._exit(code)
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from time_jax.config import warmup
 from time_jax.config.distill import check_config
 from time_jax.core.arrays import Batch
-from time_jax.core.errors import DAMAGED_JSON, UserError, unwritable
+from time_jax.core.errors import DAMAGED_JSON, UserError, explain_unwritable
 from time_jax.core.storage.paths import local_path, prepare_workdir
 from time_jax.data import integrity, manifest, pipeline, prepare
 from time_jax.data.shards import RowFormat
@@ -156,7 +156,7 @@ def prepare_corpus(
       )
   except OSError as error:
     raise UserError(
-      f"cannot write to {folder}: {unwritable(error)}."
+      f"cannot write to {folder}: {explain_unwritable(error)}."
     ) from error
 
 

@@ -18,7 +18,7 @@ from time_jax.core.errors import (
   EXIT_PREEMPTED,
   EXIT_RUN_FAILED,
   UserError,
-  refused,
+  explain_refusal,
 )
 from time_jax.telemetry import history
 from time_jax.telemetry.goodput import KINDS
@@ -267,8 +267,8 @@ def _draw(workdir: pathlib.Path, plot: pathlib.Path) -> None:
     drawn = history.plot_losses(workdir, plot)
   except OSError as error:
     raise UserError(
-      f"cannot write --plot={plot}: {refused(error)}; expected a file in a "
-      "folder with write permission."
+      f"cannot write --plot={plot}: {explain_refusal(error)}; expected a file "
+      "in a folder with write permission."
     ) from error
   print(f"  plot         {drawn or 'no losses yet'}")
 

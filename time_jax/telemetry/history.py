@@ -13,7 +13,12 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from time_jax.core.errors import EXIT_BUG, RunError, verdict, without_secrets
+from time_jax.core.errors import (
+  EXIT_BUG,
+  RunError,
+  exit_status,
+  without_secrets,
+)
 from time_jax.core.storage import atomic_file, lease
 
 METRIC = "eval/relation_loss"
@@ -71,7 +76,7 @@ def session(
   try:
     yield end
   except BaseException as error:
-    code, reason = verdict(error) or (EXIT_BUG, "")
+    code, reason = exit_status(error) or (EXIT_BUG, "")
     # A signal has no words of its own.
     why = f"{type(error).__name__}: {error}" if str(error) else reason
     end(code, without_secrets(why)[:500])

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from time_jax.core.errors import RunError, UserError, verdict
+from time_jax.core.errors import RunError, UserError, exit_status
 from time_jax.core.storage import holder as holders
 from time_jax.core.storage import lease
 
@@ -221,7 +221,7 @@ def test_a_holder_that_stood_still_notices(place):
       lease.check()
     line = "--workdir=W was taken over by 'distill x' on far (pid 7, since "
     assert str(caught.value).startswith(line)
-    assert verdict(caught.value) == (3, str(caught.value))
+    assert exit_status(caught.value) == (3, str(caught.value))
   assert place.exists()  # It is the other one's.
 
 
@@ -253,7 +253,7 @@ def test_a_disk_that_refuses(place, monkeypatch):
     monkeypatch.setattr(os, "utime", utime)
     with pytest.raises(RunError, match="Input/output error") as caught:
       lease.check()
-    assert verdict(caught.value)[0] == 42  # The storage may come back.
+    assert exit_status(caught.value)[0] == 42  # The storage may come back.
 
     def full(*args, **kwargs):
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -7,7 +7,7 @@ the last two renames `.NAME.replaced` is the old one.
 import contextlib
 from collections.abc import Generator
 
-from time_jax.core.errors import RunError, UserError, unwritable
+from time_jax.core.errors import RunError, UserError, explain_unwritable
 from time_jax.core.storage import lease
 from time_jax.core.storage.paths import Path, delete
 
@@ -48,7 +48,7 @@ def atomic_folder(out: Path, flag: str) -> Generator[Path, None, None]:
         raise
   except OSError as error:
     raise UserError(
-      f"cannot write to {out} (see {flag}): {unwritable(error)}."
+      f"cannot write to {out} (see {flag}): {explain_unwritable(error)}."
     ) from error
 
 

@@ -17,8 +17,8 @@ from collections.abc import Generator
 from time_jax.core.errors import (
   RunError,
   UserError,
-  refused,
-  unwritable,
+  explain_refusal,
+  explain_unwritable,
 )
 from time_jax.core.notes import say
 from time_jax.core.storage import holder as holders
@@ -63,7 +63,7 @@ def hold(path: Path, name: str) -> Generator[None, None, None]:
     lease.acquire()
   except OSError as error:
     raise UserError(
-      f"{name} cannot be written to: {unwritable(error)}."
+      f"{name} cannot be written to: {explain_unwritable(error)}."
     ) from error
   over = threading.Event()
 
@@ -230,7 +230,7 @@ class _Lease:
     except OSError as error:
       raise RunError(
         f"cannot look at {self._path}, so that no more is written there: "
-        f"{refused(error)}. Run the same command again."
+        f"{explain_refusal(error)}. Run the same command again."
       ) from error
     if self._lost:
       current = _read(self._path)

@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 
-from time_jax.core.errors import UserError, unwritable
+from time_jax.core.errors import UserError, explain_unwritable
 
 Path = pathlib.Path
 
@@ -51,7 +51,7 @@ def prepare_workdir(workdir: Path) -> None:
     probe.unlink()
   except OSError as error:
     raise UserError(
-      f"--workdir={workdir} cannot be written to: {unwritable(error)}."
+      f"--workdir={workdir} cannot be written to: {explain_unwritable(error)}."
     ) from error
 
 
