@@ -73,7 +73,7 @@ def test_tokens_of_all_steps_between_two_records_count(tiny, monkeypatch):
   clock = iter(range(0, 100, 10))
   fake = types.SimpleNamespace(perf_counter=lambda: next(clock))
   monkeypatch.setattr(metrics, "time", fake)
-  meter = metrics.Meter()
+  meter = metrics.Throughput()
   for step, tokens in enumerate((500, 100, 40, 8, 2, 1), 1):
     scalars = {"train/skipped_in_a_row": 0, "data/tokens": np.int32(tokens)}
     meter.count(tokens)

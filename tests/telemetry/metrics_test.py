@@ -200,7 +200,7 @@ def test_the_meter_counts_steps_and_waiting(clock):
       clock[0] += 0.5  # to fetch
       yield i
 
-  meter = metrics.Meter()
+  meter = metrics.Throughput()
   assert meter.read(2) == {}  # No step yet, and no time either.
   for item in meter.timed(items()):
     clock[0] += 1.5  # to compute

@@ -9,7 +9,7 @@ Letters in shape annotations, the same everywhere:
   V  vocabulary
 
 A *row* is one line of a batch: fixed length, holding one document or several
-packed behind each other. `segment_ids` says which: 0 is padding, and the
+packed one after another. `segment_ids` says which: 0 is padding, and the
 documents of a row are numbered 1, 2, ... in order. A document may have holes
 (padding inside it). MiniLMv2's "example" is one document here, so packing
 changes neither what a document sees nor how much it weighs.
@@ -28,13 +28,13 @@ Ids = Int[Array | np.ndarray, "B T"]  # on a device, or still on the host
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Token rows, as an encoder takes them.
+  """Rows of tokens, as an encoder takes them.
 
   Attributes:
-    tokens: ids of the teacher's vocabulary.
+    tokens: ids in the teacher's vocabulary.
     segment_ids: 0 for padding, else the number of the document in its row.
     positions: index of a token in its own document, from 0; padding has 0.
-    token_types: of BERT's sentence pairs; None, as for raw text: all 0.
+    token_types: 0 or 1 for the two texts of a BERT pair; None: all 0.
   """
 
   tokens: Ids
@@ -48,8 +48,9 @@ class Batch:
 class Qkv:
   """Query, key and value projections of one layer.
 
-  Bias included, before the split into heads, scaling and rotation: what
-  MiniLMv2 (arXiv 2012.15828, section 3.1) builds its relations from.
+  They include the bias, and come before the split into heads, scaling and
+  rotation: MiniLMv2 (arXiv 2012.15828, section 3.1) builds its relations of
+  them.
   """
 
   query: Float[Array, "B T Dq"]
@@ -60,7 +61,12 @@ class Qkv:
 def make_batch(
   tokens: Int[np.ndarray, "B T"], segment_ids: Int[np.ndarray, "B T"]
 ) -> Batch:
-  """Adds positions to token rows, on the host."""
+  """Makes a batch of rows of tokens on the host, with positions.
+
+  Args:
+    tokens: ids in the teacher's vocabulary.
+    segment_ids: 0 for padding, else the number of the document in its row.
+  """
   return Batch(
     tokens=np.asarray(tokens, np.int32),
     segment_ids=np.asarray(segment_ids, np.int32),
@@ -90,10 +96,13 @@ def count_positions(
 
 
 def checksum(batch: Batch) -> UInt[Array, ""]:
-  """A number that tells one global batch from another.
+  """Returns a number that tells one global batch from another.
 
-  Integer sums are exact in any order, so it is the same on any number of
-  devices and processes: what a run read can be compared with another run.
+  Integer sums are exact in any order, so the number is the same on any number
+  of devices and processes, and shows whether two runs read the same.
+
+  Args:
+    batch: the rows, whose order does not matter.
   """
   columns = jnp.arange(batch.tokens.shape[1], dtype=jnp.uint32) * 2 + 1
   tokens = batch.tokens.astype(jnp.uint32) * jnp.uint32(0x9E3779B1)

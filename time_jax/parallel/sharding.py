@@ -1,4 +1,4 @@
-"""Where arrays live: the mesh, and the one table that lays arrays on it.
+"""The mesh of devices, and the one table of how arrays are sharded over it.
 
 Mesh axes: `data` holds replicas, `fsdp` also splits parameters and optimizer
 state, `tensor` splits the work inside a layer. Models name *logical* axes
@@ -45,16 +45,20 @@ def make_mesh(
   tensor: int = 1,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-  """Arranges devices.
+  """Arranges devices in a mesh; one of its three axes may be -1.
 
   Args:
-    data: size of that axis; -1 takes what the others leave. Likewise:
-    fsdp: at most one of the three may be -1.
-    tensor: neighbouring devices, which have the fastest links.
-    devices: all of all processes if absent.
+    data: size of the `data` axis; -1: as many as the other axes leave.
+    fsdp: size of the `fsdp` axis, or -1.
+    tensor: size of the `tensor` axis, or -1; it gets neighbouring devices,
+      which have the fastest links.
+    devices: by default those of all processes.
+
+  Returns:
+    The mesh, with the axes `AXES`.
 
   Raises:
-    UserError: the product is not the number of devices.
+    UserError: the product of the sizes is not the number of devices.
   """
   devices = jax.devices() if devices is None else devices
   sizes, count = [data, fsdp, tensor], len(devices)
@@ -73,27 +77,27 @@ def make_mesh(
 
 
 def axes(name: str) -> tuple[str, ...]:
-  """Mesh axes of a logical axis."""
-  found = dict(RULES)[name]
-  return (found,) if isinstance(found, str) else found or ()
+  """Returns the mesh axes of a logical axis, see `RULES`."""
+  mesh_axes = dict(RULES)[name]
+  return (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Rows over `data` and `fsdp`; every device holds whole rows."""
+  """Returns how a batch is sharded: every device holds whole rows."""
   return NamedSharding(mesh, P(("data", "fsdp")))
 
 
 def batch_ways(mesh: Mesh) -> int:
-  """Into how many parts the rows of a batch are split."""
+  """Returns the number of parts into which the rows of a batch are split."""
   return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def row_numbers(count: int) -> Int[Array, " B"]:
-  """Of the rows that a model sees, in the batch of all devices.
+  """Returns the indices, in the global batch, of the rows that a model sees.
 
   Args:
-    count: of the rows; under `jax.shard_map` over the axes of rows, those of
-      one device, which need not begin at 0.
+    count: number of the rows. Under `jax.shard_map` over the axes of rows these
+      are the rows of one device, which need not begin at 0.
   """
   rows = jnp.arange(count)
   manual = jax.sharding.get_abstract_mesh().manual_axes
@@ -103,17 +107,17 @@ def row_numbers(count: int) -> Int[Array, " B"]:
 
 
 def param_shardings(boxed: Any, mesh: Mesh | AbstractMesh) -> Any:
-  """Shardings of a parameter tree from its logical axes.
+  """Returns the shardings of a parameter tree, from its logical axes.
 
   Args:
-    boxed: abstract or real parameters as `family.init_params` makes them, or
-      a tree that contains such, as an optimizer's state does. What has no
-      logical axes is replicated.
+    boxed: abstract or real parameters as `family.init_params` makes them, or a
+      tree that contains such, as an optimizer's state does. Leaves without
+      logical axes are replicated.
     mesh: the devices.
 
   Returns:
     The same tree of NamedSharding. A mesh axis that does not divide its
-    dimension is dropped there: 250 002 words are not split over 4.
+    dimension is dropped there: 250 002 rows are not split over 4.
   """
 
   def on_leaf(leaf: Any) -> Any:
@@ -130,7 +134,12 @@ def param_shardings(boxed: Any, mesh: Mesh | AbstractMesh) -> Any:
 
 
 def abstract(boxed: Any, mesh: Mesh) -> Any:
-  """Shapes, dtypes and shardings of a tree: what restoring it needs."""
+  """Returns a tree of ShapeDtypeStruct with shardings, as restoring needs it.
+
+  Args:
+    boxed: see `param_shardings`.
+    mesh: the devices.
+  """
   return jax.tree.map(
     lambda leaf, layout: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=layout
@@ -141,6 +150,7 @@ def abstract(boxed: Any, mesh: Mesh) -> Any:
 
 
 def _fit(mesh: Mesh | AbstractMesh, spec: P, leaf: Any) -> NamedSharding:
+  """Drops the mesh axes that do not divide their dimension of the leaf."""
   axes = [
     axis if axis and size % mesh.shape[axis] == 0 else None
     for size, axis in zip(leaf.shape, spec, strict=True)
@@ -149,7 +159,7 @@ def _fit(mesh: Mesh | AbstractMesh, spec: P, leaf: Any) -> NamedSharding:
 
 
 def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-  """Lays a host array, the same in every process, on the devices."""
+  """Puts a host array, the same in every process, on the devices."""
   return jax.make_array_from_callback(
     array.shape, sharding, lambda index: array[index]
   )
@@ -161,9 +171,16 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def local_rows(mesh: Mesh, global_batch_size: int) -> list[int]:
-  """Which rows of a global batch this process's devices hold, ascending.
+  """Returns the rows of a global batch that this process's devices hold.
 
-  Processes hold the same rows where `tensor` reaches across them.
+  Processes hold the same rows where the `tensor` axis reaches across them.
+
+  Args:
+    mesh: the devices.
+    global_batch_size: rows of all processes.
+
+  Returns:
+    Indices in the global batch, ascending.
   """
   shards = batch_sharding(mesh).addressable_devices_indices_map(
     (global_batch_size,)
@@ -181,13 +198,16 @@ def global_batch(
   mesh: Mesh,
   global_batch_size: int,
 ) -> Batch:
-  """Joins every process's rows to one global batch on the devices.
+  """Joins the rows of all processes to one global batch on the devices.
 
   Args:
-    tokens: the rows that `local_rows` says, in that order.
-    segment_ids: of the same shape.
+    tokens: [b, T], the rows of `local_rows` in that order.
+    segment_ids: [b, T], likewise; 0 is padding.
     mesh: the devices.
-    global_batch_size: rows of all processes.
+    global_batch_size: rows of all processes, B.
+
+  Returns:
+    The batch [B, T], with positions.
   """
   layout = batch_sharding(mesh)
   place = {row: i for i, row in enumerate(local_rows(mesh, global_batch_size))}
@@ -205,6 +225,6 @@ def global_batch(
 
 @contextlib.contextmanager
 def use_mesh(mesh: Mesh) -> Iterator[None]:
-  """While open, logical constraints in models mean this mesh."""
+  """Has logical constraints in models refer to this mesh inside the block."""
   with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
     yield

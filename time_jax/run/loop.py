@@ -170,7 +170,7 @@ class _Run:
     how, state = self._settings_of(first, state)
     turns = changes.parse(self.config.train.changes)
     teacher = how.put(self.objective.teacher.params)
-    meter, active = metrics.Meter(), jax.process_index() == 0
+    meter, active = metrics.Throughput(), jax.process_index() == 0
     project, tracker = self.config.log.wandb, None
     if active and project:
       settings = self.config.to_dict()
@@ -272,7 +272,7 @@ class _Run:
     step: int,
     scalars: train_step.Metrics,
     recorder: metrics.Recorder,
-    meter: metrics.Meter,
+    meter: metrics.Throughput,
   ) -> None:
     train = self.config.train
     now = changes.fields_at(train, step - 1)

@@ -14,7 +14,7 @@ _END: Any = object()
 
 
 class Ledger:
-  """Seconds by kind: at any moment it is one of them.
+  """Adds up the seconds of a run by kind; at any moment it is one of them.
 
   The sums are in every row of metrics that is written, so that they go back
   with it to the checkpoint that a killed run continues from.
@@ -23,7 +23,7 @@ class Ledger:
   def __init__(self) -> None:
     """Starts to count, with "startup"."""
     self.started = time.time()
-    self._began, self._restarts, self._saved = self.started, 0, 0.0
+    self._first_start, self._restarts, self._saved = self.started, 0, 0.0
     self._sums = dict.fromkeys(KINDS, 0.0)
     self._kind = "startup"
     self._since = time.perf_counter()
@@ -31,22 +31,27 @@ class Ledger:
   def resume(
     self, rows: Sequence[Mapping[str, Any]], starts: Sequence[float]
   ) -> None:
-    """Adds what the run had spent before.
+    """Adds what earlier sessions of the run had spent.
 
     Args:
-      rows: of its metrics, as far as they are kept.
+      rows: metrics of the run, as far as they are kept.
       starts: when it was started (Unix seconds), this time included.
     """
-    self._began = min([self.started, *starts])
+    self._first_start = min([self.started, *starts])
     self._restarts = max(len(starts) - 1, 0)
     known = [row for row in rows if f"time/{KINDS[0]}" in row]
+    last = known[-1] if known else {}
     for kind in KINDS:
-      self._sums[kind] += known[-1].get(f"time/{kind}", 0.0) if known else 0.0
-    self._saved += known[-1].get("run/saving", 0.0) if known else 0.0
+      self._sums[kind] += last.get(f"time/{kind}", 0.0)
+    self._saved += last.get("run/saving", 0.0)
 
   @contextlib.contextmanager
   def doing(self, kind: str) -> Generator[None, None, None]:
-    """Counts as this kind meanwhile, then again as before."""
+    """Counts the block as time of one kind, then goes on with the kind before.
+
+    Args:
+      kind: one of `KINDS`.
+    """
     before = self._kind
     self._turn(kind)
     try:
@@ -55,7 +60,7 @@ class Ledger:
       self._turn(before)
 
   def timed(self, items: Iterator[Item]) -> Iterator[Item]:
-    """Passes items on; waiting for them is "input"."""
+    """Passes items on, and counts the time of waiting for them as "input"."""
     while True:
       with self.doing("input"):
         item = next(items, _END)
@@ -64,22 +69,25 @@ class Ledger:
       yield item
 
   def row(self, saving: float = 0.0) -> dict[str, float]:
-    """For the metrics: the sums until now, and the time (Unix seconds).
-
-    "run/goodput" is the part of the wall time since the first start that went
-    into steps, "run/saving" seconds in which a checkpoint was being written,
-    mostly while steps were made.
+    """Returns the sums until now as metrics.
 
     Args:
-      saving: such seconds of this session.
+      saving: seconds of this session in which a checkpoint was being written,
+        mostly while steps were made.
+
+    Returns:
+      "time/unix" (Unix seconds), "time/KIND" (seconds), "run/goodput" (the part
+      of the wall time since the first start that went into steps),
+      "run/restarts", and "run/saving" (seconds, of all sessions).
     """
     self._turn(self._kind)
     now = time.time()
     sums = {f"time/{kind}": round(s, 3) for kind, s in self._sums.items()}
+    wall = now - self._first_start
     return {
       "time/unix": round(now, 3),
       **sums,
-      "run/goodput": round(self._sums["steps"] / (now - self._began), 4),
+      "run/goodput": round(self._sums["steps"] / wall, 4),
       "run/restarts": self._restarts,
       "run/saving": round(self._saved + saving, 3),
     }

@@ -1,14 +1,13 @@
-"""What a run has left in its workdir, read without JAX and while it goes on.
+"""What a run has recorded in its workdir, read without JAX while it goes on.
 
-`metrics.jsonl` has a row a record; rows of work that was lost are gone from it.
-`sessions.jsonl` has a line for every start of the run, and for every end that
-the run lived to write: nothing is ever dropped from it.
+`metrics.jsonl` has a line for every record of metrics; those of work that was
+lost are dropped when the run is started again. `sessions.jsonl` has a line for
+every start of the run, and for every end that it lived to write.
 """
 
 import contextlib
 import json
 import math
-import pathlib
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from time_jax.core.errors import (
   without_secrets,
 )
 from time_jax.core.storage import atomic_file, lease
+from time_jax.core.storage.paths import Path
 
 METRIC = "eval/relation_loss"
 _CURVES = {"train/loss": "training", METRIC: "held-out text"}
@@ -27,8 +27,15 @@ _CURVES = {"train/loss": "training", METRIC: "held-out text"}
 Row = dict[str, Any]
 
 
-def read_metrics(workdir: pathlib.Path) -> list[Row]:
-  """The numbers of a run's metrics.jsonl; damaged lines are left out."""
+def read_metrics(workdir: Path) -> list[Row]:
+  """Returns the numbers in a run's metrics.jsonl; damaged lines are skipped.
+
+  Args:
+    workdir: folder of the run.
+
+  Returns:
+    A dictionary for each line, with "step" and the metrics recorded then.
+  """
   rows = read_lines(workdir / "metrics.jsonl")[0]
   return [
     {name: x for name, x in row.items() if isinstance(x, int | float)}
@@ -37,11 +44,15 @@ def read_metrics(workdir: pathlib.Path) -> list[Row]:
   ]
 
 
-def read_sessions(workdir: pathlib.Path) -> list[Row]:
-  """Starts and ends of a run, in order: event, time (Unix seconds), step.
+def read_sessions(workdir: Path) -> list[Row]:
+  """Returns the starts and ends of a run, in order.
 
-  A start has processes, devices and kind of device; an end has the exit code
-  and why.
+  Args:
+    workdir: folder of the run.
+
+  Returns:
+    A dictionary for each: "event" ("start" or "end"), "time" (Unix seconds),
+    and of a start the hardware, of an end the exit "code" and "why".
   """
   rows = read_lines(workdir / "sessions.jsonl")[0]
   return [
@@ -52,21 +63,29 @@ def read_sessions(workdir: pathlib.Path) -> list[Row]:
   ]
 
 
-def starts(workdir: pathlib.Path) -> list[float]:
-  """When a run was started (Unix seconds), every time."""
+def starts(workdir: Path) -> list[float]:
+  """Returns when a run was started (Unix seconds), all times.
+
+  Args:
+    workdir: folder of the run.
+  """
   return [r["time"] for r in read_sessions(workdir) if r["event"] == "start"]
 
 
 @contextlib.contextmanager
 def session(
-  workdir: pathlib.Path, active: bool, **start: Any
+  workdir: Path, active: bool, **start: Any
 ) -> Generator[Callable[[int], None], None, None]:
-  """Notes start and end of a session; gives what notes its exit code.
+  """Records the start and the end of a session in `sessions.jsonl`.
 
   Args:
-    workdir: of the run.
+    workdir: folder of the run.
     active: whether this process writes.
-    **start: time and where it runs.
+    **start: what to record of the start: "time" and the hardware.
+
+  Yields:
+    A function to call with the exit code at a regular end; an exception is
+    recorded as it passes.
   """
 
   def end(code: int, why: str = "") -> None:
@@ -77,17 +96,15 @@ def session(
     yield end
   except BaseException as error:
     code, reason = exit_status(error) or (EXIT_BUG, "")
-    # A signal has no words of its own.
+    # The exception that stands for a signal has no text of its own.
     why = f"{type(error).__name__}: {error}" if str(error) else reason
     end(code, without_secrets(why)[:500])
     raise
 
 
-def _append(
-  workdir: pathlib.Path, active: bool, event: str, **more: Any
-) -> None:
-  # A full disk must not stop the run for this; nor is it written where another
-  # run has taken over, which the next save tells.
+def _append(workdir: Path, active: bool, event: str, **more: Any) -> None:
+  # A full disk must not stop the run for this; and where another run has taken
+  # over, nothing is written, as the next save will tell.
   with contextlib.suppress(OSError, RunError):
     if active:
       lease.check()
@@ -95,10 +112,16 @@ def _append(
         file.write(atomic_file.as_json({"event": event, **more}) + "\n")
 
 
-def read_lines(path: pathlib.Path) -> tuple[list[Row], int]:
-  """The JSON objects of a file, one a line, and how many lines are none.
+def read_lines(path: Path) -> tuple[list[Row], int]:
+  """Reads a file that has a JSON object in each line.
 
   The last line may be torn: it is being written, or the run was killed.
+
+  Args:
+    path: the file, which need not exist.
+
+  Returns:
+    The objects, and how many lines hold none.
   """
   try:
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -118,17 +141,31 @@ def read_lines(path: pathlib.Path) -> tuple[list[Row], int]:
 
 
 def curve(rows: Sequence[Row], name: str) -> list[tuple[int, float]]:
-  """The steps and values of rows with this name; NaN stands for null."""
+  """Returns the steps and values of a metric.
+
+  Args:
+    rows: as `read_metrics` or `read_lines` return them.
+    name: of the metric, such as "train/loss".
+
+  Returns:
+    (step, value) for every row that has the metric; NaN stands for null, as
+    JSON has none.
+  """
   values = ((row["step"], row[name]) for row in rows if name in row)
-  # The file has null for NaN, see `folders.as_json`.
   numbers = ((step, math.nan if x is None else x) for step, x in values)
   return [(step, x) for step, x in numbers if isinstance(x, int | float)]
 
 
 def tokens_read(rows: Sequence[Row]) -> float | None:
-  """Real tokens of all steps; None: none was logged.
+  """Returns the real tokens (no padding) of all steps.
 
-  Where not every step was logged, the others are taken for their mean.
+  Steps that were not logged count as the mean of those that were.
+
+  Args:
+    rows: as `read_metrics` returns them.
+
+  Returns:
+    The number of tokens; None if none was logged.
   """
   logged = {
     step: count
@@ -140,14 +177,15 @@ def tokens_read(rows: Sequence[Row]) -> float | None:
   return max(logged) * sum(logged.values()) / len(logged)
 
 
-def plot_losses(
-  workdir: pathlib.Path, path: pathlib.Path | None = None
-) -> pathlib.Path | None:
-  """Draws the training and held-out relation loss; None if there is nothing.
+def plot_losses(workdir: Path, path: Path | None = None) -> Path | None:
+  """Draws the training and held-out relation loss as a PNG.
 
   Args:
-    workdir: of the run.
-    path: of the PNG; WORKDIR/loss.png.
+    workdir: folder of the run.
+    path: of the picture; by default WORKDIR/loss.png.
+
+  Returns:
+    The path; None if the run has no loss yet.
   """
   rows = read_metrics(workdir)
   points = {label: curve(rows, name) for name, label in _CURVES.items()}
@@ -159,10 +197,10 @@ def plot_losses(
 
   figure = Figure(figsize=(7, 4), layout="constrained")
   axes = figure.subplots()
-  for label, found in points.items():
-    if found:
+  for label, curve_points in points.items():
+    if curve_points:
       marker = "o" if label == _CURVES[METRIC] else None
-      axes.plot(*zip(*found, strict=True), label=label, marker=marker)
+      axes.plot(*zip(*curve_points, strict=True), label=label, marker=marker)
   axes.set(xlabel="step", ylabel="relation loss", yscale="log")
   for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
     axis(ScalarFormatter())

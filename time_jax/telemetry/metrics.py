@@ -1,9 +1,8 @@
-"""What a run tells: metrics.jsonl, TensorBoard, a progress bar or lines."""
+"""Records metrics: metrics.jsonl, TensorBoard, a progress bar or log lines."""
 
 import contextlib
 import datetime
 import math
-import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -15,39 +14,39 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 from time_jax.core.storage import atomic_file, lease
+from time_jax.core.storage.paths import Path
 from time_jax.telemetry import history
 from time_jax.telemetry.tracking import Tracker
 
 Item = TypeVar("Item")
 _proto: Any = event_pb2  # Type checkers do not see its classes.
 Scalars = dict[str, float | int]
-# Seconds between two lines of progress in a log, where no bar can move.
-_PAUSE = 60
+_LINE_EVERY = 60  # seconds between two lines of progress in a log
 
 
 class Recorder:
-  """Writes a run's scalars; in a resumed run, as if it had never stopped.
+  """Records a run's scalars; in a resumed run, as if it had never stopped.
 
-  A context manager. Only process 0 has one that is `active`; the others'
-  calls do nothing.
+  A context manager. Only in process 0 it is `active`; in the others its calls
+  do nothing.
   """
 
   def __init__(
     self,
-    workdir: pathlib.Path,
+    workdir: Path,
     step: int,
     num_steps: int,
     active: bool,
     tracker: Tracker | None = None,
   ) -> None:
-    """Opens the files, dropping what lies behind `step`: it will come again.
+    """Opens the files, and drops records after `step`: they will come again.
 
     Args:
-      workdir: of the run.
+      workdir: folder of the run.
       step: steps done so far.
-      num_steps: of the whole run.
+      num_steps: steps of the whole run.
       active: whether this process writes.
-      tracker: gets the same scalars; closed with the files.
+      tracker: gets the same scalars, and is closed with the files.
     """
     self._active, self._tracker = active, tracker
     if not active:
@@ -81,7 +80,7 @@ class Recorder:
   def __exit__(self, kind: type | None, *exception: object) -> None:
     if self._active:
       self._bar.close()
-      # What could not be written was told by `write`, and still cannot.
+      # `write` has raised what cannot be written, and it still cannot.
       for file in (self._board, self._file):
         with contextlib.suppress(OSError):
           file.close()
@@ -94,7 +93,12 @@ class Recorder:
       self._bar.update()
 
   def write(self, step: int, scalars: Mapping[str, float | int]) -> None:
-    """Records the scalars of a step, and shows the telling ones in the bar."""
+    """Records the scalars of a step, and shows some of them to the user.
+
+    Args:
+      step: number of the step.
+      scalars: metrics by name, such as "train/loss".
+    """
     if not self._active:
       return
     lease.check()
@@ -105,13 +109,13 @@ class Recorder:
       self._tracker.write(step, scalars)
     self._bar.set_postfix_str(_short(scalars))
     if self._bar.disable and "train/loss" in scalars:
-      self._tell(step, scalars)
+      self._log_line(step, scalars)
 
-  def _tell(self, step: int, scalars: Mapping[str, float | int]) -> None:
-    """Progress for a log: at once, and then a line a minute."""
+  def _log_line(self, step: int, scalars: Mapping[str, float | int]) -> None:
+    """Prints progress for a log: at once, and then a line a minute."""
     if time.monotonic() < self._next_line:
       return
-    self._next_line = time.monotonic() + _PAUSE
+    self._next_line = time.monotonic() + _LINE_EVERY
     line = f"step {step} of {self._num_steps}: {_short(scalars)}"
     if rate := scalars.get("perf/steps_per_second"):
       seconds = round((self._num_steps - step) / rate)
@@ -119,19 +123,19 @@ class Recorder:
     self.say(line)
 
   def say(self, text: str) -> None:
-    """Prints a line without tearing the bar; of process 0."""
+    """Prints a line in process 0, without tearing the bar."""
     if self._active:
       tqdm.tqdm.write(text, file=sys.stderr)
       sys.stderr.flush()
 
 
 class _Board:
-  """A file for TensorBoard, without the thread of tensorboardX's writer.
+  """Writes a file for TensorBoard, without the thread of tensorboardX's writer.
 
   On a full disk that thread ends, and whoever writes next waits for ever.
   """
 
-  def __init__(self, folder: pathlib.Path, first: int) -> None:
+  def __init__(self, folder: Path, first: int) -> None:
     folder.mkdir(exist_ok=True)
     self._file = EventsWriter(str(folder / "events"))
     # What an earlier session has of the steps from here on is not shown.
@@ -144,10 +148,10 @@ class _Board:
 
   def write(self, step: int, scalars: Mapping[str, float | int]) -> None:
     for name, value in scalars.items():
-      if name == "time/unix":  # TensorBoard has times of its own.
+      if name == "time/unix":  # TensorBoard has its own times.
         continue
-      found = summary.scalar(name, value)
-      event = _proto.Event(wall_time=time.time(), step=step, summary=found)
+      scalar = summary.scalar(name, value)
+      event = _proto.Event(wall_time=time.time(), step=step, summary=scalar)
       self._file.write_event(event)
     if time.monotonic() > self._flushed + 60:
       self._file.flush()
@@ -175,33 +179,33 @@ def _short(scalars: Mapping[str, float | int]) -> str:
   )
 
 
-class Meter:
-  """Speed between two records: real tokens per second, share spent waiting."""
+class Throughput:
+  """Measures the speed between two records, and the share of waiting."""
 
   def __init__(self) -> None:
     """Starts the clock."""
     self.restart()
 
   def restart(self) -> None:
-    """Forgets; called after a record, an evaluation, a compilation."""
+    """Starts anew: after a record, an evaluation, a compilation."""
     self._start = time.perf_counter()
     self._steps = self._tokens = 0
     self._waited = 0.0
 
   def count(self, tokens: int) -> None:
-    """Counts a step in whose results are there.
+    """Counts a step whose results are there.
 
-    A step that was only started counts later: after an evaluation the first
-    ones would count in an interval in which they do not end.
+    A step that was only started counts later: it would count in an interval in
+    which it does not end.
 
     Args:
-      tokens: of the step that are real, padding left out.
+      tokens: real tokens of the step, without padding.
     """
     self._steps += 1
     self._tokens += tokens
 
   def timed(self, items: Iterator[Item]) -> Iterator[Item]:
-    """Passes items on, counting the time that each one lets us wait."""
+    """Passes items on, and counts the time of waiting for them."""
     while True:
       before = time.perf_counter()
       try:
@@ -212,10 +216,14 @@ class Meter:
       yield item
 
   def read(self, devices: int) -> Scalars:
-    """Scalars since the last restart.
+    """Returns the metrics since the last restart.
 
     Args:
-      devices: that share the work.
+      devices: number of devices that share the work.
+
+    Returns:
+      Steps and real tokens per second, and the share of time spent waiting for
+      input; nothing if no step was counted.
     """
     if not self._steps:  # Two records at once, at a stop: one has the speed.
       return {}

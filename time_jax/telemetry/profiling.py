@@ -1,27 +1,30 @@
-"""A trace of some of a run's steps, for TensorBoard's profiler or Perfetto."""
+"""A trace of some steps of a run, for TensorBoard's profiler or Perfetto."""
 
-import pathlib
 import re
 
 import jax
 
 from time_jax.core.errors import UserError
+from time_jax.core.storage.paths import Path
 
 
 def read_window(text: str, num_steps: int) -> range:
-  """The steps that START:STOP means; STOP itself is not one of them.
+  """Reads the steps that --profile=START:STOP means; STOP is not one of them.
 
   Args:
     text: as typed; empty: no step.
-    num_steps: of the run, whose steps count from 1.
+    num_steps: steps of the run, which count from 1.
+
+  Returns:
+    The steps to trace.
 
   Raises:
-    UserError: no such steps.
+    UserError: the run has no such steps.
   """
   if not text:
     return range(0)
-  found = re.fullmatch(r"(\d+):(\d+)", text)
-  window = range(int(found[1]), int(found[2])) if found else range(0)
+  match = re.fullmatch(r"(\d+):(\d+)", text)
+  window = range(int(match[1]), int(match[2])) if match else range(0)
   if not window or window.start < 1 or window.stop > num_steps + 1:
     raise UserError(
       f"--profile={text} is no window of steps; expected START:STOP such as "
@@ -35,14 +38,14 @@ class Tracer:
   """Traces a window of steps; a context manager, which ends an open trace."""
 
   def __init__(
-    self, folder: pathlib.Path, window: range, first: int, active: bool
+    self, folder: Path, window: range, first: int, active: bool
   ) -> None:
-    """Does nothing yet.
+    """Prepares to trace.
 
     Args:
       folder: where the trace goes.
-      window: steps to trace, from `read_window`.
-      first: steps done before this part of the run.
+      window: steps to trace, see `read_window`.
+      first: steps done before this session of the run.
       active: whether this process traces; one is enough.
     """
     self.window = range(max(window.start, first + 1), window.stop)
@@ -58,11 +61,17 @@ class Tracer:
       jax.profiler.stop_trace()
 
   def turns(self, step: int) -> bool:
-    """Whether tracing starts or stops before this step."""
+    """Says whether tracing starts or stops before this step."""
     return bool(self.window) and step in (self.window.start, self.window.stop)
 
   def turn(self, step: int) -> None:
-    """Starts or stops, if it is time to; no step may be under way."""
+    """Starts or stops tracing if this step is the one to do so before.
+
+    No step may be under way.
+
+    Args:
+      step: the next step.
+    """
     if not self._active or not self.turns(step):
       return
     if step == self.window.start:

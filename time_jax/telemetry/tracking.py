@@ -1,21 +1,33 @@
-"""The metrics of a run in Weights & Biases too, where that is installed."""
+"""Sends the metrics of a run to Weights & Biases, where that is installed."""
 
+import contextlib
 import importlib
 import importlib.util
-import json
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from time_jax.core.errors import UserError, first_line, without_secrets
+from time_jax.core.errors import (
+  DAMAGED_JSON,
+  UserError,
+  first_line,
+  without_secrets,
+)
 from time_jax.core.notes import say
 from time_jax.core.storage import atomic_file
+from time_jax.core.storage.paths import Path
 
 _FILE = "wandb.json"
 
 
 def check_installed(project: str) -> None:
-  """UserError where a project is given, but not the package."""
+  """Checks that the package is there if a project is given.
+
+  Args:
+    project: the value of `log.wandb`; empty: not wanted.
+
+  Raises:
+    UserError: the package wandb is missing.
+  """
   if project and importlib.util.find_spec("wandb") is None:
     raise UserError(
       f"log.wandb={project!r} needs the package wandb; `pip install "
@@ -24,57 +36,57 @@ def check_installed(project: str) -> None:
 
 
 class Tracker:
-  """A run there; of all sessions of a workdir the same one."""
+  """A run at Weights & Biases; all sessions of a workdir share one."""
 
   def __init__(
-    self, project: str, workdir: pathlib.Path, settings: Mapping[str, Any]
+    self, project: str, workdir: Path, settings: Mapping[str, Any]
   ) -> None:
-    """Starts or continues it, by the id in WORKDIR/wandb.json.
+    """Starts the run there, or continues the one of WORKDIR/wandb.json.
 
     Args:
-      project: its name.
-      workdir: of the run.
-      settings: to be shown there; what is secret in them is cut out.
+      project: name of the project there.
+      workdir: folder of the run.
+      settings: shown beside the run; secrets in them are cut out.
 
     Raises:
-      UserError: it cannot be started; nobody is logged in, say.
+      UserError: the run cannot be started, such as without a login.
     """
     wandb: Any = importlib.import_module("wandb")
     path = workdir / _FILE
-    known = _read(path)
+    run_id = _read_id(path)
     try:
       self._run = wandb.init(
         project=project,
-        id=known.get("id"),
+        id=run_id,
         resume="allow",
         name=workdir.name,
         dir=str(workdir),
         config=_shown(settings),
       )
-    except Exception as error:  # Of its own kinds, and of the network's.
+    except Exception as error:  # wandb's own kinds, and the network's
       raise UserError(
         f"log.wandb={project!r} cannot be started: {first_line(error)} Log in "
         "by `wandb login`, set WANDB_MODE=offline, or leave it empty."
       ) from error
     atomic_file.write_json(path, {"id": self._run.id})
     self._lost = False
-    # Its own count of steps may not go back, as a run does that was killed.
+    # Its own count of steps cannot go back, as a killed run does.
     self._run.define_metric("*", step_metric="step")
 
   def write(self, step: int, scalars: Mapping[str, float | int]) -> None:
-    """Hands over the scalars of a step."""
+    """Sends the scalars of a step."""
     self._try(lambda: self._run.log({"step": step, **scalars}))
 
   def close(self, failed: bool) -> None:
     """Sends what is left.
 
     Args:
-      failed: whether the session ends with an error.
+      failed: whether this session of the run ends with an error.
     """
     self._try(lambda: self._run.finish(exit_code=int(failed)))
 
   def _try(self, call: Callable[[], Any]) -> None:
-    """A run goes on without it, and ends for its own reasons."""
+    """Calls the service until it fails once; the run goes on without it."""
     if self._lost:
       return
     try:
@@ -87,16 +99,15 @@ class Tracker:
       )
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-  """What it says; nothing where it is torn, and a new run begins there."""
-  try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError):
-    return {}
-  return found if isinstance(found, dict) else {}
+def _read_id(path: Path) -> str | None:
+  """Returns the id of the run there; None if the file is torn, or not there."""
+  with contextlib.suppress(OSError, *DAMAGED_JSON):
+    return atomic_file.read_json(path)["id"]
+  return None
 
 
 def _shown(value: Any) -> Any:
+  """Returns nested settings without their secrets."""
   if isinstance(value, Mapping):
     return {name: _shown(part) for name, part in value.items()}
   if isinstance(value, list | tuple):

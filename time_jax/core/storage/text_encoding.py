@@ -1,11 +1,11 @@
-"""Telling UTF-8 from what else a text file may hold."""
+"""Refuses text files that are not in UTF-8."""
 
 import codecs
 
 from time_jax.core.errors import UserError
 
-HEAD = 4096  # bytes that are enough to tell
-# The mark of UTF-16 begins that of UTF-32, so it comes later.
+HEAD = 4096  # bytes from the start of a file that are enough to tell
+# Byte order marks; that of UTF-16 begins that of UTF-32, so it comes later.
 _MARKS = (
   (codecs.BOM_UTF32_LE, "UTF-32"),
   (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -15,13 +15,13 @@ _MARKS = (
 
 
 def check_start(start: bytes, name: str) -> None:
-  """Refuses a file that begins as UTF-16 or UTF-32 do, or holds NULs.
+  """Refuses a file that begins like UTF-16 or UTF-32, or holds a NUL byte.
 
-  The mark of UTF-8 is for the caller to take off.
+  A byte order mark of UTF-8 is accepted, and left for the caller to remove.
 
   Args:
     start: the first bytes of the file, or all of them.
-    name: what messages call the file.
+    name: name of the file, for messages.
 
   Raises:
     UserError: it is text in another encoding, or no text.
@@ -39,11 +39,11 @@ def check_nul(data: bytes, name: str) -> None:
   """Refuses bytes with a NUL, which no text has.
 
   Args:
-    data: of a file, from its start, or of a line.
-    name: what messages call the file or the line.
+    data: a file from its start, or a line.
+    name: name of the file or the line, for messages.
 
   Raises:
-    UserError: there is one.
+    UserError: there is a NUL.
   """
   place = data.find(b"\0")
   if place >= 0:
