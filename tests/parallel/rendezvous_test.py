@@ -13,8 +13,8 @@ import running
 
 from time_jax.core.errors import RestartableError, UserError
 from time_jax.core.storage import lease
+from time_jax.parallel import coordinator_port, rendezvous
 from time_jax.parallel import processes as parallel_processes
-from time_jax.parallel import rendezvous
 from time_jax.parallel.launcher_env import ProcessSpec
 
 
@@ -107,7 +107,7 @@ def connect(address):
 
 
 def hello(index, processes=3, who="them", purpose=rendezvous.RUN):
-  greeting = rendezvous.Hello(purpose, index, processes, who)
+  greeting = coordinator_port.Hello(purpose, index, processes, who)
   return json.dumps(dataclasses.asdict(greeting)).encode() + b"\n"
 
 

@@ -12,7 +12,12 @@ import pytest
 
 from time_jax.cli import commands, main
 from time_jax.core import errors
-from time_jax.parallel import launcher_env, rendezvous, run_once
+from time_jax.parallel import (
+  coordinator_port,
+  launcher_env,
+  rendezvous,
+  run_once,
+)
 from time_jax.parallel.launcher_env import ProcessSpec
 
 
@@ -117,7 +122,7 @@ def test_process_0_that_is_killed():
       peer, _ = listener.accept()
       with peer:
         hello = json.loads(peer.makefile().readline())
-        peer.sendall(rendezvous._greeting(hello["purpose"]))
+        peer.sendall(coordinator_port._greeting(hello["purpose"]))
 
   first = threading.Thread(target=be_killed)
   first.start()
@@ -160,7 +165,7 @@ def connected(port):
 
 
 def hello(purpose):
-  greeting = rendezvous.Hello(purpose, 1, 3, "somebody")
+  greeting = coordinator_port.Hello(purpose, 1, 3, "somebody")
   return json.dumps(dataclasses.asdict(greeting)).encode() + b"\n"
 
 
@@ -242,7 +247,7 @@ def test_the_wait_for_others_ends(monkeypatch):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(rendezvous.Listener, "tell", interrupt)
+    patch.setattr(coordinator_port.Listener, "tell", interrupt)
     assert run(0, lambda: 0, port, patience=900, count=2) == 0
 
   def start_a_run():
@@ -259,7 +264,7 @@ def test_beside_the_roll_call_of_a_run_it_is_done_here():
   """In a pod of a run whose others are not all there yet."""
   port = free_port()
   spec = ProcessSpec("test", f"localhost:{port}", 3, 0)
-  with rendezvous.Listener(spec, rendezvous.RUN):
+  with coordinator_port.Listener(spec, rendezvous.RUN):
     assert together({1: lambda: 7}, port) == {1: 7}
 
 

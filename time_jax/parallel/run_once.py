@@ -3,7 +3,7 @@
 Such a command writes a folder that all processes see, and needs no JAX of
 several hosts. So the processes do not join: process 0 runs the command, and the
 others wait at the coordinator's address, which no run uses meanwhile, for its
-exit code. `rendezvous` has the lines that they exchange.
+exit code. `coordinator_port` has the lines that they exchange.
 """
 
 import contextlib
@@ -23,9 +23,16 @@ from time_jax.core.errors import (
   UserError,
 )
 from time_jax.core.notes import say
-from time_jax.parallel import launcher_env, rendezvous
+from time_jax.parallel import launcher_env
+from time_jax.parallel.coordinator_port import (
+  RETRY_AFTER,
+  Listener,
+  Outcome,
+  Reminder,
+  ask,
+)
 from time_jax.parallel.launcher_env import ProcessSpec
-from time_jax.parallel.rendezvous import Listener, Outcome, Reminder
+from time_jax.parallel.rendezvous import RUN
 
 _FIRST_SAID = 3.0  # seconds of waiting without a word
 _AFTER_A_BUG = 30.0  # seconds that process 0 waits for late ones after a bug
@@ -116,7 +123,7 @@ def _tell(
     while (remaining := deadline - time.monotonic()) > 0:
       with listener.changed:
         late = sorted({*range(1, spec.num_processes)} - listener.heard)
-        port_is_wanted = rendezvous.RUN in listener.other_purposes
+        port_is_wanted = RUN in listener.other_purposes
         if not late or (port_is_wanted and not listener.present):
           return
         listener.changed.wait(min(remaining, _FIRST_SAID))
@@ -137,7 +144,7 @@ def _wait_for_first(
   deadline, reminder = time.monotonic() + patience, Reminder(_FIRST_SAID)
   address = spec.coordinator_address
   while True:
-    outcome, text = rendezvous.ask(spec, purpose)
+    outcome, text = ask(spec, purpose)
     if outcome == Outcome.ANSWERED:
       if code := int(text):
         say(f"process 0 ended with exit code {code}; its log says why.")
@@ -146,7 +153,7 @@ def _wait_for_first(
       raise RestartableError(
         "process 0 was gone before its command ended; its log says more."
       )
-    if outcome == Outcome.STRANGER or text == rendezvous.RUN:
+    if outcome == Outcome.STRANGER or text == RUN:
       return None
     if outcome == Outcome.OTHER_PURPOSE:
       raise UserError(
@@ -165,4 +172,4 @@ def _wait_for_first(
         f"Where it was not started, type {_ALONE} before the command to do it "
         "here."
       )
-    time.sleep(rendezvous.RETRY_AFTER)
+    time.sleep(RETRY_AFTER)
