@@ -1,54 +1,11 @@
 """--profile traces the steps that it says, and no others."""
 
-import gzip
-import json
-
 import pytest
 import running
 
 from time_jax.cli import main
 from time_jax.core.errors import UserError
 from time_jax.telemetry import profiling
-
-SCOPES = ("teacher", "student", "relations", "optimizer")
-
-
-def traced_steps(workdir):
-  """Steps in the one trace of a run."""
-  (path,) = workdir.glob("profile/plugins/profile/*/*.trace.json.gz")
-  events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
-  marked = [event for event in events if event.get("name") == "train"]
-  return sorted(int(event["args"]["step_num"]) for event in marked)
-
-
-def run(tiny, workdir, window, steps=8):
-  flags = f"--config.train.num_steps={steps}", f"--profile={window}"
-  code, output = running.run(running.command(tiny, workdir, *flags))
-  assert code == 0, output
-  assert f"trace: {workdir / 'profile'}" in output
-
-
-@pytest.fixture(scope="module")
-def workdir(tiny, tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("profiled")
-  run(tiny, workdir, "3:6")
-  return workdir
-
-
-def test_the_window_is_traced_with_its_scopes(workdir):
-  assert traced_steps(workdir) == [3, 4, 5]
-  (path,) = workdir.glob("profile/plugins/profile/*/*.xplane.pb")
-  content = path.read_bytes()
-  for scope in SCOPES:
-    assert f"/{scope}/".encode() in content or f"({scope})".encode() in content
-
-
-def test_speed_is_not_recorded_while_tracing(workdir):
-  rows = [row for row in running.metrics(workdir) if "train/loss" in row]
-  assert [row["step"] for row in rows] == list(range(1, 9))
-  # What is pending at a stop (1 and 2; 7 and 8) is one interval.
-  fast = {row["step"] for row in rows if "perf/tokens_per_second" in row}
-  assert fast == {1, 6, 7}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""Weights & Biases, of which a stand-in is installed here."""
+"""A run that is traced, and tracked by a stand-in for Weights & Biases."""
 
+import gzip
 import json
 import sys
 import types
@@ -43,19 +44,39 @@ def of(calls, kind):
   return [value for name, value in calls if name == kind]
 
 
-def test_a_run_there_has_what_the_run_has(
+def traced_steps(workdir):
+  """Steps in the one trace of a run."""
+  (path,) = workdir.glob("profile/plugins/profile/*/*.trace.json.gz")
+  events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+  marked = [event for event in events if event.get("name") == "train"]
+  return sorted(int(event["args"]["step_num"]) for event in marked)
+
+
+def test_a_run_that_is_traced_and_tracked(
   service, tiny, tmp_path, one_process, capsys
 ):
-  flags = ["--config.log.wandb=students", "--config.train.num_steps=4"]
-  flags += ["--config.train.warmup_steps=1"]
+  flags = ["--config.log.wandb=students", "--config.train.num_steps=8"]
+  flags += ["--profile=3:6"]
   assert main.main(running.command(tiny, tmp_path, *flags)) == 0
   (calls,) = service.values()
   (given,) = of(calls, "init")
   assert (given["project"], given["resume"]) == ("students", "allow")
-  assert given["config"]["train"]["num_steps"] == 4
+  assert given["config"]["train"]["num_steps"] == 8
   assert of(calls, "log") == history.read_lines(tmp_path / "metrics.jsonl")[0]
   assert of(calls, "finish") == [0]
-  # The same run in the next session, which has nothing to do.
+  assert f"trace: {tmp_path / 'profile'}" in "".join(capsys.readouterr())
+  assert traced_steps(tmp_path) == [3, 4, 5]
+  (path,) = tmp_path.glob("profile/plugins/profile/*/*.xplane.pb")
+  content = path.read_bytes()
+  for scope in ("teacher", "student", "relations", "optimizer"):
+    assert f"/{scope}/".encode() in content or f"({scope})".encode() in content
+  # Speed is not recorded while tracing; what is pending at a stop (1 and 2; 7
+  # and 8) is one interval.
+  rows = [row for row in running.metrics(tmp_path) if "train/loss" in row]
+  assert [row["step"] for row in rows] == list(range(1, 9))
+  fast = {row["step"] for row in rows if "perf/tokens_per_second" in row}
+  assert fast == {1, 6, 7}
+  # The same run there in the next session, which has nothing to do.
   assert main.main(running.command(tiny, tmp_path, *flags)) == 0
   assert len(service) == 1 and of(calls, "finish") == [0, 0]
   capsys.readouterr()
