@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("sealed")
+  workdir = tmp_path_factory.mktemp("saved")
   with open_in(workdir, keep_every=1) as checkpoints:
     save_all(checkpoints, (1, 2, 3), {2: 0.5, 3: 0.4})
   return workdir
@@ -41,7 +41,7 @@ def copy(saved, tmp_path):
   return tmp_path
 
 
-def test_a_finished_checkpoint_is_sealed_and_sound(saved):
+def test_a_finished_checkpoint_has_checksums_and_is_sound(saved):
   folders = layout.step_folders(saved)
   assert [folder.name for folder in folders] == ["1", "2", "3"]
   assert all(
@@ -50,7 +50,7 @@ def test_a_finished_checkpoint_is_sealed_and_sound(saved):
 
 
 @pytest.mark.parametrize("name", ["/etc/hosts", "params/../../x", "a\0", "b"])
-def test_a_seal_names_only_files_of_its_checkpoint(copy, name):
+def test_checksums_name_only_files_of_their_checkpoint(copy, name):
   folder = folder_of(copy, 3)
   (folder / "sha256.json").write_text(json.dumps({name: [1, "0"]}))
   assert "cannot be read" in checksums.find_damage(folder)
@@ -142,7 +142,7 @@ def test_without_orbax_s_own_marks_it_is_sound(copy):
   jax.tree.map(np.testing.assert_array_equal, found, values(3))
 
 
-def test_one_without_a_seal_is_read_instead(copy):
+def test_one_without_checksums_is_read_instead(copy):
   """As older versions wrote it."""
   for step in (2, 3):
     (folder_of(copy, step) / checksums.FILE).unlink()

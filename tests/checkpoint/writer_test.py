@@ -2,6 +2,8 @@
 
 import errno
 import gc
+import hashlib
+import json
 import os
 import pathlib
 import resource
@@ -97,6 +99,30 @@ def test_a_score_that_is_no_number_is_no_score(tmp_path, odd):
   with open_in(tmp_path, keep_latest=1) as checkpoints:
     save_all(checkpoints, (1, 2, 3, 4), {1: 0.7, 2: odd, 3: 0.8})
   assert steps_in(tmp_path) == [1, 4]
+
+
+def test_the_format_on_disk(saved):
+  """Later versions read it, and other tools may."""
+  folder = folder_of(saved, 2)
+  assert {"params", "rest", "metadata", "metrics", "sha256.json"} <= {
+    path.name for path in folder.iterdir()
+  }
+  assert json.loads((folder / "metadata" / "metadata").read_text()) == {
+    "run": 2
+  }
+  assert json.loads((folder / "metrics" / "metrics").read_text()) == {
+    METRIC: 0.5,
+    "eval/kl_qq": 1.0,
+  }
+  content = (folder / "metadata" / "metadata").read_bytes()
+  known = json.loads((folder / "sha256.json").read_text())
+  assert known["metadata/metadata"] == [
+    len(content),
+    hashlib.sha256(content).hexdigest(),
+  ]
+  assert {name.split("/")[0] for name in known} == {
+    *("params", "rest", "metadata", "metrics"),
+  }
 
 
 def test_saving_a_step_again_does_nothing(copy):

@@ -33,7 +33,7 @@ def test_sigterm(command, recovered, note, tmp_path, place, processes):
   fault, least = PLACES[place]
   cache = str(tmp_path / "cache")  # Empty, so that compiling takes a while.
   more = {"JAX_COMPILATION_CACHE_DIR": cache} if place == "compilation" else {}
-  # All stop where only process 0 is told to; it alone seals checkpoints.
+  # All stop where only process 0 is told to; it alone writes checksums.
   code, output = running.disturbed(
     command, f"{fault}:SIGTERM", processes, **more
   )

@@ -36,17 +36,17 @@ def half_delete(folder):
     path.unlink()
 
 
-def delete_seal_and_arrays(folder):
+def delete_checksums_and_arrays(folder):
   (folder / "sha256.json").unlink()
   _biggest(folder / "params").unlink()
 
 
-def delete_seal_and_rest(folder):
+def delete_checksums_and_rest(folder):
   (folder / "sha256.json").unlink()
   shutil.rmtree(folder / "rest")
 
 
-def spoil_seal(folder):
+def spoil_checksums(folder):
   (folder / "sha256.json").write_text("{")
 
 
@@ -70,9 +70,9 @@ WAYS = {
     flip,
     flip_a_digit,
     half_delete,
-    delete_seal_and_arrays,
-    delete_seal_and_rest,
-    spoil_seal,
+    delete_checksums_and_arrays,
+    delete_checksums_and_rest,
+    spoil_checksums,
     empty,
     delete_metadata,
     delete_arrays,

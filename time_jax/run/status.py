@@ -218,9 +218,9 @@ def _checkpoints(workdir: pathlib.Path, rows: Sequence[Row]) -> str:
   text = "none"
   if found:
     text = f"{len(found)}, the newest of step {int(found[-1].name):,}"
-    # One of an older version has no seal, but then the others have none.
-    sealed = any(map(checksums.exist, found))
-    if why := sealed and checksums.find_damage(found[-1], quick=True):
+    # One of an older version has no checksums, but then the others have none.
+    known = any(map(checksums.exist, found))
+    if why := known and checksums.find_damage(found[-1], quick=True):
       text += f", which is damaged: {why}"
   if saving := history.curve(rows, "run/saving"):
     text += f"; {_duration(saving[-1][1])} of saving, beside the steps too"
