@@ -31,7 +31,7 @@ def test_a_damaged_newest_checkpoint(
 def test_a_damaged_checkpoint_of_several_processes(
   undisturbed, recovered, command, note, tmp_path
 ):
-  """All agree on what process 0 has found, also where there are no checksums."""
+  """All agree on what process 0 found, also where there are no checksums."""
   run = tmp_path / "run"
   shutil.copytree(undisturbed(2), run)
   spoiling.flip(run / "checkpoints" / "40")
