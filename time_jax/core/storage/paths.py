@@ -1,10 +1,11 @@
 """Paths, and what is done to the files and folders at them.
 
-`Path` is the one path type. It is pathlib's for now: most files are also read
-by libraries that want a file of this machine (safetensors, ArrayRecord,
-SentencePiece), and `etils.epath.Path` is no subclass of it. Its methods have
-the same names, so that buckets need a change in this folder only, as long as
-others reach the file system through these functions.
+`Path` is the one path type. It is pathlib's for now, as most files are also
+read by libraries that want a file of this machine (safetensors, ArrayRecord,
+SentencePiece), and `etils.epath.Path`, which knows gs:// and s3://, is no
+subclass of it. The methods of both have the same names. So buckets will need a
+change in this folder only, if paths are made here and what epath lacks stays
+here: flushing to disk, hard links, times, `is_symlink`.
 """
 
 import contextlib
