@@ -105,14 +105,8 @@ class Listener:
     self.other_purposes: set[str] = set()
     self._purpose, self._verdict = purpose, b""
     self._closed = False
-    dual = socket.has_dualstack_ipv6()
     try:
-      self._listener = socket.create_server(
-        ("", spec.port),
-        family=socket.AF_INET6 if dual else socket.AF_INET,
-        backlog=1024,
-        dualstack_ipv6=dual,
-      )
+      self._listener = _listen(spec.port)
     except OSError as error:
       raise RestartableError(
         f"process 0 cannot listen at {spec.coordinator_address}: "
@@ -154,6 +148,8 @@ class Listener:
     while not self._closed:
       try:
         peer, _ = self._listener.accept()
+      except TimeoutError:
+        continue
       except OSError:  # one that hung up, or too many open files: it may go by
         time.sleep(0.0 if self._closed else 0.2)
         continue
@@ -253,6 +249,18 @@ def _parse_hello(line: bytes) -> Hello | None:
     )
   except DAMAGED_JSON:
     return None
+
+
+def _listen(port: int) -> socket.socket:
+  """Listens on all interfaces; `accept` returns at least once a second."""
+  try:
+    listener = socket.create_server(
+      ("", port), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True
+    )
+  except (OSError, ValueError):  # a host without IPv6
+    listener = socket.create_server(("", port), backlog=1024)
+  listener.settimeout(1)
+  return listener
 
 
 def _read_line(peer: socket.socket) -> bytes:
