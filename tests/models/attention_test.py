@@ -1,4 +1,4 @@
-"""The tiles of a CPU against the definition; dropout that no mesh changes."""
+"""Every implementation of attention against the definition."""
 
 import functools
 
@@ -10,60 +10,92 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from meshes import make_mesh
 
-from time_jax.core.arrays import Batch
+from time_jax.core.arrays import Batch, Qkv
 from time_jax.hf import load
-from time_jax.models import attention, dropout, layers
+from time_jax.models import attention, attention_kernels, dropout
+from time_jax.models.attention_operands import Mask, document_mask
 from time_jax.models.family import abstract_params
 from time_jax.parallel import sharding
 
 B, T, N, H = 4, 13, 4, 6
+SEGMENTS = np.array(
+  [[1] * T, [1] * 5 + [2] * 8, [1] * 3 + [0] * 10, [0] * T], np.int32
+)
 
 
-def inputs(key_heads=N, seed=0):
-  random = np.random.default_rng(seed)
-  query = jnp.asarray(random.normal(size=(B, T, N * H)), jnp.float32)
-  both = random.normal(size=(2, B, T, key_heads * H))
-  key, value = jnp.asarray(both, jnp.float32)
-  segments = np.array([[1] * T, [1] * 5 + [2] * 8, [1] * 3 + [0] * 10, [0] * T])
-  mask = (segments[:, None, :, None] == segments[:, None, None, :]) & (
-    segments[:, None, :, None] > 0
+def random_qkv(shape, key_heads=N, head_dim=H, dtype=jnp.float32):
+  random = np.random.default_rng(0)
+  return Qkv(
+    *(
+      jnp.asarray(random.normal(size=(*shape, heads * head_dim)), dtype)
+      for heads in (N, key_heads, key_heads)
+    )
   )
-  return query, key, value, jnp.asarray(mask)
 
 
-def value_and_grad(arrays, **options):
+def with_matrix(segment_ids):
+  ids = jnp.asarray(segment_ids)
+  return Mask(ids, document_mask(ids))
+
+
+def value_and_grad(qkv, segment_ids, **options):
   """Output and gradients, of rows and keys that are real."""
-  *qkv, mask = arrays
-  real = mask.any(axis=-1)[:, 0, :, None]
+  real = (segment_ids > 0)[..., None]
 
   def loss(qkv):
-    out = attention.attend(*qkv, mask, **options)
-    return jnp.sum(jnp.where(real, out, 0) ** 2), jnp.where(real, out, 0)
+    out = attention.attend(qkv, with_matrix(segment_ids), **options)
+    out = jnp.where(real, out, 0)
+    return jnp.sum(out**2), out
 
   return jax.jit(jax.grad(loss, has_aux=True))(qkv)
 
 
 OPTIONS = {
   "plain": {},
-  "scale": {"scale": 1.0},
   "shared keys": {"num_key_heads": 2},
-  "bias of heads": {"bias": (1, N)},
-  "bias of rows": {"bias": (B, N)},
-  "one bias": {"bias": (1, 1)},
+  "bias of heads": {"bias": (1, 1)},
   "dropout": {"dropout": 0.3},
   "all": {"num_key_heads": 1, "bias": (B, N), "dropout": 0.3, "scale": 0.2},
 }
 
 
-def options(name):
-  found = {"num_heads": N} | OPTIONS[name]
-  if "bias" in found:
+def case(name, repeats=1):
+  """Projections, segment ids and options; every row `repeats` times."""
+  options = {"num_heads": N} | OPTIONS[name]
+  if "bias" in options:
     random = np.random.default_rng(5)
-    shape = (*found["bias"], T, T)
-    found["bias"] = jnp.asarray(random.normal(size=shape), jnp.float32)
-  if "dropout" in found:
-    found["dropout"] = attention.Dropout(found["dropout"], jax.random.key(7))
-  return found
+    shape = (*options["bias"], T, T)
+    bias = jnp.asarray(random.normal(size=shape), jnp.float32)
+    options["bias"] = jnp.concatenate(
+      [bias] * (repeats if len(bias) > 1 else 1)
+    )
+  if "dropout" in options:
+    options["dropout"] = dropout.AttentionDropout(
+      options["dropout"], jax.random.key(7)
+    )
+  qkv = random_qkv((B, T), options.get("num_key_heads", N))
+  qkv, segment_ids = jax.tree.map(
+    lambda x: jnp.concatenate([x] * repeats), (qkv, SEGMENTS)
+  )
+  return qkv, segment_ids, options
+
+
+@functools.cache
+def defined(name, repeats=1):
+  qkv, segment_ids, options = case(name, repeats)
+  return value_and_grad(qkv, segment_ids, **options)
+
+
+def on_mesh(mesh, name, repeats=1):
+  qkv, segment_ids, options = case(name, repeats)
+  with sharding.use_mesh(mesh):
+    rows = sharding.batch_sharding(mesh)
+    return value_and_grad(*jax.device_put((qkv, segment_ids), rows), **options)
+
+
+def assert_close(found, expected):
+  close = functools.partial(np.testing.assert_allclose, atol=2e-5)
+  jax.tree.map(close, found, expected)
 
 
 TILES = {
@@ -77,69 +109,55 @@ TILES = {
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_tiles_are_the_definition(monkeypatch, mesh, name, tile):
+  expected = defined(name)
   monkeypatch.setattr(attention, "_TILE", TILES[tile])
-  chosen = options(name)
-  arrays = inputs(chosen.get("num_key_heads", N))
-  defined = value_and_grad(arrays, **chosen)
   monkeypatch.setattr(attention, "attend_dense", None)
-  with sharding.use_mesh(mesh):
-    tiled = value_and_grad(arrays, **chosen)
-  jax.tree.map(
-    functools.partial(np.testing.assert_allclose, atol=2e-5), tiled, defined
-  )
+  assert_close(on_mesh(mesh, name), expected)
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (4, 1, 2), (2, 2, 2), (1, 2, 4)])
-@pytest.mark.parametrize("name", ["plain", "bias of heads", "dropout", "all"])
+@pytest.mark.parametrize(
+  ("sizes", "name"),
+  [
+    ((8, 1, 1), "dropout"),
+    ((2, 2, 2), "plain"),
+    ((2, 2, 2), "bias of heads"),
+    ((2, 2, 2), "all"),
+    ((1, 2, 4), "dropout"),
+  ],
+)
 def test_meshes_agree(sizes, name):
-  chosen, repeats = options(name), 2  # eight rows
-  arrays = inputs(chosen.get("num_key_heads", N))
-  arrays = [jnp.concatenate([x] * repeats) for x in arrays]
-  if chosen.get("bias") is not None and len(chosen["bias"]) > 1:
-    chosen["bias"] = jnp.concatenate([chosen["bias"]] * repeats)
-  alone = value_and_grad(arrays, **chosen)
-  mesh = make_mesh(*sizes)
-  with sharding.use_mesh(mesh):
-    placed = [jax.device_put(x, sharding.batch_sharding(mesh)) for x in arrays]
-    spread = value_and_grad(placed, **chosen)
-  jax.tree.map(
-    functools.partial(np.testing.assert_allclose, atol=2e-5), alone, spread
-  )
+  assert_close(on_mesh(make_mesh(*sizes), name, 2), defined(name, 2))
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
-@pytest.mark.parametrize("name", ["bias of heads", "dropout", "all"])
+@pytest.mark.parametrize(
+  ("platform", "name"),
+  [("tpu", "bias of heads"), ("tpu", "dropout"), ("cuda", "all")],
+)
 def test_what_no_kernel_takes_goes_by_tiles(monkeypatch, name, platform):
-  chosen = options(name)
-  arrays = inputs(chosen.get("num_key_heads", N))
-  defined = value_and_grad(arrays, **chosen)
+  expected = defined(name)
   monkeypatch.setattr(attention, "_platform", lambda _: platform)
   monkeypatch.setattr(attention, "_LARGE_TILE", 5 * T)
   monkeypatch.setattr(attention, "attend_dense", None)
-  mesh = make_mesh(2, 2, 2)
-  with sharding.use_mesh(mesh):
-    placed = [jax.device_put(x, sharding.batch_sharding(mesh)) for x in arrays]
-    tiled = value_and_grad(placed, **chosen)
-  jax.tree.map(
-    functools.partial(np.testing.assert_allclose, atol=2e-5), tiled, defined
-  )
+  assert_close(on_mesh(make_mesh(2, 2, 2), name), expected)
 
 
 def test_memory_grows_with_a_tile_only(monkeypatch, mesh):
   length, rows = 256, 8
-  shapes = [jax.ShapeDtypeStruct((rows, length, N * H), jnp.float32)] * 3
-  mask = jax.ShapeDtypeStruct((rows, 1, length, length), bool)
-  dropout = attention.Dropout(0.1, jax.random.key(0))
+  x = jax.ShapeDtypeStruct((rows, length, N * H), jnp.float32)
+  ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+  drop = dropout.AttentionDropout(0.1, jax.random.key(0))
 
   def temporary(tile):
     monkeypatch.setattr(attention, "_LARGE_TILE", tile)
 
-    def loss(qkv, mask):
-      out = attention.attend(*qkv, mask, num_heads=N, dropout=dropout)
-      return jnp.sum(out**2)
+    def loss(qkv, ids):
+      mask = with_matrix(ids)
+      return jnp.sum(
+        attention.attend(Qkv(*qkv), mask, num_heads=N, dropout=drop) ** 2
+      )
 
     with sharding.use_mesh(mesh):
-      compiled = jax.jit(jax.grad(loss)).lower(shapes, mask).compile()
+      compiled = jax.jit(jax.grad(loss)).lower([x] * 3, ids).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
   monkeypatch.setattr(attention, "_platform", lambda _: "any")
@@ -152,15 +170,14 @@ def test_memory_grows_with_a_tile_only(monkeypatch, mesh):
 
 
 def test_rows_without_a_key_give_no_nan():
-  *qkv, _ = inputs()
-  nothing = jnp.zeros((B, 1, T, T), bool)
-  out = attention.attend(*qkv, nothing, num_heads=N)
+  nothing = with_matrix(0 * SEGMENTS)
+  out = attention.attend(random_qkv((B, T)), nothing, num_heads=N)
   assert bool(jnp.isfinite(out).all())
 
 
 def test_dropout_drops_its_rate_and_keeps_the_mean():
   words = jax.random.key_data(jax.random.key(3))
-  keep = functools.partial(dropout.kept, words, 0.1, 501)
+  keep = functools.partial(dropout.is_kept, words, 0.1, 501)
   places = (0, 0), (0, 0), (1, 0), (0, 1)
   first, again, row, head = (
     jax.vmap(functools.partial(keep, *place))(jnp.arange(501))
@@ -179,38 +196,28 @@ def test_dropout_drops_its_rate_and_keeps_the_mean():
 @pytest.mark.parametrize("key_heads", [N, 2])
 def test_the_flash_kernel_is_the_definition(monkeypatch, key_heads):
   """In interpret mode; at real tokens, the padding of one may see others'."""
-  random = np.random.default_rng(1)
-  shape = (2, 256, N * 64)
-  query = jnp.asarray(random.normal(size=shape), jnp.float32)
-  both = random.normal(size=(2, 2, 256, key_heads * 64))
-  key, value = jnp.asarray(both, jnp.float32)
   documents = np.array([[1] * 100 + [2] * 156, [1] * 200 + [0] * 56], np.int32)
-  mask = layers.document_mask(jnp.asarray(documents))
   call = functools.partial(
     attention.attend,
+    random_qkv((2, 256), key_heads, 64),
+    Mask(jnp.asarray(documents)),
     num_heads=N,
     num_key_heads=key_heads,
-    documents=jnp.asarray(documents),
   )
-  expected = call(query, key, value, mask)
+  expected = call()
   monkeypatch.setattr(attention, "_platform", lambda _: "tpu")
   with pltpu.force_tpu_interpret_mode():
-    found = call(query, key, value, mask)
-  np.testing.assert_allclose(
-    found[documents > 0], expected[documents > 0], atol=2e-5
-  )
+    result = call()
+  real = documents > 0
+  np.testing.assert_allclose(result[real], expected[real], atol=2e-5)
 
 
-WINDOWS = (None, 3, 40, 256)
+WINDOWS = (None, 3, 40)
 
 
 @functools.cache
 def near_case(length):
-  """Projections, documents, and the mask of each window."""
-  random = np.random.default_rng(2)
-  query, key, value = jnp.asarray(
-    random.normal(size=(3, 2, length, N * 8)), jnp.float32
-  )
+  """Projections, documents, and what each window makes of them by numpy."""
   cut, used = length // 3, 3 * length // 4
   documents = np.array(
     [
@@ -221,65 +228,64 @@ def near_case(length):
   )
   place = np.arange(length)
   apart = np.abs(place[:, None] - place[None])
-  whole = np.asarray(layers.document_mask(jnp.asarray(documents)))
-  masks = {
-    window: jnp.asarray(whole & (apart <= (window or length)))
-    for window in WINDOWS
-  }
-  return (query, key, value), documents, masks
+  same = documents[:, None, :, None] == documents[:, None, None, :]
+  real = documents[:, None, None, :] > 0
+  qkv = random_qkv((2, length), head_dim=8)
+  expected = {}
+  for window in WINDOWS:
+    matrix = jnp.asarray(same & real & (apart <= (window or length)))
+    expected[window] = attention.attend(
+      qkv, Mask(jnp.asarray(documents), matrix), num_heads=N
+    )
+  return qkv, documents, expected
 
 
-@pytest.mark.parametrize("tile", [1, 4 * T, 2 * T * T, 2 * T * T * N])
 @pytest.mark.parametrize("window", WINDOWS)
-def test_documents_and_a_window_are_their_mask(monkeypatch, mesh, window, tile):
-  qkv, documents, masks = near_case(T)
-  expected = attention.attend(*qkv, masks[window], num_heads=N)
-  near = functools.partial(
-    attention.attend,
-    *(*qkv, None),
-    num_heads=N,
-    documents=jnp.asarray(documents),
-  )
-  found = [near(window=window)]
-  monkeypatch.setattr(attention, "_TILE", tile)
+def test_documents_and_a_window_are_their_mask(monkeypatch, mesh, window):
+  qkv, documents, expected = near_case(T)
+  mask = Mask(jnp.asarray(documents), window=window)
+
+  def run():
+    return jax.jit(lambda qkv: attention.attend(qkv, mask, num_heads=N))(qkv)
+
+  results = [run()]
   with sharding.use_mesh(mesh):
-    found.append(near(window=window))
-  monkeypatch.setattr(attention, "_platform", lambda _: "cuda")
-  in_xla = functools.partial(attention._attend_cudnn, implementation="xla")
-  monkeypatch.setattr(attention, "_attend_cudnn", in_xla)
-  monkeypatch.setattr(attention, "_fits_cudnn", lambda *_: True)
-  with sharding.use_mesh(mesh):
-    found.append(near(window=window))
+    for tile in (1, 2 * T * T):
+      monkeypatch.setattr(attention, "_TILE", tile)
+      results.append(run())
+    monkeypatch.setattr(attention, "_platform", lambda _: "cuda")
+    cudnn = functools.partial(
+      attention_kernels.attend_cudnn, implementation="xla"
+    )
+    monkeypatch.setattr(attention_kernels, "attend_cudnn", cudnn)
+    monkeypatch.setattr(attention_kernels, "fits_cudnn", lambda *_: True)
+    results.append(run())
   real = documents > 0
-  for one in found:
-    np.testing.assert_allclose(one[real], expected[real], atol=2e-5)
+  for result in results:
+    np.testing.assert_allclose(result[real], expected[window][real], atol=2e-5)
 
 
 def test_on_a_tpu_the_kernel_takes_what_no_window_cuts(monkeypatch):
   """The window as a scan has it, known as the program runs."""
-  qkv, documents, masks = near_case(128)
-  real = documents > 0
-  expected = [
-    attention.attend(*qkv, masks[window], num_heads=N) for window in (40, None)
-  ]
+  qkv, documents, expected = near_case(128)
   monkeypatch.setattr(attention, "_LARGE_TILE", 32 * 128)
   monkeypatch.setattr(attention, "_platform", lambda _: "tpu")
 
   @jax.jit
   def call(window):
-    ids = jnp.asarray(documents)
-    return attention.attend(
-      *qkv, None, num_heads=N, documents=ids, window=window
-    )
+    mask = Mask(jnp.asarray(documents), window=window)
+    return attention.attend(qkv, mask, num_heads=N)
 
+  real = documents > 0
   with pltpu.force_tpu_interpret_mode():
-    found = [call(window) for window in (40, 128)]
-  for one, other in zip(found, expected, strict=True):
-    np.testing.assert_allclose(one[real], other[real], atol=2e-5)
+    for window, same in ((40, 40), (128, None)):
+      np.testing.assert_allclose(
+        call(window)[real], expected[same][real], atol=2e-5
+      )
 
 
 def inside(jaxpr):
-  """All equations, those within others included."""
+  """Yields all equations, those inside others included."""
   for equation in jaxpr.eqns:
     yield equation
     for value in jax.tree.leaves(
@@ -320,34 +326,35 @@ def test_long_documents_have_no_matrix_of_all_tokens_on_a_tpu(
 @pytest.mark.parametrize("key_heads", [N, 2])
 def test_the_call_of_cudnn_is_the_definition(monkeypatch, key_heads):
   """The same call in XLA; cuDNN itself needs its GPU."""
-  random = np.random.default_rng(1)
-  query = jnp.asarray(random.normal(size=(2, 16, N * 8)), jnp.bfloat16)
-  both = random.normal(size=(2, 2, 16, key_heads * 8))
-  key, value = jnp.asarray(both, jnp.bfloat16)
-  documents = jnp.asarray([[1] * 5 + [2] * 11, [1] * 9 + [0] * 7])
-  mask = layers.document_mask(documents)
+  qkv = random_qkv((2, 16), key_heads, 8, jnp.bfloat16)
+  documents = np.array([[1] * 5 + [2] * 11, [1] * 9 + [0] * 7], np.int32)
   call = functools.partial(
-    attention.attend, num_heads=N, num_key_heads=key_heads, scale=0.2
+    attention.attend,
+    mask=with_matrix(documents),
+    num_heads=N,
+    num_key_heads=key_heads,
+    scale=0.2,
   )
-  expected = call(query, key, value, mask)
-  in_xla = functools.partial(attention._attend_cudnn, implementation="xla")
-  asked = []
+  expected = call(qkv)
+  in_xla = functools.partial(
+    attention_kernels.attend_cudnn, implementation="xla"
+  )
+  dtypes = []
 
-  def spy(form, arrays):
-    asked.append(arrays["query"].dtype)
-    return in_xla(form, arrays)
+  def spy(settings, operands):
+    dtypes.append(operands.qkv.query.dtype)
+    return in_xla(settings, operands)
 
   monkeypatch.setattr(attention, "_platform", lambda _: "cuda")
-  monkeypatch.setattr(attention, "_attend_cudnn", spy)
-  found = call(query, key, value, mask)
-  assert asked == [jnp.bfloat16]
-  real = np.asarray(documents) > 0
+  monkeypatch.setattr(attention_kernels, "attend_cudnn", spy)
+  result = call(qkv)
+  assert dtypes == [jnp.bfloat16]
+  real = documents > 0
   np.testing.assert_allclose(
-    np.asarray(found, np.float32)[real],
+    np.asarray(result, np.float32)[real],
     np.asarray(expected, np.float32)[real],
     atol=2e-2,
   )
   # What cuDNN does not take goes by tiles.
-  wide = [x.astype(jnp.float32) for x in (query, key, value)]
-  call(*wide, mask)
-  assert len(asked) == 1
+  call(jax.tree.map(lambda x: x.astype(jnp.float32), qkv))
+  assert len(dtypes) == 1

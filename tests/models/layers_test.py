@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from meshes import make_mesh
 
-from time_jax.models import layers
+from time_jax.models import dropout, layers
 from time_jax.parallel import sharding
 
 
@@ -28,7 +28,7 @@ def test_a_frequent_token_gets_all_of_its_gradient_in_bfloat16() -> None:
 
 
 def test_dropout_draws_for_a_row_wherever_it_is() -> None:
-  drop = layers.Dropout(0.25)
+  drop = dropout.Dropout(0.25)
   x = jnp.ones((8, 6, 64))
 
   def dropped(x: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import pytest
 from time_jax.core.arrays import make_batch
 from time_jax.core.errors import UserError
 from time_jax.hf import load
-from time_jax.models import relative, stepwise
+from time_jax.models import deberta, ltg_bert, relative, stepwise
 
 FOLDERS = [
   "bert",
@@ -34,40 +34,65 @@ FLOAT32 = jnp.dtype("float32")
 TOLERANCE = dict(atol=1e-4, rtol=0)
 
 
-def teacher_of(folder, layer, mesh, **options):
+def projections(folder, layer, mesh, **options):
+  """A teacher's function from a batch to projections by their letter."""
   options = {"overrides": OVERRIDES.get(folder.name)} | options
-  return load.load_teacher(
+  teacher = load.load_teacher(
     str(folder), layer, dtype=FLOAT32, mesh=mesh, **options
   )
+  compiled = jax.jit(teacher.project)
+
+  def project(batch):
+    qkv = compiled(teacher.params, batch)
+    for name, width in teacher.widths.items():
+      assert getattr(qkv, name).shape[-1] == width
+    return {"q": qkv.query, "k": qkv.key, "v": qkv.value}
+
+  return project
 
 
-def project(teacher, batch):
-  """q, k, v by letter."""
-  found = jax.jit(teacher.project)(teacher.params, batch)
-  return {"q": found.query, "k": found.key, "v": found.value}
+def packed_and_alone(ids, mask):
+  """Two documents packed in one row, and each in a row of its own.
 
-
-def hidden_states(encoder, params, batch):
-  return jax.jit(
-    lambda params: encoder.apply(
-      {"params": params}, batch, method="hidden_states"
-    )
-  )(params)
+  Returns:
+    Tokens and segment ids of the three rows, and the documents' lengths.
+  """
+  documents = [ids[i, : mask[i].sum()] for i in (2, 1)]
+  lengths = [len(document) for document in documents]
+  rows = np.zeros((3, sum(lengths) + 2), np.int32)
+  segments = np.zeros_like(rows)
+  start = 0
+  for number, document in enumerate(documents, 1):
+    end = start + len(document)
+    rows[0, start:end], segments[0, start:end] = document, number
+    rows[number, : len(document)] = document
+    segments[number, : len(document)] = 1
+    start = end
+  return rows, segments, lengths
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_projections_of_every_layer(golden, mesh, name):
+  """And a packed row gives each document exactly what it gets alone."""
   expected = np.load(golden / name / "expected.npz")
-  batch = make_batch(expected["input_ids"], expected["attention_mask"])
-  real = expected["attention_mask"] > 0
+  ids, mask = expected["input_ids"], expected["attention_mask"]
   for layer in range(1, len(expected["q"]) + 1):
-    teacher = teacher_of(golden / name, layer, mesh)
-    for key, values in project(teacher, batch).items():
-      width = {"q": "query", "k": "key", "v": "value"}[key]
-      assert values.shape[-1] == teacher.widths[width]
+    project = projections(golden / name, layer, mesh)
+    for key, values in project(make_batch(ids, mask)).items():
       np.testing.assert_allclose(
-        values[real], expected[key][layer - 1][real], **TOLERANCE
+        values[mask > 0], expected[key][layer - 1][mask > 0], **TOLERANCE
       )
+  rows, segments, lengths = packed_and_alone(ids, mask)
+  for values in project(make_batch(rows, segments)).values():
+    start = 0
+    for number, length in enumerate(lengths, 1):
+      np.testing.assert_allclose(
+        values[0, start : start + length],
+        values[number, :length],
+        atol=1e-5,
+        rtol=0,
+      )
+      start += length
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -78,7 +103,9 @@ def test_hidden_states_of_every_layer(golden, mesh, name):
   )
   batch = make_batch(expected["input_ids"], expected["attention_mask"])
   real = expected["attention_mask"] > 0
-  states = hidden_states(encoder, params, batch)
+  states = jax.jit(functools.partial(encoder.apply, method="hidden_states"))(
+    {"params": params}, batch
+  )
   # Upstream's last entry is before ModernBERT's final norm; ours never is.
   np.testing.assert_allclose(
     states[:-1, real], expected["hidden_states"][:-1, real], **TOLERANCE
@@ -95,37 +122,14 @@ def test_hidden_states_of_every_layer(golden, mesh, name):
   )
 
 
-@pytest.mark.parametrize("name", FOLDERS)
-def test_packed_documents_see_only_themselves(golden, mesh, name):
-  """A packed row gives each document exactly what it gets alone."""
-  expected = np.load(golden / name / "expected.npz")
-  ids, mask = expected["input_ids"], expected["attention_mask"]
-  documents = [ids[i, : mask[i].sum()] for i in (2, 1)]
-  row = np.concatenate([*documents, [0, 0]])[None]
-  lengths = [len(d) for d in documents]
-  segments = np.repeat([1, 2, 0], [*lengths, 2])[None]
-  layer = len(expected["q"])
-  teacher = teacher_of(golden / name, layer, mesh)
-  # All three are rows of one length: one program.
-  packed = project(teacher, make_batch(row, segments))
-  start = 0
-  for number, length in enumerate(lengths, 1):
-    own = np.roll(np.where(segments == number, row, 0), -start)
-    alone = make_batch(own, np.roll(segments == number, -start).astype(int))
-    for key, values in project(teacher, alone).items():
-      found = packed[key][0, start : start + length]
-      np.testing.assert_allclose(found, values[0, :length], atol=1e-5, rtol=0)
-    start += length
-
-
 @pytest.mark.parametrize("name", ["modernbert", "eurobert"])
-def test_projections_behind_rope(golden, mesh, name):
+def test_projections_after_rope(golden, mesh, name):
   expected = np.load(golden / name / "expected.npz")
   batch = make_batch(expected["input_ids"], expected["attention_mask"])
   real = expected["attention_mask"] > 0
   for layer in range(1, len(expected["q"]) + 1):
-    teacher = teacher_of(golden / name, layer, mesh, capture="post_rope")
-    found = project(teacher, batch)
+    project = projections(golden / name, layer, mesh, capture="post_rope")
+    found = project(batch)
     for key, source in (("q", "q_rope"), ("k", "k_rope"), ("v", "v")):
       np.testing.assert_allclose(
         found[key][real], expected[source][layer - 1][real], **TOLERANCE
@@ -165,16 +169,13 @@ def test_bucket_tables(golden, key, row):
 
 
 def _ltg(distances, buckets, longest):
-  from time_jax.models.ltg_bert import LtgConfig
-
-  config = LtgConfig(9, 8, 1, 2, 8, num_buckets=buckets, max_positions=longest)
+  config = ltg_bert.LtgConfig(9, 8, 1, 2, 8, buckets, longest)
   return config.row_of(distances)
 
 
 def _deberta(distances, buckets, longest):
-  from time_jax.models.deberta import DebertaConfig
-
-  return DebertaConfig(9, 8, 1, 2, 8, buckets, longest).row_of(distances)
+  config = deberta.DebertaConfig(9, 8, 1, 2, 8, buckets, longest)
+  return config.row_of(distances)
 
 
 @pytest.mark.parametrize("length", [1, 2, 7])

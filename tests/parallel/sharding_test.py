@@ -57,6 +57,34 @@ def test_a_mesh_that_does_not_fit_is_refused(asked):
   assert "the product must be 8 (-1 fills one axis)" in str(caught.value)
 
 
+def test_a_dimension_is_split_only_into_equal_parts():
+  mesh = make_mesh(2, 2, 2)
+  rows = ("data", "fsdp")
+  assert sharding.split_evenly(mesh, "batch", 8) == (rows, 4)
+  assert sharding.split_evenly(mesh, "batch", 6) == (None, 1)
+  assert sharding.split_evenly(mesh, "heads", 6) == ("tensor", 2)
+  assert sharding.split_evenly(mesh, "length", 7) == (None, 1)
+
+
+def test_the_compiler_spreads_a_program_over_an_open_mesh_of_many():
+  assert sharding.automatic_mesh() is None
+  with sharding.use_mesh(make_mesh(1, 1, 1)):
+    assert sharding.automatic_mesh() is None
+  mesh = make_mesh(4, 1, 1)
+  with sharding.use_mesh(mesh):
+    assert sharding.automatic_mesh() == mesh.abstract_mesh
+    inside = []
+    jax.eval_shape(
+      jax.shard_map(
+        lambda x: inside.append(sharding.automatic_mesh()) or x,
+        in_specs=P("data"),
+        out_specs=P("data"),
+      ),
+      jax.ShapeDtypeStruct((4,), jnp.float32),
+    )
+    assert inside == [None]
+
+
 def box(shape, *names):
   return nn.LogicallyPartitioned(
     jax.ShapeDtypeStruct(shape, jnp.float32), names

@@ -20,9 +20,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 Ids = Int[Array | np.ndarray, "B T"]  # on a device, or still on the host
+# Letter in the name of a relation, such as "qk" -> projection, field of `Qkv`.
+PROJECTIONS = {"q": "query", "k": "key", "v": "value"}
 
 
 @jax.tree_util.register_dataclass
@@ -93,6 +95,25 @@ def count_positions(
   starts = real & (segment_ids > before)
   count_at_start = np.maximum.accumulate(np.where(starts, count, 0), axis=1)
   return np.where(real, count - count_at_start, 0).astype(np.int32)
+
+
+def same_document(
+  queries: Int[Array | np.ndarray, "..."], keys: Int[Array | np.ndarray, "..."]
+) -> Bool[Array, "..."]:
+  """True where a query may see a key: real tokens of one document.
+
+  Args:
+    queries: segment ids of the queries, with an axis of size 1 for the keys.
+    keys: segment ids of the keys, with an axis of size 1 for the queries.
+  """
+  return queries == without_padding(keys)
+
+
+def without_padding(
+  segment_ids: Int[Array | np.ndarray, "..."],
+) -> Int[Array, "..."]:
+  """Returns segment ids of keys that no query equals at padding."""
+  return jnp.where(segment_ids > 0, segment_ids, -1)
 
 
 def checksum(batch: Batch) -> UInt[Array, ""]:

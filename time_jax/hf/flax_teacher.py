@@ -30,12 +30,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from time_jax.core.arrays import Batch, Ids, Qkv
+from time_jax.core.arrays import PROJECTIONS, Batch, Ids, Qkv
 from time_jax.core.errors import UserError
 from time_jax.hf import files, load
 from time_jax.hf.weights import Weights
 from time_jax.models import bert
 from time_jax.models.attention import attend
+from time_jax.models.attention_operands import Mask
 from time_jax.models.family import Params, Teacher
 from time_jax.parallel import sharding
 
@@ -73,7 +74,6 @@ _REFUSED = {
 }
 _WAY_OUT = "use teacher.loader=own"
 
-_PROJECTIONS = ("query", "key", "value")
 _WEIGHT_NAMES = {"kernel": "weight", "embedding": "weight", "scale": "weight"}
 # Names from before 2019 in files converted from TensorFlow.
 _LEGACY = {"weight": "gamma", "bias": "beta"}
@@ -283,7 +283,9 @@ def _teacher(
   where = ("encoder", "layer", last, "attention", "self")
 
   def wanted(part: nn.Module, method: str) -> bool:
-    is_projection = part.path[:-1] == where and part.name in _PROJECTIONS
+    is_projection = (
+      part.path[:-1] == where and part.name in PROJECTIONS.values()
+    )
     return is_projection and method == "__call__"
 
   def project(params: Params, batch: Batch) -> Qkv:
@@ -298,7 +300,7 @@ def _teacher(
         mutable=["intermediates"],
       )
     found: Any = flax.traverse_util.flatten_dict(state["intermediates"])
-    outputs = [found[(*where, p, "__call__")] for p in _PROJECTIONS]
+    outputs = [found[(*where, p, "__call__")] for p in PROJECTIONS.values()]
     return Qkv(*(output[0] for output in outputs))
 
   width = config.hidden_size
@@ -324,7 +326,6 @@ def _attend(
   if part.name != "self" or context.method_name != "__call__":
     return next_fun(*args, **kwargs)
   hidden = args[0]
-  query, key, value = (getattr(part, p)(hidden) for p in _PROJECTIONS)
+  qkv = Qkv(*(getattr(part, p)(hidden) for p in PROJECTIONS.values()))
   heads = part.config.num_attention_heads
-  mixed = attend(query, key, value, None, num_heads=heads, documents=documents)
-  return (mixed,)
+  return (attend(qkv, Mask(documents), num_heads=heads),)

@@ -26,6 +26,7 @@ from time_jax.models.family import (
   Teacher,
   abstract_params,
   init_params,
+  vocabulary_tables,
 )
 from time_jax.parallel import sharding
 
@@ -305,6 +306,7 @@ def _teacher(
     vocab_size=encoder.config.vocab_size,
     max_positions=encoder.config.max_positions,
     fingerprint=fingerprint,
+    tables=vocabulary_tables(abstract_params(encoder)),
   )
 
 

@@ -18,7 +18,7 @@ from time_jax.models.family import KeyTable, Params
 # Classes that are this network, and the model_type of each.
 CLASSES = {"BertModel": "bert", "XLMRobertaModel": "xlm-roberta"}
 DTYPES = ("float32", "bfloat16")
-_POSITIONS = NAMES.whole["embeddings/position/embedding"]
+_POSITIONS = NAMES.tensors["embeddings/position/embedding"]
 
 
 def save_bert(

@@ -9,46 +9,39 @@ may embed in fewer dimensions and project up.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from time_jax.core.arrays import Batch, Ids, Qkv
+from time_jax.core.arrays import PROJECTIONS, Batch, Qkv
 from time_jax.core.errors import UserError
 from time_jax.models import encoder, layers
-from time_jax.models.attention import Dropout, attend
+from time_jax.models.attention import attend
+from time_jax.models.attention_operands import Mask, document_mask
+from time_jax.models.dropout import AttentionDropout, Dropout
 from time_jax.models.family import Family, KeyTable
 
 
 @dataclasses.dataclass(frozen=True)
-class BertConfig:
+class BertConfig(encoder.Sizes):
   """Shape of an encoder of this family. Immutable and hashable.
 
   Attributes:
-    vocab_size: rows of the word table.
-    hidden_size: D.
-    num_layers: transformer blocks of the complete network.
-    num_heads: attention heads N.
-    intermediate_size: F.
     max_positions: longest document, in tokens.
     position_offset: first row of the position table that is used.
     num_token_types: rows of the token-type table.
     layer_norm_eps: epsilon of every LayerNorm.
     activation: a key of `layers.ACTIVATIONS`.
-    dropout: on embeddings and on the output of each sub-layer.
-    attention_dropout: on attention probabilities.
+    dropout: rate on embeddings and on the output of each sub-layer.
+    attention_dropout: rate on attention probabilities.
     initializer_range: standard deviation of fresh weights.
-    embedding_size: width of the embeddings; D unless ELECTRA projects them.
+    embedding_size: width of the embeddings; None for D, which ELECTRA may
+      differ from.
   """
 
-  vocab_size: int
-  hidden_size: int
-  num_layers: int
-  num_heads: int
-  intermediate_size: int
   max_positions: int = 512
   position_offset: int = 0
   num_token_types: int = 2
@@ -58,23 +51,6 @@ class BertConfig:
   attention_dropout: float = 0.0
   initializer_range: float = 0.02
   embedding_size: int | None = None
-
-  @property
-  def head_dim(self) -> int:
-    """Width of an attention head."""
-    return self.hidden_size // self.num_heads
-
-  @property
-  def widths(self) -> dict[str, int]:
-    """Of the three projections."""
-    return dict.fromkeys(("query", "key", "value"), self.hidden_size)
-
-  def __post_init__(self) -> None:
-    layers.check_shape(
-      hidden_size=self.hidden_size,
-      num_heads=self.num_heads,
-      activation=self.activation,
-    )
 
 
 def parse_config(hf: Mapping[str, Any]) -> BertConfig:
@@ -90,11 +66,7 @@ def parse_config(hf: Mapping[str, Any]) -> BertConfig:
   roberta = hf["model_type"] not in ("bert", "electra")
   offset = position_offset(hf) if roberta else 0
   return BertConfig(
-    vocab_size=hf["vocab_size"],
-    hidden_size=hf["hidden_size"],
-    num_layers=hf["num_hidden_layers"],
-    num_heads=hf["num_attention_heads"],
-    intermediate_size=hf["intermediate_size"],
+    **encoder.sizes(hf),
     max_positions=hf["max_position_embeddings"] - offset,
     position_offset=offset,
     num_token_types=hf.get("type_vocab_size", 2),
@@ -106,9 +78,9 @@ def parse_config(hf: Mapping[str, Any]) -> BertConfig:
 
 
 def position_offset(hf: Mapping[str, Any]) -> int:
-  """First row that RoBERTa uses of its position table: behind the padding id.
+  """Returns the first row of its position table that RoBERTa uses.
 
-  That id may be -1, of a model whose positions begin with the first row.
+  It is the one after the padding id, which may be -1.
 
   Raises:
     UserError: config.json names no id that positions can be counted from.
@@ -123,13 +95,6 @@ def position_offset(hf: Mapping[str, Any]) -> int:
   return pad + 1
 
 
-class Shared(NamedTuple):
-  """What all blocks use."""
-
-  mask: Bool[Array, "B 1 T T"]
-  segment_ids: Ids
-
-
 class Embeddings(nn.Module):
   """LN(word + position + token type), dropout; ELECTRA's are projected to D."""
 
@@ -138,23 +103,25 @@ class Embeddings(nn.Module):
 
   def setup(self) -> None:  # noqa: D102
     c = self.config
-    how = dict(stddev=c.initializer_range, dtype=self.dtype)
+    options = dict(stddev=c.initializer_range, dtype=self.dtype)
     rows = c.max_positions + c.position_offset
     width = c.embedding_size or c.hidden_size
-    self.word = layers.Embed(c.vocab_size, width, "vocab", **how)
-    self.position = layers.Embed(rows, width, "positions", **how)
+    self.word = layers.Embed(c.vocab_size, width, "vocab", **options)
+    self.position = layers.Embed(rows, width, "positions", **options)
     self.token_type = layers.Embed(
-      c.num_token_types, width, "token_types", **how
+      c.num_token_types, width, "token_types", **options
     )
     self.norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
-    self.drop = layers.Dropout(c.dropout)
+    self.drop = Dropout(c.dropout)
     if width != c.hidden_size:
-      self.project = layers.dense(c.hidden_size, ("vectors", "embed"), **how)
+      self.project = layers.dense(
+        c.hidden_size, ("vectors", "embed"), **options
+      )
 
   def __call__(
     self, batch: Batch, deterministic: bool
   ) -> Float[Array, "B T D"]:
-    """Looks up and sums the three embeddings of every token."""
+    """Looks up and adds the three embeddings of every token."""
     x = self.word(batch.tokens)
     x += self.position(batch.positions + self.config.position_offset)
     types = batch.token_types
@@ -165,56 +132,51 @@ class Embeddings(nn.Module):
     return self.project(x) if x.shape[-1] != self.config.hidden_size else x
 
 
-class Block(nn.Module):
+class Block(encoder.Block):
   """One post-norm transformer block."""
-
-  config: BertConfig
-  dtype: DTypeLike = jnp.dtype("float32")
 
   def setup(self) -> None:  # noqa: D102
     c = self.config
-    how = dict(stddev=c.initializer_range, dtype=self.dtype)
-    self.query = layers.dense(c.hidden_size, ("embed", "heads"), **how)
-    self.key = layers.dense(c.hidden_size, ("embed", "heads"), **how)
-    self.value = layers.dense(c.hidden_size, ("embed", "heads"), **how)
-    self.attention_out = layers.dense(c.hidden_size, ("heads", "embed"), **how)
+    self.query = self.dense(c.hidden_size, layers.TO_HEADS)
+    self.key = self.dense(c.hidden_size, layers.TO_HEADS)
+    self.value = self.dense(c.hidden_size, layers.TO_HEADS)
+    self.attention_out = self.dense(c.hidden_size, layers.FROM_HEADS)
     self.attention_norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
-    self.ffn_in = layers.dense(c.intermediate_size, ("embed", "mlp"), **how)
-    self.ffn_out = layers.dense(c.hidden_size, ("mlp", "embed"), **how)
+    self.ffn_in = self.dense(c.intermediate_size, layers.TO_MLP)
+    self.ffn_out = self.dense(c.hidden_size, layers.FROM_MLP)
     self.ffn_norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
-    self.drop = layers.Dropout(c.dropout)
+    self.drop = Dropout(c.dropout)
 
   def project(self, x: Float[Array, "B T D"]) -> Qkv:
-    """The three projections of the block's input."""
+    """Computes the three projections of the block's input."""
     return Qkv(self.query(x), self.key(x), self.value(x))
+
+  def attention(
+    self, qkv: Qkv, kind: Any, shared: Any, deterministic: bool
+  ) -> Float[Array, "B T D"]:
+    """Attends inside documents; blocks share the mask."""
+    c, dropout = self.config, None
+    if c.attention_dropout and not deterministic:
+      dropout = AttentionDropout(c.attention_dropout, self.make_rng("dropout"))
+    return attend(qkv, shared, num_heads=c.num_heads, dropout=dropout)
+
+  def ffn_hidden(self, x: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
+    """Computes the activated half of the feed-forward layer."""
+    return layers.ACTIVATIONS[self.config.activation](self.ffn_in(x))
 
   def __call__(
     self,
     x: Float[Array, "B T D"],
     kind: Any,
-    shared: Shared,
+    shared: Any,
     deterministic: bool = True,
   ) -> Float[Array, "B T D"]:
-    """Attention and feed-forward, each with residual and LayerNorm."""
-    del kind
-    c, qkv = self.config, self.project(x)
-    dropout = None
-    if c.attention_dropout and not deterministic:
-      dropout = Dropout(c.attention_dropout, self.make_rng("dropout"))
-    mixed = attend(
-      qkv.query,
-      qkv.key,
-      qkv.value,
-      shared.mask,
-      num_heads=c.num_heads,
-      dropout=dropout,
-      documents=shared.segment_ids,
-    )
+    """Computes attention and feed-forward, each with residual and LayerNorm."""
+    mixed = self.attention(self.project(x), kind, shared, deterministic)
     mixed = self.drop(self.attention_out(mixed), deterministic=deterministic)
     x = self.attention_norm(x + mixed)
-    inner = layers.ACTIVATIONS[c.activation](self.ffn_in(x))
-    inner = self.drop(self.ffn_out(inner), deterministic=deterministic)
-    return self.ffn_norm(x + inner)
+    y = self.drop(self.ffn_out(self.ffn_hidden(x)), deterministic=deterministic)
+    return self.ffn_norm(x + y)
 
 
 class Encoder(encoder.Encoder):
@@ -223,64 +185,48 @@ class Encoder(encoder.Encoder):
   def setup(self) -> None:  # noqa: D102
     c = self.config
     self.embeddings = Embeddings(c, self.dtype)
-    if self.num_layers > 1:
-      self.layers = encoder.stack(Block, self.num_layers - 1)(c, self.dtype)
-    self.last = Block(c, self.dtype)
+    self.setup_blocks(Block)
     self.pooler = layers.dense(
       c.hidden_size,
-      ("embed", "heads"),
+      layers.TO_HEADS,
       stddev=c.initializer_range,
       dtype=self.dtype,
     )
 
   def enter(
     self, batch: Batch, deterministic: bool
-  ) -> tuple[Float[Array, "B T D"], Shared]:
-    """Embeds a batch; its blocks share what may be seen."""
-    mask = layers.document_mask(batch.segment_ids)
+  ) -> tuple[Float[Array, "B T D"], Mask]:
+    """Embeds a batch; its blocks share the mask."""
+    matrix = document_mask(batch.segment_ids)
     x = self.embeddings(batch, deterministic)
-    return x, Shared(mask, batch.segment_ids)
+    return x, Mask(batch.segment_ids, matrix)
 
   def all_outputs(self, batch: Batch) -> tuple[Array, Array]:
-    """Touches every parameter, the pooler's too."""
+    """Uses every parameter, the pooler's too."""
     states = self.hidden_states(batch)
     return states, jnp.tanh(self.pooler(states[-1, :, 0]))
 
 
-# Our parameter path -> Hugging Face name; kernels are stored transposed there.
 NAMES = KeyTable(
   prefixes=("", "bert.", "roberta.", "electra."),
   whole={
-    "embeddings/word/embedding": "embeddings.word_embeddings.weight",
-    "embeddings/position/embedding": "embeddings.position_embeddings.weight",
-    "embeddings/token_type/embedding": (
-      "embeddings.token_type_embeddings.weight"
-    ),
-    "embeddings/norm/scale": "embeddings.LayerNorm.weight",
-    "embeddings/norm/bias": "embeddings.LayerNorm.bias",
-    "embeddings/project/kernel": "embeddings_project.weight",
-    "embeddings/project/bias": "embeddings_project.bias",
-    "pooler/kernel": "pooler.dense.weight",
-    "pooler/bias": "pooler.dense.bias",
+    "embeddings/word": "embeddings.word_embeddings",
+    "embeddings/position": "embeddings.position_embeddings",
+    "embeddings/token_type": "embeddings.token_type_embeddings",
+    "embeddings/norm": "embeddings.LayerNorm",
+    "embeddings/project": "embeddings_project",
+    "pooler": "pooler.dense",
   },
   block_prefix="encoder.layer.{layer}.",
   block={
-    "query/kernel": "attention.self.query.weight",
-    "query/bias": "attention.self.query.bias",
-    "key/kernel": "attention.self.key.weight",
-    "key/bias": "attention.self.key.bias",
-    "value/kernel": "attention.self.value.weight",
-    "value/bias": "attention.self.value.bias",
-    "attention_out/kernel": "attention.output.dense.weight",
-    "attention_out/bias": "attention.output.dense.bias",
-    "attention_norm/scale": "attention.output.LayerNorm.weight",
-    "attention_norm/bias": "attention.output.LayerNorm.bias",
-    "ffn_in/kernel": "intermediate.dense.weight",
-    "ffn_in/bias": "intermediate.dense.bias",
-    "ffn_out/kernel": "output.dense.weight",
-    "ffn_out/bias": "output.dense.bias",
-    "ffn_norm/scale": "output.LayerNorm.weight",
-    "ffn_norm/bias": "output.LayerNorm.bias",
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention_out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "ffn_in": "intermediate.dense",
+    "ffn_out": "output.dense",
+    "ffn_norm": "output.LayerNorm",
   },
   # Files converted from TensorFlow before 2019.
   aliases={
@@ -290,4 +236,4 @@ NAMES = KeyTable(
 )
 
 
-FAMILY = Family(parse_config, Encoder, NAMES, ("query", "key", "value"))
+FAMILY = Family(parse_config, Encoder, NAMES, tuple(PROJECTIONS.values()))

@@ -6,6 +6,7 @@ and 2111.09543). The version with a convolution beside block 1 is v2-xlarge's.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,43 +14,34 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from time_jax.core.arrays import Batch, Ids, Qkv
+from time_jax.core.arrays import PROJECTIONS, Batch, Ids, Qkv
 from time_jax.core.errors import UserError
-from time_jax.models import encoder, layers, relative
+from time_jax.models import bert, encoder, layers, relative
 from time_jax.models.attention import attend
+from time_jax.models.attention_operands import Mask, document_mask
 from time_jax.models.family import Family, KeyTable
 
 
 @dataclasses.dataclass(frozen=True)
-class DebertaConfig:
+class DebertaConfig(encoder.Sizes):
   """Shape of an encoder of this family.
 
   Attributes:
-    vocab_size: rows of the word table.
-    hidden_size: D.
-    num_layers: transformer blocks of the complete network.
-    num_heads: attention heads N.
-    intermediate_size: F.
     num_buckets: relative positions of one sign.
     max_distance: distances from here on share the last bucket.
-    terms: of the scores besides content: "c2p", "p2c" or both.
+    terms: terms of the scores besides content: "c2p", "p2c" or both.
     shared_projections: whether the relative table runs through the content's
       projections, or through its own.
     table_norm: whether the relative table has a LayerNorm.
-    conv_size: taps of the convolution beside block 1; 0: none.
-    conv_activation: a key of `layers.ACTIVATIONS`.
+    conv_size: taps of the convolution beside block 1; 0 for none.
+    conv_activation: its activation, a key of `layers.ACTIVATIONS`.
     layer_norm_eps: epsilon of every LayerNorm.
     activation: a key of `layers.ACTIVATIONS`.
     initializer_range: standard deviation of fresh weights.
   """
 
-  vocab_size: int
-  hidden_size: int
-  num_layers: int
-  num_heads: int
-  intermediate_size: int
   num_buckets: int
   max_distance: int
   terms: tuple[str, ...] = ("c2p", "p2c")
@@ -62,27 +54,14 @@ class DebertaConfig:
   initializer_range: float = 0.02
 
   max_positions = None  # Any length: distances are all there is.
+  dropout = 0.0  # A teacher is deterministic.
 
   def __post_init__(self) -> None:
-    for activation in (self.activation, self.conv_activation):
-      layers.check_shape(
-        hidden_size=self.hidden_size,
-        num_heads=self.num_heads,
-        activation=activation,
-      )
-
-  @property
-  def head_dim(self) -> int:
-    """Width of an attention head."""
-    return self.hidden_size // self.num_heads
-
-  @property
-  def widths(self) -> dict[str, int]:
-    """Of the three projections."""
-    return dict.fromkeys(("query", "key", "value"), self.hidden_size)
+    super().__post_init__()
+    layers.check_activation(self.conv_activation)
 
   def row_of(self, distances: Any) -> np.ndarray:
-    """Rows of the relative table, for distances query minus key."""
+    """Returns rows of the relative table, for distances query minus key."""
     p = self.num_buckets
     buckets = relative.log_buckets(distances, p, self.max_distance)
     return np.clip(buckets + p, 0, 2 * p - 1)
@@ -99,9 +78,9 @@ _REQUIRED = {
 
 def parse_config(hf: Mapping[str, Any]) -> DebertaConfig:
   """Reads a Hugging Face config.json (transformers 4.x or 5.x)."""
-  hidden, heads = hf["hidden_size"], hf["num_attention_heads"]
+  hidden = hf["hidden_size"]
   needed = _REQUIRED | {
-    "attention_head_size": hidden // heads,
+    "attention_head_size": hidden // hf["num_attention_heads"],
     "embedding_size": hidden,
   }
   wrong = [
@@ -116,11 +95,7 @@ def parse_config(hf: Mapping[str, Any]) -> DebertaConfig:
   terms = hf.get("pos_att_type") or ()
   farthest = hf.get("max_relative_positions", -1)
   return DebertaConfig(
-    vocab_size=hf["vocab_size"],
-    hidden_size=hidden,
-    num_layers=hf["num_hidden_layers"],
-    num_heads=heads,
-    intermediate_size=hf["intermediate_size"],
+    **encoder.sizes(hf),
     num_buckets=hf["position_buckets"],
     max_distance=farthest if farthest > 0 else hf["max_position_embeddings"],
     terms=tuple(terms.split("|") if isinstance(terms, str) else terms),
@@ -135,108 +110,10 @@ def parse_config(hf: Mapping[str, Any]) -> DebertaConfig:
 
 
 class Shared(NamedTuple):
-  """What all blocks use: the relative table, normed, and the masks."""
+  """What all blocks use: the relative table, normed, and the mask."""
 
   table: Float[Array, "rows D"]
-  mask: Bool[Array, "B 1 T T"]
-  segment_ids: Ids
-
-
-class Embeddings(nn.Module):
-  """LN(word), and 0 at padding."""
-
-  config: DebertaConfig
-  dtype: DTypeLike = jnp.dtype("float32")
-
-  def setup(self) -> None:  # noqa: D102
-    c = self.config
-    self.word = layers.Embed(
-      c.vocab_size,
-      c.hidden_size,
-      "vocab",
-      stddev=c.initializer_range,
-      dtype=self.dtype,
-    )
-    self.norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
-
-  def __call__(self, batch: Batch) -> Float[Array, "B T D"]:
-    """Looks every token up."""
-    real = batch.segment_ids[..., None] > 0
-    return jnp.where(real, self.norm(self.word(batch.tokens)), 0)
-
-
-class Block(nn.Module):
-  """One post-norm transformer block with disentangled attention."""
-
-  config: DebertaConfig
-  dtype: DTypeLike = jnp.dtype("float32")
-
-  def setup(self) -> None:  # noqa: D102
-    c = self.config
-    how = dict(stddev=c.initializer_range, dtype=self.dtype)
-    inward = ("embed", "heads")
-    self.query = layers.dense(c.hidden_size, inward, **how)
-    self.key = layers.dense(c.hidden_size, inward, **how)
-    self.value = layers.dense(c.hidden_size, inward, **how)
-    if not c.shared_projections and "c2p" in c.terms:
-      self.table_key = layers.dense(c.hidden_size, inward, **how)
-    if not c.shared_projections and "p2c" in c.terms:
-      self.table_query = layers.dense(c.hidden_size, inward, **how)
-    self.attention_out = layers.dense(c.hidden_size, ("heads", "embed"), **how)
-    self.attention_norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
-    self.ffn_in = layers.dense(c.intermediate_size, ("embed", "mlp"), **how)
-    self.ffn_out = layers.dense(c.hidden_size, ("mlp", "embed"), **how)
-    self.ffn_norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
-
-  def project(self, x: Float[Array, "B T D"]) -> Qkv:
-    """The three projections of the block's input, without positions."""
-    return Qkv(self.query(x), self.key(x), self.value(x))
-
-  def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    kind: Any,
-    shared: Shared,
-    deterministic: bool = True,
-  ) -> Float[Array, "B T D"]:
-    """Attention and feed-forward, each with residual and LayerNorm."""
-    del kind, deterministic
-    c, qkv = self.config, self.project(x)
-    scale = ((1 + len(c.terms)) * c.head_dim) ** -0.5
-    mixed = attend(
-      qkv.query,
-      qkv.key,
-      qkv.value,
-      shared.mask,
-      num_heads=c.num_heads,
-      bias=self._position_scores(qkv, shared.table) * scale,
-      scale=scale,
-    )
-    x = self.attention_norm(x + self.attention_out(mixed))
-    inner = layers.ACTIVATIONS[c.activation](self.ffn_in(x))
-    return self.ffn_norm(x + self.ffn_out(inner))
-
-  def _position_scores(
-    self, qkv: Qkv, table: Float[Array, "rows D"]
-  ) -> Float[Array, "B N T T"]:
-    c = self.config
-    own = not c.shared_projections
-    table_query = table_key = None
-    if "c2p" in c.terms:
-      table_key = (self.table_key if own else self.key)(table)
-    if "p2c" in c.terms:
-      table_query = (self.table_query if own else self.query)(table)
-
-    def split(part: Array | None) -> Array | None:
-      return None if part is None else layers.split_heads(part, c.num_heads)
-
-    return relative.disentangled_scores(
-      layers.split_heads(qkv.query, c.num_heads),
-      layers.split_heads(qkv.key, c.num_heads),
-      split(table_query),
-      split(table_key),
-      c.row_of,
-    )
+  mask: Mask
 
 
 class Convolution(nn.Module):
@@ -257,7 +134,7 @@ class Convolution(nn.Module):
   def __call__(
     self, x: Float[Array, "B T D"], segment_ids: Ids
   ) -> Float[Array, "B T D"]:
-    """Sums the taps; a neighbour outside of the document counts as 0."""
+    """Sums over the taps; a neighbour outside the document counts as 0."""
     length, reach = x.shape[1], (self.config.conv_size - 1) // 2
     wide = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
     ids = jnp.pad(segment_ids, ((0, 0), (reach, reach)))
@@ -270,14 +147,54 @@ class Convolution(nn.Module):
     return total
 
 
-class FirstBlock(Block):
-  """Block 1 with a convolution over the embeddings beside it."""
+class Block(bert.Block):
+  """BERT's block with disentangled attention.
+
+  Attributes:
+    convolution: whether this is block 1 of v2-xlarge, whose output has a
+      convolution of its input added: LN(block(x) + activation(conv(x))).
+  """
+
+  convolution: bool = False
 
   def setup(self) -> None:  # noqa: D102
     super().setup()
     c = self.config
-    self.conv = Convolution(c, self.dtype)
-    self.conv_norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
+    if not c.shared_projections and "c2p" in c.terms:
+      self.table_key = self.dense(c.hidden_size, layers.TO_HEADS)
+    if not c.shared_projections and "p2c" in c.terms:
+      self.table_query = self.dense(c.hidden_size, layers.TO_HEADS)
+    if self.convolution:
+      self.conv = Convolution(c, self.dtype)
+      self.conv_norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
+
+  def attention(
+    self, qkv: Qkv, kind: Any, shared: Shared, deterministic: bool
+  ) -> Float[Array, "B T D"]:
+    """Attends inside documents, by content and by relative position."""
+    c = self.config
+    scale = ((1 + len(c.terms)) * c.head_dim) ** -0.5
+    table_query = table_key = None
+    if "c2p" in c.terms:
+      key = self.key if c.shared_projections else self.table_key
+      table_key = self.split_heads(key(shared.table))
+    if "p2c" in c.terms:
+      query = self.query if c.shared_projections else self.table_query
+      table_query = self.split_heads(query(shared.table))
+    positions = relative.disentangled_scores(
+      self.split_heads(qkv.query),
+      self.split_heads(qkv.key),
+      table_query,
+      table_key,
+      c.row_of,
+    )
+    return attend(
+      qkv,
+      shared.mask,
+      num_heads=c.num_heads,
+      scale=scale,
+      bias=positions * scale,
+    )
 
   def __call__(
     self,
@@ -286,13 +203,13 @@ class FirstBlock(Block):
     shared: Shared,
     deterministic: bool = True,
   ) -> Float[Array, "B T D"]:
-    """LN(block(x) + activation(conv(x)))."""
-    c = self.config
-    local = self.conv(x, shared.segment_ids)
-    local = layers.ACTIVATIONS[c.conv_activation](local)
-    return self.conv_norm(
-      super().__call__(x, kind, shared, deterministic) + local
-    )
+    """Computes BERT's block, with the convolution where there is one."""
+    if not self.convolution:
+      return super().__call__(x, kind, shared, deterministic)
+    local = self.conv(x, shared.mask.segment_ids)
+    local = layers.ACTIVATIONS[self.config.conv_activation](local)
+    output = super().__call__(x, kind, shared, deterministic)
+    return self.conv_norm(output + local)
 
 
 class Encoder(encoder.Encoder):
@@ -300,73 +217,53 @@ class Encoder(encoder.Encoder):
 
   def setup(self) -> None:  # noqa: D102
     c = self.config
-    self.embeddings = Embeddings(c, self.dtype)
-    self.relative = layers.Embed(
-      2 * c.num_buckets,
-      c.hidden_size,
-      "positions",
-      stddev=c.initializer_range,
-      dtype=self.dtype,
+    make_norm = functools.partial(
+      layers.layer_norm, c.layer_norm_eps, dtype=self.dtype
     )
+    self.embeddings = layers.NormedWords(c, make_norm, self.dtype)
+    self.relative = self.embed(2 * c.num_buckets, "positions")
     if c.table_norm:
-      self.relative_norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
-    between = self.num_layers - 1
-    if c.conv_size and between:
-      self.first = FirstBlock(c, self.dtype)
-      between -= 1
-    if between:
-      self.layers = encoder.stack(Block, between)(c, self.dtype)
-    self.last = Block(c, self.dtype)
+      self.relative_norm = make_norm()
+    first = {"convolution": True} if c.conv_size else None
+    self.setup_blocks(Block, first)
 
   def enter(
     self, batch: Batch, deterministic: bool
   ) -> tuple[Float[Array, "B T D"], Shared]:
-    """Embeds a batch; its blocks share the relative table."""
-    del deterministic
+    """Embeds a batch, padding as 0; its blocks share the relative table."""
+    ids = batch.segment_ids
     table = self.relative(np.arange(2 * self.config.num_buckets))
     if self.config.table_norm:
       table = self.relative_norm(table)
-    mask = layers.document_mask(batch.segment_ids)
-    return self.embeddings(batch), Shared(table, mask, batch.segment_ids)
+    shared = Shared(table, Mask(ids, document_mask(ids)))
+    x = jnp.where(ids[..., None] > 0, self.embeddings(batch.tokens), 0)
+    return x, shared
 
 
 NAMES = KeyTable(
   prefixes=("", "deberta."),
   whole={
-    "embeddings/word/embedding": "embeddings.word_embeddings.weight",
-    "embeddings/norm/scale": "embeddings.LayerNorm.weight",
-    "embeddings/norm/bias": "embeddings.LayerNorm.bias",
-    "relative/embedding": "encoder.rel_embeddings.weight",
-    "relative_norm/scale": "encoder.LayerNorm.weight",
-    "relative_norm/bias": "encoder.LayerNorm.bias",
-    "first/conv/kernel": "encoder.conv.conv.weight",
-    "first/conv/bias": "encoder.conv.conv.bias",
-    "first/conv_norm/scale": "encoder.conv.LayerNorm.weight",
-    "first/conv_norm/bias": "encoder.conv.LayerNorm.bias",
+    "embeddings/word": "embeddings.word_embeddings",
+    "embeddings/norm": "embeddings.LayerNorm",
+    "relative": "encoder.rel_embeddings",
+    "relative_norm": "encoder.LayerNorm",
+    "first/conv": "encoder.conv.conv",
+    "first/conv_norm": "encoder.conv.LayerNorm",
   },
   block_prefix="encoder.layer.{layer}.",
   block={
-    "query/kernel": "attention.self.query_proj.weight",
-    "query/bias": "attention.self.query_proj.bias",
-    "key/kernel": "attention.self.key_proj.weight",
-    "key/bias": "attention.self.key_proj.bias",
-    "value/kernel": "attention.self.value_proj.weight",
-    "value/bias": "attention.self.value_proj.bias",
-    "table_key/kernel": "attention.self.pos_key_proj.weight",
-    "table_key/bias": "attention.self.pos_key_proj.bias",
-    "table_query/kernel": "attention.self.pos_query_proj.weight",
-    "table_query/bias": "attention.self.pos_query_proj.bias",
-    "attention_out/kernel": "attention.output.dense.weight",
-    "attention_out/bias": "attention.output.dense.bias",
-    "attention_norm/scale": "attention.output.LayerNorm.weight",
-    "attention_norm/bias": "attention.output.LayerNorm.bias",
-    "ffn_in/kernel": "intermediate.dense.weight",
-    "ffn_in/bias": "intermediate.dense.bias",
-    "ffn_out/kernel": "output.dense.weight",
-    "ffn_out/bias": "output.dense.bias",
-    "ffn_norm/scale": "output.LayerNorm.weight",
-    "ffn_norm/bias": "output.LayerNorm.bias",
+    "query": "attention.self.query_proj",
+    "key": "attention.self.key_proj",
+    "value": "attention.self.value_proj",
+    "table_key": "attention.self.pos_key_proj",
+    "table_query": "attention.self.pos_query_proj",
+    "attention_out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "ffn_in": "intermediate.dense",
+    "ffn_out": "output.dense",
+    "ffn_norm": "output.LayerNorm",
   },
 )
 
-FAMILY = Family(parse_config, Encoder, NAMES, ("query", "key", "value"))
+
+FAMILY = Family(parse_config, Encoder, NAMES, tuple(PROJECTIONS.values()))

@@ -1,5 +1,7 @@
 """The skeleton that all families share: blocks, the last one distilled."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +10,123 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from time_jax.core.arrays import Batch, Qkv
+from time_jax.core.arrays import PROJECTIONS, Batch, Qkv
+from time_jax.core.errors import UserError
+from time_jax.models import layers
+from time_jax.models.attention_operands import split_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Sizes that every family has; a family's config derives from it.
+
+  Attributes:
+    vocab_size: rows of the word table.
+    hidden_size: D.
+    num_layers: transformer blocks of the complete network.
+    num_heads: attention heads N.
+    intermediate_size: F.
+  """
+
+  vocab_size: int
+  hidden_size: int
+  num_layers: int
+  num_heads: int
+  intermediate_size: int
+
+  def __post_init__(self) -> None:
+    if self.hidden_size % self.num_heads:
+      raise UserError(
+        f"num_heads={self.num_heads} must divide "
+        f"hidden_size={self.hidden_size}."
+      )
+    if activation := getattr(self, "activation", None):
+      layers.check_activation(activation)
+
+  @property
+  def head_dim(self) -> int:
+    """Returns the width H of an attention head."""
+    return self.hidden_size // self.num_heads
+
+  @property
+  def widths(self) -> dict[str, int]:
+    """Returns the widths of the three projections."""
+    return dict.fromkeys(PROJECTIONS.values(), self.hidden_size)
+
+
+def sizes(hf: Mapping[str, Any]) -> dict[str, int]:
+  """Reads the fields of `Sizes` from a Hugging Face config.json."""
+  return {
+    "vocab_size": hf["vocab_size"],
+    "hidden_size": hf["hidden_size"],
+    "num_layers": hf["num_hidden_layers"],
+    "num_heads": hf["num_attention_heads"],
+    "intermediate_size": hf["intermediate_size"],
+  }
+
+
+class Block(nn.Module):
+  """One transformer block, pre-norm unless a family overrides `__call__`.
+
+  A family says in `setup` what the modules are, by the names that their
+  parameters get. Used here are `attention_norm`, `query`, `key`, `value`,
+  `attention_out`, `ffn_norm` and `ffn_out`.
+
+  Attributes:
+    config: the family's frozen config.
+    dtype: of computation; parameters keep their own.
+  """
+
+  config: Any
+  dtype: DTypeLike = jnp.dtype("float32")
+
+  @nn.nowrap
+  def dense(
+    self, features: int, axes: layers.Axes, use_bias: bool = True
+  ) -> nn.Dense:
+    """Makes a linear layer, see `layers.dense`."""
+    stddev = self.config.initializer_range
+    return layers.dense(
+      features, axes, stddev=stddev, dtype=self.dtype, use_bias=use_bias
+    )
+
+  def project(self, x: Float[Array, "B T D"]) -> Qkv:
+    """Computes the three projections of the normed input, not rotated."""
+    x = self.attention_norm(x)
+    return Qkv(self.query(x), self.key(x), self.value(x))
+
+  def attention(
+    self, qkv: Qkv, kind: Any, shared: Any, deterministic: bool
+  ) -> Float[Array, "B T D"]:
+    """Computes attention without its output projection, see `__call__`."""
+    raise NotImplementedError
+
+  def ffn_hidden(self, x: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
+    """Computes the feed-forward layer without its output projection."""
+    raise NotImplementedError
+
+  def __call__(
+    self,
+    x: Float[Array, "B T D"],
+    kind: Any,
+    shared: Any,
+    deterministic: bool = True,
+  ) -> Float[Array, "B T D"]:
+    """Adds attention and feed-forward, each of its normed input.
+
+    Args:
+      x: output of the block below.
+      kind: the block's number in `Encoder.kinds`.
+      shared: what `Encoder.enter` returns for all blocks.
+      deterministic: False switches dropout on.
+    """
+    mixed = self.attention(self.project(x), kind, shared, deterministic)
+    x = x + self.attention_out(mixed)
+    return x + self.ffn_out(self.ffn_hidden(self.ffn_norm(x)))
+
+  def split_heads(self, x: Float[Array, "... D"]) -> Float[Array, "... N H"]:
+    """Cuts a projection into attention heads."""
+    return split_heads(x, self.config.num_heads)
 
 
 class Encoder(nn.Module):
@@ -19,12 +137,9 @@ class Encoder(nn.Module):
 
     embeddings, relative ...  what `enter` uses: all that is there once
     first    block 1, only where it is built unlike the others
-    layers   `stack` of the blocks between, on a leading axis
+    layers   the blocks between, stacked on a leading axis
     last     block `num_layers`, of which a call needs the projections only
     final_norm, pooler        what follows the blocks; never distilled
-
-  A block is called as block(x, kind, shared, deterministic) -> x and has
-  project(x) -> Qkv, and with RoPE rotate(qkv, kind, shared) -> Qkv.
 
   Attributes:
     config: the family's frozen config, of the complete network.
@@ -35,6 +150,40 @@ class Encoder(nn.Module):
   config: Any
   num_layers: int
   dtype: DTypeLike = jnp.dtype("float32")
+
+  @nn.nowrap
+  def setup_blocks(
+    self,
+    block: type[Block],
+    first: Mapping[str, Any] | None = None,
+    only: Mapping[str, Any] | None = None,
+  ) -> None:
+    """Makes `first`, `layers` and `last`; for `setup`.
+
+    Args:
+      block: class of the blocks.
+      first: options of block 1 by which it differs from the others.
+      only: the same for a block 1 that is the last one, too.
+    """
+    between = self.num_layers - 1
+    if first and between:
+      self.first = block(self.config, self.dtype, **first)
+      between -= 1
+    if between:
+      self.layers = stack(block, between)(self.config, self.dtype)
+    options = only if only and self.num_layers == 1 else {}
+    self.last = block(self.config, self.dtype, **options)
+
+  @nn.nowrap
+  def embed(self, rows: int, axis: str, features: int = 0) -> layers.Embed:
+    """Makes a table of embeddings, D wide unless said otherwise."""
+    return layers.Embed(
+      rows,
+      features or self.config.hidden_size,
+      axis,
+      stddev=self.config.initializer_range,
+      dtype=self.dtype,
+    )
 
   def enter(
     self, batch: Batch, deterministic: bool
@@ -48,19 +197,20 @@ class Encoder(nn.Module):
     raise NotImplementedError
 
   def leave(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """From the last block's output to the model's; a final norm, say."""
-    return x
+    """Makes the model's output: by the final norm, if there is one."""
+    final_norm = getattr(self, "final_norm", None)
+    return x if final_norm is None else final_norm(x)
 
   def kinds(self) -> np.ndarray:
-    """A number for each block, for networks whose blocks take turns."""
+    """Returns a number for each block, where blocks of a network differ."""
     return np.zeros(self.num_layers, np.int32)
 
   def __call__(self, batch: Batch, *, deterministic: bool = True) -> Qkv:
-    """Projections of block `num_layers`; nothing above them is computed.
+    """Computes the projections of block `num_layers`, and nothing above them.
 
     Args:
       batch: token rows.
-      deterministic: False switches dropout on; needs an rng "dropout".
+      deterministic: False switches dropout on, which needs an rng "dropout".
     """
     states, _ = self.below(batch, deterministic)
     return self.last.project(states[-1])
@@ -68,7 +218,7 @@ class Encoder(nn.Module):
   def rotated_projections(
     self, batch: Batch, *, deterministic: bool = True
   ) -> Qkv:
-    """The same behind RoPE; of families that have it."""
+    """Computes the same after RoPE, in families that have it."""
     states, shared = self.below(batch, deterministic)
     projections = self.last.project(states[-1])
     return self.last.rotate(projections, self.kinds()[-1], shared)
@@ -76,7 +226,7 @@ class Encoder(nn.Module):
   def hidden_states(
     self, batch: Batch, *, deterministic: bool = True
   ) -> Float[Array, "states B T D"]:
-    """Embedding output and the output of every block: L + 1 states.
+    """Computes the embeddings and the output of every block: L + 1 states.
 
     The last one is what the model hands on, after its final norm.
     """
@@ -85,11 +235,11 @@ class Encoder(nn.Module):
     return jnp.stack([*states, self.leave(x)])
 
   def all_outputs(self, batch: Batch) -> Any:
-    """Touches every parameter; what fresh weights are initialised with."""
+    """Uses every parameter: fresh weights are initialised by this call."""
     return self.hidden_states(batch)
 
   def below(self, batch: Batch, deterministic: bool) -> tuple[list[Array], Any]:
-    """Inputs of blocks 1 ... num_layers, and what the blocks share."""
+    """Returns the inputs of blocks 1 ... num_layers, and what blocks share."""
     x, shared = self.enter(batch, deterministic)
     states, kinds = [_lay_out(x)], self.kinds()
     first = getattr(self, "first", None)
@@ -99,16 +249,16 @@ class Encoder(nn.Module):
     middle = jnp.asarray(kinds[len(states) - 1 : -1])
     if len(middle):
       x, outputs = self.layers(states[-1], middle, shared, deterministic)
-      # Who wants the last alone has no stack of them all in memory.
+      # A program that reads the last output only then keeps no stack of all.
       states += [*outputs[:-1], x]
     return states, shared
 
 
 def stack(block: type[nn.Module], length: int) -> type[nn.Module]:
-  """The block `length` times in a row, its parameters on a leading axis.
+  """Returns `length` blocks in a row, their parameters on a leading axis.
 
   One scanned body compiles in the time of one block, however many there are.
-  Its call gives the last output, and all of them.
+  A call returns the last output, and all of them.
   """
 
   class Step(block):

@@ -9,15 +9,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
-import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from time_jax.core.arrays import Batch, Ids, Qkv
+from time_jax.core.arrays import PROJECTIONS, Batch, Ids, Qkv
 from time_jax.core.errors import UserError
 from time_jax.models import encoder, layers, rotary
 from time_jax.models.attention import attend
+from time_jax.models.attention_operands import Mask
 from time_jax.models.family import Family, KeyTable
 
 
@@ -30,13 +28,14 @@ class EuroBertConfig:
     hidden_size: D.
     num_layers: transformer blocks of the complete network.
     num_heads: attention heads N of the queries.
-    num_key_heads: heads of keys and values; each serves neighbouring queries.
-    head_dim: H.
     intermediate_size: F.
+    num_key_heads: heads of keys and values; each serves N / num_key_heads
+      heads of the queries in a row.
+    head_dim: H; N x H may differ from D.
     theta: RoPE's base.
     max_positions: longest document, in tokens.
-    attention_bias: whether the attention's projections have a bias; likewise:
-    mlp_bias: the feed-forward's.
+    attention_bias: whether the projections of attention have a bias.
+    mlp_bias: whether the linear layers of the feed-forward have one.
     layer_norm_eps: epsilon of every RMSNorm.
     activation: a key of `layers.ACTIVATIONS`.
     initializer_range: standard deviation of fresh weights.
@@ -46,9 +45,9 @@ class EuroBertConfig:
   hidden_size: int
   num_layers: int
   num_heads: int
+  intermediate_size: int
   num_key_heads: int
   head_dim: int
-  intermediate_size: int
   theta: float
   max_positions: int
   attention_bias: bool = False
@@ -58,11 +57,7 @@ class EuroBertConfig:
   initializer_range: float = 0.02
 
   def __post_init__(self) -> None:
-    layers.check_shape(
-      hidden_size=self.num_heads * self.head_dim,
-      num_heads=self.num_heads,
-      activation=self.activation,
-    )
+    layers.check_activation(self.activation)
     if self.num_heads % self.num_key_heads:
       raise UserError(
         f"num_key_value_heads={self.num_key_heads} must divide "
@@ -71,7 +66,7 @@ class EuroBertConfig:
 
   @property
   def widths(self) -> dict[str, int]:
-    """Of the three projections."""
+    """Returns the widths of the three projections."""
     narrow = self.num_key_heads * self.head_dim
     wide = self.num_heads * self.head_dim
     return {"query": wide, "key": narrow, "value": narrow}
@@ -84,13 +79,9 @@ def parse_config(hf: Mapping[str, Any]) -> EuroBertConfig:
   for rope in (hf.get("rope_scaling"), hf.get("rope_parameters")):
     theta = rotary.theta_of(rope or {}, theta)
   return EuroBertConfig(
-    vocab_size=hf["vocab_size"],
-    hidden_size=hf["hidden_size"],
-    num_layers=hf["num_hidden_layers"],
-    num_heads=heads,
+    **encoder.sizes(hf),
     num_key_heads=hf.get("num_key_value_heads") or heads,
     head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
-    intermediate_size=hf["intermediate_size"],
     theta=theta,
     max_positions=hf["max_position_embeddings"],
     attention_bias=hf.get("attention_bias", False),
@@ -108,65 +99,42 @@ class Shared(NamedTuple):
   angles: Float[Array, "B T half"]
 
 
-class Block(nn.Module):
+class Block(encoder.Block):
   """One pre-norm block."""
-
-  config: EuroBertConfig
-  dtype: DTypeLike = jnp.dtype("float32")
 
   def setup(self) -> None:  # noqa: D102
     c, widths = self.config, self.config.widths
-    how: Any = dict(stddev=c.initializer_range, dtype=self.dtype)
-    attention = how | dict(use_bias=c.attention_bias)
-    mlp = how | dict(use_bias=c.mlp_bias)
-    inward = ("embed", "heads")
+    bias = c.attention_bias
     self.attention_norm = layers.rms_norm(c.layer_norm_eps, dtype=self.dtype)
-    self.query = layers.dense(widths["query"], inward, **attention)
-    self.key = layers.dense(widths["key"], inward, **attention)
-    self.value = layers.dense(widths["value"], inward, **attention)
-    self.attention_out = layers.dense(
-      c.hidden_size, ("heads", "embed"), **attention
-    )
+    self.query = self.dense(widths["query"], layers.TO_HEADS, bias)
+    self.key = self.dense(widths["key"], layers.TO_HEADS, bias)
+    self.value = self.dense(widths["value"], layers.TO_HEADS, bias)
+    self.attention_out = self.dense(c.hidden_size, layers.FROM_HEADS, bias)
+    bias = c.mlp_bias
     self.ffn_norm = layers.rms_norm(c.layer_norm_eps, dtype=self.dtype)
-    self.ffn_gate = layers.dense(c.intermediate_size, ("embed", "mlp"), **mlp)
-    self.ffn_in = layers.dense(c.intermediate_size, ("embed", "mlp"), **mlp)
-    self.ffn_out = layers.dense(c.hidden_size, ("mlp", "embed"), **mlp)
-
-  def project(self, x: Float[Array, "B T D"]) -> Qkv:
-    """The three projections of the block's normed input, not rotated."""
-    x = self.attention_norm(x)
-    return Qkv(self.query(x), self.key(x), self.value(x))
+    self.ffn_gate = self.dense(c.intermediate_size, layers.TO_MLP, bias)
+    self.ffn_in = self.dense(c.intermediate_size, layers.TO_MLP, bias)
+    self.ffn_out = self.dense(c.hidden_size, layers.FROM_MLP, bias)
 
   def rotate(self, qkv: Qkv, kind: Any, shared: Shared) -> Qkv:
-    """Turns query and key by their positions."""
-    del kind
-    query, key = (rotary.rotate(x, shared.angles) for x in (qkv.query, qkv.key))
-    return Qkv(query, key, qkv.value)
+    """Rotates query and key by their positions."""
+    return rotary.rotate_qkv(qkv, shared.angles)
 
-  def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    kind: Any,
-    shared: Shared,
-    deterministic: bool = True,
+  def attention(
+    self, qkv: Qkv, kind: Any, shared: Shared, deterministic: bool
   ) -> Float[Array, "B T D"]:
-    """Attention and feed-forward, each on its normed input, with residual."""
-    del deterministic
-    c = self.config
-    qkv = self.rotate(self.project(x), kind, shared)
-    mixed = attend(
-      qkv.query,
-      qkv.key,
-      qkv.value,
-      None,
-      num_heads=c.num_heads,
-      num_key_heads=c.num_key_heads,
-      documents=shared.segment_ids,
+    """Attends inside documents."""
+    return attend(
+      self.rotate(qkv, kind, shared),
+      Mask(shared.segment_ids),
+      num_heads=self.config.num_heads,
+      num_key_heads=self.config.num_key_heads,
     )
-    x = x + self.attention_out(mixed)
-    y = self.ffn_norm(x)
-    gate = layers.ACTIVATIONS[c.activation](self.ffn_gate(y))
-    return x + self.ffn_out(gate * self.ffn_in(y))
+
+  def ffn_hidden(self, x: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
+    """Multiplies the linear half by the activated one."""
+    gate = layers.ACTIVATIONS[self.config.activation](self.ffn_gate(x))
+    return gate * self.ffn_in(x)
 
 
 class Encoder(encoder.Encoder):
@@ -174,58 +142,44 @@ class Encoder(encoder.Encoder):
 
   def setup(self) -> None:  # noqa: D102
     c = self.config
-    how = dict(stddev=c.initializer_range, dtype=self.dtype)
-    self.word = layers.Embed(c.vocab_size, c.hidden_size, "vocab", **how)
-    if self.num_layers > 1:
-      self.layers = encoder.stack(Block, self.num_layers - 1)(c, self.dtype)
-    self.last = Block(c, self.dtype)
+    self.word = self.embed(c.vocab_size, "vocab")
+    self.setup_blocks(Block)
     self.final_norm = layers.rms_norm(c.layer_norm_eps, dtype=self.dtype)
 
   def enter(
     self, batch: Batch, deterministic: bool
   ) -> tuple[Float[Array, "B T D"], Shared]:
     """Embeds a batch; its blocks share documents and angles."""
-    del deterministic
     c = self.config
     angles = rotary.angles(batch.positions, c.head_dim, c.theta)
     return self.word(batch.tokens), Shared(batch.segment_ids, angles)
-
-  def leave(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """The final norm."""
-    return self.final_norm(x)
 
 
 NAMES = KeyTable(
   prefixes=("", "model."),
   whole={
-    "word/embedding": "embed_tokens.weight",
-    "final_norm/scale": "norm.weight",
+    "word": "embed_tokens",
+    "final_norm": "norm",
   },
   block_prefix="layers.{layer}.",
   block={
-    "attention_norm/scale": "input_layernorm.weight",
-    "query/kernel": "self_attn.q_proj.weight",
-    "query/bias": "self_attn.q_proj.bias",
-    "key/kernel": "self_attn.k_proj.weight",
-    "key/bias": "self_attn.k_proj.bias",
-    "value/kernel": "self_attn.v_proj.weight",
-    "value/bias": "self_attn.v_proj.bias",
-    "attention_out/kernel": "self_attn.o_proj.weight",
-    "attention_out/bias": "self_attn.o_proj.bias",
-    "ffn_norm/scale": "post_attention_layernorm.weight",
-    "ffn_gate/kernel": "mlp.gate_proj.weight",
-    "ffn_gate/bias": "mlp.gate_proj.bias",
-    "ffn_in/kernel": "mlp.up_proj.weight",
-    "ffn_in/bias": "mlp.up_proj.bias",
-    "ffn_out/kernel": "mlp.down_proj.weight",
-    "ffn_out/bias": "mlp.down_proj.bias",
+    "attention_norm": "input_layernorm",
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "attention_out": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_in": "mlp.up_proj",
+    "ffn_out": "mlp.down_proj",
   },
 )
+
 
 FAMILY = Family(
   parse_config,
   Encoder,
   NAMES,
-  ("attention_norm", "query", "key", "value"),
+  ("attention_norm", *PROJECTIONS.values()),
   rotary=True,
 )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -12,17 +13,30 @@ from jaxtyping import Array
 from time_jax.core.arrays import Batch, Qkv
 
 Params = Any  # A nested dict of arrays, keyed by module names.
+Path = tuple[str, ...]  # The keys that lead to one of its arrays.
+
+# Our name for a parameter of a module -> PyTorch's.
+_LEAVES = {
+  "kernel": "weight",
+  "scale": "weight",
+  "embedding": "weight",
+  "bias": "bias",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class KeyTable:
-  """Our parameter paths and the names that Hugging Face files give them.
+  """Names that Hugging Face files give to the modules of an encoder.
+
+  A row says which of their modules one of ours is, and stands for all of its
+  tensors: {"ffn_in": "mlp.Wi"} for ffn_in/kernel, which is mlp.Wi.weight
+  there, and ffn_in/bias. A row may also name a single tensor.
 
   Attributes:
     prefixes: what may stand before every name in a file.
-    whole: path -> name of what exists once.
-    block_prefix: before the name of a block's tensor; `{layer}` counts from 0.
-    block: path inside a block -> name.
+    whole: rows of what exists once.
+    block_prefix: stands before the names of a block; `{layer}` counts from 0.
+    block: rows of what every block has.
     aliases: part of a name -> how some files spell it.
   """
 
@@ -32,20 +46,32 @@ class KeyTable:
   block: Mapping[str, str]
   aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+  @property
+  def tensors(self) -> dict[str, str]:
+    """Path -> name of every tensor that modules outside blocks may have."""
+    named = {
+      f"{path}/{ours}": f"{name}.{theirs}"
+      for path, name in self.whole.items()
+      for ours, theirs in _LEAVES.items()
+    }
+    return named | dict(self.whole)
+
   def names(
-    self, path: tuple[str, ...], shape: Sequence[int], num_layers: int
+    self, path: Path, shape: Sequence[int], num_layers: int
   ) -> list[str]:
-    """Names of the tensors behind one parameter.
+    """Returns the names of the tensors that one parameter is made of.
 
     Args:
       path: of the parameter; under "layers" it is stacked over the blocks
-        before the last one, and has a name for each.
+        between the first and the last, and has a name for each.
       shape: of the parameter.
       num_layers: blocks of the encoder, the last one included.
     """
-    if "/".join(path) in self.whole:
-      return [self.whole["/".join(path)]]
-    name = self.block_prefix + self.block["/".join(path[1:])]
+    once = self.tensors.get("/".join(path))
+    if once is not None:
+      return [once]
+    module = self.block["/".join(path[1:-1])]
+    name = f"{self.block_prefix}{module}.{_LEAVES[path[-1]]}"
     last = num_layers - 1
     blocks = {
       "first": [0],
@@ -60,14 +86,14 @@ class Family:
   """One architecture group.
 
   Attributes:
-    parse_config: config.json as a mapping -> the family's frozen config. It
-      has num_layers, vocab_size, widths (of query, key and value),
-      head_dim, and max_positions, the longest document or None.
+    parse_config: reads config.json, as a mapping, into the family's frozen
+      config. That has num_layers, vocab_size, widths (of query, key and
+      value), head_dim, and max_positions: the longest document or None.
     encoder: its `models.encoder.Encoder`.
     names: key table of its Hugging Face files.
-    projecting: the parts of a block that its projections run through.
-    rotary: whether queries and keys are rotated behind the projections; the
-      encoder then has `rotated_projections`.
+    projecting: modules of a block that its projections are computed by.
+    rotary: whether the family has RoPE; its encoder then also has
+      `rotated_projections`.
   """
 
   parse_config: Callable[[Mapping[str, Any]], Any]
@@ -76,12 +102,12 @@ class Family:
   projecting: tuple[str, ...]
   rotary: bool = False
 
-  def feeds_projections(self, path: tuple[str, ...]) -> bool:
+  def feeds_projections(self, path: Path) -> bool:
     """Whether the last block's projections depend on the parameter at `path`.
 
-    These are what a teacher needs to keep, and what a student can learn:
-    behind the projections no tensor gets a gradient. PyTorch leaves such
-    tensors alone; plain AdamW in optax would decay them away.
+    Only these need a teacher keep, and only these can a student learn: what
+    comes after the projections gets no gradient. PyTorch leaves such tensors
+    alone; plain AdamW in optax would decay them away.
     """
     if path[0] == "last":
       return path[1] in self.projecting
@@ -93,12 +119,13 @@ class Teacher:
   """A frozen encoder, cut off at its distilled layer.
 
   Attributes:
-    project: pure and deterministic (params, batch) -> projections.
-    params: only what `project` reads.
+    project: computes projections from (params, batch); deterministic.
+    params: the parameters that `project` reads, and no others.
     widths: width of "query", "key" and "value".
     vocab_size: token ids are below this.
-    max_positions: longest document, in tokens; None: any.
+    max_positions: longest document, in tokens; None for any.
     fingerprint: hash of the weights' files, kept with every checkpoint.
+    tables: see `vocabulary_tables`; empty where no logical axes are known.
   """
 
   project: Callable[[Params, Batch], Qkv]
@@ -107,15 +134,31 @@ class Teacher:
   vocab_size: int
   max_positions: int | None
   fingerprint: str
+  tables: frozenset[Path] = frozenset()
 
 
 def init_params(encoder: nn.Module, rng: Array) -> Params:
-  """Fresh weights, boxed with their logical axes (see parallel/sharding.py)."""
+  """Returns fresh weights, boxed with their logical axes."""
   ones = jnp.ones((1, 1), jnp.int32)
   batch = Batch(tokens=ones, segment_ids=ones, positions=0 * ones)
   return encoder.init(rng, batch, method="all_outputs")["params"]
 
 
 def abstract_params(encoder: nn.Module) -> Params:
-  """Shapes and logical axes of all parameters, without computing any."""
+  """Returns shapes and logical axes of all parameters; computes none."""
   return jax.eval_shape(lambda: init_params(encoder, jax.random.key(0)))
+
+
+def vocabulary_tables(boxed: Params) -> frozenset[Path]:
+  """Returns the paths of the parameters that have a row for every token.
+
+  Args:
+    boxed: parameters with logical axes, as the functions above return them.
+  """
+  leaves: Any = flax.traverse_util.flatten_dict(boxed)
+  return frozenset(path for path, box in leaves.items() if "vocab" in box.names)
+
+
+def names_of(path: Sequence[Any]) -> Path:
+  """Returns the names in a path as `jax.tree.map_with_path` gives it."""
+  return tuple(key.key for key in path)

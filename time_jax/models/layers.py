@@ -1,4 +1,4 @@
-"""Pieces that encoder families share.
+"""Layers that encoder families share.
 
 Weights carry *logical* axis names (embed, heads, mlp, vocab, layers);
 `time_jax.parallel.sharding` alone knows which mesh axis each one is laid on.
@@ -6,6 +6,7 @@ Weights carry *logical* axis names (embed, heads, mlp, vocab, layers);
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -13,12 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from time_jax.core.arrays import Ids
 from time_jax.core.errors import UserError
 from time_jax.models.sharded_embedding import lookup
-from time_jax.parallel import sharding
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -42,28 +42,40 @@ ACTIVATIONS = {
 }
 
 
-def check_shape(*, hidden_size: int, num_heads: int, activation: str) -> None:
-  """Raises UserError for a network that cannot be built."""
-  if hidden_size % num_heads:
+Axes = tuple[str, str]
+
+# Logical axes of the kernels of a block.
+TO_HEADS: Axes = ("embed", "heads")
+FROM_HEADS: Axes = ("heads", "embed")
+TO_MLP: Axes = ("embed", "mlp")
+FROM_MLP: Axes = ("mlp", "embed")
+
+
+def check_activation(name: str) -> None:
+  """Raises UserError unless there is such an activation."""
+  if name not in ACTIVATIONS:
     raise UserError(
-      f"num_heads={num_heads} must divide hidden_size={hidden_size}."
-    )
-  if activation not in ACTIVATIONS:
-    raise UserError(
-      f"activation {activation!r} is unknown; known: {', '.join(ACTIVATIONS)}."
+      f"activation {name!r} is unknown; known: {', '.join(ACTIVATIONS)}."
     )
 
 
 def dense(
   features: int,
-  axes: tuple[str, str],
-  name: str | None = None,
+  axes: Axes,
   *,
   stddev: float,
   dtype: DTypeLike,
   use_bias: bool = True,
 ) -> nn.Dense:
-  """A linear layer with orthodox BERT initialisation, N(0, stddev)."""
+  """Makes a linear layer initialised like BERT's, by N(0, stddev).
+
+  Args:
+    features: width of the output.
+    axes: logical axes of the kernel, input first.
+    stddev: of fresh weights.
+    dtype: of computation.
+    use_bias: whether it has a bias.
+  """
   kernel = nn.with_logical_partitioning(nn.initializers.normal(stddev), axes)
   bias = nn.with_logical_partitioning(nn.initializers.zeros, axes[1:])
   return nn.Dense(
@@ -72,7 +84,6 @@ def dense(
     dtype=dtype,
     kernel_init=kernel,
     bias_init=bias,
-    name=name,
   )
 
 
@@ -84,11 +95,11 @@ class Embed(nn.Module):
   there, which bfloat16 cannot add up.
 
   Attributes:
-    rows: of the table. No row is special: padding is masked out.
+    rows: number of rows. None is special: padding is masked out elsewhere.
     features: width of a row.
-    axis: logical name of the rows.
+    axis: logical axis of the rows.
     stddev: of fresh weights.
-    dtype: of what is looked up.
+    dtype: of the rows that are returned.
   """
 
   rows: int
@@ -101,7 +112,7 @@ class Embed(nn.Module):
   def __call__(
     self, ids: Int[Array | np.ndarray, "..."]
   ) -> Float[Array, "... D"]:
-    """Looks up a row for every id."""
+    """Returns a row for every id."""
     init = nn.with_logical_partitioning(
       nn.initializers.normal(self.stddev), (self.axis, "embed")
     )
@@ -109,36 +120,36 @@ class Embed(nn.Module):
     table: Any = nn.meta.unbox(self.get_variable("params", "embedding"))
     if table is None:
       table = self.param("embedding", init, (self.rows, self.features))
-    # What is looked up in a small table is more than all of it.
+    # Exchanging rows pays for a large table only: those that a batch looks up
+    # in a small one are more bytes than the table.
     if self.axis == "vocab":
       return lookup(table, ids, self.features, self.dtype)
     return jnp.take(table, ids, axis=0).astype(self.dtype)
 
 
-class Dropout(nn.Module):
-  """Dropout that draws for each row of the batch, and so the same on any mesh.
+class NormedWords(nn.Module):
+  """Word embeddings, normed.
 
   Attributes:
-    rate: the part that is dropped.
+    config: the family's frozen config.
+    make_norm: makes the norm.
+    dtype: of computation.
   """
 
-  rate: float
+  config: Any
+  make_norm: Callable[[], nn.Module]
+  dtype: DTypeLike
 
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, "B ..."], *, deterministic: bool
-  ) -> Float[Array, "B ..."]:
-    """Drops of a batch of rows."""
-    if deterministic or not self.rate:
-      return x
-    rng, kept = self.make_rng("dropout"), 1 - self.rate
+  def setup(self) -> None:  # noqa: D102
+    c, dtype = self.config, self.dtype
+    self.word = Embed(
+      c.vocab_size, c.hidden_size, "vocab", c.initializer_range, dtype
+    )
+    self.norm = self.make_norm()
 
-    def keep(row: Int[Array, ""]) -> Bool[Array, "..."]:
-      key = jax.random.fold_in(rng, row)
-      return jax.random.bernoulli(key, kept, x.shape[1:])
-
-    rows = sharding.row_numbers(x.shape[0])
-    return jnp.where(jax.vmap(keep)(rows), x / kept, 0)
+  def __call__(self, tokens: Ids) -> Float[Array, "B T D"]:
+    """Looks every token up."""
+    return self.norm(self.word(tokens))
 
 
 def layer_norm(
@@ -148,7 +159,7 @@ def layer_norm(
   use_scale: bool = True,
   use_bias: bool = True,
 ) -> nn.LayerNorm:
-  """LayerNorm; its mean and variance are taken in float32 by Flax.
+  """Makes a LayerNorm, whose mean and variance Flax computes in float32.
 
   Two-pass variance, as PyTorch has it: E[x^2] - E[x]^2 loses digits.
   """
@@ -165,20 +176,6 @@ def layer_norm(
 
 
 def rms_norm(epsilon: float, *, dtype: DTypeLike) -> nn.RMSNorm:
-  """RMSNorm: x / sqrt(mean(x^2) + epsilon), in float32, and a scale."""
+  """Makes an RMSNorm: x / sqrt(mean(x^2) + epsilon), scaled, in float32."""
   ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
   return nn.RMSNorm(epsilon, dtype=dtype, scale_init=ones)
-
-
-def document_mask(segment_ids: Ids) -> Bool[Array, "B 1 T T"]:
-  """True where a query may see a key: both real, both of one document."""
-  return nn.make_attention_mask(
-    segment_ids, segment_ids, jnp.equal, dtype=bool
-  ) & nn.make_attention_mask(segment_ids > 0, segment_ids > 0, dtype=bool)
-
-
-def split_heads(
-  x: Float[Array, "... D"], num_heads: int
-) -> Float[Array, "... N H"]:
-  """Cuts the last axis into heads that lie side by side."""
-  return x.reshape(*x.shape[:-1], num_heads, -1)

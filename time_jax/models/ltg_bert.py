@@ -6,6 +6,7 @@ et al., arXiv 2303.09859). Most LayerNorms have no parameters.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,27 +14,23 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from time_jax.core.arrays import Batch, Qkv
 from time_jax.core.errors import UserError
 from time_jax.models import encoder, layers, relative
 from time_jax.models.attention import attend
+from time_jax.models.attention_operands import Mask, document_mask
 from time_jax.models.family import Family, KeyTable
 
 LAYOUTS = ("flat", "per_head")
 
 
 @dataclasses.dataclass(frozen=True)
-class LtgConfig:
+class LtgConfig(encoder.Sizes):
   """Shape of an encoder of this family.
 
   Attributes:
-    vocab_size: rows of the word table.
-    hidden_size: D.
-    num_layers: transformer blocks of the complete network.
-    num_heads: attention heads N.
-    intermediate_size: F.
     num_buckets: P, relative positions of one sign.
     max_positions: longest document, in tokens.
     relative_layout: how the projected relative table is split: "flat" into
@@ -43,11 +40,6 @@ class LtgConfig:
     initializer_range: standard deviation of fresh weights.
   """
 
-  vocab_size: int
-  hidden_size: int
-  num_layers: int
-  num_heads: int
-  intermediate_size: int
   num_buckets: int = 32
   max_positions: int = 512
   relative_layout: str = "flat"
@@ -55,29 +47,15 @@ class LtgConfig:
   initializer_range: float = 0.02
 
   def __post_init__(self) -> None:
-    layers.check_shape(
-      hidden_size=self.hidden_size,
-      num_heads=self.num_heads,
-      activation="gelu_new",
-    )
+    super().__post_init__()
     if self.relative_layout not in LAYOUTS:
       raise UserError(
         f"relative_layout={self.relative_layout!r} is unknown; expected one "
         f"of {', '.join(LAYOUTS)}."
       )
 
-  @property
-  def head_dim(self) -> int:
-    """Width of an attention head."""
-    return self.hidden_size // self.num_heads
-
-  @property
-  def widths(self) -> dict[str, int]:
-    """Of the three projections."""
-    return dict.fromkeys(("query", "key", "value"), self.hidden_size)
-
   def row_of(self, distances: Any) -> np.ndarray:
-    """Rows of the relative table, for distances query minus key."""
+    """Returns rows of the relative table, for distances query minus key."""
     farthest = self.max_positions - 1
     near = np.clip(distances, -farthest, farthest)
     p = self.num_buckets
@@ -92,11 +70,7 @@ def parse_config(hf: Mapping[str, Any]) -> LtgConfig:
   names = hf.get("architectures") or [""]
   norbert = names[0].lower().startswith("norbert")
   return LtgConfig(
-    vocab_size=hf["vocab_size"],
-    hidden_size=hf["hidden_size"],
-    num_layers=hf["num_hidden_layers"],
-    num_heads=hf["num_attention_heads"],
-    intermediate_size=hf["intermediate_size"],
+    **encoder.sizes(hf),
     num_buckets=hf.get("position_bucket_size", 32),
     max_positions=hf.get("max_position_embeddings", 512),
     relative_layout=hf.get(
@@ -110,49 +84,52 @@ class Shared(NamedTuple):
   """What all blocks use: the relative table, normed, and the mask."""
 
   table: Float[Array, "rows D"]
-  mask: Bool[Array, "B 1 T T"]
+  mask: Mask
 
 
-class Embeddings(nn.Module):
-  """LN(word), without parameters in the LayerNorm."""
-
-  config: LtgConfig
-  dtype: DTypeLike = jnp.dtype("float32")
-
-  def setup(self) -> None:  # noqa: D102
-    c = self.config
-    how = dict(stddev=c.initializer_range, dtype=self.dtype)
-    self.word = layers.Embed(c.vocab_size, c.hidden_size, "vocab", **how)
-    self.norm = _plain_norm(c, self.dtype)
-
-  def __call__(self, batch: Batch) -> Float[Array, "B T D"]:
-    """Looks every token up."""
-    return self.norm(self.word(batch.tokens))
-
-
-class Block(nn.Module):
+class Block(encoder.Block):
   """One block; query and key share a projection, as in the files."""
 
-  config: LtgConfig
-  dtype: DTypeLike = jnp.dtype("float32")
-
   def setup(self) -> None:  # noqa: D102
-    c = self.config
-    how: Any = dict(stddev=c.initializer_range, dtype=self.dtype)
+    c, width = self.config, self.config.hidden_size
     self.plain_norm = _plain_norm(c, self.dtype)
-    self.query_key = layers.dense(2 * c.hidden_size, ("embed", "heads"), **how)
-    self.value = layers.dense(c.hidden_size, ("embed", "heads"), **how)
-    self.attention_out = layers.dense(c.hidden_size, ("heads", "embed"), **how)
+    self.query_key = self.dense(2 * width, layers.TO_HEADS)
+    self.value = self.dense(width, layers.TO_HEADS)
+    self.attention_out = self.dense(width, layers.FROM_HEADS)
     self.attention_norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
-    how |= dict(use_bias=False)
-    self.ffn_in = layers.dense(2 * c.intermediate_size, ("embed", "mlp"), **how)
-    self.ffn_out = layers.dense(c.hidden_size, ("mlp", "embed"), **how)
+    self.ffn_in = self.dense(2 * c.intermediate_size, layers.TO_MLP, False)
+    self.ffn_out = self.dense(width, layers.FROM_MLP, False)
 
   def project(self, x: Float[Array, "B T D"]) -> Qkv:
-    """The three projections of the block's normed input."""
+    """Computes the three projections of the normed input."""
     x = self.plain_norm(x)
     query, key = jnp.split(self.query_key(x), 2, axis=-1)
     return Qkv(query, key, self.value(x))
+
+  def attention(
+    self, qkv: Qkv, kind: Any, shared: Shared, deterministic: bool
+  ) -> Float[Array, "B T D"]:
+    """Attends inside documents, by content and by relative position."""
+    c = self.config
+    scale = (3 * c.head_dim) ** -0.5
+    positions = relative.disentangled_scores(
+      self.split_heads(qkv.query),
+      self.split_heads(qkv.key),
+      *self._split_table(self.query_key(shared.table)),
+      c.row_of,
+    )
+    return attend(
+      qkv,
+      shared.mask,
+      num_heads=c.num_heads,
+      scale=scale,
+      bias=positions * scale,
+    )
+
+  def ffn_hidden(self, x: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
+    """Multiplies the first half by the second, activated, and norms it."""
+    inner, gate = jnp.split(self.ffn_in(self.plain_norm(x)), 2, axis=-1)
+    return self.plain_norm(inner * layers.ACTIVATIONS["gelu_new"](gate))
 
   def __call__(
     self,
@@ -162,43 +139,19 @@ class Block(nn.Module):
     deterministic: bool = True,
   ) -> Float[Array, "B T D"]:
     """Adds LN(attention(LN x)) to x, then the same of the feed-forward."""
-    del kind, deterministic
-    c, qkv = self.config, self.project(x)
-    scale = (3 * c.head_dim) ** -0.5
-    positions = relative.disentangled_scores(
-      layers.split_heads(qkv.query, c.num_heads),
-      layers.split_heads(qkv.key, c.num_heads),
-      *self._split_table(self.query_key(shared.table)),
-      c.row_of,
-    )
-    mixed = attend(
-      qkv.query,
-      qkv.key,
-      qkv.value,
-      shared.mask,
-      num_heads=c.num_heads,
-      bias=positions * scale,
-      scale=scale,
-    )
+    mixed = self.attention(self.project(x), kind, shared, deterministic)
     x = x + self.attention_norm(self.attention_out(mixed))
-    # The second half is the gate.
-    inner, gate = jnp.split(self.ffn_in(self.plain_norm(x)), 2, axis=-1)
-    inner = self.plain_norm(inner * layers.ACTIVATIONS["gelu_new"](gate))
-    return x + self.ffn_out(inner)
+    return x + self.ffn_out(self.ffn_hidden(x))
 
   def _split_table(
     self, table: Float[Array, "rows D2"]
   ) -> tuple[Float[Array, "rows N H"], Float[Array, "rows N H"]]:
-    """The relative table's queries and keys, by head."""
-    c = self.config
-    if c.relative_layout == "per_head":
-      query, key = jnp.split(layers.split_heads(table, c.num_heads), 2, axis=-1)
+    """Splits the relative table into queries and keys, by head."""
+    if self.config.relative_layout == "per_head":
+      query, key = jnp.split(self.split_heads(table), 2, axis=-1)
       return query, key
     query, key = jnp.split(table, 2, axis=-1)
-    return (
-      layers.split_heads(query, c.num_heads),
-      layers.split_heads(key, c.num_heads),
-    )
+    return self.split_heads(query), self.split_heads(key)
 
 
 def _plain_norm(config: LtgConfig, dtype: DTypeLike) -> nn.LayerNorm:
@@ -212,50 +165,39 @@ class Encoder(encoder.Encoder):
 
   def setup(self) -> None:  # noqa: D102
     c = self.config
-    self.embeddings = Embeddings(c, self.dtype)
-    self.relative = layers.Embed(
-      2 * c.num_buckets - 1,
-      c.hidden_size,
-      "positions",
-      stddev=c.initializer_range,
-      dtype=self.dtype,
-    )
+    make_norm = functools.partial(_plain_norm, c, self.dtype)
+    self.embeddings = layers.NormedWords(c, make_norm, self.dtype)
+    self.relative = self.embed(2 * c.num_buckets - 1, "positions")
     self.relative_norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
-    if self.num_layers > 1:
-      self.layers = encoder.stack(Block, self.num_layers - 1)(c, self.dtype)
-    self.last = Block(c, self.dtype)
+    self.setup_blocks(Block)
 
   def enter(
     self, batch: Batch, deterministic: bool
   ) -> tuple[Float[Array, "B T D"], Shared]:
     """Embeds a batch; its blocks share the relative table."""
-    del deterministic
     table = self.relative(np.arange(2 * self.config.num_buckets - 1))
-    mask = layers.document_mask(batch.segment_ids)
-    return self.embeddings(batch), Shared(self.relative_norm(table), mask)
+    mask = Mask(batch.segment_ids, document_mask(batch.segment_ids))
+    shared = Shared(self.relative_norm(table), mask)
+    return self.embeddings(batch.tokens), shared
 
 
 NAMES = KeyTable(
   prefixes=("",),
   whole={
-    "embeddings/word/embedding": "embedding.word_embedding.weight",
+    "embeddings/word": "embedding.word_embedding",
     "relative/embedding": "embedding.relative_embedding",
-    "relative_norm/scale": "embedding.relative_layer_norm.weight",
-    "relative_norm/bias": "embedding.relative_layer_norm.bias",
+    "relative_norm": "embedding.relative_layer_norm",
   },
   block_prefix="transformer.layers.{layer}.",
   block={
-    "query_key/kernel": "attention.in_proj_qk.weight",
-    "query_key/bias": "attention.in_proj_qk.bias",
-    "value/kernel": "attention.in_proj_v.weight",
-    "value/bias": "attention.in_proj_v.bias",
-    "attention_out/kernel": "attention.out_proj.weight",
-    "attention_out/bias": "attention.out_proj.bias",
-    "attention_norm/scale": "attention.post_layer_norm.weight",
-    "attention_norm/bias": "attention.post_layer_norm.bias",
-    "ffn_in/kernel": "mlp.mlp.1.weight",
-    "ffn_out/kernel": "mlp.mlp.4.weight",
+    "query_key": "attention.in_proj_qk",
+    "value": "attention.in_proj_v",
+    "attention_out": "attention.out_proj",
+    "attention_norm": "attention.post_layer_norm",
+    "ffn_in": "mlp.mlp.1",
+    "ffn_out": "mlp.mlp.4",
   },
 )
+
 
 FAMILY = Family(parse_config, Encoder, NAMES, ("query_key", "value"))

@@ -6,6 +6,7 @@ block sees the whole document, the others a window (Warner et al., arXiv
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from time_jax.core.arrays import Batch, Ids, Qkv
 from time_jax.core.errors import UserError
 from time_jax.models import encoder, layers, rotary
 from time_jax.models.attention import attend
+from time_jax.models.attention_operands import Mask
 from time_jax.models.family import Family, KeyTable
 
 # Kinds of blocks.
@@ -28,32 +30,22 @@ _KINDS = {"sliding_attention": LOCAL, "full_attention": GLOBAL}
 
 
 @dataclasses.dataclass(frozen=True)
-class ModernBertConfig:
+class ModernBertConfig(encoder.Sizes):
   """Shape of an encoder of this family.
 
   Attributes:
-    vocab_size: rows of the word table.
-    hidden_size: D.
-    num_layers: transformer blocks of the complete network.
-    num_heads: attention heads N.
-    intermediate_size: F.
     kinds: LOCAL or GLOBAL, for each block.
-    window: a local block sees this many tokens on either side.
+    window: how many tokens on either side a local block sees.
     thetas: RoPE's base in local and in global blocks.
     max_positions: longest document, in tokens.
-    norm_bias: whether LayerNorms have a bias; likewise:
-    attention_bias: the attention's projections;
-    mlp_bias: the feed-forward's.
+    norm_bias: whether LayerNorms have a bias.
+    attention_bias: whether the projections of attention have one.
+    mlp_bias: whether the linear layers of the feed-forward have one.
     layer_norm_eps: epsilon of every LayerNorm.
     activation: a key of `layers.ACTIVATIONS`.
     initializer_range: standard deviation of fresh weights.
   """
 
-  vocab_size: int
-  hidden_size: int
-  num_layers: int
-  num_heads: int
-  intermediate_size: int
   kinds: tuple[int, ...]
   window: int
   thetas: tuple[float, float]
@@ -65,36 +57,14 @@ class ModernBertConfig:
   activation: str = "gelu"
   initializer_range: float = 0.02
 
-  def __post_init__(self) -> None:
-    layers.check_shape(
-      hidden_size=self.hidden_size,
-      num_heads=self.num_heads,
-      activation=self.activation,
-    )
-
-  @property
-  def head_dim(self) -> int:
-    """Width of an attention head."""
-    return self.hidden_size // self.num_heads
-
-  @property
-  def widths(self) -> dict[str, int]:
-    """Of the three projections."""
-    return dict.fromkeys(("query", "key", "value"), self.hidden_size)
-
 
 def parse_config(hf: Mapping[str, Any]) -> ModernBertConfig:
   """Reads a Hugging Face config.json (transformers 4.x or 5.x)."""
-  kinds, thetas = _kinds(hf), _thetas(hf)
   return ModernBertConfig(
-    vocab_size=hf["vocab_size"],
-    hidden_size=hf["hidden_size"],
-    num_layers=hf["num_hidden_layers"],
-    num_heads=hf["num_attention_heads"],
-    intermediate_size=hf["intermediate_size"],
-    kinds=kinds,
+    **encoder.sizes(hf),
+    kinds=_kinds(hf),
     window=hf["local_attention"] // 2,
-    thetas=thetas,
+    thetas=_thetas(hf),
     max_positions=hf["max_position_embeddings"],
     norm_bias=hf.get("norm_bias", False),
     attention_bias=hf.get("attention_bias", False),
@@ -106,6 +76,7 @@ def parse_config(hf: Mapping[str, Any]) -> ModernBertConfig:
 
 
 def _kinds(hf: Mapping[str, Any]) -> tuple[int, ...]:
+  """Reads which blocks are local and which global."""
   count = hf["num_hidden_layers"]
   if hf.get("layer_types"):  # transformers 5.x
     names = hf["layer_types"]
@@ -121,7 +92,7 @@ def _kinds(hf: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _thetas(hf: Mapping[str, Any]) -> tuple[float, float]:
-  """RoPE's bases of local and global blocks."""
+  """Reads RoPE's bases of local and of global blocks."""
   of_all = rotary.theta_of(hf, hf.get("global_rope_theta", 160_000.0))
   scaled = hf.get("rope_scaling")  # transformers 4.x; refused unless default
   rotary.theta_of(scaled or {}, of_all)
@@ -136,102 +107,63 @@ def _thetas(hf: Mapping[str, Any]) -> tuple[float, float]:
 
 
 class Shared(NamedTuple):
-  """What all blocks use, for each kind of block."""
+  """What all blocks use; angles for each kind of block."""
 
   segment_ids: Ids
   angles: Float[Array, "kinds B T half"]
 
 
-class Embeddings(nn.Module):
-  """LN(word)."""
-
-  config: ModernBertConfig
-  dtype: DTypeLike = jnp.dtype("float32")
-
-  def setup(self) -> None:  # noqa: D102
-    c = self.config
-    how = dict(stddev=c.initializer_range, dtype=self.dtype)
-    self.word = layers.Embed(c.vocab_size, c.hidden_size, "vocab", **how)
-    self.norm = _norm(c, self.dtype)
-
-  def __call__(self, batch: Batch) -> Float[Array, "B T D"]:
-    """Looks every token up."""
-    return self.norm(self.word(batch.tokens))
-
-
-class Block(nn.Module):
+class Block(encoder.Block):
   """One pre-norm block; the projections are one matrix, as in the files.
 
   Attributes:
-    config: of the network.
-    dtype: of computation.
     first: whether this is block 1, whose attention has no LayerNorm: the
       embeddings have just had theirs.
   """
 
-  config: ModernBertConfig
-  dtype: DTypeLike = jnp.dtype("float32")
   first: bool = False
 
   def setup(self) -> None:  # noqa: D102
-    c = self.config
-    how: Any = dict(stddev=c.initializer_range, dtype=self.dtype)
-    attention = how | dict(use_bias=c.attention_bias)
-    mlp = how | dict(use_bias=c.mlp_bias)
+    c, width = self.config, self.config.hidden_size
+    bias = c.attention_bias
     if not self.first:
       self.attention_norm = _norm(c, self.dtype)
-    self.projections = layers.dense(
-      3 * c.hidden_size, ("embed", "heads"), **attention
-    )
-    self.attention_out = layers.dense(
-      c.hidden_size, ("heads", "embed"), **attention
-    )
+    self.projections = self.dense(3 * width, layers.TO_HEADS, bias)
+    self.attention_out = self.dense(width, layers.FROM_HEADS, bias)
     self.ffn_norm = _norm(c, self.dtype)
-    self.ffn_in = layers.dense(2 * c.intermediate_size, ("embed", "mlp"), **mlp)
-    self.ffn_out = layers.dense(c.hidden_size, ("mlp", "embed"), **mlp)
+    self.ffn_in = self.dense(2 * c.intermediate_size, layers.TO_MLP, c.mlp_bias)
+    self.ffn_out = self.dense(width, layers.FROM_MLP, c.mlp_bias)
 
   def project(self, x: Float[Array, "B T D"]) -> Qkv:
-    """The three projections of the block's normed input, not rotated."""
+    """Computes the three projections of the normed input, not rotated."""
     x = x if self.first else self.attention_norm(x)
     return Qkv(*jnp.split(self.projections(x), 3, axis=-1))
 
   def rotate(self, qkv: Qkv, kind: Any, shared: Shared) -> Qkv:
-    """Turns query and key by their positions."""
-    angle = shared.angles[kind]
-    query, key = (rotary.rotate(x, angle) for x in (qkv.query, qkv.key))
-    return Qkv(query, key, qkv.value)
+    """Rotates query and key by their positions."""
+    return rotary.rotate_qkv(qkv, shared.angles[kind])
 
-  def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    kind: Any,
-    shared: Shared,
-    deterministic: bool = True,
+  def attention(
+    self, qkv: Qkv, kind: Any, shared: Shared, deterministic: bool
   ) -> Float[Array, "B T D"]:
-    """Attention and feed-forward, each on its normed input, with residual."""
-    del deterministic
-    c = self.config
-    qkv = self.rotate(self.project(x), kind, shared)
-    mixed = attend(
-      qkv.query,
-      qkv.key,
-      qkv.value,
-      None,
-      num_heads=c.num_heads,
-      documents=shared.segment_ids,
-      window=_window(c, kind, x.shape[1]),
+    """Attends inside documents, in a local block to near tokens only."""
+    window = _window(self.config, kind, qkv.query.shape[1])
+    return attend(
+      self.rotate(qkv, kind, shared),
+      Mask(shared.segment_ids, window=window),
+      num_heads=self.config.num_heads,
     )
-    x = x + self.attention_out(mixed)
-    # The first half is activated, the second is linear.
-    inner, linear = jnp.split(self.ffn_in(self.ffn_norm(x)), 2, axis=-1)
-    inner = layers.ACTIVATIONS[c.activation](inner)
-    return x + self.ffn_out(inner * linear)
+
+  def ffn_hidden(self, x: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
+    """Multiplies the first half, activated, by the second, which is linear."""
+    inner, linear = jnp.split(self.ffn_in(x), 2, axis=-1)
+    return layers.ACTIVATIONS[self.config.activation](inner) * linear
 
 
 def _window(
   config: ModernBertConfig, kind: Any, length: int
 ) -> Int[Array, ""] | int | None:
-  """What a block of a kind sees on either side; see `attend`."""
+  """Returns the window of a block, see `attention_operands.Mask`."""
   if isinstance(kind, jax.Array):  # In a scan it is known as the program runs.
     return jnp.where(kind == LOCAL, config.window, length)
   return config.window if kind == LOCAL else None
@@ -248,60 +180,45 @@ class Encoder(encoder.Encoder):
 
   def setup(self) -> None:  # noqa: D102
     c = self.config
-    self.embeddings = Embeddings(c, self.dtype)
-    if self.num_layers > 1:
-      self.first = Block(c, self.dtype, first=True)
-    if self.num_layers > 2:
-      self.layers = encoder.stack(Block, self.num_layers - 2)(c, self.dtype)
-    self.last = Block(c, self.dtype, first=self.num_layers == 1)
-    self.final_norm = _norm(c, self.dtype)
+    make_norm = functools.partial(_norm, c, self.dtype)
+    self.embeddings = layers.NormedWords(c, make_norm, self.dtype)
+    self.setup_blocks(Block, first={"first": True}, only={"first": True})
+    self.final_norm = make_norm()
 
   def kinds(self) -> np.ndarray:
-    """LOCAL or GLOBAL for each block."""
+    """Returns LOCAL or GLOBAL for each block."""
     return np.array(self.config.kinds[: self.num_layers], np.int32)
 
   def enter(
     self, batch: Batch, deterministic: bool
   ) -> tuple[Float[Array, "B T D"], Shared]:
     """Embeds a batch; its blocks share documents and angles."""
-    del deterministic
     c = self.config
     angles = [
       rotary.angles(batch.positions, c.head_dim, theta) for theta in c.thetas
     ]
     shared = Shared(batch.segment_ids, jnp.stack(angles))
-    return self.embeddings(batch), shared
-
-  def leave(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """The final norm."""
-    return self.final_norm(x)
+    return self.embeddings(batch.tokens), shared
 
 
 NAMES = KeyTable(
   prefixes=("", "model."),
   whole={
-    "embeddings/word/embedding": "embeddings.tok_embeddings.weight",
-    "embeddings/norm/scale": "embeddings.norm.weight",
-    "embeddings/norm/bias": "embeddings.norm.bias",
-    "final_norm/scale": "final_norm.weight",
-    "final_norm/bias": "final_norm.bias",
+    "embeddings/word": "embeddings.tok_embeddings",
+    "embeddings/norm": "embeddings.norm",
+    "final_norm": "final_norm",
   },
   block_prefix="layers.{layer}.",
   block={
-    "attention_norm/scale": "attn_norm.weight",
-    "attention_norm/bias": "attn_norm.bias",
-    "projections/kernel": "attn.Wqkv.weight",
-    "projections/bias": "attn.Wqkv.bias",
-    "attention_out/kernel": "attn.Wo.weight",
-    "attention_out/bias": "attn.Wo.bias",
-    "ffn_norm/scale": "mlp_norm.weight",
-    "ffn_norm/bias": "mlp_norm.bias",
-    "ffn_in/kernel": "mlp.Wi.weight",
-    "ffn_in/bias": "mlp.Wi.bias",
-    "ffn_out/kernel": "mlp.Wo.weight",
-    "ffn_out/bias": "mlp.Wo.bias",
+    "attention_norm": "attn_norm",
+    "projections": "attn.Wqkv",
+    "attention_out": "attn.Wo",
+    "ffn_norm": "mlp_norm",
+    "ffn_in": "mlp.Wi",
+    "ffn_out": "mlp.Wo",
   },
 )
+
 
 FAMILY = Family(
   parse_config, Encoder, NAMES, ("attention_norm", "projections"), rotary=True

@@ -40,7 +40,7 @@ REFUSED = {
 
 
 def parse_config(hf_config: Mapping[str, Any]) -> tuple[Family, Any]:
-  """Family and frozen config of what a config.json says.
+  """Returns the family and frozen config that a config.json describes.
 
   Raises:
     UserError: the architecture is not supported, or a size in the config is
@@ -56,7 +56,7 @@ def parse_config(hf_config: Mapping[str, Any]) -> tuple[Family, Any]:
 
 
 def find_family(hf_config: Mapping[str, Any]) -> Family:
-  """Looks a checkpoint's family up by what its config.json says it is.
+  """Returns the family of a checkpoint by its config.json.
 
   Raises:
     UserError: the architecture is not supported, or not known.
@@ -68,21 +68,23 @@ def find_family(hf_config: Mapping[str, Any]) -> Family:
   name = model_type or name
   if name in FAMILIES:
     return FAMILIES[name]
-  said = f"model_type={model_type!r}, architectures={names}"
+  described = f"model_type={model_type!r}, architectures={names}"
   known = ", ".join(sorted(FAMILIES))
   if name in REFUSED:
     raise UserError(
-      f"{said} is not supported: {REFUSED[name]}; time_jax reads {known}."
+      f"{described} is not supported: {REFUSED[name]}; time_jax reads {known}."
     )
   hint = "" if model_type else "; add the model_type if you know it"
-  raise UserError(f"unknown architecture {said}; time_jax reads {known}{hint}.")
+  raise UserError(
+    f"unknown architecture {described}; time_jax reads {known}{hint}."
+  )
 
 
 def _of_own_code(hf_config: Mapping[str, Any]) -> str:
-  """What a folder calls the code that it comes with; none of it is executed.
+  """Returns the name of a model that brings its own code, which is not run.
 
   configuration_nort5.NorT5Config -> NorT5
   """
-  named = hf_config.get("auto_map")
-  config = named.get("AutoConfig") if isinstance(named, dict) else None
+  auto_map = hf_config.get("auto_map")
+  config = auto_map.get("AutoConfig") if isinstance(auto_map, dict) else None
   return str(config or "").rpartition(".")[2].removesuffix("Config")

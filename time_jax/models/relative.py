@@ -1,8 +1,8 @@
-"""Relative positions: which bucket a distance falls in, and its scores.
+"""Relative positions: the bucket of a distance, and its scores.
 
-Distances depend on columns alone, so tables over them are constants: one for
-all rows, heads and layers. Documents packed in a row lie side by side, and
-what they would see of each other is masked away.
+A distance depends on two columns of a row alone, so tables of distances are
+constants, the same for all rows, heads and layers. Between the documents of a
+row they mean nothing, but there the mask hides them.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,14 @@ Distances = Any  # An integer array of any shape, on the host.
 def log_buckets(
   distances: Distances, num_buckets: int, max_positions: int
 ) -> np.ndarray:
-  """Signed buckets of DeBERTa (arXiv 2006.03654) and LTG-BERT.
+  """Returns signed buckets of DeBERTa (arXiv 2006.03654) and LTG-BERT.
 
-  Exact up to half of `num_buckets`, then ever wider; they reach
-  `num_buckets - 1` at `max_positions - 1`.
+  There is one for each distance up to half of `num_buckets`; then they grow
+  wider, up to `num_buckets - 1` at the distance `max_positions - 1`.
 
   Args:
     distances: query minus key.
-    num_buckets: of one sign.
+    num_buckets: buckets of one sign.
     max_positions: distances from here on share or exceed the last bucket.
   """
   middle = num_buckets // 2
@@ -39,11 +39,11 @@ def log_buckets(
 def t5_buckets(
   distances: Distances, num_buckets: int, max_distance: int
 ) -> np.ndarray:
-  """T5's buckets (arXiv 1910.10683): half for keys behind, half for ahead.
+  """Returns T5's buckets (arXiv 1910.10683), half of them for keys ahead.
 
   Args:
     distances: key minus query.
-    num_buckets: of both signs.
+    num_buckets: buckets of both signs.
     max_distance: distances from here on share the last bucket.
   """
   half = num_buckets // 2
@@ -62,16 +62,16 @@ def disentangled_scores(
   table_key: Float[Array, "rows N H"] | None,
   row_of: Callable[[Distances], np.ndarray],
 ) -> Float[Array, "B N T T"]:
-  """Content-to-position and position-to-content scores, unscaled, summed.
+  """Adds content-to-position and position-to-content scores, unscaled.
 
     q_i . table_key[row(i - j)]  +  k_j . table_query[row(i - j)]
 
   Args:
-    query: content projections.
-    key: likewise.
-    table_query: the relative table's projections; None leaves its term out.
-    table_key: likewise.
-    row_of: distances (query minus key) -> rows of the table.
+    query: queries of the content.
+    key: keys of the content.
+    table_query: queries of the relative table; None leaves the second term out.
+    table_key: keys of the relative table; None leaves the first term out.
+    row_of: returns rows of the table for distances (query minus key).
 
   References:
     He et al., DeBERTa, arXiv 2006.03654, equation 4.
@@ -97,7 +97,7 @@ def _scores(
 
 
 def _slide(x: Float[Array, "B N T E"]) -> Float[Array, "B N T T"]:
-  """x[i, j - i + T - 1] at (i, j): from distances to columns, E = 2T - 1.
+  """Returns x[i, j - i + T - 1] at (i, j): columns for E = 2T - 1 distances.
 
   Every row starts one place before the one above: one reshape of the flat
   array does what a gather of T x T elements would.

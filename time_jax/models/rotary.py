@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from time_jax.core.arrays import Ids
+from time_jax.core.arrays import Ids, Qkv
 from time_jax.core.errors import UserError
 
 
 def angles(
   positions: Ids, head_dim: int, theta: float
 ) -> Float[Array, "B T half"]:
-  """Angles position x theta^(-2m / H) for m < H / 2, in float32."""
+  """Returns the angles position x theta^(-2m / H), m < H / 2, in float32."""
   frequencies = theta ** (-np.arange(0, head_dim, 2) / head_dim)
   frequencies = frequencies.astype(np.float32)[None, None]
   return jnp.asarray(positions)[..., None] * frequencies
@@ -23,11 +23,11 @@ def angles(
 def rotate(
   x: Float[Array, "B T D"], angle: Float[Array, "B T half"]
 ) -> Float[Array, "B T D"]:
-  """Turns the pairs (m, m + H/2) of every head, in float32.
+  """Rotates the pairs (m, m + H/2) of every head, in float32.
 
   Args:
-    x: heads side by side, each as wide as two angles a pair.
-    angle: of each position.
+    x: heads side by side, D = N x H.
+    angle: for each position the angles of its H/2 pairs.
   """
   heads = x.reshape(*x.shape[:2], -1, 2, angle.shape[-1])
   first, second = heads[..., 0, :], heads[..., 1, :]
@@ -36,8 +36,17 @@ def rotate(
   return jnp.stack(turned, axis=-2).reshape(x.shape).astype(x.dtype)
 
 
+def rotate_qkv(qkv: Qkv, angle: Float[Array, "B T half"]) -> Qkv:
+  """Rotates query and key, see `rotate`; the value stays."""
+  return Qkv(rotate(qkv.query, angle), rotate(qkv.key, angle), qkv.value)
+
+
 def theta_of(rope: Mapping[str, Any], default: float) -> float:
-  """RoPE's base, from one entry of a config's `rope_parameters`.
+  """Reads RoPE's base from one entry of a config's `rope_parameters`.
+
+  Args:
+    rope: the entry; may be empty.
+    default: returned where the entry names no base.
 
   Raises:
     UserError: the frequencies are scaled (YaRN and the like).

@@ -1,7 +1,6 @@
-"""Looking up rows of a table whose columns are spread over devices."""
+"""Embedding lookup in a table whose columns are sharded over devices."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -20,28 +19,31 @@ def lookup(
   features: int,
   dtype: DTypeLike,
 ) -> Float[Array, "B ... D"]:
-  """Rows of a table, cast after they are looked up.
+  """Returns a row of the table for every id, cast after the lookup.
 
-  On a mesh each device takes its own columns, for the rows of all devices that
-  share a copy of the table, and an exchange gives each whole rows of its own
-  part of the batch. The gradient goes the same way back and is summed in the
-  table's dtype. Left to itself the compiler may gather whole tables.
+  On a mesh the devices of the axis that the columns are split over share a copy
+  of the table. Each looks up its own columns for the ids of all of them, and an
+  all-to-all exchange then gives each whole rows for its own ids. The gradient
+  goes the same way back and is summed in the table's dtype. Left to itself the
+  compiler may gather whole tables.
 
   Args:
-    table: V rows; in a program for one device perhaps its own columns alone.
-    ids: below V.
-    features: D, columns of the table.
-    dtype: of what is looked up.
+    table: V rows of D columns; inside `jax.shard_map` perhaps only the columns
+      of one device.
+    ids: token ids, below V.
+    features: D.
+    dtype: of the rows that are returned.
   """
-  mesh = jax.sharding.get_abstract_mesh()
+  mesh = sharding.automatic_mesh()
   table, ids = jnp.asarray(table), jnp.asarray(ids)
   rows, (columns,) = sharding.axes("batch"), sharding.axes("embed")
   if table.shape[1] < features:
     return _exchange(table, ids, dtype=dtype, axis=columns)
-  if mesh.size == 1 or not mesh.are_all_axes_auto:
-    return _take(table, ids, dtype)
-  rows_left = ids.shape[0] % math.prod(mesh.shape[axis] for axis in rows)
-  if rows_left or features % mesh.shape[columns]:
+  if (
+    mesh is None
+    or sharding.split_evenly(mesh, "batch", len(ids))[0] is None
+    or features % mesh.shape[columns]
+  ):
     return _take(table, ids, dtype)
   return jax.shard_map(
     functools.partial(_exchange, dtype=dtype, axis=columns),
@@ -57,7 +59,7 @@ def _exchange(
   dtype: DTypeLike,
   axis: str,
 ) -> Float[Array, "b ... D"]:
-  """What one device does, which holds some columns and some rows."""
+  """Looks up on one device, which holds some columns and some ids."""
   x = _take(table, lax.all_gather(ids, axis, tiled=True), dtype)
   return lax.all_to_all(x, axis, split_axis=0, concat_axis=ids.ndim, tiled=True)
 

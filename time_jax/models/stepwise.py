@@ -1,8 +1,8 @@
-"""An encoder with its blocks one by one, as it is used once it is trained.
+"""An encoder applied block by block, for inference.
 
 Training scans over stacked parameters, which compiles in the time of one block.
-On a CPU each turn of that loop copies the block's parameters out of the stack;
-with a sentence at a time that takes as long as much of the block itself.
+On a CPU each iteration of that loop copies the block's parameters out of the
+stack; for a sentence at a time that costs a large part of the block itself.
 """
 
 from typing import Any
@@ -18,10 +18,10 @@ _BLOCKS = ("first", "layers", "last")
 
 
 def unstack(params: Params) -> Params:
-  """The same parameters, those of the stack `layers` in a list of blocks.
+  """Returns the parameters with a list of blocks in place of the stack.
 
   Args:
-    params: of an `encoder.Encoder`.
+    params: parameters of an `encoder.Encoder`; "layers" holds the stack.
   """
   stacked = params.get("layers")
   if stacked is None:
@@ -36,11 +36,11 @@ def unstack(params: Params) -> Params:
 def states(
   encoder: nn.Module, params: Params, batch: Batch
 ) -> list[Float[Array, "B T D"]]:
-  """Those of `hidden_states(batch)`, without dropout.
+  """Computes the states of `Encoder.hidden_states`, without dropout.
 
   Args:
     encoder: an `encoder.Encoder`.
-    params: of it, see `unstack`.
+    params: its parameters as `unstack` returns them.
     batch: token rows.
   """
   around = {k: v for k, v in params.items() if k not in _BLOCKS}
@@ -50,15 +50,16 @@ def states(
   # All but the first are built alike.
   blocks += [(bound.last, own) for own in params.get("layers", ())]
   blocks.append((bound.last, params["last"]))
-  found = [x]
+  outputs = [x]
   for (block, own), kind in zip(blocks, bound.kinds(), strict=True):
     unbound = block.clone(parent=None, name=None)
-    found.append(unbound.apply({"params": own}, found[-1], kind, shared, True))
-  return [*found[:-1], bound.leave(found[-1])]
+    x = unbound.apply({"params": own}, outputs[-1], kind, shared, True)
+    outputs.append(x)
+  return [*outputs[:-1], bound.leave(outputs[-1])]
 
 
 def last_state(
   encoder: nn.Module, params: Params, batch: Batch
 ) -> Float[Array, "B T D"]:
-  """What the model hands on: the last of `states`."""
+  """Computes the output of the model: the last of `states`."""
   return states(encoder, params, batch)[-1]

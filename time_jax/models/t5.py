@@ -12,16 +12,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from time_jax.core.arrays import Batch, Qkv
+from time_jax.core.arrays import PROJECTIONS, Batch, Qkv
 from time_jax.core.errors import UserError
 from time_jax.models import encoder, layers, relative
 from time_jax.models.attention import attend
+from time_jax.models.attention_operands import Mask, document_mask
 from time_jax.models.family import Family, KeyTable
 
 
@@ -61,13 +60,13 @@ class T5Config:
 
   @property
   def inner_size(self) -> int:
-    """Width of the heads together."""
+    """Returns the width of all heads together."""
     return self.num_heads * self.head_dim
 
   @property
   def widths(self) -> dict[str, int]:
-    """Of the three projections."""
-    return dict.fromkeys(("query", "key", "value"), self.inner_size)
+    """Returns the widths of the three projections."""
+    return dict.fromkeys(PROJECTIONS.values(), self.inner_size)
 
 
 def parse_config(hf: Mapping[str, Any]) -> T5Config:
@@ -100,62 +99,42 @@ class Shared(NamedTuple):
   """What all blocks use: scores of the distances, and the mask."""
 
   bias: Float[Array, "1 N T T"]
-  mask: Bool[Array, "B 1 T T"]
+  mask: Mask
 
 
-class Block(nn.Module):
+class Block(encoder.Block):
   """One pre-norm block."""
-
-  config: T5Config
-  dtype: DTypeLike = jnp.dtype("float32")
 
   def setup(self) -> None:  # noqa: D102
     c = self.config
-    how: Any = dict(
-      stddev=c.initializer_range, dtype=self.dtype, use_bias=False
-    )
     self.attention_norm = layers.rms_norm(c.layer_norm_eps, dtype=self.dtype)
-    self.query = layers.dense(c.inner_size, ("embed", "heads"), **how)
-    self.key = layers.dense(c.inner_size, ("embed", "heads"), **how)
-    self.value = layers.dense(c.inner_size, ("embed", "heads"), **how)
-    self.attention_out = layers.dense(c.hidden_size, ("heads", "embed"), **how)
+    self.query = self.dense(c.inner_size, layers.TO_HEADS, False)
+    self.key = self.dense(c.inner_size, layers.TO_HEADS, False)
+    self.value = self.dense(c.inner_size, layers.TO_HEADS, False)
+    self.attention_out = self.dense(c.hidden_size, layers.FROM_HEADS, False)
     self.ffn_norm = layers.rms_norm(c.layer_norm_eps, dtype=self.dtype)
+    inward = (c.intermediate_size, layers.TO_MLP, False)
     if c.gated:
-      inward = (c.intermediate_size, ("embed", "mlp"))
-      self.ffn_activated = layers.dense(*inward, **how)
-      self.ffn_linear = layers.dense(*inward, **how)
+      self.ffn_activated = self.dense(*inward)
+      self.ffn_linear = self.dense(*inward)
     else:
-      self.ffn_in = layers.dense(c.intermediate_size, ("embed", "mlp"), **how)
-    self.ffn_out = layers.dense(c.hidden_size, ("mlp", "embed"), **how)
+      self.ffn_in = self.dense(*inward)
+    self.ffn_out = self.dense(c.hidden_size, layers.FROM_MLP, False)
 
-  def project(self, x: Float[Array, "B T D"]) -> Qkv:
-    """The three projections of the block's normed input."""
-    x = self.attention_norm(x)
-    return Qkv(self.query(x), self.key(x), self.value(x))
-
-  def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    kind: Any,
-    shared: Shared,
-    deterministic: bool = True,
+  def attention(
+    self, qkv: Qkv, kind: Any, shared: Shared, deterministic: bool
   ) -> Float[Array, "B T D"]:
-    """Attention and feed-forward, each on its normed input, with residual."""
-    del kind, deterministic
-    c, qkv = self.config, self.project(x)
-    mixed = attend(
-      qkv.query,
-      qkv.key,
-      qkv.value,
+    """Attends inside documents, with unscaled scores."""
+    return attend(
+      qkv,
       shared.mask,
-      num_heads=c.num_heads,
-      bias=shared.bias,
+      num_heads=self.config.num_heads,
       scale=1.0,
+      bias=shared.bias,
     )
-    x = x + self.attention_out(mixed)
-    return x + self.ffn_out(self._inner(self.ffn_norm(x)))
 
-  def _inner(self, x: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
+  def ffn_hidden(self, x: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
+    """Activates, and multiplies by the linear half where there is one."""
     activation = layers.ACTIVATIONS[self.config.activation]
     if self.config.gated:
       return activation(self.ffn_activated(x)) * self.ffn_linear(x)
@@ -167,56 +146,49 @@ class Encoder(encoder.Encoder):
 
   def setup(self) -> None:  # noqa: D102
     c = self.config
-    how = dict(stddev=c.initializer_range, dtype=self.dtype)
-    self.word = layers.Embed(c.vocab_size, c.hidden_size, "vocab", **how)
-    self.relative = layers.Embed(c.num_buckets, c.num_heads, "positions", **how)
-    if self.num_layers > 1:
-      self.layers = encoder.stack(Block, self.num_layers - 1)(c, self.dtype)
-    self.last = Block(c, self.dtype)
+    self.word = self.embed(c.vocab_size, "vocab")
+    self.relative = self.embed(c.num_buckets, "positions", c.num_heads)
+    self.setup_blocks(Block)
     self.final_norm = layers.rms_norm(c.layer_norm_eps, dtype=self.dtype)
 
   def enter(
     self, batch: Batch, deterministic: bool
   ) -> tuple[Float[Array, "B T D"], Shared]:
     """Embeds a batch; its blocks share the scores of the distances."""
-    del deterministic
     c, steps = self.config, np.arange(batch.tokens.shape[1])
     distances = steps[None, :] - steps[:, None]
     buckets = relative.t5_buckets(distances, c.num_buckets, c.max_distance)
     bias = jnp.moveaxis(self.relative(buckets), -1, 0)[None]
-    mask = layers.document_mask(batch.segment_ids)
+    mask = Mask(batch.segment_ids, document_mask(batch.segment_ids))
     return self.word(batch.tokens), Shared(bias, mask)
-
-  def leave(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """The final norm."""
-    return self.final_norm(x)
 
 
 NAMES = KeyTable(
   prefixes=("",),
   whole={
-    "word/embedding": "shared.weight",
-    "relative/embedding": (
-      "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    ),
-    "final_norm/scale": "encoder.final_layer_norm.weight",
+    "word": "shared",
+    "relative": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
+    "final_norm": "encoder.final_layer_norm",
   },
   block_prefix="encoder.block.{layer}.",
   block={
-    "attention_norm/scale": "layer.0.layer_norm.weight",
-    "query/kernel": "layer.0.SelfAttention.q.weight",
-    "key/kernel": "layer.0.SelfAttention.k.weight",
-    "value/kernel": "layer.0.SelfAttention.v.weight",
-    "attention_out/kernel": "layer.0.SelfAttention.o.weight",
-    "ffn_norm/scale": "layer.1.layer_norm.weight",
-    "ffn_in/kernel": "layer.1.DenseReluDense.wi.weight",
-    "ffn_activated/kernel": "layer.1.DenseReluDense.wi_0.weight",
-    "ffn_linear/kernel": "layer.1.DenseReluDense.wi_1.weight",
-    "ffn_out/kernel": "layer.1.DenseReluDense.wo.weight",
+    "attention_norm": "layer.0.layer_norm",
+    "query": "layer.0.SelfAttention.q",
+    "key": "layer.0.SelfAttention.k",
+    "value": "layer.0.SelfAttention.v",
+    "attention_out": "layer.0.SelfAttention.o",
+    "ffn_norm": "layer.1.layer_norm",
+    "ffn_in": "layer.1.DenseReluDense.wi",
+    "ffn_activated": "layer.1.DenseReluDense.wi_0",
+    "ffn_linear": "layer.1.DenseReluDense.wi_1",
+    "ffn_out": "layer.1.DenseReluDense.wo",
   },
-  aliases={"shared.weight": "encoder.embed_tokens.weight"},
+  aliases={
+    "shared.weight": "encoder.embed_tokens.weight",
+  },
 )
 
+
 FAMILY = Family(
-  parse_config, Encoder, NAMES, ("attention_norm", "query", "key", "value")
+  parse_config, Encoder, NAMES, ("attention_norm", *PROJECTIONS.values())
 )

@@ -82,6 +82,34 @@ def axes(name: str) -> tuple[str, ...]:
   return (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
 
 
+def automatic_mesh() -> AbstractMesh | None:
+  """Returns the open mesh, if the compiler spreads the program over it.
+
+  None on a single device, and inside `jax.shard_map` or `jax.pmap`, where the
+  program is that of one device.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh if mesh.size > 1 and mesh.are_all_axes_auto else None
+
+
+def split_evenly(
+  mesh: Mesh | AbstractMesh, name: str, size: int
+) -> tuple[Any, int]:
+  """Returns how a dimension is split over the mesh.
+
+  Args:
+    mesh: the devices.
+    name: logical axis of the dimension.
+    size: size of the dimension.
+
+  Returns:
+    Mesh axes, for a PartitionSpec, and the number of parts; (None, 1) where
+    parts would not be of one size.
+  """
+  ways = math.prod(mesh.shape[axis] for axis in axes(name))
+  return (dict(RULES)[name], ways) if size % ways == 0 else (None, 1)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Returns how a batch is sharded: every device holds whole rows."""
   return NamedSharding(mesh, P(("data", "fsdp")))

@@ -44,8 +44,10 @@ def vocabulary_tables(
       f"{weights.folder} has as many tokens as its hidden size, {num_rows}: "
       "which tensors belong to the vocabulary cannot be told; expected more."
     )
-  whole = set(table.whole.values())
-  word = {name for path, name in table.whole.items() if "word/" in path}
+  whole = set(table.tensors.values())
+  word = {
+    name for path, name in table.tensors.items() if "word/embedding" in path
+  }
   word |= {table.aliases[name] for name in word if name in table.aliases}
 
   def bare(name: str) -> str:
