@@ -23,12 +23,12 @@ from time_jax.core.errors import UserError
 from time_jax.parallel import sharding
 from time_jax.relations import loss, pallas_gpu, pallas_tpu
 
-SWEEPS = ("one_pass", "pallas_gpu", "pallas_tpu")
+FAST = ("one_pass", "pallas_gpu", "pallas_tpu")
 SOME = {"qq": 1.0, "vk": 0.5}
 
 
 def both(name, shape, widths, num_heads=2, scale=1.0):
-  """The loss by one implementation and by definition, of ragged rows."""
+  """Returns the loss of ragged rows by one implementation and by definition."""
   inputs = [
     random_qkv(seed, *shape, num_heads * width, scale)
     for seed, width in zip((1, 0), widths, strict=True)
@@ -45,20 +45,19 @@ def both(name, shape, widths, num_heads=2, scale=1.0):
   return found, expected
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("widths", [(6, 16), (64, 20)], ids=str)
 def test_any_width_of_a_head(name, widths):
   """Also those that no power of two and no register measures."""
   assert_close(*both(name, (2, 70), widths))
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize(
   ("length", "num_heads", "scale"),
   [
     (513, 1, 30.0),
-    (1024, 2, 1.0),
-    (2048, 1, 1.0),
+    (1100, 2, 1.0),
     pytest.param(pallas_tpu.LONGEST, 1, 1.0, marks=pytest.mark.slow),
   ],
 )
@@ -67,10 +66,8 @@ def test_long_rows(name, length, num_heads, scale):
   assert_close(*both(name, (1, length), (12, 16), num_heads, scale))
 
 
-@pytest.mark.parametrize("name", SWEEPS)
-@pytest.mark.parametrize(
-  ("length", "scale"), [(600, 1.0), (600, 30.0), (1100, 1.0)]
-)
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize(("length", "scale"), [(600, 30.0), (1100, 1.0)])
 def test_long_ragged_rows_in_bfloat16(name, length, scale):
   """Against the definition in float32: rounding, and nothing that adds up."""
   inputs = [
@@ -93,7 +90,7 @@ def test_long_ragged_rows_in_bfloat16(name, length, scale):
   [
     ("one_pass", (8, 1, 1)),
     ("pallas_tpu", (4, 2, 1)),
-    *((name, (2, 2, 2)) for name in SWEEPS),
+    *((name, (2, 2, 2)) for name in FAST),
   ],
   ids=str,
 )
@@ -113,7 +110,7 @@ def test_on_a_mesh(name, sizes):
   assert ("tensor" in spec) == (sizes[2] > 1)
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", FAST)
 def test_a_mesh_changes_no_bit_of_a_gradient(name):
   """Also in bfloat16: rows and heads are whole on their devices."""
   mesh = make_mesh(2, 2, 2)

@@ -1,6 +1,7 @@
 """The loss against the reference's values, and implementations against each
 other where the reference has no answer."""
 
+import doctest
 import pathlib
 
 import jax
@@ -19,6 +20,7 @@ from jax.test_util import check_grads
 
 from time_jax.core.arrays import Qkv
 from time_jax.core.errors import UserError
+from time_jax.relations import dense, loss
 from time_jax.relations.loss import (
   IMPLEMENTATIONS,
   check_heads,
@@ -33,11 +35,17 @@ NAMES = "?qkv"
 # "auto" is one of them; which one is tested with the platforms.
 NAMED = sorted(set(IMPLEMENTATIONS) - {"auto"})
 SOME = {"qq": 1.0, "vq": 1.5}
-SWEEPS = sorted(set(NAMED) - {"dense"})
+FAST = sorted(set(NAMED) - {"dense"})
 
 
 def qkv(case, side):
   return Qkv(*(jnp.asarray(case[f"{side}_{n}"]) for n in "qkv"))
+
+
+@pytest.mark.parametrize("module", [dense, loss], ids=lambda m: m.__name__)
+def test_the_examples_of_docstrings(module):
+  results = doctest.testmod(module)
+  assert results.attempted > 4 and not results.failed
 
 
 @pytest.mark.parametrize("implementation", NAMED)
@@ -48,7 +56,7 @@ def test_equals_the_reference(path, implementation):
     NAMES[i] + NAMES[j]: float(w)
     for (i, j), w in zip(case["relations"], case["weights"], strict=True)
   }
-  (loss, parts), grads = value_and_grad(
+  (value, parts), grads = value_and_grad(
     qkv(case, "student"),
     qkv(case, "teacher"),
     jnp.asarray(case["mask"], jnp.int32),
@@ -57,7 +65,7 @@ def test_equals_the_reference(path, implementation):
     implementation,
   )
   # "ltg" is the reference's form that averages over non-empty examples.
-  np.testing.assert_allclose(loss, case["loss_ltg_f64"], rtol=1e-5)
+  np.testing.assert_allclose(value, case["loss_ltg_f64"], rtol=1e-5)
   np.testing.assert_allclose(
     jnp.stack([parts[n] for n in relations]), case["parts_ltg_f64"], rtol=1e-5
   )
@@ -70,7 +78,7 @@ def test_equals_the_reference(path, implementation):
     )
 
 
-@pytest.mark.parametrize("implementation", SWEEPS)
+@pytest.mark.parametrize("implementation", FAST)
 @pytest.mark.parametrize("scale", [1.0, 30.0], ids=["normal", "saturated"])
 def test_equals_dense_on_packed_rows(scale, implementation):
   inputs = random_qkv(1, 4, 12, 16, scale), random_qkv(0, 4, 12, 32, scale)
@@ -141,7 +149,7 @@ def test_gradient_is_the_derivative(implementation):
     segments = jnp.asarray([[1, 1, 2, 2, 0], [0, 1, 1, 1, 1]])
 
     @jax.jit
-    def loss(*projections):
+    def total(*projections):
       sums = relation_sums(
         teacher,
         Qkv(*map(jnp.asarray, projections)),
@@ -152,12 +160,12 @@ def test_gradient_is_the_derivative(implementation):
       )
       return jnp.sum(jnp.stack(list(sums.values())))
 
-    check_grads(loss, arrays, order=1, modes=["rev"], rtol=1e-5)
+    check_grads(total, arrays, order=1, modes=["rev"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("implementation", NAMED)
 def test_empty_batch_gives_zero_and_no_nan(implementation):
-  (loss, _), grads = value_and_grad(
+  (value, _), grads = value_and_grad(
     random_qkv(1, 2, 6, 8),
     random_qkv(0, 2, 6, 8),
     jnp.zeros((2, 6), jnp.int32),
@@ -165,7 +173,7 @@ def test_empty_batch_gives_zero_and_no_nan(implementation):
     2,
     implementation,
   )
-  assert loss == 0
+  assert value == 0
   assert all(bool((g == 0).all()) for g in jax.tree.leaves(grads))
 
 
@@ -185,7 +193,7 @@ def test_bfloat16_is_accumulated_in_float32(scale, implementation):
   assert_close_in_norm(low, high, 0.003)
 
 
-@pytest.mark.parametrize("implementation", SWEEPS)
+@pytest.mark.parametrize("implementation", FAST)
 def test_a_projection_and_its_copy_have_the_relation_of_one(implementation):
   """Told as one operand or as two, the numbers are the same."""
   student, teacher = random_qkv(1, 4, 12, 16), random_qkv(0, 4, 12, 32)

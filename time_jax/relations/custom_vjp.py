@@ -1,33 +1,31 @@
-"""The gradient that every sweep shares, and its rows and heads on the devices.
+"""The gradient rule of every fast implementation, and its place on a mesh.
 
-A sweep gives the relation KL and the student's gradient together. Here it
-becomes a function that JAX can differentiate, whose backward pass only scales,
-and that runs on a mesh: rows over the batch axes, relation heads over the
-axis of heads. What the mesh is called stays in `time_jax.parallel.sharding`.
+An implementation (`one_pass` and the kernels) computes the relation KL and the
+student's gradient together. Here that becomes a function that JAX can
+differentiate, whose backward pass only scales, and that runs on a mesh: rows
+over the batch axes, relation heads over the axis of heads. What these axes are
+called stays in `time_jax.parallel.sharding`.
 """
 
 import functools
-import math
-from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-import flax.linen as nn
 import jax
-from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from time_jax.core.arrays import Ids
 from time_jax.parallel import sharding
 
-# The projections x and y of a relation, [B, T, D] each; of a projection with
+# The projections x and y of a relation, [B, T, D] each. Of a projection with
 # itself only the one, so that it is read once and has one gradient.
 Operands = tuple[Array, ...]
+KlAndGrad = tuple[Float[Array, " B"], Operands]
 
 
 @runtime_checkable
-class Sweep(Protocol):
-  """The relation KL and its gradient in one go."""
+class Implementation(Protocol):
+  """The relation KL and its gradient, computed together."""
 
   def __call__(
     self,
@@ -37,14 +35,14 @@ class Sweep(Protocol):
     query_weights: Float[Array, "B T"],
     *,
     num_heads: int,
-  ) -> tuple[Float[Array, " B"], Operands]:
+  ) -> KlAndGrad:
     """Computes both for all rows that it is given.
 
     Args:
-      teacher: one or two projections, constants.
+      teacher: one or two projections; constants.
       student: as many of the student; its width may differ.
-      segment_ids: 0 for padding, else the document's number in its row.
-      query_weights: weight of every query, 0 for padding.
+      segment_ids: number of each token's document in its row; 0 for padding.
+      query_weights: weight of every query; 0 for padding.
       num_heads: R, a divisor of both widths.
 
     Returns:
@@ -61,61 +59,59 @@ def relation_kl(
   query_weights: Float[Array, "B T"],
   *,
   num_heads: int,
-  sweep: Sweep,
+  implementation: Implementation,
 ) -> Float[Array, ""]:
-  """The same as `dense.relation_kl`, by a sweep.
+  """Computes `dense.relation_kl` by a fast implementation.
 
   Differentiable with respect to `student` only; the teacher, the segments and
   the weights are constants.
 
   Args:
-    teacher: the two projections that form the teacher's relation.
-    student: the same of the student.
-    segment_ids: 0 for padding, else the document's number in its row.
-    query_weights: weight of every query row, 0 for padding.
-    num_heads: R, a divisor of both widths.
-    sweep: what computes it.
-
-  Returns:
-    The weighted sum of KL(teacher || student), float32.
+    teacher: as in `dense.relation_kl`, and so are the next four.
+    student: the student's projections.
+    segment_ids: number of each token's document in its row.
+    query_weights: weight of every query.
+    num_heads: R.
+    implementation: what computes the KL and its gradient.
   """
-  itself = teacher[0] is teacher[1] and student[0] is student[1]
-  used = 1 if itself else 2
+  with_itself = teacher[0] is teacher[1] and student[0] is student[1]
+  used = 1 if with_itself else 2
   constants = jax.lax.stop_gradient(
     (teacher[:used], segment_ids, query_weights)
   )
-  return _relation_kl(sweep, num_heads, student[:used], *constants)
+  return _relation_kl(implementation, num_heads, student[:used], *constants)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _relation_kl(
-  sweep: Sweep,
+  implementation: Implementation,
   num_heads: int,
   student: Operands,
-  teacher: Operands,
-  segment_ids: Array,
-  w: Array,
+  *constants: Any,
 ) -> Array:
-  return _forward(sweep, num_heads, student, teacher, segment_ids, w)[0]
+  return _forward(implementation, num_heads, student, *constants)[0]
 
 
 def _forward(
-  sweep: Sweep,
+  implementation: Implementation,
   num_heads: int,
   student: Operands,
   teacher: Operands,
-  segment_ids: Array,
-  w: Array,
+  *rows: Array,
 ) -> tuple[Array, Operands]:
-  run = _on_devices(sweep, num_heads, student, segment_ids.shape[0])
-  kl_B, grads = run(teacher, student, segment_ids, w)
+  kl_B, grads = _on_each_device(
+    implementation, num_heads, teacher, student, *rows
+  )
   return kl_B.sum(), grads
 
 
 def _backward(
-  sweep: Sweep, num_heads: int, grads: Operands, cotangent: Array
-) -> tuple:
-  del sweep, num_heads
+  implementation: Implementation,
+  num_heads: int,
+  grads: Operands,
+  cotangent: Array,
+) -> tuple[Any, ...]:
+  del implementation, num_heads
   scaled = jax.tree.map(lambda g: (g * cotangent).astype(g.dtype), grads)
   return scaled, None, None, None
 
@@ -123,39 +119,32 @@ def _backward(
 _relation_kl.defvjp(_forward, _backward)
 
 
-def _on_devices(
-  sweep: Sweep, num_heads: int, student: Operands, rows: int
-) -> Callable[..., tuple[Array, Operands]]:
-  """The sweep, each device taking its own rows and heads.
+def _on_each_device(
+  implementation: Implementation,
+  num_heads: int,
+  teacher: Operands,
+  student: Operands,
+  *rows: Array,
+) -> KlAndGrad:
+  """Runs the implementation on each device's own rows and heads.
 
-  The compiler could not split a kernel by itself, and would let all devices
-  of the axis of heads compute the same.
+  The compiler cannot split a kernel by itself, and would have all devices of
+  the axis of heads compute the same.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.size == 1 or set(mesh.axis_types) != {AxisType.Auto}:
-    # One device; or the program is one device's already, as under pmap.
-    return functools.partial(sweep, num_heads=num_heads)
-  spec = nn.logical_to_mesh_axes(("batch", "length", "heads"), sharding.RULES)
-  assert spec is not None
-  batch, length, heads = spec
-  batch, _ = _fit(mesh, batch, rows)
-  heads, ways = _fit(mesh, heads, num_heads)
+  mesh = sharding.automatic_mesh()
+  if mesh is None:
+    return implementation(teacher, student, *rows, num_heads=num_heads)
+  batch, _ = sharding.split_evenly(mesh, "batch", len(rows[0]))
+  heads, ways = sharding.split_evenly(mesh, "heads", num_heads)
 
-  def local(*args: Any) -> tuple[Array, Operands]:
-    kl_B, grads = sweep(*args, num_heads=num_heads // ways)
+  def local(*args: Any) -> KlAndGrad:
+    kl_B, grads = implementation(*args, num_heads=num_heads // ways)
     return (jax.lax.psum(kl_B, heads) if heads else kl_B), grads
 
-  projections = (P(batch, length, heads),) * len(student)
+  projections = (P(batch, None, heads),) * len(student)
   return jax.shard_map(
     local,
     in_specs=(projections, projections, P(batch), P(batch)),
     out_specs=(P(batch), projections),
-    check_vma=False,  # kernels do not say how their results vary
-  )
-
-
-def _fit(mesh: AbstractMesh, axes: Any, size: int) -> tuple[Any, int]:
-  """The axes and their number of ways; none where they do not divide."""
-  names = (axes,) if isinstance(axes, str) else axes or ()
-  ways = math.prod(mesh.shape[name] for name in names)
-  return (axes, ways) if names and size % ways == 0 else (None, 1)
+    check_vma=False,  # Kernels do not say how their results vary.
+  )(teacher, student, *rows)

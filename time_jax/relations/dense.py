@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from time_jax.core.arrays import Ids
+from time_jax.core.arrays import Ids, same_document
 
 # Finite, so that a fully masked query row stays free of NaN; it gets weight 0.
 MASKED = -1e30
@@ -22,32 +22,71 @@ def relation_kl(
   *,
   num_heads: int,
 ) -> Float[Array, ""]:
-  r"""Weighted sum of KL(teacher relation || student relation).
+  r"""Computes the weighted sum of KL(teacher relation || student relation).
 
-  For each of the R relation heads, with x the queries' side, y the keys' side
-  (y = x for self relations) and C the head's own width:
+  Both projections are split into R heads of width C = D / R. A relation is the
+  softmax over the keys j of the scaled products of two of them, x on the side
+  of the queries i and y on that of the keys; y = x in "qq", "kk" and "vv":
 
   .. math::
-    A = \mathrm{softmax}(x y^\top / \sqrt{C}), \qquad
-    \sum_{b,i} w_{bi} \sum_{r,j} A^t_{brij} (\log A^t - \log A^s)_{brij}
+    A_{rij} = \mathrm{softmax}_j\left(
+      \frac{x_{ri} \cdot y_{rj}}{\sqrt{C}} \right), \qquad
+    \mathrm{loss} = \sum_{b,i} w_{bi} \sum_r \sum_j A^T_{brij}
+      \left( \log A^T_{brij} - \log A^S_{brij} \right)
 
-  A query sees the keys of its own document only.
+  with A^T the teacher's and A^S the student's relation. A query sees the keys
+  of its own document only.
+
+  With w = 1 / (R n) for the tokens of a document of n tokens this is the sum
+  over documents of the paper's loss of one relation. The paper's symbols and
+  ours:
+
+    A_1, A_2, A_3        query, key and value, "q", "k" and "v" in names
+    A_r                  R, `num_heads`
+    d_r and d'_r         C of the teacher and of the student
+    L and M              `teacher_layer` and `student_layer`
+    R^T and R^S          A^T and A^S
+    a and t              relation head r and query position i
+    |x|                  n, tokens of a document
+    alpha_ij             weight of a relation, applied in `step.objective`
 
   Args:
-    teacher: the two projections that form the teacher's relation; constants.
-    student: the same of the student. Its width may differ; both must be
-      divisible by `num_heads`.
-    segment_ids: 0 for padding, else the document's number in its row.
-    query_weights: w, 0 for padding.
-    num_heads: R.
+    teacher: the two projections that form the teacher's relation, [B, T, Dt];
+      constants.
+    student: the two projections of the student, [B, T, Ds]. Their width may
+      differ from the teacher's.
+    segment_ids: number of each token's document in its row; 0 for padding.
+    query_weights: w, the weight of every query; 0 for padding.
+    num_heads: R, a divisor of both widths.
 
   Returns:
-    The sum, float32.
+    The sum, in nats; float32, or float64 for such projections.
+
+  Examples:
+    A student whose relation is uniform, over the two tokens of a document:
+
+    >>> import jax.numpy as jnp
+    >>> from time_jax.relations import dense
+    >>> teacher = jnp.array([[[1.0, 0.0], [0.0, 1.0], [5.0, 5.0]]])
+    >>> student = jnp.zeros((1, 3, 1))
+    >>> segment_ids = jnp.array([[1, 1, 0]])  # The third token is padding.
+    >>> weights = jnp.array([[0.5, 0.5, 0.0]])
+    >>> kl = dense.relation_kl(
+    ...   (teacher, teacher),
+    ...   (student, student),
+    ...   segment_ids,
+    ...   weights,
+    ...   num_heads=1,
+    ... )
+    >>> print(f"{kl:.4f}")
+    0.0588
 
   References:
-    Wang et al., MiniLMv2, arXiv 2012.15828, equations 5 to 7.
+    Wang et al., `MiniLMv2: Multi-Head Self-Attention Relation Distillation for
+    Compressing Pretrained Transformers <https://arxiv.org/abs/2012.15828>`_,
+    2020, section 3.1, equations 5 to 7.
   """
-  mask_BTS = same_document(segment_ids)
+  mask_BTS = same_document(segment_ids[:, :, None], segment_ids[:, None, :])
   log_p = _log_relation(*teacher, mask_BTS, num_heads)
   log_q = _log_relation(*student, mask_BTS, num_heads)
   log_p = jax.lax.stop_gradient(log_p)
@@ -55,18 +94,10 @@ def relation_kl(
   return jnp.sum(kl_BRT * query_weights[:, None, :])
 
 
-def same_document(
-  segment_ids: Ids,
-) -> Bool[Array, "B T T"]:
-  """True where query i and key j are real tokens of one document."""
-  same = segment_ids[:, :, None] == segment_ids[:, None, :]
-  return same & (segment_ids > 0)[:, None, :]
-
-
 def _log_relation(
   x: Float[Array, "B T D"],
   y: Float[Array, "B S D"],
-  mask_BTS: Array,
+  mask_BTS: Bool[Array, "B T S"],
   num_heads: int,
 ) -> Float[Array, "B R T S"]:
   x_BTRC = x.reshape(*x.shape[:2], num_heads, -1)

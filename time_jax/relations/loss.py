@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from time_jax.core.arrays import Ids, Qkv
+from time_jax.core.arrays import PROJECTIONS, Ids, Qkv
 from time_jax.core.errors import UserError
 from time_jax.relations import (
   custom_vjp,
@@ -18,75 +18,70 @@ from time_jax.relations import (
   pallas_gpu,
   pallas_tpu,
 )
+from time_jax.relations.custom_vjp import KlAndGrad, Operands
 
 
 def _auto(
-  teacher: custom_vjp.Operands,
-  student: custom_vjp.Operands,
+  teacher: Operands,
+  student: Operands,
   segment_ids: Ids,
   query_weights: Float[Array, "B T"],
   *,
   num_heads: int,
-) -> tuple[Float[Array, " B"], custom_vjp.Operands]:
-  """The kernel of the platform that the program is compiled for, if it fits.
+) -> KlAndGrad:
+  """Takes the kernel of the platform that the program is compiled for.
 
-  Which platform that is, tracing need not know: a program for TPUs may be
-  compiled where there are none.
+  Where it does not fit, or on other platforms, that is `one_pass`. Tracing need
+  not know the platform: a program for TPUs may be compiled where there are
+  none.
   """
-  kernels = {}
-  if pallas_tpu.fits(teacher, student, num_heads):
-    kernels["tpu"] = functools.partial(pallas_tpu.sweep, num_heads=num_heads)
-  if pallas_gpu.fits(teacher, student, num_heads):
-    kernels["cuda"] = functools.partial(pallas_gpu.sweep, num_heads=num_heads)
+  kernels = {"tpu": pallas_tpu, "cuda": pallas_gpu}
   return lax.platform_dependent(
-    teacher,
-    student,
-    segment_ids,
-    query_weights,
-    default=functools.partial(one_pass.sweep, num_heads=num_heads),
-    **kernels,
+    *(teacher, student, segment_ids, query_weights),
+    default=functools.partial(one_pass.kl_and_grad, num_heads=num_heads),
+    **{
+      platform: functools.partial(kernel.kl_and_grad, num_heads=num_heads)
+      for platform, kernel in kernels.items()
+      if kernel.fits(teacher, student, num_heads)
+    },
   )
 
 
 def _forced(
-  teacher: custom_vjp.Operands,
-  student: custom_vjp.Operands,
+  teacher: Operands,
+  student: Operands,
   segment_ids: Ids,
   query_weights: Float[Array, "B T"],
   *,
   num_heads: int,
-  kernel: custom_vjp.Sweep,
+  kernel: custom_vjp.Implementation,
   platform: str,
-) -> tuple[Float[Array, " B"], custom_vjp.Operands]:
-  """One kernel; on other platforms than its own interpreted, as in tests."""
+) -> KlAndGrad:
+  """Takes one kernel; on platforms not its own interpreted, as in tests."""
   run = functools.partial(kernel, num_heads=num_heads)
   return lax.platform_dependent(
-    teacher,
-    student,
-    segment_ids,
-    query_weights,
+    *(teacher, student, segment_ids, query_weights),
     default=functools.partial(run, interpret=True),
     **{platform: run},
   )
 
 
-_SWEEPS: dict[str, custom_vjp.Sweep] = {
+_FAST: dict[str, custom_vjp.Implementation] = {
   "auto": _auto,
-  "one_pass": one_pass.sweep,
+  "one_pass": one_pass.kl_and_grad,
   "pallas_tpu": functools.partial(
-    _forced, kernel=pallas_tpu.sweep, platform="tpu"
+    _forced, kernel=pallas_tpu.kl_and_grad, platform="tpu"
   ),
   "pallas_gpu": functools.partial(
-    _forced, kernel=pallas_gpu.sweep, platform="cuda"
+    _forced, kernel=pallas_gpu.kl_and_grad, platform="cuda"
   ),
 }
 IMPLEMENTATIONS = {"dense": dense.relation_kl} | {
-  name: functools.partial(custom_vjp.relation_kl, sweep=function)
-  for name, function in _SWEEPS.items()
+  name: functools.partial(custom_vjp.relation_kl, implementation=function)
+  for name, function in _FAST.items()
 }
-# What runs a kernel at its speed, as JAX names it.
+# Platforms on which the kernels are compiled, as JAX names them.
 PLATFORMS = {"pallas_tpu": "tpu", "pallas_gpu": "gpu"}
-_PROJECTIONS = {"q": "query", "k": "key", "v": "value"}
 
 
 def relation_sums(
@@ -98,31 +93,68 @@ def relation_sums(
   relations: Mapping[str, float],
   implementation: str = "auto",
 ) -> dict[str, Float[Array, ""]]:
-  """Relation KL summed over the documents of a batch, one number a relation.
+  r"""Computes the loss of every relation, summed over the documents of a batch.
 
-  A document counts 1/(R n) times the KL summed over its R heads and n tokens
-  (MiniLMv2, equation 5). Divide by the number of documents of the *global*
-  batch (`count_documents`) to get the published mean; the split is what makes
-  the value independent of micro-batches, devices and packing.
+  .. math::
+    \mathrm{sum}_{xy} = \sum_{d} \frac{1}{R\, n_d} \sum_{r=1}^{R}
+      \sum_{i=1}^{n_d} \mathrm{KL}\left(
+        A^T_{xy,d,r,i} \,\middle\|\, A^S_{xy,d,r,i} \right)
+
+  with n_d the tokens of document d, and A as in `dense.relation_kl`. Divided
+  by the number of documents of the *global* batch (`count_documents`) this is
+  the published mean over documents; the division is left to the caller so that
+  the value does not depend on micro-batches, devices and packing.
 
   Args:
     teacher: projections of the teacher's distilled layer; constants.
     student: projections of the student's last layer.
-    segment_ids: 0 for padding, else the document's number in its row.
+    segment_ids: number of each token's document in its row; 0 for padding.
     num_heads: R; `check_heads` says whether it fits.
     relations: names of the relations, such as "qq", "kk", "vv" or "qk", with
       their weights. The weights are not applied here.
     implementation: a key of `IMPLEMENTATIONS`.
 
   Returns:
-    Relation name -> sum over documents, float32.
+    Relation name -> sum over documents; float32, or float64 for such
+    projections.
+
+  Examples:
+    >>> import jax
+    >>> from time_jax.core.arrays import Qkv
+    >>> from time_jax.relations import loss
+    >>> def projections(seed, width):
+    ...   keys = jax.random.split(jax.random.key(seed), 3)
+    ...   return Qkv(*(jax.random.normal(key, (1, 6, width)) for key in keys))
+    >>> segment_ids = jax.numpy.array([[1, 1, 1, 2, 2, 0]])
+    >>> def mean(student):
+    ...   sums = loss.relation_sums(
+    ...     projections(0, 16),
+    ...     student,
+    ...     segment_ids,
+    ...     num_heads=4,
+    ...     relations={"qq": 1.0, "kk": 1.0, "vv": 1.0},
+    ...   )
+    ...   return sum(sums.values()) / loss.count_documents(segment_ids)
+    >>> value, grads = jax.value_and_grad(mean)(projections(1, 8))
+    >>> bool(value > 0), grads.query.shape
+    (True, (1, 6, 8))
+    >>> bool(abs(mean(projections(0, 16))) < 1e-6)  # The teacher itself.
+    True
+
+  References:
+    Wang et al., MiniLMv2, arXiv 2012.15828, section 3.1, equations 5 to 7.
   """
   relation_kl = IMPLEMENTATIONS[implementation]
   weights = _query_weights(segment_ids, student.query.dtype) / num_heads
+
+  def pair(qkv: Qkv, name: str) -> tuple[Array, Array]:
+    x, y = (getattr(qkv, PROJECTIONS[letter]) for letter in name)
+    return x, y
+
   return {
     name: relation_kl(
-      _pair(teacher, name),
-      _pair(student, name),
+      pair(teacher, name),
+      pair(student, name),
       segment_ids,
       weights,
       num_heads=num_heads,
@@ -132,7 +164,7 @@ def relation_sums(
 
 
 def count_documents(segment_ids: Ids) -> Int[Array, ""]:
-  """Number of non-empty documents: rows number theirs 1, 2, ... in order."""
+  """Counts the non-empty documents; those of a row are numbered 1, 2, ..."""
   return jnp.sum(jnp.max(segment_ids, axis=1))
 
 
@@ -145,7 +177,7 @@ def check_relations(
 
   Args:
     relations: relation name -> weight.
-    widths: of the teacher's "query", "key" and "value".
+    widths: widths of the teacher's "query", "key" and "value".
     implementation: a key of `IMPLEMENTATIONS`.
   """
   if implementation not in IMPLEMENTATIONS:
@@ -161,12 +193,12 @@ def check_relations(
   if not relations:
     raise UserError("relations.weights are all 0; nothing would be learnt.")
   for name in relations:
-    if len(name) != 2 or set(name) - set(_PROJECTIONS):
+    if len(name) != 2 or set(name) - set(PROJECTIONS):
       raise UserError(
         f"relation {name!r} is unknown; expected two letters of q, k and v, "
         "such as 'qq' or 'qk'."
       )
-    x, y = (widths[_PROJECTIONS[letter]] for letter in name)
+    x, y = (widths[PROJECTIONS[letter]] for letter in name)
     if x != y:
       raise UserError(
         f"relation {name!r} is not defined for this teacher: its projections "
@@ -176,11 +208,11 @@ def check_relations(
 
 
 def check_platform(implementation: str, platform: str) -> None:
-  """Raises UserError for a kernel of other devices than those of a run.
+  """Raises UserError for a kernel that is not for the devices of a run.
 
   Args:
     implementation: a key of `IMPLEMENTATIONS`.
-    platform: of the devices, as JAX names it.
+    platform: platform of the devices, as JAX names it.
   """
   needed = PLATFORMS.get(implementation, platform)
   if needed != platform:
@@ -207,18 +239,13 @@ def check_heads(num_heads: int, widths: Mapping[str, int]) -> None:
 
 
 def possible_heads(widths: Iterable[int]) -> list[int]:
-  """Every R that divides all widths."""
+  """Returns every R that divides all widths."""
   common = math.gcd(*widths)
   return [r for r in range(1, common + 1) if common % r == 0]
 
 
-def _pair(qkv: Qkv, name: str) -> tuple[Array, Array]:
-  x, y = (getattr(qkv, _PROJECTIONS[letter]) for letter in name)
-  return x, y
-
-
 def _query_weights(segment_ids: Ids, dtype: jnp.dtype) -> Float[Array, "B T"]:
-  """1 / (length of the token's document); 0 for padding."""
+  """Returns 1 / (length of the token's document); 0 for padding."""
   longest = segment_ids.shape[1]
   lengths = jax.vmap(lambda row: jnp.bincount(row, length=longest + 1))(
     segment_ids

@@ -1,4 +1,4 @@
-r"""Loss and gradient of the relation KL in one sweep over small tiles.
+r"""Loss and gradient of the relation KL in one pass over small tiles.
 
 The teacher is frozen and the student's gradient is known in closed form, so
 both come out of the same tile and no T x S matrix outlives it. For one head,
@@ -32,15 +32,15 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from time_jax.core.arrays import Ids
-from time_jax.relations.custom_vjp import Operands
+from time_jax.core.arrays import Ids, without_padding
+from time_jax.relations.custom_vjp import KlAndGrad, Operands
 from time_jax.relations.dense import MASKED
 
 # Logits in a tile: all keys of a row times some of its queries, a quarter of a
@@ -69,25 +69,38 @@ BOUND = 64.0
 Products = tuple[Callable[[Array], Array], Callable[[Array], Array]]
 
 
-def sweep(
+class _Head(NamedTuple):
+  """A head of a row; with a leading axis G on the projections, some heads.
+
+  Attributes:
+    teacher: one or two projections, [C, T] each.
+    student: as many, with the student's C.
+    segments: segment ids of the row, [T].
+    w: weights of its queries, [T].
+  """
+
+  teacher: Any
+  student: Any
+  segments: Any
+  w: Any
+
+
+def kl_and_grad(
   teacher: Operands,
   student: Operands,
   segment_ids: Ids,
   query_weights: Float[Array, "B T"],
   *,
   num_heads: int,
-) -> tuple[Float[Array, " B"], Operands]:
-  """The weighted KL of every row and its gradient; see `sweep.Sweep`.
+) -> KlAndGrad:
+  """Computes KL and gradient, see `custom_vjp.Implementation`.
 
   A CPU takes one row at a time, which stays in its cache; where a program is
   a series of launches, all rows of a head go into one tile.
   """
   one_row = functools.partial(_one_row, num_heads)
   return lax.platform_dependent(
-    teacher,
-    student,
-    segment_ids,
-    query_weights,
+    *(teacher, student, segment_ids, query_weights),
     cpu=lambda *args: lax.map(lambda x: one_row(HEADS, _some_heads, *x), args),
     default=jax.vmap(functools.partial(one_row, 1, _each_head)),
   )
@@ -96,12 +109,13 @@ def sweep(
 def _one_row(
   num_heads: int,
   at_once: int,
-  some_heads: Callable[..., tuple[Array, Operands]],
+  some_heads: Callable[[Array, _Head], KlAndGrad],
   teacher: Operands,
   student: Operands,
   segments: Int[Array, " T"],
   w: Float[Array, " T"],
 ) -> tuple[Float[Array, ""], Operands]:
+  """Takes up to `at_once` heads of a row at a time."""
   at_once = math.gcd(num_heads, at_once)
   groups = num_heads // at_once
 
@@ -120,9 +134,11 @@ def _one_row(
   # projections, and the only memory that grows with the length.
   def step(state: tuple[Array, Operands], group: Array) -> tuple[Any, None]:
     kl, grads = state
-    heads = jax.tree.map(lambda x: cut(x, group), (teacher, student))
-    largest = jnp.maximum(*map(_largest_logit, heads))
-    kl_G, parts = some_heads(largest, *heads, segments, w)
+    projections = jax.tree.map(lambda x: cut(x, group), (teacher, student))
+    largest = jnp.maximum(*map(_largest_logit, projections))
+    kl_G, parts = some_heads(
+      largest, _Head(*projections, segments=segments, w=w)
+    )
     grads = jax.tree.map(lambda x, part: paste(x, part, group), grads, parts)
     return (kl + jnp.sum(kl_G), grads), None
 
@@ -131,109 +147,72 @@ def _one_row(
   return kl, grads
 
 
-def _some_heads(
-  largest: Float[Array, ""],
-  teacher: Operands,
-  student: Operands,
-  segments: Int[Array, " T"],
-  w: Float[Array, " T"],
-) -> tuple[Float[Array, " G"], Operands]:
-  """KL and gradient of some heads of one row, operands [G, C, T]."""
-
-  def chains(
-    _: Array, teacher: Operands, student: Operands, *row: Array
-  ) -> tuple[Array, Operands]:
-    def chain(start: int) -> tuple[Array, Operands]:
-      heads = jax.tree.map(
-        lambda x: x[start : start + CHAIN], (teacher, student)
-      )
-      return jax.vmap(_unshifted, (0, 0, None, None))(*heads, *row)
-
-    done = map(chain, range(0, len(teacher[0]), CHAIN))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *done)
-
-  return lax.cond(
-    largest <= BOUND,
-    chains,
-    _each_head,
-    *(largest, teacher, student, segments, w),
-  )
-
-
-def _each_head(
-  largest: Float[Array, ""],
-  teacher: Operands,
-  student: Operands,
-  segments: Int[Array, " T"],
-  w: Float[Array, " T"],
-) -> tuple[Float[Array, " G"], Operands]:
-  """The same, one after the other, for any logits."""
-  del largest
-
-  def alone(head: tuple[Operands, Operands]) -> tuple[Array, Operands]:
-    return _shifted(*head, segments=segments, w=w)
-
-  return lax.map(alone, (teacher, student))
-
-
 def _largest_logit(operands: Sequence[Float[Array, "G C T"]]) -> Array:
-  """What no logit exceeds (Cauchy-Schwarz); NaN if one is."""
+  """Returns what no logit exceeds (Cauchy-Schwarz); NaN if one is."""
   squares = [jnp.max(jnp.sum(_wide(x) ** 2, axis=1)) for x in operands]
   return jnp.sqrt(squares[0] * squares[-1] / operands[0].shape[1])
 
 
-def _shifted(
-  teacher: Operands,
-  student: Operands,
-  segments: Int[Array, " T"],
-  w: Float[Array, " T"],
-) -> tuple[Float[Array, ""], Operands]:
-  """KL and gradient of one head of one row, its operands [C, T]."""
-  return _by_blocks(_shifted_block, TILE, teacher, student, segments, w)
+def _some_heads(largest: Float[Array, ""], heads: _Head) -> KlAndGrad:
+  """Computes KL and gradient of some heads, side by side where logits allow."""
+
+  def chains(_: Array, heads: _Head) -> KlAndGrad:
+    def chain(start: int) -> KlAndGrad:
+      teacher, student = jax.tree.map(
+        lambda x: x[start : start + CHAIN], (heads.teacher, heads.student)
+      )
+      axes = _Head(0, 0, None, None)
+      part = heads._replace(teacher=teacher, student=student)
+      return jax.vmap(_unshifted, (axes,))(part)
+
+    done = map(chain, range(0, len(heads.teacher[0]), CHAIN))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *done)
+
+  return lax.cond(largest <= BOUND, chains, _each_head, largest, heads)
 
 
-def _unshifted(
-  teacher: Operands,
-  student: Operands,
-  segments: Int[Array, " T"],
-  w: Float[Array, " T"],
-) -> tuple[Float[Array, ""], Operands]:
-  """The same where no logit exceeds `BOUND`."""
-  wide_t, wide_s = (tuple(map(_wide, x)) for x in (teacher, student))
-  if len(student) == 1 and len(segments) ** 2 <= UNSHIFTED_TILE:
-    kl, grads = _symmetric(wide_t[0], wide_s[0], segments, w)
+def _each_head(largest: Float[Array, ""], heads: _Head) -> KlAndGrad:
+  """Computes the same one head after the other, for any logits."""
+  del largest
+
+  def alone(operands: tuple[Operands, Operands]) -> tuple[Array, Operands]:
+    teacher, student = operands
+    head = heads._replace(teacher=teacher, student=student)
+    return _by_blocks(_shifted_block, TILE, head)
+
+  return lax.map(alone, (heads.teacher, heads.student))
+
+
+def _unshifted(head: _Head) -> tuple[Float[Array, ""], Operands]:
+  """Computes KL and gradient of a head none of whose logits exceeds `BOUND`."""
+  teacher, student = (
+    tuple(map(_wide, x)) for x in (head.teacher, head.student)
+  )
+  wide = head._replace(teacher=teacher, student=student)
+  if len(student) == 1 and len(head.segments) ** 2 <= UNSHIFTED_TILE:
+    kl, grads = _symmetric(wide)
   else:
-    kl, grads = _by_blocks(
-      _unshifted_block, UNSHIFTED_TILE, wide_t, wide_s, segments, w
-    )
-  return kl, tuple(g.astype(student[0].dtype) for g in grads)
+    kl, grads = _by_blocks(_unshifted_block, UNSHIFTED_TILE, wide)
+  return kl, tuple(g.astype(head.student[0].dtype) for g in grads)
 
 
 def _by_blocks(
-  one_block: Callable[..., tuple[Array, Array, Array]],
-  tile: int,
-  teacher: Operands,
-  student: Operands,
-  segments: Int[Array, " T"],
-  w: Float[Array, " T"],
+  one_block: Callable[..., tuple[Array, Array, Array]], tile: int, head: _Head
 ) -> tuple[Float[Array, ""], Operands]:
-  """Sums what blocks of queries give.
+  """Sums what the blocks of a head's queries give.
 
   Args:
-    one_block: queries of teacher and student and their weights, all keys, mask
-      -> KL, gradient of these queries and of all keys.
-    tile: logits in one.
-    teacher: [C, T] each.
-    student: as many, and their C.
-    segments: 0 for padding.
-    w: 0 for padding.
+    one_block: computes KL, gradient of a block's queries and of all keys from
+      (queries and keys of the teacher, those of the student, weights, mask).
+    tile: logits in a block at most.
+    head: the head.
   """
-  length = segments.shape[0]
+  length = head.segments.shape[0]
   count = -(-length // max(tile // length, FEWEST))
   block = -(-length // count)
   # Otherwise XLA computes these slices anew for every element that uses them.
-  teacher, student, segments, w, keys = lax.optimization_barrier(
-    (teacher, student, segments, w, jnp.where(segments > 0, segments, -1))
+  (teacher, student, segments, w), keys = lax.optimization_barrier(
+    (head, without_padding(head.segments))
   )
   padded = jax.tree.map(
     lambda x: _pad(x, count * block), (teacher[0], student[0], segments, w)
@@ -262,7 +241,7 @@ def _by_blocks(
 def _shifted_block(
   teacher: Operands, student: Operands, w: Float[Array, " T"], mask_ST: Array
 ) -> tuple[Array, Array, Array]:
-  """One block of queries, for any logits; the maximum first."""
+  """Computes one block of queries for any logits: the maximum first."""
   t, s = (
     jnp.where(mask_ST, _logits(*pair), MASKED) for pair in (teacher, student)
   )
@@ -282,7 +261,7 @@ def _shifted_block(
 def _unshifted_block(
   teacher: Operands, student: Operands, w: Float[Array, " T"], mask_ST: Array
 ) -> tuple[Array, Array, Array]:
-  """One block of queries, all but exp by products."""
+  """Computes one block of queries, all but exp by products."""
 
   def products(operands: Operands) -> Products:
     x, y = operands
@@ -296,17 +275,10 @@ def _unshifted_block(
   return _by_products(teacher, student, w, *map(products, (teacher, student)))
 
 
-def _symmetric(
-  teacher: Float[Array, "Ct T"],
-  student: Float[Array, "Cs T"],
-  segments: Int[Array, " T"],
-  w: Float[Array, " T"],
-) -> tuple[Array, Operands]:
-  """Projections with themselves: of two equal squares of exp, only one."""
+def _symmetric(head: _Head) -> tuple[Array, Operands]:
+  """Computes projections with themselves: of two equal squares of exp, one."""
   # Otherwise XLA computes these slices anew for every element that uses them.
-  teacher, student, segments, w = lax.optimization_barrier(
-    (teacher, student, segments, w)
-  )
+  (teacher,), (student,), segments, w = lax.optimization_barrier(head)
   times_t, times_s = (
     _symmetric_product(x, segments) for x in (teacher, student)
   )
@@ -320,9 +292,9 @@ def _symmetric(
 def _symmetric_product(
   x: Float[Array, "C T"], segments: Int[Array, " T"]
 ) -> Callable[[Array], Array]:
-  """What multiplies [C, T] with exp(x x / sqrt(C)) where segments agree."""
+  """Makes a function that multiplies [C, T] with exp(x x / sqrt(C)), masked."""
   starts = range(0, len(segments), SQUARE)
-  keys = jnp.where(segments > 0, segments, -1)
+  keys = without_padding(segments)
 
   def cut(x: Array) -> list[Array]:
     return [x[..., start : start + SQUARE] for start in starts]
@@ -356,7 +328,7 @@ def _by_products(
   products_t: Products,
   products_s: Products,
 ) -> tuple[Array, Array, Array]:
-  """KL, and gradient of queries and keys, from products with exp(logits)."""
+  """Computes KL, and gradient of queries and keys, by products with exp."""
   (xt, yt), (xs, ys) = teacher, student
   scale_t, scale_s = (x.shape[0] ** -0.5 for x in (xt, xs))
   ones = jnp.ones((1, yt.shape[1]), yt.dtype)
@@ -392,6 +364,6 @@ def _wide(x: Array) -> Array:
 
 
 def _pad(x: Array, length: int) -> Array:
-  """Queries of no document, so that all blocks are of one size."""
+  """Adds queries of no document, so that all blocks are of one size."""
   widths = [(0, 0)] * (x.ndim - 1) + [(0, length - x.shape[-1])]
   return jnp.pad(x, widths)

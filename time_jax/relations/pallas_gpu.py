@@ -1,4 +1,4 @@
-"""The sweep of `one_pass` as GPU kernels: two launches for all rows and heads.
+"""`one_pass` as GPU kernels: two launches for all rows and heads.
 
 A program takes a block of 64 tokens of one relation head of one row. The first
 kernel finds the row statistics by an online softmax over blocks of keys. The
@@ -22,7 +22,6 @@ without a GPU. Not run on a GPU by us, so its speed is unknown.
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,9 +31,10 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from time_jax.core.arrays import Ids
-from time_jax.relations.custom_vjp import Operands
+from time_jax.core.arrays import Ids, same_document
+from time_jax.relations.custom_vjp import KlAndGrad, Operands
 from time_jax.relations.dense import MASKED
+from time_jax.relations.pallas_common import LOG2_E, Ref, dot
 
 try:
   from jax.experimental.pallas import triton
@@ -44,9 +44,6 @@ except ImportError:
 BLOCK = 64  # tokens
 NARROWEST = 16  # C that a tensor core multiplies
 WIDEST = 128  # bytes of a token of a head; wider ones overflow the registers
-LOG2_E = math.log2(math.e)  # softmax to base 2, as the hardware has it
-
-Ref = Any  # a Pallas reference to memory
 
 
 def available() -> bool:
@@ -63,7 +60,7 @@ def fits(teacher: Operands, student: Operands, num_heads: int) -> bool:
   )
 
 
-def sweep(
+def kl_and_grad(
   teacher: Operands,
   student: Operands,
   segment_ids: Ids,
@@ -71,16 +68,16 @@ def sweep(
   *,
   num_heads: int,
   interpret: bool = False,
-) -> tuple[Float[Array, " B"], Operands]:
-  """The weighted KL of every row and its gradient; see `sweep.Sweep`.
+) -> KlAndGrad:
+  """Computes KL and gradient, see `custom_vjp.Implementation`.
 
   Args:
-    teacher: one or two projections.
-    student: as many.
-    segment_ids: 0 for padding.
-    query_weights: 0 for padding.
-    num_heads: R.
-    interpret: run as plain JAX, on any backend: for tests.
+    teacher: one or two projections; constants.
+    student: as many of the student; its width may differ.
+    segment_ids: number of each token's document in its row; 0 for padding.
+    query_weights: weight of every query; 0 for padding.
+    num_heads: R, a divisor of both widths.
+    interpret: runs the kernel as plain JAX, on any backend, for tests.
   """
   rows, length = segment_ids.shape
   count = -(-length // BLOCK)
@@ -89,7 +86,7 @@ def sweep(
     jnp.pad(x, ((0, 0), (0, padding))) for x in (segment_ids, query_weights)
   )
   heads = [_to_heads(x, num_heads, padding) for x in (*teacher, *student)]
-  found = heads[len(teacher) :]
+  student_heads = heads[len(teacher) :]
   per_query = jax.ShapeDtypeStruct((rows, num_heads, w.shape[1]), w.dtype)
   call = functools.partial(
     pl.pallas_call,
@@ -112,10 +109,10 @@ def sweep(
   kl, *grads = call(
     functools.partial(_gradient_kernel, **bind),
     in_specs=[_row(segments), _row(w), *map(_head, (*statistics, *heads))],
-    out_specs=[_row_block, *map(_head_block, found)],
+    out_specs=[_row_block, *map(_head_block, student_heads)],
     out_shape=[
       per_query,
-      *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in found),
+      *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in student_heads),
     ],
     name="relation_gradient",
   )(segments, w, *statistics, *heads)
@@ -178,7 +175,7 @@ def _statistics_kernel(
 
   def more(j: Array, carry: tuple) -> tuple:
     there = _block(j)
-    mask_TS = _same_document(mine, segments[there])
+    mask_TS = same_document(mine[:, None], segments[there][None])
     return tuple(
       _online(_logits(x[here], y[there], scale, mask_TS), *so_far)
       for (x, y), scale, so_far in zip(pairs, scales, carry, strict=True)
@@ -188,7 +185,7 @@ def _statistics_kernel(
   start = jnp.full(BLOCK, MASKED, wide), jnp.zeros(BLOCK, wide)
   of_t, of_s = lax.fori_loop(0, count, more, (start, start))
   for i, (highest, total) in enumerate((of_t, of_s)):
-    # Apart: their sum would lose the digits that saturated rows live by.
+    # Stored apart: their sum would lose digits that saturated rows need.
     refs[2 * i - 4][...] = highest
     refs[2 * i - 3][...] = jnp.log2(total)
 
@@ -217,7 +214,7 @@ def _gradient_kernel(
   def more(j: Array, carry: tuple) -> tuple:
     kl_T, *totals = carry
     there = _block(j)
-    mask_TS = _same_document(mine, segments[there])
+    mask_TS = same_document(mine[:, None], segments[there][None])
     # My tokens as queries of those keys,
     t, s = logits(0, -1, there, mask_TS)
     log_p, log_q = _log_softmax(t, *rows_t), _log_softmax(s, *rows_s)
@@ -234,7 +231,7 @@ def _gradient_kernel(
     for i, (part, other) in enumerate(parts):
       operand = student[other][there]
       part = (part * scales[1]).astype(operand.dtype)
-      totals[i] += _dot(part, operand, 0)
+      totals[i] += dot(part, operand, 1, 0)
     return kl_T, *totals
 
   start = [jnp.zeros((BLOCK, x.shape[-1]), kl.dtype) for x in student]
@@ -250,12 +247,8 @@ def _block(i: int | Array) -> Any:
   return pl.ds(i * BLOCK, BLOCK)
 
 
-def _same_document(mine: Array, theirs: Array) -> Array:
-  return (mine[:, None] == theirs[None]) & (theirs > 0)[None]
-
-
 def _logits(x: Array, y: Array, scale: float, mask_TS: Array) -> Array:
-  return jnp.where(mask_TS, _dot(x, y, 1) * (scale * LOG2_E), MASKED)
+  return jnp.where(mask_TS, dot(x, y, 1, 1) * (scale * LOG2_E), MASKED)
 
 
 def _log_softmax(logits_TS: Array, highest: Array, log_total: Array) -> Array:
@@ -263,21 +256,8 @@ def _log_softmax(logits_TS: Array, highest: Array, log_total: Array) -> Array:
 
 
 def _online(logits_TS: Array, highest: Array, total: Array) -> tuple:
-  """Maximum and sum of powers of two below it, with these keys as well."""
+  """Adds keys to a maximum and a sum of 2^(logit - maximum)."""
   higher = jnp.maximum(highest, jnp.max(logits_TS, axis=1))
   total *= jnp.exp2(highest - higher)
   total += jnp.sum(jnp.exp2(logits_TS - higher[:, None]), axis=1)
   return higher, total
-
-
-def _dot(a: Array, b: Array, contract_b: int) -> Array:
-  # Said in both cases: jax_default_matmul_precision does not apply.
-  narrow = a.dtype == jnp.bfloat16
-  precision = lax.Precision.DEFAULT if narrow else lax.Precision.HIGHEST
-  return lax.dot_general(
-    a,
-    b,
-    (((1,), (contract_b,)), ((), ())),
-    precision=precision,
-    preferred_element_type=jnp.promote_types(a.dtype, jnp.float32),
-  )

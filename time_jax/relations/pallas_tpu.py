@@ -1,4 +1,4 @@
-"""The sweep of `one_pass` as a TPU kernel: a launch for all rows and heads.
+"""`one_pass` as a TPU kernel: one launch for all rows and heads.
 
 A program of the grid takes one relation head of one row. Its projections lie
 in fast memory as [C, T], the tokens along the lanes, so that C = 6 fills as
@@ -31,18 +31,15 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from time_jax.core.arrays import Ids
-from time_jax.relations.custom_vjp import Operands
+from time_jax.core.arrays import Ids, without_padding
+from time_jax.relations.custom_vjp import KlAndGrad, Operands
 from time_jax.relations.dense import MASKED
+from time_jax.relations.pallas_common import LOG2_E, Ref, dot
 
 LANES, SUBLANES = 128, 8
 BLOCK = 512  # smaller tiles compile to more instructions an element
 LONGEST = 8192  # tokens of a row
 WIDEST = 128  # C
-# Softmax to base 2, as the hardware has it; the factor joins that of 1/sqrt(C).
-LOG2_E = math.log2(math.e)
-
-Ref = Any  # a Pallas reference to memory
 
 
 def fits(teacher: Operands, student: Operands, num_heads: int) -> bool:
@@ -55,7 +52,7 @@ def fits(teacher: Operands, student: Operands, num_heads: int) -> bool:
   )
 
 
-def sweep(
+def kl_and_grad(
   teacher: Operands,
   student: Operands,
   segment_ids: Ids,
@@ -63,16 +60,16 @@ def sweep(
   *,
   num_heads: int,
   interpret: bool = False,
-) -> tuple[Float[Array, " B"], Operands]:
-  """The weighted KL of every row and its gradient; see `sweep.Sweep`.
+) -> KlAndGrad:
+  """Computes KL and gradient, see `custom_vjp.Implementation`.
 
   Args:
-    teacher: one or two projections.
-    student: as many.
-    segment_ids: 0 for padding.
-    query_weights: 0 for padding.
-    num_heads: R.
-    interpret: run as plain JAX, on any backend: for tests.
+    teacher: one or two projections; constants.
+    student: as many of the student; its width may differ.
+    segment_ids: number of each token's document in its row; 0 for padding.
+    query_weights: weight of every query; 0 for padding.
+    num_heads: R, a divisor of both widths.
+    interpret: runs the kernel as plain JAX, on any backend, for tests.
   """
   rows, length = segment_ids.shape
   count = -(-length // BLOCK)
@@ -86,7 +83,7 @@ def sweep(
   heads = [_to_heads(x, num_heads, padding) for x in (*teacher, *student)]
   token_spec = pl.BlockSpec((None, 1, count * block), lambda b, r: (b, 0, 0))
   wide = query_weights.dtype
-  found = heads[len(teacher) :]
+  student_heads = heads[len(teacher) :]
   kl, *grads = pl.pallas_call(
     functools.partial(
       _kernel,
@@ -98,16 +95,16 @@ def sweep(
     ),
     grid=(rows, num_heads),
     in_specs=[token_spec, token_spec, *map(_head_spec, heads)],
-    out_specs=[token_spec, *map(_head_spec, found)],
+    out_specs=[token_spec, *map(_head_spec, student_heads)],
     out_shape=[
       jax.ShapeDtypeStruct(per_token[1].shape, wide),
-      *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in found),
+      *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in student_heads),
     ],
-    scratch_shapes=[pltpu.VMEM(x.shape[2:], wide) for x in found],
+    scratch_shapes=[pltpu.VMEM(x.shape[2:], wide) for x in student_heads],
     # A row's KL adds up over its heads, so these are taken in turn.
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "arbitrary"),
-      vmem_limit_bytes=_fast_memory(heads, found, block),
+      vmem_limit_bytes=_fast_memory(heads, student_heads, block),
     ),
     interpret=interpret,
     name="relation_kl",
@@ -137,10 +134,14 @@ def _head_spec(x: Float[Array, "B R C P"]) -> pl.BlockSpec:
   return pl.BlockSpec((None, None, *x.shape[2:]), lambda b, r: (b, r, 0, 0))
 
 
-def _fast_memory(heads: list[Array], found: list[Array], block: int) -> int:
-  """Bytes: operands and results twice, as they are fetched ahead, and tiles."""
-  moving = sum(math.prod(x.shape[2:]) * x.dtype.itemsize for x in heads + found)
-  kept = sum(math.prod(x.shape[2:]) * 4 for x in found)
+def _fast_memory(
+  heads: list[Array], student_heads: list[Array], block: int
+) -> int:
+  """Counts bytes: operands and results twice, for prefetching, and tiles."""
+  moving = sum(
+    math.prod(x.shape[2:]) * x.dtype.itemsize for x in heads + student_heads
+  )
+  kept = sum(math.prod(x.shape[2:]) * 4 for x in student_heads)
   return max(2 * moving + kept + 10 * block * block * 4, 16 * 2**20)
 
 
@@ -167,13 +168,12 @@ def _kernel(
     return pl.ds(pl.multiple_of(i * block, LANES), block)
 
   def logits(i: int | Array, j: int | Array) -> list[Array]:
-    keys = segments[:, at(j)]
-    keys = jnp.where(keys > 0, keys, -1)
+    keys = without_padding(segments[:, at(j)])
     mask_ST = jnp.transpose(keys) == segments[:, at(i)]
     return [
       jnp.where(
         mask_ST,
-        _dot(y_ref[:, at(j)], x_ref[:, at(i)], 0, 0) * (scale * LOG2_E),
+        dot(y_ref[:, at(j)], x_ref[:, at(i)], 0, 0) * (scale * LOG2_E),
         MASKED,
       )
       for (x_ref, y_ref), scale in zip(
@@ -191,7 +191,7 @@ def _kernel(
     of_t: tuple[Array, Array],
     of_s: tuple[Array, Array],
   ) -> None:
-    """Adds what queries i and keys j give, whose row statistics are known."""
+    """Adds what queries i and keys j contribute, given the row statistics."""
     p, lse_t = _softmax(t, *of_t)
     q, lse_s = _softmax(s, *of_s)
     w = weights[:, at(i)]
@@ -199,8 +199,8 @@ def _kernel(
     kl[:, at(i)] += kl_T * (w / LOG2_E)
     x, y = student[0][:, at(i)], student[-1][:, at(j)]
     d_ST = ((q - p) * (w * scales[1])).astype(x.dtype)
-    totals[0][:, at(i)] += _dot(y, d_ST, 1, 0)
-    totals[-1][:, at(j)] += _dot(x, d_ST, 1, 1)
+    totals[0][:, at(i)] += dot(y, d_ST, 1, 0)
+    totals[-1][:, at(j)] += dot(x, d_ST, 1, 1)
 
   @pl.when(pl.program_id(1) == 0)
   def _() -> None:
@@ -220,7 +220,7 @@ def _kernel(
 def _for_all_blocks(
   count: int, logits: Callable[..., Any], add: Callable[..., None]
 ) -> None:
-  """Row statistics by an online softmax, then the sums."""
+  """Computes row statistics by an online softmax, then the sums."""
 
   def queries(i: Array, _: None) -> None:
     def known(j: int | Array) -> tuple:
@@ -240,14 +240,14 @@ def _for_all_blocks(
 
 
 def _statistics(logits_ST: Array) -> tuple[Array, Array]:
-  """Maximum over the keys, and the sum of powers of two below it."""
+  """Returns the maximum over the keys, and the sum of 2^(logit - maximum)."""
   highest = jnp.max(logits_ST, axis=0, keepdims=True)
   total = jnp.sum(jnp.exp2(logits_ST - highest), axis=0, keepdims=True)
   return highest, total
 
 
 def _join(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple:
-  """The statistics of two blocks of keys together."""
+  """Joins the statistics of two blocks of keys."""
   highest = jnp.maximum(a[0], b[0])
   return highest, sum(x[1] * jnp.exp2(x[0] - highest) for x in (a, b))
 
@@ -255,19 +255,6 @@ def _join(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple:
 def _softmax(
   logits_ST: Array, highest: Array, total: Array
 ) -> tuple[Array, Array]:
-  """Probabilities, and the log-sum-exp to base 2."""
+  """Returns probabilities, and the log-sum-exp to base 2."""
   p_ST = jnp.exp2(logits_ST - highest) * (1 / total)
   return p_ST, highest + jnp.log2(total)
-
-
-def _dot(a: Array, b: Array, contract_a: int, contract_b: int) -> Array:
-  # Said in both cases: jax_default_matmul_precision does not apply.
-  narrow = a.dtype == jnp.bfloat16
-  precision = lax.Precision.DEFAULT if narrow else lax.Precision.HIGHEST
-  return lax.dot_general(
-    a,
-    b,
-    (((contract_a,), (contract_b,)), ((), ())),
-    precision=precision,
-    preferred_element_type=jnp.promote_types(a.dtype, jnp.float32),
-  )

@@ -15,7 +15,7 @@ import jax
 from jax.extend.core import Jaxpr, jaxprs_in_params
 from jax.interpreters import partial_eval
 
-from time_jax.core.arrays import Batch
+from time_jax.core.arrays import PROJECTIONS, Batch
 from time_jax.models.family import Params
 from time_jax.step.objective import Objective
 
@@ -66,14 +66,12 @@ def step_flops(objective: Objective, params: Params, batch: Batch) -> StepFlops:
     teacher,
     forward * (1 + _BACKWARD),
     sum(
-      _relation(getattr(targets, _SIDES[name[0]]).shape)
-      + _relation(getattr(projections, _SIDES[name[0]]).shape) * (1 + _BACKWARD)
+      _relation(getattr(targets, PROJECTIONS[name[0]]).shape)
+      + _relation(getattr(projections, PROJECTIONS[name[0]]).shape)
+      * (1 + _BACKWARD)
       for name in objective.weights
     ),
   )
-
-
-_SIDES = {"q": "query", "k": "key", "v": "value"}
 
 
 def _relation(shape: tuple[int, ...]) -> int:

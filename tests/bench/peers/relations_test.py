@@ -62,13 +62,13 @@ def test_the_table(capsys, tmp_path):
 
 def test_a_wrong_implementation_shows(capsys, monkeypatch):
   def wrong(*args, **kwargs):
-    kl_B, grads = one_pass.sweep(*args, **kwargs)
+    kl_B, grads = one_pass.kl_and_grad(*args, **kwargs)
     return 1.01 * kl_B, tuple(1.01 * grad for grad in grads)
 
   monkeypatch.setitem(
     IMPLEMENTATIONS,
     "one_pass",
-    functools.partial(custom_vjp.relation_kl, sweep=wrong),
+    functools.partial(custom_vjp.relation_kl, implementation=wrong),
   )
   _, _, rows, _ = table(capsys)
   (row,) = (row for row in rows if row[0] == "one_pass")
