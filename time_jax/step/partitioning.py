@@ -1,4 +1,4 @@
-"""How a step is spread over the devices: with jit, or with its pmap twin."""
+"""Compiles a step for the devices of a mesh: with jit, or with pmap."""
 
 import dataclasses
 import functools
@@ -21,15 +21,16 @@ from time_jax.step.train_step import Metrics, Step, TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Parallel:
-  """One way to spread a step.
+  """A compiled step, and how its arguments are laid out.
 
   Attributes:
-    step: compiled; takes what the functions below make. It donates the state.
-    put: a global tree of arrays -> as the step wants it.
-    get: the inverse, for checkpoints and evaluation.
-    put_batch: this process's rows on the host -> as the step wants them.
-    lower: takes what `step` takes, or shapes and shardings of it, and gives the
-      step as it can be compiled ahead of time and looked at.
+    step: the compiled step; it donates the state.
+    put: lays a tree of global arrays out as `step` takes it.
+    get: the inverse of `put`, for checkpoints and evaluation.
+    put_batch: lays this process's rows out, from the host, as `step` takes
+      them.
+    lower: lowers the step for ahead-of-time compilation; takes the arguments of
+      `step`, or their shapes and shardings.
   """
 
   step: Step
@@ -42,19 +43,19 @@ class Parallel:
 def with_jit(
   step: Step, state: TrainState, mesh: Mesh, global_batch_size: int
 ) -> Parallel:
-  """jax.jit over global arrays with NamedSharding: any mesh, any processes.
+  """Compiles with jax.jit over global arrays: any mesh, any processes.
 
   Args:
     step: `train_step` with its keyword arguments bound.
-    state: abstract, with the shardings to keep.
+    state: shapes and shardings of the state; it keeps them.
     mesh: the devices.
-    global_batch_size: rows of all processes.
+    global_batch_size: number of rows of all processes.
   """
-  layout = jax.tree.map(lambda leaf: leaf.sharding, state)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   compiled = jax.jit(
     step,
-    in_shardings=(layout, None, sharding.batch_sharding(mesh)),
-    out_shardings=(layout, NamedSharding(mesh, P())),
+    in_shardings=(shardings, None, sharding.batch_sharding(mesh)),
+    out_shardings=(shardings, NamedSharding(mesh, P())),
     donate_argnums=0,
   )
 
@@ -80,14 +81,14 @@ def with_jit(
 
 
 def with_pmap(step: Callable[..., Any], mesh: Mesh) -> Parallel:
-  """jax.pmap over stacked replicas, the older style, for comparison.
+  """Compiles with jax.pmap over stacked replicas, to compare with jit.
 
-  The numbers are those of `with_jit`, but for dropout: here each device draws
-  its own.
+  The results are those of `with_jit` but for dropout, which each device draws
+  for itself.
 
   Args:
     step: `train_step` with its keyword arguments bound, but for `axis`.
-    mesh: replicas only, in one process.
+    mesh: the devices, replicas only, in one process.
 
   Raises:
     UserError: the mesh splits parameters, or there are other processes.
