@@ -105,7 +105,7 @@ def test_a_teacher_keeps_and_runs_nothing_above_its_projections():
     "last": {name: real["last"][name] for name in kept},
   }
   batch = make_batch(np.ones((1, 4), int), np.ones((1, 4), int))
-  encoder.apply({"params": part}, batch)
+  jax.eval_shape(encoder.apply, {"params": part}, batch)
 
 
 def test_fresh_weights_are_orthodox():
@@ -131,6 +131,7 @@ def test_dropout_needs_its_key_and_changes_with_it():
   params = fresh(encoder)
   batch = make_batch(np.ones((2, 6), int), np.ones((2, 6), int))
 
+  @jax.jit
   def run(seed):
     return encoder.apply(
       {"params": params},
