@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import errno
 import json
 import socket
 import subprocess
@@ -40,6 +41,19 @@ def meet_all(address, indices, processes, timeout):
 def test_all_come(address):
   for _ in range(2):  # The port is free again at once.
     assert meet_all(address, [3, 0, 2, 1], 4, 20) == [None] * 4
+
+
+def test_hosts_without_ipv6(address, monkeypatch):
+  create = socket.create_server
+
+  def refuse(where, family=socket.AF_INET, **options):
+    if family == socket.AF_INET6:
+      raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+    options.pop("dualstack_ipv6", None)
+    return create(where, family=family, **options)
+
+  monkeypatch.setattr(socket, "create_server", refuse)
+  assert meet_all(address, [0, 1], 2, 20) == [None] * 2
 
 
 def test_alone_needs_no_port():
