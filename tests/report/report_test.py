@@ -64,7 +64,7 @@ def measured(folder, **milliseconds):
     for size in (32, 1)
   ]
   content = {
-    "schema": "time_jax.bench.inference.inference/1",
+    "schema": "time_jax.bench.inference/1",
     "hardware": {"kind": "abacus", "n_devices": 1},
     "models": [{"name": k, "fingerprint": k * 2} for k in milliseconds],
     "rows": rows,

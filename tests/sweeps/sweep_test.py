@@ -82,7 +82,7 @@ def stub(monkeypatch, tiny, tmp_path):
   }
   (tmp_path / "scores.json").write_text(json.dumps(content))
   speed = {
-    "schema": "time_jax.bench.inference.inference/1",
+    "schema": "time_jax.bench.inference/1",
     "hardware": hardware,
     "models": [{"name": "a", "fingerprint": "of the shape"}],
     "rows": [

@@ -13,7 +13,7 @@ from time_jax.hf import files
 SCORES = "scores.json"
 SCHEMA = "time_jax.finetune/1"
 _SPEEDS = "inference.json"
-_SPEED_SCHEMA = "time_jax.bench.inference.inference/1"
+_SPEED_SCHEMA = "time_jax.bench.inference/1"
 
 # Column of a report -> (task, metric), in the paper's order.
 COLUMNS = {

@@ -53,7 +53,7 @@ def measured(tiny, tmp_path_factory):
 
 def test_the_report_has_the_fields_of_its_schema(measured):
   _, found = measured
-  assert found["schema"] == "time_jax.bench.common.step/2"
+  assert found["schema"] == "time_jax.bench.step/2"
   assert {"kind", "n_devices", "n_processes", "mesh"} < set(found["hardware"])
   assert found["hardware"]["n_devices"] == 8
   assert found["hardware"]["mesh"] == {"data": 8, "fsdp": 1, "tensor": 1}

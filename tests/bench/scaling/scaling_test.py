@@ -92,7 +92,7 @@ def test_what_is_written(capsys, monkeypatch, tmp_path):
   assert [row[1] for row in rows] == ["1", "2", "4"]
   assert all("100%" in row for row in rows)
   content = json.loads(files["json"].read_text())
-  assert content["schema"] == "time_jax.bench.scaling.scaling/1"
+  assert content["schema"] == "time_jax.bench.scaling/1"
   same = {"1": 1, "2": 1, "4": 1}
   assert content["scaling"] == {
     "base_n": 1,

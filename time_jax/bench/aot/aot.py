@@ -71,7 +71,7 @@ def bench_aot(
 
 def _content(reports: Sequence[Report], config: ConfigDict) -> dict[str, Any]:
   return {
-    "schema": "time_jax.bench.aot.aot/1",
+    "schema": "time_jax.bench.aot/1",
     "software": machine.versions(),
     "config": config.to_dict(),
     "reports": [dataclasses.asdict(report) for report in reports],

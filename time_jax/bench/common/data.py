@@ -74,7 +74,7 @@ def bench_data(
       results = _results(rounds)
       if json:
         about = machine.environment({}, "float32")
-        content = {"schema": "time_jax.bench.common.data/1", **about}
+        content = {"schema": "time_jax.bench.data/1", **about}
         content |= {"text_bytes": size, "results": results}
         atomic_file.write_json(json, content)
   print(_as_text(results, size, repeats))

@@ -19,7 +19,7 @@ from time_jax.parallel import processes
 from time_jax.run import assembly, corpus, loop
 from time_jax.step import machine
 
-SCHEMA = "time_jax.bench.common.step/2"
+SCHEMA = "time_jax.bench.step/2"
 _REUSED, _LOADER = "one batch, reused", "loader"
 # Steps until clocks, caches and allocators are settled. A CPU's are few, for
 # there a step of full size takes seconds.

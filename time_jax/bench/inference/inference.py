@@ -35,7 +35,7 @@ from time_jax.hf import files, tokenizer
 from time_jax.report import results
 from time_jax.step import machine
 
-SCHEMA = "time_jax.bench.inference.inference/1"
+SCHEMA = "time_jax.bench.inference/1"
 _TOLERANCE = 1e-4  # between engines, of the largest value above 1
 _WINDOW = 5.0  # seconds that energy is counted over, at least
 Times = dict[tuple[str, str], list[list[float]]]  # (model, engine) -> rounds

@@ -16,7 +16,7 @@ from time_jax.config.distill import STUDENT_SIZES
 from time_jax.core.errors import RunError, UserError
 from time_jax.core.storage import atomic_file
 
-SCHEMA = "time_jax.bench.peers.compare/1"
+SCHEMA = "time_jax.bench.compare/1"
 OURS = "time_jax"
 EAGER = "PyTorch"
 # Per step, of every round: seconds taken, seconds that cores worked.

@@ -30,7 +30,7 @@ from time_jax.relations.loss import (
 from time_jax.run import loop
 from time_jax.step import machine, memory
 
-SCHEMA = "time_jax.bench.peers.relations/1"
+SCHEMA = "time_jax.bench.relations/1"
 TORCH = "torch"
 Result = tuple[Any, Any]  # value, gradient
 # Of the free memory; the rest is for results, and for others.

@@ -22,7 +22,7 @@ from time_jax.core.storage import atomic_file
 from time_jax.hf.files import read_json
 from time_jax.run import assembly
 
-SCHEMA = "time_jax.bench.scaling.scaling/1"
+SCHEMA = "time_jax.bench.scaling/1"
 MODES = ("weak", "strong")
 _LAUNCHER = pathlib.Path(__file__).parents[3] / "launch" / "local_processes.sh"
 _WORKER = "time_jax.bench.scaling.worker"
