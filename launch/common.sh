@@ -1,12 +1,12 @@
 # shellcheck shell=sh
-# What the launchers share; they source it, nobody runs it.
+# Functions that the launchers share. It is sourced, not run.
 #
-# `check` lists all that is missing at once, `run` prints a command instead of
-# running it when dry_run=1. Programs need not be there for a dry run.
+# `check` lists everything that is missing at once; `run` prints a command
+# instead of running it if dry_run=1. A dry run needs no programs.
 
-# `--dry_run` makes a dry run of the launcher wherever it stands, and is taken
-# out of its words. Behind `export`, which has one of its own, it stays, so that
-# what is printed does not upload.
+# `--dry_run` is taken out of the arguments, wherever it stands. After `export`,
+# which has a flag of that name itself, it also stays, so that the printed
+# command does not upload.
 dry_run=0
 exports=0
 for word in "$@"; do
@@ -22,20 +22,21 @@ for word in "$@"; do
 done
 missing=
 
-# usage FILE: the comment at a file's head.
+# usage FILE: prints the comment at the head of a file, and ends.
 usage() {
   sed -n '2,${/^#\( .*\)\{0,1\}$/!q;s/^# \{0,1\}//p;}' "$1"
   exit 2
 }
 
-# no_more COMMAND [WORD...]: ends if there are words that a command does not take.
+# no_more COMMAND [WORD...]: ends if there are arguments, which COMMAND does not
+# take.
 no_more() {
   [ $# -gt 1 ] || return 0
   echo "$1 takes no $(shift && quoted "$@"); nothing was done" >&2
   exit 2
 }
 
-# find_python: PYTHON, else the one of .venv, else python3.
+# find_python: sets python to PYTHON, else to that of .venv, else to python3.
 find_python() {
   : "${root:?is set by who sources this}"
   python=${PYTHON:-python3}
@@ -45,25 +46,25 @@ find_python() {
   need_programs "$python"
 }
 
-# need_variables NAME...: environment variables that must not be empty.
+# need_variables NAME...: notes environment variables that are empty or not set.
 need_variables() {
-  for wanted in "$@"; do
-    eval "value=\${$wanted:-}"
+  for needed in "$@"; do
+    eval "value=\${$needed:-}"
     [ -n "$value" ] || missing="$missing
-  variable $wanted"
+  variable $needed"
   done
 }
 
-# need_programs NAME...
+# need_programs NAME...: notes programs that are not installed.
 need_programs() {
   [ "$dry_run" -eq 0 ] || return 0
-  for wanted in "$@"; do
-    command -v "$wanted" >/dev/null || missing="$missing
-  program $wanted"
+  for needed in "$@"; do
+    command -v "$needed" >/dev/null || missing="$missing
+  program $needed"
   done
 }
 
-# check FILE: ends if anything is missing.
+# check FILE: ends if anything is missing, and refers to the head of FILE.
 check() {
   [ -n "$missing" ] || return 0
   echo "missing:$missing" >&2
@@ -71,7 +72,7 @@ check() {
   exit 2
 }
 
-# quoted WORD...: as it can be pasted into a shell.
+# quoted WORD...: prints words as they can be pasted into a shell.
 quoted() {
   line=
   for word in "$@"; do
@@ -85,7 +86,7 @@ quoted() {
   printf '%s\n' "${line# }"
 }
 
-# run WORD...: a command, or its text.
+# run WORD...: runs a command, or prints it in a dry run.
 run() {
   if [ "$dry_run" -eq 1 ]; then
     quoted "$@"
@@ -94,7 +95,8 @@ run() {
   fi
 }
 
-# helps_again CODE: whether a command that ended so may do better next time.
+# helps_again CODE: succeeds if a command that ended with CODE may succeed when it
+# is started again.
 helps_again() {
   case $1 in
     130 | 141) return 1 ;; # Ctrl-C; nobody reads its output any more

@@ -7,8 +7,8 @@
 #   run ARGUMENTS     submits `time_jax ARGUMENTS` as a workload
 #   list              workloads of the cluster, with their state
 #   logs              follows the log of process 0
-#   resume ARGUMENTS  deletes the workload, submits it again: the run goes on
-#   delete            SIGTERM to all hosts: the run saves, then its pods go
+#   resume ARGUMENTS  deletes the workload and submits it again: the run continues
+#   delete            sends SIGTERM to all hosts: the run saves, its pods end
 #
 # Needs docker, xpk, kubectl (of this cluster) and gcloud, logged in, and a
 # cluster that XPK made. Without XPK: launch/jobset.yaml. Variables:
@@ -17,12 +17,12 @@
 #   DEVICE            device type, such as v5litepod-16 or h100-80gb-8
 #   IMAGE             where the image goes, such as
 #                     europe-docker.pkg.dev/PROJECT/REPOSITORY/time_jax:1
-#   STORAGE           `xpk storage` that all hosts mount; --workdir lies on it
+#   STORAGE           `xpk storage` that all hosts mount, with --workdir on it
 #   ACCELERATOR       of the image: tpu or cuda13 (tpu)
 #   SLICES            of TPUs (1)
 #   NODES             of GPUs (1)
-#   MAX_RESTARTS      how often all hosts start again together (50)
-#   GRACE             seconds between SIGTERM and SIGKILL, to save in (300)
+#   MAX_RESTARTS      how often all hosts are restarted together (50)
+#   GRACE             seconds between SIGTERM and SIGKILL, for saving (300)
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd) || exit 2
@@ -42,8 +42,8 @@ workload() {
     --cluster="$CLUSTER" "$@"
 }
 
-# XPK restarts all hosts after exit codes 42 and 127 to 255 (also 130 and 141,
-# which a pod does not end with), so no host does it on its own.
+# XPK restarts all hosts after exit codes 42 and 127 to 255 (including 130 and
+# 141, which a pod does not end with), so no host restarts alone.
 submit() {
   workload create --workload="$NAME" --device-type="$DEVICE" \
     --num-slices="${SLICES:-1}" --num-nodes="${NODES:-1}" \

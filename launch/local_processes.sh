@@ -4,12 +4,13 @@
 #   launch/local_processes.sh 2 distill --config=configs/quickstart.py \
 #     --workdir=/tmp/two
 #
-# On a machine without accelerators each process has CPU_DEVICES (default 1)
-# CPU devices. Process 0 writes to the terminal, process I > 0 to
-# LOGS/process-I.log (default a new folder in /tmp). Ends with the first exit
-# code that is not 0. PYTHON and MODULE say what is run (.venv/bin/python if it
-# is there, else python3; time_jax). `--dry_run`, wherever it stands, prints the
-# commands.
+# Process 0 writes to the terminal, process I > 0 to LOGS/process-I.log. Ends with
+# the first exit code that is not 0. Variables:
+#   CPU_DEVICES       CPU devices of each process, without accelerators (1)
+#   LOGS              folder for logs (a new one in /tmp)
+#   PYTHON            interpreter (.venv/bin/python if it exists, else python3)
+#   MODULE            module to run (time_jax)
+# `--dry_run`, anywhere among the words, prints the commands instead.
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd) || exit 2
@@ -42,7 +43,7 @@ port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)
 
 export TIME_JAX_COORDINATOR="localhost:$port" TIME_JAX_NUM_PROCESSES="$count"
 export JAX_NUM_CPU_DEVICES="${CPU_DEVICES:-1}"
-# A signal is passed on; the processes save and end, and are waited for below.
+# A signal is passed on: the processes save and end, and are waited for below.
 trap 'kill $pids 2>/dev/null' INT TERM
 
 pids=
@@ -61,12 +62,12 @@ done
 code=0
 for pid in $pids; do
   wait "$pid"
-  found=$?
+  status=$?
   while kill -0 "$pid" 2>/dev/null; do # the wait was interrupted by a signal
     wait "$pid"
-    found=$?
+    status=$?
   done
-  [ "$code" -ne 0 ] || code=$found
+  [ "$code" -ne 0 ] || code=$status
 done
 [ "$code" -eq 0 ] || echo "exit code $code; see $logs" >&2
 exit "$code"

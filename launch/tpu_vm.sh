@@ -3,16 +3,16 @@
 #
 #   launch/tpu_vm.sh [--dry_run] COMMAND
 #
-#   create            asks for the TPUs; they come when there are some
-#   state             of the request: ACTIVE means ready
+#   create            requests the TPUs, which are given when they are available
+#   state             prints the state of the request: ACTIVE means ready
 #   setup             copies this commit to all hosts and installs it there
-#   run ARGUMENTS     starts `time_jax ARGUMENTS` in the background: on all hosts
-#                     what trains or measures, anything else on the first one,
-#                     whose CPU does it unless it is the only host
+#   run ARGUMENTS     starts `time_jax ARGUMENTS` in the background: commands that
+#                     train or measure on all hosts, others on the first host
+#                     only, and on its CPU if there are more hosts
 #   logs [HOST]       follows the log of one host (0)
-#   stop              SIGTERM to the run on all hosts: it saves and ends
+#   stop              sends SIGTERM to the run on all hosts: it saves and ends
 #   resume ARGUMENTS  after a preemption: delete, create, wait, setup, run
-#   delete            gives the TPUs back; do it when done, they cost money
+#   delete            gives the TPUs back, which cost money until then
 #
 # Needs gcloud, logged in, and git. Variables:
 #   NAME              of the queued resource
@@ -20,9 +20,9 @@
 #   TYPE              accelerator type, such as v5litepod-16
 #   RUNTIME           runtime version that suits TYPE, such as v2-alpha-tpuv5-lite
 #   SLICES            number of slices (1)
-#   SPOT              1: spot capacity, cheaper, may be taken away (0)
-#   NFS               HOST:/SHARE, mounted as /data: where several hosts have
-#                     --workdir (none)
+#   SPOT              1: spot capacity, which is cheaper and can be preempted (0)
+#   NFS               HOST:/SHARE to mount as /data, for the --workdir of several
+#                     hosts (none)
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd) || exit 2
@@ -65,7 +65,7 @@ state() {
   tpus describe --format='value(state.state)'
 }
 
-# Waits for the TPUs; in a dry run it only asks.
+# Waits for the TPUs; a dry run asks once.
 wait_until_active() {
   while :; do
     now=$(state) || exit 1
@@ -78,7 +78,7 @@ wait_until_active() {
   done
 }
 
-# Hosts have an older Python than time_jax needs; uv brings one.
+# Hosts have an older Python than time_jax needs; uv installs one.
 setup() {
   archive=${TMPDIR:-/tmp}/time_jax.tar.gz
   run git -C "$root" archive --format=tar.gz --output="$archive" HEAD &&
@@ -98,7 +98,7 @@ sudo mkdir -p /data
 mountpoint -q /data || sudo mount -t nfs $(quoted "$NFS") /data"
 }
 
-# Whether TYPE is one host: up to 8 chips, or cores, as the generation counts.
+# Succeeds if TYPE is one host: up to 8 chips, or cores in older generations.
 one_host() {
   case ${TYPE##*-} in
     [1-8]) [ "${SLICES:-1}" -eq 1 ] ;;
@@ -106,7 +106,7 @@ one_host() {
   esac
 }
 
-# on_cpu COMMAND: one host alone cannot start the TPUs that others have a part in.
+# on_cpu COMMAND: makes it run on a CPU, as one host cannot use a shared slice.
 on_cpu() {
   if [ "$1" = sweep ]; then
     echo "sweep trains on one host, which cannot use the TPUs of $TYPE x" \
@@ -119,13 +119,13 @@ on_cpu() {
   prefix='env JAX_PLATFORMS=cpu '
 }
 
-# find_hosts ARGUMENT...: what `start` needs to know; ends if it cannot be.
+# find_hosts ARGUMENT...: sets which and prefix for `start`, or ends.
 find_hosts() {
   [ $# -gt 0 ] || usage "$0"
   prefix=
   case $1 in
     distill | prepare | finetune | bench | doctor) which=all ;;
-    *) # Of an export, say, each host would write the same folder.
+    *) # On all hosts an export, say, would be written to one folder by each.
       which=0
       one_host || on_cpu "$1"
       ;;

@@ -1,18 +1,22 @@
 #!/bin/sh
-# What every host runs: one command of time_jax, again when that helps.
+# Runs one command of time_jax on a host, and starts it again when that helps.
 #
 #   launch/worker.sh distill --config=configs/time.py:lang=da --workdir=/data/da
 #
-# Needs time_jax installed for PYTHON (.venv/bin/python if it is there, else
-# python3). Sets a few variables that suit long runs, where they are not set.
+# Every launcher runs this script on every host. Where they are not set, it sets a
+# few variables that suit long runs.
 #
-# Starts the command again after exit code 42 (stopped, all saved; or a peer
-# is gone) and above 127 (killed or aborted), MAX_RESTARTS times (10), each
-# RESTART_WAIT seconds (10) later. Any other code is final: 0 done, 2 bad input,
-# 3 run failed, 1 a bug; and so are 130 (Ctrl-C) and 141 (nobody reads the
-# output any more). A SIGTERM is passed on, and nothing is started after it.
-# Where the launcher restarts all hosts at once: MAX_RESTARTS=0.
-# `--dry_run`, wherever it stands, prints the command.
+# Exit code 42 (the run was stopped and has saved, or another process is gone)
+# and codes above 127 (killed or aborted) start the command again. Others are
+# final: 0 done, 1 a bug, 2 bad input, 3 the run failed; and so are 130 (Ctrl-C)
+# and 141 (nobody reads the output any more). SIGTERM is passed on, and nothing is
+# started after it. Variables:
+#   PYTHON            interpreter with time_jax (.venv/bin/python if it exists,
+#                     else python3)
+#   MAX_RESTARTS      how often it is started again (10); 0 where the launcher
+#                     restarts all hosts together
+#   RESTART_WAIT      seconds between end and start (10)
+# `--dry_run`, anywhere among the words, prints the command instead.
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd) || exit 2
@@ -22,8 +26,8 @@ root=$(cd "$(dirname "$0")/.." && pwd) || exit 2
 find_python
 check "$0"
 
-# Compiled programs: on this host's disk, in a folder of nobody else's (JAX runs
-# what it finds there), and bounded (8 GiB).
+# Compiled programs are kept on this host's disk, at most 8 GiB of them, in a
+# folder that only this user can write to: JAX runs what it reads there.
 cache=${TMPDIR:-/tmp}/time_jax_compiled_$(id -u)
 if [ -z "${JAX_COMPILATION_CACHE_DIR:-}" ]; then
   if mkdir -m 700 "$cache" 2>/dev/null ||
@@ -32,7 +36,7 @@ if [ -z "${JAX_COMPILATION_CACHE_DIR:-}" ]; then
   fi
 fi
 export JAX_COMPILATION_CACHE_MAX_SIZE="${JAX_COMPILATION_CACHE_MAX_SIZE:-8589934592}"
-# A run that was killed on another host is taken over once that is sure.
+# Seconds until the workdir of a run that was killed on another host is free.
 export TIME_JAX_LEASE_WAIT="${TIME_JAX_LEASE_WAIT:-90}"
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-1}"
@@ -46,7 +50,7 @@ stop() {
 }
 trap stop TERM INT
 
-left=${MAX_RESTARTS:-10}
+restarts=${MAX_RESTARTS:-10}
 while :; do
   if [ "$dry_run" -eq 1 ]; then
     quoted "$python" -m time_jax "$@"
@@ -55,7 +59,7 @@ while :; do
   [ "$stopping" -eq 0 ] || exit 42
   "$python" -m time_jax "$@" &
   pid=$!
-  [ "$stopping" -eq 0 ] || stop # told between these two lines
+  [ "$stopping" -eq 0 ] || stop # the signal came between these two lines
   wait "$pid"
   code=$?
   while kill -0 "$pid" 2>/dev/null; do # the wait was interrupted by a signal
@@ -63,10 +67,10 @@ while :; do
     code=$?
   done
   helps_again "$code" || exit "$code"
-  if [ "$stopping" -eq 1 ] || [ "$left" -le 0 ]; then
+  if [ "$stopping" -eq 1 ] || [ "$restarts" -le 0 ]; then
     exit "$code"
   fi
-  left=$((left - 1))
-  echo "worker.sh: exit code $code; again in ${RESTART_WAIT:-10} s ($left restarts left)" >&2
+  restarts=$((restarts - 1))
+  echo "worker.sh: exit code $code; again in ${RESTART_WAIT:-10} s ($restarts restarts left)" >&2
   sleep "${RESTART_WAIT:-10}"
 done

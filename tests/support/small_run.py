@@ -27,14 +27,17 @@ FIELDS = {
 }
 
 
-def flags(**more):
-  """As typed, with dots in names written as double underscores."""
-  fields = FIELDS | {k.replace("__", "."): v for k, v in more.items()}
-  return [RECIPE, *(f"--config.{k}={v}" for k, v in fields.items())]
+def _fields(changes):
+  return FIELDS | {k.replace("__", "."): v for k, v in changes.items()}
 
 
-def make_config(**more):
+def flags(**changes):
+  """Returns the recipe as flags; dots in names are double underscores here."""
+  return [RECIPE, *(f"--config.{k}={v}" for k, v in _fields(changes).items())]
+
+
+def make_config(**changes):
+  """Returns the recipe as a config; see `flags`."""
   config = runpy.run_path(str(PATH))["get_config"]("size=xs")
-  fields = FIELDS | {k.replace("__", "."): v for k, v in more.items()}
-  config.update_from_flattened_dict(fields)
+  config.update_from_flattened_dict(_fields(changes))
   return config

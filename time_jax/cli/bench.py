@@ -205,13 +205,15 @@ def _run_bench_inference(args: Any) -> int:
     )
   return module.bench_inference(
     dict(pairs),
-    engines=args.engines,
-    text=args.text,
-    words=args.tokenizer,
-    batch_sizes=_integers(args, "batch_sizes"),
-    batches=args.batches,
-    repeats=args.repeats,
-    spacy=args.spacy,
+    module.Inference(
+      engines=args.engines,
+      text=args.text,
+      tokenizer=args.tokenizer,
+      batch_sizes=_integers(args, "batch_sizes"),
+      batches=args.batches,
+      repeats=args.repeats,
+      spacy=args.spacy,
+    ),
     scores=[path(word) for word in args.scores],
     **{
       name: path(args[name].value) if args[name].value else None
@@ -261,7 +263,7 @@ def _run_bench_step(args: Any) -> int:
 
 def _run_bench_compare(args: Any) -> int:
   module = importlib.import_module("time_jax.bench.peers.compare")
-  return module.bench_compare(
+  comparison = module.Comparison(
     sizes=args.size,
     batch_size=args.batch_size,
     seq_len=args.seq_len,
@@ -270,6 +272,9 @@ def _run_bench_compare(args: Any) -> int:
     compiled=args.compile,
     cut=args.cut,
     dtype=args.dtype,
+  )
+  return module.bench_compare(
+    comparison,
     json=path(args.json) if args.json else None,
   )
 
@@ -291,11 +296,13 @@ def _run_bench_scaling(args: Any) -> int:
   files = {name: args[name].value for name in ("json", "markdown", "plot")}
   return module.bench_scaling(
     args.config,
-    _integers(args, "devices"),
-    mode=args.mode,
-    processes=args.processes,
-    steps=args.steps,
-    repeats=args.repeats,
+    module.Scaling(
+      counts=_integers(args, "devices"),
+      mode=args.mode,
+      processes=args.processes,
+      steps=args.steps,
+      repeats=args.repeats,
+    ),
     **{name: path(file) if file else None for name, file in files.items()},
   )
 

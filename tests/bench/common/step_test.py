@@ -14,7 +14,7 @@ import small_run
 from tiny_recipe import get_config
 
 from time_jax.bench.common import report, step
-from time_jax.bench.common.run import Run
+from time_jax.bench.common.step_runner import StepRunner
 from time_jax.cli import main
 from time_jax.core.errors import UserError
 from time_jax.parallel import processes
@@ -173,9 +173,9 @@ def fake_run(seconds=0.0):
     time.sleep(seconds)
     return state + 1, {"data/tokens": jnp.asarray(batch)}
 
-  how = types.SimpleNamespace(step=one)
+  parallel = types.SimpleNamespace(step=one)
   state = jnp.zeros(())
-  return Run(None, None, None, None, how, state, None), calls
+  return StepRunner(None, None, None, None, parallel, state, None), calls
 
 
 def test_a_window_is_made_of_its_steps():
@@ -226,11 +226,6 @@ def test_percentiles():
   assert (found["p50"], found["p90"], found["p99"]) == (50, 90, 99)
   assert (found["min"], found["max"], found["n"]) == (0, 100, 101)
   assert found["mean"] == np.mean(range(101))
-
-
-def test_columns_are_aligned():
-  text = report.table(("", "a", "bb"), [("x", "10", "1"), ("yy", "2", "300")])
-  assert text == "     a   bb\nx   10    1\nyy   2  300"
 
 
 def test_what_is_wrong_is_told_before_the_work(capsys, tiny, tmp_path):

@@ -10,19 +10,19 @@ import exporting
 import numpy as np
 import pytest
 from exporting import command
+from here import Here
 
 pytest.importorskip("onnxruntime")
 
 from time_jax.bench.inference import (
+  encoders,
   engines,
   inference,
-  report,
   sentences,
-  spacy_pipeline,
-  subjects,
+  tables,
 )
 from time_jax.bench.inference.energy import Meter
-from time_jax.core.errors import UserError
+from time_jax.core.errors import RunError, UserError
 from time_jax.hf import tokenizer
 
 
@@ -31,27 +31,36 @@ def model(tiny, tmp_path):
   return exporting.random_model(tmp_path / "model", tiny / "teacher")
 
 
+def batch(rows=2, length=8):
+  """Sentences of 1, 2, 3 ... tokens."""
+  mask = np.tril(np.ones((rows, length), np.int64))
+  tokens = np.ones((rows, length), np.int64)
+  return sentences.SentenceBatch(["word"] * rows, tokens, mask)
+
+
 def test_batches_are_sentences_and_padding():
-  known = [np.arange(1, n + 1) for n in (3, 9, 17)]
-  chosen = sentences.drawn(3, 4, 5)
-  assert len(chosen) == 5 and {i for some in chosen for i in some} == {0, 1, 2}
-  for some in chosen:
-    tokens, mask = sentences.pad([known[i] for i in some], pad_id=0)
-    assert tokens.shape == (4, (8, 16, 24)[max(some)])
-    for i, row, shown in zip(some, tokens, mask, strict=True):
-      assert row[shown > 0].tolist() == known[i].tolist()
-      assert not row[shown == 0].any()
+  known = {str(n): np.arange(1, n + 1) for n in (3, 9, 17)}
+  drawn = sentences.draw(list(known.items()), 4, 5, pad_id=0)
+  assert len(drawn) == 5
+  assert {text for some in drawn for text in some.texts} == set(known)
+  assert [some.texts for some in drawn] == [
+    some.texts for some in sentences.draw(list(known.items()), 4, 5, pad_id=0)
+  ]
+  for some in drawn:
+    length = -(-max(map(int, some.texts)) // 8) * 8
+    assert some.tokens.shape == some.mask.shape == (4, length)
+    for text, row, real in zip(some.texts, some.tokens, some.mask, strict=True):
+      assert row[real > 0].tolist() == known[text].tolist()
+      assert not row[real == 0].any()
 
 
 def test_ratios_pair_the_rounds_and_count_real_tokens():
-  batch = np.ones((2, 8), np.int64), np.tril(np.ones((2, 8), np.int64))
   times = {
     ("a", "jax"): [[0.4], [0.8], [0.4]],
     ("b", "jax"): [[0.1], [0.2], [0.2]],
     ("b", "torch"): [[0.2], [0.2], [0.2]],
   }
-  found = inference._rows(times, 2, [batch])
-  rows = {(row["model"], row["engine"]): row for row in found}
+  rows = {pair: inference._speed(pair, times, [batch()]) for pair in times}
   assert rows["b", "jax"]["speed_up"] == pytest.approx(4)
   assert "speed_up" not in rows["b", "torch"]
   assert rows["b", "jax"]["others_over_this"] == {"torch": pytest.approx(1)}
@@ -115,12 +124,11 @@ def test_the_tokenizer_of_a_workdir(capsys, tiny, tmp_path):
     tokenizer.load_alone(tmp_path)
 
 
-def test_random_shapes(tiny):
-  words = tokenizer.load_tokenizer(tiny / "teacher", 153)
-  found = subjects._shape("2x16x2", words)
-  assert (found.num_layers, found.hidden_size, found.num_heads) == (2, 16, 2)
-  assert found.intermediate_size == 64
-  assert subjects._shape("4x384", words) == subjects._shape("xs", words)
+def test_random_shapes():
+  shape = encoders._shape("2x16x2", 153)
+  assert (shape.num_layers, shape.hidden_size, shape.num_heads) == (2, 16, 2)
+  assert (shape.intermediate_size, shape.vocab_size) == (64, 153)
+  assert encoders._shape("4x384", 153) == encoders._shape("xs", 153)
 
 
 def row(**changes):
@@ -144,41 +152,34 @@ def test_energy_is_of_once_through_the_batches(monkeypatch):
   clock = itertools.count()  # a second a look
   monkeypatch.setattr(engines.time, "perf_counter", lambda: next(clock))
   engine = engines.Engine.__new__(engines.Engine)
-  engine._runs, engine.platform = {"a": lambda tokens, mask: tokens}, "cpu"
+  engine._encode, engine.platform = {"a": lambda *_: None}, "cpu"
 
   def start():
     before = next(clock)
     return lambda: float(next(clock) - before)
 
   engine._meter = Meter("fake", start)  # a joule a second
-  batch = np.ones((1, 8), np.int64), np.ones((1, 8), np.int64)
-  found = engine.energy("a", [batch], at_least=5)
+  found = engine.energy("a", [batch()], at_least=5)
   # Looks at 1 and 9, twice through in between; the meter is read around them.
   assert (found["seconds"], found["joules"]) == (8 / 2, 10 / 2)
   engine._meter = Meter("not measurable here: broken")
-  assert "joules" not in engine.energy("a", [batch], at_least=5)
+  assert "joules" not in engine.energy("a", [batch()], at_least=5)
 
 
-def test_energy_and_chips_are_a_sentence_and_a_token():
-  mask = np.tril(np.ones((2, 8), np.int64))
-  batches = [(np.ones((2, 8), np.int64), mask)]
-
+def test_energy_and_chips_are_a_sentence_and_a_token(monkeypatch):
   class Told:
     def call(self, *_):
       return {"platform": "tpu", "chips": 4, "method": "x", "joules": 6.0}
 
-  rows = [row()]
-  some = types.SimpleNamespace(name="a")
-  sizes = {"jax": lambda *_: 7}
-  monkeypatch = pytest.MonkeyPatch()
-  with monkeypatch.context() as patched:
-    patched.setattr(inference, "size_of", lambda engine, _: sizes[engine]())
-    inference._complete(rows, {"jax": (Told(), ["a"])}, [some], batches, {})
-  found = rows[0]["energy"]
-  assert found["joules_per_sentence"] == 3 and found["joules_per_token"] == 2
-  assert found["chip_seconds_per_sentence"] == pytest.approx(4 / 500)
-  assert found["chip_seconds_per_token"] == pytest.approx(4 / 5000)
-  text = report.as_text(1, rows, batches)
+  monkeypatch.setattr(inference, "file_bytes", lambda engine, files: 7)
+  running = {"jax": (Told(), ["a"])}
+  some = row()
+  some |= inference._size_and_energy(some, running, {"a": None}, [batch()])
+  energy = some["energy"]
+  assert energy["joules_per_sentence"] == 3 and energy["joules_per_token"] == 2
+  assert energy["chip_seconds_per_sentence"] == pytest.approx(4 / 500)
+  assert energy["chip_seconds_per_token"] == pytest.approx(4 / 5000)
+  text = tables.as_text([some], [batch()])
   assert " 3 " in text and "8 chip-ms a sentence, 800 chip-us a token" in text
 
 
@@ -200,38 +201,31 @@ def test_spacy_reads_the_same_sentences(monkeypatch):
 
   fake = types.SimpleNamespace(load=load)
   monkeypatch.setitem(sys.modules, "spacy", fake)
-  made = spacy_pipeline.Pipeline("da_core")
-  assert made.about() == "spacy:da_core-3.8.0"
-
-  class Here:
-    """A worker in this process."""
-
-    def call(self, method, *arguments):
-      return getattr(made, method)(*arguments)
-
-  batch = np.ones((2, 8), np.int64), np.ones((2, 8), np.int64)
-  running = {"spacy": (Here(), ["da_core"])}
-  times, errors = inference._measure(running, [batch], [["one", "two"]], 2)
-  assert read == ["one", "two"] * 3 and not errors
-  rows = inference._rows(times, 2, [batch])
-  inference._complete(rows, running, [], [batch], errors)
-  assert "da_core, spacy" in report.as_text(2, rows, [batch])
+  process = Here(engines.SpacyPipeline, "da_core")
+  assert process.call("describe") == "spacy:da_core-3.8.0"
+  running = {"spacy": (process, ["da_core"])}
+  assert not inference.check_agreement(running, batch())
+  times = inference.time_rounds(running, [batch()], 2)
+  assert read == ["word", "word"] * 3
+  some = inference._speed(("da_core", "spacy"), times, [batch()])
+  some |= inference._size_and_energy(some, running, {}, [batch()])
+  text = tables.as_text([some | {"error": None}], [batch()])
+  assert "da_core, spacy" in text
   with pytest.raises(UserError, match="spaCy has no such pipeline"):
-    spacy_pipeline.Pipeline("da_other")
+    engines.SpacyPipeline("da_other")
 
 
-def test_engines_that_differ_are_refused(monkeypatch):
+def test_engines_that_differ_are_refused():
   class Liar:
     def __init__(self, value):
       self.value = value
 
     def call(self, *_):
-      return np.full((1, 8, 3), self.value, np.float32)
+      return np.full((2, 8, 3), self.value, np.float32)
 
-  batch = np.ones((1, 8), np.int64), np.ones((1, 8), np.int64)
   running = {"jax": (Liar(0.0), ["a"]), "torch": (Liar(0.1), ["a"])}
-  with pytest.raises(inference.RunError, match="a: torch differs by 1.0e-01"):
-    inference._measure(running, [batch], [["a"]], 1)
+  with pytest.raises(RunError, match="a: torch differs by 1.0e-01"):
+    inference.check_agreement(running, batch())
 
 
 @pytest.mark.parametrize(

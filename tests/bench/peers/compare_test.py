@@ -10,11 +10,15 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
+from here import Here
 
-from time_jax.bench.common.worker import Worker
-from time_jax.bench.peers import compare, rivals, torch_baseline
+from time_jax.bench.peers import (
+  compare,
+  timed_steps,
+  torch_baseline,
+  torch_device,
+)
 from time_jax.cli import main
-from time_jax.core.errors import RunError
 
 SELF_RELATIONS = [
   "base_h32_a4_ragged_self",
@@ -81,7 +85,7 @@ def reference_run(golden):
   )
   stored = np.load(folder / "batches.npz")
   batches = [
-    (torch_baseline.on_device(tokens), torch_baseline.on_device(mask))
+    (torch_device.to_torch(tokens), torch_device.to_torch(mask))
     for tokens, mask in zip(
       stored["input_ids"], stored["attention_mask"], strict=True
     )
@@ -127,7 +131,7 @@ def test_the_cut_teacher_does_less(golden):
 
 def tiny_config():
   """Both sides at sizes that a test can wait for."""
-  config = rivals.make_config("xs", 8, 16, "float32")
+  config = compare.make_config("xs", 8, 16, "float32")
   config.teacher.layer = 2
   config.teacher.architecture.update(
     vocab_size=50,
@@ -144,18 +148,9 @@ def tiny_config():
   return config
 
 
-class Here:
-  """A worker that is no other process; those are tested below."""
-
-  def __init__(self, make, *arguments):
-    self.call = lambda name, *more: getattr(made, name)(*more)
-    self.close = lambda: None
-    made = make(*arguments)
-
-
 def test_both_take_turns(monkeypatch):
-  monkeypatch.setattr(compare, "Worker", Here)
-  ways = compare.theirs(compiled=False, cut=True)
+  monkeypatch.setattr(compare, "ChildProcess", Here)
+  ways = compare.torch_variants(compiled=False, cut=True)
   reports = list(compare.compare(tiny_config(), ways, repeats=3, steps=2))
   result = reports[-1]
   seen = [len(r["implementations"]["PyTorch"]["rounds_s"]) for r in reports]
@@ -203,7 +198,7 @@ def test_both_take_turns(monkeypatch):
 
 
 def test_a_batch_is_worked_in_as_few_parts_as_memory_asks_for(monkeypatch):
-  theirs = rivals.Theirs(tiny_config().to_json(), {"PyTorch": {}})
+  step = timed_steps.TorchStep(tiny_config().to_json(), {"PyTorch": {}})
   whole, steps = torch_baseline.relation_loss, []
 
   def loss(teacher, student, mask, num_heads):
@@ -213,9 +208,9 @@ def test_a_batch_is_worked_in_as_few_parts_as_memory_asks_for(monkeypatch):
     return whole(teacher, student, mask, num_heads)
 
   monkeypatch.setattr(torch_baseline, "relation_loss", loss)
-  assert theirs.warm_up("PyTorch")["parts"] == 4
+  assert step.warm_up("PyTorch")["parts"] == 4
   assert steps == [8, 4, *4 * [2], *4 * [2]]
-  theirs.run("PyTorch", 1)
+  step.run("PyTorch", 1)
   assert steps[-4:] == 4 * [2]
 
 
@@ -268,7 +263,7 @@ def test_on_a_gpu_it_is_said_what_of():
 
 
 def test_the_recipe_is_the_papers():
-  config = rivals.make_config("s", 4, 512, "float32")
+  config = compare.make_config("s", 4, 512, "float32")
   config = json.loads(config.to_json())
   assert config["student"]["hidden_size"] == 384
   assert config["student"]["dropout"] == 0.1
@@ -310,24 +305,3 @@ def test_a_report_that_cannot_be_written_is_told_first(capsys, tmp_path):
   assert f"--json={wrong} cannot be written" in error_of(
     capsys, f"--json={wrong}"
   )
-
-
-def test_an_object_in_another_process():
-  worker = Worker(list, "abc")
-  assert worker.call("index", "b") == 1
-  with pytest.raises(RunError, match="ValueError: 'z' is not in list"):
-    worker.call("index", "z")
-  worker.call("append", "z")
-  assert worker.call("index", "z") == 3
-  worker.close()
-
-
-def test_an_object_that_cannot_be_made():
-  with pytest.raises(RunError, match="ValueError: invalid literal"):
-    Worker(int, "x")
-
-
-def test_a_process_that_is_killed():
-  worker = Worker(importlib.import_module, "os")
-  with pytest.raises(RunError, match="ended with code 9; -9 mostly means"):
-    worker.call("_exit", 9)

@@ -1,22 +1,23 @@
 """The scaling report: its arithmetic, its measurements, what it refuses."""
 
 import json
-import subprocess
 
 import pytest
 import small_run
+from here import Here
 
-from time_jax.bench.scaling import scaling, worker
+from time_jax.bench.scaling import measurement, points, scaling
 from time_jax.cli import main
-from time_jax.core.errors import RunError, UserError
+from time_jax.core.errors import UserError
+from time_jax.parallel import launcher_env
 
 
 def test_rows_of_both_modes():
   config = small_run.make_config(train__global_batch_size=24)
-  assert scaling.rows_for(config, [1, 2, 4], "strong") == {1: 24, 2: 24, 4: 24}
-  assert scaling.rows_for(config, [1, 2, 4], "weak") == {1: 6, 2: 12, 4: 24}
+  assert points.rows_for(config, [1, 2, 4], "strong") == {1: 24, 2: 24, 4: 24}
+  assert points.rows_for(config, [1, 2, 4], "weak") == {1: 6, 2: 12, 4: 24}
   with pytest.raises(UserError, match=r"=24 .* devices, 5; the next .* is 25"):
-    scaling.rows_for(config, [1, 5], "weak")
+    points.rows_for(config, [1, 5], "weak")
 
 
 @pytest.mark.parametrize(
@@ -32,8 +33,9 @@ def test_rows_of_both_modes():
   ],
 )
 def test_meshes_of_fewer_devices(count, fields, mesh):
-  found = scaling.mesh_for(small_run.make_config(**fields), count)
-  assert (found["data"], found["fsdp"], found["tensor"]) == mesh
+  config = points.config_for(small_run.make_config(**fields), count, rows=5)
+  assert config.train.global_batch_size == 5
+  assert (config.mesh.data, config.mesh.fsdp, config.mesh.tensor) == mesh
 
 
 def record(count, rows, seconds, sent=0):
@@ -60,7 +62,7 @@ def test_efficiency():
     2: [record(2, 4, [1.0, 1.0]), record(2, 4, [1.0, 9.0])],
     8: [record(8, 16, [2.0, 2.5, 1.5], sent=70)],
   }
-  two, eight = scaling.points_of("weak", found)
+  two, eight = points.points_of("weak", found)
   assert (two.tokens_per_second, two.efficiency) == (40.0, 1.0)
   assert (two.fastest, two.seconds, two.slowest) == (1.0, 1.0, 9.0)
   assert eight.tokens_per_second == 80.0
@@ -72,11 +74,12 @@ def test_what_is_written(capsys, monkeypatch, tmp_path):
   """Each number is measured once a round, up and then down."""
   asked = []
 
-  def measure(config, count, rows, steps, processes):
-    asked.append((count, rows, steps, processes))
+  def measure(config, count, steps, *, one_process_each):
+    rows = config.train.global_batch_size
+    asked.append((count, rows, steps, one_process_each))
     return record(count, rows, [rows / count] * steps, sent=count)
 
-  monkeypatch.setattr(scaling, "_measure", measure)
+  monkeypatch.setattr(scaling, "measure_apart", measure)
   files = {name: tmp_path / name for name in ("json", "markdown", "plot")}
   words = [f"--{name}={file}" for name, file in files.items()]
   words += ["--devices=4,1,2", "--steps=3", "--repeats=2"]
@@ -110,7 +113,7 @@ def test_what_is_written(capsys, monkeypatch, tmp_path):
 
 def test_a_measurement():
   config = small_run.make_config(mesh__fsdp=2)
-  found = worker.measure(config, 2, 2)
+  found = measurement.measure(config, 2, 2)
   assert found["devices"] == 2 and found["platform"] == "cpu"
   assert found["mesh"] == {"data": 1, "fsdp": 2, "tensor": 1}
   assert found["tokens"] == 16 * 128
@@ -121,7 +124,7 @@ def test_a_measurement():
   with pytest.raises(
     UserError, match=r"--devices=9 does not fit 8 device\(s\)"
   ):
-    worker.measure(config, 9, 2)
+    measurement.measure(config, 9, 2)
 
 
 @pytest.mark.slow
@@ -146,20 +149,31 @@ def test_processes_of_their_own(capsys, monkeypatch):
   assert "say nothing about hardware" in output.out
 
 
-@pytest.mark.parametrize(
-  ("code", "text", "kind", "message"),
-  [
-    (2, "noise\ntime_jax: error: no room.\nmore", UserError, "^no room.$"),
-    (-9, "", RunError, r"^the measurement on 2 device\(s\) ended with code -9"),
-  ],
-)
-def test_a_measurement_that_breaks_off(monkeypatch, code, text, kind, message):
-  def end(words, **more):
-    return subprocess.CompletedProcess(words, code, "", text)
+def test_each_process_is_told_its_place(monkeypatch):
+  """And so is one that has all devices; the first one's result counts."""
+  environments, asked = [], []
 
-  monkeypatch.setattr(subprocess, "run", end)
-  with pytest.raises(kind, match=message):
-    scaling.bench_scaling(small_run.make_config(), [2], mode="strong")
+  class Child(Here):
+    def __init__(self, make, *arguments, environment):
+      environments.append(environment)
+
+    def send(self, *words):
+      asked.append(words)
+
+    def receive(self):
+      return len(asked)
+
+  monkeypatch.setattr(measurement, "ChildProcess", Child)
+  config = small_run.make_config()
+  for one_process_each in (False, True):
+    measurement.measure_apart(config, 2, 5, one_process_each=one_process_each)
+  devices = [e["JAX_NUM_CPU_DEVICES"] for e in environments]
+  assert devices == ["2", "1", "1"]
+  first, second = (launcher_env.detect(e) for e in environments[1:])
+  assert (first.process_id, second.process_id) == (0, 1)
+  assert first.num_processes == second.num_processes == 2
+  assert first.coordinator_address == second.coordinator_address
+  assert asked == [("join_and_measure", config.to_dict(), 2, 5)] * 3
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""What a step costs on TPUs that are not here, from its compiled program."""
+"""`bench aot`: the cost of a step on devices that are not here."""

@@ -1,4 +1,4 @@
-"""What the devices of a compiled program tell each other, in bytes."""
+"""What the devices of a compiled program exchange, in bytes."""
 
 import collections
 import dataclasses
@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator
 
 from time_jax.bench.aot.program import Computation, Instruction, Program
 
-# Bytes that a chip sends in a ring of n, as a share of the payload: each
-# chip passes on n - 1 of n parts, and an all-reduce does so twice.
+# Bytes that a device sends in a ring of n, as a share of the payload: it passes
+# on n - 1 of n parts, and does so twice in an all-reduce, which is a
+# reduce-scatter and an all-gather. See
+# https://jax-ml.github.io/scaling-book/sharding
 _RING = {
   "all-gather": lambda n: (n - 1) / n,
   "all-reduce": lambda n: 2 * (n - 1) / n,
@@ -29,9 +31,9 @@ class Collective:
     kind: all-reduce, all-gather, reduce-scatter, all-to-all ...
     payload: bytes of the whole array, as one device of the group sees it
       before it is split or after it is joined.
-    group: devices that take part together.
+    group: number of devices that take part together.
     times: executions in one run of the program.
-    scope: where it comes from.
+    scope: path of named scopes that it comes from.
   """
 
   kind: str
@@ -51,7 +53,7 @@ class Total:
   """All collectives of one kind.
 
   Attributes:
-    kind: see `Collective`.
+    kind: kind of `Collective`.
     count: executions in one run.
     payload: bytes of all of them.
     sent: bytes that each device sends, if every group is a ring.
@@ -64,44 +66,39 @@ class Total:
 
 
 def collectives(program: Program, num_devices: int) -> list[Collective]:
-  """All exchanges of a program between more than one device.
+  """Returns all exchanges of a program between more than one device.
 
   Args:
-    program: compiled.
-    num_devices: that it runs on.
+    program: compiled program.
+    num_devices: number of devices that it runs on.
   """
-  return [
-    found
-    for found in _collectives(program, num_devices)
-    if found.group > 1 and found.times
-  ]
+  return [c for c in _collectives(program, num_devices) if c.times]
 
 
 def unreached(program: Program, num_devices: int) -> int:
-  """How many exchanges stand where nothing is known to run them.
+  """Counts the exchanges in computations that nothing is known to run.
 
-  Compilers find new ways to run something beside the program; what they then
-  tell each other would be missing from `collectives` without a word.
+  Compilers find new ways to run something beside the program; exchanges that
+  are started in such a way would be missing from `collectives` unnoticed.
 
   Args:
-    program: compiled.
-    num_devices: that it runs on.
+    program: compiled program.
+    num_devices: number of devices that it runs on.
   """
-  found = _collectives(program, num_devices)
-  return sum(one.group > 1 and not one.times for one in found)
+  return sum(not c.times for c in _collectives(program, num_devices))
 
 
-def totals(found: Iterable[Collective]) -> list[Total]:
-  """Sums by kind, the most bytes first."""
+def totals(exchanges: Iterable[Collective]) -> list[Total]:
+  """Returns the sums of each kind, the most bytes first."""
   groups = collections.defaultdict(list)
-  for one in found:
-    groups[one.kind].append(one)
+  for exchange in exchanges:
+    groups[exchange.kind].append(exchange)
   rows = [
     Total(
       kind,
-      sum(one.times for one in group),
-      sum(one.times * one.payload for one in group),
-      round(sum(one.sent for one in group)),
+      sum(c.times for c in group),
+      sum(c.times * c.payload for c in group),
+      round(sum(c.sent for c in group)),
     )
     for kind, group in groups.items()
   ]
@@ -115,6 +112,7 @@ def _collectives(program: Program, num_devices: int) -> Iterator[Collective]:
       kind = instruction.opcode.removesuffix("-start")
       if kind not in _RING:
         continue
+      group = _group(instruction, num_devices)
       # A TPU gathers while it computes: one collective then stands in each of
       # the fusions that it runs beside, as links of a chain.
       link = instruction.attribute("chain_id")
@@ -124,17 +122,14 @@ def _collectives(program: Program, num_devices: int) -> Iterator[Collective]:
       chains.add(chain)
       if kind == "all-reduce" and _scatters(instruction, computation):
         kind = "reduce-scatter"
-      yield Collective(
-        kind,
-        _payload(kind, instruction, computation),
-        _group(instruction, num_devices),
-        program.times[name],
-        instruction.scope,
-      )
+      payload = _payload(kind, instruction, computation)
+      times = program.times[name]
+      if group > 1:
+        yield Collective(kind, payload, group, times, instruction.scope)
 
 
 def _scatters(instruction: Instruction, computation: Computation) -> bool:
-  """Whether of an all-reduce each device keeps its own part only.
+  """Returns whether each device keeps only its own part of an all-reduce.
 
   That is how a TPU's program spells a reduce-scatter.
   """
@@ -154,14 +149,14 @@ def _payload(
   ]
   made = instruction.shapes
   if instruction.opcode.endswith("-start"):
-    # Its result holds the operands, too, and in the end what it waits by.
+    # Its result holds the operands, the results, and what is waited for.
     made = made[len(read) : 2 * len(read)]
   shapes = read if kind in ("all-reduce", "reduce-scatter") else made
   return sum(shape.size for shape in shapes)
 
 
 def _group(instruction: Instruction, num_devices: int) -> int:
-  """Devices in each group; XLA writes groups in three ways.
+  """Returns the devices in each group; XLA writes groups in three ways.
 
   {{0,1},{2,3}}                       listed
   [2,4]<=[8]                          2 groups of 4

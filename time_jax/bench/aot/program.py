@@ -1,8 +1,9 @@
-"""A compiled program, read from the text that XLA gives of it.
+"""A compiled program, parsed from its HLO text.
 
 What a program holds in memory, moves and calls is stated nowhere else: the
 compiler's own cost analysis counts the body of a loop once. The text is that
-of one device; all sizes here are per device.
+of one device; all sizes here are per device. The format is described at
+https://openxla.org/xla/operation_semantics.
 """
 
 import collections
@@ -21,43 +22,35 @@ _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 _OP_NAME = re.compile(r'\bop_name="([^"]*)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
-# They run computations; others that name one call a function of two scalars.
+# Opcodes that run computations; others that name one apply it to two scalars.
 # A computation that runs beside the program is named where it starts, and by
 # some versions of XLA again where it is waited for.
-_RUN = frozenset(
-  ["while", "fusion", "call", "conditional", "call-start", "async-start"]
+_RUN = (
+  *("while", "fusion", "call", "conditional", "call-start", "async-start"),
 )
-# They name or group what others have computed.
-FREE = frozenset(
-  [
-    "parameter",
-    "constant",
-    "tuple",
-    "get-tuple-element",
-    "bitcast",
-    "while",
-    "call",
-    "call-start",
-    "call-done",
-    "async-start",
-    "async-update",
-    "async-done",
-    "conditional",
-    "after-all",
-    "optimization-barrier",
-    "partition-id",
-    "replica-id",
-  ]
+# Opcodes that only name or group what others have computed.
+FREE = (
+  *("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),
+  *("while", "call", "call-start", "call-done", "conditional"),
+  *("async-start", "async-update", "async-done", "after-all"),
+  *("optimization-barrier", "partition-id", "replica-id"),
+)
+# Targets of calls by which a compiler marks a buffer or waits for one.
+_INTERNAL = (
+  *("AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast"),
+  *("AsyncCollectiveStart", "AsyncCollectiveDone"),
+  *("PrepareAsyncCallStart", "PrepareAsyncCallDone"),
+  "GatherScatterIndicesBitpacked",
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """An array's type.
+  """Type of an array.
 
   Attributes:
-    dtype: as XLA spells it: f32, bf16, s32, pred.
-    dims: sizes.
+    dtype: element type as XLA spells it: f32, bf16, s32, pred.
+    dims: sizes of its dimensions.
     on_chip: whether it lies in the fast memory beside the processor (a TPU's
       VMEM), not in the device's main memory.
   """
@@ -84,11 +77,11 @@ class Instruction:
 
   Attributes:
     name: unique in the program.
-    opcode: what it does.
-    shapes: of its result; several if that is a tuple.
-    operands: names of what it reads.
-    arguments: what stands in its brackets; of a constant, the value.
-    attributes: the rest of the line.
+    opcode: name of the operation.
+    shapes: types of its result; several if that is a tuple.
+    operands: names of the instructions whose results it reads.
+    arguments: text in its brackets; the value of a constant.
+    attributes: rest of the line.
     is_root: whether it is its computation's result.
   """
 
@@ -107,9 +100,9 @@ class Instruction:
 
   @functools.cached_property
   def scope(self) -> str:
-    """Path of named scopes and functions that it comes from; may be empty."""
-    found = _OP_NAME.search(self.attributes)
-    return found[1] if found else ""
+    """Path of the named scopes and functions it comes from; may be empty."""
+    match = _OP_NAME.search(self.attributes)
+    return match[1] if match else ""
 
   @functools.cached_property
   def called(self) -> tuple[str, ...]:
@@ -119,9 +112,9 @@ class Instruction:
     return (*_CALLED.findall(self.attributes), *inside)
 
   def attribute(self, name: str) -> str:
-    """Value of NAME="..." or NAME=...; empty if absent."""
-    found = re.search(rf'\b{name}=["%]?([\w.\-$]+)', self.attributes)
-    return found[1] if found else ""
+    """Returns the value of NAME="..." or NAME=...; empty if absent."""
+    match = re.search(rf'\b{name}=["%]?([\w.\-$]+)', self.attributes)
+    return match[1] if match else ""
 
 
 Computation = dict[str, Instruction]
@@ -144,7 +137,7 @@ class Program:
 
   @functools.cached_property
   def fused(self) -> frozenset[str]:
-    """Computations inside a fusion: what they make is never in memory."""
+    """Computations inside a fusion, whose results are never in memory."""
     return frozenset(
       name
       for computation in self.computations.values()
@@ -154,7 +147,7 @@ class Program:
     )
 
   def executed(self) -> Iterator[tuple[Instruction, Computation, int]]:
-    """What runs as such: instruction, its computation, times per run."""
+    """Yields instruction, computation and executions, outside of fusions."""
     for name, computation in self.computations.items():
       if self.times[name] and name not in self.fused:
         for instruction in computation.values():
@@ -162,7 +155,7 @@ class Program:
 
 
 def read(text: str) -> Program:
-  """Reads what `jax.stages.Compiled.as_text` gives."""
+  """Parses what `jax.stages.Compiled.as_text` returns."""
   computations: dict[str, Computation] = {}
   current: Computation = {}
   entry = ""
@@ -216,12 +209,12 @@ def _read_shapes(text: str) -> Iterator[Shape]:
 
 
 def _closing(text: str) -> int:
-  """Where the bracket that `text` starts with is closed, plus one."""
+  """Returns where the bracket that `text` starts with is closed, plus one."""
   depth = 0
-  for found in re.finditer(r"[()]", text):
-    depth += 1 if found[0] == "(" else -1
+  for bracket in re.finditer(r"[()]", text):
+    depth += 1 if bracket[0] == "(" else -1
     if depth == 0:
-      return found.end()
+      return bracket.end()
   return len(text)
 
 
@@ -230,7 +223,7 @@ def _trips(
   around: Computation,
   computations: Mapping[str, Computation],
 ) -> int | None:
-  """How often a loop runs; None if the text does not tell."""
+  """Returns how often a loop runs; None if the text does not tell."""
   if known := _TRIPS.search(loop.attributes):
     return int(known[1])
   condition = computations[loop.attribute("condition")]
@@ -240,20 +233,16 @@ def _trips(
   index, bound = (_source(condition, name) for name in root.operands)
   if bound.opcode != "constant" or index.opcode != "get-tuple-element":
     return None
-  start = _loop_start(loop, around, int(index.attribute("index")))
+  initial, start = around[loop.operands[0]], 0
+  if initial.opcode == "tuple":
+    place = int(index.attribute("index"))
+    first = _source(around, initial.operands[place])
+    start = int(first.arguments) if first.opcode == "constant" else 0
   return int(bound.arguments) - start
 
 
-def _loop_start(loop: Instruction, around: Computation, index: int) -> int:
-  initial = around[loop.operands[0]]
-  if initial.opcode != "tuple":
-    return 0
-  start = _source(around, initial.operands[index])
-  return int(start.arguments) if start.opcode == "constant" else 0
-
-
 def _source(computation: Computation, name: str) -> Instruction:
-  """What a name stands for, behind copies."""
+  """Returns the instruction that a name stands for, copies left out."""
   instruction = computation[name]
   while instruction.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
     instruction = computation[instruction.operands[0]]
@@ -261,32 +250,20 @@ def _source(computation: Computation, name: str) -> Instruction:
 
 
 def kernels(program: Program) -> dict[str, int]:
-  """Hand-written kernels and library calls, with their number per run.
+  """Counts the executions of hand-written kernels and library calls.
 
-  A Pallas kernel goes by its own name. What the compiler itself puts in as a
-  call, to mark a buffer or wait for one, is left out.
+  A Pallas kernel goes by its own name. Calls that the compiler itself adds, to
+  mark a buffer or wait for one, are left out.
   """
-  found: collections.Counter[str] = collections.Counter()
+  counts: collections.Counter[str] = collections.Counter()
   for name, computation in program.computations.items():
     for instruction in computation.values():
       if instruction.opcode == "custom-call":
         target = instruction.attribute("custom_call_target")
         if target in _INTERNAL or not program.times[name]:
           continue
-        found[_kernel_name(instruction, target)] += program.times[name]
-  return dict(found)
-
-
-_INTERNAL = (
-  "AllocateBuffer",
-  "AssumeGatherIndicesInBound",
-  "AsyncCollectiveDone",
-  "AsyncCollectiveStart",
-  "ConcatBitcast",
-  "GatherScatterIndicesBitpacked",
-  "PrepareAsyncCallDone",
-  "PrepareAsyncCallStart",
-)
+        counts[_kernel_name(instruction, target)] += program.times[name]
+  return dict(counts)
 
 
 def _kernel_name(instruction: Instruction, target: str) -> str:
@@ -297,7 +274,7 @@ def _kernel_name(instruction: Instruction, target: str) -> str:
 
 
 def largest(program: Program, count: int) -> list[Instruction]:
-  """The instructions with the largest results in main memory, one a shape.
+  """Returns those with the largest results in main memory, one of a shape.
 
   Results live only while they are needed, so they do not add up to the
   program's memory; but the largest are where to look first.
@@ -313,7 +290,7 @@ def largest(program: Program, count: int) -> list[Instruction]:
 
 
 def tensors(program: Program) -> Iterator[tuple[Shape, str]]:
-  """Every array that an instruction puts in memory, with its scope."""
+  """Yields every array that an instruction puts in memory, with its scope."""
   for instruction, _, _ in program.executed():
     if instruction.opcode not in FREE:
       for shape in instruction.shapes:

@@ -1,4 +1,4 @@
-"""Devices that a program can be compiled for, though they are not here."""
+"""Devices that a program can be compiled for without having them."""
 
 import contextlib
 import dataclasses
@@ -15,13 +15,13 @@ from jax.sharding import SingleDeviceSharding
 
 from time_jax.core.errors import UserError
 
-# Slices that Google Cloud rents, https://cloud.google.com/tpu/docs: the ones
-# named when a name is not accepted.
+# Slices that Google Cloud rents, https://cloud.google.com/tpu/docs, which an
+# error message names.
 _FLAT = "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16"
 _CUBES = "2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8"
 _SLICES = {"v4": _CUBES, "v5e": _FLAT, "v5p": _CUBES, "v6e": _FLAT}
-# libtpu asks where it runs and complains when there is no answer, and lets one
-# process only have it, which is meant for those that use a TPU.
+# libtpu asks where it runs and complains when there is no answer; and it lets
+# only one process have it, which is meant for processes that use a TPU.
 _NO_TPU_HERE = {
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
   "TPU_SKIP_MDS_QUERY": "1",
@@ -35,10 +35,11 @@ class Link:
   """Bandwidths of a kind of device.
 
   Attributes:
-    hbm: of its main memory, bytes/s.
-    ici: of a link to a neighbour in one direction, bytes/s.
-    ring: a slice whose sides are multiples of it closes its rings, so that
-      both directions of a link carry one collective; 0: there are no slices.
+    hbm: bytes/s of its main memory.
+    ici: bytes/s of a link to a neighbour, in one direction.
+    ring: a slice whose sides are all multiples of this number closes its rings,
+      so that both directions of a link carry one collective; 0: there are no
+      slices.
     source: where the numbers are published.
   """
 
@@ -53,7 +54,7 @@ _TPU = (
   "https://jax-ml.github.io/scaling-book/tpus"
 )
 _GPU = "https://www.nvidia.com/en-us/data-center/"
-# By the device_kind that JAX reports. Of GPUs, NVLink within a host.
+# device_kind as JAX reports it -> bandwidths; for GPUs NVLink within a host.
 LINKS = {
   "TPU v4": Link(hbm=1200e9, ici=45e9, ring=4, source=_TPU),
   "TPU v5 lite": Link(hbm=819e9, ici=45e9, ring=16, source=_TPU),
@@ -63,8 +64,8 @@ LINKS = {
   "NVIDIA H100 80GB HBM3": Link(3350e9, 450e9, 0, _GPU + "h100"),
   "NVIDIA H200": Link(4800e9, 450e9, 0, _GPU + "h200"),
 }
-# Name -> what JAX reports, and bytes of memory (same source). JAX takes a share
-# of them, see https://docs.jax.dev/en/latest/201/gpu-memory.html.
+# Name -> device_kind, and bytes of memory (same source). JAX uses a share of
+# them, see https://docs.jax.dev/en/latest/201/gpu-memory.html.
 _GPUS = {
   "a100": ("NVIDIA A100-SXM4-80GB", 80e9),
   "h100": ("NVIDIA H100 80GB HBM3", 80e9),
@@ -79,12 +80,12 @@ class Topology:
   """Devices, present or only described.
 
   Attributes:
-    name: as the user writes it.
-    devices: what a mesh can be made of.
-    memory: bytes that one program may use on a device, None if not known. On
-      a TPU it is what the compiler itself holds against a program.
-    stands_for: kind of the devices in whose place this machine's are; empty if
-      they are themselves.
+    name: name as the user writes it.
+    devices: devices that a mesh can be made of.
+    memory: bytes that one program may use on a device; None if not known. On
+      a TPU it is the limit of the compiler itself.
+    stands_for: kind of the devices that this machine's stand for; empty if
+      they stand for none.
   """
 
   name: str
@@ -94,12 +95,12 @@ class Topology:
 
   @property
   def kind(self) -> str:
-    """What JAX calls the device."""
+    """Kind of the device, as JAX reports it."""
     return self.stands_for or self.devices[0].device_kind
 
   @property
   def link(self) -> Link | None:
-    """Bandwidths, where they are known."""
+    """Bandwidths; None if they are not known."""
     return LINKS.get(self.kind)
 
   @property
@@ -120,8 +121,8 @@ def find(name: str) -> Topology:
   Args:
     name: GENERATION:SHAPE of a TPU slice, such as v5e:4x4 or v5p:4x4x4, which
       takes libtpu but no TPU; cpu:N, that many devices of this machine; or
-      h100:N, likewise a100 and h200, which are cpu:N in the place of a host's
-      GPUs: nothing but a GPU itself can compile for it.
+      h100:N, likewise a100 and h200, where cpu:N stands for a host's GPUs:
+      only a machine with such a GPU can compile for it.
 
   Raises:
     UserError: there is no such topology.
@@ -147,7 +148,7 @@ def find(name: str) -> Topology:
   if devices is None:
     raise UserError(
       f"--topology={name} is not accepted by this libtpu. It accepts, among "
-      f"others, {'; '.join(map(_accepted, _SLICES))}."
+      f"others, {'; '.join(f'{k}: {slices}' for k, slices in _SLICES.items())}."
     )
   return Topology(name, devices, _memory(devices[0]))
 
@@ -163,26 +164,22 @@ def _gpus(name: str, card: str, count: int) -> Topology:
 
 
 def _has_libtpu() -> bool:
-  found = importlib.util.find_spec("libtpu") is not None
-  return found or "TPU_LIBRARY_PATH" in os.environ
-
-
-def _accepted(generation: str) -> str:
-  shapes = _SLICES[generation].split()
-  found = [shape for shape in shapes if _tpus(f"{generation}:{shape}")]
-  return f"{generation}: {' '.join(found)}"
+  installed = importlib.util.find_spec("libtpu") is not None
+  return installed or "TPU_LIBRARY_PATH" in os.environ
 
 
 def _tpus(name: str) -> list[jax.Device] | None:
   for variable, value in _NO_TPU_HERE.items():
     os.environ.setdefault(variable, value)
-  how: dict[str, Any] = {}
+  options: dict[str, Any] = {}
   if name.startswith("v4:"):
-    how["chip_config_name"] = "megacore"  # One device a chip, as on its VMs.
+    options["chip_config_name"] = (
+      "megacore"  # One device a chip, as on its VMs.
+    )
   if name.endswith(":1x1"):
-    how["chips_per_host_bounds"] = (1, 1, 1)
+    options["chips_per_host_bounds"] = (1, 1, 1)
   try:
-    return topologies.get_topology_desc(name, "tpu", **how).devices
+    return topologies.get_topology_desc(name, "tpu", **options).devices
   except jax.errors.JaxRuntimeError as error:
     if str(error).startswith("INVALID_ARGUMENT"):
       return None
@@ -191,28 +188,35 @@ def _tpus(name: str) -> list[jax.Device] | None:
 
 
 def _memory(device: jax.Device) -> int | None:
-  """Asks the compiler how much it has to give, with a program too large."""
+  """Reads the memory's size from the compiler's refusal of a huge program."""
   too_large = jax.ShapeDtypeStruct(
     (2**44,), jnp.int8, sharding=SingleDeviceSharding(device)
   )
   try:
     jax.jit(lambda x: x + 1).lower(too_large).compile()
   except jax.errors.JaxRuntimeError as error:
-    found = read_memory(str(error))
-    return found and found[1]
+    sizes = read_memory(str(error))
+    return sizes and sizes[1]
   return None
 
 
 def read_memory(message: str) -> tuple[int, int] | None:
-  """Bytes of HBM that a program needs and that there are, as an error says."""
+  """Reads the bytes of HBM that a program needs, and that there are.
+
+  Args:
+    message: error of the compiler.
+
+  Returns:
+    Both numbers; None if the error is about something else.
+  """
   size = r"([\d.]+)([MGT])"
-  found = re.search(
+  match = re.search(
     rf"\({size}\) exceeds available HBM \({size}\)|Used {size} of {size} hbm",
     message,
   )
-  if not found:
+  if not match:
     return None
-  number, unit, limit, limit_unit = filter(None, found.groups())
+  number, unit, limit, limit_unit = filter(None, match.groups())
   powers = {"M": 2**20, "G": 2**30, "T": 2**40}
   return (
     int(float(number) * powers[unit]),

@@ -1,22 +1,27 @@
-"""Bytes that a compiled program moves between a device and its main memory."""
+"""Bytes that a compiled program moves between a device and its main memory.
+
+An instruction reads its operands and writes its result; a fusion reads what its
+inner instructions use of the operands. So it is the sum of operand and result
+bytes of XLA's own cost analysis ("bytes accessed"), but with loops multiplied
+and slices and in-place updates counted as what they touch.
+"""
 
 import functools
 
 from time_jax.bench.aot.program import FREE, Computation, Instruction, Program
 
 _SLICES = ("dynamic-slice", "slice", "gather")
-# Names for an array, not uses of it.
+# Opcodes that give an array another name and do not use it.
 _RENAMED = ("bitcast", "tuple", "get-tuple-element", "optimization-barrier")
-# Calls that only mark a buffer, or wait for one.
+# Targets of calls that only mark a buffer, or wait for one.
 _MARKS = ("AllocateBuffer", "ConcatBitcast", "AsyncCollectiveDone")
 
 
 def traffic(program: Program) -> int:
-  """Bytes read and written in one run, loops included.
+  """Returns the bytes read and written in one run, loops included.
 
-  Each instruction reads its operands and writes its result, a slice only what
-  it cuts out; what lies in fast memory costs nothing. Caches and the padding
-  of layouts are left out of account, so this is an estimate.
+  What lies in fast memory costs nothing. Caches and the padding of layouts are
+  left out of account, so this is an estimate.
   """
   return sum(
     times * _moved(program, instruction, computation)
@@ -44,7 +49,7 @@ def _moved(
 
 
 def _copied(instruction: Instruction, source: Instruction) -> int:
-  """Of a copy beside the computation; its result names its source, too."""
+  """Returns the bytes of an asynchronous copy; its result names its source."""
   arrays = [shape for shape in instruction.shapes if shape.dims]
   target = min(arrays, key=lambda shape: shape.size)
   sides = [*source.shapes, target]
@@ -54,7 +59,7 @@ def _copied(instruction: Instruction, source: Instruction) -> int:
 def _read(
   program: Program, user: Instruction, place: int, source: Instruction
 ) -> int:
-  """What an instruction reads of its operand number `place`."""
+  """Returns what an instruction reads of its operand number `place`."""
   if user.opcode in _SLICES and place == 0:
     return _in_memory(source) and user.size
   if user.opcode == "dynamic-update-slice" and place == 0:
@@ -66,7 +71,7 @@ def _read(
 
 
 def _read_inside(program: Program, inside: Computation, place: int) -> int:
-  """What a fusion reads of its operand number `place`."""
+  """Returns what a fusion reads of its operand number `place`."""
   (parameter,) = (
     i
     for i in inside.values()
@@ -88,7 +93,7 @@ def _used(program: Program, inside: Computation, source: Instruction) -> int:
 
 
 def _is_link(instruction: Instruction) -> bool:
-  """Whether it is part of a collective that runs beside a fusion.
+  """Returns whether it is part of a collective that runs beside a fusion.
 
   The fusion that starts the collective counts for all of its links.
   """
@@ -115,7 +120,7 @@ def _written(
 
 
 def _made(inside: Computation, instruction: Instruction) -> int:
-  """What one result of a fusion writes."""
+  """Returns what one result of a fusion writes."""
   whole = _in_memory(instruction)
   while instruction.opcode == "bitcast":
     instruction = inside[instruction.operands[0]]

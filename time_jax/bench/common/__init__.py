@@ -1,1 +1,1 @@
-"""What the benchmarks share, and those of a step and of the data."""
+"""`bench step` and `bench data`, and what all benchmarks share."""

@@ -1,7 +1,7 @@
-"""Where a step's time goes: its parts, each compiled and timed on its own.
+"""Where the time of a step goes: its parts, each compiled and timed alone.
 
-In the step the compiler sees all parts together, so that their sum is near
-the step's time but not equal to it; the difference is shown as the rest.
+In the step itself the compiler sees all parts together, so their sum is near
+the step's time but not equal to it; the difference is reported as the rest.
 """
 
 import statistics
@@ -28,99 +28,84 @@ def time_parts(
   batch: Batch,
   repeats: int,
 ) -> dict[str, float]:
-  """Median seconds of every part of a step, by name.
+  """Times the parts of a step.
 
   Args:
-    objective: teacher and student.
+    objective: teacher, student and relation loss.
     tx: the optimizer.
-    state: of the run; its buffers are used up.
-    batch: on the devices.
-    repeats: rounds that count, after one that does not.
+    state: state of the run; its buffers are donated.
+    batch: batch on the devices.
+    repeats: number of rounds that count, after one that does not.
+
+  Returns:
+    Name of a part -> median seconds.
   """
-  frozen, params = objective.teacher.params, state.params
-  leaves, tree = jax.tree.flatten(params)
-  # A part of its own: a step touches few rows of the table, its gradient all.
-  words = objective.teacher.vocab_size
-  (place,) = [i for i, x in enumerate(leaves) if x.shape[:1] == (words,)]
+  teacher_params = objective.teacher.params
+  leaves, tree = jax.tree.flatten(state.params)
+  # The token table is a part of its own: a step touches few of its rows, but
+  # its gradient has all of them.
+  vocab_size = objective.teacher.vocab_size
+  (place,) = [i for i, x in enumerate(leaves) if x.shape[:1] == (vocab_size,)]
   table = leaves.pop(place)
 
-  def student(leaves: list[Array], table: Array) -> Any:
-    whole = [*leaves[:place], table, *leaves[place:]]
-    return _student(objective, jax.tree.unflatten(tree, whole), batch)
+  def join(leaves: list[Array], table: Array) -> Params:
+    return jax.tree.unflatten(tree, [*leaves[:place], table, *leaves[place:]])
 
-  targets_of = jax.jit(objective.targets)
-  targets, found = targets_of(frozen, batch), jax.jit(student)(leaves, table)
+  def student(leaves: list[Array], table: Array) -> Any:
+    return objective.student.apply(
+      {"params": join(leaves, table)},
+      batch,
+      deterministic=False,
+      rngs={"dropout": jax.random.key(0)},
+    )
+
+  def loss(projections: Qkv, targets: Qkv) -> Array:
+    sums = relation_sums(
+      targets,
+      projections,
+      batch.segment_ids,
+      num_heads=objective.num_heads,
+      relations=objective.weights,
+      implementation=objective.implementation,
+    )
+    return jnp.sum(jnp.stack(list(sums.values())))
+
+  teacher = jax.jit(objective.targets)
+  targets = teacher(teacher_params, batch)
+  projections = jax.jit(student)(leaves, table)
+  dtype = projections.query.dtype
   backward = jax.jit(
     lambda leaves, table, cotangents: jax.vjp(
       lambda leaves: student(leaves, table), leaves
     )[1](cotangents)
   )
-  dtype = found.query.dtype
   scatter = jax.jit(
     lambda table, cotangents: jax.vjp(
       lambda table: jnp.take(table.astype(dtype), batch.tokens, axis=0), table
     )[1](cotangents)
   )
-  relations = jax.jit(
-    lambda found, targets: jax.value_and_grad(_relations)(
-      found, targets, batch, objective
-    )
-  )
-  looked_up = jnp.ones((*batch.tokens.shape, table.shape[1]), dtype)
-  (of_leaves,) = backward(leaves, table, found)
-  (of_table,) = scatter(table, looked_up)
+  relations = jax.jit(jax.value_and_grad(loss))
+  cotangents = jnp.ones((*batch.tokens.shape, table.shape[1]), dtype)
+  (leaves_grad,) = backward(leaves, table, projections)
+  (table_grad,) = scatter(table, cotangents)
+  grads = join(leaves_grad, table_grad)
   parts = {
-    "teacher forward": lambda: targets_of(frozen, batch),
-    "student forward and backward": lambda: backward(leaves, table, found),
-    "token table's gradient": lambda: scatter(table, looked_up),
-    "relations": lambda: relations(found, targets),
+    "teacher forward": lambda: teacher(teacher_params, batch),
+    "student forward and backward": lambda: backward(
+      leaves, table, projections
+    ),
+    "token table's gradient": lambda: scatter(table, cotangents),
+    "relations": lambda: relations(projections, targets),
+    # Last, as it donates the state.
+    "gradient norm and optimizer": _optimizer_part(tx, state, grads),
   }
-  seconds = {name: _time(part, repeats) for name, part in parts.items()}
-  grads = [*of_leaves[:place], of_table, *of_leaves[place:]]
-  seconds["gradient norm and optimizer"] = _time_optimizer(
-    tx, state, jax.tree.unflatten(tree, grads), repeats
-  )
-  return seconds
+  return {name: _time(part, repeats) for name, part in parts.items()}
 
 
-def _student(objective: Objective, params: Params, batch: Batch) -> Any:
-  rngs = {"dropout": jax.random.key(0)}
-  return objective.student.apply(
-    {"params": params}, batch, deterministic=False, rngs=rngs
-  )
-
-
-def _relations(
-  found: Qkv, targets: Qkv, batch: Batch, objective: Objective
-) -> Array:
-  sums = relation_sums(
-    targets,
-    found,
-    batch.segment_ids,
-    num_heads=objective.num_heads,
-    relations=objective.weights,
-    implementation=objective.implementation,
-  )
-  return jnp.sum(jnp.stack(list(sums.values())))
-
-
-def _time(part: Callable[[], Any], repeats: int) -> float:
-  jax.block_until_ready(part())
-  seconds = []
-  for _ in range(repeats):
-    start = time.perf_counter()
-    jax.block_until_ready(part())
-    seconds.append(time.perf_counter() - start)
-  return statistics.median(seconds)
-
-
-def _time_optimizer(
-  tx: optax.GradientTransformation,
-  state: TrainState,
-  grads: Params,
-  repeats: int,
-) -> float:
-  """As in a step: the state donated, and kept where the norm is not finite."""
+def _optimizer_part(
+  tx: optax.GradientTransformation, state: TrainState, grads: Params
+) -> Callable[[], Any]:
+  """Returns an update as a step does it: donated, kept where not finite."""
 
   def update(kept: Any, grads: Params) -> Any:
     params, opt_state = kept
@@ -139,4 +124,14 @@ def _time_optimizer(
     kept = compiled(kept, grads)
     return kept
 
-  return _time(part, repeats)
+  return part
+
+
+def _time(part: Callable[[], Any], repeats: int) -> float:
+  jax.block_until_ready(part())
+  seconds = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    jax.block_until_ready(part())
+    seconds.append(time.perf_counter() - start)
+  return statistics.median(seconds)

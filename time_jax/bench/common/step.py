@@ -1,19 +1,19 @@
-"""Speed and memory of the training step, as `distill` runs it."""
+"""`bench step`: speed and memory of the training step that `distill` runs."""
 
 import contextlib
 import itertools
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from time_jax.bench.common import report
-from time_jax.bench.common.run import Run, Window
+from time_jax.bench.common.step_runner import StepRunner, Window
 from time_jax.config.distill import check_config
+from time_jax.core.display import aligned_table, byte_size
 from time_jax.core.errors import UserError
-from time_jax.core.storage import atomic_file
 from time_jax.data import pipeline
 from time_jax.parallel import processes
 from time_jax.run import assembly, corpus, loop
@@ -21,8 +21,8 @@ from time_jax.step import machine
 
 SCHEMA = "time_jax.bench.step/2"
 _REUSED, _LOADER = "one batch, reused", "loader"
-# Steps until clocks, caches and allocators are settled. A CPU's are few, for
-# there a step of full size takes seconds.
+# Steps until clocks, caches and allocators have settled. On a CPU few must do,
+# as a step of full size takes seconds.
 _WARMUP, _WARMUP_CPU = 20, 3
 
 
@@ -36,62 +36,57 @@ def bench_step(
   peak_tflops: float | None,
   json: pathlib.Path | None,
 ) -> int:
-  """Prints speed, memory and compilation of a recipe's step.
+  """Prints speed, memory and compilation time of a recipe's training step.
 
-  First with one batch of full rows that is used again and again, then, where
-  there is text or it is asked for, with batches from the loader.
+  It is measured with one batch of full rows that is used again and again, and
+  then with batches from the loader, if there is text or `real_rows` is set.
 
   Args:
-    config: the recipe.
-    steps: that count.
-    warmup: steps before them, which do not; the one that compiles is extra.
-      None: 20, and 3 on a CPU.
-    real_rows: whether the loader is measured with synthetic rows, too.
-    workdir: of a run; its prepared text is measured. None: no text is.
-    peak_tflops: dense, of one device; None: from `flops.PEAKS`.
-    json: where the numbers go, too.
+    config: recipe of the run.
+    steps: number of steps that count.
+    warmup: number of steps before them, which do not count; the step that
+      compiles is extra. None: 20, or 3 on a CPU.
+    real_rows: whether the loader is measured with synthetic rows as well.
+    workdir: folder of a run, whose prepared text is measured; None: no text.
+    peak_tflops: dense peak of one device; None: that of `flops.PEAKS`.
+    json: file for the numbers, or None.
 
   Returns:
     The exit code, 0.
 
   Raises:
-    UserError: a bad recipe, or a file that cannot be written.
+    UserError: the recipe is wrong, or a file cannot be written.
   """
   check_config(config)
-  if json:
-    report.check_writable(json)
+  report.check_writable(json)
   vocab_size = assembly.teacher_config(config).vocab_size
   processes.initialize()
-  assembly.make_mesh(config)  # What is wrong is told before text is prepared.
+  assembly.make_mesh(config)  # Errors come before text is prepared.
   rows, problem = open_rows(config, workdir, real_rows, vocab_size)
   loop.use_compilation_cache()
   if warmup is None:
     warmup = _WARMUP_CPU if jax.default_backend() == "cpu" else _WARMUP
-  run = Run.build(config)
-  batch = run.full_batch()
-  about = _describe(run, peak_tflops) | run.compile(batch)
-  run.window(itertools.repeat(batch), warmup)
-  reused = _rates(run.window(itertools.repeat(batch), steps), about)
-  about["time"] |= reused["time"]
-  about |= {"throughput": reused["throughput"], _LOADER: None}
-  about["memory"] |= report.peak_memory()
-  _keep(json, about)
+  json = json if jax.process_index() == 0 else None
+  runner = StepRunner.build(config)
+  batch = runner.full_batch()
+  result = _describe(runner, peak_tflops) | runner.compile(batch)
+  runner.window(itertools.repeat(batch), warmup)
+  reused = _rates(runner.window(itertools.repeat(batch), steps), result)
+  result["time"] |= reused["time"]
+  result |= {"throughput": reused["throughput"], _LOADER: None}
+  result["memory"] |= report.peak_memory()
+  report.write(json, SCHEMA, result)
   if rows:
-    with contextlib.closing(run.loader(rows, warmup + steps)) as batches:
-      run.window(batches, warmup)
-      about[_LOADER] = _rates(run.window(batches, steps), about)
-    about["memory"] |= report.peak_memory()
-    _keep(json, about)
+    with contextlib.closing(runner.loader(rows, warmup + steps)) as batches:
+      runner.window(batches, warmup)
+      result[_LOADER] = _rates(runner.window(batches, steps), result)
+    result["memory"] |= report.peak_memory()
+    report.write(json, SCHEMA, result)
   if jax.process_index() == 0:
-    print(as_text(about))
+    print(as_text(result))
     if problem:
       print(f"not measured: {_LOADER}: {problem}")
   return 0
-
-
-def _keep(json: pathlib.Path | None, about: dict[str, Any]) -> None:
-  if json and jax.process_index() == 0:
-    atomic_file.write_json(json, about)
 
 
 def open_rows(
@@ -100,13 +95,16 @@ def open_rows(
   real_rows: bool,
   vocab_size: int,
 ) -> tuple[pipeline.Rows | None, str]:
-  """Rows for the loader; or none, and why.
+  """Opens the rows that the loader is measured with.
 
   Args:
-    config: the recipe.
-    workdir: of a run, where text is prepared.
-    real_rows: whether to take synthetic rows, too, and to insist.
-    vocab_size: rows of the teacher's token table.
+    config: recipe of the run.
+    workdir: folder of a run, in which text is prepared.
+    real_rows: whether synthetic rows will do, and rows are a must.
+    vocab_size: number of rows of the teacher's token table.
+
+  Returns:
+    The rows and an empty text; or None and the reason why there are none.
   """
   if config.data.synthetic_rows:
     if not real_rows:
@@ -124,126 +122,115 @@ def open_rows(
   return corpus.open_corpus(config, folder, vocab_size).train, ""
 
 
-def _describe(run: Run, peak_tflops: float | None) -> dict[str, Any]:
-  """The parts of the report that are known before anything runs."""
-  c = run.config
+def _describe(runner: StepRunner, peak_tflops: float | None) -> dict[str, Any]:
+  """Returns the parts of the result that are known before anything runs."""
+  c = runner.config
   full = (c.teacher.dtype, c.train.dtype) == ("float32", "float32")
   dtype = "float32" if full else "bfloat16"
-  about = machine.environment(dict(run.mesh.shape), dtype)
+  result = machine.environment(dict(runner.mesh.shape), dtype)
   if peak_tflops:
-    about["hardware"] |= {
+    result["hardware"] |= {
       "peak_tflops_dense": peak_tflops,
       "peak_source": "--peak_tflops",
     }
-  return (
-    {"schema": SCHEMA}
-    | about
-    | {
-      "shape": {
-        "global_batch": c.train.global_batch_size,
-        "seq": c.data.seq_len,
-        "teacher": c.teacher.path,
-        "layers_run": c.teacher.layer,
-        "teacher_dtype": c.teacher.dtype,
-        "student": c.student.to_dict(),
-        "student_dtype": c.train.dtype,
-        "A_r": c.relations.num_heads,
-        "implementation": c.relations.implementation,
-        "remat": "attention",  # Its probabilities; see `models.attention`.
-        "accum": c.train.accumulation,
-        "packing": c.data.packing,
-        "parallel": c.train.parallel,
-      },
-      "energy": None,  # Not measured.
-    }
-  )
+  shape = {
+    "global_batch": c.train.global_batch_size,
+    "seq": c.data.seq_len,
+    "teacher": c.teacher.path,
+    "layers_run": c.teacher.layer,
+    "teacher_dtype": c.teacher.dtype,
+    "student": c.student.to_dict(),
+    "student_dtype": c.train.dtype,
+    "A_r": c.relations.num_heads,
+    "implementation": c.relations.implementation,
+    "remat": "attention",  # Of its probabilities; see `models.attention`.
+    "accum": c.train.accumulation,
+    "packing": c.data.packing,
+    "parallel": c.train.parallel,
+  }
+  return result | {"shape": shape, "energy": None}  # Energy is not measured.
 
 
-def _rates(window: Window, about: Mapping[str, Any]) -> dict[str, Any]:
-  """Times and rates of one kind of input."""
-  shape, hardware = about["shape"], about["hardware"]
+def _rates(window: Window, result: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns times and rates of steps with one kind of input."""
+  shape, hardware = result["shape"], result["hardware"]
   times = report.spread(window.seconds)
-  whole, devices = sum(window.seconds), hardware["n_devices"]
+  total, devices = sum(window.seconds), hardware["n_devices"]
   rows = shape["global_batch"] * len(window.seconds)
-  per_device = about["flops"]["total"] / times["mean"] / devices / 1e12
+  tokens = rows * shape["seq"] / total
+  per_device = result["flops"]["total"] / times["mean"] / devices / 1e12
   peak = hardware["peak_tflops_dense"]
   return {
-    "time": {"step_s": times, "input_wait_frac": window.waited / whole},
+    "time": {"step_s": times, "input_wait_frac": window.waited / total},
     "throughput": {
-      "sequences_s": rows / whole,
-      "tokens_s": rows * shape["seq"] / whole,
-      "real_tokens_s": window.real_tokens / whole,
-      "tokens_s_per_device": rows * shape["seq"] / whole / devices,
+      "sequences_s": rows / total,
+      "tokens_s": tokens,
+      "real_tokens_s": window.real_tokens / total,
+      "tokens_s_per_device": tokens / devices,
       "model_tflops_s_per_device": per_device,
       "mfu": per_device / peak if peak else None,
     },
   }
 
 
-def as_text(about: Mapping[str, Any]) -> str:
-  """The report, readable."""
-  hardware, shape = about["hardware"], about["shape"]
-  compiled, memory = about["time"], about["memory"]
-  peak = hardware["peak_tflops_dense"]
-  mfu = (
-    f"MFU is of {peak:g} TFLOP/s, dense, per device ({hardware['peak_source']})"
-    if peak
-    else "MFU: the peak of this device is not known; give --peak_tflops"
-  )
-  device = memory["device_peak"]
-  counted = {k: v / 1e12 for k, v in about["flops"].items()}
-  inputs = {_REUSED: about}
-  if about[_LOADER]:
-    inputs[_LOADER] = about[_LOADER]
+def as_text(result: Mapping[str, Any]) -> str:
+  """Returns the result as people read it."""
+  hardware, shape = result["hardware"], result["shape"]
+  compiled, memory = result["time"], result["memory"]
+  peak, device = hardware["peak_tflops_dense"], memory["device_peak"]
+  tera = {
+    name: f"{count / 1e12:.3f}" for name, count in result["flops"].items()
+  }
+  inputs = {_REUSED: result, _LOADER: result[_LOADER]}
+  inputs = {name: measured for name, measured in inputs.items() if measured}
+  rows = [(name, *map(cell, inputs.values())) for name, cell in _ROWS.items()]
   lines = [
     f"{hardware['n_devices']} x {hardware['kind']}, "
     f"{hardware['n_processes']} process(es), mesh {hardware['mesh']}, jax "
-    f"{about['software']['jax']}, {about['date'][:10]}",
+    f"{result['software']['jax']}, {result['date'][:10]}",
     f"{shape['global_batch']} x {shape['seq']} tokens; teacher "
     f"{shape['teacher']!r} up to layer {shape['layers_run']} in "
     f"{shape['teacher_dtype']}, student {shape['student']['num_layers']} x "
     f"{shape['student']['hidden_size']} in {shape['student_dtype']}",
     f"compiled in {compiled['compile_s']:.1f} s ({compiled['cache']} cache), "
     f"first step done after {compiled['first_step_s']:.1f} s",
-    f"memory: program {_gigabytes(memory['program']['total'])} per device, "
-    f"of that temporaries {_gigabytes(memory['program']['temporaries'])}; "
-    f"device peak {_gigabytes(device) if device else 'not reported'}; host "
-    f"peak {_gigabytes(memory['host_peak'])}",
-    f"model TFLOP per step: {counted['total']:.3f} (teacher "
-    f"{counted['teacher']:.3f}, student {counted['student']:.3f}, relations "
-    f"{counted['relations']:.3f})",
-    mfu,
-    report.table(("", *inputs), _cells(inputs.values())),
+    f"memory: program {byte_size(memory['program']['total'])} per device, "
+    f"of that temporaries {byte_size(memory['program']['temporaries'])}; "
+    f"device peak {byte_size(device) if device else 'not reported'}; host "
+    f"peak {byte_size(memory['host_peak'])}",
+    f"model TFLOP per step: {tera['total']} (teacher {tera['teacher']}, "
+    f"student {tera['student']}, relations {tera['relations']})",
+    f"MFU is of {peak:g} TFLOP/s, dense, per device ({hardware['peak_source']})"
+    if peak
+    else "MFU: the peak of this device is not known; give --peak_tflops",
+    aligned_table([("", *inputs), *rows], "<>"),
   ]
   return "\n".join(lines)
 
 
-def _gigabytes(count: int) -> str:
-  return f"{count / 1e9:.2f} GB"
+def _milliseconds(statistic: str) -> Callable[[Any], str]:
+  return lambda x: f"{x['time']['step_s'][statistic] * 1e3:,.1f}"
 
 
-def _cells(inputs: Iterable[Any]) -> list[Sequence[str]]:
-  found = list(inputs)
-  times = [one["time"]["step_s"] for one in found]
-  rates = [one["throughput"] for one in found]
-  rows: list[Sequence[str]] = [
-    (f"step ms, {name}", *(f"{t[name] * 1e3:,.1f}" for t in times))
+def _rate(name: str, form: str) -> Callable[[Any], str]:
+  def cell(measured: Any) -> str:
+    value = measured["throughput"][name]
+    return "-" if value is None else f"{value:{form}}"
+
+  return cell
+
+
+# Label -> the cell that it gets for one kind of input.
+_ROWS: dict[str, Callable[[Any], str]] = {
+  **{
+    f"step ms, {name}": _milliseconds(name)
     for name in ("mean", "p50", "p90", "p99", "min", "max")
-  ]
-  rows.append(("steps", *(str(t["n"]) for t in times)))
-  for label, name in (
-    ("tokens/s", "tokens_s"),
-    ("real tokens/s", "real_tokens_s"),
-    ("tokens/s per device", "tokens_s_per_device"),
-  ):
-    rows.append((label, *(f"{rate[name]:,.1f}" for rate in rates)))
-  rows.append(
-    (
-      "model TFLOP/s per device",
-      *(f"{rate['model_tflops_s_per_device']:.4g}" for rate in rates),
-    )
-  )
-  rows.append(("MFU", *(f"{r['mfu']:.1%}" if r["mfu"] else "-" for r in rates)))
-  waits = [one["time"]["input_wait_frac"] for one in found]
-  rows.append(("waiting for input", *(f"{wait:.1%}" for wait in waits)))
-  return rows
+  },
+  "steps": lambda x: str(x["time"]["step_s"]["n"]),
+  "tokens/s": _rate("tokens_s", ",.1f"),
+  "real tokens/s": _rate("real_tokens_s", ",.1f"),
+  "tokens/s per device": _rate("tokens_s_per_device", ",.1f"),
+  "model TFLOP/s per device": _rate("model_tflops_s_per_device", ".4g"),
+  "MFU": _rate("mfu", ".1%"),
+  "waiting for input": lambda x: f"{x['time']['input_wait_frac']:.1%}",
+}

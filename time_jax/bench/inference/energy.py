@@ -1,8 +1,8 @@
-"""Joules of a device between two moments, where it counts them itself.
+"""Energy counters of devices.
 
-NVIDIA GPUs count through NVML, CPUs of Intel and AMD through RAPL where the
-system lets it be read; a virtual machine mostly does not. TPUs tell nothing:
-of them time on a chip is what can be counted.
+NVIDIA GPUs count energy through NVML, CPUs of Intel and AMD through RAPL if the
+system lets it be read; a virtual machine mostly does not. TPUs have no counter:
+for them, chip time is reported.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ NOT_HERE = "not measurable here"
 
 @dataclasses.dataclass(frozen=True)
 class Meter:
-  """A counter of energy.
+  """An energy counter.
 
   Attributes:
-    method: what counts, and of what; or why nothing does.
-    start: begins a measurement; what it returns tells the joules since then.
-      None: nothing counts.
+    method: name of the counter and of what it covers; or why there is none.
+    start: starts a measurement and returns a function that returns the joules
+      since then; None: there is no counter.
   """
 
   method: str
@@ -31,11 +31,11 @@ class Meter:
 
 
 def make_meter(platform: str, *, powercap: pathlib.Path = _POWERCAP) -> Meter:
-  """The meter for devices of a kind.
+  """Returns the meter for devices of a platform.
 
   Args:
     platform: cpu, gpu or tpu, as JAX calls it.
-    powercap: where Linux keeps RAPL.
+    powercap: folder in which Linux shows RAPL.
   """
   if platform == "gpu":
     return _nvml()
@@ -46,14 +46,19 @@ def make_meter(platform: str, *, powercap: pathlib.Path = _POWERCAP) -> Meter:
 
 def _nvml() -> Meter:
   try:
-    nvml = importlib.import_module("pynvml")
+    nvml: Any = importlib.import_module("pynvml")
   except ImportError:
     return Meter(
       f"{NOT_HERE}: NVML needs pip install -e '.[energy]' in the repository"
     )
   try:
     nvml.nvmlInit()
-    device = _device(nvml)
+    # The first GPU that CUDA shows.
+    name = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    if name.startswith(("GPU-", "MIG-")):
+      device = nvml.nvmlDeviceGetHandleByUUID(name)
+    else:
+      device = nvml.nvmlDeviceGetHandleByIndex(int(name or 0))
     nvml.nvmlDeviceGetTotalEnergyConsumption(device)
   except nvml.NVMLError as error:
     return Meter(f"{NOT_HERE}: NVML says {error}")
@@ -68,21 +73,12 @@ def _nvml() -> Meter:
   return Meter("NVML, the whole GPU", start)
 
 
-def _device(nvml: object) -> object:
-  """The first GPU that CUDA shows, which it may number as it likes."""
-  library: Any = nvml
-  name = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-  if name.startswith(("GPU-", "MIG-")):
-    return library.nvmlDeviceGetHandleByUUID(name)
-  return library.nvmlDeviceGetHandleByIndex(int(name or 0))
-
-
 def _rapl(powercap: pathlib.Path) -> Meter:
   def read(name: str) -> list[int]:
     return [int((zone / name).read_text()) for zone in zones]
 
   try:
-    # A package is intel-rapl:N, on AMD too; what is inside has a further ":M".
+    # A package is intel-rapl:N, on AMD too; its parts have a further ":M".
     zones = [
       zone
       for zone in sorted(powercap.glob("intel-rapl:*"))
@@ -101,7 +97,7 @@ def _rapl(powercap: pathlib.Path) -> Meter:
     before = read("energy_uj")
 
     def joules() -> float:
-      # A counter starts again at 0 behind its range, within minutes at least.
+      # A counter wraps around after its range, in minutes at the earliest.
       differences = zip(read("energy_uj"), before, ranges, strict=True)
       return sum((b - a) % whole for b, a, whole in differences) / 1e6
 

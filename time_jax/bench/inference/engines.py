@@ -1,10 +1,12 @@
-"""What runs an encoder: JAX, PyTorch, onnxruntime, each in its own process.
+"""Engines that run encoders: JAX, PyTorch, onnxruntime and spaCy.
 
-onnxruntime takes part twice, the second time with weights in 8 bits.
+Each works in its own process. onnxruntime takes part twice, the second time
+with weights in 8 bits. spaCy runs a pipeline of its own on the same sentences.
 """
 
 import contextlib
 import functools
+import importlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,81 +14,128 @@ from typing import Any
 import jax
 import numpy as np
 
+from time_jax.bench.inference.encoders import EncoderFiles
 from time_jax.bench.inference.energy import make_meter
-from time_jax.bench.inference.sentences import Rows
-from time_jax.bench.inference.subjects import Subject
+from time_jax.bench.inference.sentences import SentenceBatch
 from time_jax.core.arrays import make_batch
+from time_jax.core.errors import UserError
 from time_jax.hf import load, torch_encoder
 from time_jax.models import stepwise
 from time_jax.parallel import sharding
 from time_jax.release import onnx_files
 
-Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
+INT8, SPACY = "onnxruntime-int8", "spacy"
 
 
 class Engine:
-  """Encoders in one library, with as many threads as it likes."""
+  """Encoders in one library, which may use as many threads as it likes."""
 
-  def __init__(self, name: str, subjects: Sequence[Subject]) -> None:
-    """Loads them.
+  def __init__(self, name: str, encoders: Sequence[EncoderFiles]) -> None:
+    """Loads encoders.
 
     Args:
-      name: a key of `ENGINES`.
-      subjects: to load.
+      name: key of `ENGINES`.
+      encoders: encoders to load.
     """
-    self._runs = {s.name: ENGINES[name](s) for s in subjects}
-    # The others are here on the CPU alone.
+    self._encode = {e.name: ENGINES[name](e) for e in encoders}
+    # The others are installed for the CPU alone.
     self.platform = jax.default_backend() if name == "jax" else "cpu"
     self._meter = make_meter(self.platform)
 
-  def last_state(self, subject: str, batch: Rows) -> np.ndarray:
-    """What an encoder hands on, (B, T, D)."""
-    return self._runs[subject](*batch)
+  def last_state(self, encoder: str, batch: SentenceBatch) -> np.ndarray:
+    """Returns the hidden states of an encoder's last layer, [B, T, D]."""
+    return self._encode[encoder](batch.tokens, batch.mask)
 
-  def seconds(self, subject: str, batches: Sequence[Rows]) -> list[float]:
-    """Of a call with each batch, from host arrays to host arrays."""
-    run, found = self._runs[subject], []
+  def seconds(
+    self, encoder: str, batches: Sequence[SentenceBatch]
+  ) -> list[float]:
+    """Times a call with each batch, from host arrays to host arrays."""
+    encode, seconds = self._encode[encoder], []
     for batch in batches:
       start = time.perf_counter()
-      run(*batch)
-      found.append(time.perf_counter() - start)
-    return found
+      encode(batch.tokens, batch.mask)
+      seconds.append(time.perf_counter() - start)
+    return seconds
 
   def energy(
-    self, subject: str, batches: Sequence[Rows], at_least: float
+    self, encoder: str, batches: Sequence[SentenceBatch], at_least: float
   ) -> dict[str, Any]:
-    """Joules of going through the batches, by a counter of the device.
+    """Measures the energy of encoding all batches, with the device's counter.
 
     Args:
-      subject: name of the encoder.
-      batches: again and again.
-      at_least: seconds; a counter moves in steps.
+      encoder: name of the encoder.
+      batches: what is encoded, again and again.
+      at_least: seconds to measure for, because a counter moves in steps.
 
     Returns:
-      "platform", "chips", "method", and where something counts "joules" and
-      "seconds" of once through all batches.
+      "platform", "chips", "method"; and, where there is a counter, "joules"
+      and "seconds" of encoding all batches once.
     """
-    about = {
+    result = {
       "platform": self.platform,
       "chips": 1,
       "method": self._meter.method,
     }
     if self._meter.start is None:
-      return about
+      return result
     joules, start, times = self._meter.start(), time.perf_counter(), 0
     while time.perf_counter() - start < at_least:
-      self.seconds(subject, batches)
+      self.seconds(encoder, batches)
       times += 1
     taken = time.perf_counter() - start
-    return about | {"joules": joules() / times, "seconds": taken / times}
+    return result | {"joules": joules() / times, "seconds": taken / times}
 
 
-def _load_jax(subject: Subject) -> Run:
+class SpacyPipeline:
+  """A pipeline of `spacy.load`, with all of its components."""
+
+  def __init__(self, name: str) -> None:
+    """Loads the pipeline.
+
+    Args:
+      name: installed package of spaCy, or a folder.
+
+    Raises:
+      UserError: spaCy or the pipeline is not installed.
+    """
+    try:
+      spacy: Any = importlib.import_module("spacy")
+    except ImportError:
+      raise UserError(
+        f"--spacy={name} needs spaCy, which is not installed; expected "
+        f"`pip install spacy` and `python -m spacy download {name}`."
+      ) from None
+    try:
+      self._pipeline = spacy.load(name)
+    except OSError:
+      raise UserError(
+        f"--spacy={name}: spaCy has no such pipeline; expected one that is "
+        f"installed, by `python -m spacy download {name}`, or a folder."
+      ) from None
+
+  def describe(self) -> str:
+    """Returns name and version, which stand in for a fingerprint."""
+    meta = self._pipeline.meta
+    return f"spacy:{meta['lang']}_{meta['name']}-{meta['version']}"
+
+  def seconds(
+    self, encoder: str, batches: Sequence[SentenceBatch]
+  ) -> list[float]:
+    """Times a call with the sentences of each batch; see `Engine`."""
+    del encoder
+    seconds = []
+    for batch in batches:
+      start = time.perf_counter()
+      list(self._pipeline.pipe(batch.texts, batch_size=len(batch.texts)))
+      seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _load_jax(files: EncoderFiles) -> Encode:
   # One device, whose energy is counted.
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  encoder, params = load.load_encoder(
-    subject.folder, dtype=np.float32, mesh=mesh
-  )
+  encoder, params = load.load_encoder(files.folder, dtype=np.float32, mesh=mesh)
   encode = jax.jit(functools.partial(stepwise.last_state, encoder))
   apart = stepwise.unstack(params)
   # For the life of the process: entering it takes time at every call.
@@ -96,40 +145,39 @@ def _load_jax(subject: Subject) -> Run:
   )
 
 
-def _load_torch(subject: Subject) -> Run:
-  run = torch_encoder.load_torch(
-    subject.folder, strict=False, every_layer=False
+def _load_torch(files: EncoderFiles) -> Encode:
+  encode = torch_encoder.load_torch(
+    files.folder, strict=False, every_layer=False
   )
-  return lambda tokens, mask: run(tokens, mask)[-1]
+  return lambda tokens, mask: encode(tokens, mask)[-1]
 
 
-def _load_onnx(subject: Subject) -> Run:
-  assert subject.onnx, subject
-  return onnx_files.load_onnx(subject.onnx)
+def _load_onnx(files: EncoderFiles) -> Encode:
+  assert files.onnx, files
+  return onnx_files.load_onnx(files.onnx)
 
 
-def _load_int8(subject: Subject) -> Run:
-  assert subject.onnx, subject
-  path = subject.onnx.with_suffix(".int8")
-  large = onnx_files.size_of(subject.onnx) > subject.onnx.stat().st_size
-  onnx_files.write_int8(subject.onnx, path, large=large)
+def _load_int8(files: EncoderFiles) -> Encode:
+  assert files.onnx, files
+  path = files.onnx.with_suffix(".int8")
+  large = onnx_files.size_of(files.onnx) > files.onnx.stat().st_size
+  onnx_files.write_int8(files.onnx, path, large=large)
   return onnx_files.load_onnx(path)
 
 
-INT8 = "onnxruntime-int8"
-ENGINES: dict[str, Callable[[Subject], Run]] = {
+ENGINES: dict[str, Callable[[EncoderFiles], Encode]] = {
   "jax": _load_jax,
   "torch": _load_torch,
   "onnxruntime": _load_onnx,
   INT8: _load_int8,
 }
-# What they read, for those whose models are graphs.
+# Engines that read a graph -> the suffix of its file.
 GRAPHS = {"onnxruntime": ".onnx", INT8: ".int8"}
 
 
-def size_of(engine: str, subject: Subject) -> int:
-  """Bytes of the file that an engine has read."""
+def file_bytes(engine: str, files: EncoderFiles) -> int:
+  """Returns the bytes of the file that an engine has read."""
   if engine in GRAPHS:
-    assert subject.onnx, subject
-    return onnx_files.size_of(subject.onnx.with_suffix(GRAPHS[engine]))
-  return sum(f.stat().st_size for f in subject.folder.glob("*.safetensors"))
+    assert files.onnx, files
+    return onnx_files.size_of(files.onnx.with_suffix(GRAPHS[engine]))
+  return sum(f.stat().st_size for f in files.folder.glob("*.safetensors"))

@@ -1,288 +1,306 @@
-"""Latency of encoders on real sentences, in all engines, in turns."""
+"""`bench inference`: latency of encoders on real sentences, in turns."""
 
 import contextlib
+import dataclasses
 import pathlib
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from time_jax.bench.common import report as common_report
-from time_jax.bench.common.worker import Worker
-from time_jax.bench.inference import (
-  report as inference_report,
-)
-from time_jax.bench.inference import (
-  sentences,
-  spacy_pipeline,
-)
+from time_jax.bench.common import report
+from time_jax.bench.common.child_process import ChildProcess
+from time_jax.bench.inference import sentences, tables
+from time_jax.bench.inference.encoders import EncoderFiles, write_encoder
 from time_jax.bench.inference.engines import (
   ENGINES,
   GRAPHS,
   INT8,
+  SPACY,
   Engine,
-  size_of,
+  SpacyPipeline,
+  file_bytes,
 )
-from time_jax.bench.inference.sentences import Rows
-from time_jax.bench.inference.spacy_pipeline import Pipeline
-from time_jax.bench.inference.subjects import Subject, materialise
+from time_jax.bench.inference.sentences import SentenceBatch
 from time_jax.core.errors import RunError, UserError
-from time_jax.core.storage import atomic_file
 from time_jax.hf import files, tokenizer
 from time_jax.report import results
 from time_jax.step import machine
 
 SCHEMA = "time_jax.bench.inference/1"
-_TOLERANCE = 1e-4  # between engines, of the largest value above 1
-_WINDOW = 5.0  # seconds that energy is counted over, at least
-Times = dict[tuple[str, str], list[list[float]]]  # (model, engine) -> rounds
+# Largest difference between engines, relative to the largest value above 1.
+_TOLERANCE = 1e-4
+_ENERGY_SECONDS = 5.0  # Energy is measured for at least as long.
+# Engine -> its process, and the names of the models in it.
+Running = Mapping[str, tuple[ChildProcess, list[str]]]
+# (model, engine) -> of every round, the seconds of each batch.
+Times = dict[tuple[str, str], list[list[float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inference:
+  """What `bench inference` measures.
+
+  Attributes:
+    engines: keys of `ENGINES`.
+    text: source of text with one sentence a document.
+    tokenizer: folder, hub id or package with the tokenizer; or a workdir.
+    batch_sizes: numbers of sentences in a batch.
+    batches: number of batches of each size, the same for all models.
+    repeats: number of rounds that count, after one that does not.
+    spacy: pipeline of spaCy to measure as well, or None.
+  """
+
+  engines: Sequence[str]
+  text: str
+  tokenizer: str
+  batch_sizes: Sequence[int]
+  batches: int
+  repeats: int
+  spacy: str | None = None
 
 
 def bench_inference(
   models: Mapping[str, str],
+  inference: Inference,
   *,
-  engines: Sequence[str],
-  text: str,
-  words: str,
-  batch_sizes: Sequence[int],
-  batches: int,
-  repeats: int,
-  spacy: str | None = None,
   scores: Sequence[pathlib.Path] = (),
   json: pathlib.Path | None = None,
   out: pathlib.Path | None = None,
 ) -> int:
-  """Measures every model in every engine; prints a table a batch size.
+  """Measures every model in every engine; prints a table for each batch size.
 
   Args:
-    models: name -> see `subjects.materialise`; the first is what the others'
-      speed is compared with.
-    engines: keys of `ENGINES`.
-    text: a source of sentences, one a document.
-    words: folder, hub id or package with the tokenizer; or a workdir.
-    batch_sizes: sentences of a batch.
-    batches: of each size, the same for all.
-    repeats: rounds that count; one before them does not.
-    spacy: a pipeline of spaCy to measure as well, or None.
-    scores: workdirs of `finetune` of the same weights, to draw.
+    models: name -> model as `encoders.write_encoder` takes it; the speed of the
+      others is compared with that of the first.
+    inference: what is measured.
+    scores: workdirs of `finetune` of the same weights, whose scores are drawn.
     json: file for the numbers, or None.
-    out: folder for the numbers, tables and plots, or None.
+    out: folder for numbers, tables and plots, or None.
 
   Returns:
     The exit code, 0.
 
   Raises:
-    UserError: an unknown engine, model or text.
-    RunError: engines disagree by more than 1e-4; int8 says by how much.
+    UserError: an engine, a model or the text is unknown.
+    RunError: engines disagree by more than 1e-4; int8 only reports its error.
   """
-  if unknown := set(engines) - set(ENGINES):
+  if unknown := set(inference.engines) - set(ENGINES):
     raise UserError(
       f"--engines: {', '.join(unknown)} unknown; known: {', '.join(ENGINES)}."
     )
   if out:
     out.mkdir(parents=True, exist_ok=True)
-  targets = [*filter(None, [json, out and out / inference_report.NUMBERS])]
-  for target in targets:
-    common_report.check_writable(target)
-  points = results.read(scores)[0]
-  pipeline = Pipeline(spacy).about() if spacy else ""
-  folder = files.resolve(words)
-  spec = tokenizer.load_alone(folder)
-  texts, tokens = sentences.read(text, spec)
+  targets = [path for path in (json, out and out / tables.NUMBERS) if path]
+  for path in targets:
+    report.check_writable(path)
+  scored = results.read(scores)[0]
+  pipelines = {}
+  if inference.spacy:
+    pipelines[inference.spacy] = SpacyPipeline(inference.spacy).describe()
+  spec = tokenizer.load_alone(files.resolve(inference.tokenizer))
+  texts = sentences.read(inference.text, spec)
   rows: list[dict[str, Any]] = []
   with contextlib.ExitStack() as stack:
     scratch = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    subjects = [
-      materialise(name, model, spec, scratch) for name, model in models.items()
-    ]
-    running = _start(engines, subjects, spacy)
-    for worker, _ in running.values():
-      stack.callback(worker.close)
-    for size in batch_sizes:
-      chosen = sentences.drawn(len(tokens), size, batches)
-      some = [
-        sentences.pad([tokens[i] for i in numbers], spec.pad_id)
-        for numbers in chosen
-      ]
-      plain = [[texts[i] for i in numbers] for numbers in chosen]
-      rows += _of_size(size, running, subjects, some, plain, repeats)
-  content = _content(subjects, rows)
-  if spacy:
-    content["models"].append({"name": spacy, "fingerprint": pipeline})
-  for target in targets:
-    atomic_file.write_json(target, content)
+    encoders = {
+      name: write_encoder(name, model, spec, scratch)
+      for name, model in models.items()
+    }
+    running = {
+      name: (stack.enter_context(process), names)
+      for name, process, names in _start(inference, list(encoders.values()))
+    }
+    for size in inference.batch_sizes:
+      batches = sentences.draw(texts, size, inference.batches, spec.pad_id)
+      errors = check_agreement(running, batches[0])
+      times = time_rounds(running, batches, inference.repeats)
+      new = [_speed(pair, times, batches) for pair in times]
+      for row in new:
+        row["error"] = errors.get((row["model"], row["engine"]))
+        row |= _size_and_energy(row, running, encoders, batches)
+      print(tables.as_text(new, batches), flush=True)
+      rows += new
+  content = _content(list(encoders.values()), pipelines, rows)
+  for path in targets:
+    report.write(path, SCHEMA, content)
   if out:
-    inference_report.write(out, content, points)
+    tables.write(out, content, scored)
   if written := " and ".join(str(path) for path in (json, out) if path):
     print(f"Written to {written}.")
   return 0
 
 
-def _of_size(
-  size: int,
-  running: Mapping[str, tuple[Worker, list[str]]],
-  subjects: Sequence[Subject],
-  batches: list[Rows],
-  texts: list[list[str]],
-  repeats: int,
-) -> list[dict[str, Any]]:
-  """Measures a batch size and prints its table."""
-  times, errors = _measure(running, batches, texts, repeats)
-  rows = _rows(times, size, batches)
-  _complete(rows, running, subjects, batches, errors)
-  print(inference_report.as_text(size, rows, batches), flush=True)
-  return rows
-
-
-def _content(
-  subjects: Sequence[Subject], rows: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-  """Of the JSON file."""
-  models = [
-    {
-      "name": s.name,
-      "parameters_without_embeddings": s.parameters,
-      "fingerprint": s.identity.value,
-      "fingerprint_before": s.identity.before if s.identity.proves else "",
-    }
-    for s in subjects
-  ]
-  about = machine.environment({"data": 1}, "float32")
-  return {"schema": SCHEMA} | about | {"models": models, "rows": rows}
-
-
 def _start(
-  engines: Sequence[str], subjects: Sequence[Subject], spacy: str | None
-) -> dict[str, tuple[Worker, list[str]]]:
-  """Engine -> its process, and the models in it."""
-  running = {}
-  for name in engines:
-    some = [s for s in subjects if name not in GRAPHS or s.onnx]
-    running[name] = Worker(Engine, name, some), [s.name for s in some]
-  if spacy:
-    running[spacy_pipeline.ENGINE] = Worker(Pipeline, spacy), [spacy]
-  return running
+  inference: Inference, encoders: Sequence[EncoderFiles]
+) -> Iterator[tuple[str, ChildProcess, list[str]]]:
+  """Yields engine, process, and the names of the models that it runs."""
+  for name in inference.engines:
+    own = [e for e in encoders if name not in GRAPHS or e.onnx]
+    yield name, ChildProcess(Engine, name, own), [e.name for e in own]
+  if name := inference.spacy:
+    yield SPACY, ChildProcess(SpacyPipeline, name), [name]
 
 
-def _measure(
-  running: Mapping[str, tuple[Worker, list[str]]],
-  batches: list[Rows],
-  texts: list[list[str]],
-  repeats: int,
-) -> tuple[Times, dict[tuple[str, str], float]]:
-  """Rounds of all, each in the opposite order of the one before.
-
-  Returns:
-    Their seconds, and of engines that round weights the mean error of a
-    vector, in parts of its length.
-  """
-  models = dict.fromkeys(m for _, some in running.values() for m in some)
-  which = [
+def _pairs(running: Running) -> list[tuple[str, str]]:
+  """Returns all (model, engine), model by model."""
+  models = dict.fromkeys(
+    name for _, names in running.values() for name in names
+  )
+  return [
     (model, engine)
     for model in models
-    for engine, (_, some) in running.items()
-    if model in some
+    for engine, (_, names) in running.items()
+    if model in names
   ]
+
+
+def check_agreement(
+  running: Running, batch: SentenceBatch
+) -> dict[tuple[str, str], float]:
+  """Compares the hidden states of every engine with those of the first one.
+
+  Args:
+    running: engines with their models.
+    batch: sentences to encode.
+
+  Returns:
+    Of engines that round weights, the mean error of a vector relative to its
+    length.
+
+  Raises:
+    RunError: another engine differs by more than 1e-4.
+  """
   first: dict[str, np.ndarray] = {}
   errors: dict[tuple[str, str], float] = {}
-  tokens, mask = batches[0]
-  for model, engine in which:
-    if engine == spacy_pipeline.ENGINE:
+  for model, engine in _pairs(running):
+    if engine == SPACY:
       continue
-    state = running[engine][0].call("last_state", model, (tokens, mask))
-    state = state[mask > 0]
-    expected = first.setdefault(model, state)
+    states = running[engine][0].call("last_state", model, batch)
+    states = states[batch.mask > 0]
+    expected = first.setdefault(model, states)
     if engine == INT8:
-      off = np.linalg.norm(state - expected, axis=-1)
-      errors[model, engine] = float(
-        np.mean(off / np.linalg.norm(expected, axis=-1))
-      )
+      length = np.linalg.norm(expected, axis=-1)
+      error = np.linalg.norm(states - expected, axis=-1) / length
+      errors[model, engine] = float(np.mean(error))
       continue
-    difference = float(np.abs(state - expected).max())
+    difference = float(np.abs(states - expected).max())
     if not difference <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):
       raise RunError(
         f"{model}: {engine} differs by {difference:.1e} from the first engine, "
         f"expected at most {_TOLERANCE}."
       )
-  times: Times = {pair: [] for pair in which}
+  return errors
+
+
+def time_rounds(
+  running: Running, batches: Sequence[SentenceBatch], repeats: int
+) -> Times:
+  """Times all models in all engines, each round in the opposite order.
+
+  Args:
+    running: engines with their models.
+    batches: what every model encodes in a round.
+    repeats: number of rounds that count; one before them does not.
+  """
+  pairs = _pairs(running)
+  times: Times = {pair: [] for pair in pairs}
   for i in range(1 + repeats):
-    for model, engine in which[:: -1 if i % 2 else 1]:
-      what = texts if engine == spacy_pipeline.ENGINE else batches
-      seconds = running[engine][0].call("seconds", model, what)
+    for model, engine in pairs[:: -1 if i % 2 else 1]:
+      seconds = running[engine][0].call("seconds", model, batches)
       times[model, engine].append(seconds)
-  return {pair: rounds[1:] for pair, rounds in times.items()}, errors
+  return {pair: rounds[1:] for pair, rounds in times.items()}
 
 
-def _rows(times: Times, size: int, batches: list[Rows]) -> list[dict[str, Any]]:
-  tokens = sum(int(mask.sum()) for _, mask in batches)
-  first = next(iter(times))[0]
-  found = []
-  for (model, engine), rounds in times.items():
-    sums = [sum(seconds) for seconds in rounds]
-    row = {
-      "model": model,
-      "engine": engine,
-      "batch_size": size,
-      "latency_s": common_report.spread(
-        [s for seconds in rounds for s in seconds]
-      ),
-      "ci95_s": _ci95([s / len(batches) for s in sums]),
-      "sentences_s": size * len(batches) / statistics.median(sums),
-      "tokens_s": tokens / statistics.median(sums),
-    }
-    if (first, engine) in times:
-      row["speed_up"] = _ratio(times[first, engine], rounds)
-    others = [e for m, e in times if m == model and e != engine]
-    row["others_over_this"] = {
-      other: _ratio(times[model, other], rounds) for other in others
-    }
-    found.append(row)
-  return found
+def _speed(
+  pair: tuple[str, str], times: Times, batches: Sequence[SentenceBatch]
+) -> dict[str, Any]:
+  """Returns latency and throughput of a model in an engine."""
+  model, engine = pair
+  rounds = times[pair]
+  sums = [sum(seconds) for seconds in rounds]
+  sentence_count = sum(len(batch.texts) for batch in batches)
+  tokens = sum(int(batch.mask.sum()) for batch in batches)
+  row: dict[str, Any] = {
+    "model": model,
+    "engine": engine,
+    "batch_size": len(batches[0].texts),
+    "latency_s": report.spread([s for seconds in rounds for s in seconds]),
+    "ci95_s": _ci95([seconds / len(batches) for seconds in sums]),
+    "sentences_s": sentence_count / statistics.median(sums),
+    "tokens_s": tokens / statistics.median(sums),
+  }
+  first, _ = next(iter(times))
+  if (first, engine) in times:
+    row["speed_up"] = _ratio(times[first, engine], rounds)
+  others = [e for m, e in times if m == model and e != engine]
+  row["others_over_this"] = {
+    other: _ratio(times[model, other], rounds) for other in others
+  }
+  return row
 
 
-def _complete(
-  rows: list[dict[str, Any]],
-  running: Mapping[str, tuple[Worker, list[str]]],
-  subjects: Sequence[Subject],
-  batches: list[Rows],
-  errors: Mapping[tuple[str, str], float],
-) -> None:
-  """Adds to the rows of a batch size what is no time."""
-  by_name = {s.name: s for s in subjects}
-  count = sum(len(mask) for _, mask in batches)
-  tokens = sum(int(mask.sum()) for _, mask in batches)
-  for row in rows:
-    model, engine = row["model"], row["engine"]
-    row["error"] = errors.get((model, engine))
-    row["file_bytes"] = row["energy"] = None
-    if engine == spacy_pipeline.ENGINE:
-      continue
-    row["file_bytes"] = size_of(engine, by_name[model])
-    found = running[engine][0].call("energy", model, batches, _WINDOW)
-    joules = found.pop("joules", None)
-    if joules is not None:
-      found["joules_per_sentence"] = joules / count
-      found["joules_per_token"] = joules / tokens
-    if found["platform"] == "tpu":
-      found["chip_seconds_per_sentence"] = found["chips"] / row["sentences_s"]
-      found["chip_seconds_per_token"] = found["chips"] / row["tokens_s"]
-    row["energy"] = found
+def _size_and_energy(
+  row: Mapping[str, Any],
+  running: Running,
+  encoders: Mapping[str, EncoderFiles],
+  batches: Sequence[SentenceBatch],
+) -> dict[str, Any]:
+  """Returns bytes of the model's file, and energy and chip time by sentence."""
+  model, engine = row["model"], row["engine"]
+  if engine == SPACY:
+    return {"file_bytes": None, "energy": None}
+  energy = running[engine][0].call("energy", model, batches, _ENERGY_SECONDS)
+  joules = energy.pop("joules", None)
+  if joules is not None:
+    count = sum(len(batch.texts) for batch in batches)
+    energy["joules_per_sentence"] = joules / count
+    tokens = sum(int(batch.mask.sum()) for batch in batches)
+    energy["joules_per_token"] = joules / tokens
+  if energy["platform"] == "tpu":
+    chips = energy["chips"]
+    energy["chip_seconds_per_sentence"] = chips / row["sentences_s"]
+    energy["chip_seconds_per_token"] = chips / row["tokens_s"]
+  return {"file_bytes": file_bytes(engine, encoders[model]), "energy": energy}
 
 
 def _ratio(above: list[list[float]], below: list[list[float]]) -> float:
-  """Median over the rounds of the ratio of their seconds."""
+  """Returns the median, over the rounds, of the ratio of their seconds."""
   return statistics.median(
     sum(a) / sum(b) for a, b in zip(above, below, strict=True)
   )
 
 
 def _ci95(means: Sequence[float]) -> list[float] | None:
-  """Of the mean of rounds, by Student's t; None for one round."""
+  """Returns the 95 % interval of the mean of rounds, by Student's t.
+
+  It is None for a single round.
+  """
   if len(means) < 2:
     return None
-  error = statistics.stdev(means) / len(means) ** 0.5
-  half = float(stats.t.ppf(0.975, len(means) - 1)) * error
-  return [statistics.fmean(means) - half, statistics.fmean(means) + half]
+  center, error = statistics.fmean(means), stats.sem(means)
+  half = stats.t.ppf(0.975, len(means) - 1) * error
+  return [float(center - half), float(center + half)]
+
+
+def _content(
+  encoders: Sequence[EncoderFiles],
+  pipelines: Mapping[str, str],
+  rows: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+  """Returns what the JSON file holds."""
+  models = [
+    {
+      "name": e.name,
+      "parameters_without_embeddings": e.parameters,
+      "fingerprint": e.identity.value,
+      "fingerprint_before": e.identity.before if e.identity.proves else "",
+    }
+    for e in encoders
+  ]
+  models += [{"name": k, "fingerprint": v} for k, v in pipelines.items()]
+  environment = machine.environment({"data": 1}, "float32")
+  return environment | {"models": models, "rows": list(rows)}

@@ -1,1 +1,1 @@
-"""The same work in PyTorch, to compare with."""
+"""`bench compare` and `bench relations`: the same work in PyTorch."""

@@ -1,60 +1,88 @@
-"""Our step and PyTorch's in turns: tokens per second and their ratio."""
+"""`bench compare`: our training step and PyTorch's, in turns."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import pathlib
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from time_jax.bench.common import report
-from time_jax.bench.common.worker import Worker
-from time_jax.bench.peers.rivals import Needs, Ours, Theirs, make_config
-from time_jax.config.distill import STUDENT_SIZES
+from time_jax.bench.common.child_process import ChildProcess
+from time_jax.bench.peers.timed_steps import JaxStep, Needs, TorchStep
+from time_jax.config.distill import STUDENT_SIZES, check_config, default_config
+from time_jax.core.display import aligned_table
 from time_jax.core.errors import RunError, UserError
-from time_jax.core.storage import atomic_file
+from time_jax.run import assembly
 
 SCHEMA = "time_jax.bench.compare/1"
 OURS = "time_jax"
 EAGER = "PyTorch"
-# Per step, of every round: seconds taken, seconds that cores worked.
+# config.json of the main teacher; random weights are as fast as its own.
+XLMR_LARGE = {
+  "model_type": "xlm-roberta",
+  "vocab_size": 250_002,
+  "hidden_size": 1024,
+  "num_hidden_layers": 24,
+  "num_attention_heads": 16,
+  "intermediate_size": 4096,
+  "max_position_embeddings": 514,
+  "type_vocab_size": 1,
+  "layer_norm_eps": 1e-5,
+  "pad_token_id": 1,
+}
+_LAYER = 19
+# Implementation -> of each round, seconds of a step and seconds of all cores.
 Rounds = dict[str, list[tuple[float, float]]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """What `bench compare` measures.
+
+  Attributes:
+    sizes: students, keys of `STUDENT_SIZES`.
+    batch_size: rows of a step.
+    seq_len: tokens of a row, none of which is padding.
+    repeats: number of rounds that count, after one that does not.
+    steps: steps of each implementation in a round.
+    compiled: whether PyTorch is measured with torch.compile as well.
+    cut: whether PyTorch is measured with a teacher that ends at the distilled
+      layer as well.
+    dtype: type of the computation on both sides.
+  """
+
+  sizes: Sequence[str]
+  batch_size: int
+  seq_len: int
+  repeats: int
+  steps: int
+  compiled: bool
+  cut: bool
+  dtype: str
+
+
 def bench_compare(
-  *,
-  sizes: Sequence[str],
-  batch_size: int,
-  seq_len: int,
-  repeats: int,
-  steps: int,
-  compiled: bool,
-  cut: bool,
-  dtype: str,
-  json: pathlib.Path | None,
+  comparison: Comparison, *, json: pathlib.Path | None = None
 ) -> int:
-  """Prints, for every size of student, how fast ours and PyTorch's steps are.
+  """Prints how fast our step and PyTorch's are, for every size of student.
 
   Args:
-    sizes: keys of `STUDENT_SIZES`.
-    batch_size: rows of a step.
-    seq_len: tokens of a row, all real.
-    repeats: rounds that count; one before them does not.
-    steps: of each implementation, in each round.
-    compiled: whether torch.compile takes part, too.
-    cut: whether PyTorch with a teacher that ends at the distilled layer does.
-    dtype: of computation, on both sides.
-    json: where the numbers go, too.
+    comparison: what is measured.
+    json: file for the numbers, or None.
 
   Returns:
     The exit code, 0.
 
   Raises:
-    UserError: no PyTorch, an unknown size, a file that cannot be written.
+    UserError: PyTorch is missing, a size is unknown, or the file cannot be
+      written.
   """
-  if unknown := [size for size in sizes if size not in STUDENT_SIZES]:
+  if unknown := [s for s in comparison.sizes if s not in STUDENT_SIZES]:
     raise UserError(
       f"--size={','.join(unknown)} is unknown; known: "
       f"{', '.join(STUDENT_SIZES)}."
@@ -64,35 +92,58 @@ def bench_compare(
       "bench compare needs PyTorch; pip install torch (its CPU build: "
       "--index-url https://download.pytorch.org/whl/cpu)."
     )
-  if json:
-    report.check_writable(json)
+  report.check_writable(json)
+  variants = torch_variants(comparison.compiled, comparison.cut)
   results: dict[str, Any] = {}
-  for size in sizes:
-    config = make_config(size, batch_size, seq_len, dtype)
-    for result in compare(config, theirs(compiled, cut), repeats, steps):
+  for size in comparison.sizes:
+    config = make_config(
+      size, comparison.batch_size, comparison.seq_len, comparison.dtype
+    )
+    rounds = compare(config, variants, comparison.repeats, comparison.steps)
+    for result in rounds:
       results[size] = {"size": size, **result}
-      if json:
-        content = {"schema": SCHEMA, "results": list(results.values())}
-        atomic_file.write_json(json, content)
+      report.write(json, SCHEMA, {"results": list(results.values())})
     print(as_text(size, results[size]), flush=True)
   return 0
 
 
-def theirs(compiled: bool, cut: bool) -> dict[str, dict[str, bool]]:
-  """The rows of PyTorch in the table -> arguments of `Baseline.step`."""
-  rows = {EAGER: {}}
-  if compiled:
-    rows[f"{EAGER}, torch.compile"] = {"compiled": True}
-  if cut:
-    rows[f"{EAGER}, teacher cut"] = {"cut": True}
-  if compiled and cut:
-    rows[f"{EAGER}, both"] = {"compiled": True, "cut": True}
-  return rows
+def make_config(
+  size: str, batch_size: int, seq_len: int, dtype: str
+) -> ConfigDict:
+  """Returns the paper's recipe with a random teacher and another batch."""
+  config = default_config()
+  config.teacher.path = assembly.RANDOM
+  config.teacher.layer = _LAYER
+  config.teacher.dtype = config.train.dtype = dtype
+  config.teacher.architecture = ConfigDict(XLMR_LARGE)
+  config.student.update(STUDENT_SIZES[size])
+  config.data.seq_len = seq_len
+  config.data.synthetic_rows = batch_size
+  config.train.global_batch_size = batch_size
+  config.eval.global_batch_size = batch_size
+  check_config(config)
+  return config
+
+
+def torch_variants(compiled: bool, cut: bool) -> dict[str, dict[str, bool]]:
+  """Returns PyTorch's rows of the table -> arguments of `Baseline.step`."""
+  rows = {
+    EAGER: {},
+    f"{EAGER}, torch.compile": {"compiled": True},
+    f"{EAGER}, teacher cut": {"cut": True},
+    f"{EAGER}, both": {"compiled": True, "cut": True},
+  }
+  unwanted = {"compiled": not compiled, "cut": not cut}
+  return {
+    name: row
+    for name, row in rows.items()
+    if not any(unwanted[option] for option in row)
+  }
 
 
 def compare(
   config: ConfigDict,
-  rivals: Mapping[str, Mapping[str, bool]],
+  variants: Mapping[str, Mapping[str, bool]],
   repeats: int,
   steps: int,
 ) -> Iterator[dict[str, Any]]:
@@ -103,62 +154,60 @@ def compare(
 
   Args:
     config: from `make_config`.
-    rivals: from `theirs`.
-    repeats: rounds that count.
-    steps: of each implementation, in each round.
+    variants: from `torch_variants`.
+    repeats: number of rounds that count.
+    steps: steps of each implementation in a round.
 
   Yields:
-    The report of one size, as JSON holds it: after every round, and at last
+    The result for one size, as JSON holds it: after every round, and at last
     with the parts of our step.
   """
   with contextlib.ExitStack() as stack:
-    start = stack.enter_context
-    ours = start(contextlib.closing(Worker(Ours, config.to_json())))
-    them = start(
-      contextlib.closing(Worker(Theirs, config.to_json(), dict(rivals)))
-    )
-    runners = {OURS: ours} | dict.fromkeys(rivals, them)
+    recipe = config.to_json()
+    ours = stack.enter_context(ChildProcess(JaxStep, recipe))
+    torch = stack.enter_context(ChildProcess(TorchStep, recipe, dict(variants)))
+    processes = {OURS: ours} | dict.fromkeys(variants, torch)
     needs, problems = {}, {}
-    for name in list(runners):
+    for name in list(processes):
       try:
-        needs[name] = runners[name].call("warm_up", name)
+        needs[name] = processes[name].call("warm_up", name)
       except RunError as error:
         if name in (OURS, EAGER):
           raise
         problems[name] = str(error)
-        del runners[name]
-    about = ours.call("describe")
-    about["software"] |= them.call("describe")
-    about |= {"shape": _shape(config), "not_measured": problems}
-    rounds: Rounds = {name: [] for name in runners}
+        del processes[name]
+    result = ours.call("describe")
+    result["software"] |= torch.call("describe")
+    result |= {"shape": _shape(config), "not_measured": problems}
+    rounds: Rounds = {name: [] for name in processes}
     for i in range(repeats):
-      for name in list(runners)[:: 1 if i % 2 else -1]:
-        taken, worked = runners[name].call("run", name, steps)
+      for name in list(processes)[:: 1 if i % 2 else -1]:
+        taken, worked = processes[name].call("run", name, steps)
         rounds[name].append((taken / steps, worked / steps))
-      about |= {"implementations": _rows(about, rounds, needs)}
-      yield dict(about)
+      result |= {"implementations": _rows(result, rounds, needs)}
+      yield dict(result)
     parts = ours.call("parts", min(repeats, 3))
-    rest = about["implementations"][OURS]["step_s"]["p50"] - sum(parts.values())
-    yield about | {"parts_s": {**parts, "rest": rest}}
+    median = result["implementations"][OURS]["step_s"]["p50"]
+    yield result | {"parts_s": {**parts, "rest": median - sum(parts.values())}}
 
 
 def _rows(
-  about: Mapping[str, Any], rounds: Rounds, needs: Mapping[str, Needs]
+  result: Mapping[str, Any], rounds: Rounds, needs: Mapping[str, Needs]
 ) -> dict[str, Any]:
-  """Implementation -> its times and rates.
+  """Returns implementation -> its times and rates.
 
-  Model FLOPs are what the method needs, the same for all; so MFU, too, tells
-  only how long a step takes.
+  Model FLOPs are what the method needs, the same for all, so MFU too says only
+  how long a step takes.
   """
-  shape, hardware = about["shape"], about["hardware"]
+  shape, hardware = result["shape"], result["hardware"]
   tokens = shape["global_batch"] * shape["seq"]
   peak = hardware["peak_tflops_dense"]
-  work = sum(about["flops"].values()) / hardware["n_devices"] / 1e12
+  work = sum(result["flops"].values()) / hardware["n_devices"] / 1e12
   times = {name: [taken for taken, _ in rounds[name]] for name in rounds}
-  mine = statistics.median(times[OURS])
+  ours = statistics.median(times[OURS])
   rows: dict[str, Any] = {}
   for name, seconds in times.items():
-    pairs = [b / a for a, b in zip(times[OURS], seconds, strict=True)]
+    ratios = [b / a for a, b in zip(times[OURS], seconds, strict=True)]
     median = statistics.median(seconds)
     rows[name] = {
       "step_s": report.spread(seconds),
@@ -168,8 +217,8 @@ def _rows(
       "model_tflops_s": work / median,
       "mfu": work / median / peak if peak else None,
       **needs[name],
-      "ours_over_theirs": median / mine,
-      "ours_over_theirs_range": [min(pairs), max(pairs)],
+      "ours_over_theirs": median / ours,
+      "ours_over_theirs_range": [min(ratios), max(ratios)],
     }
   return rows
 
@@ -187,11 +236,32 @@ def _shape(config: ConfigDict) -> dict[str, Any]:
   }
 
 
+_HEADER = (
+  *("implementation", "s/step", "best", "core s", "tokens/s", "TFLOP/s"),
+  *("MFU", "peak GB", "ours is", "range"),
+)
+
+
+def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
+  return [
+    name,
+    f"{row['step_s']['p50']:.3f}",
+    f"{row['step_s']['min']:.3f}",
+    f"{row['cores_s']:.3f}",
+    f"{row['tokens_s']:,.1f}",
+    f"{row['model_tflops_s']:.3g}",
+    f"{row['mfu']:.1%}" if row["mfu"] else "-",
+    f"{row['peak_bytes'] / 1e9:.2f}",
+    f"{row['ours_over_theirs']:.2f}x",
+    "{:.2f} - {:.2f}".format(*row["ours_over_theirs_range"]),
+  ]
+
+
 def as_text(size: str, result: Mapping[str, Any]) -> str:
-  """The tables of one size."""
+  """Returns the tables of one size of student."""
   hardware, software = result["hardware"], result["software"]
-  shape = result["shape"]
-  first = result["implementations"][OURS]["step_s"]
+  shape, rows = result["shape"], result["implementations"]
+  times = rows[OURS]["step_s"]
   lines = [
     f"size {size}: {shape['global_batch']} x {shape['seq']} tokens, "
     f"{shape['dtype']}; teacher {shape['teacher']}, layer "
@@ -199,69 +269,32 @@ def as_text(size: str, result: Mapping[str, Any]) -> str:
     f"{hardware['n_devices']} x {hardware['kind']}, {hardware['host_cores']} "
     f"cores, jax {software['jax']}, torch {software['torch']}, transformers "
     f"{software['transformers']}, {result['date'][:10]}; median of "
-    f"{first['n']} alternating rounds",
+    f"{times['n']} alternating rounds",
+    aligned_table([_HEADER, *starmap(_cells, rows.items())], "<>"),
   ]
-  lines.append(_table(result["implementations"]))
-  lines += [
-    f"{name}: a batch in {row['parts']} parts; it has no memory for the whole"
-    for name, row in result["implementations"].items()
-    if row["parts"] > 1
-  ]
-  lines += [
-    f"not measured: {n}: {p}" for n, p in result["not_measured"].items()
-  ]
-  peak = hardware["peak_tflops_dense"]
-  if peak:
+  for name, row in rows.items():
+    if row["parts"] > 1:
+      lines.append(
+        f"{name}: a batch in {row['parts']} parts; it has no memory for the "
+        "whole"
+      )
+  for name, problem in result["not_measured"].items():
+    lines.append(f"not measured: {name}: {problem}")
+  if peak := hardware["peak_tflops_dense"]:
     lines.append(
       f"MFU is of {peak:g} TFLOP/s, dense ({hardware['peak_source']}), and "
       "counts what the method needs"
     )
-  if shape["dtype"] == "float32" != software["torch_float32_products"]:
+  products = software["torch_float32_products"]
+  if shape["dtype"] == "float32" != products:
     lines.append(
-      f"float32 matrices are multiplied in {software['torch_float32_products']}"
-      " on both sides, as JAX does by default"
+      f"float32 matrices are multiplied in {products} on both sides, as JAX "
+      "does by default"
     )
-  whole = first["p50"]
-  lines.append(
-    report.table(
-      ("part of our step", "s", "share"),
-      [
-        (name, f"{seconds:.3f}", f"{seconds / whole:.1%}")
-        for name, seconds in result["parts_s"].items()
-      ],
-    )
-  )
-  return "\n".join(lines) + "\n"
-
-
-def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-  header = (
-    "implementation",
-    "s/step",
-    "best",
-    "core s",
-    "tokens/s",
-    "TFLOP/s",
-    "MFU",
-    "peak GB",
-    "ours is",
-    "range",
-  )
-  return report.table(
-    header,
-    [
-      (
-        name,
-        f"{row['step_s']['p50']:.3f}",
-        f"{row['step_s']['min']:.3f}",
-        f"{row['cores_s']:.3f}",
-        f"{row['tokens_s']:,.1f}",
-        f"{row['model_tflops_s']:.3g}",
-        f"{row['mfu']:.1%}" if row["mfu"] else "-",
-        f"{row['peak_bytes'] / 1e9:.2f}",
-        f"{row['ours_over_theirs']:.2f}x",
-        "{:.2f} - {:.2f}".format(*row["ours_over_theirs_range"]),
-      )
-      for name, row in rows.items()
-    ],
-  )
+  parts = [("part of our step", "s", "share")]
+  parts += [
+    (name, f"{seconds:.3f}", f"{seconds / times['p50']:.1%}")
+    for name, seconds in result["parts_s"].items()
+  ]
+  lines += [aligned_table(parts, "<>"), ""]
+  return "\n".join(lines)

@@ -1,4 +1,7 @@
-"""Time, temporary memory and error of the relation loss's implementations."""
+"""`bench relations`: the implementations of the relation loss.
+
+Time, temporary memory and error of one relation, with its gradient.
+"""
 
 import dataclasses
 import functools
@@ -9,7 +12,7 @@ import os
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,8 +22,8 @@ from jaxtyping import Array
 
 from time_jax.bench.common import report
 from time_jax.core.arrays import Qkv
+from time_jax.core.display import aligned_table, byte_size
 from time_jax.core.errors import UserError
-from time_jax.core.storage import atomic_file
 from time_jax.relations.loss import (
   IMPLEMENTATIONS,
   PLATFORMS,
@@ -33,25 +36,25 @@ from time_jax.step import machine, memory
 SCHEMA = "time_jax.bench.relations/1"
 TORCH = "torch"
 Result = tuple[Any, Any]  # value, gradient
-# Of the free memory; the rest is for results, and for others.
+Program = Callable[..., Result]
+# Share of the free memory that may be used; the rest is for results.
 _SHARE = 0.6
-# S x S matrices of every head that PyTorch's form keeps at its highest, seen in
-# its allocations: logits, masked ones, probabilities and divergences of both
-# sides, and their gradients.
+# T x S matrices of every head that PyTorch holds at its peak, at most: logits,
+# masked logits, relations and divergences of both sides, and their gradients.
 _TORCH_MATRICES = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """What is measured: one relation of a projection with itself.
+  """Sizes of a measurement: one relation of a projection with itself.
 
   Attributes:
-    batch_size: rows, each one full document.
+    batch_size: number of rows, each one full document.
     seq_len: tokens of a row.
-    num_heads: R.
-    teacher_width: of the teacher's projection.
-    student_width: of the student's.
-    dtype: of both.
+    num_heads: number of relation heads R.
+    teacher_width: width of the teacher's projection.
+    student_width: width of the student's projection.
+    dtype: type of both projections.
   """
 
   batch_size: int
@@ -67,14 +70,14 @@ class Row:
   """One line of the table; what is not known is None.
 
   Attributes:
-    case: what was measured.
-    name: the implementation.
+    case: the sizes.
+    name: name of the implementation.
     seconds: median of all rounds.
-    temporary_bytes: what the compiled program takes beside its arguments and
+    temporary_bytes: memory of the compiled program beside its arguments and
       results.
-    value_error: relative, against the definition in float32.
-    gradient_error: largest, in parts of the largest gradient.
-    skipped: why it was not run; empty if it was.
+    value_error: relative error, compared with the definition in float32.
+    gradient_error: largest error, as a share of the largest gradient.
+    skipped: reason why it was not run; empty if it was.
   """
 
   case: Case
@@ -93,7 +96,7 @@ def bench_relations(
   with_torch: bool = False,
   json: pathlib.Path | None = None,
 ) -> int:
-  """Prints a table: every implementation, one relation, loss and gradient.
+  """Prints a table of every implementation: one relation, loss and gradient.
 
   "To dense" and "to torch" say how many times as fast.
   The rounds alternate between implementations, so that a machine that
@@ -101,45 +104,44 @@ def bench_relations(
   and one that does. Medians and ratios are shown.
 
   Args:
-    cases: what to measure.
-    repeats: rounds.
-    with_torch: whether PyTorch's materialised form is measured, too.
-    json: file for the numbers.
+    cases: sizes to measure.
+    repeats: number of rounds.
+    with_torch: whether PyTorch's materialised form is measured as well.
+    json: file for the numbers, or None.
 
   Returns:
     The exit code, 0.
+
+  Raises:
+    UserError: R does not divide the widths, PyTorch is missing, or the file
+      cannot be written.
   """
   for case in cases:
-    widths = (case.teacher_width, case.student_width)
-    check_heads(
-      case.num_heads,
-      dict(zip(("teacher_width", "student_width"), widths, strict=True)),
-    )
+    widths = dataclasses.asdict(case)
+    names = ("teacher_width", "student_width")
+    check_heads(case.num_heads, {name: widths[name] for name in names})
   if with_torch and not importlib.util.find_spec("torch"):
     raise UserError("--torch needs PyTorch; try: pip install torch.")
-  if json:
-    report.check_writable(json)
+  report.check_writable(json)
   if with_torch:  # It needs its share of a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   loop.use_compilation_cache()
-  about = machine.environment({}, cases[0].dtype)
-  versions = [f"jax {jax.__version__}"]
-  if with_torch:
-    versions.append(f"torch {about['software']['torch']}")
   first = cases[0]
+  about = machine.environment({}, first.dtype)
+  version = f"jax {about['software']['jax']}"
+  if with_torch:
+    version += f", torch {about['software'][TORCH]}"
   print(
-    f"{about['hardware']['kind']}, {', '.join(versions)}, {first.dtype}; one "
-    f"relation, {first.batch_size} rows, widths {first.teacher_width} and "
+    f"{about['hardware']['kind']}, {version}, {first.dtype}; one relation, "
+    f"{first.batch_size} rows, widths {first.teacher_width} and "
     f"{first.student_width}; loss and gradient, median of {repeats} "
     "alternating rounds"
   )
   rows: list[Row] = []
   for case in cases:
     rows += measure(case, repeats, with_torch)
-    if json:
-      content = {"schema": SCHEMA, **about, "repeats": repeats}
-      content["rows"] = [dataclasses.asdict(row) for row in rows]
-      atomic_file.write_json(json, content)
+    as_dicts = [dataclasses.asdict(row) for row in rows]
+    report.write(json, SCHEMA, {**about, "repeats": repeats, "rows": as_dicts})
   print(_table(rows, with_torch))
   for row in rows:
     if row.skipped:
@@ -152,20 +154,32 @@ def measure(case: Case, repeats: int, with_torch: bool = False) -> list[Row]:
 
   Args:
     case: the sizes.
-    repeats: rounds that count.
+    repeats: number of rounds that count.
     with_torch: whether to measure PyTorch as well.
   """
   inputs = _inputs(case)
-  rows, programs = _programs(case, inputs)
+  # "auto" is one of the others.
+  names = ["dense", *sorted(set(IMPLEMENTATIONS) - {"dense", "auto"})]
+  rows: dict[str, Row] = {}
+  programs: dict[str, Program] = {}
+  for name in names:
+    platform = PLATFORMS.get(name)
+    if platform and platform != jax.default_backend():
+      rows[name] = Row(case, name, skipped=f"needs a {platform.upper()}")
+      continue
+    program = _compile(case, name, inputs)
+    need = program.memory_analysis().temp_size_in_bytes
+    rows[name] = Row(case, name, temporary_bytes=need, skipped=_too_large(need))
+    programs[name] = program
   if with_torch:
     matrix = case.batch_size * case.num_heads * case.seq_len**2 * 4
-    why = _too_large(_TORCH_MATRICES * matrix)
-    rows[TORCH] = Row(case, TORCH, skipped=why)
-    if not why:
+    rows[TORCH] = Row(case, TORCH, skipped=_too_large(_TORCH_MATRICES * matrix))
+    if not rows[TORCH].skipped:
       programs[TORCH] = _torch_program(case, inputs)
+  programs = {k: p for k, p in programs.items() if not rows[k].skipped}
   results = {name: program(*inputs) for name, program in programs.items()}
   if TORCH in results:
-    value, gradient = map(_torch_module().to_numpy, results[TORCH])
+    value, gradient = map(_torch_device().to_numpy, results[TORCH])
     results[TORCH] = value, gradient
   expected = _definition(case, inputs) if "dense" in programs else None
   seconds = _alternate(programs, inputs, repeats)
@@ -180,39 +194,18 @@ def measure(case: Case, repeats: int, with_torch: bool = False) -> list[Row]:
   return list(rows.values())
 
 
-def _programs(
-  case: Case, inputs: Sequence[Array]
-) -> tuple[dict[str, Row], dict[str, Callable[..., Result]]]:
-  """A row for every implementation, and the programs of those that can run."""
-  rows, programs = {}, {}
-  # "auto" is one of the others.
-  for name in ["dense", *sorted(set(IMPLEMENTATIONS) - {"dense", "auto"})]:
-    platform = PLATFORMS.get(name)
-    if platform and platform != jax.default_backend():
-      rows[name] = Row(case, name, skipped=f"needs a {platform.upper()}")
-      continue
-    program = _compile(case, name, inputs)
-    need = program.memory_analysis().temp_size_in_bytes
-    why = _too_large(need)
-    rows[name] = Row(case, name, temporary_bytes=need, skipped=why)
-    if not why:
-      programs[name] = program
-  return rows, programs
-
-
 def _too_large(need: int) -> str:
-  """Why that many bytes are not there; empty if they are."""
-  left = memory.free()
-  if left is None:  # The device does not tell.
+  """Returns why that many bytes may not be used; empty if they may."""
+  free = memory.free()
+  if free is None or need <= _SHARE * free:  # None: the device does not tell.
     return ""
-  free = int(_SHARE * left)
-  if need <= free:
-    return ""
-  return f"needs {need / 1e9:.1f} GB of {free / 1e9:.1f} GB that may be used"
+  return (
+    f"needs {byte_size(need)} of {byte_size(_SHARE * free)} that may be used"
+  )
 
 
 def _definition(case: Case, inputs: Sequence[Array]) -> Result:
-  """What is right: dense, in float32 wherever matrices are multiplied."""
+  """Computes what is right: dense, in float32 with exact matrix products."""
   exact = dataclasses.replace(case, dtype="float32")
   wide = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in inputs[:2]]
   with jax.default_matmul_precision("highest"):
@@ -220,14 +213,12 @@ def _definition(case: Case, inputs: Sequence[Array]) -> Result:
 
 
 def _alternate(
-  programs: dict[str, Callable[..., Result]],
-  inputs: Sequence[Array],
-  repeats: int,
+  programs: Mapping[str, Program], inputs: Sequence[Array], repeats: int
 ) -> dict[str, list[float]]:
   seconds: dict[str, list[float]] = {name: [] for name in programs}
   for _ in range(repeats):
     for name, program in programs.items():
-      # Caches and allocators are another's.
+      # Before it, caches and allocators are in another program's state.
       jax.block_until_ready(program(*inputs))
       start = time.perf_counter()
       jax.block_until_ready(program(*inputs))
@@ -235,17 +226,19 @@ def _alternate(
   return seconds
 
 
-def _errors(found: Result, expected: Result) -> tuple[float, float]:
-  (value, gradient), (wanted, slope) = (
-    [np.asarray(x, np.float32) for x in result] for result in (found, expected)
-  )
+def _errors(result: Result, expected: Result) -> tuple[float, float]:
+  value, gradient = (np.asarray(x, np.float32) for x in result)
+  exact, exact_gradient = (np.asarray(x, np.float32) for x in expected)
   return (
-    float(np.abs(value / wanted - 1)),
-    float(np.abs(gradient - slope).max() / np.abs(slope).max()),
+    float(np.abs(value / exact - 1)),
+    float(
+      np.abs(gradient - exact_gradient).max() / np.abs(exact_gradient).max()
+    ),
   )
 
 
 def _inputs(case: Case) -> tuple[Array, Array, Array]:
+  """Returns random student and teacher projections, and segment ids."""
   keys = jax.random.split(jax.random.key(0))
   shape = (case.batch_size, case.seq_len)
   student, teacher = (
@@ -272,53 +265,55 @@ def _compile(case: Case, name: str, inputs: Sequence[Array]) -> Any:
   return jax.jit(jax.value_and_grad(loss)).lower(*inputs).compile()
 
 
-def _torch_program(
-  case: Case, inputs: Sequence[Array]
-) -> Callable[..., Result]:
-  module = _torch_module()
-  student, teacher, segments = (module.to_torch(np.asarray(x)) for x in inputs)
+def _torch_program(case: Case, inputs: Sequence[Array]) -> Program:
+  to_torch = _torch_device().to_torch
+  student, teacher, mask = (to_torch(np.asarray(x)) for x in inputs)
+  module = importlib.import_module("time_jax.bench.peers.torch_relations")
   run = functools.partial(
-    module.relation_kl, teacher, student, segments > 0, case.num_heads
+    module.value_and_grad, teacher, student, mask, case.num_heads
   )
   return lambda *_: run()
 
 
-def _torch_module() -> Any:
+def _torch_device() -> Any:
   # PyTorch is optional.
-  return importlib.import_module("time_jax.bench.peers.torch_relations")
+  return importlib.import_module("time_jax.bench.peers.torch_device")
 
 
 def _table(rows: Sequence[Row], with_torch: bool) -> str:
   header = ["implementation", "S", "R", "ms", "to dense"]
   header += ["to torch"] * with_torch
   header += ["temp. MB", "of dense", "loss err.", "grad. err."]
-  lines = []
-  for _, group in itertools.groupby(rows, lambda row: row.case):
-    found = {row.name: row for row in group}
-    dense, torch = found["dense"], found.get(TORCH, Row(rows[0].case, TORCH))
-    for row in found.values():
-      times = [_ratio(dense.seconds, row.seconds)]
-      times += [_ratio(torch.seconds, row.seconds)] * with_torch
+  lines = [header]
+  for case, group in itertools.groupby(rows, lambda row: row.case):
+    by_name = {row.name: row for row in group}
+    dense = by_name["dense"]
+    torch = by_name.get(TORCH, Row(case, TORCH))
+    for row in by_name.values():
+      references = [dense, torch][: 1 + with_torch]
       share = _ratio(row.temporary_bytes, dense.temporary_bytes)
       lines.append(
         [
           row.name,
-          str(row.case.seq_len),
-          str(row.case.num_heads),
-          _show(row.seconds, lambda x: f"{x * 1e3:.1f}"),
-          *(_show(x, "{:.2f}x".format) for x in times),
-          _show(row.temporary_bytes, lambda x: f"{x / 1e6:.1f}"),
-          _show(share, "{:.1%}".format),
-          _show(row.value_error, "{:.1e}".format),
-          _show(row.gradient_error, "{:.1e}".format),
+          str(case.seq_len),
+          str(case.num_heads),
+          _cell(row.seconds and row.seconds * 1e3, ".1f"),
+          *(
+            _cell(_ratio(x.seconds, row.seconds), ".2f", "x")
+            for x in references
+          ),
+          _cell(row.temporary_bytes and row.temporary_bytes / 1e6, ".1f"),
+          _cell(share, ".1%"),
+          _cell(row.value_error, ".1e"),
+          _cell(row.gradient_error, ".1e"),
         ]
       )
-  return report.table(header, lines)
+  return aligned_table(lines, "<>")
 
 
 def _ratio(a: float | None, b: float | None) -> float | None:
   return None if a is None or b is None else a / max(b, 1e-9)
 
 
-def _show(value: Any, how: Callable[[Any], str]) -> str:
-  return "-" if value is None else how(value)
+def _cell(value: float | None, form: str, unit: str = "") -> str:
+  return "-" if value is None else f"{value:{form}}{unit}"

@@ -1,14 +1,12 @@
-"""A relation loss in PyTorch as it is published, to measure against.
+"""MiniLMv2's relation loss in PyTorch, in the form in which it is published.
 
-MiniLMv2 (arXiv 2012.15828, equations 5 to 7) word by word, as its public
-implementations have it: logits, probabilities and divergences of every
+arXiv 2012.15828, equations 5 to 7: logits, relations and divergences of every
 relation head are matrices in memory, and autograd keeps what it needs of them.
 """
 
-import numpy as np
 import torch
 
-from time_jax.bench.peers import torch_baseline
+from time_jax.bench.peers import torch_device
 
 
 def relation_kl(
@@ -16,49 +14,51 @@ def relation_kl(
   student: torch.Tensor,
   mask: torch.Tensor,
   num_heads: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-  """Relation of a projection with itself: its KL and the student's gradient.
+) -> torch.Tensor:
+  """Computes the KL divergence of a projection's relation with itself.
 
   Args:
-    teacher: [B, T, Dt].
-    student: [B, T, Ds].
-    mask: [B, T], True for tokens.
-    num_heads: R.
+    teacher: projection of the teacher, [B, T, Dt].
+    student: the same projection of the student, [B, T, Ds].
+    mask: 1 for a token and 0 for padding, [B, T].
+    num_heads: number of relation heads R, a divisor of both widths.
 
   Returns:
-    The sum over rows of the mean KL of a head and token, and [B, T, Ds].
+    A scalar: the sum over rows of the mean over heads and real queries.
   """
-  student = student.detach().requires_grad_()
-  seen = (mask[:, None, :, None] & mask[:, None, None, :]).expand(
-    -1, num_heads, -1, -1
-  )
+  keys = mask[:, None, None, :] > 0
+  queries = mask[:, None, :].to(torch.float32)
+  weight = queries / queries.sum(-1, keepdim=True).clamp(min=1) / num_heads
   with torch.no_grad():
-    expected = torch.softmax(_logits(teacher, seen, num_heads), dim=-1)
-  found = torch.log_softmax(_logits(student, seen, num_heads), dim=-1)
-  divergence = torch.nn.functional.kl_div(found, expected, reduction="none")
-  per_row = (divergence * seen).sum((1, 2, 3)) / (num_heads * mask.sum(1))
-  total = per_row.sum()
-  total.backward()
-  assert student.grad is not None
-  torch_baseline.wait()
-  return total.detach(), student.grad
+    expected = _log_relation(teacher, keys, num_heads)
+  kl = torch.nn.functional.kl_div(
+    _log_relation(student, keys, num_heads),
+    expected,
+    reduction="none",
+    log_target=True,
+  )
+  return (kl.sum(-1) * weight).sum()
 
 
-def _logits(
-  x: torch.Tensor, seen: torch.Tensor, num_heads: int
+def _log_relation(
+  x: torch.Tensor, keys: torch.Tensor, num_heads: int
 ) -> torch.Tensor:
   heads = x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-  logits = heads @ heads.transpose(-1, -2) / heads.shape[-1] ** 0.5
-  return logits.float().masked_fill(~seen, torch.finfo(torch.float32).min)
+  logits = heads @ heads.transpose(-1, -2) * heads.shape[-1] ** -0.5
+  logits = logits.masked_fill(~keys, torch.finfo(logits.dtype).min)
+  return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
 
 
-def to_torch(x: np.ndarray) -> torch.Tensor:
-  """An array, bfloat16 ones included, on the GPU if there is one."""
-  kind = torch.bfloat16 if x.dtype.name == "bfloat16" else None
-  wide = x.astype(np.float32) if kind else np.array(x)
-  return torch.from_numpy(wide).to(torch_baseline.device(), kind)
-
-
-def to_numpy(x: torch.Tensor) -> np.ndarray:
-  """Its values in float32, on the host."""
-  return x.float().cpu().numpy()
+def value_and_grad(
+  teacher: torch.Tensor,
+  student: torch.Tensor,
+  mask: torch.Tensor,
+  num_heads: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+  """Returns `relation_kl` and the student's gradient, and waits for both."""
+  student = student.detach().requires_grad_()
+  value = relation_kl(teacher, student, mask, num_heads)
+  value.backward()
+  assert student.grad is not None
+  torch_device.wait()
+  return value.detach(), student.grad

@@ -1,4 +1,4 @@
-"""A run without its loop: one step at a time, for measuring it."""
+"""A run without its loop: single steps, for measuring them."""
 
 import collections
 import contextlib
@@ -20,17 +20,17 @@ from time_jax.run import assembly
 from time_jax.step import flops, memory, partitioning, train_step
 from time_jax.step.objective import Objective
 
-_IN_FLIGHT = 2  # Steps that the training loop lets wait for their results.
+_IN_FLIGHT = 2  # Steps that the training loop dispatches ahead of results.
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-  """What was seen of some steps in a row.
+  """Measurements of some consecutive steps.
 
   Attributes:
-    seconds: of each, from the end of the one before to its own.
-    waited: seconds in which the next batch was not there.
-    real_tokens: of all steps, padding left out.
+    seconds: time of each step, from the end of the one before to its own end.
+    waited: seconds spent waiting for the next batch.
+    real_tokens: tokens of all steps, without padding.
   """
 
   seconds: list[float]
@@ -39,118 +39,126 @@ class Window:
 
 
 @dataclasses.dataclass
-class Run:
-  """What one step needs, all as `train.distill` builds it.
+class StepRunner:
+  """The training step with all that it takes, as `distill` builds it.
 
   Attributes:
-    config: the recipe.
-    mesh: the devices.
-    objective: teacher and student.
+    config: recipe of the run.
+    mesh: its devices.
+    objective: teacher, student and relation loss.
     tx: the optimizer.
-    how: the step, spread over the devices.
-    state: after the steps so far; every step uses the one before up.
-    teacher_params: as the step takes them.
+    parallel: the step, spread over the devices.
+    state: state after the steps so far; each step donates the one before.
+    teacher_params: the teacher's parameters as the step takes them.
+    program: the compiled step; None before `compile`.
   """
 
   config: ConfigDict
   mesh: Mesh
   objective: Objective
   tx: optax.GradientTransformation
-  how: partitioning.Parallel
+  parallel: partitioning.Parallel
   state: Any
   teacher_params: Any
+  program: Any = None
 
   @classmethod
   def build(
     cls, config: ConfigDict, devices: Sequence[jax.Device] | None = None
-  ) -> "Run":
-    """A run at its start.
+  ) -> "StepRunner":
+    """Builds a run at its start.
 
     Args:
-      config: checked.
-      devices: all of all processes if absent.
+      config: checked recipe.
+      devices: devices to use; None: all of all processes.
     """
     mesh = assembly.make_mesh(config, devices)
     teacher = assembly.make_teacher(config, mesh)
     objective = assembly.make_objective(config, teacher)
     tx = assembly.make_optimizer(config)
-    how = assembly.make_parallel(config, objective, tx, mesh)
+    parallel = assembly.make_parallel(config, objective, tx, mesh)
     state = train_step.init_state(
       objective.student, tx, mesh, config.seed, **assembly.extras(config)
     )
-    frozen = how.put(teacher.params)
-    return cls(config, mesh, objective, tx, how, how.put(state), frozen)
+    frozen = parallel.put(teacher.params)
+    state = parallel.put(state)
+    return cls(config, mesh, objective, tx, parallel, state, frozen)
 
   def full_batch(self) -> Batch:
-    """This process's part of a batch of full rows of random tokens."""
-    size, vocab_size = self._batch_size(), self.objective.teacher.vocab_size
-    length, seed = self.config.data.seq_len, self.config.seed
-    rows = pipeline.SyntheticRows(size, length, vocab_size, seed)
-    return self.how.put_batch(self._source(rows).batch_at(0))
+    """Returns a batch of full rows of random tokens, on the devices."""
+    rows = pipeline.SyntheticRows(
+      self.config.train.global_batch_size,
+      self.config.data.seq_len,
+      self.objective.teacher.vocab_size,
+      self.config.seed,
+    )
+    return self.parallel.put_batch(self._source(rows).batch_at(0))
 
   def loader(
     self, rows: pipeline.Rows, steps: int
   ) -> Generator[Batch, None, None]:
-    """Batches as a run gets them.
+    """Yields batches as a run gets them.
 
     Args:
-      rows: of the training text.
-      steps: after which it ends.
+      rows: rows of the training text.
+      steps: number of batches.
     """
     return pipeline.prefetch(
       self._source(rows).batch_at,
       0,
       steps,
       depth=self.config.data.prefetch,
-      put=self.how.put_batch,
+      put=self.parallel.put_batch,
     )
 
   def _source(self, rows: pipeline.Rows) -> pipeline.BatchSource:
+    batch_size = self.config.train.global_batch_size
     return pipeline.BatchSource(
       rows,
       seed=self.config.seed,
-      global_batch_size=self._batch_size(),
-      wanted=sharding.local_rows(self.mesh, self._batch_size()),
+      global_batch_size=batch_size,
+      wanted=sharding.local_rows(self.mesh, batch_size),
     )
 
-  def _batch_size(self) -> int:
-    return self.config.train.global_batch_size
-
   def compile(self, batch: Batch) -> dict[str, Any]:
-    """Compiles, runs the first step, and counts what the step is."""
+    """Compiles the step, runs it once, and describes it.
+
+    Returns:
+      "flops", "xla_flops", "time" and "memory" as `bench step` reports them.
+    """
     counted = flops.step_flops(self.objective, self.state.params, batch)
     start = time.perf_counter()
     with cache_hits() as hits:
-      lowered = self.how.lower(self.state, self.teacher_params, batch)
-      program = memory.compile_step(lowered, self.mesh)
+      lowered = self.parallel.lower(self.state, self.teacher_params, batch)
+      self.program = memory.compile_step(lowered, self.mesh)
     compiled = time.perf_counter()
     self._step(batch)
     jax.block_until_ready(self.state)
     first = time.perf_counter()
-    planned = program.memory_analysis()
-    costs = program.cost_analysis() or {}
+    costs = self.program.cost_analysis() or {}
     return {
       "flops": {**vars(counted), "total": counted.total},
-      # Never the numerator of MFU: it counts the body of a loop once.
+      # Never the numerator of MFU: XLA counts the body of a loop once.
       "xla_flops": costs.get("flops"),
       "time": {
         "compile_s": compiled - start,
         "cache": "warm" if hits else "cold",
         "first_step_s": first - start,
       },
-      "memory": {"program": _program_memory(planned)},
+      "memory": {"program": _program_memory(self.program.memory_analysis())},
     }
 
   def window(self, batches: Iterator[Batch], steps: int) -> Window:
     """Runs steps the way the training loop does, two of them in flight.
 
-    A step's time ends with its results, so the times add up to the window's.
+    A step ends when its results are there, so the steps' times add up to the
+    time of the window.
     """
     pending: collections.deque[Any] = collections.deque()
     tokens, waited = [], 0.0
     ends = [time.perf_counter()]
 
-    def look() -> None:
+    def await_oldest() -> None:
       tokens.append(pending.popleft()["data/tokens"].block_until_ready())
       ends.append(time.perf_counter())
 
@@ -160,24 +168,25 @@ class Run:
       waited += time.perf_counter() - before
       pending.append(self._step(batch))
       if len(pending) > _IN_FLIGHT:
-        look()
+        await_oldest()
     while pending:
-      look()
+      await_oldest()
     jax.block_until_ready(self.state)
     return Window(list(np.diff(ends)), waited, sum(map(int, tokens)))
 
   def _step(self, batch: Batch) -> train_step.Metrics:
-    self.state, scalars = self.how.step(self.state, self.teacher_params, batch)
+    self.state, scalars = self.parallel.step(
+      self.state, self.teacher_params, batch
+    )
     return scalars
 
 
 @contextlib.contextmanager
 def cache_hits() -> Iterator[list[str]]:
-  """Collects what is read from the compilation cache meanwhile."""
+  """Collects what is read from the compilation cache inside the context."""
   hits: list[str] = []
 
-  def listen(event: str, **more: str | int) -> None:
-    del more
+  def listen(event: str, **_: str | int) -> None:
     if event.endswith("/cache_hits"):
       hits.append(event)
 
@@ -188,15 +197,14 @@ def cache_hits() -> Iterator[list[str]]:
     jax.monitoring.unregister_event_listener(listen)
 
 
-def _program_memory(memory: Any) -> dict[str, int]:
-  """Bytes on one device, as the compiler planned them."""
-  return {
-    "arguments": memory.argument_size_in_bytes,
-    "outputs": memory.output_size_in_bytes,
-    "aliased": memory.alias_size_in_bytes,
-    "temporaries": memory.temp_size_in_bytes,
-    "total": memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes,
+def _program_memory(analysis: Any) -> dict[str, int]:
+  """Returns bytes on one device, as the compiler planned them."""
+  planned = {
+    "arguments": analysis.argument_size_in_bytes,
+    "outputs": analysis.output_size_in_bytes,
+    "aliased": analysis.alias_size_in_bytes,
+    "temporaries": analysis.temp_size_in_bytes,
   }
+  # An output that replaces an argument takes its place.
+  total = sum(planned.values()) - 2 * planned["aliased"]
+  return planned | {"total": total}

@@ -1,4 +1,4 @@
-"""Encoders to measure: whatever is named becomes files that engines read."""
+"""Encoders to measure, as files that every engine can read."""
 
 import dataclasses
 import pathlib
@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from time_jax.bench.peers.rivals import XLMR_LARGE
+from time_jax.bench.peers.compare import XLMR_LARGE
 from time_jax.config.distill import STUDENT_SIZES
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import local_path
@@ -36,15 +36,16 @@ _SHAPES: dict[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class EncoderFiles:
   """One encoder.
 
   Attributes:
-    name: what tables call it.
-    folder: config.json and safetensors, which JAX and PyTorch read.
-    onnx: the same weights as a graph; None: only BERT and its kin have one.
-    parameters: without those of embeddings.
-    identity: which model it is.
+    name: its name in tables.
+    folder: folder with config.json and safetensors, for JAX and PyTorch.
+    onnx: file with the same weights as a graph; None: only BERT and its kin
+      have one.
+    parameters: number of parameters, without those of embeddings.
+    identity: fingerprint that tells which model it is.
   """
 
   name: str
@@ -54,33 +55,34 @@ class Subject:
   identity: Identity
 
 
-def materialise(
-  name: str, spec: str, words: TokenizerSpec, scratch: pathlib.Path
-) -> Subject:
-  """Writes the files of an encoder that are not there yet.
+def write_encoder(
+  name: str, spec: str, tokenizer: TokenizerSpec, scratch: pathlib.Path
+) -> EncoderFiles:
+  """Writes the files of an encoder that do not exist yet.
 
   Args:
-    name: of the encoder.
-    spec: random:SHAPE, fresh weights with the words of the tokenizer; a
-      workdir; or see `files.resolve`.
-    words: the tokenizer.
-    scratch: a folder for files.
+    name: name of the encoder.
+    spec: random:SHAPE, for fresh weights with the vocabulary of the tokenizer;
+      a workdir; or what `files.resolve` takes.
+    tokenizer: tokenizer of all encoders.
+    scratch: folder for files.
 
   Raises:
-    UserError: no such shape or model, or fewer rows of words than ids.
+    UserError: there is no such shape or model, or its token table has fewer
+      rows than the tokenizer has ids.
   """
   folder = scratch / name
   folder.mkdir()
-  which = None
+  identity = None
+  ids = {"pad_token_id": tokenizer.pad_id}
   if spec.startswith(RANDOM):
-    config = _shape(spec.removeprefix(RANDOM), words)
+    config = _shape(spec.removeprefix(RANDOM), tokenizer.vocab_size)
     encoder = Encoder(config, config.num_layers)
     params = nn.meta.unbox(init_params(encoder, jax.random.key(0)))
-    save.save_bert(folder, config, params, {"pad_token_id": words.pad_id})
+    save.save_bert(folder, config, params, ids)
   elif (local_path(spec) / "checkpoints").is_dir():
     student = saved_student.read_student(local_path(spec))
-    which = student.identity
-    ids = {"pad_token_id": words.pad_id}
+    identity = student.identity
     save.save_bert(folder, student.config, student.params, ids)
   else:
     folder = files.resolve(spec)
@@ -88,10 +90,10 @@ def materialise(
     folder, dtype=np.float32, mesh=sharding.make_mesh()
   )
   config: Any = encoder.config
-  if words.vocab_size > config.vocab_size:
+  if tokenizer.vocab_size > config.vocab_size:
     raise UserError(
       f"{spec} has {config.vocab_size} words, the tokenizer "
-      f"{words.vocab_size}; expected the tokenizer of the models."
+      f"{tokenizer.vocab_size}; expected the tokenizer of the models."
     )
   onnx = None
   if isinstance(config, BertConfig) and config.activation == "gelu":
@@ -99,28 +101,28 @@ def materialise(
     onnx_graph.save_onnx(onnx, config, params)
   blocks = {k: v for k, v in params.items() if k in ("first", "layers", "last")}
   parameters = sum(leaf.size for leaf in jax.tree.leaves(blocks))
-  which = which or model_hash.of_folder(folder, config, params)
-  return Subject(name, folder, onnx, parameters, which)
+  identity = identity or model_hash.of_folder(folder, config, params)
+  return EncoderFiles(name, folder, onnx, parameters, identity)
 
 
-def _shape(name: str, words: TokenizerSpec) -> BertConfig:
-  """A named shape; or LAYERSxWIDTH, whose inner width is four times that."""
+def _shape(name: str, vocab_size: int) -> BertConfig:
+  """Returns a named shape, or LAYERSxWIDTH with an MLP four times as wide."""
   if name in _SHAPES:
-    return BertConfig(vocab_size=words.vocab_size, **_SHAPES[name])
-  found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?:x([1-9]\d*))?", name)
-  if not found:
+    return BertConfig(vocab_size=vocab_size, **_SHAPES[name])
+  match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?:x([1-9]\d*))?", name)
+  if not match:
     raise UserError(
       f"{RANDOM}{name} is unknown; known: {', '.join(_SHAPES)}, and "
       "LAYERSxWIDTH or LAYERSxWIDTHxHEADS, such as 4x384."
     )
-  layers, width, heads = (int(number or _HEADS) for number in found.groups())
+  layers, width, heads = (int(number or _HEADS) for number in match.groups())
   if width % heads:
     raise UserError(
       f"{RANDOM}{name}: {heads} attention heads do not divide the width; "
       f"expected {RANDOM}{layers}x{width}xHEADS with another number of them."
     )
   return BertConfig(
-    vocab_size=words.vocab_size,
+    vocab_size=vocab_size,
     num_layers=layers,
     hidden_size=width,
     intermediate_size=4 * width,

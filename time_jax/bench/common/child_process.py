@@ -1,0 +1,114 @@
+"""Objects in child processes, which do what they are told and answer."""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import traceback
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+from time_jax.core.errors import RunError, UserError
+
+
+class ChildProcess:
+  """An object in another process, which has all cores while it works.
+
+  Two frameworks in one process would share its threads' and allocators'
+  settings, and one that runs out of memory would end both. And how many CPU
+  devices JAX has is fixed for the life of a process.
+  """
+
+  def __init__(
+    self,
+    make: Callable[..., Any],
+    *arguments: Any,
+    environment: Mapping[str, str] | None = None,
+  ) -> None:
+    """Starts the process and waits until the object exists.
+
+    Args:
+      make: function or class at the top level of a module; it is called in the
+        new process and returns the object.
+      *arguments: arguments of `make`; they are pickled.
+      environment: variables that the process gets beside those of this one.
+
+    Raises:
+      RunError: `make` raised an error.
+    """
+    context = multiprocessing.get_context("spawn")
+    self._pipe, other = context.Pipe()
+    # Pickled here, so that the child sets its variables before it imports JAX.
+    made = pickle.dumps((make, arguments))
+    self._process = context.Process(
+      target=_serve, args=(other, dict(environment or {}), made), daemon=True
+    )
+    self._process.start()
+    other.close()
+    self.receive()
+
+  def __enter__(self) -> "ChildProcess":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+  def call(self, method: str, *arguments: Any) -> Any:
+    """Calls a method of the object and waits for what it returns.
+
+    Raises:
+      UserError: the method raised it.
+      RunError: the method raised another error, or the process ended.
+    """
+    self.send(method, *arguments)
+    return self.receive()
+
+  def send(self, method: str, *arguments: Any) -> None:
+    """Calls a method of the object; `receive` returns what it returns."""
+    self._pipe.send((method, arguments))
+
+  def receive(self) -> Any:
+    """Waits for what the method returns that was sent last; see `call`."""
+    try:
+      error, value = self._pipe.recv()
+    except EOFError as eof:
+      self._process.join()
+      raise RunError(
+        f"a measuring process ended with code {self._process.exitcode}; -9 "
+        "mostly means that memory ran out: take a smaller batch."
+      ) from eof
+    if error:
+      raise error
+    return value
+
+  def close(self) -> None:
+    """Ends the process."""
+    self._pipe.close()
+    self._process.join()
+
+
+def _serve(pipe: Connection, environment: dict[str, str], made: bytes) -> None:
+  os.environ.update(environment)
+  with contextlib.suppress(EOFError, KeyboardInterrupt):  # The parent is done.
+    try:
+      make, arguments = pickle.loads(made)
+      instance = make(*arguments)
+    except Exception as error:
+      pipe.send((_portable(error), None))
+      return
+    pipe.send((None, None))
+    while True:
+      method, arguments = pipe.recv()
+      try:
+        pipe.send((None, getattr(instance, method)(*arguments)))
+      except Exception as error:
+        pipe.send((_portable(error), None))
+
+
+def _portable(error: Exception) -> Exception:
+  """Returns an error that the parent can unpickle, in one line."""
+  if isinstance(error, UserError | RunError):
+    return error
+  reason = traceback.format_exception_only(error)[0]
+  return RunError(" ".join(reason.split()))
