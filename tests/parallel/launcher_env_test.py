@@ -173,7 +173,7 @@ WRONG = {
   ),
   "too high": (
     EXPLICIT | {"TIME_JAX_PROCESS_ID": "4"},
-    "this is process 4 of 4; expected at least 0 and below",
+    "this is process 4 of 4; expected an index from 0, below their number",
   ),
   "negative": (EXPLICIT | {"TIME_JAX_PROCESS_ID": "-1"}, "process -1 of 4"),
   "nobody": (

@@ -34,7 +34,7 @@ _OF_THE_SYSTEM = (
 # themselves.
 _REMEDIES = {
   _DISK_FULL: "make room",
-  _STORAGE_LOST: "see to the disk, or the server that it is on",
+  _STORAGE_LOST: "check the disk, or the server that holds it",
   (errno.EACCES,): "get permission there",
   (errno.EPERM,): "lift what forbids it, such as the flag of `chattr +i`",
   (errno.EROFS,): "mount it writable, or use another disk",
@@ -42,10 +42,10 @@ _REMEDIES = {
   (
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
   ): "move away what stands in its place",
-  (errno.ENOENT,): "see who removes it",
+  (errno.ENOENT,): "find out what removes it",
   (errno.EMFILE, errno.ENFILE): "allow more open files (`ulimit -n`)",
   (errno.EMLINK,): "put fewer folders into one",
-  (errno.ELOOP,): "mend its symbolic links",
+  (errno.ELOOP,): "fix its symbolic links",
   (errno.EBUSY, errno.ETXTBSY): "end what uses it",
   (errno.ENOMEM,): "free memory",
 }

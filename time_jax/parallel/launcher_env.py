@@ -83,7 +83,7 @@ def detect(environ: _Variables) -> ProcessSpec | None:
     if spec and not 0 <= spec.process_id < spec.num_processes:
       raise UserError(
         f"{spec.launcher} says that this is process {spec.process_id} of "
-        f"{spec.num_processes}; expected at least 0 and below."
+        f"{spec.num_processes}; expected an index from 0, below their number."
       )
     if spec:
       return spec

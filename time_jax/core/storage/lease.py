@@ -140,7 +140,9 @@ class _Lease:
         time.sleep(1)
       else:
         expiry = (
-          "" if ended is False else " It counts as gone after a minute without."
+          ""
+          if ended is False
+          else " It counts as gone a minute after its last sign."
         )
         raise UserError(
           f"{self._name} is being written by {holder}, last sign {age:.0f} s "
