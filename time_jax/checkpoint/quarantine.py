@@ -6,13 +6,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from time_jax.checkpoint import checksums
-from time_jax.checkpoint.layout import (
-  DAMAGED,
-  METADATA,
-  METRICS,
-  step_folders,
-)
+from time_jax.checkpoint import checksums, layout
 from time_jax.core.errors import (
   RestartableError,
   UserError,
@@ -67,9 +61,9 @@ def _move_damaged(workdir: Path) -> list[str]:
   """
   lines: list[str] = []
   sound = ""
-  for folder in reversed(step_folders(workdir)):
+  for folder in reversed(layout.step_folders(workdir)):
     if checksums.exist(folder):
-      why = checksums.find_damage(folder, [METRICS] if sound else ())
+      why = checksums.find_damage(folder, [layout.METRICS] if sound else ())
     else:
       why = "" if sound else _unreadable(folder)
     if not why:
@@ -80,7 +74,7 @@ def _move_damaged(workdir: Path) -> list[str]:
         f"the imported student {folder} is damaged: {why}; `time_jax import` "
         "it again, into a new workdir."
       )
-    target = _move(folder, workdir / DAMAGED)
+    target = _move(folder, workdir / layout.DAMAGED)
     lines.append(
       f"the checkpoint of step {folder.name} is damaged: {why}. It was moved "
       f"to {target}; "
@@ -109,8 +103,8 @@ def _unreadable(folder: Path) -> str:
   )
   try:
     items = read_json(folder / "_CHECKPOINT_METADATA")["item_handlers"]
-    read_json(folder / METADATA / METADATA)
-    for name in sorted(set(items) - {METADATA, METRICS}):
+    read_json(folder / layout.METADATA / layout.METADATA)
+    for name in sorted(set(items) - {layout.METADATA, layout.METRICS}):
       handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
       with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
         path: Any = (folder / name).absolute()

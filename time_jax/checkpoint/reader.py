@@ -11,13 +11,7 @@ from typing import Any, Self
 
 import orbax.checkpoint as ocp
 
-from time_jax.checkpoint import checksums
-from time_jax.checkpoint.layout import (
-  FOLDER,
-  METADATA,
-  are_vanishing,
-  step_folders,
-)
+from time_jax.checkpoint import checksums, layout
 from time_jax.core import nonfinite
 from time_jax.core.errors import (
   GoneError,
@@ -58,12 +52,12 @@ class CheckpointReader:
     Raises:
       UserError: there are none, or they cannot be opened.
     """
-    self._folder = (workdir / FOLDER).absolute()
+    self._folder = (workdir / layout.FOLDER).absolute()
     self._verified: set[int] = set()  # steps whose every byte was looked at
     self._manager = self._open(workdir)
 
   def _open(self, workdir: Path) -> Manager:
-    if not (workdir / FOLDER).is_dir():
+    if not (workdir / layout.FOLDER).is_dir():
       raise UserError(
         f"no checkpoints in {workdir}; expected the --workdir of a run of "
         "`time_jax distill`."
@@ -72,12 +66,12 @@ class CheckpointReader:
       read_only=True, create=False, save_interval_steps=0
     )
     while True:
-      known = step_folders(workdir)
+      known = layout.step_folders(workdir)
       try:
         return self._open_with(options)
       except UserError:
         # Orbax reads something of all: a running run may delete one meanwhile.
-        if not are_vanishing(known):
+        if not layout.are_vanishing(known):
           raise
 
   def _open_with(self, options: ocp.CheckpointManagerOptions) -> Manager:
@@ -85,7 +79,7 @@ class CheckpointReader:
       return Manager(self._folder, options=options)
     except (OSError, ValueError) as error:
       advice = ""
-      for folder in step_folders(self._folder.parent):
+      for folder in layout.step_folders(self._folder.parent):
         if not advice and (why := checksums.find_damage(folder)):
           advice = f" {folder} is damaged: {why}; move that folder away."
       raise UserError(
@@ -113,10 +107,10 @@ class CheckpointReader:
     Raises:
       UserError: it cannot be read.
     """
-    self._verify(step, [METADATA])
+    self._verify(step, [layout.METADATA])
     items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
     try:
-      return self._manager.restore(step, args=items)[METADATA]
+      return self._manager.restore(step, args=items)[layout.METADATA]
     except (OSError, ValueError, KeyError) as error:
       raise self._cannot_read(step, error) from error
 
@@ -197,7 +191,7 @@ class CheckpointReader:
       raise self._cannot_read(step, ValueError(why))
 
   def _cannot_read(self, step: int, error: Exception) -> UserError:
-    if step in self.steps() and are_vanishing([self.folder(step)]):
+    if step in self.steps() and layout.are_vanishing([self.folder(step)]):
       return GoneError(
         f"the checkpoint {self.folder(step)} was deleted while it was read: a "
         "run keeps only some. Run the same command again."

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from time_jax.checkpoint import checksums, quarantine, retention
-from time_jax.checkpoint.layout import METADATA, METRICS
+from time_jax.checkpoint import checksums, layout, quarantine, retention
 from time_jax.checkpoint.reader import CheckpointReader, Manager
 from time_jax.core import nonfinite
 from time_jax.core.errors import (
@@ -118,7 +117,9 @@ class CheckpointWriter(CheckpointReader):
     items: dict[str, Any] = {
       name: ocp.args.StandardSave(tree) for name, tree in trees.items()
     }
-    items[METADATA] = ocp.args.JsonSave(atomic_file.without_nan(metadata))
+    items[layout.METADATA] = ocp.args.JsonSave(
+      atomic_file.without_nan(metadata)
+    )
     if metrics and not math.isfinite(metrics[self._metric]):
       metrics = None
     try:
@@ -171,7 +172,7 @@ class CheckpointWriter(CheckpointReader):
     if step not in self.steps() or not finite:
       return
     folder = self.folder(step)
-    file = folder / METRICS / METRICS  # as Orbax calls it
+    file = folder / layout.METRICS / layout.METRICS  # as Orbax calls it
     try:
       # Another content than its checksum's would look like damage.
       if host_collectives.broadcast(file.exists()):

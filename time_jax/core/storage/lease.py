@@ -139,14 +139,10 @@ class _Lease:
         first_seen, patience = current, patience - 1
         time.sleep(1)
       else:
-        expiry = (
-          ""
-          if ended is False
-          else " It counts as gone a minute after its last sign."
-        )
         raise UserError(
           f"{self._name} is being written by {holder}, last sign {age:.0f} s "
-          f"ago; wait for its end, end it, or use another folder.{expiry}"
+          "ago; wait for its end, end it, or use another folder. One on another "
+          "machine counts as gone a minute after its last sign."
         )
     self._clean()
 
