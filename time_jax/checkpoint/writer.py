@@ -117,9 +117,8 @@ class CheckpointWriter(CheckpointReader):
     items: dict[str, Any] = {
       name: ocp.args.StandardSave(tree) for name, tree in trees.items()
     }
-    items[layout.METADATA] = ocp.args.JsonSave(
-      atomic_file.without_nan(metadata)
-    )
+    record = atomic_file.without_nan(metadata)
+    items[layout.METADATA] = ocp.args.JsonSave(record)
     if metrics and not math.isfinite(metrics[self._metric]):
       metrics = None
     try:

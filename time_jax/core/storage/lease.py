@@ -141,8 +141,8 @@ class _Lease:
       else:
         raise UserError(
           f"{self._name} is being written by {holder}, last sign {age:.0f} s "
-          "ago; wait for its end, end it, or use another folder. One on another "
-          "machine counts as gone a minute after its last sign."
+          "ago; wait for its end, end it, or use another folder. It counts as "
+          "gone at its end; on another machine, a minute after its last sign."
         )
     self._clean()
 
