@@ -8,7 +8,8 @@ from saving import open_in, save_all, steps_in, trees
 
 from time_jax.core import nonfinite
 from time_jax.core.errors import RunError, UserError
-from time_jax.step import optimizer, train_step
+from time_jax.step import optimizer
+from time_jax.step.state import StepSettings, TrainState, update
 
 ADAMW = dict(b1=0.9, b2=0.999, weight_decay=0.01, clip_norm=1.0)
 
@@ -29,12 +30,11 @@ def test_the_rate_and_the_update_must_be_finite(odd):
   params = {"embedding": jnp.ones((2, 3))}
   grads = {"embedding": jnp.asarray([[0.0] * 3, [0.1] * 3])}
   zero = jnp.zeros((), jnp.int32)
-  state = train_step.TrainState(
-    zero, params, tx.init(params), zero, zero, ema=params
-  )
+  state = TrainState(zero, params, tx.init(params), zero, zero, ema=params)
   rate = jnp.asarray(np.inf if odd == "rate" else 0.1)
   sound = jnp.asarray(True)
-  after = train_step._update(state, grads, tx, rate, sound, 0.5)
+  settings = StepSettings(tx, lambda step: rate, ema=0.5)
+  after = update(state, grads, rate, sound, settings)
   bad = int(odd != "nothing")
   counters = after.step, after.skipped, after.skipped_in_a_row
   assert [*map(int, counters)] == [1, bad, bad]

@@ -27,7 +27,7 @@ from time_jax.cli import main as cli_main
 from time_jax.core.errors import UserError
 from time_jax.core.storage import holder, lease
 from time_jax.data import pipeline, prepare
-from time_jax.run import corpus, loop
+from time_jax.run import corpus, distill, loop
 from time_jax.step import train_step
 
 _struck = threading.Event()
@@ -52,7 +52,7 @@ class Fault:
 
 
 def in_step(fault, after=0.0):
-  make = loop.make_parallel
+  make = distill.make_parallel
 
   def make_parallel(*args):
     how = make(*args)
@@ -63,7 +63,7 @@ def in_step(fault, after=0.0):
 
     return dataclasses.replace(how, step=step)
 
-  loop.make_parallel = make_parallel
+  distill.make_parallel = make_parallel
 
 
 def go_slowly_afterwards():

@@ -33,7 +33,7 @@ def server():
   for name, value in running.environment().items():
     patch.setenv(name, value)
   _context.set_forkserver_preload(
-    ["time_jax.run.loop", "time_jax.cli.commands"]
+    ["time_jax.run.distill", "time_jax.cli.commands"]
   )
   yield
   patch.undo()

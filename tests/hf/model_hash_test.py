@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import shutil
 
 import exporting
@@ -15,7 +14,7 @@ import tokenizers
 from exporting import command
 
 from time_jax.core.errors import UserError
-from time_jax.core.storage import atomic_file, lease
+from time_jax.core.storage import atomic_file
 from time_jax.evals.common import tuning
 from time_jax.evals.common.encoders import open_encoder
 from time_jax.hf import model_hash
@@ -134,55 +133,6 @@ def imported(tiny, tmp_path_factory):
   return home / "run"
 
 
-@pytest.fixture
-def run(imported, tmp_path):
-  shutil.copytree(imported, tmp_path / "run")
-  return tmp_path / "run"
-
-
-def test_it_is_computed_once_and_kept_with_the_checkpoint(run, monkeypatch):
-  first = saved_student.read_student(run).identity.value
-  file = run / "checkpoints" / "0" / saved_student.KEPT
-  kept = json.loads(file.read_text())
-
-  def again(*arguments):
-    raise AssertionError
-
-  with monkeypatch.context() as patch:
-    patch.setattr(model_hash, "arrays_sha256", again)
-    assert saved_student.read_student(run).identity.value == first
-  # Neither a damaged one nor one of another checkpoint is believed.
-  for wrong in ("{", "[]", kept | {"sealed": "0"}, kept | {"arrays": "0"}):
-    text = wrong if isinstance(wrong, str) else json.dumps(wrong)
-    file.write_text(text)
-    assert saved_student.read_student(run).identity.value == first
-    assert json.loads(file.read_text()) == kept
-
-
-def test_where_it_cannot_be_kept_it_is_computed_again(run, monkeypatch):
-  def full(*arguments):
-    raise OSError("no space left")
-
-  monkeypatch.setattr(pathlib.Path, "replace", full)
-  first = saved_student.read_student(run).identity.value
-  assert saved_student.read_student(run).identity.value == first
-  assert not [*(run / "checkpoints" / "0").glob(f"{saved_student.KEPT}*")]
-
-
-def test_it_is_not_kept_while_a_run_writes_there(run, monkeypatch):
-  """The run may be deleting the checkpoint; its lease says that it lives."""
-  file = run / "checkpoints" / "0" / saved_student.KEPT
-  held = {"host": "far", "boot": "", "processes": "", "pid": 1, "born": ""}
-  held |= {"command": "distill", "started": 0.0, "token": "far"}
-  (run / lease.RUN).write_text(json.dumps(held))
-  first = saved_student.read_student(run).identity.value
-  assert not [*file.parent.glob(f"{saved_student.KEPT}*")]
-  (run / lease.RUN).unlink()
-  with lease.hold(run / lease.RUN, "W"):  # This process's own.
-    assert saved_student.read_student(run).identity.value == first
-  assert [*file.parent.glob(f"{saved_student.KEPT}*")] == [file]
-
-
 def test_a_source_and_its_import_are_one_model(imported, mesh):
   places = imported, imported.parent / "source"
   found = {
@@ -226,10 +176,9 @@ def test_a_hash_of_before_is_taken_where_it_is_of_one_model(capsys, tmp_path):
     )
 
 
-def test_which_hashes_of_before_are_of_one_model():
-  student = saved_student.Student(
-    3, SHAPE, {}, {"run": {"seed": 1}}, arrays="a"
-  )
+def test_which_hashes_of_before_are_of_one_model(monkeypatch):
+  monkeypatch.setattr(model_hash, "arrays_sha256", lambda *_: "a")
+  student = saved_student.Student(3, SHAPE, {}, {"run": {"seed": 1}})
   turned = {"run": {"seed": 1}, "hardware": {"devices": 2}}
   same = dataclasses.replace(student, record=turned)
   assert same.identity == student.identity and student.identity.proves
@@ -252,14 +201,14 @@ class _EnoughError(Exception):
 def trained(monkeypatch, model, workdir, change):
   """As if a run had been finished: its record, changed, and made-up scores."""
 
-  def stop(self):
+  def stop(self, beat):
     run = change(dict(self.record))
     done = {"run": run, "scores": {}, "seconds": 1.0}
     atomic_file.write_json(self.workdir / "scores.json", done)
     raise _EnoughError
 
   with monkeypatch.context() as patch:
-    patch.setattr(tuning.Run, "tune", stop)
+    patch.setattr(tuning.Tuning, "tune", stop)
     with pytest.raises(_EnoughError):
       exporting.quietly(*tiny_ud.command(model, workdir))
 

@@ -1,5 +1,7 @@
 """The mesh, and what lies where on it."""
 
+import functools
+
 import flax
 import flax.linen as nn
 import jax
@@ -11,8 +13,10 @@ from meshes import make_mesh
 
 from time_jax.core.errors import UserError
 from time_jax.models import bert
+from time_jax.models.family import init_params
 from time_jax.parallel import sharding
-from time_jax.step import optimizer, train_step
+from time_jax.step import optimizer
+from time_jax.step.state import StepSettings, abstract_state
 
 MESHES = [(8, 1, 1), (4, 2, 1), (2, 2, 2)]
 ADAMW = dict(b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, clip_norm=1.0)
@@ -138,9 +142,9 @@ def test_moments_lie_where_their_parameters_lie(sizes):
     max_positions=16,
   )
   tx = optimizer.make_optimizer(bert.FAMILY.feeds_projections, **ADAMW)
-  state = train_step.abstract_state(
-    bert.Encoder(config, 3), tx, make_mesh(*sizes)
-  )
+  init = functools.partial(init_params, bert.Encoder(config, 3))
+  settings = StepSettings(tx, lambda step: 1.0)
+  state = abstract_state(init, settings, make_mesh(*sizes))
   params = flax.traverse_util.flatten_dict(state.params)
   split = {path for path, leaf in params.items() if any(leaf.sharding.spec)}
   assert ("layers", "ffn_in", "kernel") in split

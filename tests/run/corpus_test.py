@@ -19,7 +19,7 @@ from time_jax.run import corpus
 
 
 def test_whoever_waits_says_for_whom(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(corpus, "_SAY_EVERY", 0.05)
+  monkeypatch.setattr(corpus, "_REPORT_EVERY", 0.05)
   prepared = []
 
   def prepare():

@@ -4,11 +4,15 @@ import dataclasses
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import saving
 from tiny_recipe import get_config
 
-from time_jax.run import loop
-from time_jax.telemetry import metrics
+from time_jax.parallel import processes
+from time_jax.run import distill, loop, students
+from time_jax.step import machine
+from time_jax.telemetry import goodput, history, metrics
 
 
 class Lazy:
@@ -31,7 +35,7 @@ def test_results_are_looked_at_two_steps_late(
 ):
   """But for stops, before which all are."""
   events = []
-  make_parallel = loop.make_parallel
+  make_parallel = distill.make_parallel
 
   def make_lazy(*arguments):
     how = make_parallel(*arguments)
@@ -49,12 +53,12 @@ def test_results_are_looked_at_two_steps_late(
 
     return dataclasses.replace(how, step=step)
 
-  monkeypatch.setattr(loop, "make_parallel", make_lazy)
+  monkeypatch.setattr(distill, "make_parallel", make_lazy)
   config = get_config(tiny)
   config.train.num_steps = 8
   config.eval.every = 6
   config.checkpoint.every = config.checkpoint.keep_every = 100
-  assert loop.distill(config, tmp_path) == 0
+  assert distill.distill(config, tmp_path) == 0
   assert " ".join(f"{kind} {number}" for kind, number in events) == (
     "step 1 step 2 step 3 look 1 step 4 look 2 step 5 look 3 step 6 look 4 "
     # At a stop tokens first: what is pending is one interval.
@@ -63,21 +67,125 @@ def test_results_are_looked_at_two_steps_late(
   )
 
 
-def test_tokens_of_all_steps_between_two_records_count(tiny, monkeypatch):
+@dataclasses.dataclass(frozen=True)
+class State:
+  step: jax.Array
+  params: jax.Array
+
+
+class Counting(loop.Job):
+  """Two students, whose parameters count their steps and twice their steps."""
+
+  def __init__(self, workdir):
+    self.workdir, self.ledger = workdir, goodput.Ledger()
+    self.schedule = loop.Schedule(
+      num_steps=5, eval_every=2, save_every=(3,), log_every=(1,)
+    )
+    self.events = []
+
+  def start(self):
+    zero = jnp.zeros(())
+    return {name: State(zero, zero) for name in ("a", "b")}
+
+  def batch_at(self, done):
+    return {"a": done + 1, "b": 2 * done + 2}
+
+  def place(self, batch):
+    return batch
+
+  def step(self, step, states, batch):
+    self.events.append(f"step {step}")
+    states = {
+      name: State(state.step + 1, jnp.asarray(batch[name], jnp.float32))
+      for name, state in states.items()
+    }
+    return states, {
+      name: {"train/loss": state.params, "train/skipped_in_a_row": 0}
+      for name, state in states.items()
+    }
+
+  def reason_to_end(self, step, skipped_in_a_row):
+    return ""
+
+  def advice(self, saved):
+    return ""
+
+  def lacks_evaluation(self, done):
+    return False
+
+  def evaluate(self, states, watch):
+    self.events.append("evaluate")
+    watch()
+    return {history.METRIC: float(states["a"].params)}
+
+  def verdict(self, step, scores):
+    return ""
+
+  def trees(self, states):
+    self.events.append("save")
+    return students.join(
+      {name: {"params": {"w": s.params}} for name, s in states.items()}
+    )
+
+  def metadata(self, states):
+    return {}
+
+
+def test_order_of_operations_with_two_students(
+  tmp_path, monkeypatch, one_process
+):
+  job = Counting(tmp_path)
+  with saving.open_in(tmp_path) as checkpoints:
+    states = job.start()
+    assert loop.train(job, states, checkpoints, beat=lambda: None)
+  kept = tmp_path / "checkpoints" / "5"
+  assert {"a.params", "b.params"} <= {path.name for path in kept.iterdir()}
+  saved = "evaluate save"
+  assert " ".join(job.events) == (
+    f"step 1 step 2 {saved} step 3 save step 4 {saved} step 5 {saved}"
+  )
+  rows = [
+    row for row in history.read_metrics(tmp_path) if "a.train/loss" in row
+  ]
+  assert [row["a.train/loss"] for row in rows] == [1, 2, 3, 4, 5]
+  assert [row["b.train/loss"] for row in rows] == [2, 4, 6, 8, 10]
+
+  # Asked after each step and in each evaluation: the last time in that of
+  # step 4.
+  answers = iter([False] * 5 + [True])
+  monkeypatch.setattr(processes, "preempted", lambda: next(answers))
+  job = Counting(tmp_path / "stopped")
+  job.workdir.mkdir()
+  with saving.open_in(job.workdir) as checkpoints:
+    states = job.start()
+    assert not loop.train(job, states, checkpoints, beat=lambda: None)
+  assert saving.steps_in(job.workdir)[-1] == 4
+  assert job.events[-3:] == ["step 4", "evaluate", "save"]
+
+
+def test_tokens_of_all_steps_between_two_records_count(monkeypatch):
   """Not those of the last one, as often as there were steps."""
-  config = get_config(tiny)
-  config.log.every = 3
+  fake = types.SimpleNamespace
+  ticks = iter(range(0, 100, 10))
+  clock = fake(perf_counter=lambda: next(ticks))
+  monkeypatch.setattr(metrics, "time", clock)
   rows = []
-  run = types.SimpleNamespace(config=config, profile=range(0), _spent=dict)
-  recorder = types.SimpleNamespace(write=lambda step, row: rows.append(row))
-  clock = iter(range(0, 100, 10))
-  fake = types.SimpleNamespace(perf_counter=lambda: next(clock))
-  monkeypatch.setattr(metrics, "time", fake)
-  meter = metrics.Throughput()
+  train = loop._Loop(
+    job=fake(
+      schedule=loop.Schedule(6, None, (), (3,)),
+      tells_speed=True,
+      reason_to_end=lambda step, skipped: "",
+      ledger=fake(row=lambda saving: {}),
+    ),
+    checkpoints=fake(seconds=0.0),
+    recorder=fake(write=lambda step, row: rows.append(row)),
+    tracer=None,
+    profile=range(0),
+    beat=lambda: None,
+  )
   for step, tokens in enumerate((500, 100, 40, 8, 2, 1), 1):
     scalars = {"train/skipped_in_a_row": 0, "data/tokens": np.int32(tokens)}
-    meter.count(tokens)
-    loop._Run._look_at(run, step, scalars, recorder, meter)
+    train._read([(step, {"student": scalars})])
   assert [row["data/tokens"] for row in rows] == [40, 1]
   assert [row["perf/tokens_per_second"] for row in rows] == [64.0, 1.1]
   assert [row["perf/steps_per_second"] for row in rows] == [0.3, 0.3]
@@ -85,7 +193,7 @@ def test_tokens_of_all_steps_between_two_records_count(tiny, monkeypatch):
 
 def test_compiled_programs_are_kept_unless_told_where(monkeypatch, tmp_path):
   def folder():
-    loop.use_compilation_cache()
+    machine.use_compilation_cache()
     return jax.config.jax_compilation_cache_dir
 
   before = jax.config.jax_compilation_cache_dir

@@ -10,14 +10,14 @@ from time_jax.step import spike_guard
 
 @jax.jit
 def judge(usual, loss, norm, skipped_in_a_row=0):
-  return spike_guard.judge(
+  return spike_guard.detect(
     usual, loss, norm, 5.0, jnp.asarray(skipped_in_a_row)
   )
 
 
 def after(values):
   """Statistics after steps of such (loss, gradient norm), none a spike."""
-  usual = spike_guard.nothing_known()
+  usual = spike_guard.init()
   for loss, norm in values:
     spike, usual = judge(usual, loss, norm)
     assert not spike

@@ -1,6 +1,7 @@
 """The step against the reference's training run, and against itself on other
 meshes, under pmap, in micro-batches and after bad batches."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -17,8 +18,15 @@ from time_jax.core.arrays import make_batch
 from time_jax.hf import load
 from time_jax.hf.save import to_tensors
 from time_jax.models import bert
-from time_jax.step import optimizer, partitioning, train_step
+from time_jax.step import optimizer, partitioning
 from time_jax.step.objective import Objective
+from time_jax.step.state import (
+  StepSettings,
+  TrainState,
+  abstract_state,
+  init_state,
+)
+from time_jax.step.train_step import train_step
 
 FLOAT32 = jnp.dtype("float32")
 RELATIONS = {"qq": 1.0, "kk": 1.0, "vv": 1.0}
@@ -26,27 +34,22 @@ ADAMW = dict(b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, clip_norm=1.0)
 
 
 def make_step(objective, *, peak_lr=6e-4, **changes):
-  tx = optimizer.make_optimizer(bert.FAMILY.feeds_projections, **ADAMW)
+  """Returns the step with its constants bound, and its settings."""
   schedule = functools.partial(
     optimizer.warmup_linear_decay,
     peak_lr=peak_lr,
     warmup_steps=2,
     num_steps=10,
   )
-  step = functools.partial(
-    train_step.train_step,
-    objective=objective,
-    tx=tx,
-    learning_rate=schedule,
-    seed=0,
-    **changes,
-  )
-  return step, tx
+  tx = optimizer.make_optimizer(bert.FAMILY.feeds_projections, **ADAMW)
+  settings = StepSettings(tx, schedule, **changes)
+  step = functools.partial(train_step, objective=objective, settings=settings)
+  return step, settings
 
 
 def state_of(params, tx):
   zero = jnp.zeros((), jnp.int32)
-  return train_step.TrainState(zero, params, tx.init(params), zero, zero)
+  return TrainState(zero, params, tx.init(params), zero, zero)
 
 
 @pytest.mark.parametrize("implementation", ["dense", "one_pass"])
@@ -65,9 +68,9 @@ def test_five_steps_of_the_reference(golden, mesh, implementation):
   objective = Objective(
     teacher, student, settings["relation_heads"], RELATIONS, implementation
   )
-  step, tx = make_step(objective)
+  step, constants = make_step(objective)
   step = jax.jit(step)
-  state = state_of(params, tx)
+  state = state_of(params, constants.tx)
   expected = np.load(folder / "trajectory.npz")
   batches = np.load(folder / "batches.npz")
   for i in range(settings["steps"]):
@@ -133,15 +136,15 @@ def tiny_rows(step):
 
 def run_three_steps(mesh, *, how="jit", dropout=0.0, accumulation=1):
   objective = tiny_problem(mesh, dropout)
-  step, tx = make_step(objective, accumulation=accumulation, peak_lr=1e-2)
-  abstract = train_step.abstract_state(objective.student, tx, mesh)
+  step, settings = make_step(objective, accumulation=accumulation, peak_lr=1e-2)
+  abstract = abstract_state(objective.init, settings, mesh)
   spread = (
     partitioning.with_jit(step, abstract, mesh, 16)
     if how == "jit"
     else partitioning.with_pmap(step, mesh)
   )
   # The same start everywhere, to the last bit.
-  start = train_step.init_state(objective.student, tx, make_mesh(1, 1, 1), 0)
+  start = init_state(objective.init, settings, make_mesh(1, 1, 1))
   start = jax.tree.map(
     lambda x, a: jax.device_put(np.asarray(x), a.sharding), start, abstract
   )
@@ -221,8 +224,8 @@ def test_micro_batches_give_the_same_run_on_any_mesh(sizes):
 def test_training_changes_what_it_should(single_device):
   state, history = single_device[0.0]
   objective = tiny_problem(make_mesh(1, 1, 1))
-  _, tx = make_step(objective)
-  fresh = train_step.init_state(objective.student, tx, make_mesh(1, 1, 1), 0)
+  _, settings = make_step(objective)
+  fresh = init_state(objective.init, settings, make_mesh(1, 1, 1))
   before = flax.traverse_util.flatten_dict(fresh.params)
   after = flax.traverse_util.flatten_dict(state.params)
   for path in before:
@@ -235,28 +238,34 @@ def test_training_changes_what_it_should(single_device):
 
 def test_dropout_depends_on_seed_and_step_alone(mesh):
   objective = tiny_problem(mesh, dropout=0.3)
-  step, tx = make_step(objective)
-  state = train_step.init_state(objective.student, tx, mesh, 0)
+  step, settings = make_step(objective)
+  state = init_state(objective.init, settings, mesh)
   rows = make_batch(**tiny_rows(0))
   step = jax.jit(step)
   _, first = step(state, objective.teacher.params, rows)
   _, again = step(state, objective.teacher.params, rows)
   assert first["train/loss"] == again["train/loss"]
-  later = jax.tree_util.tree_map(lambda x: x, state)
-  later = train_step.TrainState(
-    state.step + 1, state.params, state.opt_state, state.skipped, state.skipped
-  )
+  later = dataclasses.replace(state, step=state.step + 1)
   _, other = step(later, objective.teacher.params, rows)
   assert first["train/loss"] != other["train/loss"]
 
 
-def test_a_bad_step_changes_nothing_but_the_counters(mesh):
-  objective = tiny_problem(mesh)
-  step, tx = make_step(objective)
-  step = jax.jit(step)
+@pytest.fixture(scope="module")
+def compiled():
+  """Name -> (objective, step, state of step 0); compiled once for all tests."""
+  mesh = make_mesh(1, 1, 1)
+  objective, made = tiny_problem(mesh), {}
+  for name, guards in ("plain", {}), ("guarded", {"spike": 6.0, "ema": 0.3}):
+    step, settings = make_step(objective, **guards)
+    state = init_state(objective.init, settings, mesh)
+    made[name] = objective, jax.jit(step), state
+  return made
+
+
+def test_a_bad_step_changes_nothing_but_the_counters(compiled):
+  objective, step, state = compiled["plain"]
   good = objective.teacher.params
   bad = jax.tree.map(lambda x: x * jnp.nan, good)
-  state = train_step.init_state(objective.student, tx, mesh, 0)
   rows = make_batch(**tiny_rows(0))
   state, _ = step(state, good, rows)
   after_bad, metrics = step(state, bad, rows)
@@ -274,16 +283,11 @@ def test_a_bad_step_changes_nothing_but_the_counters(mesh):
   assert (int(healed.skipped), int(healed.skipped_in_a_row)) == (2, 0)
 
 
-def test_a_spike_changes_nothing_but_the_counters(mesh):
-  objective = tiny_problem(mesh)
-  step, tx = make_step(objective, spike=6.0, ema=0.9)
-  step = jax.jit(step)
+def test_a_spike_changes_nothing_but_the_counters(compiled):
+  objective, step, state = compiled["guarded"]
   teacher = objective.teacher.params
   # As this teacher's relations are of another scale, so is the loss.
   sharp = jax.tree.map(lambda x: x * 4, teacher)
-  state = train_step.init_state(
-    objective.student, tx, mesh, 0, spike=6.0, ema=0.9
-  )
   for i in range(25):
     state, metrics = step(state, teacher, make_batch(**tiny_rows(i % 2)))
   assert int(metrics["train/spikes"]) == int(state.skipped) == 0
@@ -299,18 +303,15 @@ def test_a_spike_changes_nothing_but_the_counters(mesh):
   assert int(healed.skipped_in_a_row) == 0
 
 
-def test_the_average_is_one_and_touches_nothing_else(mesh):
-  objective = tiny_problem(mesh)
-  plain, tx = make_step(objective)
-  with_average, _ = make_step(objective, ema=0.3)
+def test_the_average_is_one_and_touches_nothing_else(compiled):
+  objective, plain, state = compiled["plain"]
+  _, with_average, both = compiled["guarded"]
   teacher = objective.teacher.params
-  state = train_step.init_state(objective.student, tx, mesh, 0)
-  both = train_step.init_state(objective.student, tx, mesh, 0, ema=0.3)
   first = expected = state.params
   for i in range(6):
     rows = make_batch(**tiny_rows(i))
-    state, _ = jax.jit(plain)(state, teacher, rows)
-    both, _ = jax.jit(with_average)(both, teacher, rows)
+    state, _ = plain(state, teacher, rows)
+    both, _ = with_average(both, teacher, rows)
     decay = min(0.3, (1 + i) / (10 + i))
     expected = jax.tree.map(
       lambda a, p, d=decay: d * a + (1 - d) * p, expected, state.params
@@ -320,17 +321,16 @@ def test_the_average_is_one_and_touches_nothing_else(mesh):
     (both.params, both.ema),
     (state.params, expected),
   )
-  untouched = both.ema["pooler"][
-    "kernel"
-  ]  # What is not trained keeps its bits.
+  # What is not trained keeps its bits.
+  untouched = both.ema["pooler"]["kernel"]
   np.testing.assert_array_equal(untouched, first["pooler"]["kernel"])
 
 
 def test_sharded_init_equals_the_plain_one():
   objective = tiny_problem(make_mesh(1, 1, 1))
-  _, tx = make_step(objective)
+  _, settings = make_step(objective)
   states = [
-    train_step.init_state(objective.student, tx, make_mesh(*sizes), 0)
+    init_state(objective.init, settings, make_mesh(*sizes))
     for sizes in ((1, 1, 1), (2, 2, 2))
   ]
   for a, b in zip(*map(jax.tree.leaves, states), strict=True):
@@ -341,12 +341,12 @@ def test_sharded_init_equals_the_plain_one():
 def test_a_state_survives_being_taken_apart(extras):
   mesh = make_mesh(1, 1, 1)
   objective = tiny_problem(mesh)
-  _, tx = make_step(objective)
-  state = train_step.abstract_state(objective.student, tx, mesh, **extras)
+  _, settings = make_step(objective, **extras)
+  state = abstract_state(objective.init, settings, mesh)
   trees = state.as_trees()
   assert set(trees) == {"params", "rest"} | ({"ema"} & set(extras))
   assert ("usual" in trees["rest"]) == ("spike" in extras)
-  again = train_step.TrainState.from_trees(trees)
+  again = TrainState.from_trees(trees)
   assert jax.tree.structure(again) == jax.tree.structure(state)
 
 
@@ -357,11 +357,11 @@ def test_the_lowered_step_is_the_step_with_its_scopes(golden, how):
   teacher = load.random_teacher(hf_config, 2, seed=5, dtype=FLOAT32, mesh=mesh)
   student = bert.Encoder(bert.BertConfig(96, 12, 2, 2, 24, max_positions=32), 2)
   objective = Objective(teacher, student, 4, RELATIONS, "one_pass")
-  step, tx = make_step(objective)
-  state = train_step.init_state(student, tx, mesh, 0)
+  step, settings = make_step(objective)
+  state = init_state(objective.init, settings, mesh)
   spread = partitioning.with_pmap(step, mesh)
   if how == "jit":
-    abstract = train_step.abstract_state(student, tx, mesh)
+    abstract = abstract_state(objective.init, settings, mesh)
     spread = partitioning.with_jit(step, abstract, mesh, 4)
   row = {"tokens": np.ones((4, 8), np.int32), "segment_ids": np.ones((4, 8))}
   arguments = spread.put(teacher.params), spread.put_batch(row)

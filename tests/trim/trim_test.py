@@ -26,6 +26,7 @@ from time_jax.models import bert
 from time_jax.models.family import init_params
 from time_jax.step import optimizer, train_step
 from time_jax.step.objective import Objective
+from time_jax.step.state import StepSettings, TrainState
 
 FLOAT32 = jnp.dtype("float32")
 unflatten = flax.traverse_util.unflatten_dict
@@ -163,13 +164,11 @@ def distil(folder, student, params, tokens, mesh):
     functools.partial(
       train_step.train_step,
       objective=Objective(teacher, student, 8, relations, "dense"),
-      tx=tx,
-      learning_rate=lambda step: jnp.float32(3e-3),
-      seed=0,
+      settings=StepSettings(tx, lambda step: jnp.float32(3e-3)),
     )
   )
   zero = jnp.zeros((), jnp.int32)
-  state = train_step.TrainState(zero, params, tx.init(params), zero, zero)
+  state = TrainState(zero, params, tx.init(params), zero, zero)
   batch = make_batch(tokens, np.ones_like(tokens))
   losses = []
   for _ in range(6):

@@ -193,7 +193,7 @@ def _run_prepare(args: Any) -> int:
 
 
 def _run_distill(args: Any) -> int:
-  module = importlib.import_module("time_jax.run.loop")
+  module = importlib.import_module("time_jax.run.distill")
   return module.distill(
     args.config, path(args.workdir), args.profile or "", typed_fields(args)
   )

@@ -11,12 +11,12 @@ from time_jax.core.errors import UserError
 
 @jax.jit
 def all_finite(tree: Any) -> Bool[Array, ""]:
-  """Says whether a tree of arrays holds neither NaN nor infinity.
+  """Returns whether a tree of arrays holds neither NaN nor infinity.
 
-  It is computed where the arrays live, and is the same in all processes.
+  The answer is computed where the arrays live and is the same in all processes.
 
   Args:
-    tree: of arrays; those of whole numbers are always finite.
+    tree: pytree of arrays; integers are always finite.
   """
   verdict = jnp.asarray(True)
   for leaf in jax.tree.leaves(tree):
@@ -26,19 +26,19 @@ def all_finite(tree: Any) -> Bool[Array, ""]:
 
 
 def choose(sound: Bool[Array, ""], new: Any, old: Any) -> Any:
-  """The new arrays of a tree where a step is sound, else the old ones."""
+  """Returns the tree `new` where a step is sound, else the tree `old`."""
   return jax.tree.map(lambda n, o: jnp.where(sound, n, o), new, old)
 
 
 def count(
   sound: Bool[Array, ""], skipped: Int[Array, ""], in_a_row: Int[Array, ""]
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
-  """Counts a step that is skipped unless it is sound.
+  """Counts a step as skipped unless it is sound.
 
   Args:
-    sound: whether it is.
-    skipped: steps that were skipped before it.
-    in_a_row: of these, the unbroken run that ended before it.
+    sound: whether the step changes parameters.
+    skipped: number of steps skipped before it.
+    in_a_row: how many of them were the last ones, consecutively.
 
   Returns:
     Both counters after the step.
@@ -48,14 +48,14 @@ def count(
 
 
 def check_first_weights(params: Any, source: str) -> None:
-  """Checks the weights that training is to start from.
+  """Checks the weights that training starts from.
 
   Args:
-    params: the weights.
+    params: pytree of arrays.
     source: where they come from, for the message.
 
   Raises:
-    UserError: they are not finite.
+    UserError: they hold NaN or infinity.
   """
   if not all_finite(params):
     raise UserError(
@@ -72,15 +72,15 @@ def reason_to_end(
   num_steps: int,
   spikes: bool,
 ) -> str:
-  """Says why a run must end for the steps that it skipped, if it must.
+  """Says why a run must end because of the steps that it skipped.
 
   Args:
-    in_a_row: steps without a pause that were skipped, the last one included.
-    step: the last one.
-    max_skipped: as many in a row end the run.
-    num_steps: of the whole run. One that is shorter than `max_skipped` ends,
-      too, when it has skipped all of its steps: it has learned nothing.
-    spikes: whether a step may be skipped for a spike.
+    in_a_row: number of consecutive steps that were skipped, the last included.
+    step: the last step.
+    max_skipped: so many consecutive steps end the run.
+    num_steps: steps of the whole run. If they are fewer than `max_skipped`, a
+      run that skipped all of them ends, too: it has learned nothing.
+    spikes: whether steps are also skipped for being spikes.
 
   Returns:
     The reason; empty where the run may go on.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from time_jax.core.errors import RunError, UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder
-from time_jax.hf import files, model_hash, save, tokenizer, tokenizer_class
+from time_jax.hf import files, save, tokenizer, tokenizer_class
 from time_jax.release import (
   card,
   checks,
@@ -268,8 +268,7 @@ def _rounded(student: Student, dtype: str) -> Student:
   params = jax.tree.map(
     lambda x: x.astype(jnp.dtype(dtype)).astype(jnp.float32), student.params
   )
-  arrays = model_hash.arrays_sha256(student.config, params)
-  return dataclasses.replace(student, params=params, arrays=arrays)
+  return dataclasses.replace(student, params=params)
 
 
 def _versions() -> dict[str, str]:

@@ -20,7 +20,7 @@ from time_jax.models.bert import BertConfig
 from time_jax.models.family import Params
 from time_jax.parallel import sharding
 from time_jax.release import checks
-from time_jax.run import assembly, imported_model, initial
+from time_jax.run import assembly, first_weights, imported_model
 
 
 def import_command(
@@ -43,7 +43,7 @@ def import_command(
   _check_target(workdir)
   folder = files.resolve(name, allow_pickle)
   _, found = load.read_config(folder)
-  initial.check_kin(found, name)
+  first_weights.check_architecture(found, name)
   _, params = load.load_encoder(
     folder,
     dtype=jnp.dtype("float32"),
@@ -113,7 +113,7 @@ def _write(
   model = model_hash.of_student(shape, arrays, words)
   trained_with = ""
   if not words:
-    trained_with = initial.words_of_record(folder)
+    trained_with = first_weights.recorded_vocabulary_sha256(folder)
     if not trained_with:
       note(
         f"{name} has no tokenizer and says of no vocabulary, so nobody can "

@@ -1,14 +1,15 @@
-"""From a config to the objects of a run. Below this file no ConfigDict goes."""
+"""Builds the objects of a run from its config.
+
+Below `run` no function takes a ConfigDict.
+"""
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -16,6 +17,7 @@ from time_jax.config.distill import completed, lacking
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import explain_missing
+from time_jax.core.storage.paths import Path
 from time_jax.hf import files, flax_teacher, lineage, load
 from time_jax.models import bert
 from time_jax.models.family import Family, Teacher
@@ -23,19 +25,23 @@ from time_jax.parallel import sharding
 from time_jax.relations.loss import check_heads, check_platform, check_relations
 from time_jax.step import optimizer, partitioning, train_step
 from time_jax.step.objective import Objective
+from time_jax.step.state import StepSettings, abstract_state
 
 RANDOM = "random"
 SHAPE = "student.json"
 
 
 def teacher_config(config: ConfigDict) -> Any:
-  """The teacher's frozen config: its sizes, without reading its weights.
+  """Returns the teacher's config, its sizes, without reading its weights.
 
-  Everything that can be wrong between teacher, student and text is found
-  here, before hours of work.
+  Checks whether teacher, student, text and relations fit together, before
+  hours of work.
+
+  Args:
+    config: config of the run.
 
   Raises:
-    UserError: the teacher is not there or does not fit the rest.
+    UserError: the teacher is missing or does not fit the rest.
   """
   if not config.teacher.path:
     raise UserError(
@@ -75,6 +81,7 @@ def _overrides(config: ConfigDict) -> dict[str, str]:
 
 
 def _check_capture(config: ConfigDict, family: Family, teacher: Any) -> None:
+  """Checks that the teacher has what is to be captured of it."""
   if config.teacher.relative_layout and not hasattr(teacher, "relative_layout"):
     raise UserError(
       f"teacher.relative_layout={config.teacher.relative_layout!r} is for "
@@ -100,7 +107,7 @@ def _check_capture(config: ConfigDict, family: Family, teacher: Any) -> None:
 
 
 def make_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
-  """Loads the teacher up to its distilled layer."""
+  """Returns the teacher with its weights, up to its distilled layer."""
   t = config.teacher
   dtype = jnp.dtype(t.dtype)
   if t.path == RANDOM:
@@ -128,13 +135,13 @@ def make_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
 
 
 def teacher_origin(config: ConfigDict) -> dict[str, str]:
-  """What `descent.describe` says of the teacher; nothing of a random one."""
+  """Returns where the teacher came from; nothing of a random one."""
   t = config.teacher
   return {} if t.path == RANDOM else lineage.describe(t.path, t.allow_pickle)
 
 
 def abstract_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
-  """The same without weights: its parameters are shapes and shardings."""
+  """Returns a teacher whose parameters are only shapes and shardings."""
   t = config.teacher
   if t.loader != "own":
     raise UserError(
@@ -151,23 +158,23 @@ def abstract_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
 
 
 def student_config(config: ConfigDict, vocab_size: int) -> bert.BertConfig:
-  """Shape of the student: a BERT over the teacher's vocabulary."""
+  """Returns the sizes of the student, a BERT over the teacher's vocabulary."""
   sizes = config.student.to_dict()
   del sizes["init_from"]
   return bert.BertConfig(vocab_size=vocab_size, **sizes)
 
 
-def write_shape(workdir: pathlib.Path, shape: bert.BertConfig) -> None:
-  """Keeps a student's shape, so that the teacher need not be there later."""
+def write_shape(workdir: Path, shape: bert.BertConfig) -> None:
+  """Writes a student's sizes, so that later nobody must ask the teacher."""
   atomic_file.write_json(workdir / SHAPE, dataclasses.asdict(shape))
 
 
-def read_shape(workdir: pathlib.Path, config: ConfigDict) -> bert.BertConfig:
-  """The shape of a run's student.
+def read_shape(workdir: Path, config: ConfigDict) -> bert.BertConfig:
+  """Returns the sizes of a run's student.
 
   Args:
-    workdir: of the run.
-    config: of the run, whose teacher says it where no file does.
+    workdir: folder of the run.
+    config: config of the run, whose teacher is asked where no file says it.
   """
   path = workdir / SHAPE
   if not path.exists():
@@ -181,18 +188,18 @@ def read_shape(workdir: pathlib.Path, config: ConfigDict) -> bert.BertConfig:
 
 
 def make_student(config: ConfigDict, vocab_size: int) -> bert.Encoder:
-  """The student's encoder; its last block is the distilled one."""
+  """Returns the student's encoder, whose last block is the distilled one."""
   shape = student_config(config, vocab_size)
   return bert.Encoder(shape, shape.num_layers, jnp.dtype(config.train.dtype))
 
 
 def relation_weights(config: ConfigDict) -> dict[str, float]:
-  """The relations that count, with their weights."""
+  """Returns the relations of the loss with their weights; none is 0."""
   return {k: w for k, w in config.relations.weights.items() if w}
 
 
 def make_objective(config: ConfigDict, teacher: Teacher) -> Objective:
-  """The relation loss between a teacher and a fresh student."""
+  """Returns the relation loss between a teacher and a fresh student."""
   return Objective(
     teacher=teacher,
     student=make_student(config, teacher.vocab_size),
@@ -205,11 +212,11 @@ def make_objective(config: ConfigDict, teacher: Teacher) -> Objective:
 def make_mesh(
   config: ConfigDict, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-  """The mesh, checked against batch sizes and relation kernel.
+  """Returns the mesh, checked against batch sizes and relation kernel.
 
   Args:
-    config: of the run.
-    devices: all of all processes if absent.
+    config: config of the run.
+    devices: devices of the mesh; None: all devices of all processes.
   """
   mesh = sharding.make_mesh(**config.mesh.to_dict(), devices=devices)
   platform = mesh.devices.flat[0].platform
@@ -231,8 +238,8 @@ def make_mesh(
   return mesh
 
 
-def read_run(workdir: pathlib.Path) -> ConfigDict:
-  """The config that a run in `workdir` was started with."""
+def read_run(workdir: Path) -> ConfigDict:
+  """Returns the config that the run in `workdir` was started with."""
   path = workdir / "config.json"
   if not path.exists():
     raise UserError(
@@ -249,33 +256,19 @@ def read_run(workdir: pathlib.Path) -> ConfigDict:
   return ConfigDict(completed(content))
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-  """AdamW over the parameters that the loss reaches."""
+def step_settings(config: ConfigDict) -> StepSettings:
+  """Returns optimizer, schedule and guards of the training step."""
   c = config.train
-  return optimizer.make_optimizer(
-    bert.FAMILY.feeds_projections,
-    b1=c.b1,
-    b2=c.b2,
-    eps=c.eps,
-    weight_decay=c.weight_decay,
-    clip_norm=c.clip_norm,
-  )
-
-
-def extras(config: ConfigDict) -> dict[str, float]:
-  """What `train_step` may do beside an update, and its state then holds."""
-  return {"spike": config.train.spike, "ema": config.train.ema}
-
-
-def make_parallel(
-  config: ConfigDict, objective: Objective, tx: Any, mesh: Mesh
-) -> partitioning.Parallel:
-  """Binds the step to its constants and to the devices."""
-  c = config.train
-  step = functools.partial(
-    train_step.train_step,
-    objective=objective,
-    tx=tx,
+  return StepSettings(
+    # AdamW over the parameters that the loss reaches.
+    tx=optimizer.make_optimizer(
+      bert.FAMILY.feeds_projections,
+      b1=c.b1,
+      b2=c.b2,
+      eps=c.eps,
+      weight_decay=c.weight_decay,
+      clip_norm=c.clip_norm,
+    ),
     learning_rate=functools.partial(
       optimizer.warmup_linear_decay,
       peak_lr=c.peak_lr,
@@ -284,11 +277,21 @@ def make_parallel(
     ),
     seed=config.seed,
     accumulation=c.accumulation,
-    **extras(config),
+    spike=c.spike,
+    ema=c.ema or None,
   )
-  if c.parallel == "pmap":
+
+
+def make_parallel(
+  config: ConfigDict, objective: Objective, mesh: Mesh
+) -> partitioning.Parallel:
+  """Returns the step, with its constants bound and spread over the devices."""
+  settings = step_settings(config)
+  step = functools.partial(
+    train_step.train_step, objective=objective, settings=settings
+  )
+  if config.train.parallel == "pmap":
     return partitioning.with_pmap(step, mesh)
-  state = train_step.abstract_state(
-    objective.student, tx, mesh, **extras(config)
-  )
-  return partitioning.with_jit(step, state, mesh, c.global_batch_size)
+  abstract = abstract_state(objective.init, settings, mesh)
+  size = config.train.global_batch_size
+  return partitioning.with_jit(step, abstract, mesh, size)

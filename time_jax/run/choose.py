@@ -1,35 +1,36 @@
-"""Checkpoint selection: the lowest relation loss on held-out text wins."""
+"""`choose`: selects the checkpoint with the lowest held-out relation loss."""
 
 import contextlib
 import json
 import math
-import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
 from ml_collections import ConfigDict
 
 from time_jax.checkpoint.reader import CheckpointReader
+from time_jax.core.display import aligned_table
 from time_jax.core.errors import DAMAGED_JSON, GoneError, UserError
 from time_jax.core.notes import note
 from time_jax.core.storage import atomic_file, lease
+from time_jax.core.storage.paths import Path
 from time_jax.models.family import abstract_params
 from time_jax.parallel import sharding
-from time_jax.run import assembly, corpus, loop
-from time_jax.step import evaluate
+from time_jax.run import assembly, corpus
+from time_jax.step import evaluate, machine
 
 Scores = dict[int, dict[str, float]]
 FILE = "choice.json"
 _LEASE = "choice.lease"
 
 
-def choose(workdir: pathlib.Path) -> int:
+def choose(workdir: Path) -> int:
   """Ranks every kept checkpoint of a run and writes `choice.json`.
 
   The selection of the paper: held-out text of the language, no dropout.
 
   Args:
-    workdir: of a run of `distill`.
+    workdir: folder of a run of `distill`.
 
   Returns:
     The exit code, 0.
@@ -42,8 +43,8 @@ def choose(workdir: pathlib.Path) -> int:
     return _choose(config, workdir)
 
 
-def _choose(config: ConfigDict, workdir: pathlib.Path) -> int:
-  loop.use_compilation_cache()
+def _choose(config: ConfigDict, workdir: Path) -> int:
+  machine.use_compilation_cache()
   vocab_size = assembly.teacher_config(config).vocab_size
   rows = corpus.open_corpus(config, workdir, vocab_size).validation
   if rows is None:
@@ -82,29 +83,32 @@ def _choose(config: ConfigDict, workdir: pathlib.Path) -> int:
 def scores_of(
   checkpoints: CheckpointReader, score: Callable[[int], dict[str, float]]
 ) -> Scores:
-  """Scores every checkpoint that is there to the end.
+  """Scores every checkpoint that exists throughout.
 
-  A run that goes on meanwhile deletes some; those are left out, with a line.
+  Those that a running `distill` deletes meanwhile are left out, with a note.
 
   Args:
-    checkpoints: opened to read.
-    score: of a step.
+    checkpoints: the run's checkpoints, opened to read.
+    score: maps a step to the scores of its checkpoint.
+
+  Returns:
+    The scores by step.
   """
   scores: Scores = {}
   for step in checkpoints.steps():
     with contextlib.suppress(GoneError):
       scores[step] = score(step)
-  left = {s: v for s, v in scores.items() if checkpoints.folder(s).is_dir()}
-  if gone := [step for step in checkpoints.steps() if step not in left]:
+  kept = {s: v for s, v in scores.items() if checkpoints.folder(s).is_dir()}
+  if gone := [step for step in checkpoints.steps() if step not in kept]:
     note(
       f"left out: step {', '.join(map(str, gone))}, which the run deleted "
       "meanwhile."
     )
-  return left
+  return kept
 
 
 def best(scores: Scores) -> int:
-  """The step with the lowest loss; of equals the later one.
+  """Returns the step with the lowest loss; of equals the last one.
 
   Raises:
     UserError: no step has a finite loss.
@@ -115,8 +119,8 @@ def best(scores: Scores) -> int:
   return first
 
 
-def read_choice(workdir: pathlib.Path) -> int | None:
-  """The chosen step of a run; None if `choose` has not run there."""
+def read_choice(workdir: Path) -> int | None:
+  """Returns the chosen step of a run; None if `choose` has not run there."""
   path = workdir / FILE
   if not path.exists():
     return None
@@ -137,9 +141,7 @@ def _ranked(scores: Scores) -> list[int]:
   return sorted(scores, key=key)
 
 
-def _write(
-  workdir: pathlib.Path, scores: Scores, sources: Sequence[str]
-) -> None:
+def _write(workdir: Path, scores: Scores, sources: Sequence[str]) -> None:
   content = {
     "step": best(scores),
     "relation_loss": scores[best(scores)]["relation_loss"],
@@ -151,8 +153,8 @@ def _write(
 
 def _table(scores: Scores) -> str:
   names = list(next(iter(scores.values())))
-  lines = [f"{'rank':>4} {'step':>9} " + " ".join(f"{n:>13}" for n in names)]
+  lines = [["rank", "step", *names]]
   for rank, step in enumerate(_ranked(scores), 1):
-    values = " ".join(f"{scores[step][n]:>13.5f}" for n in names)
-    lines.append(f"{rank:>4} {step:>9} {values}")
-  return "\n".join(lines)
+    values = (f"{scores[step][name]:.5f}" for name in names)
+    lines.append([str(rank), str(step), *values])
+  return aligned_table(lines, ">")

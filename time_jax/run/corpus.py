@@ -1,10 +1,9 @@
-"""The rows of a run: prepared text, or synthetic ones."""
+"""The rows that a run reads: prepared text, or synthetic ones."""
 
 import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 import socket
 import sys
 from collections.abc import Generator, Iterator
@@ -17,7 +16,7 @@ from time_jax.config import warmup
 from time_jax.config.distill import check_config
 from time_jax.core.arrays import Batch
 from time_jax.core.errors import DAMAGED_JSON, UserError, explain_unwritable
-from time_jax.core.storage.paths import local_path, prepare_workdir
+from time_jax.core.storage.paths import Path, local_path, prepare_workdir
 from time_jax.data import integrity, manifest, pipeline, prepare
 from time_jax.data.shards import RowFormat
 from time_jax.hf import files, tokenizer
@@ -25,7 +24,7 @@ from time_jax.parallel import processes, sharding
 from time_jax.run.assembly import RANDOM, teacher_config
 
 TRAIN, VALIDATION = "train", "validation"
-_SAY_EVERY = 30.0  # seconds
+_REPORT_EVERY = 30.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Corpus:
 
   Attributes:
     train: rows of the training text.
-    validation: rows of the held-out text; None if there is none.
+    validation: rows of the held-out text; None if there is no such text.
     fingerprint: hash of the settings that the rows were made with.
     content: hash of the rows themselves.
     tokenizer: hash of the tokenizer.
@@ -47,14 +46,12 @@ class Corpus:
   tokenizer: str
 
 
-def open_corpus(
-  config: ConfigDict, workdir: pathlib.Path, vocab_size: int
-) -> Corpus:
-  """Opens a run's rows, preparing them first where they are not there yet.
+def open_corpus(config: ConfigDict, workdir: Path, vocab_size: int) -> Corpus:
+  """Opens a run's rows, which are prepared first where there are none yet.
 
   Args:
-    config: of the run.
-    workdir: where the rows lie unless `data.folder` says otherwise.
+    config: config of the run.
+    workdir: folder of the run, which has the rows unless `data.folder` is set.
     vocab_size: rows of the teacher's token table.
   """
   d = config.data
@@ -75,15 +72,15 @@ def open_corpus(
   )
 
 
-def keep_limit(config: ConfigDict, workdir: pathlib.Path) -> None:
-  """Keeps the limit of tokens with which text of a run was begun.
+def keep_limit(config: ConfigDict, workdir: Path) -> None:
+  """Keeps the limit of tokens with which a run's text was prepared.
 
-  `data.max_tokens` of a recipe may follow from the steps. Text that was
+  A recipe may derive `data.max_tokens` from the number of steps. Text that was
   prepared for more steps has all that these read, so it is used as it is.
 
   Args:
-    config: of the run; `data.max_tokens` is changed.
-    workdir: of the run.
+    config: config of the run, whose `data.max_tokens` may change.
+    workdir: folder of the run.
 
   Raises:
     UserError: `data.folder` is no path.
@@ -91,11 +88,11 @@ def keep_limit(config: ConfigDict, workdir: pathlib.Path) -> None:
   d, train = config.data, config.train
   folder = data_folder(config, workdir)
   if d.max_tokens != train.num_steps * train.global_batch_size * d.seq_len:
-    return  # It was chosen for its own sake.
+    return  # It was not derived from the steps.
   record = workdir / "config.json"
   before = _limit(record, "data")
-  # A run that was begun with these steps has the limit of its recipe of then,
-  # be it lower; any other text has to be enough.
+  # A run that began with these steps keeps the limit of its recipe at the time,
+  # even a lower one; any other text has to be enough.
   asked = {name: train[name] for name in ("num_steps", "global_batch_size")}
   if not before or not warmup.is_recorded([record], asked):
     made = _limit(folder / manifest.MANIFEST, "settings")
@@ -111,8 +108,8 @@ def keep_limit(config: ConfigDict, workdir: pathlib.Path) -> None:
     d.max_tokens = before
 
 
-def _limit(path: pathlib.Path, part: str = "") -> int:
-  """The limit of tokens in a file of settings; 0: there is none."""
+def _limit(path: Path, part: str = "") -> int:
+  """Returns the limit of tokens in a file of settings; 0 if there is none."""
   try:
     content = json.loads(path.read_text(encoding="utf-8"))
     return int((content[part] if part else content)["max_tokens"])
@@ -121,17 +118,22 @@ def _limit(path: pathlib.Path, part: str = "") -> int:
 
 
 def prepare_corpus(
-  config: ConfigDict, workdir: pathlib.Path, vocab_size: int
+  config: ConfigDict, workdir: Path, vocab_size: int
 ) -> manifest.Manifest:
-  """Tokenises a run's text into rows on disk; done at once if it was before.
+  """Tokenises a run's text into rows on disk, unless that was done before.
 
   Several processes may call it: on a shared disk the first one works and the
-  others wait; on disks of their own each makes the same files. A teacher of
+  others wait; on disks of their own each makes the same files. A teacher with
   random weights takes the rows of `data.folder` as they are.
+
+  Args:
+    config: config of the run.
+    workdir: folder of the run.
+    vocab_size: rows of the teacher's token table.
   """
   d = config.data
   if config.teacher.path == RANDOM:
-    return _found_rows(config, vocab_size)
+    return _rows_without_tokenizer(config, vocab_size)
   if not d.train:
     raise UserError(
       "data.train is empty; expected text, such as "
@@ -160,8 +162,10 @@ def prepare_corpus(
     ) from error
 
 
-def _found_rows(config: ConfigDict, vocab_size: int) -> manifest.Manifest:
-  """Rows of another teacher's tokenizer, for one that has none."""
+def _rows_without_tokenizer(
+  config: ConfigDict, vocab_size: int
+) -> manifest.Manifest:
+  """Returns rows in `data.folder`, for a teacher without a tokenizer."""
   folder = config.data.folder
   if not folder or not manifest.is_prepared(folder):
     raise UserError(
@@ -181,17 +185,17 @@ def _found_rows(config: ConfigDict, vocab_size: int) -> manifest.Manifest:
 
 
 @contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Generator[None, None, None]:
-  """Lets one process at a time prepare; whoever waits says for whom.
+def _locked(folder: Path) -> Generator[None, None, None]:
+  """Lets one process at a time prepare; the others print whom they wait for.
 
-  Without an end: no one knows how long text takes, and a process that ends,
-  however it does, holds nothing any more.
+  They wait without a limit: nobody knows how long text takes, and a process
+  releases the lock however it ends.
   """
   lock = filelock.FileLock(folder / "prepare.lock")
   holder = folder / "prepare.holder"
   while not lock.is_locked:
     try:
-      lock.acquire(timeout=_SAY_EVERY)
+      lock.acquire(timeout=_REPORT_EVERY)
     except filelock.Timeout:
       with contextlib.suppress(OSError):
         print(
@@ -208,8 +212,8 @@ def _locked(folder: pathlib.Path) -> Generator[None, None, None]:
     lock.release()
 
 
-def data_folder(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
-  """Where the prepared rows lie."""
+def data_folder(config: ConfigDict, workdir: Path) -> Path:
+  """Returns the folder of the prepared rows."""
   folder = config.data.folder
   return (local_path(folder) if folder else workdir / "data").absolute()
 
@@ -217,7 +221,7 @@ def data_folder(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
 def evaluation_batches(
   rows: pipeline.Rows, batch_size: int, mesh: Mesh
 ) -> Iterator[Batch]:
-  """Every row once, in global batches of one shape."""
+  """Yields every row once, in global batches of one shape."""
   wanted = sharding.local_rows(mesh, batch_size)
   for row in pipeline.sequential_batches(rows, batch_size, wanted=wanted):
     yield sharding.global_batch(
@@ -226,14 +230,14 @@ def evaluation_batches(
 
 
 def prepare_command(
-  config: ConfigDict, workdir: pathlib.Path, verify: bool = False
+  config: ConfigDict, workdir: Path, verify: bool = False
 ) -> int:
-  """Prepares a run's text and prints what came of it.
+  """Prepares a run's text and prints a summary.
 
   Args:
-    config: of the run.
-    workdir: of the run.
-    verify: whether every byte on disk is compared with what was written.
+    config: config of the run.
+    workdir: folder of the run.
+    verify: whether every byte on disk is compared with its checksum.
 
   Returns:
     The exit code, 0.
@@ -243,11 +247,11 @@ def prepare_command(
   keep_limit(config, workdir)
   folder = data_folder(config, workdir)
   with contextlib.ExitStack() as stack:
-    # Rows that lie elsewhere are shared: whoever comes later waits.
+    # Rows in `data.folder` are shared between runs: see `_locked`.
     if not config.data.folder and not manifest.is_prepared(folder):
       prepare_workdir(workdir)
       stack.enter_context(processes.hold_workdir(workdir))
-      processes.meet()  # None works before process 0 has the workdir.
+      processes.meet()  # None works before process 0 holds the workdir.
     prepared = prepare_corpus(config, workdir, vocab_size)
   print(f"Prepared rows in {folder}")
   for name, split in prepared.splits.items():

@@ -1,13 +1,13 @@
-"""A workdir that `import` made: what is known of the model in it."""
+"""What is known of the model in a workdir that `import` made."""
 
 import dataclasses
-import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
+from time_jax.core.storage.paths import Path
 from time_jax.hf import files
 from time_jax.models.bert import BertConfig
 from time_jax.telemetry import history
@@ -17,43 +17,44 @@ _FACTS = ("from", "sha256", "identity", "words")
 
 
 def is_imported(checkpoints: CheckpointReader) -> bool:
-  """Whether nothing but what `import` put there is in a workdir."""
+  """Returns whether a workdir holds nothing but what `import` put there."""
   return checkpoints.steps() == [0]
 
 
 def origin(checkpoints: CheckpointReader) -> dict[str, Any]:
-  """What later checkpoints say of the one that was imported, if one was."""
+  """Returns what all checkpoints say of the imported model, if there is one."""
   if 0 not in checkpoints.steps():
     return {}
   imported = checkpoints.metadata(0)["imported"]
   return {"imported": {n: imported[n] for n in _FACTS if n in imported}}
 
 
-def mark_imported(workdir: pathlib.Path, imported: Mapping[str, Any]) -> None:
-  """Notes that a workdir's first weights were imported.
+def mark_imported(workdir: Path, imported: Mapping[str, Any]) -> None:
+  """Writes down that a workdir's first weights were imported.
 
-  With this, a workdir whose checkpoints are gone is not taken for a new one.
+  Without the file, a workdir whose checkpoints are gone would be taken for a
+  new one.
 
   Args:
-    workdir: with a checkpoint of step 0.
-    imported: what that checkpoint says of itself; empty: nothing is noted.
+    workdir: folder with a checkpoint of step 0.
+    imported: what that checkpoint says of the model; empty writes nothing.
   """
   if imported and not (workdir / _MARK).exists():
     facts = {n: imported[n] for n in _FACTS if n in imported}
     atomic_file.write_json(workdir / _MARK, facts)
 
 
-def check_not_lost(workdir: pathlib.Path, found: Collection[Any]) -> None:
-  """Refuses to begin anew where a student was imported, and is gone.
+def check_not_lost(workdir: Path, checkpoints: Collection[Any]) -> None:
+  """Checks that a run does not start anew where an imported student is gone.
 
   Args:
-    workdir: of a run.
-    found: its checkpoints.
+    workdir: folder of the run.
+    checkpoints: the checkpoints in it.
 
   Raises:
-    UserError: there is none, and there was one.
+    UserError: there is no checkpoint, and there was an imported one.
   """
-  if found:
+  if checkpoints:
     return
   name = ""
   if (workdir / _MARK).exists():
@@ -74,23 +75,25 @@ def check_not_lost(workdir: pathlib.Path, found: Collection[Any]) -> None:
 def shape_of(
   shape: BertConfig, checkpoints: CheckpointReader, step: int
 ) -> BertConfig:
-  """The shape of the student in a checkpoint.
-
-  A run may use fewer positions than the student had that was imported.
+  """Returns the sizes of the student in a checkpoint.
 
   Args:
-    shape: of the workdir.
-    checkpoints: in it.
-    step: one of them.
+    shape: sizes of the workdir's student. A run may use fewer positions than
+      the imported student had.
+    checkpoints: the workdir's checkpoints.
+    step: step of one of them.
   """
   return dataclasses.replace(shape, max_positions=checkpoints.positions(step))
 
 
-def words(workdir: pathlib.Path) -> str:
-  """Hash of the vocabulary of a model that came without its tokenizer.
+def vocabulary_sha256(workdir: Path) -> str:
+  """Returns the hash of a vocabulary whose model came without its tokenizer.
 
   Args:
-    workdir: that `import` made; the hash is empty where nothing says it.
+    workdir: folder that `import` made.
+
+  Returns:
+    The hash, as far as it is recorded; else an empty string.
   """
   mark = workdir / _MARK
   return files.read_json(mark).get("words", "") if mark.exists() else ""

@@ -1,8 +1,7 @@
-"""What a run keeps of its settings, and whether it is still the same run."""
+"""What a run's checkpoints say of its settings, and whether it is the same."""
 
 import importlib.metadata
 import json
-import pathlib
 import sys
 from typing import Any
 
@@ -20,41 +19,42 @@ from time_jax.config.distill import (
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder
+from time_jax.core.storage.paths import Path
 from time_jax.hf import files, model_hash, tokenizer
 from time_jax.parallel import host_collectives
 from time_jax.run import assembly, corpus
 
 TEACHER = "teacher weights (SHA-256)"
-# Of the settings that rows were made with, and of the rows themselves.
-TEXT = "prepared text (SHA-256)"
-ROWS = "prepared rows (SHA-256)"
+TEXT = "prepared text (SHA-256)"  # of the settings that rows were made with
+ROWS = "prepared rows (SHA-256)"  # of the rows themselves
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
-# Where things lie may differ between hosts: what lies there is compared.
-_OF_A_HOST = ("data.folder", "teacher.path")
+# Paths may differ between hosts: what lies there is compared instead.
+_PATHS = ("data.folder", "teacher.path")
 
 
 def make_record(
   config: ConfigDict, teacher: str, rows: corpus.Corpus
 ) -> dict[str, Any]:
-  """What every checkpoint of a run says of it, as JSON.
+  """Returns what every checkpoint of a run says of it, as JSON.
 
   Args:
-    config: of the run.
-    teacher: hash of its weights.
-    rows: of its text.
+    config: config of the run.
+    teacher: hash of the teacher's weights.
+    rows: the run's text.
 
   Returns:
-    run, all that shapes the result; teacher, where it came from; versions;
-    hardware.
+    run: all that shapes the result.
+    teacher: where the teacher came from.
+    versions, hardware: what this session runs with and on.
   """
+  run = json.loads(config.to_json()) | {
+    TEACHER: teacher,
+    "tokenizer (SHA-256)": rows.tokenizer,
+    TEXT: rows.fingerprint,
+    ROWS: rows.content,
+  }
   return {
-    "run": json.loads(config.to_json())
-    | {
-      TEACHER: teacher,
-      "tokenizer (SHA-256)": rows.tokenizer,
-      TEXT: rows.fingerprint,
-      ROWS: rows.content,
-    },
+    "run": run,
     "teacher": assembly.teacher_origin(config),
     "versions": versions(),
     "hardware": hardware(),
@@ -62,12 +62,12 @@ def make_record(
 
 
 def versions() -> dict[str, str]:
-  """Of the packages that shape a result."""
+  """Returns the versions of the packages that shape a result."""
   return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def hardware() -> dict[str, Any]:
-  """Where this session runs."""
+  """Returns kind and number of devices, and the number of processes."""
   return {
     "kind": jax.devices()[0].device_kind,
     "devices": jax.device_count(),
@@ -76,13 +76,13 @@ def hardware() -> dict[str, Any]:
 
 
 def check_processes(record: dict[str, Any]) -> None:
-  """Proves that all processes make the same run.
+  """Checks that all processes make the same run; all must call it.
 
   Args:
-    record: "run", what shapes the result, and "versions" of packages.
+    record: "run" and "versions" as in `make_record`.
 
   Raises:
-    UserError: in all of them, naming what differs between which.
+    UserError: in all processes, naming what differs between which.
   """
   mine = {"run": record["run"], "versions": record["versions"]}
   texts = host_collectives.all_gather(json.dumps(dict(flatten(mine))))
@@ -92,7 +92,7 @@ def check_processes(record: dict[str, Any]) -> None:
     f"process 0, {other.get(name, '(absent)')!r} in process {index}"
     for index, other in enumerate(others, 1)
     for name in sorted(first | other)
-    if name.removeprefix("run.") not in _OF_A_HOST
+    if name.removeprefix("run.") not in _PATHS
     and first.get(name) != other.get(name)
   ]
   if problems:
@@ -104,28 +104,28 @@ def check_processes(record: dict[str, Any]) -> None:
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], step: int) -> None:
-  """Proves that a run goes on as it began; says what else has changed.
+  """Checks that a run goes on as it began; prints what else has changed.
 
   Args:
-    before: "run" of the record of its last checkpoint.
-    now: of this session.
-    step: of that checkpoint.
+    before: "run" of the newest checkpoint's record.
+    now: "run" of this session's record.
+    step: step of that checkpoint.
 
   Raises:
     UserError: something that shapes the result has changed.
   """
   # Older runs did not record their rows.
   before = {ROWS: now[ROWS]} | completed(before)
-  compared, then, today = before, before["train"], now["train"]
-  if changes.agree(then["changes"], today["changes"], step):
-    same = {"changes": today["changes"]}
-    compared = before | {"train": then | same}
+  compared, train, train_now = before, before["train"], now["train"]
+  if changes.agree(train["changes"], train_now["changes"], step):
+    same = {"changes": train_now["changes"]}
+    compared = before | {"train": train | same}
   if changed := differences(compared, now):
     raise UserError(
       "this workdir belongs to another run: " + "; ".join(changed) + ". Use "
       "another --workdir, or the same settings to continue."
       + _other_weights(before, now)
-      + _instead(compared, now, step)
+      + _as_change(compared, now, step)
     )
   if jax.process_index() == 0:
     lines = differences(before, now) + harmless_differences(before, now)
@@ -134,7 +134,7 @@ def check_same(before: dict[str, Any], now: dict[str, Any], step: int) -> None:
 
 
 def _other_weights(before: dict[str, Any], now: dict[str, Any]) -> str:
-  """Says why a teacher that nobody changed may have other weights now."""
+  """Says why a teacher whose files did not change may have other weights."""
   path, allow_pickle = now["teacher"]["path"], now["teacher"]["allow_pickle"]
   if before.get(TEACHER) == now[TEACHER] or path == assembly.RANDOM:
     return ""
@@ -150,35 +150,38 @@ def _other_weights(before: dict[str, Any], now: dict[str, Any]) -> str:
   )
 
 
-def _instead(before: dict[str, Any], now: dict[str, Any], step: int) -> str:
-  """The advice of `changes.instead`, where following it lets the run go on."""
-  then, today = before["train"], now["train"]
-  later = {name: today[name] for name in changes.FIELDS}
-  if differences(before | {"train": then | later}, now):
+def _as_change(before: dict[str, Any], now: dict[str, Any], step: int) -> str:
+  """Says how to use `train.changes` instead, where the run could go on so."""
+  train, train_now = before["train"], now["train"]
+  later = {name: train_now[name] for name in changes.FIELDS}
+  if differences(before | {"train": train | later}, now):
     return ""
-  return changes.instead(then, today, step)
+  return changes.instead(train, train_now, step)
 
 
-def write_files(
-  config: ConfigDict, workdir: pathlib.Path, vocab_size: int
-) -> None:
-  """Writes what the commands after `distill` need besides the checkpoints."""
+def write_files(config: ConfigDict, workdir: Path, vocab_size: int) -> None:
+  """Writes what later commands need: config, shape of the student, tokenizer.
+
+  Args:
+    config: config of the run.
+    workdir: folder of the run.
+    vocab_size: rows of the teacher's token table.
+  """
   atomic_file.write_json(workdir / "config.json", json.loads(config.to_json()))
   assembly.write_shape(workdir, assembly.student_config(config, vocab_size))
   if config.teacher.path == assembly.RANDOM:
     return
-  source = files.resolve(config.teacher.path)
-  target = workdir / "tokenizer"
+  source, target = files.resolve(config.teacher.path), workdir / "tokenizer"
   if tokenizer.has_tokenizer(target):
-    # Step 0 is what `import` put there.
+    # CheckpointReader were trained with it; that of step 0 was imported.
     if any(int(p.name) for p in layout.step_folders(workdir)):
       return
-    # That of another teacher, where a run ended before its first checkpoint.
-    found = (
+    # A run that ended before its first checkpoint may have had another teacher.
+    source_hash, target_hash = (
       model_hash.tokenizer_sha256(f, vocab_size) for f in (source, target)
     )
-    if len(set(found)) == 1:
+    if source_hash == target_hash:
       return
-  longest = config.student.max_positions
+  max_length = config.student.max_positions
   with atomic_folder(target, "--workdir") as fresh:
-    tokenizer.save_tokenizer(source, fresh, longest, vocab_size)
+    tokenizer.save_tokenizer(source, fresh, max_length, vocab_size)

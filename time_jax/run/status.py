@@ -1,16 +1,15 @@
-"""How a run is doing, from its files only: no JAX, from any machine."""
+"""`status`: tells from its files how a run is doing; needs no JAX."""
 
 import contextlib
 import itertools
 import json
-import pathlib
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from time_jax.checkpoint import checksums, layout
 from time_jax.config import changes
+from time_jax.core.display import aligned_table
 from time_jax.core.errors import (
   DAMAGED_JSON,
   EXIT_BAD_INPUT,
@@ -20,23 +19,24 @@ from time_jax.core.errors import (
   UserError,
   explain_refusal,
 )
+from time_jax.core.storage.paths import Path
 from time_jax.telemetry import history
 from time_jax.telemetry.goodput import KINDS
 from time_jax.telemetry.history import METRIC, Row
 
-_PATIENCE = 10  # times the usual time between records
-_LEAST = 120.0  # seconds without a record that are never worth a word
-_FIRST = 1800.0  # seconds that starting and compiling may take
+# A run is silent after this many times the usual time between its records, but
+# not before so many seconds; starting and compiling may take longer.
+_SILENT_FACTOR = 10
+_SILENT_SECONDS = 120.0
+_START_SECONDS = 1800.0
 
 
-def status_command(
-  workdir: pathlib.Path, plot: pathlib.Path | None = None
-) -> int:
+def status_command(workdir: Path, plot: Path | None = None) -> int:
   """Prints progress, health, speed, losses and goodput of a run.
 
   Args:
-    workdir: of a run of `distill`, which may be going on.
-    plot: a PNG to write, with the losses.
+    workdir: folder of a run of `distill`, which may be running.
+    plot: PNG file to draw the losses into.
 
   Returns:
     0; EXIT_RUN_FAILED if the run failed, or is silent for too long.
@@ -81,8 +81,8 @@ def status_command(
   return 0 if healthy else EXIT_RUN_FAILED
 
 
-def say_goodbye(workdir: pathlib.Path, num_steps: int) -> None:
-  """Draws the losses of a run that is done, and prints what came of it."""
+def print_summary(workdir: Path, num_steps: int) -> None:
+  """Draws the losses of a finished run, and prints a summary."""
   rows = history.read_metrics(workdir)
   history.plot_losses(workdir)
   print(f"Done: {num_steps} steps.")
@@ -99,7 +99,8 @@ def say_goodbye(workdir: pathlib.Path, num_steps: int) -> None:
   print(f"Next: python -m time_jax {then} --workdir={workdir}")
 
 
-def _num_steps(workdir: pathlib.Path) -> tuple[int | None, list[str]]:
+def _num_steps(workdir: Path) -> tuple[int | None, list[str]]:
+  """Returns the run's number of steps, and problems with reading it."""
   path = workdir / "config.json"
   try:
     return int(json.loads(path.read_text())["train"]["num_steps"]), []
@@ -107,14 +108,14 @@ def _num_steps(workdir: pathlib.Path) -> tuple[int | None, list[str]]:
     return None, [f"{path.name} cannot be read ({type(error).__name__})"]
 
 
-def _changes(workdir: pathlib.Path) -> str:
-  """What `train.changes` says, for people to read."""
+def _changes(workdir: Path) -> str:
+  """Describes the changes of `train.changes`."""
   try:
     config = json.loads((workdir / "config.json").read_text())
-    found = changes.parse(config["train"].get("changes", ""))
+    parsed = changes.parse(config["train"].get("changes", ""))
   except (OSError, *DAMAGED_JSON):  # `_num_steps` says so.
     return ""
-  return "; ".join(changes.line(*change) for change in found.items())
+  return "; ".join(changes.line(*change) for change in parsed.items())
 
 
 def _state(
@@ -123,7 +124,17 @@ def _state(
   over: bool,
   now: float,
 ) -> tuple[str, str, bool]:
-  """(a word, its reason, whether nobody needs to look)."""
+  """Judges whether a run is going on.
+
+  Args:
+    rows: rows of its metrics.
+    sessions: starts and ends of its sessions.
+    over: whether the checkpoint of the last step is there.
+    now: time, in Unix seconds.
+
+  Returns:
+    A word for the state, its reason, and whether the run is healthy.
+  """
   last = sessions[-1] if sessions else {"event": "start"}
   if over and last.get("code") == EXIT_BAD_INPUT:
     return "done", f"all steps are done; refused since: {last.get('why')}", True
@@ -144,7 +155,9 @@ def _state(
   age = max(now - since, 0.0)
   usual = _usual(times)
   fresh = not times or times[-1] <= last.get("time", 0.0)
-  limit = _FIRST if fresh else max(_LEAST, _PATIENCE * usual)
+  limit = (
+    _START_SECONDS if fresh else max(_SILENT_SECONDS, _SILENT_FACTOR * usual)
+  )
   text = f"last sign {_duration(age)} ago"
   if usual:
     text += f", usually every {_duration(usual)}"
@@ -169,7 +182,7 @@ def _progress(step: int, num_steps: int | None) -> str:
   return f"step {step:,} of {num_steps:,} ({step / num_steps:.1%})"
 
 
-def _speed(rows: Sequence[Row], left: int | None, running: bool) -> str:
+def _speed(rows: Sequence[Row], to_do: int | None, running: bool) -> str:
   speeds = [v for _, v in history.curve(rows, "perf/steps_per_second")][-20:]
   if not speeds:
     return ""
@@ -181,8 +194,8 @@ def _speed(rows: Sequence[Row], left: int | None, running: bool) -> str:
   ):
     values = [v for _, v in history.curve(rows, name)][-20:]
     text += form.format(statistics.median(values)) if values else ""
-  if running and left and speed > 0:
-    text += f"; {_duration(left / speed)} left"
+  if running and to_do and speed > 0:
+    text += f"; {_duration(to_do / speed)} left"
   return text
 
 
@@ -213,14 +226,14 @@ def _restarts(sessions: Sequence[Row]) -> str:
   return f"{len(starts) - 1}; last on {where}"
 
 
-def _checkpoints(workdir: pathlib.Path, rows: Sequence[Row]) -> str:
-  found = layout.step_folders(workdir)
+def _checkpoints(workdir: Path, rows: Sequence[Row]) -> str:
+  folders = layout.step_folders(workdir)
   text = "none"
-  if found:
-    text = f"{len(found)}, the newest of step {int(found[-1].name):,}"
-    # One of an older version has no checksums, but then the others have none.
-    known = any(map(checksums.exist, found))
-    if why := known and checksums.find_damage(found[-1], quick=True):
+  if folders:
+    text = f"{len(folders)}, the newest of step {int(folders[-1].name):,}"
+    # Those of older versions have no checksums.
+    sealed = any(map(checksums.exist, folders))
+    if why := sealed and checksums.find_damage(folders[-1], quick=True):
       text += f", which is damaged: {why}"
   if saving := history.curve(rows, "run/saving"):
     text += f"; {_duration(saving[-1][1])} of saving, beside the steps too"
@@ -231,38 +244,36 @@ def _checkpoints(workdir: pathlib.Path, rows: Sequence[Row]) -> str:
 
 
 def _skipped(rows: Sequence[Row]) -> str:
-  found = history.curve(rows, "train/skipped")
-  if not found or not found[-1][1]:
+  skipped = history.curve(rows, "train/skipped")
+  if not skipped or not skipped[-1][1]:
     return ""
   spikes = history.curve(rows, "train/spikes")
   of_them = f", {spikes[-1][1]} of them spikes" if spikes else ""
-  return f"{found[-1][1]} steps{of_them}"
+  return f"{skipped[-1][1]} steps{of_them}"
 
 
 def _table(rows: Sequence[Row], lines: int = 8) -> list[str]:
-  """Losses at steps that are spread evenly over the run."""
+  """Returns lines with the losses at evenly spaced steps."""
   train = dict(history.curve(rows, "train/loss"))
   held_out = dict(history.curve(rows, METRIC))
   steps = sorted(held_out or train)
   if not steps:
     return []
   places = {round(i * (len(steps) - 1) / (lines - 1)) for i in range(lines)}
-  table = ["", f"{'step':>9}  {'training':>9}  {'held-out':>9}"]
+  table = [["step", "training", "held-out"]]
   for step in [steps[i] for i in sorted(places)]:
-    before = [s for s in train if s <= step]
-    shown = [
-      _number(train[max(before)] if before else None),
-      _number(held_out.get(step)),
-    ]
-    table.append(f"{step:>9,}  {shown[0]:>9}  {shown[1]:>9}")
-  return [*table, ""]
+    before = [train[s] for s in sorted(train) if s <= step]
+    table.append(
+      [
+        f"{step:,}",
+        f"{before[-1]:.4f}" if before else "-",
+        f"{held_out[step]:.4f}" if step in held_out else "-",
+      ]
+    )
+  return ["", *aligned_table(table, ">").splitlines(), ""]
 
 
-def _number(value: Any) -> str:
-  return "-" if value is None else f"{value:.4f}"
-
-
-def _draw(workdir: pathlib.Path, plot: pathlib.Path) -> None:
+def _draw(workdir: Path, plot: Path) -> None:
   try:
     drawn = history.plot_losses(workdir, plot)
   except OSError as error:
@@ -273,7 +284,7 @@ def _draw(workdir: pathlib.Path, plot: pathlib.Path) -> None:
   print(f"  plot         {drawn or 'no losses yet'}")
 
 
-def _next(word: str, workdir: pathlib.Path) -> str:
+def _next(word: str, workdir: Path) -> str:
   if word == "done":
     return f"Next: python -m time_jax choose --workdir={workdir}"
   if word in ("running", "unknown"):

@@ -20,15 +20,16 @@ Evaluator = Callable[[Params, Params, Iterable[Batch]], dict[str, float]]
 
 
 def make_evaluator(objective: Objective, mesh: Mesh) -> Evaluator:
-  """Compiles the evaluation once for all checkpoints.
+  """Returns a function that evaluates students; it is compiled once.
 
   Args:
-    objective: teacher, student and relations.
-    mesh: the devices.
+    objective: the relation loss, with teacher and student.
+    mesh: devices.
 
   Returns:
-    (student params, teacher params, global batches of one shape) -> the mean
-    over all documents as "relation_loss", and each relation's as "kl_...".
+    A function of the student's parameters, the teacher's parameters and global
+    batches of one shape. It returns means over all documents: "relation_loss",
+    and "kl_qq" and so on for each relation; nothing for no batches.
   """
 
   @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
@@ -45,19 +46,19 @@ def make_evaluator(objective: Objective, mesh: Mesh) -> Evaluator:
   def evaluate(
     params: Params, teacher_params: Params, batches: Iterable[Batch]
   ) -> dict[str, float]:
-    found: list[dict[str, Array]] = []
+    results: list[dict[str, Array]] = []
     with sharding.use_mesh(mesh):
       for batch in batches:
-        found.append(sums(params, teacher_params, batch))
-        # The devices have the next batch queued, and never more than two: who
-        # makes them can tell how far they are.
-        jax.block_until_ready(found[-3:-2])
-    # fsum: the mean does not depend on the order or number of batches.
-    added = {
-      name: math.fsum(float(one[name]) for one in found)
-      for name in next(iter(found), {})
+        results.append(sums(params, teacher_params, batch))
+        # The devices have the next batch queued, and never more than two, so
+        # that the iterator of batches knows how far they are.
+        jax.block_until_ready(results[-3:-2])
+    # With fsum, the mean does not depend on the order or number of batches.
+    totals = {
+      name: math.fsum(float(result[name]) for result in results)
+      for name in next(iter(results), {})
     }
-    documents = max(added.pop("documents", 0), 1)
-    return {name: total / documents for name, total in added.items()}
+    documents = max(totals.pop("documents", 0), 1)
+    return {name: total / documents for name, total in totals.items()}
 
   return evaluate

@@ -1,9 +1,9 @@
-"""How much arithmetic a step is, and how much a device could do.
+"""Counts the arithmetic of a step, and knows what a device could do.
 
-Counted are the products of matrices that the method needs, whatever the
-implementation: the number that MFU is defined with (Chowdhery et al., PaLM,
-arXiv 2204.02311, appendix B). Embedding look-ups, softmax, norms and the
-optimizer do not count, nor does what rematerialisation computes again.
+The matrix products that the method needs are counted, whatever the
+implementation, as in the definition of MFU (Chowdhery et al., PaLM, arXiv
+2204.02311, appendix B). Embedding look-ups, softmax, norms, the optimizer and
+what rematerialisation computes again do not count.
 """
 
 import dataclasses
@@ -19,17 +19,17 @@ from time_jax.core.arrays import PROJECTIONS, Batch
 from time_jax.models.family import Params
 from time_jax.step.objective import Objective
 
-_BACKWARD = 2  # Per product one for each factor's gradient.
+_BACKWARD = 2  # Per product, one for the gradient of each factor.
 
 
 @dataclasses.dataclass(frozen=True)
 class StepFlops:
-  """Floating-point operations of one step, a multiply-add being two.
+  """Floating-point operations of one step; a multiply-add counts as two.
 
   Attributes:
-    teacher: forward, over the blocks that run and the distilled projections.
-    student: forward and backward, up to its last block's projections.
-    relations: forward on both sides, backward on the student's.
+    teacher: forward pass up to the distilled projections.
+    student: forward and backward pass up to the last block's projections.
+    relations: forward pass of both sides, backward pass of the student's.
   """
 
   teacher: int
@@ -38,21 +38,20 @@ class StepFlops:
 
   @property
   def total(self) -> int:
-    """Of the whole step."""
+    """Returns the operations of the whole step."""
     return self.teacher + self.student + self.relations
 
 
 def step_flops(objective: Objective, params: Params, batch: Batch) -> StepFlops:
-  """Counts one step; nothing is computed.
+  """Counts the operations of one step, without computing anything.
 
-  Attention and relations count for whole rows, T x S pairs of tokens: packing
-  several documents into a row or padding it changes nothing, nor does a
-  window that an encoder's attention is masked to.
+  Attention and relations count for whole rows, T x S pairs of tokens. Packing,
+  padding and the window of a local attention change nothing.
 
   Args:
-    objective: teacher and student.
-    params: the student's, real or abstract.
-    batch: the global batch, real or abstract.
+    objective: the relation loss, with teacher and student.
+    params: parameters of the student, real or abstract.
+    batch: global batch, real or abstract.
   """
 
   def student(params: Params, batch: Batch) -> Any:
@@ -80,14 +79,14 @@ def _relation(shape: tuple[int, ...]) -> int:
 
 
 def matmul_flops(function: Callable[..., Any], *arguments: Any) -> int:
-  """Operations in the matrix products and convolutions of a function.
+  """Returns the operations in a function's matrix products and convolutions.
 
-  They are read from its traced form, so that every encoder is counted as it
-  is written; what its result does not depend on is left out.
+  They are counted in its jaxpr, so that every encoder is counted as it is
+  written. Dead code does not count.
 
   Args:
-    function: as jax.jit would take it.
-    *arguments: arrays, or shapes and dtypes.
+    function: function that jax.jit could take.
+    *arguments: its arguments: arrays, or shapes and dtypes.
   """
   jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
   jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
@@ -123,14 +122,14 @@ def _count_equation(equation: Any) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
-  """What a device could do at most, dense: sparsity would double it.
+  """The highest speed of a device, without structured sparsity.
 
   Attributes:
-    bfloat16: products of bfloat16 matrices, TFLOP/s.
-    float32: products of float32 matrices as JAX computes them by default, in
-      bfloat16 on TPU and TF32 on recent GPUs
-      (https://docs.jax.dev/en/latest/201/precision.html), TFLOP/s; None where
-      sources disagree.
+    bfloat16: TFLOP/s of products of bfloat16 matrices.
+    float32: TFLOP/s of products of float32 matrices as JAX computes them by
+      default, in bfloat16 on TPU and TF32 on recent GPUs
+      (https://docs.jax.dev/en/latest/201/precision.html); None where sources
+      disagree.
     source: where the numbers are published.
   """
 

@@ -1,5 +1,6 @@
 """The machine and the software that a number comes from."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
@@ -30,11 +31,11 @@ _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 
 
 def environment(mesh_shape: dict[str, int], dtype: str) -> dict[str, Any]:
-  """The parts `date`, `hardware` and `software` of a report.
+  """Returns the parts `date`, `hardware` and `software` of a report.
 
   Args:
-    mesh_shape: axis -> size.
-    dtype: of the matrix products; decides on the peak.
+    mesh_shape: size of each mesh axis, by its name.
+    dtype: dtype of the matrix products, which decides on the peak.
   """
   devices = jax.devices()
   kind = devices[0].device_kind
@@ -62,11 +63,11 @@ def environment(mesh_shape: dict[str, int], dtype: str) -> dict[str, Any]:
 
 
 def introduce(process: ProcessSpec, mesh: jax.sharding.Mesh) -> str:
-  """The first line of a log: which process this is, on what, with what.
+  """Returns the first line of a log: process, devices and versions.
 
   Args:
     process: this one among those of the run.
-    mesh: of the run.
+    mesh: mesh of the run.
   """
   devices = jax.devices()
   packages = {"Python": platform.python_version(), **versions()}
@@ -79,8 +80,15 @@ def introduce(process: ProcessSpec, mesh: jax.sharding.Mesh) -> str:
   )
 
 
+def use_compilation_cache() -> None:
+  """Keeps compiled programs in JAX_COMPILATION_CACHE_DIR or ~/.cache."""
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    home = pathlib.Path("~/.cache/time_jax/compiled").expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(home))
+
+
 def processor() -> str:
-  """Name of the CPU, as far as the system tells."""
+  """Returns the name of the CPU, as far as the system tells."""
   path = pathlib.Path("/proc/cpuinfo")
   lines = path.read_text().splitlines() if path.exists() else []
   names = [line.partition(":")[2] for line in lines if "model name" in line]
@@ -88,18 +96,16 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
-  """Of the packages that matter to speed and are installed."""
-  found = {}
+  """Returns the versions of the installed packages that matter to speed."""
+  installed = {}
   for name in _PACKAGES:
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      installed[name] = importlib.metadata.version(name)
+  return installed
 
 
 def _commit() -> str | None:
-  """The checkout's commit, marked if files were changed; None outside one."""
+  """Returns the checkout's commit, marked if changed; None outside of one."""
   command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
   folder = pathlib.Path(__file__).parent
   try:

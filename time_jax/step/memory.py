@@ -1,4 +1,4 @@
-"""Whether a compiled program fits into the memory that is left for it."""
+"""Checks whether a compiled program fits into the memory that is free."""
 
 import os
 import pathlib
@@ -13,7 +13,7 @@ from time_jax.core.storage import holder
 from time_jax.parallel import host_collectives
 
 _INFO = pathlib.Path("/proc/meminfo")
-# What a container may use and uses: version 2 of Linux's control groups, and 1.
+# Limit and usage of a container, in control groups of version 2 and of 1.
 _GROUPS = (
   ("memory.max", "memory.current"),
   ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
@@ -22,10 +22,10 @@ _GROUP_FOLDER = pathlib.Path("/sys/fs/cgroup")
 
 
 def free() -> int | None:
-  """Bytes that are left on the first device; on a CPU those of the host.
+  """Returns the free bytes of the first device; on a CPU those of the host.
 
   Returns:
-    None where an accelerator does not tell, as with some allocators.
+    None where an accelerator does not say, as with some allocators.
   """
   device = jax.local_devices()[0]
   stats = device.memory_stats() or {}
@@ -39,19 +39,19 @@ def free() -> int | None:
 def compile_step(
   lowered: jax.stages.Lowered, mesh: Mesh
 ) -> jax.stages.Compiled:
-  """Compiles a training step, and proves that it can run here.
+  """Compiles a training step, and checks that it can run here.
 
-  Where memory runs out on a host, the system ends the process without a word.
-  All processes of the run must call it: where it does not fit for one of them,
-  none of them enters the step.
+  Where the memory of a host runs out, the system kills the process without a
+  message. All processes of the run must call this: if the step does not fit for
+  one of them, none of them enters it.
 
   Args:
-    lowered: the step, whose arguments are in memory already. A jitted function
-      that is called with the same ones later is not compiled again.
-    mesh: its devices.
+    lowered: the step, lowered for arguments that are in memory already. Calling
+      the jitted function with them later compiles nothing.
+    mesh: devices of the step.
 
   Raises:
-    UserError: it needs more than there is, for any process; in all of them.
+    UserError: in all processes, if the step does not fit for any of them.
   """
   machine = holder.this_machine()
   sharing_processes = host_collectives.all_gather(machine).count(machine)
@@ -70,7 +70,7 @@ def compile_step(
 
 
 def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-  """Compiles it; UserError where that runs out of memory."""
+  """Compiles a step; raises UserError where that runs out of memory."""
   try:
     return lowered.compile()
   except jax.errors.JaxRuntimeError as error:
@@ -85,26 +85,29 @@ def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 def check_fit(
   program: Any,
   devices: Sequence[jax.Device],
-  left: int | None,
+  free_bytes: int | None,
   sharing_processes: int = 1,
 ) -> None:
-  """Raises UserError where a program needs more than is left.
+  """Checks that a program needs no more memory than is free.
 
   Args:
-    program: what the compiler says of it, for one device.
-    devices: of this process, that run it.
-    left: bytes, see `free`.
-    sharing_processes: of the run that share this machine, each with as many
-      devices.
+    program: the compiler's memory analysis, for one device; None: unknown.
+    devices: devices of this process that run it.
+    free_bytes: result of `free`.
+    sharing_processes: number of the run's processes on this machine, each with
+      as many devices.
+
+  Raises:
+    UserError: it needs more.
   """
-  if program is None or left is None:  # Not every backend tells.
+  if program is None or free_bytes is None:  # Not every backend tells.
     return
   temporaries = program.temp_size_in_bytes
   outputs = program.output_size_in_bytes - program.alias_size_in_bytes
   on_host = devices[0].platform == "cpu"
   sharing = sharing_processes * len(devices) if on_host else 1
   needed = sharing * (temporaries + outputs)
-  if needed <= left:
+  if needed <= free_bytes:
     return
   where = f"a device ({devices[0].device_kind})"
   if on_host:
@@ -113,7 +116,7 @@ def check_fit(
     f"the training step does not fit: it needs {_gigabytes(needed)} on {where} "
     f"beside weights and optimizer, which take "
     f"{_gigabytes(program.argument_size_in_bytes)}, and "
-    f"{_gigabytes(left)} are left. {_ADVICE}"
+    f"{_gigabytes(free_bytes)} are left. {_ADVICE}"
   )
 
 
@@ -128,20 +131,20 @@ def _gigabytes(count: int) -> str:
 
 
 def _free_of_host() -> int:
-  """What Linux can give without ending a process: caches and swap, too."""
+  """Returns the bytes that Linux can give, from caches and swap, too."""
   try:
     lines = _INFO.read_text().splitlines()
   except OSError:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  found = {
+  amounts = {
     name: int(amount.split()[0]) * 1024
     for name, _, amount in (line.partition(":") for line in lines)
   }
-  return found["MemAvailable"] + found.get("SwapFree", 0)
+  return amounts["MemAvailable"] + amounts.get("SwapFree", 0)
 
 
 def _free_of_container() -> list[int]:
-  """What is left of a limit, if there is one."""
+  """Returns the free bytes below a container's limit, if there is one."""
   for limit, usage in _GROUPS:
     try:
       most = (_GROUP_FOLDER / limit).read_text().strip()
@@ -155,7 +158,7 @@ def _free_of_container() -> list[int]:
 
 
 def _caches(limit: pathlib.Path) -> int:
-  """Bytes of files in memory, which a container gives back when it must."""
+  """Returns the bytes of cached files, which the system frees on demand."""
   names = ("inactive_file", "total_inactive_file")
   try:
     lines = (limit.parent / "memory.stat").read_text().splitlines()

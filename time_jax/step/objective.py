@@ -1,4 +1,4 @@
-"""The objective: a student's relations should be its teacher's."""
+"""The objective: a student whose relations are like its teacher's."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from time_jax.core.arrays import Batch, Qkv
-from time_jax.models.family import Params, Teacher
+from time_jax.models.family import Params, Teacher, init_params
 from time_jax.relations import loss as relations
 
 
@@ -19,12 +19,12 @@ class Objective:
   """Relation loss between a frozen teacher and a student (MiniLMv2, eq. 7).
 
   Attributes:
-    teacher: what to match. Its parameters are passed to `targets`, never read
-      from here inside a jitted function: they are an argument of the step.
-    student: encoder whose last block is trained to match.
-    num_heads: relation heads R.
-    weights: relation name -> weight in the loss.
-    implementation: of the relation loss, see `relations.loss`.
+    teacher: frozen network. Its parameters are passed to `targets` and never
+      read from here in a jitted function: they are an argument of the step.
+    student: encoder that is trained; its last block is compared.
+    num_heads: number of relation heads R.
+    weights: weight of each relation in the loss, by its name.
+    implementation: implementation of the relation loss, see `relations.loss`.
   """
 
   teacher: Teacher
@@ -33,8 +33,12 @@ class Objective:
   weights: Mapping[str, float]
   implementation: str
 
+  def init(self, rng: Array) -> Params:
+    """Returns random parameters of the student, boxed with logical axes."""
+    return init_params(self.student, rng)
+
   def targets(self, teacher_params: Params, batch: Batch) -> Qkv:
-    """The teacher's projections; computed outside the differentiated part."""
+    """Returns the teacher's projections; they are not differentiated."""
     return self.teacher.project(teacher_params, batch)
 
   def loss(
@@ -45,17 +49,18 @@ class Objective:
     num_documents: Float[Array, ""],
     dropout_rng: Array | None = None,
   ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """This batch's share of the global mean.
+    """Returns some rows' share of the mean loss over the documents of a batch.
 
     Args:
-      params: the student's.
-      batch: rows, possibly only some of the global batch's.
-      targets: the teacher's projections of the same rows.
-      num_documents: of the whole global batch, so that shares add up.
-      dropout_rng: None switches dropout off.
+      params: parameters of the student.
+      batch: rows, all or some of the global batch.
+      targets: the teacher's projections of these rows.
+      num_documents: number of documents in the global batch, so that shares
+        add up to the mean.
+      dropout_rng: random key of dropout; None: no dropout.
 
     Returns:
-      The weighted loss, and every relation's unweighted part of it.
+      The weighted sum over the relations, and each relation's unweighted part.
     """
     rngs: dict[str, Any] = {}
     if dropout_rng is not None:

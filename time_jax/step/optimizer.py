@@ -1,4 +1,4 @@
-"""AdamW with the recipe's schedule, and which parameters it leaves alone."""
+"""AdamW, its schedule, and the moving average of parameters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,11 +14,24 @@ Path = tuple[str, ...]
 def warmup_linear_decay(
   step: Int[Array, ""], *, peak_lr: float, warmup_steps: int, num_steps: int
 ) -> Float[Array, ""]:
-  """Learning rate of update `step`, counted from 0.
+  """Returns the learning rate of an update; transformers' linear schedule.
 
-  Rises from 0 (the first update changes nothing) to `peak_lr` at
-  `warmup_steps`, or starts there if that is 0, then falls linearly to 0 at
-  `num_steps`; the schedule of transformers' Trainer.
+  It rises linearly from 0 (the first update changes nothing) to `peak_lr` at
+  `warmup_steps`, or starts at `peak_lr` without a warm-up, and falls linearly
+  to 0 at `num_steps`:
+
+  >>> rates = [
+  ...   warmup_linear_decay(i, peak_lr=1.0, warmup_steps=2, num_steps=6)
+  ...   for i in range(6)
+  ... ]
+  >>> [float(rate) for rate in rates]
+  [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]
+
+  Args:
+    step: number of updates so far.
+    peak_lr: the highest learning rate.
+    warmup_steps: number of updates before it.
+    num_steps: number of updates of the whole run.
   """
   step = jnp.asarray(step, jnp.float32)
   rising = step / warmup_steps if warmup_steps else jnp.ones_like(step)
@@ -35,18 +48,19 @@ def make_optimizer(
   weight_decay: float,
   clip_norm: float,
 ) -> optax.GradientTransformation:
-  """AdamW without the learning rate, which the step multiplies in.
+  """Returns AdamW without its learning rate, which `state.update` applies.
 
   Args:
-    trained: whether the parameter at a path is trained. The others get no
-      update of any kind, weight decay included, and no moments.
+    trained: maps the path of a parameter to whether it is trained. The others
+      have no moments and get no update, not even weight decay.
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the square root of the second moment.
-    weight_decay: on matrices and embeddings; not on biases and LayerNorm.
-    clip_norm: largest global norm of a gradient; 0: any.
+    weight_decay: decay of matrices and embeddings; biases and LayerNorm have
+      none.
+    clip_norm: gradients are scaled down to this global norm; 0: never.
   """
-  # Neither has a state: that of the whole is the same.
+  # Neither choice has a state, so checkpoints do not depend on it.
   clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
   adamw = optax.chain(
     clip,
@@ -62,18 +76,20 @@ def make_optimizer(
 def average(
   before: Any, params: Any, step: Int[Array, ""], decay: float
 ) -> Any:
-  """The moving average of parameters after one more step.
+  """Returns the exponential moving average of parameters after one more step.
+
+  The decay of step i is min(decay, (1 + i) / (10 + i)): with the full decay
+  from the beginning, the average would stay close to the first weights.
 
   Args:
-    before: the average so far.
-    params: what the step has made of the parameters, a tree like it.
-    step: its number, counted from 0. Early on the average is over few steps:
-      it would be of first weights otherwise.
-    decay: share of the average that a late step leaves as it was.
+    before: average so far, a pytree.
+    params: parameters after the step, a tree of the same structure.
+    step: number of the step, counted from 0.
+    decay: weight of the average so far, in late steps.
   """
   number = step.astype(jnp.float32)
   share = 1 - jnp.minimum(decay, (1 + number) / (10 + number))
-  # In this form what does not change keeps its bits.
+  # In this form, parameters that do not change keep their bits.
   return jax.tree.map(lambda a, p: a + share * (p - a), before, params)
 
 
@@ -82,7 +98,10 @@ def _is_decayed(path: Path) -> bool:
 
 
 def _map_paths(value: Callable[[Path], Any]) -> Callable[[Any], Any]:
-  """Params -> tree of value(path); boxes around arrays add no step to it."""
+  """Returns a function that maps each leaf of params to value(its path).
+
+  Boxes around arrays add nothing to the path.
+  """
 
   def on_leaf(keys: tuple, leaf: object) -> Any:
     del leaf

@@ -16,7 +16,8 @@ from time_jax.core.errors import UserError
 from time_jax.data.pipeline import Row
 from time_jax.models.family import Params
 from time_jax.parallel import sharding
-from time_jax.step.train_step import Metrics, Step, TrainState
+from time_jax.step.state import TrainState
+from time_jax.step.train_step import Metrics, Step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,77 +1,79 @@
-"""Steps whose loss or gradient jumps, measured by what is usual."""
+"""Detects steps whose loss or gradient norm jumps far above the recent mean."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-Usual = dict[str, Array]
+Statistics = dict[str, Array]
 
-_WINDOW = 128  # steps that the mean is over, about
-_LEAST = 20  # steps that must be known before one can be unusual
-# Skipped steps in a row after which the level is taken for the new usual one.
-# Damaged text makes short bursts. More would end a run, see train.max_skipped.
-_NEW_LEVEL = 8
+_WINDOW = 128  # steps that the moving mean covers, roughly
+_WARMUP = 20  # steps that must be known before one can be a spike
+# Damaged text makes short bursts of spikes. After so many skipped steps the
+# level is taken for the new normal one; more would end a run, see
+# train.max_skipped.
+_BURST = 8
 
 
-def nothing_known() -> Usual:
-  """The statistics before the first step.
+def init() -> Statistics:
+  """Returns the statistics before the first step.
 
   Returns:
-    count of the steps known; mean and variance over them of the loss and of
-    the gradient's logarithm; spikes, how many there were.
+    count: number of steps that the statistics cover.
+    mean, variance: of (loss, log of the gradient norm) over them, float32 [2].
+    spikes: number of spikes so far.
   """
-  none, zeros = jnp.zeros((), jnp.int32), jnp.zeros(2)
-  return {"count": none, "mean": zeros, "variance": zeros, "spikes": none}
+  zero, zeros = jnp.zeros((), jnp.int32), jnp.zeros(2)
+  return {"count": zero, "mean": zeros, "variance": zeros, "spikes": zero}
 
 
-def judge(
-  usual: Usual,
+def detect(
+  statistics: Statistics,
   loss: Float[Array, ""],
   grad_norm: Float[Array, ""],
-  sigmas: float,
+  threshold: float,
   skipped_in_a_row: Int[Array, ""],
-) -> tuple[Bool[Array, ""], Usual]:
-  """Says whether a step is a spike, and learns from it if it is none.
+) -> tuple[Bool[Array, ""], Statistics]:
+  """Says whether a step is a spike, and updates the statistics.
+
+  Neither a spike nor a value that is not finite changes mean and variance, by
+  which all later steps are measured. But what lasts is no spike: after
+  `_BURST` skipped steps the statistics start again with this step, which is
+  not skipped.
 
   Args:
-    usual: of the steps before.
-    loss: of this one, like the gradient of all devices.
-    grad_norm: before clipping.
-    sigmas: standard deviations above the mean that make a spike.
-    skipped_in_a_row: steps without a pause that were skipped just before.
+    statistics: result of `init`, or of this function for the step before.
+    loss: loss of the global batch.
+    grad_norm: global norm of its gradient, before clipping.
+    threshold: standard deviations above the mean that make a spike.
+    skipped_in_a_row: number of consecutive steps skipped just before.
 
   Returns:
-    Whether it is one, and the statistics for the next step. A spike changes
-    no mean, nor does a value that is not finite: all that comes after would
-    be measured by it. But what lasts is no spike: after `_NEW_LEVEL` skipped
-    steps the statistics begin anew with this step, which is not skipped.
+    Whether the step is a spike, and the statistics for the next step.
   """
   values = jnp.stack([loss, jnp.log(grad_norm)])
   finite = jnp.all(jnp.isfinite(values))
-  off = values - usual["mean"]
-  far = jnp.any(off > sigmas * jnp.sqrt(usual["variance"]))
-  far &= finite & (usual["count"] >= _LEAST)
-  lasting = far & (skipped_in_a_row >= _NEW_LEVEL)
+  off = values - statistics["mean"]
+  far = jnp.any(off > threshold * jnp.sqrt(statistics["variance"]))
+  far &= finite & (statistics["count"] >= _WARMUP)
+  lasting = far & (skipped_in_a_row >= _BURST)
   spike = far & ~lasting
-  # The plain mean over the first steps, then one that forgets.
-  share = jnp.maximum(1 / (usual["count"] + 1), 1 / _WINDOW)
-  learned = {
-    "count": usual["count"] + 1,
-    "mean": usual["mean"] + share * off,
-    "variance": (1 - share) * (usual["variance"] + share * off**2),
-    "spikes": usual["spikes"],
+  # A plain mean over the first steps, then an exponential moving one.
+  share = jnp.maximum(1 / (statistics["count"] + 1), 1 / _WINDOW)
+  updated = {
+    "count": statistics["count"] + 1,
+    "mean": statistics["mean"] + share * off,
+    "variance": (1 - share) * (statistics["variance"] + share * off**2),
+    "spikes": statistics["spikes"],
   }
-  anew = {
-    "count": jnp.ones_like(usual["count"]),
+  restarted = {
+    "count": jnp.ones_like(statistics["count"]),
     "mean": values,
     "variance": jnp.zeros_like(values),
-    "spikes": usual["spikes"],
+    "spikes": statistics["spikes"],
   }
-  kept = usual | {"spikes": usual["spikes"] + spike}
-  learned = jax.tree.map(
-    lambda new, first: jnp.where(lasting, first, new), learned, anew
-  )
-  sound = finite & ~spike
-  return spike, jax.tree.map(
-    lambda new, old: jnp.where(sound, new, old), learned, kept
-  )
+  kept = statistics | {"spikes": statistics["spikes"] + spike}
+
+  def where(condition: Array, new: Statistics, old: Statistics) -> Statistics:
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+  return spike, where(finite & ~spike, where(lasting, restarted, updated), kept)

@@ -41,7 +41,7 @@ def test_one_program_a_bucket(compiled, mesh, tmp_path):
   buckets = make_buckets((16,), 32, 8, 1024, mesh)
   task = ner_task.Ner(config, {"train": data}, opened, buckets, mesh)
   assert len({*task.examples.sizes}) > len(buckets.lengths) == 2
-  run = tuning.Run(
+  run = tuning.Tuning(
     task=task,
     recipe=optimization.recipe_of(config, seed=0),
     batches=Epochs(task.examples, buckets, seed=0),
@@ -50,9 +50,8 @@ def test_one_program_a_bucket(compiled, mesh, tmp_path):
     record={},
     encoder=opened.params,
     model=opened.identity,
-    beat=lambda: None,
   )
-  step, state, marks = run.step, run.first_state(), []
+  step, state, marks = run.program, run.first_state(), []
   for i in range(3 * run.batches.steps):
     if i % run.batches.steps == 0:
       marks.append(len(compiled))
@@ -62,8 +61,8 @@ def test_one_program_a_bucket(compiled, mesh, tmp_path):
   assert step._cache_size() == 2
   assert marks[0] < marks[1] == marks[2] == len(compiled)
 
-  task.annotate(state.averaged, sentences(range(1, 20)))
+  task.annotate(state.ema, sentences(range(1, 20)))
   assert task.network.program._cache_size() == 2
   before = len(compiled)
-  task.annotate(state.averaged, sentences([5, 17, 2, 40, 31]))
+  task.annotate(state.ema, sentences([5, 17, 2, 40, 31]))
   assert len(compiled) == before

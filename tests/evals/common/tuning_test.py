@@ -1,5 +1,6 @@
 """The loop of fine-tuning, with a task that is one product: what it skips."""
 
+import functools
 import json
 import shutil
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from time_jax.core.errors import RunError, UserError
-from time_jax.evals.common import optimization, tuning
+from time_jax.evals.common import optimization, task, tuning, tuning_step
 from time_jax.hf import model_hash
 from time_jax.telemetry import history
 
@@ -32,6 +33,10 @@ RECIPE = optimization.Recipe(
 )
 
 
+def beat():
+  """Tells no watchdog."""
+
+
 class Product:
   """A task: an encoder times a head is to be 1 for every number of a batch."""
 
@@ -48,7 +53,7 @@ class Product:
 
   def evaluate(self, params, beat):
     beat()
-    return {tuning.SCORE: float(params["heads"]["kernel"][0])}
+    return {task.SCORE: float(params["heads"]["kernel"][0])}
 
 
 class Numbers:
@@ -66,14 +71,13 @@ class Numbers:
 @pytest.fixture
 def run(mesh, one_process, tmp_path):
   def make(name, odd=(), **changes):
-    return tuning.Run(
+    return tuning.Tuning(
       task=Product(),
       recipe=RECIPE,
       batches=Numbers(odd),
       mesh=mesh,
       workdir=tmp_path / name,
       record={"train": {"peak_lr": 0.1}},
-      beat=lambda: None,
       **{"encoder": None, "model": model_hash.Identity("a")} | changes,
     )
 
@@ -88,14 +92,21 @@ def skipped(workdir):
 def test_a_step_that_is_not_finite_changes_nothing(run):
   """Two of six steps: the others learn what four steps learn."""
   spoiled = run("spoiled", odd=(2, 4))
-  tuned = spoiled.tune()
+  tuned = spoiled.tune(beat)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tuned.params))
   assert skipped(spoiled.workdir) == [0, 1, 1, 2, 2, 2]
   state, batch = spoiled.first_state(), jnp.full((1, 1), jnp.nan)
-  step = jax.jit(spoiled._step)
+  step = jax.jit(
+    functools.partial(
+      tuning_step.tuning_step,
+      task=spoiled.task,
+      settings=spoiled.settings,
+      encoder_factor=0.5,
+    )
+  )
   state, _ = step(state, jnp.ones((1, 1)))
   after, scalars = step(state, batch)
-  for name in ("params", "averaged", "opt_state"):
+  for name in ("params", "ema", "opt_state"):
     found, before = getattr(after, name), getattr(state, name)
     jax.tree.map(np.testing.assert_array_equal, found, before)
   assert int(scalars["train/skipped_in_a_row"]) == 1 and int(after.step) == 2
@@ -109,7 +120,7 @@ def test_too_many_in_a_row_end_the_run(run):
     spoiled = run(f"from-{odd[0]}", odd=odd)
     for _ in range(2):  # What was counted before the checkpoint counts.
       with pytest.raises(RunError) as caught:
-        spoiled.tune()
+        spoiled.tune(beat)
       assert str(caught.value).startswith(
         f"loss, gradient or update was not finite in 3 steps in a row, {words} "
         "Start again with a lower train.peak_lr in another --workdir"
@@ -118,8 +129,8 @@ def test_too_many_in_a_row_end_the_run(run):
 
 def test_a_checkpoint_without_counters_goes_on(run):
   whole, begun = run("whole", odd=(2,)), run("begun", odd=(2,))
-  expected = whole.tune()
-  begun.tune()
+  expected = whole.tune(beat)
+  begun.tune(beat)
   folder = begun.workdir / "checkpoints"
   shutil.rmtree(folder / "6")
   (folder / "4" / "sha256.json").unlink()
@@ -127,11 +138,11 @@ def test_a_checkpoint_without_counters_goes_on(run):
   content = json.loads(path.read_text())
   assert content.pop("skipped") == 1 and content.pop("skipped_in_a_row") == 0
   path.write_text(json.dumps(content))
-  found = begun.tune()
+  found = begun.tune(beat)
   jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
 
 
 def test_an_encoder_that_is_not_finite_is_refused(run):
   spoiled = run("spoiled", encoder={"kernel": jnp.full((1,), jnp.inf)})
   with pytest.raises(UserError, match="weights of the encoder hold NaN or inf"):
-    spoiled.tune()
+    spoiled.tune(beat)

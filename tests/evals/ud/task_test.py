@@ -14,7 +14,7 @@ import tiny_ud
 
 from time_jax.cli import main
 from time_jax.core.errors import UserError
-from time_jax.evals.common import tuning
+from time_jax.evals.common.task import SCORE
 from time_jax.evals.ud import conllu, scoring
 from time_jax.hf import files
 from time_jax.parallel import host_collectives, sharding
@@ -220,7 +220,7 @@ def test_it_learns_and_the_best_epoch_is_kept(finished):
   workdir, _ = finished
   content = json.loads((workdir / "seed-0" / "scores.json").read_text())
   best = content["epochs"][content["best_epoch"] - 1]
-  assert best[tuning.SCORE] == max(e[tuning.SCORE] for e in content["epochs"])
+  assert best[SCORE] == max(e[SCORE] for e in content["epochs"])
   assert best["dev/LAS"] == content["scores"]["dev"]["LAS"]
   rows = [r for r in running.metrics(workdir / "seed-0") if "train/loss" in r]
   assert rows[-1]["train/loss"] < 0.95 * rows[0]["train/loss"]

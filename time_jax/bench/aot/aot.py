@@ -19,7 +19,7 @@ from time_jax.bench.aot.variant_report import Report
 from time_jax.bench.common import report as results
 from time_jax.config.distill import check_config
 from time_jax.core.errors import EXIT_BAD_INPUT, UserError
-from time_jax.run import assembly, loop
+from time_jax.run import assembly
 from time_jax.step import machine
 
 # Columns of the sweep's table with their widths: it is printed line by line.
@@ -73,7 +73,7 @@ def bench_aot(
   target = find(topology)
   # What is compiled for a TPU cannot be read back where there is none.
   if target.devices[0].platform == "cpu":
-    loop.use_compilation_cache()
+    machine.use_compilation_cache()
   if sweep:
     variants = list(_variants(config, len(target.devices), batches, meshes))
     reports = _sweep(variants, target)

@@ -25,7 +25,8 @@ from time_jax.core.arrays import Batch
 from time_jax.core.errors import UserError
 from time_jax.parallel import sharding
 from time_jax.run import assembly
-from time_jax.step import flops, train_step
+from time_jax.step import flops
+from time_jax.step.state import TrainState, abstract_state
 
 
 def examine(config: ConfigDict, topology: Topology) -> Report:
@@ -42,12 +43,10 @@ def examine(config: ConfigDict, topology: Topology) -> Report:
   mesh = assembly.make_mesh(config, topology.devices)
   teacher = assembly.abstract_teacher(config, mesh)
   objective = assembly.make_objective(config, teacher)
-  tx = assembly.make_optimizer(config)
-  state = train_step.abstract_state(
-    objective.student, tx, mesh, **assembly.extras(config)
-  )
+  settings = assembly.step_settings(config)
+  state = abstract_state(objective.init, settings, mesh)
   batch = abstract_batch(config, mesh)
-  parallel = assembly.make_parallel(config, objective, tx, mesh)
+  parallel = assembly.make_parallel(config, objective, mesh)
   lowered = parallel.lower(state, teacher.params, batch)
   start = time.perf_counter()
   compiled, reason, needed = None, "", 0
@@ -196,7 +195,7 @@ def relation_matrices(
 
 
 def _memory(
-  analysis: Any, state: train_step.TrainState, teacher: Any, batch: Batch
+  analysis: Any, state: TrainState, teacher: Any, batch: Batch
 ) -> Memory:
   parts = dict(
     parameters=_bytes(state.params),
@@ -218,7 +217,7 @@ def _memory(
   )
 
 
-def _optimizer(state: train_step.TrainState) -> Any:
+def _optimizer(state: TrainState) -> Any:
   return {n: tree for n, tree in state.as_trees().items() if n != "params"}
 
 

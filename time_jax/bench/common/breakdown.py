@@ -18,7 +18,7 @@ from time_jax.core.arrays import Batch, Qkv
 from time_jax.models.family import Params
 from time_jax.relations.loss import relation_sums
 from time_jax.step.objective import Objective
-from time_jax.step.train_step import TrainState
+from time_jax.step.state import TrainState
 
 
 def time_parts(

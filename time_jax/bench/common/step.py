@@ -16,7 +16,7 @@ from time_jax.core.display import aligned_table, byte_size
 from time_jax.core.errors import UserError
 from time_jax.data import pipeline
 from time_jax.parallel import processes
-from time_jax.run import assembly, corpus, loop
+from time_jax.run import assembly, corpus
 from time_jax.step import machine
 
 SCHEMA = "time_jax.bench.step/2"
@@ -63,7 +63,7 @@ def bench_step(
   processes.initialize()
   assembly.make_mesh(config)  # Errors come before text is prepared.
   rows, problem = open_rows(config, workdir, real_rows, vocab_size)
-  loop.use_compilation_cache()
+  machine.use_compilation_cache()
   if warmup is None:
     warmup = _WARMUP_CPU if jax.default_backend() == "cpu" else _WARMUP
   json = json if jax.process_index() == 0 else None

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -17,8 +16,10 @@ from time_jax.core.arrays import Batch
 from time_jax.data import pipeline
 from time_jax.parallel import sharding
 from time_jax.run import assembly
-from time_jax.step import flops, memory, partitioning, train_step
+from time_jax.step import flops, memory, partitioning
 from time_jax.step.objective import Objective
+from time_jax.step.state import StepSettings, init_state
+from time_jax.step.train_step import Metrics
 
 _IN_FLIGHT = 2  # Steps that the training loop dispatches ahead of results.
 
@@ -46,7 +47,7 @@ class StepRunner:
     config: recipe of the run.
     mesh: its devices.
     objective: teacher, student and relation loss.
-    tx: the optimizer.
+    settings: optimizer, schedule and guards of the step.
     parallel: the step, spread over the devices.
     state: state after the steps so far; each step donates the one before.
     teacher_params: the teacher's parameters as the step takes them.
@@ -56,7 +57,7 @@ class StepRunner:
   config: ConfigDict
   mesh: Mesh
   objective: Objective
-  tx: optax.GradientTransformation
+  settings: StepSettings
   parallel: partitioning.Parallel
   state: Any
   teacher_params: Any
@@ -75,14 +76,12 @@ class StepRunner:
     mesh = assembly.make_mesh(config, devices)
     teacher = assembly.make_teacher(config, mesh)
     objective = assembly.make_objective(config, teacher)
-    tx = assembly.make_optimizer(config)
-    parallel = assembly.make_parallel(config, objective, tx, mesh)
-    state = train_step.init_state(
-      objective.student, tx, mesh, config.seed, **assembly.extras(config)
-    )
+    settings = assembly.step_settings(config)
+    parallel = assembly.make_parallel(config, objective, mesh)
+    state = init_state(objective.init, settings, mesh)
     frozen = parallel.put(teacher.params)
     state = parallel.put(state)
-    return cls(config, mesh, objective, tx, parallel, state, frozen)
+    return cls(config, mesh, objective, settings, parallel, state, frozen)
 
   def full_batch(self) -> Batch:
     """Returns a batch of full rows of random tokens, on the devices."""
@@ -174,7 +173,7 @@ class StepRunner:
     jax.block_until_ready(self.state)
     return Window(list(np.diff(ends)), waited, sum(map(int, tokens)))
 
-  def _step(self, batch: Batch) -> train_step.Metrics:
+  def _step(self, batch: Batch) -> Metrics:
     self.state, scalars = self.parallel.step(
       self.state, self.teacher_params, batch
     )

@@ -30,7 +30,6 @@ from time_jax.relations.loss import (
   check_heads,
   relation_sums,
 )
-from time_jax.run import loop
 from time_jax.step import machine, memory
 
 SCHEMA = "time_jax.bench.relations/1"
@@ -125,7 +124,7 @@ def bench_relations(
   report.check_writable(json)
   if with_torch:  # It needs its share of a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-  loop.use_compilation_cache()
+  machine.use_compilation_cache()
   first = cases[0]
   about = machine.environment({}, first.dtype)
   version = f"jax {about['software']['jax']}"

@@ -16,8 +16,7 @@ from time_jax.bench.common import breakdown, report
 from time_jax.bench.common.step_runner import StepRunner
 from time_jax.data.pipeline import SyntheticRows
 from time_jax.parallel import sharding
-from time_jax.run import loop
-from time_jax.step import flops, machine, train_step
+from time_jax.step import flops, machine
 
 Needs = dict[str, int | None]
 """What a step needs: `parts`, the number of micro-batches, and `peak_bytes` of
@@ -35,7 +34,7 @@ class JaxStep:
     """
     # PyTorch needs its share of a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    loop.use_compilation_cache()
+    machine.use_compilation_cache()
     config = ConfigDict(json.loads(config_json))
     # PyTorch's step has one device, too.
     self._runner = StepRunner.build(config, jax.devices()[:1])
@@ -62,16 +61,14 @@ class JaxStep:
     runner = self._runner
     with sharding.use_mesh(runner.mesh):
       return breakdown.time_parts(
-        runner.objective, runner.tx, runner.state, self._batch, repeats
+        runner.objective, runner.settings.tx, runner.state, self._batch, repeats
       )
 
   def describe(self) -> dict[str, Any]:
     """Returns hardware, software and the FLOPs of a step."""
     runner = self._runner
-    student = train_step.abstract_state(
-      runner.objective.student, runner.tx, runner.mesh
-    )
-    counted = flops.step_flops(runner.objective, student.params, self._batch)
+    params = runner.state.params
+    counted = flops.step_flops(runner.objective, params, self._batch)
     dtype = runner.config.train.dtype
     result = machine.environment(dict(runner.mesh.shape), dtype)
     result["hardware"]["n_devices"] = runner.mesh.size

@@ -20,7 +20,7 @@ from time_jax.bench.common.child_process import ChildProcess
 from time_jax.bench.common.step_runner import StepRunner
 from time_jax.core.errors import UserError
 from time_jax.parallel import processes
-from time_jax.run import assembly, loop
+from time_jax.run import assembly
 from time_jax.step import machine
 
 
@@ -75,7 +75,7 @@ def join_and_measure(
 ) -> dict[str, Any]:
   """Joins the processes of the measurement, measures, and leaves them."""
   processes.initialize()
-  loop.use_compilation_cache()
+  machine.use_compilation_cache()
   try:
     return measure(ConfigDict(config), count, steps)
   finally:

@@ -1,9 +1,8 @@
-"""`finetune`, whatever the task: order of operations, seeds, files, report."""
+"""`finetune`, for any task: a run for each seed, its files and the report."""
 
 import json
-import pathlib
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,40 +13,42 @@ from time_jax.checkpoint import layout
 from time_jax.checkpoint.layout import METADATA
 from time_jax.config import finetune as config_finetune
 from time_jax.config import warmup
+from time_jax.core.display import aligned_table
 from time_jax.core.errors import EXIT_PREEMPTED, UserError
 from time_jax.core.storage import atomic_file, lease
-from time_jax.core.storage.paths import prepare_workdir
+from time_jax.core.storage.paths import Path, prepare_workdir
 from time_jax.evals.common import batches, datasets, optimization, saved, tuning
 from time_jax.evals.common.encoders import open_encoder
 from time_jax.evals.common.task import SPLITS, Task, path_of
 from time_jax.hf import files, model_hash
+from time_jax.models.family import Params
 from time_jax.parallel import failures, host_collectives, processes, sharding
 from time_jax.parallel.watchdog import Watchdog
 from time_jax.report.results import SCHEMA, SCORES
-from time_jax.run import loop
 from time_jax.run.run_record import check_processes, versions
 from time_jax.step import machine
 
 # Split -> metric -> percent; None: undefined.
 Scores = dict[str, Mapping[str, float | None]]
-Done = dict[str, Any]  # what the file SCORES of a seed says
+Result = dict[str, Any]  # content of the file SCORES of a seed
 
 
 def finetune(
   config: ConfigDict,
-  workdir: pathlib.Path,
+  workdir: Path,
   kind: type[Task],
   typed: Collection[str] = (),
 ) -> int:
-  """Trains the model of a task once for every seed, and scores it.
+  """Fine-tunes a model once for every seed, and scores the results.
 
-  Goes on where an earlier run of the same command was cut off.
+  It goes on where an earlier run of the same command ended.
 
   Args:
-    config: see `recipe`.
-    workdir: gets a folder for every seed, and the scores of all.
-    kind: of task.
-    typed: names of the fields that were given with the command; see `warmup`.
+    config: config of the task, see `config.finetune`.
+    workdir: folder that gets a folder for every seed, and the mean scores.
+    kind: class of the task.
+    typed: names of the fields that were given on the command line, see
+      `warmup.fitting`.
 
   Returns:
     The exit code: 0 when done, EXIT_PREEMPTED when told to stop early.
@@ -72,18 +73,18 @@ def finetune(
 
 def _finetune(
   config: ConfigDict,
-  workdir: pathlib.Path,
+  workdir: Path,
   kind: type[Task],
   data: Mapping[str, Any],
   watchdog: Watchdog,
   typed: Collection[str],
 ) -> int:
-  """What all processes do together."""
+  """Fine-tunes in all processes together; returns the exit code."""
   host_collectives.check_shared(workdir)
   settings = _settings(config)
-  # Before anything is loaded that only all processes can load together.
+  # Before loading weights, which only all processes can do together.
   check_processes({"run": settings, "versions": versions()})
-  loop.use_compilation_cache()
+  machine.use_compilation_cache()
   mesh = sharding.make_mesh(**config.mesh.to_dict())
   opened = open_encoder(
     config.model,
@@ -105,20 +106,39 @@ def _finetune(
     mesh,
   )
   task = kind(config, data, opened, buckets, mesh)
-  run = _Finetuning(task, settings, workdir, mesh, watchdog, typed)
-  found: dict[int, Done] = {}
+  steps = batches.Epochs(task.examples, buckets, config.seeds[0]).steps
+  _fit_warmup(config, workdir, steps, typed)
+  settings["train"]["warmup_steps"] = config.train.warmup_steps
+  common = _record(task, settings, steps)
+  results: dict[int, Result] = {}
   for seed in config.seeds:
-    done = run.of_seed(seed)
-    if done is None:
-      return EXIT_PREEMPTED
-    found[seed] = done
+    record, folder = {**common, "seed": seed}, workdir / f"seed-{seed}"
+    result = _known_result(task, record, folder)
+    if not result:
+      tuned = _tune(task, record, folder, mesh, watchdog.beat)
+      if tuned is None:
+        return EXIT_PREEMPTED
+      params = tuned.params
+      result = _predict(task, params, folder, watchdog.beat) | {
+        "run": record,
+        "best_epoch": tuning.best_epoch(tuned.history) + 1,
+        "epochs": tuned.history,
+        "seconds": tuned.seconds,
+      }
+      whole = sharding.replicate(params, mesh)  # By all processes.
+      if jax.process_index() == 0:
+        _write(task, whole, result, folder)
+    results[seed] = result
   if jax.process_index() == 0:
-    _report(task, workdir, found, mesh)
+    _report(task, workdir, results, mesh)
   return 0
 
 
 def locate(config: ConfigDict) -> None:
-  """Puts local files where splits are empty or lie elsewhere.
+  """Sets the splits of a config to local files, which are fetched if needed.
+
+  Args:
+    config: config of `finetune`; its `data` is changed.
 
   Raises:
     UserError: there is nothing to train on or to choose by.
@@ -129,137 +149,104 @@ def locate(config: ConfigDict) -> None:
     d[split] = str(datasets.fetch(name)) if name else ""
 
 
-class _Finetuning:
-  """What the runs of all seeds share."""
+def _tune(
+  task: Task,
+  record: Mapping[str, Any],
+  folder: Path,
+  mesh: Mesh,
+  beat: Callable[[], None],
+) -> tuning.Tuned | None:
+  """Trains with the seed of a record; None where told to stop."""
+  prepare_workdir(folder)
+  run = tuning.Tuning(
+    task=task,
+    recipe=optimization.recipe_of(task.config, record["seed"]),
+    batches=batches.Epochs(task.examples, task.buckets, record["seed"]),
+    mesh=mesh,
+    workdir=folder,
+    record=record,
+    encoder=task.opened.params,
+    model=task.opened.identity,
+  )
+  return run.tune(beat)
 
-  def __init__(
-    self,
-    task: Task,
-    settings: Mapping[str, Any],
-    workdir: pathlib.Path,
-    mesh: Mesh,
-    watchdog: Watchdog,
-    typed: Collection[str],
-  ) -> None:
-    self._task, self._workdir, self._mesh = task, workdir, mesh
-    self._watchdog = watchdog
-    steps, train = self._batches(task.config.seeds[0]).steps, task.config.train
-    begun = _is_begun(task.config, workdir)
-    train.warmup_steps = warmup.fitting(
-      train.warmup_steps, train.epochs * steps, typed=typed, begun=begun
-    )
-    settings["train"]["warmup_steps"] = train.warmup_steps
-    self._record = _record(task, settings, steps)
 
-  def of_seed(self, seed: int) -> Done | None:
-    """Trains, chooses, predicts, scores; None: stopped, to go on later.
-
-    Args:
-      seed: of the run.
-    """
-    workdir = self._workdir / f"seed-{seed}"
-    record = {**self._record, "seed": seed}
-    if done := _read_done(workdir / SCORES):
-      before = model_hash.recognised(
-        done["run"], self._task.opened.identity, workdir
-      )
-      tuning.check_same(before, record, workdir)
-      return done
-    prepare_workdir(workdir)
-    run = tuning.Run(
-      task=self._task,
-      recipe=optimization.recipe_of(self._task.config, seed),
-      batches=self._batches(seed),
-      mesh=self._mesh,
-      workdir=workdir,
-      record=record,
-      encoder=self._task.opened.params,
-      model=self._task.opened.identity,
-      beat=self._watchdog.beat,
-    )
-    tuned = run.tune()
-    if tuned is None:
-      return None
-    return self._finish(workdir, record, tuned)
-
-  def _batches(self, seed: int) -> batches.Epochs:
-    return batches.Epochs(self._task.examples, self._task.buckets, seed)
-
-  def _finish(
-    self,
-    workdir: pathlib.Path,
-    record: Mapping[str, Any],
-    tuned: tuning.Tuned,
-  ) -> Done:
-    """Writes predictions, model and, last of all, the scores."""
-    task, params = self._task, tuned.params
-    scores: Scores = {}
-    by: dict[str, Any] = {}
-    for split in SPLITS[1:]:
-      if split not in task.data:
-        continue
-      found = task.annotate(params, task.data[split], self._watchdog.beat)
-      if jax.process_index() == 0:
-        lease.check()
-        path = workdir / f"{split}{task.ending}"
-        path.write_text(task.to_text(found), encoding="utf-8")
-      scores[split] = task.score(split, found)
-      by[split] = task.breakdown(split, found)
-    done = {
-      "run": record,
-      "best_epoch": tuning.best_epoch(tuned.history) + 1,
-      "epochs": tuned.history,
-      "seconds": tuned.seconds,
-      "scores": scores,
-      "by": by,
-    }
-    whole = sharding.replicate(params, self._mesh)  # All have a part in it.
+def _predict(
+  task: Task, params: Params, folder: Path, beat: Callable[[], None]
+) -> Result:
+  """Writes predictions of dev and test; returns their scores."""
+  scores: Scores = {}
+  by: dict[str, Any] = {}
+  for split in SPLITS[1:]:
+    if split not in task.data:
+      continue
+    predicted = task.annotate(params, task.data[split], beat)
     if jax.process_index() == 0:
-      saved.write_folder(
-        workdir / "model",
-        task.opened,
-        whole,
-        {
-          "task": task.name,
-          "lang": task.config.lang,
-          **task.record(),
-          "buckets": list(task.buckets.lengths),
-          "scores": scores,
-          "run": record,
-        },
-      )
-      atomic_file.write_json(workdir / SCORES, done)
-    return done
+      lease.check()
+      path = folder / f"{split}{task.ending}"
+      path.write_text(task.to_text(predicted), encoding="utf-8")
+    scores[split] = task.score(split, predicted)
+    by[split] = task.breakdown(split, predicted)
+  return {"scores": scores, "by": by}
 
 
-def _read_done(path: pathlib.Path) -> Done | None:
-  """What process 0 finds of a seed that is done; None: it is not.
+def _write(task: Task, params: Params, result: Result, folder: Path) -> None:
+  """Writes the model of a seed and, last of all, the result."""
+  about = {
+    "task": task.name,
+    "lang": task.config.lang,
+    **task.record(),
+    "buckets": list(task.buckets.lengths),
+    "scores": result["scores"],
+    "run": result["run"],
+  }
+  saved.write_folder(folder / "model", task.opened, params, about)
+  order = ("run", "best_epoch", "epochs", "seconds", "scores", "by")
+  atomic_file.write_json(folder / SCORES, {n: result[n] for n in order})
 
-  The others do not ask the disk, which may show them a file later.
+
+def _known_result(
+  task: Task, record: Mapping[str, Any], folder: Path
+) -> Result | None:
+  """Returns the result of a seed; None if it is not finished.
 
   Raises:
-    UserError: in all of them, when the file is damaged.
+    UserError: it is that of another run.
+  """
+  if result := _read_result(folder / SCORES):
+    before = model_hash.recognised(result["run"], task.opened.identity, folder)
+    tuning.check_same(before, record, folder)
+  return result
+
+
+def _read_result(path: Path) -> Result | None:
+  """Returns the result of a seed; None if it is not finished.
+
+  Process 0 reads it for all: the others might see a new file only later.
+
+  Raises:
+    UserError: in all processes, when the file is damaged.
   """
 
   def read() -> str:
     if not path.exists():
       return ""
-    done = files.read_json(path)
-    if lacking := {"run", "scores", "seconds"} - set(done):
+    result = files.read_json(path)
+    if lacking := {"run", "scores", "seconds"} - set(result):
       raise UserError(
         f"{path} lacks {', '.join(sorted(lacking))}; delete it to finish this "
         "seed again."
       )
-    return json.dumps(done)
+    return json.dumps(result)
 
   text = host_collectives.run_on_first(read)
   return json.loads(text) if text else None
 
 
 def _settings(config: ConfigDict) -> dict[str, Any]:
-  """The recipe as all processes must have it, with hashes of its files.
+  """Returns the config as all processes must have it.
 
-  Where model and files lie may differ between hosts.
+  Hashes of files stand for their paths, which may differ between hosts.
   """
   settings = json.loads(config.to_json())
   settings.pop("model")
@@ -274,41 +261,64 @@ def _settings(config: ConfigDict) -> dict[str, Any]:
 def _record(
   task: Task, settings: Mapping[str, Any], steps: int
 ) -> dict[str, Any]:
-  """What shapes the result of a seed, whatever the files are called."""
+  """Returns what shapes the result of a seed."""
   shaping = {k: v for k, v in settings.items() if k not in task.no_matter}
   shaping["train"] = {
     name: value
     for name, value in settings["train"].items()
     if name != "watchdog"
   }
-  # Rows of a batch are a multiple of what the devices share.
+  # The rows of a batch are a multiple of the number of devices.
   shaping["steps of an epoch, by the number of devices"] = steps
   return shaping
 
 
-def _is_begun(config: ConfigDict, workdir: pathlib.Path) -> bool:
-  """Whether the run of a seed is there that has this schedule already."""
+def _fit_warmup(
+  config: ConfigDict,
+  workdir: Path,
+  steps: int,
+  typed: Collection[str],
+) -> None:
+  """Shortens a warm-up that is longer than the run, see `warmup.fitting`.
+
+  Args:
+    config: config of the task; its train.warmup_steps may change.
+    workdir: folder of all seeds.
+    steps: number of steps of an epoch.
+    typed: names of the fields that were given on the command line.
+  """
+  config.train.warmup_steps = warmup.fitting(
+    config.train.warmup_steps,
+    config.train.epochs * steps,
+    typed=typed,
+    begun=_is_begun(config, workdir),
+  )
+
+
+def _is_begun(config: ConfigDict, workdir: Path) -> bool:
+  """Returns whether a seed's run began with this schedule."""
   folders = [workdir / f"seed-{seed}" for seed in config.seeds]
   records = [folder / SCORES for folder in folders]
   for folder in folders:
     newest = layout.step_folders(folder)[-1:]
     records += [step / METADATA / METADATA for step in newest]
   asked = {n: config.train[n] for n in ("epochs", "warmup_steps")}
-  found = host_collectives.run_on_first(
-    lambda: "yes" * warmup.is_recorded(records, asked)
+  return bool(
+    host_collectives.run_on_first(
+      lambda: "yes" * warmup.is_recorded(records, asked)
+    )
   )
-  return bool(found)
 
 
 def _report(
-  task: Task, workdir: pathlib.Path, found: Mapping[int, Done], mesh: Mesh
+  task: Task, workdir: Path, results: Mapping[int, Result], mesh: Mesh
 ) -> None:
-  """Writes and prints the mean and spread over the seeds."""
+  """Writes and prints the mean and the spread over the seeds."""
   config, opened = task.config, task.opened
-  scores = [done["scores"] for done in found.values()]
+  scores = [result["scores"] for result in results.values()]
   summary = {
     split: {
-      name: _spread([one[split][name] for one in scores])
+      name: _spread([of_seed[split][name] for of_seed in scores])
       for name in task.metrics
     }
     for split in scores[0]
@@ -335,25 +345,20 @@ def _report(
       }
       for split in task.data
     },
-    "seeds": list(found),
-    "seconds": _spread([done["seconds"] for done in found.values()]),
+    "seeds": list(results),
+    "seconds": _spread([result["seconds"] for result in results.values()]),
     "scores": summary,
   }
   atomic_file.write_json(workdir / SCORES, content)
-  shown = [_percent(m[name]["mean"]) for m in summary.values() for name in m]
-  least = max(8, *(len(text) + 2 for text in shown))
-  widths = {name: max(least, len(name) + 2) for name in task.metrics}
-  print(" " * 5 + "".join(f"{name:>{widths[name]}}" for name in task.metrics))
+  lines = [["", *task.metrics]]
   for split, metrics in summary.items():
-    for what in ("mean", "std")[: 2 if len(found) > 1 else 1]:
-      label = split if what == "mean" else "  +-"
-      values = "".join(
-        f"{_percent(metrics[name][what]):>{width}}"
-        for name, width in widths.items()
-      )
-      print(f"{label:<5}{values}")
+    rows = {"mean": split} | ({"std": "  +-"} if len(results) > 1 else {})
+    for row, label in rows.items():
+      values = (_percent(metrics[name][row]) for name in task.metrics)
+      lines.append([f"{label:<5}", *values])
+  print(aligned_table(lines, "<>"))
   print(f"Scores by {task.scorer}, in percent: {workdir / SCORES}")
-  folder = workdir / f"seed-{next(iter(found))}" / "model"
+  folder = workdir / f"seed-{next(iter(results))}" / "model"
   print(f"Next: python -m time_jax predict {folder} {task.pipe}")
 
 
@@ -362,9 +367,9 @@ def _percent(value: float | None) -> str:
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, Any]:
-  """Mean, and the standard deviation of a sample; 0 for a single value.
+  """Returns mean and sample standard deviation, which is 0 for one value.
 
-  None, where a value is undefined.
+  Both are None where a value is undefined.
   """
   known = [value for value in values if value is not None]
   if len(known) < len(values):

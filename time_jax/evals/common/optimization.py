@@ -1,4 +1,4 @@
-"""How a fine-tuning run trains: its schedule and its optimizer's settings."""
+"""Schedule and optimizer of a fine-tuning run."""
 
 import dataclasses
 import math
@@ -10,24 +10,26 @@ from ml_collections import ConfigDict
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """How a run trains.
+  """How a model is fine-tuned.
 
   Attributes:
-    epochs: at most.
-    patience: epochs in a row below the best before the run ends.
-    peak_lr: of the heads.
-    encoder_factor: what the encoder's learning rate is of it.
-    warmup_steps: up to the peak; then a cosine to 0 at the last epoch's end.
-    b1: of Adam.
-    b2: of Adam.
-    eps: of Adam.
-    weight_decay: on kernels and embeddings.
-    clip_norm: largest norm of a gradient; 0: any.
-    max_skipped: steps in a row that were not finite before the run ends.
-    ema: decay of the averaged weights, by which a run is judged.
-    checkpoint_every: steps, besides the end of every epoch.
-    log_every: steps.
-    seed: of weights, dropout and order.
+    epochs: highest number of epochs.
+    patience: the run ends after so many consecutive epochs without a new best.
+    peak_lr: highest learning rate of the heads.
+    encoder_factor: learning rate of the encoder, relative to the heads'.
+    warmup_steps: steps before the peak; after it, the learning rate falls to 0
+      along a cosine.
+    b1: decay of Adam's first moment.
+    b2: decay of Adam's second moment.
+    eps: added to the square root of the second moment.
+    weight_decay: decay of kernels and embeddings.
+    clip_norm: gradients are scaled down to this global norm; 0: never.
+    max_skipped: the run ends after so many consecutive steps that were not
+      finite.
+    ema: decay of the averaged parameters, which are evaluated and kept.
+    checkpoint_every: steps between checkpoints, besides the end of every epoch.
+    log_every: steps between records.
+    seed: seed of weights, dropout and order.
   """
 
   epochs: int
@@ -49,18 +51,23 @@ class Recipe:
   def learning_rate(
     self, step: Int[Array, ""], num_steps: int
   ) -> Float[Array, ""]:
-    """Of update `step`, counted from 0."""
+    """Returns the learning rate of the heads.
+
+    Args:
+      step: number of updates so far.
+      num_steps: number of updates of all epochs.
+    """
     step = jnp.asarray(step, jnp.float32)
     rising = (step + 1) / max(self.warmup_steps, 1)
-    left = jnp.clip(
+    decayed = jnp.clip(
       (step - self.warmup_steps) / max(num_steps - self.warmup_steps, 1), 0, 1
     )
-    falling = (1 + jnp.cos(math.pi * left)) / 2
+    falling = (1 + jnp.cos(math.pi * decayed)) / 2
     return self.peak_lr * jnp.minimum(jnp.minimum(rising, 1), falling)
 
 
 def recipe_of(config: ConfigDict, seed: int) -> Recipe:
-  """How the run of a seed trains, from the config of `finetune`."""
+  """Returns how the run of a seed trains, from the config of `finetune`."""
   known = {field.name for field in dataclasses.fields(Recipe)}
   values = {k: v for k, v in config.train.to_dict().items() if k in known}
   return Recipe(

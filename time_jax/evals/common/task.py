@@ -11,12 +11,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from time_jax.evals.common import tuning
 from time_jax.evals.common.batches import Buckets, Examples, silent
 from time_jax.evals.common.encoders import Opened
 from time_jax.models.family import Params
 
 SPLITS = ("train", "dev", "test")
+SCORE = "dev/score"  # The best epoch has the highest.
 
 
 class Task(abc.ABC):
@@ -124,7 +124,7 @@ class Task(abc.ABC):
     return self.network.annotate(params, items, beat)
 
   def fresh(self, rng: Array) -> Params:
-    """See `tuning.Task`."""
+    """Returns random parameters, "encoder" and "heads", boxed; pure."""
     encoder, heads = jax.random.split(rng)
     params = self.opened.fresh(encoder)
     batch = self.examples.fill([], 1, 1)
@@ -141,7 +141,14 @@ class Task(abc.ABC):
   def loss(
     self, params: Params, batch: Any, rng: Array
   ) -> tuple[Array, dict[str, Array]]:
-    """See `tuning.Task`."""
+    """Returns the loss of a batch and its parts; pure.
+
+    Args:
+      params: "encoder" and "heads".
+      batch: what `tuning.Batches` gives. A row may hold several examples, apart
+        by their segment_ids, as the rows of `distill` do.
+      rng: random key for dropout.
+    """
     below, above = jax.random.split(rng)
     states: Any = self.opened.encoder.apply(
       {"params": params["encoder"]},
@@ -157,11 +164,11 @@ class Task(abc.ABC):
   def evaluate(
     self, params: Params, beat: Callable[[], None]
   ) -> dict[str, float]:
-    """See `tuning.Task`."""
+    """Returns scores on dev, among them `SCORE`; beats after every batch."""
     found = self.annotate(params, self.data["dev"], beat)
     scores = self.score("dev", found)
     return {
-      tuning.SCORE: self.quality(scores),
+      SCORE: self.quality(scores),
       **{
         f"dev/{name}": value
         for name, value in scores.items()

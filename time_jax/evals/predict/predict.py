@@ -22,7 +22,7 @@ from time_jax.evals.qa import task as qa_task
 from time_jax.evals.ud import conllu
 from time_jax.evals.ud import task as ud_task
 from time_jax.parallel import sharding
-from time_jax.run import loop
+from time_jax.step import machine
 
 _TOGETHER = 1024  # items at once; sorted by length among themselves
 _ROWS, _MAX_TOKENS = 64, 8192
@@ -72,7 +72,7 @@ def predict(folder: pathlib.Path, source: BinaryIO, out: TextIO) -> int:
       f"{folder} is of task {task!r}; expected one of {', '.join(_KINDS)}."
     )
   kind = _KINDS[task]
-  loop.use_compilation_cache()
+  machine.use_compilation_cache()
   mesh = sharding.make_mesh()
   opened, params, record = saved.read_folder(folder, mesh)
   lengths = record["buckets"]

@@ -1,6 +1,7 @@
 """Where a student starts: a folder, an import, layers of its teacher."""
 
 import json
+import pathlib
 import shutil
 
 import exporting
@@ -15,8 +16,7 @@ from tiny_tokenizers import write_tokenizer
 from time_jax.config.distill import default_config
 from time_jax.core.errors import UserError
 from time_jax.hf import tokenizer, torch_encoder
-from time_jax.run import first_state, initial, saved_student
-from time_jax.run import loop as run_loop
+from time_jax.run import first_state, first_weights, loop, saved_student
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +43,20 @@ TEACHER_SHAPE = (
   "--config.student.num_heads=4",
   "--config.student.intermediate_size=64",
 )
+
+
+@pytest.fixture(scope="module")
+def student(tiny, tmp_path_factory):
+  """A model of the tests' student; not to be changed."""
+  folder = tmp_path_factory.mktemp("student") / "source"
+  sizes = dict(num_layers=2, hidden_size=16, intermediate_size=32)
+  return exporting.random_model(folder, tiny / "teacher", **sizes)
+
+
+@pytest.fixture
+def source(student, tmp_path):
+  """A copy of it."""
+  return pathlib.Path(shutil.copytree(student, tmp_path / "source"))
 
 
 def swap_words(folder):
@@ -81,14 +95,7 @@ def test_layers_of_the_teacher(capsys, tiny, tmp_path, init_from, layers):
 
 
 @pytest.mark.slow
-def test_a_student_of_a_folder_goes_on(capsys, tiny, tmp_path):
-  source = exporting.random_model(
-    tmp_path / "source",
-    tiny / "teacher",
-    num_layers=2,
-    hidden_size=16,
-    intermediate_size=32,
-  )
+def test_a_student_of_a_folder_goes_on(capsys, tiny, tmp_path, source):
   run = tmp_path / "run"
   flag = f"--config.student.init_from={source}"
   command(capsys, *distil(tiny, run, flag))
@@ -98,14 +105,7 @@ def test_a_student_of_a_folder_goes_on(capsys, tiny, tmp_path):
     np.testing.assert_array_equal(tensor, found[name], err_msg=name)
 
 
-def test_an_imported_student_goes_on(capsys, tiny, tmp_path):
-  source = exporting.random_model(
-    tmp_path / "source",
-    tiny / "teacher",
-    num_layers=2,
-    hidden_size=16,
-    intermediate_size=32,
-  )
+def test_an_imported_student_goes_on(capsys, tiny, tmp_path, source):
   run = tmp_path / "run"
   command(capsys, "import", source, f"--workdir={run}")
   command(capsys, *distil(tiny, run))
@@ -123,15 +123,8 @@ class _KilledError(Exception):
 
 
 @pytest.fixture
-def imported(capsys, tiny, tmp_path):
+def imported(capsys, tiny, tmp_path, source):
   """A workdir, and the tensors that it was imported from."""
-  source = exporting.random_model(
-    tmp_path / "source",
-    tiny / "teacher",
-    num_layers=2,
-    hidden_size=16,
-    intermediate_size=32,
-  )
   command(capsys, "import", source, f"--workdir={tmp_path / 'run'}")
   return tmp_path / "run", exporting.tensors(source)
 
@@ -139,11 +132,11 @@ def imported(capsys, tiny, tmp_path):
 def killed(monkeypatch, *argv):
   """A run that ends before its first checkpoint."""
 
-  def loop(*arguments):
+  def train(*arguments, **more):
     raise _KilledError
 
   with monkeypatch.context() as patch:
-    patch.setattr(run_loop._Run, "loop", loop)
+    patch.setattr(loop, "train", train)
     with pytest.raises(_KilledError):
       exporting.quietly(*argv)
 
@@ -211,10 +204,10 @@ def test_the_tokenizer_of_another_teacher_does_not_stay(
 def test_all_processes_begin_with_the_same_weights(golden, monkeypatch):
   path = "time_jax.parallel.host_collectives.all_gather"
   monkeypatch.setattr(path, lambda text: [text, text])
-  initial._check_alike(golden / "bert", False)
+  first_weights._check_same_files(golden / "bert", False)
   monkeypatch.setattr(path, lambda text: [text, "b", text])
   with pytest.raises(UserError, match=r"processes \[1\] than for process 0"):
-    initial._check_alike(golden / "bert", False)
+    first_weights._check_same_files(golden / "bert", False)
 
 
 @pytest.mark.parametrize(
@@ -246,15 +239,10 @@ def test_what_does_not_fit(capsys, tiny, tmp_path, flags, words):
 
 
 @pytest.mark.parametrize("how", ["import", "init_from"])
-def test_weights_that_are_not_finite_are_refused(capsys, tiny, tmp_path, how):
+def test_weights_that_are_not_finite_are_refused(
+  capsys, tiny, tmp_path, how, source
+):
   """Even where the loss never reaches them."""
-  source = exporting.random_model(
-    tmp_path / "source",
-    tiny / "teacher",
-    num_layers=2,
-    hidden_size=16,
-    intermediate_size=32,
-  )
   path = source / "model.safetensors"
   tensors = safetensors.numpy.load_file(path)
   (name,) = [n for n in tensors if n.endswith("pooler.dense.bias")]
@@ -271,15 +259,8 @@ def test_weights_that_are_not_finite_are_refused(capsys, tiny, tmp_path, how):
   )
 
 
-def test_another_vocabulary_is_refused(capsys, tiny, tmp_path):
+def test_another_vocabulary_is_refused(capsys, tiny, tmp_path, source):
   """Of the same size, so that no shape tells."""
-  source = exporting.random_model(
-    tmp_path / "source",
-    tiny / "teacher",
-    num_layers=2,
-    hidden_size=16,
-    intermediate_size=32,
-  )
   swap_words(source)
   flag = f"--config.student.init_from={source}"
   output = command(capsys, *distil(tiny, tmp_path / "run", flag), code=2)
@@ -289,16 +270,9 @@ def test_another_vocabulary_is_refused(capsys, tiny, tmp_path):
 
 @pytest.mark.parametrize("way", ["init_from", "import"])
 def test_without_a_tokenizer_the_record_says_which_words(
-  capsys, tiny, tmp_path, way
+  capsys, tiny, tmp_path, way, source
 ):
   """An export whose tokenizer is gone still says what it was trained with."""
-  source = exporting.random_model(
-    tmp_path / "source",
-    tiny / "teacher",
-    num_layers=2,
-    hidden_size=16,
-    intermediate_size=32,
-  )
   own = tokenizer.words_sha256(source, 153)
   for path in source.glob("tokenizer*"):
     path.unlink()
@@ -325,7 +299,9 @@ def test_words_that_nobody_knows_are_told(capsys, golden, tmp_path, tiny):
   run = tmp_path / "run"
   shown = command(capsys, "import", golden / "bert", f"--workdir={run}")
   assert "has no tokenizer and says of no vocabulary" in shown
-  initial._check_words(run / "tokenizer", "", str(tiny / "teacher"), 153)
+  config = default_config()
+  config.teacher.path = str(tiny / "teacher")
+  first_weights._check_vocabulary(run / "tokenizer", "", config, 153)
   assert "it cannot be told whether" in capsys.readouterr().err
 
 
@@ -348,11 +324,9 @@ def test_folders_of_ours_that_are_no_models(capsys, tiny, tmp_path, name):
 
 
 @pytest.mark.parametrize("eps", [1e-5, 9.999999960041972e-13])
-def test_epsilon_is_that_of_the_source(capsys, tiny, tmp_path, eps):
+def test_epsilon_is_that_of_the_source(capsys, tiny, tmp_path, source, eps):
   """As XLM-R has it; and 1e-12 as it is read from float32."""
-  source, run = tmp_path / "source", tmp_path / "run"
-  sizes = dict(num_layers=2, hidden_size=16, intermediate_size=32)
-  exporting.random_model(source, tiny / "teacher", **sizes)
+  run = tmp_path / "run"
   path = source / "config.json"
   content = json.loads(path.read_text()) | {"layer_norm_eps": eps}
   path.write_text(json.dumps(content))
@@ -388,12 +362,14 @@ def test_an_imported_epsilon_is_taken(capsys, tiny, tmp_path):
 
 def test_a_random_teacher_has_no_layers_to_begin_with():
   with pytest.raises(UserError, match="needs a teacher in files"):
-    initial.source_name("teacher:1", "random")
+    config = default_config()
+    config.student.init_from, config.teacher.path = "teacher:1", "random"
+    first_weights.source_name(config)
 
 
 @pytest.mark.parametrize("highest", range(1, 25))
 def test_layers_are_different_ones_up_to_the_last(highest):
   for wanted in range(1, highest + 1):
-    chosen = initial._teacher_layers("teacher", wanted, highest)
+    chosen = first_weights._teacher_layers("teacher", wanted, highest)
     assert len({*chosen}) == wanted and chosen[-1] == highest
     assert min(chosen) >= 1 and chosen == sorted(chosen)

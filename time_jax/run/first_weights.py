@@ -1,0 +1,362 @@
+"""First weights of a student that come from a model, not from random numbers.
+
+The model is another student, or the teacher, of which some layers are taken.
+What it does not have (a second token type, a pooler) stays random.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from time_jax.checkpoint import layout
+from time_jax.checkpoint.reader import CheckpointReader
+from time_jax.core.errors import UserError
+from time_jax.core.notes import note
+from time_jax.core.storage.paths import Path
+from time_jax.hf import files, load, model_hash, tokenizer
+from time_jax.models.bert import BertConfig, Encoder
+from time_jax.models.family import Params, abstract_params
+from time_jax.parallel import host_collectives, sharding
+from time_jax.run import assembly, imported_model
+
+FLOAT32 = jnp.dtype("float32")
+TEACHER = "teacher"
+_EXPORT_RECORD = "time_jax.json"
+
+
+def from_another_model(student: Mapping[str, Any]) -> bool:
+  """Returns whether a run started from a model that is not its teacher.
+
+  Args:
+    student: part "student" of the run's record.
+  """
+  source = student.get("init_from") or ""
+  return bool(source) and not _is_teacher(source)
+
+
+def _is_teacher(init_from: str) -> bool:
+  return init_from.partition(":")[0] == TEACHER
+
+
+def source_name(config: ConfigDict) -> str:
+  """Returns the model that first weights are read from; empty: random ones.
+
+  Args:
+    config: config of the run.
+
+  Raises:
+    UserError: they are to come from a teacher that is not in files.
+  """
+  init_from, teacher = config.student.init_from, config.teacher.path
+  if not _is_teacher(init_from):
+    return init_from
+  if teacher == assembly.RANDOM:
+    raise UserError(
+      f"student.init_from={init_from!r} needs a teacher in files, not "
+      f"teacher.path={teacher}, whose weights are drawn for each run."
+    )
+  return teacher
+
+
+def same_epsilon(a: float, b: float) -> bool:
+  """Returns whether two epsilons are equal in float32, as they are used."""
+  return bool(np.float32(a) == np.float32(b))
+
+
+def check_source(config: ConfigDict, workdir: Path, vocab_size: int) -> None:
+  """Checks what a run is to start from, before anything large is read.
+
+  Args:
+    config: config of the run.
+    workdir: folder of the run. If it holds checkpoints, the source is not
+      looked at: it may be gone.
+    vocab_size: rows of the teacher's token table.
+
+  Raises:
+    UserError: there is no such model, or it does not fit the student.
+  """
+  shape = assembly.student_config(config, vocab_size)
+  steps = [int(folder.name) for folder in layout.step_folders(workdir)]
+  if steps == [0]:
+    imported = assembly.read_shape(workdir, assembly.read_run(workdir))
+    # How many positions the checkpoint has, only it can tell.
+    imported = dataclasses.replace(imported, max_positions=shape.max_positions)
+    _check_imported(config, workdir, imported, shape)
+  elif config.student.init_from and not steps:
+    folder, _, _ = _find_source(config, shape)
+    files.weight_files(folder, config.teacher.allow_pickle)
+
+
+def first_params(
+  fresh: Params,
+  config: ConfigDict,
+  workdir: Path,
+  checkpoints: CheckpointReader,
+  mesh: Mesh,
+) -> Params:
+  """Returns the parameters that a student starts from.
+
+  Args:
+    fresh: random parameters, laid out on the mesh.
+    config: config of the run.
+    workdir: folder of the run.
+    checkpoints: its checkpoints: none, or what `import` put there.
+    mesh: devices of the run.
+
+  Raises:
+    UserError: the weights do not fit the student.
+  """
+  vocab_size = fresh["embeddings"]["word"]["embedding"].shape[0]
+  shape = assembly.student_config(config, vocab_size)
+  if imported_model.is_imported(checkpoints):
+    source = assembly.read_shape(workdir, assembly.read_run(workdir))
+    source = imported_model.shape_of(source, checkpoints, 0)
+    boxed = abstract_params(Encoder(source, source.num_layers))
+    abstract = {"params": sharding.abstract(boxed, mesh)}
+    params = checkpoints.restore(0, abstract)["params"]
+    layers = _check_imported(config, workdir, source, shape)
+  elif init_from := config.student.init_from:
+    folder, source, layers = _find_source(config, shape)
+    allow_pickle = config.teacher.allow_pickle
+    if not _is_teacher(init_from):  # The teacher's were compared before.
+      _check_same_files(folder, allow_pickle)
+    _, params = load.load_encoder(
+      folder, dtype=FLOAT32, mesh=mesh, allow_pickle=allow_pickle
+    )
+  else:
+    return fresh
+  return take_layers(params, source, layers, fresh, shape)
+
+
+def _check_imported(
+  config: ConfigDict,
+  workdir: Path,
+  source: BertConfig,
+  shape: BertConfig,
+) -> Sequence[int]:
+  """Checks an imported student; returns the layers to take: all of them."""
+  if config.student.init_from:
+    raise UserError(
+      f"{workdir} holds an imported student, so student.init_from="
+      f"{config.student.init_from!r} has no place; use another --workdir, or "
+      "leave it empty."
+    )
+  layers = range(1, source.num_layers + 1)
+  _check_sizes(source, layers, shape)
+  recorded = imported_model.vocabulary_sha256(workdir)
+  _check_vocabulary(workdir / "tokenizer", recorded, config, shape.vocab_size)
+  return layers
+
+
+def _find_source(
+  config: ConfigDict, shape: BertConfig
+) -> tuple[Path, BertConfig, Sequence[int]]:
+  """Finds and checks the model that `student.init_from` names.
+
+  Args:
+    config: config of the run.
+    shape: sizes of the student.
+
+  Returns:
+    Its folder, its sizes, and its layer for each one of the student.
+  """
+  init_from, teacher = config.student.init_from, config.teacher
+  folder = files.resolve(source_name(config), teacher.allow_pickle)
+  source = load.read_config(folder)[1]
+  check_architecture(source, init_from)
+  layers: Sequence[int] = range(1, source.num_layers + 1)
+  if _is_teacher(init_from):
+    layers = _teacher_layers(init_from, shape.num_layers, teacher.layer)
+  for layer in layers:
+    load.check_layer(layer, source.num_layers)
+  _check_sizes(source, layers, shape)
+  recorded = recorded_vocabulary_sha256(folder)
+  _check_vocabulary(folder, recorded, config, shape.vocab_size)
+  return folder, source, layers
+
+
+def _check_same_files(folder: Path, allow_pickle: bool) -> None:
+  """Raises UserError where processes would start from different weights."""
+  hashes = host_collectives.all_gather(files.fingerprint(folder, allow_pickle))
+  if other := [i for i, value in enumerate(hashes) if value != hashes[0]]:
+    raise UserError(
+      f"student.init_from: {folder} holds other weights for processes {other} "
+      "than for process 0; expected the same files on all hosts."
+    )
+
+
+def recorded_vocabulary_sha256(folder: Path) -> str:
+  """Returns the hash of the vocabulary that a model was trained with.
+
+  Args:
+    folder: folder of any model.
+
+  Returns:
+    What one of our exports says in its record; else an empty string.
+  """
+  if not (folder / _EXPORT_RECORD).exists():
+    return ""
+  fingerprint = files.read_json(folder / _EXPORT_RECORD).get("fingerprint")
+  value = fingerprint.get("words") if isinstance(fingerprint, dict) else None
+  return value if isinstance(value, str) else ""
+
+
+def _check_vocabulary(
+  folder: Path, recorded: str, config: ConfigDict, vocab_size: int
+) -> None:
+  """Raises UserError where a model's vocabulary is not the teacher's.
+
+  Args:
+    folder: folder of the model's tokenizer.
+    recorded: hash of its vocabulary, used if there is no tokenizer.
+    config: config of the run.
+    vocab_size: rows of the token table.
+  """
+  if config.teacher.path == assembly.RANDOM:
+    return
+  sha256 = recorded
+  if tokenizer.has_tokenizer(folder):
+    sha256 = tokenizer.words_sha256(folder, vocab_size)
+  if not sha256:
+    note(
+      f"{folder} has no tokenizer, so it cannot be told whether the student's "
+      "first weights know the teacher's words by the same ids."
+    )
+    return
+  teacher = files.resolve(config.teacher.path)
+  if sha256 != tokenizer.words_sha256(teacher, vocab_size):
+    raise UserError(
+      f"the first weights, with the words of {folder}, have another vocabulary "
+      "than the teacher; the student's words must be the teacher's."
+    )
+
+
+def check_architecture(shape: Any, name: str) -> None:
+  """Checks that a model is a network of the kind that students are.
+
+  Args:
+    shape: config of the model, of any family.
+    name: name of the model, for the message.
+
+  Raises:
+    UserError: it is another kind of network.
+  """
+  if not model_hash.is_student(shape):
+    raise UserError(
+      f"{name} is built otherwise than students are; expected a BERT, RoBERTa, "
+      "CamemBERT or XLM-R with exact GELU."
+    )
+
+
+def _teacher_layers(init_from: str, wanted: int, highest: int) -> list[int]:
+  """Returns the teacher's layer for each of the student's, from 1.
+
+  Args:
+    init_from: "teacher:1,4,9" names the layers; "teacher" takes evenly spaced
+      ones, of which the last is the distilled one.
+    wanted: number of the student's layers.
+    highest: the teacher's distilled layer.
+  """
+  chosen = init_from.partition(":")[2]
+  if not chosen and wanted > highest:
+    twice = ",".join(
+      str(-(-i * highest // wanted)) for i in range(1, wanted + 1)
+    )
+    raise UserError(
+      f"student.num_layers={wanted} is more than the {highest} layers of the "
+      f"teacher up to teacher.layer; expected at most {highest}, or a list in "
+      f"which layers come twice, such as student.init_from={TEACHER}:{twice}."
+    )
+  if not chosen:
+    return [round(i * highest / wanted) for i in range(1, wanted + 1)]
+  try:
+    return [int(number) for number in chosen.split(",")]
+  except ValueError:
+    raise UserError(
+      f"student.init_from={init_from!r}: expected layer numbers, such as "
+      f"{TEACHER}:1,4,9."
+    ) from None
+
+
+def take_layers(
+  source: Params,
+  source_shape: BertConfig,
+  layers: Sequence[int],
+  fresh: Params,
+  shape: BertConfig,
+) -> Params:
+  """Returns a student's parameters, taken from another model's.
+
+  Args:
+    source: parameters of the other model, float32.
+    source_shape: its sizes.
+    layers: its layer, from 1, for each one of the student.
+    fresh: random parameters of the student, in the layout of the result.
+    shape: sizes of the student, see `_check_sizes`.
+  """
+  start = source_shape.position_offset
+  types = min(source_shape.num_token_types, shape.num_token_types)
+
+  def build(source: Params, fresh: Params) -> Params:
+    blocks = [
+      jax.tree.map(lambda x, i=i: x[i], source["layers"])
+      for i in range(source_shape.num_layers - 1)
+    ] + [source["last"]]
+    chosen = [blocks[layer - 1] for layer in layers]
+    params = dict(fresh) | {"last": chosen[-1]}
+    if "pooler" in source:
+      params["pooler"] = source["pooler"]
+    if len(chosen) > 1:
+      params["layers"] = jax.tree.map(lambda *x: jnp.stack(x), *chosen[:-1])
+    positions = source["embeddings"]["position"]["embedding"]
+    source_types = source["embeddings"]["token_type"]["embedding"]
+    fresh_types = fresh["embeddings"]["token_type"]["embedding"]
+    params["embeddings"] = {
+      "word": source["embeddings"]["word"],
+      "norm": source["embeddings"]["norm"],
+      "position": {"embedding": positions[start : start + shape.max_positions]},
+      "token_type": {
+        "embedding": fresh_types.at[:types].set(source_types[:types])
+      },
+    }
+    return params
+
+  layout = jax.tree.map(lambda leaf: leaf.sharding, fresh)
+  return jax.jit(build, out_shardings=layout)(source, fresh)
+
+
+def _check_sizes(
+  source: BertConfig, layers: Sequence[int], shape: BertConfig
+) -> None:
+  """Raises UserError with all sizes in which a model does not fit a student."""
+  problems = []
+  if len(layers) != shape.num_layers:
+    problems.append(
+      f"student.num_layers={shape.num_layers}, there are {len(layers)}"
+    )
+  for name in ("hidden_size", "num_heads", "intermediate_size"):
+    theirs, ours = getattr(source, name), getattr(shape, name)
+    if theirs != ours:
+      problems.append(f"student.{name}={ours}, there it is {theirs}")
+  theirs, ours = source.layer_norm_eps, shape.layer_norm_eps
+  if not same_epsilon(theirs, ours):
+    problems.append(f"student.layer_norm_eps={ours}, there it is {theirs}")
+  if source.vocab_size != shape.vocab_size:
+    problems.append(
+      f"the teacher has {shape.vocab_size} words, there are {source.vocab_size}"
+    )
+  if source.max_positions < shape.max_positions:
+    problems.append(
+      f"student.max_positions={shape.max_positions}, there are "
+      f"{source.max_positions}"
+    )
+  if problems:
+    raise UserError(
+      "the student's first weights do not fit it: " + "; ".join(problems) + "."
+    )
