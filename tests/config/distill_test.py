@@ -23,7 +23,7 @@ from time_jax.config.distill import (
   missing_fields,
 )
 from time_jax.core.errors import UserError
-from time_jax.run import assembly
+from time_jax.run import assembly, run_files
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -332,7 +332,7 @@ def test_an_older_config_has_the_fields_that_came_later():
 def test_a_config_survives_its_file(tmp_path):
   config = changed(data__train=("a.txt", "b.txt"), train__eps=1e-7)
   (tmp_path / "config.json").write_text(config.to_json())
-  again = assembly.read_run(tmp_path)
+  again = run_files.read_config(tmp_path)
   assert differences(config.to_dict(), again.to_dict()) == []
   assert list(again.data.train) == ["a.txt", "b.txt"]
   check_config(again)
@@ -345,7 +345,7 @@ def test_a_config_of_another_program_is_refused(tmp_path):
   ):
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=words):
-      assembly.read_run(tmp_path)
+      run_files.read_config(tmp_path)
   without = default_config().to_dict()
   del without["train"]["b1"]
   assert missing_fields(without) == ["train.b1"]

@@ -37,7 +37,7 @@ from time_jax.evals.qa import squad
 from time_jax.evals.ud import conllu
 from time_jax.hf import files, load, tokenizer, weights
 from time_jax.models.bert import BertConfig
-from time_jax.run import assembly, choose, status
+from time_jax.run import choose, run_files, status
 from time_jax.trim.sentencepiece_file import SentencePieceFile
 
 FILES = int(os.environ.get("FUZZ", "25"))  # for each reader
@@ -225,9 +225,9 @@ VALUES = [
   (unfinished, "unfinished/train-00000.json", go_on),
   (rows, f"{ROWS}/dataset_info.json", read_rows),
   (rows, f"{ROWS}/features.json", read_rows),
-  (run, "config.json", lambda path: assembly.read_run(path.parent)),
+  (run, "config.json", lambda path: run_files.read_config(path.parent)),
   (run, "config.json", show),
-  (run, "student.json", lambda path: assembly.read_shape(path.parent, None)),
+  (run, "student.json", lambda path: run_files.read_shape(path.parent, None)),
   (run, "choice.json", lambda path: choose.read_choice(path.parent)),
   (run, checksums.FILE, lambda path: checksums.find_damage(path.parent)),
   (run, saved.RECORD, lambda path: saved.read_record(path.parent)),

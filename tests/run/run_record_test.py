@@ -14,7 +14,7 @@ from time_jax.config.distill import default_config
 from time_jax.core.errors import UserError
 from time_jax.data import manifest
 from time_jax.parallel import host_collectives
-from time_jax.run import assembly, run_record, saved_student
+from time_jax.run import assembly, run_files, run_record, saved_student
 
 # One program for all runs, compiled once.
 FLAGS = (
@@ -222,11 +222,11 @@ def test_a_tokenizer_goes_only_when_its_successor_is_there(
   (source / "tokenizer.json").write_text(
     json.dumps(content | {"pre_tokenizer": {"type": "WhitespaceSplit"}})
   )
-  config = assembly.read_run(run)
+  config = run_files.read_config(run)
   config.teacher.path = str(source)
   size = assembly.teacher_config(config).vocab_size
   before = place.read_text()
-  run_record.write_files(config, run, size)
+  run_files.write_files(config, run, size)
   assert place.read_text() == before  # The checkpoints were made with it.
   shutil.rmtree(run / "checkpoints")
   (run / "checkpoints" / "0").mkdir(parents=True)  # As `import` leaves it.
@@ -235,10 +235,10 @@ def test_a_tokenizer_goes_only_when_its_successor_is_there(
     raise OSError("no space left")
 
   with monkeypatch.context() as patch:
-    patch.setattr(run_record.tokenizer, "save_tokenizer", full)
+    patch.setattr(run_files.tokenizer, "save_tokenizer", full)
     with pytest.raises(UserError, match="cannot write to .*tokenizer"):
-      run_record.write_files(config, run, size)
+      run_files.write_files(config, run, size)
   assert place.read_text() == before
-  run_record.write_files(config, run, size)
+  run_files.write_files(config, run, size)
   assert "WhitespaceSplit" in place.read_text()
   assert not [*run.glob(".tokenizer*")]

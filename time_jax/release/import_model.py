@@ -20,7 +20,7 @@ from time_jax.models.bert import BertConfig
 from time_jax.models.family import Params
 from time_jax.parallel import sharding
 from time_jax.release import checks
-from time_jax.run import assembly, first_weights, imported_model
+from time_jax.run import first_weights, imported_model, run_files
 
 
 def import_command(
@@ -128,7 +128,7 @@ def _write(
     )
   config = _config(record.get("run") or {}, shape)
   atomic_file.write_json(workdir / "config.json", config)
-  assembly.write_shape(workdir, shape)
+  run_files.write_shape(workdir, shape)
   with Weights(folder, allow_pickle) as weights:
     dtype = weights.info(next(iter(weights))).dtype
   hf_config = files.model_config(folder)

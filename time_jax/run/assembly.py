@@ -3,7 +3,6 @@
 Below `run` no function takes a ConfigDict.
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from time_jax.config.distill import completed, lacking
 from time_jax.core.errors import UserError
-from time_jax.core.storage import atomic_file
-from time_jax.core.storage.atomic_folder import explain_missing
-from time_jax.core.storage.paths import Path
 from time_jax.hf import files, flax_teacher, lineage, load
 from time_jax.models import bert
 from time_jax.models.family import Family, Teacher
@@ -28,7 +23,6 @@ from time_jax.step.objective import Objective
 from time_jax.step.state import StepSettings, abstract_state
 
 RANDOM = "random"
-SHAPE = "student.json"
 
 
 def teacher_config(config: ConfigDict) -> Any:
@@ -164,29 +158,6 @@ def student_config(config: ConfigDict, vocab_size: int) -> bert.BertConfig:
   return bert.BertConfig(vocab_size=vocab_size, **sizes)
 
 
-def write_shape(workdir: Path, shape: bert.BertConfig) -> None:
-  """Writes a student's sizes, so that later nobody must ask the teacher."""
-  atomic_file.write_json(workdir / SHAPE, dataclasses.asdict(shape))
-
-
-def read_shape(workdir: Path, config: ConfigDict) -> bert.BertConfig:
-  """Returns the sizes of a run's student.
-
-  Args:
-    workdir: folder of the run.
-    config: config of the run, whose teacher is asked where no file says it.
-  """
-  path = workdir / SHAPE
-  if not path.exists():
-    return student_config(config, teacher_config(config).vocab_size)
-  try:
-    return bert.BertConfig(**files.read_json(path))
-  except (ArithmeticError, TypeError) as error:
-    raise UserError(
-      f"{path} is damaged: {error}; delete it: the teacher says it as well."
-    ) from error
-
-
 def make_student(config: ConfigDict, vocab_size: int) -> bert.Encoder:
   """Returns the student's encoder, whose last block is the distilled one."""
   shape = student_config(config, vocab_size)
@@ -236,24 +207,6 @@ def make_mesh(
   if config.train.parallel == "pmap":
     partitioning.check_pmap(mesh)
   return mesh
-
-
-def read_run(workdir: Path) -> ConfigDict:
-  """Returns the config that the run in `workdir` was started with."""
-  path = workdir / "config.json"
-  if not path.exists():
-    raise UserError(
-      explain_missing(workdir)
-      or f"{path} is missing; expected the --workdir of a run of "
-      "`time_jax distill`."
-    )
-  content = files.read_json(path)
-  if missing := lacking(content):
-    raise UserError(
-      f"{path} is not of a run of `time_jax distill`: it lacks fields such as "
-      f"{', '.join(missing[:3])}."
-    )
-  return ConfigDict(completed(content))
 
 
 def step_settings(config: ConfigDict) -> StepSettings:

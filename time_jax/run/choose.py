@@ -16,7 +16,7 @@ from time_jax.core.storage import atomic_file, lease
 from time_jax.core.storage.paths import Path
 from time_jax.models.family import abstract_params
 from time_jax.parallel import sharding
-from time_jax.run import assembly, corpus
+from time_jax.run import assembly, corpus, run_files
 from time_jax.step import evaluate, machine
 
 Scores = dict[int, dict[str, float]]
@@ -38,7 +38,7 @@ def choose(workdir: Path) -> int:
   Raises:
     UserError: no checkpoint, or no held-out text.
   """
-  config = assembly.read_run(workdir)
+  config = run_files.read_config(workdir)
   with lease.hold(workdir / _LEASE, str(workdir / FILE)):
     return _choose(config, workdir)
 

@@ -26,6 +26,7 @@ from time_jax.run import (
   first_weights,
   imported_model,
   loop,
+  run_files,
   run_record,
   status,
   students,
@@ -118,7 +119,7 @@ def _train(job: "Distillation", window: range, watchdog: Watchdog) -> bool:
     if jax.process_index() == 0:
       imported_model.mark_imported(workdir, job.record.get("imported", {}))
       vocab_size = job.objective.teacher.vocab_size
-      run_record.write_files(config, workdir, vocab_size)
+      run_files.write_files(config, workdir, vocab_size)
       if project := config.log.wandb:
         tracker = tracking.Tracker(project, workdir, config.to_dict())
     return loop.train(

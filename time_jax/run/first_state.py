@@ -18,6 +18,7 @@ from time_jax.run import (
   assembly,
   first_weights,
   imported_model,
+  run_files,
   run_record,
   students,
 )
@@ -49,8 +50,8 @@ def take_epsilon(
   if EPSILON in typed or config.student.layer_norm_eps != default:
     return
   source: Any
-  if layout.step_folders(workdir) and (workdir / assembly.SHAPE).exists():
-    name, source = str(workdir), assembly.read_shape(workdir, config)
+  if layout.step_folders(workdir) and (workdir / run_files.SHAPE).exists():
+    name, source = str(workdir), run_files.read_shape(workdir, config)
   elif name := first_weights.source_name(config):
     folder = files.resolve(name, config.teacher.allow_pickle)
     source = load.read_config(folder)[1]

@@ -23,7 +23,7 @@ from time_jax.hf import files, load, model_hash, tokenizer
 from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import Params, abstract_params
 from time_jax.parallel import host_collectives, sharding
-from time_jax.run import assembly, imported_model
+from time_jax.run import assembly, imported_model, run_files
 
 FLOAT32 = jnp.dtype("float32")
 TEACHER = "teacher"
@@ -84,7 +84,7 @@ def check_source(config: ConfigDict, workdir: Path, vocab_size: int) -> None:
   shape = assembly.student_config(config, vocab_size)
   steps = [int(folder.name) for folder in layout.step_folders(workdir)]
   if steps == [0]:
-    imported = assembly.read_shape(workdir, assembly.read_run(workdir))
+    imported = run_files.read_shape(workdir, run_files.read_config(workdir))
     # How many positions the checkpoint has, only it can tell.
     imported = dataclasses.replace(imported, max_positions=shape.max_positions)
     _check_imported(config, workdir, imported, shape)
@@ -115,7 +115,7 @@ def first_params(
   vocab_size = fresh["embeddings"]["word"]["embedding"].shape[0]
   shape = assembly.student_config(config, vocab_size)
   if imported_model.is_imported(checkpoints):
-    source = assembly.read_shape(workdir, assembly.read_run(workdir))
+    source = run_files.read_shape(workdir, run_files.read_config(workdir))
     source = imported_model.shape_of(source, checkpoints, 0)
     boxed = abstract_params(Encoder(source, source.num_layers))
     abstract = {"params": sharding.abstract(boxed, mesh)}

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from time_jax.checkpoint import layout
 from time_jax.config import changes
 from time_jax.config.distill import (
   completed,
@@ -17,10 +16,7 @@ from time_jax.config.distill import (
   harmless_differences,
 )
 from time_jax.core.errors import UserError
-from time_jax.core.storage import atomic_file
-from time_jax.core.storage.atomic_folder import atomic_folder
-from time_jax.core.storage.paths import Path
-from time_jax.hf import files, model_hash, tokenizer
+from time_jax.hf import files
 from time_jax.parallel import host_collectives
 from time_jax.run import assembly, corpus
 
@@ -157,31 +153,3 @@ def _as_change(before: dict[str, Any], now: dict[str, Any], step: int) -> str:
   if differences(before | {"train": train | later}, now):
     return ""
   return changes.instead(train, train_now, step)
-
-
-def write_files(config: ConfigDict, workdir: Path, vocab_size: int) -> None:
-  """Writes what later commands need: config, shape of the student, tokenizer.
-
-  Args:
-    config: config of the run.
-    workdir: folder of the run.
-    vocab_size: rows of the teacher's token table.
-  """
-  atomic_file.write_json(workdir / "config.json", json.loads(config.to_json()))
-  assembly.write_shape(workdir, assembly.student_config(config, vocab_size))
-  if config.teacher.path == assembly.RANDOM:
-    return
-  source, target = files.resolve(config.teacher.path), workdir / "tokenizer"
-  if tokenizer.has_tokenizer(target):
-    # CheckpointReader were trained with it; that of step 0 was imported.
-    if any(int(p.name) for p in layout.step_folders(workdir)):
-      return
-    # A run that ended before its first checkpoint may have had another teacher.
-    source_hash, target_hash = (
-      model_hash.tokenizer_sha256(f, vocab_size) for f in (source, target)
-    )
-    if source_hash == target_hash:
-      return
-  max_length = config.student.max_positions
-  with atomic_folder(target, "--workdir") as fresh:
-    tokenizer.save_tokenizer(source, fresh, max_length, vocab_size)

@@ -17,7 +17,12 @@ from time_jax.hf.model_hash import Identity
 from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import Params, abstract_params
 from time_jax.parallel import sharding
-from time_jax.run import assembly, choose, first_weights, imported_model
+from time_jax.run import (
+  choose,
+  first_weights,
+  imported_model,
+  run_files,
+)
 
 _TRIES = 3
 
@@ -82,8 +87,8 @@ def read_student(workdir: Path, step: int | None = None) -> Student:
 
 
 def _read_student(workdir: Path, step: int | None) -> Student:
-  config = assembly.read_run(workdir)
-  shape = assembly.read_shape(workdir, config)
+  config = run_files.read_config(workdir)
+  shape = run_files.read_shape(workdir, config)
   with CheckpointReader(workdir) as checkpoints:
     steps = checkpoints.steps()
     chosen = step if step is not None else choose.read_choice(workdir)
