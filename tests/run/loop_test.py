@@ -118,7 +118,7 @@ class Counting(loop.Job):
     watch()
     return {history.METRIC: float(states["a"].params)}
 
-  def verdict(self, step, scores):
+  def describe_scores(self, step, scores):
     return ""
 
   def trees(self, states):

@@ -282,7 +282,7 @@ class Distillation(loop.Job):
     joined = students.join(scores)
     return {f"eval/{name}": value for name, value in joined.items()}
 
-  def verdict(self, step: int, scores: Mapping[str, float]) -> str:
+  def describe_scores(self, step: int, scores: Mapping[str, float]) -> str:
     """See `loop.Job`."""
     return f"step {step}: relation loss on held-out text {scores[METRIC]:.4f}"
 

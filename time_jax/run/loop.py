@@ -126,7 +126,7 @@ class Job(abc.ABC):
     """Returns the scores of the states; calls `watch` after every batch."""
 
   @abc.abstractmethod
-  def verdict(self, step: int, scores: Mapping[str, float]) -> str:
+  def describe_scores(self, step: int, scores: Mapping[str, float]) -> str:
     """Returns the scores in a line for people."""
 
   @abc.abstractmethod
@@ -296,7 +296,7 @@ class _Loop:
     # A state that is saved already, before the row that says it was scored.
     self.checkpoints.add_scores(step, scores)
     self.recorder.write(step, scores)
-    self.recorder.say(self.job.verdict(step, scores))
+    self.recorder.say(self.job.describe_scores(step, scores))
     return scores
 
   def _save(self, step: int, states: States, stop: bool) -> bool:

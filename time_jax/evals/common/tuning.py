@@ -263,7 +263,7 @@ class Tuning(loop.Job):
     self.seconds = time.monotonic() - self._started
     return scores
 
-  def verdict(self, step: int, scores: Mapping[str, float]) -> str:
+  def describe_scores(self, step: int, scores: Mapping[str, float]) -> str:
     """See `loop.Job`."""
     shown = " ".join(
       f"{name.removeprefix('dev/')} {value:.2f}"
