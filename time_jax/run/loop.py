@@ -206,7 +206,7 @@ class _Loop:
   tracer: profiling.Tracer
   profile: range
   beat: Callable[[], None]
-  meter: metrics.Throughput = dataclasses.field(
+  throughput: metrics.Throughput = dataclasses.field(
     default_factory=metrics.Throughput
   )
 
@@ -219,8 +219,8 @@ class _Loop:
     pending: collections.deque[tuple[int, StepMetrics]] = collections.deque()
     self.tracer.turn(done + 1)
     with job.ledger.doing("steps"):
-      self.meter.restart()
-      timed = self.meter.timed(job.ledger.timed(batches))
+      self.throughput.restart()
+      timed = self.throughput.timed(job.ledger.timed(batches))
       for step, batch in enumerate(timed, done + 1):
         if notice := job.notice(step - 1):
           self.recorder.say(notice)
@@ -241,7 +241,7 @@ class _Loop:
           self.tracer.turn(step + 1)
           if halt:
             stop = self._save(step, states, stop)
-          self.meter.restart()
+          self.throughput.restart()
         if stop and (step < schedule.num_steps or schedule.evaluates(step)):
           return self._stopped(step)
         if job.is_over():
@@ -257,7 +257,7 @@ class _Loop:
     """
     for _, scalars in results:
       tokens = next(iter(scalars.values())).get("data/tokens", 0)
-      self.meter.count(int(tokens))
+      self.throughput.count(int(tokens))
     for step, scalars in results:
       for own in scalars.values():
         self._check(step, int(own["train/skipped_in_a_row"]))
@@ -268,10 +268,10 @@ class _Loop:
         }
         if self.job.tells_speed:
           if step not in self.profile:  # Tracing takes time of its own.
-            values |= self.meter.read(jax.device_count())
+            values |= self.throughput.read(jax.device_count())
           values |= self._spent()
         self.recorder.write(step, values)
-        self.meter.restart()
+        self.throughput.restart()
 
   def _check(self, step: int, skipped_in_a_row: int) -> None:
     """Raises RunError where the run has skipped too many steps."""
