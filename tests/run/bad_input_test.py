@@ -291,7 +291,7 @@ def test_a_folder_that_is_no_run(capsys, tiny, tmp_path, command):
 
 def test_choose_without_held_out_text(capsys, tiny, tmp_path):
   _, *flags = running.command(tiny, tmp_path, "--config.data.validation=()")
-  values = command_line.parse("prepare", main.COMMANDS["prepare"], flags)
+  values = command_line.parse(main.COMMANDS["prepare"], flags)
   (tmp_path / "config.json").write_text(values.config.to_json())
   line = error_of(capsys, "choose", f"--workdir={tmp_path}")
   assert "has no held-out text to choose by; expected data.validation" in line

@@ -8,6 +8,7 @@ import shlex
 import yaml
 
 from time_jax.cli.commands import COMMANDS
+from time_jax.config.command import flags_of
 
 ROOT = pathlib.Path(__file__).parents[2]
 MARKDOWN = (
@@ -138,13 +139,19 @@ def ready(words, complete=True):
   done = [_filled(word, name) for word in words if word != "..."]
   if complete:
     return done
-  for flag in command.required:
+  for flag in flags_of(command):
+    if not flags_of(command)[flag].required:
+      continue
     given = any(word.startswith(f"--{flag}=") for word in done)
     if flag != command.argument and not given:
       shown = shlex.split(command.example)
       done += [word for word in shown if word.startswith(f"--{flag}=")]
   bare = [w for w in done[len(name.split()) :] if not w.startswith("--")]
-  if command.argument in command.required and not bare:
+  if (
+    command.argument
+    and flags_of(command)[command.argument].required
+    and not bare
+  ):
     done.append("SOMETHING")
   return done
 

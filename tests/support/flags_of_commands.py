@@ -1,100 +1,37 @@
 """Command -> its flags, in the order that help shows."""
 
+_FLAGS = """
+prepare: config workdir verify
+distill: config workdir profile
+status: workdir plot
+choose: workdir
+export: workdir step out class dtype license push revision private dry_run onnx
+verify: folder against allow_pickle
+import: model workdir allow_pickle
+finetune ud: config workdir
+finetune ner: config workdir
+finetune qa: config workdir
+predict: folder
+report: workdirs teacher out by
+sweep: file workdir
+recipes:
+recipe: name
+languages: code
+teachers:
+inspect: model layer size allow_pickle
+trim: teacher text out keep min_count coverage max_documents allow_pickle
+doctor: workdir
+bench data: config megabytes repeats json
+bench relations: batch_size teacher_width student_width repeats seq_lens \
+num_heads dtype torch json
+bench step: config workdir steps warmup real_rows peak_tflops json
+bench compare: size batch_size seq_len repeats steps compile cut dtype json
+bench aot: config topology sweep batches meshes json
+bench scaling: config devices mode processes steps repeats markdown plot json
+bench inference: models text tokenizer engines batch_sizes scores spacy \
+batches repeats out json
+"""
 FLAGS = {
-  "prepare": ("config", "workdir", "verify"),
-  "distill": ("config", "workdir", "profile"),
-  "status": ("workdir", "plot"),
-  "choose": ("workdir",),
-  "export": (
-    "workdir",
-    "step",
-    "out",
-    "class",
-    "dtype",
-    "license",
-    "push",
-    "revision",
-    "private",
-    "dry_run",
-    "onnx",
-  ),
-  "verify": ("folder", "against", "allow_pickle"),
-  "import": ("model", "workdir", "allow_pickle"),
-  "finetune ud": ("config", "workdir"),
-  "finetune ner": ("config", "workdir"),
-  "finetune qa": ("config", "workdir"),
-  "predict": ("folder",),
-  "report": ("teacher", "out", "by", "workdirs"),
-  "sweep": ("file", "workdir"),
-  "languages": ("code",),
-  "teachers": (),
-  "inspect": ("model", "layer", "size", "allow_pickle"),
-  "trim": (
-    "teacher",
-    "text",
-    "out",
-    "keep",
-    "min_count",
-    "coverage",
-    "max_documents",
-    "allow_pickle",
-  ),
-  "doctor": ("workdir",),
-  "bench data": ("config", "megabytes", "repeats", "json"),
-  "bench relations": (
-    "batch_size",
-    "teacher_width",
-    "student_width",
-    "repeats",
-    "seq_lens",
-    "num_heads",
-    "dtype",
-    "torch",
-    "json",
-  ),
-  "bench step": (
-    "config",
-    "workdir",
-    "steps",
-    "warmup",
-    "real_rows",
-    "peak_tflops",
-    "json",
-  ),
-  "bench compare": (
-    "size",
-    "batch_size",
-    "seq_len",
-    "repeats",
-    "steps",
-    "compile",
-    "cut",
-    "dtype",
-    "json",
-  ),
-  "bench aot": ("config", "topology", "sweep", "batches", "meshes", "json"),
-  "bench scaling": (
-    "config",
-    "devices",
-    "mode",
-    "processes",
-    "steps",
-    "repeats",
-    "markdown",
-    "plot",
-    "json",
-  ),
-  "bench inference": (
-    "models",
-    "engines",
-    "batch_sizes",
-    "scores",
-    "text",
-    "tokenizer",
-    "spacy",
-    "out",
-    "batches",
-    "repeats",
-    "json",
-  ),
+  line.partition(":")[0]: line.partition(":")[2].split()
+  for line in _FLAGS.strip().splitlines()
 }

@@ -1,4 +1,4 @@
-"""What this machine offers a run, what is wrong with it, and what to do."""
+"""`doctor`: what this machine offers a run, what is wrong, and what to do."""
 
 import importlib.metadata
 import os
@@ -8,22 +8,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 
 import jax
+from packaging.requirements import Requirement
 
 from time_jax.core.errors import EXIT_BAD_INPUT, UserError
 from time_jax.core.storage.paths import prepare_workdir
 from time_jax.parallel import processes
 
-_PACKAGES = {
-  "jax": (0, 10, 2),
-  "flax": (0, 12),
-  "optax": (0, 2, 5),
-  "orbax-checkpoint": (0, 12),
-  "grain": (0, 2, 16),
-  "tensorflow-datasets": (4, 9, 9),
-  "transformers": (4, 57),
-}
 _OPTIONAL = (
   "torch",
   "datasets",
@@ -31,8 +24,9 @@ _OPTIONAL = (
   "jax-cuda12-plugin",
   "jax-cuda13-plugin",
 )
-_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+_XLA_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 _SETTINGS = (
+  *_XLA_FLAGS,
   "JAX_PLATFORMS",
   "JAX_ENABLE_PREEMPTION_SERVICE",
   "JAX_COMPILATION_CACHE_DIR",
@@ -45,44 +39,48 @@ _SETTINGS = (
 
 
 def doctor(workdir: pathlib.Path | None) -> int:
-  """Prints the findings.
+  """Prints what a run would find here, and each problem.
 
   Args:
-    workdir: a folder that a run would write to; checked if given.
+    workdir: a folder that a run would write to, which is made and checked;
+      None: no such folder.
 
   Returns:
     0, or EXIT_BAD_INPUT if something would stop a run.
   """
-  problems: list[str] = []
   print(f"python {platform.python_version()} on {platform.platform()}")
-  _print_versions(problems)
-  _print_settings(problems)
-  if not problems:  # With a rejected flag, asking for devices would abort.
-    _print_devices(problems)
+  problems = [*_check_versions(), *_check_timeouts()]
+  if not problems:  # JAX aborts where XLA rejects a flag.
+    problems += _check_devices()
   try:
     processes.check_timeouts()
   except UserError as error:
     problems.append(str(error))
-  _print_folders(workdir, problems)
+  problems += _check_folders(workdir)
   for problem in problems:
     print(f"PROBLEM: {problem}")
-  print("Ready to run." if not problems else f"{len(problems)} problem(s).")
+  print(f"{len(problems)} problem(s)." if problems else "Ready to run.")
   return EXIT_BAD_INPUT if problems else 0
 
 
-def _print_versions(problems: list[str]) -> None:
-  if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-    problems.append(
-      f"Python {platform.python_version()}; expected 3.11, 3.12 or 3.13."
-    )
-  for name, least in _PACKAGES.items():
-    version = _version(name)
-    print(f"{name} {version or 'not installed'}")
-    wanted = ".".join(map(str, least))
-    if version is None or _numbers(version) < least:
-      problems.append(
-        f"{name} {version or 'is not installed'}; expected at least {wanted}: "
-        f"pip install '{name}>={wanted}'."
+# Each check prints what it finds, and yields what is wrong.
+
+
+def _check_versions() -> Iterator[str]:
+  try:
+    requirements = importlib.metadata.requires("time-jax") or []
+  except importlib.metadata.PackageNotFoundError:
+    requirements = []
+    print("time-jax is not installed: what it requires is not checked")
+  for needed in map(Requirement, requirements):
+    if needed.marker and not needed.marker.evaluate({"extra": ""}):
+      continue
+    version = _version(needed.name)
+    print(f"{needed.name} {version or 'not installed'}")
+    if not version or not needed.specifier.contains(version, prereleases=True):
+      yield (
+        f"{needed.name} {version or 'is not installed'}; expected "
+        f"{needed.specifier}: pip install '{needed.name}{needed.specifier}'."
       )
   for name in _OPTIONAL:
     print(f"{name} {_version(name) or 'not installed (optional)'}")
@@ -95,49 +93,42 @@ def _version(name: str) -> str | None:
     return None
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-  return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
-
-
-def _print_settings(problems: list[str]) -> None:
-  for name in (*_FLAGS, *_SETTINGS):
+def _check_timeouts() -> Iterator[str]:
+  for name in _SETTINGS:
     if name in os.environ:
       print(f"{name}={os.environ[name]}")
-  # A flag that XLA does not know aborts the process, so ask in a child.
-  if any(os.environ.get(name) for name in _FLAGS):
+  # XLA aborts the process for a flag that it does not know, so ask a child.
+  if given := [name for name in _XLA_FLAGS if os.environ.get(name)]:
     child = [sys.executable, "-c", "import jax; jax.numpy.zeros(1) + 1"]
     done = subprocess.run(child, capture_output=True, text=True, check=False)
     if done.returncode:
       lines = done.stderr.strip().splitlines() or ["no message"]
-      problems.append(
-        f"XLA rejects {' and '.join(n for n in _FLAGS if n in os.environ)}: "
-        f"{lines[-1]}. Remove the flag it names."
+      yield (
+        f"XLA rejects {' and '.join(given)}: {lines[-1]}. Remove the flag it "
+        "names."
       )
 
 
-def _print_devices(problems: list[str]) -> None:
+def _check_devices() -> Iterator[str]:
   try:
-    devices = jax.devices()
+    device, *others = jax.devices()
   except RuntimeError as error:
-    problems.append(f"JAX finds no device: {str(error).splitlines()[0]}")
+    yield f"JAX finds no device: {str(error).splitlines()[0]}"
     return
-  print(f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})")
-  stats = devices[0].memory_stats() or {}
+  print(f"{1 + len(others)} x {device.device_kind} ({device.platform})")
+  stats = device.memory_stats() or {}
   if "bytes_limit" in stats:
     print(f"memory per device: {stats['bytes_limit'] / 2**30:.1f} GiB")
-  print(f"host: {os.cpu_count()} cores, {_host_memory() / 2**30:.1f} GiB")
-  if devices[0].platform == "cpu" and shutil.which("nvidia-smi"):
-    problems.append(
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  print(f"host: {os.cpu_count()} cores, {memory / 2**30:.1f} GiB")
+  if device.platform == "cpu" and shutil.which("nvidia-smi"):
+    yield (
       "there is an NVIDIA driver, but JAX runs on the CPU; try: pip install "
       "'jax[cuda13]'."
     )
 
 
-def _host_memory() -> int:
-  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _print_folders(workdir: pathlib.Path | None, problems: list[str]) -> None:
+def _check_folders(workdir: pathlib.Path | None) -> Iterator[str]:
   cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
   folders = {
     "workdir": workdir,
@@ -150,9 +141,9 @@ def _print_folders(workdir: pathlib.Path | None, problems: list[str]) -> None:
     try:
       prepare_workdir(folder)
     except UserError as error:
-      problems.append(f"{name}: {str(error).removeprefix('--workdir=')}")
+      yield f"{name}: {str(error).removeprefix('--workdir=')}"
       continue
     free = shutil.disk_usage(folder).free / 2**30
     print(f"{name}: {folder}, {free:.1f} GiB free")
     if free < 1:
-      problems.append(f"{name}: only {free:.2f} GiB free in {folder}.")
+      yield f"{name}: only {free:.2f} GiB free in {folder}."

@@ -10,70 +10,85 @@ from typing import Any
 
 from absl import logging
 
+from time_jax.cli import help_text
 from time_jax.cli.commands import COMMANDS
 from time_jax.config import command_line
 from time_jax.core.errors import Stopped, exit_status, without_secrets
 from time_jax.parallel import run_once
+
+_HELP = ("-h", "--help", "-help")
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs one command.
 
   Args:
-    argv: arguments behind the program's name.
+    argv: the arguments that follow the program's name.
 
   Returns:
     The exit code: 0 done, 2 bad input, 3 run failed, 42 stopped by a signal
     with everything saved, or for want of storage or the other processes.
     A bug is raised.
   """
-  return _code_of(lambda: _run(argv))
+  return _exit_code(lambda: _run(argv))
 
 
-def _code_of(work: Callable[[], int]) -> int:
-  """Does something and says what was wrong; a bug is raised."""
+def _exit_code(work: Callable[[], int]) -> int:
+  """Calls a function and reports its error, unless that is a bug."""
   try:
     code = work()
-    if sys.stdout:  # It is not there where the standard output is closed.
-      sys.stdout.flush()  # That it cannot be written is told, too.
+    if sys.stdout:  # It is None where the standard output is closed.
+      sys.stdout.flush()  # An error of writing is reported, too.
     return code
   except BaseException as error:
-    if (found := exit_status(error)) is None:
+    if (reported := exit_status(error)) is None:
       raise
-    return _fail(*found)
+    code, message = reported
+    print(f"time_jax: error: {without_secrets(message)}", file=sys.stderr)
+    return code
 
 
 def _run(argv: Sequence[str]) -> int:
-  name, rest = command_line.split(argv, COMMANDS)
-  if name is None:
-    print(overview(*rest))
+  if shown := _help(argv):
+    print(shown)
     return 0
-  values = command_line.parse(name, COMMANDS[name], rest)
-  if values is None:
-    return 0
-  # Orbax warns of what is meant to be so; our own words go another way.
+  command_class, words = command_line.split(argv, COMMANDS)
+  command = command_line.parse(command_class, words)
+  # Orbax warns of what is meant to be so; our own messages are printed.
   logging.set_verbosity(logging.ERROR)
-  command = COMMANDS[name]
   with _stopped_by_sigterm():
     if not command.once:
-      return command.run(values)
-    # What is said and what is wrong come before the other processes are told.
-    return run_once.run_once(
-      lambda: _code_of(lambda: command.run(values)), argv
-    )
+      return command.run()
+    # The error is reported before the other processes are told of it.
+    return run_once.run_once(lambda: _exit_code(command.run), argv)
+
+
+def _help(argv: Sequence[str]) -> str:
+  """Returns the help that is asked for; empty: none is."""
+  if not argv or argv[0] in ("help", *_HELP):
+    return help_text.overview(COMMANDS)
+  words = [word for word in argv if word not in _HELP]
+  if len(words) == len(argv):
+    return ""
+  groups = {name.split()[0] for name in COMMANDS} - {*COMMANDS}
+  if len(words) == 1 and words[0] in groups:
+    return help_text.overview(COMMANDS, words[0])
+  command, words = command_line.split(words, COMMANDS)
+  config = command_line.parse_values(command, words).get("config")
+  return help_text.of_command(command, config)
 
 
 @contextlib.contextmanager
 def _stopped_by_sigterm() -> Generator[None, None, None]:
-  """SIGTERM raises `Stopped`, until JAX takes it over (`distributed`)."""
+  """Lets SIGTERM raise `Stopped`, until JAX handles it (`processes.join`)."""
   if threading.current_thread() is not threading.main_thread():
     yield
     return
   last = 0.0
 
   def stop(number: int, frame: Any) -> None:
-    # Launchers may pass one on that we got already: once is enough, unless
-    # it was lost in a destructor.
+    # Launchers may pass on a signal that arrived already: once is enough,
+    # unless the first was lost in a destructor.
     nonlocal last
     if not last or time.monotonic() > last + 10:
       last = time.monotonic()
@@ -85,27 +100,3 @@ def _stopped_by_sigterm() -> Generator[None, None, None]:
   finally:
     if signal.getsignal(signal.SIGTERM) is stop:
       signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-def _fail(code: int, message: str) -> int:
-  print(f"time_jax: error: {without_secrets(message)}", file=sys.stderr)
-  return code
-
-
-def overview(group: str = "") -> str:
-  """The list of commands, or of those of a group, such as `bench`."""
-  lines = [
-    "time_jax distils a big text encoder into a tiny monolingual one.",
-    "",
-    "usage: python -m time_jax COMMAND [--flag=value ...]",
-    "",
-    "commands:",
-    *(
-      f"  {name:<16} {c.summary}"
-      for name, c in COMMANDS.items()
-      if group in ("", name.split()[0])
-    ),
-    "",
-    "python -m time_jax COMMAND --help shows a command's flags.",
-  ]
-  return "\n".join(lines)

@@ -1,105 +1,129 @@
-"""What a command is, and the flags and conversions that several share."""
+"""A command of the command line: a class whose fields are its flags."""
 
 import dataclasses
-import pathlib
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from time_jax.config.distill import RANGES, default_config
 from time_jax.config.ranges import Range
-from time_jax.core.storage.paths import local_path
-
-Define = Callable[[flags.FlagValues, Sequence[str]], None]
 
 
 @dataclasses.dataclass(frozen=True)
+class AtLeast:
+  """The smallest number that a flag may have."""
+
+  lowest: float
+
+
+Count = Annotated[int, AtLeast(1)]
+CountOrZero = Annotated[int, AtLeast(0)]
+_NOT_TYPED = ("config_fields", "changed_fields")
+
+
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True)
 class Command:
-  """One command.
+  """What every command is: a frozen dataclass with a method `run`.
+
+  Each field is a flag, and --help shows its comment. A field without a default
+  must be given:
+
+    class Greet(Command):
+      '''Greet somebody.'''
+
+      name = "greet"
+      example = "greet --whom=Aoife"
+      whom: str  # Whom to greet.
+      times: Count = 1  # How often.
+
+  A field's type is str, bool, int, float, Path or a Literal, or a tuple of
+  these, which are typed with commas between them; a flag whose type is a list
+  is repeated for each element. The flag of a field `class_` is --class.
+
+  The first line of the docstring is the command's line in the list of commands.
 
   Attributes:
-    summary: one line for the list of commands.
-    example: what a user would type behind `python -m time_jax`.
-    define: functions that define its flags.
-    required: names of the flags that must be given.
-    run: (flag values) -> exit code; imports what it needs itself, so that
-      help and usage errors appear at once.
-    argument: the flag that a word without dashes sets; empty: no such word.
-      A flag that is a list takes all such words.
-    recipe: gives all fields that its --config must have.
-    once: whether process 0 does it for all that a launcher started, see
-      `outcome`: what writes one folder. All others run in each process, joined
-      or, where they only read and print, by themselves.
-    ranges: of the fields of its --config that are numbers.
+    name: one or two words, such as "bench step".
+    example: a command line, without `python -m time_jax`.
+    argument: the flag that may be given without --NAME=. A flag that is a tuple
+      takes all such arguments.
+    once: whether process 0 does the work for all processes that a launcher
+      started (see `parallel.run_once`), as for a command that writes a folder.
+      Other commands run in each process.
   """
 
-  summary: str
-  example: str
-  define: Sequence[Define]
-  required: Sequence[str]
-  run: Callable[[Any], int]
-  argument: str = ""
-  recipe: Callable[[], ConfigDict] = default_config
-  once: bool = False
-  ranges: Mapping[str, Range] = dataclasses.field(
-    default_factory=lambda: RANGES
-  )
+  name: ClassVar[str]
+  example: ClassVar[str]
+  argument: ClassVar[str] = ""
+  once: ClassVar[bool] = False
+
+  def __init_subclass__(cls) -> None:
+    """Makes the subclass a dataclass."""
+    dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+  def run(self) -> int:
+    """Does the work and returns the exit code.
+
+    Imports happen inside of it, so that --help and usage errors are fast.
+    """
+    raise NotImplementedError
 
 
-def config_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
-  """Defines --config."""
-  config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Recipe, FILE[:NAME=VALUE,...]. Any field: --config.FIELD=VALUE. A VALUE "
-    "may have commas; before NAME= they are written \\, and a backslash before "
-    "a comma is \\\\.",
-    lock_config=True,
-    flag_values=values,
-    sys_argv=["time_jax", *argv],
-  )
+class RecipeCommand(Command):
+  """A command with a recipe, of which any field may be changed.
 
-
-def typed_fields(args: Any) -> frozenset[str]:
-  """Names of the fields that were given with a command, as --config.FIELD."""
-  return frozenset(config_flags.get_override_values(args["config"]))
-
-
-def free_fields(values: flags.FlagValues, argv: Sequence[str]) -> None:
-  """Defines a flag for each --config.FIELD of a command without --config.
-
-  What they may be is known to the recipes that they are for.
+  Attributes:
+    recipe: returns a config with all fields that `config` must have.
+    ranges: the range of each numeric field, for --help.
+    changed_fields: names of the fields that were typed, as "train.num_steps".
   """
-  for word in argv:
-    found = re.fullmatch(r"--?(?:no)?(config\.[\w.]+)(=.*)?", word, re.DOTALL)
-    if found and found[1] not in values:
-      define = flags.DEFINE_string if found[2] else flags.DEFINE_boolean
-      define(found[1], None, "", flag_values=values)
+
+  recipe: ClassVar[Callable[[], ConfigDict]] = staticmethod(default_config)
+  ranges: ClassVar[Mapping[str, Range]] = RANGES
+  # Recipe: a name that `recipes` lists, or a file, then [:NAME=VALUE,...]. Any
+  # field: --config.FIELD=VALUE. A VALUE may have commas; before NAME= they are
+  # written \, and a backslash before a comma is \\.
+  config: ConfigDict
+  changed_fields: frozenset[str] = frozenset()
 
 
-def given_fields(values: flags.FlagValues) -> list[str]:
-  """The --config.FIELD=VALUE that `free_fields` let pass, in one order."""
-  names = sorted(name for name in values if name.startswith("config."))
-  return [f"--{name}={values[name].value}" for name in names]
+@dataclasses.dataclass(frozen=True)
+class Flag:
+  """A flag of a command.
+
+  Attributes:
+    name: as typed, without the dashes.
+    field: name of the command's field.
+    kind: type of the field, without None.
+    default: the value where it is not given.
+    required: whether it must be given.
+  """
+
+  name: str
+  field: str
+  kind: Any
+  default: Any
+  required: bool
 
 
-def workdir_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
-  """Defines --workdir."""
-  del argv
-  flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
-
-
-def json_flag(values: flags.FlagValues, argv: Sequence[str]) -> None:
-  """Defines --json."""
-  del argv
-  flags.DEFINE_string(
-    "json", None, "File to write the numbers to.", flag_values=values
-  )
-
-
-def path(text: str) -> pathlib.Path:
-  """A path as a user types it; UserError for an address such as gs://..."""
-  return local_path(text)
+def flags_of(command: type[Command]) -> dict[str, Flag]:
+  """Returns the flags of a command by name, in the order of its fields."""
+  hints = typing.get_type_hints(command, include_extras=True)
+  found = {}
+  for field in dataclasses.fields(typing.cast(Any, command)):
+    if field.name in _NOT_TYPED:
+      continue
+    kind, *others = typing.get_args(hints[field.name]) or (hints[field.name],)
+    optional = others == [type(None)]
+    required = field.default is dataclasses.MISSING
+    name = field.name.rstrip("_")
+    found[name] = Flag(
+      name=name,
+      field=field.name,
+      kind=kind if optional else hints[field.name],
+      default=None if required else field.default,
+      required=required,
+    )
+  return found

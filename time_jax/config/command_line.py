@@ -1,327 +1,317 @@
-"""The words behind a command: how they are parsed, and told what is wrong."""
+"""Parses a command line into a `Command`, and says what is wrong with it."""
 
 import decimal
-import itertools
+import difflib
+import functools
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 from absl import flags
+from ml_collections import ConfigDict, config_flags
 
-from time_jax.config.command import Command
+from time_jax.config import comments, recipe_files
+from time_jax.config.command import (
+  AtLeast,
+  Command,
+  Flag,
+  RecipeCommand,
+  flags_of,
+)
 from time_jax.config.distill import flatten, missing_fields
 from time_jax.core.errors import UserError
+from time_jax.core.storage.paths import local_path
 
-_HELP = ("-h", "--help", "-help")
-_DIGITS = 18  # of a whole number that may be written as 1e5
-_SWEEPS = "sweep_*.py"
+_MAX_EXPONENT = 18  # of a whole number, which may be written as 1e5
+_FIELD = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 
 
 def split(
-  argv: Sequence[str], commands: Mapping[str, Command]
-) -> tuple[str | None, list[str]]:
-  """Name of a command and the words behind it.
-
-  No name: help is wanted, of the group of commands that stands behind, if any.
+  argv: Sequence[str], commands: Mapping[str, type[Command]]
+) -> tuple[type[Command], list[str]]:
+  """Returns the command that a command line names, and the words after it.
 
   Args:
     argv: a command line without the program's name.
-    commands: all there are.
+    commands: all commands by name.
 
   Raises:
-    UserError: no such command.
+    UserError: there is no such command.
   """
-  argv = list(argv)
-  if not argv or argv[0] in ("help", *_HELP):
-    return None, []
-  for words in (2, 1):
-    name = " ".join(argv[:words])
-    if name in commands:
-      return name, argv[words:]
+  for count in (2, 1):
+    if command := commands.get(" ".join(argv[:count])):
+      return command, list(argv[count:])
   groups = {name.split()[0] for name in commands if " " in name}
-  if argv[0] in groups and any(word in _HELP for word in argv):
-    return None, argv[:1]
-  shown = " ".join(argv[:2]) if argv[0] in groups else argv[0]
-  raise UserError(f"unknown command {shown!r}; known: {', '.join(commands)}.")
+  given = " ".join(argv[: 2 if {*argv[:1]} & groups else 1])
+  raise UserError(unknown("command", given, commands))
 
 
-def parse(name: str, command: Command, rest: Sequence[str]) -> Any:
-  """Flag values; None if only help was asked for, which is printed.
+def unknown(kind: str, given: str, known: Iterable[str]) -> str:
+  """Returns the message for a name that does not exist.
 
   Args:
-    name: of the command.
-    command: takes the flags.
-    rest: the words behind its name.
+    kind: what it was taken for, such as "command".
+    given: the name.
+    known: all names.
+  """
+  names = list(known)
+  near = difflib.get_close_matches(given, names, 1, cutoff=0.75)
+  guess = f"did you mean {near[0]!r}? Known" if near else "known"
+  return f"unknown {kind} {given!r}; {guess}: {', '.join(names)}."
+
+
+def spelled(command: type[Command], name: str) -> str:
+  """Returns a flag as messages show it: --NAME, or NAME for the argument."""
+  return name.upper() if name == command.argument else f"--{name}"
+
+
+def parse(command: type[Command], words: Sequence[str]) -> Command:
+  """Parses the words that follow a command's name.
 
   Raises:
-    UserError: a flag, a field or a recipe that cannot be.
+    UserError: a flag, a config field or a recipe is unknown, missing or wrong.
   """
-  wants_help = any(word in _HELP for word in rest)
-  rest = _config_first([word for word in rest if word not in _HELP])
-  values = _defined(command, rest)
-  if "config" in values:
-    _check_recipes_exist(rest)
-  try:
-    values, left = _parsed(values, command, rest)
-    if command.argument and left:
-      parser = values[command.argument].parser
-      several = isinstance(parser, flags.ListParser)
-      words = left[:] if several else left[0]
-      values[command.argument].parse(words)
-      left = [] if several else left[1:]
-  except flags.UnrecognizedFlagError as error:
-    if "config" in values and error.flagname.startswith("config."):
-      raise UserError(f"--{error.flagname} needs --config as well.") from error
-    raise UserError(f"{_line(error, 0)} {_known_flags(values)}") from error
-  except flags.Error as error:
-    raise UserError(_flag_problem(error, values)) from error
-  except Exception as error:  # A recipe is a program, which may raise it.
-    raise UserError(_recipe_problem(error, rest, command)) from error
-  _check_recipe(values, command)
-  if wants_help:
-    print(_help(name, command, values))
-    return None
-  if left:
-    raise UserError(f"unexpected argument {left[0]!r}. {_known_flags(values)}")
+  values = parse_values(command, words)
   missing = [
-    _spelled(command, flag)
-    for flag in command.required
-    if not values[flag].value
+    spelled(command, name)
+    for name, flag in flags_of(command).items()
+    if flag.required and not values.get(flag.field)
   ]
   if missing:
     raise UserError(
-      f"{name} needs {' and '.join(missing)}; for example: python -m time_jax "
-      f"{command.example}"
+      f"{command.name} needs {' and '.join(missing)}; for example: python -m "
+      f"time_jax {command.example}"
     )
+  return command(**values)
+
+
+def parse_values(
+  command: type[Command], words: Sequence[str]
+) -> dict[str, Any]:
+  """Parses like `parse`, but required flags may be missing.
+
+  Returns:
+    The values that were given, by field of the command.
+  """
+  known = flags_of(command)
+  values: dict[str, Any] = {}
+  parser = flags.FlagValues()
+  parser.set_gnu_getopt()  # Flags may follow the argument.
+  if issubclass(command, RecipeCommand):
+    del known["config"]
+    spec, words = _take_config(words)
+    if spec is not None:
+      values["config"] = _load_config(spec, command, words)
+  elif hasattr(command, "config_fields"):
+    values["config_fields"], words = _take_config_fields(words)
+  for flag in known.values():
+    _define(flag, parser)
+  _parse_words(parser, command, words, values.get("config"))
+  for name, flag in known.items():
+    if parser[name].present:
+      values[flag.field] = parser[name].value
+  if "config" in values:
+    changed = config_flags.get_override_values(parser["config"])
+    values["changed_fields"] = frozenset(changed)
   return values
 
 
-def _config_first(words: Sequence[str]) -> list[str]:
-  """Moves --config to the front, however the words were ordered.
-
-  Which fields there are is known only once the recipe has been read.
-  """
-  first: list[str] = []
-  others: list[str] = []
-  left = iter(words)
-  for word in left:
+def _take_config(words: Sequence[str]) -> tuple[str | None, list[str]]:
+  """Splits off the value of --config, which must be known before its fields."""
+  spec, others = None, []
+  remaining = iter(words)
+  for word in remaining:
     if word == "--":
-      return [*first, *others, word, *left]
-    if re.match(r"--?config=", word):
-      first.append(word)
-    elif word in ("--config", "-config") and (value := next(left, None)):
-      first.append(f"--config={value}")
+      others += [word, *remaining]
+    elif match := re.match(r"--?config=", word):
+      spec = word[match.end() :]
+    elif word in ("--config", "-config"):
+      spec = next(remaining, "")
     else:
       others.append(word)
-  return [*first, *others]
+  if spec is None and (field := next(filter(_FIELD.fullmatch, others), None)):
+    name = field.partition("=")[0]
+    raise UserError(f"{name} needs --config as well.")
+  return spec, others
 
 
-def _check_recipes_exist(words: Iterable[str]) -> None:
-  for word in words:
-    found = re.fullmatch(r"--?config=([^:]*).*", word, re.DOTALL)
-    if found and not pathlib.Path(found[1]).is_file():
-      raise no_file("recipe", found[1])
-
-
-def no_file(kind: str, name: str) -> UserError:
-  """Says where a recipe or a sweep was looked for, and which there are.
-
-  Args:
-    kind: "recipe" or "sweep".
-    name: what the user typed.
-  """
-  places = (
-    pathlib.Path("configs"),
-    pathlib.Path(__file__).parents[2] / "configs",
-  )
-  for folder in places:
-    known = [
-      path.name
-      for path in sorted(folder.glob("*.py"))
-      if path.match(_SWEEPS) == (kind == "sweep")
-    ]
-    if known:
-      break
-  here = folder == places[0]
-  there = ", ".join(str(folder / name) if here else name for name in known)
-  advice = "run from the repository, or give a full path"
-  if here:
-    advice = f"there are {there}"
-  elif known:
-    advice += f"; in {folder} there are {there}"
-  return UserError(
-    f"no {kind} at {name!r}, looked for in {pathlib.Path.cwd()}: {advice}."
-  )
-
-
-def _defined(command: Command, words: Sequence[str]) -> flags.FlagValues:
-  values = flags.FlagValues()
-  values.set_gnu_getopt()  # Flags may stand behind the argument, too.
-  for define in command.define:
-    define(values, words)
-  return values
-
-
-def _parsed(
-  values: flags.FlagValues, command: Command, words: Sequence[str]
-) -> tuple[flags.FlagValues, list[str]]:
-  """Flag values, and the words that are no flags."""
-  try:
-    return values, values(["time_jax", *words])[1:]
-  except flags.IllegalFlagValueError as error:
-    changed = _with_whole_number(words, error)
-    if changed is None:
-      raise
-    return _parsed(_defined(command, changed), command, changed)
-
-
-def _with_whole_number(
-  words: Sequence[str], error: flags.IllegalFlagValueError
-) -> list[str] | None:
-  """The words with digits for a value such as 1e5; None if it is no such.
-
-  Which flags take whole numbers is known from the error of the one that got
-  something else: types of fields are those of the recipe.
-  """
-  found = re.fullmatch(
-    r"flag --(\S+?)=(\S+): invalid literal for int.*", str(error)
-  )
-  if not found:
-    return None
-  name, value = found.groups()
-  try:
-    number = decimal.Decimal(value)
-  except decimal.InvalidOperation:
-    return None
-  if not number.is_finite() or number.adjusted() >= _DIGITS or number % 1:
-    return None
-  pairs = {f"--{name}={value}": f"--{name}={int(number)}"}
-  changed = [pairs.get(word, word) for word in words]
-  for i, (flag, word) in enumerate(itertools.pairwise(words)):
-    if (flag, word) == (f"--{name}", value):
-      changed[i + 1] = str(int(number))
-  return changed if changed != list(words) else None
-
-
-def _flag_problem(error: flags.Error, values: flags.FlagValues) -> str:
-  lines = str(error).strip().splitlines()
-  if len(lines) > 1:  # A recipe's own error arrives as a traceback in a text.
-    return _line(error, -1).removeprefix("time_jax.core.errors.UserError: ")
-  line = _line(error, -1)
-  lacking = re.fullmatch(r"Missing value for flag (--(\w+))\.", line)
-  if lacking and lacking[2] in values:
-    return f"{lacking[1]} needs a value: {values[lacking[2]].help}"
-  for words, expected in (
-    (r"invalid literal for int\(\) with base 10: .*", "a whole number"),
-    (r"could not convert string to float: .*", "a number"),
-    (r"\('Non-boolean argument.*", "true or false"),
-  ):
-    line = re.sub(words, f"expected {expected}.", line)
-  return line
-
-
-def _spelled(command: Command, flag: str) -> str:
-  return flag.upper() if flag == command.argument else f"--{flag}"
-
-
-def _line(error: BaseException, which: int) -> str:
-  text = str(error).strip().splitlines() or [type(error).__name__]
-  return text[which].strip().rstrip(".") + "."
-
-
-def _check_recipe(values: flags.FlagValues, command: Command) -> None:
-  if "config" not in values or not values["config"].present:
-    return
-  recipe: Any = values["config"].value
-  try:
-    missing = missing_fields(recipe.to_dict(), command.recipe())
-  except AttributeError as error:
-    kind = type(recipe).__name__
+def _load_config(
+  spec: str, command: type[RecipeCommand], words: Sequence[str]
+) -> ConfigDict:
+  """Returns the recipe's config, with all fields that the words change."""
+  config = recipe_files.load_config(spec)
+  made_by = f"{command.recipe.__module__}.{command.recipe.__name__}()"
+  if not isinstance(config, ConfigDict):
     raise UserError(
-      f"the recipe of --config gives {kind}, expected a changed "
-      f"{_named(command)}."
-    ) from error
-  except OSError as error:
-    raise UserError(_unreadable(error)) from error
-  if missing:
+      f"the recipe of --config gives {type(config).__name__}, expected a "
+      f"changed {made_by}."
+    )
+  content = config.to_dict()
+  if missing := missing_fields(content, command.recipe()):
     raise UserError(
       f"the recipe of --config lacks fields such as {', '.join(missing[:3])}; "
-      f"expected a changed {_named(command)}."
+      f"expected a changed {made_by}."
     )
+  names = [name for name, _ in flatten(content)]
+  for match in filter(None, map(_FIELD.fullmatch, words)):
+    if not _exists(match[2], content):
+      section = match[2].rpartition(".")[0]
+      near = [name for name in names if name.startswith(f"{section}.")] or names
+      raise UserError(unknown("config field", match[2], near))
+  return config
 
 
-def _named(command: Command) -> str:
-  return f"{command.recipe.__module__}.{command.recipe.__name__}()"
+def _exists(field: str, content: Any) -> bool:
+  """Whether a config has a field such as train.num_steps or seeds[0]."""
+  for name in re.sub(r"\[.*?\]", "", field).split("."):
+    if not isinstance(content, dict) or name not in content:
+      return False
+    content = content[name]
+  return True
 
 
-def _known_flags(values: flags.FlagValues) -> str:
-  known = ", ".join(f"--{name}" for name in _own(values))
-  return f"Known flags: {known}." if known else "There are no flags."
+def _take_config_fields(
+  words: Iterable[str],
+) -> tuple[tuple[str, ...], list[str]]:
+  """Splits off each --config.FIELD=VALUE; the last one of a field counts."""
+  fields, others = {}, []
+  for word in words:
+    if match := _FIELD.fullmatch(word):
+      negated, name, value = match.groups()
+      fields[name] = str(not negated) if value is None else value
+    else:
+      others.append(word)
+  return tuple(f"--config.{n}={fields[n]}" for n in sorted(fields)), others
 
 
-def _own(values: flags.FlagValues) -> list[str]:
-  return [name for name in values if "." not in name]
+class _Parser(flags.ArgumentParser):
+  """Converts what was typed by a function; a default stays as it is."""
+
+  def __init__(self, convert: Callable[[Any], Any]) -> None:
+    self._convert = convert
+
+  def parse(self, argument: Any) -> Any:
+    typed = isinstance(argument, str | list)
+    return self._convert(argument) if typed else argument
 
 
-def _recipe_problem(
-  error: Exception, rest: Sequence[str], command: Command
-) -> str:
-  """What is wrong with a recipe, or with a field that is to be changed."""
-  fields = [name for name, _ in flatten(command.recipe().to_dict())]
-  given = re.findall(r"--config\.([\w.]+)", " ".join(rest))
-  unknown = [g for g in given if not any(_covers(g, f) for f in fields)]
-  if isinstance(error, OSError):
-    return _unreadable(error)
-  if not unknown:
-    kind = type(error).__name__
-    return f"the recipe of --config fails: {kind}: {_line(error, 0)}"
-  section = unknown[0].rpartition(".")[0]
-  near = [f for f in fields if f.startswith(f"{section}.")] or fields
-  return f"unknown config field {unknown[0]!r}; known: {', '.join(near)}."
-
-
-def _unreadable(error: OSError) -> str:
-  """Says which file could not be read, of an error that was kept for later."""
-  cause = error.__cause__ or error
-  return f"the recipe of --config cannot be read: {_line(cause, -1)}"
-
-
-def _covers(given: str, field: str) -> bool:
-  return field == given or field.startswith(f"{given}.")
-
-
-def _help(name: str, command: Command, values: flags.FlagValues) -> str:
-  argument = command.argument.upper()
-  if argument and command.argument not in command.required:
-    argument = f"[{argument}]"
-  flag_words = "[--flag=value ...]" if _own(values) else ""
-  words = " ".join(filter(None, [name, argument, flag_words]))
-  lines = [
-    command.summary,
+def _define(flag: Flag, parser: flags.FlagValues) -> None:
+  """Defines a flag whose value is converted to the type of its field."""
+  kind, several = flag.kind, typing.get_origin(flag.kind) is list
+  flag_class = flags.MultiFlag if several else flags.Flag
+  holder = flag_class(
+    _Parser(_converter(typing.get_args(kind)[0] if several else kind)),
+    flags.ArgumentSerializer(),
+    flag.name,
+    flag.default,
     "",
-    f"usage: python -m time_jax {words}",
-    f"example: python -m time_jax {command.example}",
-  ]
-  if _own(values):
-    lines += ["", "flags:"]
-  for flag in _own(values):
-    need = " (required)" if flag in command.required else ""
-    default = values[flag].default
-    known = f" Default: {default}." if default is not None else ""
-    shown = _spelled(command, flag)
-    lines.append(f"  {shown:<16} {values[flag].help}{need}{known}")
-  if "config" in values:
-    lines += ["", *_config_help(values["config"].value, command)]
-  return "\n".join(lines)
+    boolean=kind is bool,
+  )
+  flags.DEFINE_flag(holder, parser)
 
 
-def _config_help(config: Any, command: Command) -> list[str]:
-  fields = flatten((config or command.recipe()).to_dict())
-  title = "fields of this recipe:" if config else "config fields (defaults):"
-  lines = [title]
-  for name, value in fields:
-    limits = command.ranges.get(name)
-    shown = f" (from {limits})" if limits else ""
-    lines.append(f"  {name:<32} {value!r}{shown}")
-  return lines
+def _converter(kind: Any) -> Callable[[str], Any]:
+  """Returns the function that converts a flag's text to a type."""
+  lowest = None
+  if typing.get_origin(kind) is Annotated:
+    kind, (lowest,) = kind.__origin__, kind.__metadata__
+  if typing.get_origin(kind) is typing.Literal:
+    return functools.partial(_choice, typing.get_args(kind))
+  if typing.get_origin(kind) is tuple:
+    element = _converter(typing.get_args(kind)[0])
+    return lambda text: tuple(map(element, flags.ListParser().parse(text)))
+  known = {
+    bool: _boolean,
+    int: functools.partial(_whole_number, at_least=lowest),
+    float: functools.partial(_number, at_least=lowest),
+    pathlib.Path: lambda text: local_path(text) if text else None,
+  }
+  return known.get(kind, str)
+
+
+def _boolean(text: str) -> bool:
+  try:
+    return flags.BooleanParser().parse(text)
+  except ValueError:
+    raise ValueError("expected true or false") from None
+
+
+def _whole_number(text: str, at_least: AtLeast | None = None) -> int:
+  try:
+    number = decimal.Decimal(text)  # Takes 1e5, too.
+    if number.adjusted() > _MAX_EXPONENT or number != int(number):
+      raise ValueError
+  except (ArithmeticError, ValueError):
+    raise ValueError("expected a whole number") from None
+  return _checked(int(number), at_least, "a whole number")
+
+
+def _number(text: str, at_least: AtLeast | None = None) -> float:
+  try:
+    number = float(text)
+  except ValueError:
+    raise ValueError("expected a number") from None
+  return _checked(number, at_least, "a number")
+
+
+def _checked(number: Any, at_least: AtLeast | None, kind: str) -> Any:
+  if at_least and not number >= at_least.lowest:
+    raise ValueError(f"expected {kind} of at least {at_least.lowest}")
+  return number
+
+
+def _choice(choices: Sequence[str], text: str) -> str:
+  if text not in choices:
+    raise ValueError(f"expected one of {', '.join(choices)}")
+  return text
+
+
+config_flags.register_flag_parser_for_type(bool, _Parser(_boolean))
+config_flags.register_flag_parser_for_type(int, _Parser(_whole_number))
+config_flags.register_flag_parser_for_type(float, _Parser(_number))
+
+
+def _parse_words(
+  parser: flags.FlagValues,
+  command: type[Command],
+  words: Sequence[str],
+  config: ConfigDict | None,
+) -> None:
+  """Sets the flags that are typed; UserError for what is wrong with them."""
+  known = flags_of(command)
+  names = ", ".join(f"--{name}" for name in known)
+  there_are = f"Known flags: {names}." if names else "There are no flags."
+  argv = ["time_jax", *words]
+  try:
+    if config is not None:
+      config_flags.DEFINE_config_dict(
+        "config", config, flag_values=parser, sys_argv=argv
+      )
+    others = parser(argv)[1:]
+    if command.argument and others:
+      several = typing.get_origin(known[command.argument].kind) is tuple
+      given, others = (others, []) if several else (others[0], others[1:])
+      parser[command.argument].parse(given)
+  except flags.UnrecognizedFlagError as error:
+    near = difflib.get_close_matches(error.flagname, known, 1)
+    guess = f" Did you mean --{near[0]}?" if near else ""
+    raise UserError(
+      f"unknown flag {error.flagname!r}.{guess} {there_are}"
+    ) from error
+  except flags.Error as error:
+    if isinstance(error.__context__, UserError):
+      raise error.__context__ from None
+    raise UserError(_wrong_value(error, command)) from error
+  if others:
+    raise UserError(f"unexpected argument {others[0]!r}. {there_are}")
+
+
+def _wrong_value(error: flags.Error, command: type[Command]) -> str:
+  line = str(error).strip().splitlines()[0].rstrip(".")
+  match = re.fullmatch(r"Missing value for flag --?(\w+)", line)
+  if match and match[1] in flags_of(command):
+    comment = comments.of_class(command)[flags_of(command)[match[1]].field]
+    return f"--{match[1]} needs a value: {comment}"
+  return f"{line}."

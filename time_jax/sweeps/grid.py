@@ -22,8 +22,6 @@ Another axis is another entry of `axes` and another argument of `stages`.
 """
 
 import dataclasses
-import importlib.machinery
-import importlib.util
 import inspect
 import itertools
 import pathlib
@@ -31,8 +29,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from time_jax.config import command_line, recipe_arguments, warmup
-from time_jax.config.command import Command, typed_fields
+from time_jax.config import (
+  command_line,
+  recipe_arguments,
+  recipe_files,
+  warmup,
+)
+from time_jax.config.command import Command, RecipeCommand
 from time_jax.config.distill import check_config
 from time_jax.config.finetune import check_recipe
 from time_jax.core.errors import UserError
@@ -110,16 +113,10 @@ def load(spec: str) -> Sweep:
   """
   local_path(spec)
   name, _, text = spec.partition(":")
-  path = pathlib.Path(name).expanduser()
-  if not path.is_file():
-    raise command_line.no_file("sweep", name)
+  path = recipe_files.find(name, "sweep")
   given = recipe_arguments.parse(text, name)
-  loader = importlib.machinery.SourceFileLoader("sweep", str(path))
-  module_spec = importlib.util.spec_from_loader("sweep", loader)
-  assert module_spec
-  module = importlib.util.module_from_spec(module_spec)
   try:
-    loader.exec_module(module)
+    module = recipe_files.load_module(path)
     _check_arguments(path, module.get_sweep, given)
     sweep = module.get_sweep(**given)
   except UserError:
@@ -190,7 +187,7 @@ def _plain(value: Any) -> str:
 
 
 def points(
-  sweep: Sweep, workdir: pathlib.Path, commands: Mapping[str, Command]
+  sweep: Sweep, workdir: pathlib.Path, commands: Mapping[str, type[Command]]
 ) -> list[Point]:
   """The points of the grid, each with commands that have been checked.
 
@@ -263,7 +260,7 @@ def _point(
   values: Mapping[str, Any],
   sweep: Sweep,
   workdir: pathlib.Path,
-  commands: Mapping[str, Command],
+  commands: Mapping[str, type[Command]],
 ) -> Point:
   folder = workdir / name
   try:
@@ -287,17 +284,18 @@ def _point(
 
 
 def _stage(
-  words: Sequence[str], workdir: pathlib.Path, commands: Mapping[str, Command]
+  words: Sequence[str],
+  workdir: pathlib.Path,
+  commands: Mapping[str, type[Command]],
 ) -> Stage:
-  name, rest = command_line.split(words, commands)
-  values = command_line.parse(name, commands[name], rest) if name else None
-  if not name or values is None:
-    raise UserError(f"the stage {' '.join(words)!r} asks for help.")
-  if "config" in values:
+  command, rest = command_line.split(words, commands)
+  name = command.name
+  values: Any = command_line.parse(command, rest)
+  if isinstance(values, RecipeCommand):
     _check_recipe(name, values.config, workdir)
-  if name == DISTILL and warmup.FIELD in (typed := typed_fields(values)):
+  if name == DISTILL and warmup.FIELD in values.changed_fields:
     # A point that an earlier version began, or finished, keeps its schedule.
-    warmup.fit(values.config.train, local_path(values.workdir), typed)
+    warmup.fit(values.config.train, values.workdir, values.changed_fields)
   return Stage(name, tuple(words), values)
 
 

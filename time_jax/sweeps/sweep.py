@@ -16,7 +16,7 @@ from time_jax.sweeps.grid import Point, Sweep
 def sweep_command(
   file: str,
   workdir: pathlib.Path,
-  commands: Mapping[str, Command],
+  commands: Mapping[str, type[Command]],
   fields: Sequence[str] = (),
 ) -> int:
   """Runs what is not done yet of a sweep; the table and the plot at its end.

@@ -1,0 +1,115 @@
+"""Commands that fine-tune encoders, and use and compare the results."""
+
+import pathlib
+import sys
+from typing import Literal
+
+from time_jax.config.command import Command, RecipeCommand
+from time_jax.config.finetune import RANGES, ner_config, qa_config, ud_config
+from time_jax.core.errors import UserError
+
+
+class FinetuneUd(RecipeCommand):
+  """Train an encoder to tag and parse a treebank; official scores."""
+
+  name = "finetune ud"
+  example = (
+    "finetune ud --config=configs/ud.py:lang=ga,model=runs/ga-xs,"
+    "train=TRAIN.conllu,dev=DEV.conllu,test=TEST.conllu --workdir=runs/ga-ud"
+  )
+  recipe = staticmethod(ud_config)
+  ranges = RANGES
+  workdir: pathlib.Path  # Folder of the run.
+
+  def run(self) -> int:
+    """Trains and evaluates on Universal Dependencies."""
+    from time_jax.evals.ud import task
+
+    return task.finetune_ud(self.config, self.workdir, self.changed_fields)
+
+
+class FinetuneNer(RecipeCommand):
+  """Train an encoder to find names; entity F1 by seqeval."""
+
+  name = "finetune ner"
+  example = (
+    "finetune ner --config=configs/ner.py:lang=da,model=runs/da-xs,"
+    "train=TRAIN.iob2,dev=DEV.iob2,test=TEST.iob2 --workdir=runs/da-ner"
+  )
+  recipe = staticmethod(ner_config)
+  ranges = RANGES
+  workdir: pathlib.Path  # Folder of the run.
+
+  def run(self) -> int:
+    """Trains and evaluates on named entities."""
+    from time_jax.evals.ner import task
+
+    return task.finetune_ner(self.config, self.workdir, self.changed_fields)
+
+
+class FinetuneQa(RecipeCommand):
+  """Train an encoder to find answers in a text; EM and F1 of SQuAD."""
+
+  name = "finetune qa"
+  example = (
+    "finetune qa --config=configs/qa.py:lang=en,model=runs/en-xs,"
+    "train=TRAIN.json,dev=DEV.json,test=TEST.json --workdir=runs/en-qa"
+  )
+  recipe = staticmethod(qa_config)
+  ranges = RANGES
+  workdir: pathlib.Path  # Folder of the run.
+
+  def run(self) -> int:
+    """Trains and evaluates on extractive questions."""
+    from time_jax.evals.qa import task
+
+    return task.finetune_qa(self.config, self.workdir, self.changed_fields)
+
+
+class Predict(Command):
+  """Annotate text, a sentence a line, or answer questions (SQuAD's JSON)."""
+
+  name = "predict"
+  example = "predict runs/ga-ud/seed-0/model < text > out.conllu"
+  argument = "folder"
+  folder: pathlib.Path  # Folder of a fine-tuned model.
+
+  def run(self) -> int:
+    """Reads the standard input, and writes to the standard output."""
+    # Python has no stream where it was closed before the start (`<&-`).
+    for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
+      if stream is None:
+        raise UserError(
+          f"the standard {name} is closed; expected text to annotate on the "
+          "standard input and room for the result on the output, as in "
+          "`predict MODEL < text > out`."
+        )
+    from time_jax.evals.predict import predict
+
+    return predict.predict(self.folder, sys.stdin.buffer, sys.stdout)
+
+
+class Report(Command):
+  """The table of languages and models, from the files of results."""
+
+  name = "report"
+  example = (
+    "report runs/ga-ud runs/ga-ner runs/speed --teacher=runs/teacher "
+    "--out=runs/report"
+  )
+  argument = "workdirs"
+  once = True
+  # Workdirs of `finetune`, and folders of `bench inference`.
+  workdirs: tuple[pathlib.Path, ...]
+  teacher: str = ""  # Label of the model that others are compared with.
+  out: pathlib.Path  # Folder to write.
+  # Scores of every feature, or of every part of speech, too.
+  by: Literal["feats", "upos"] | None = None
+
+  def run(self) -> int:
+    """Writes and prints the table."""
+    from time_jax.report import report
+
+    return report.report(
+      self.workdirs, teacher=self.teacher, by=self.by or "", out=self.out
+    )

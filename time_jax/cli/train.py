@@ -1,0 +1,72 @@
+"""Commands that make a student: text to rows, training, the checkpoint."""
+
+import pathlib
+
+from time_jax.config.command import Command, RecipeCommand
+
+_RECIPE = "--config=configs/quickstart.py --workdir=runs/quickstart"
+
+
+class Prepare(RecipeCommand):
+  """Tokenise text into rows on disk (distill does it too, when needed)."""
+
+  name = "prepare"
+  example = f"prepare {_RECIPE}"
+  workdir: pathlib.Path  # Folder of the run.
+  # Compare every byte on disk with the hashes of when it was written.
+  verify: bool = False
+
+  def run(self) -> int:
+    """Tokenises the text of the recipe."""
+    from time_jax.run import corpus
+
+    return corpus.prepare_command(self.config, self.workdir, self.verify)
+
+
+class Distill(RecipeCommand):
+  """Train a student; continues by itself where an earlier run ended."""
+
+  name = "distill"
+  example = f"distill {_RECIPE} --config.train.num_steps=100"
+  workdir: pathlib.Path  # Folder of the run.
+  # START:STOP, steps to trace into WORKDIR/profile; STOP is not one of them.
+  profile: str = ""
+
+  def run(self) -> int:
+    """Trains up to the last step of the recipe."""
+    from time_jax.run import distill
+
+    return distill.distill(
+      self.config, self.workdir, self.profile, self.changed_fields
+    )
+
+
+class Status(Command):
+  """How a run is doing: progress, health, speed, losses, lost time."""
+
+  name = "status"
+  example = "status runs/quickstart --plot=losses.png"
+  argument = "workdir"
+  workdir: pathlib.Path  # Folder of the run.
+  plot: pathlib.Path | None = None  # PNG to draw the losses into.
+
+  def run(self) -> int:
+    """Prints what the run has written down."""
+    from time_jax.run import status
+
+    return status.status_command(self.workdir, self.plot)
+
+
+class Choose(Command):
+  """Rank the kept checkpoints by their loss on held-out text."""
+
+  name = "choose"
+  example = "choose --workdir=runs/quickstart"
+  once = True
+  workdir: pathlib.Path  # Folder of the run.
+
+  def run(self) -> int:
+    """Evaluates the checkpoints and writes which is the best."""
+    from time_jax.run import choose
+
+    return choose.choose(self.workdir)
