@@ -49,7 +49,7 @@ def doctor(workdir: pathlib.Path | None) -> int:
     0, or EXIT_BAD_INPUT if something would stop a run.
   """
   print(f"python {platform.python_version()} on {platform.platform()}")
-  problems = [*_check_versions(), *_check_timeouts()]
+  problems = [*_check_versions(), *_check_settings()]
   if not problems:  # JAX aborts where XLA rejects a flag.
     problems += _check_devices()
   try:
@@ -93,7 +93,7 @@ def _version(name: str) -> str | None:
     return None
 
 
-def _check_timeouts() -> Iterator[str]:
+def _check_settings() -> Iterator[str]:
   for name in _SETTINGS:
     if name in os.environ:
       print(f"{name}={os.environ[name]}")

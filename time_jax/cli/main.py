@@ -14,7 +14,6 @@ from time_jax.cli import help_text
 from time_jax.cli.commands import COMMANDS
 from time_jax.config import command_line
 from time_jax.core.errors import Stopped, exit_status, without_secrets
-from time_jax.parallel import run_once
 
 _HELP = ("-h", "--help", "-help")
 
@@ -59,6 +58,8 @@ def _run(argv: Sequence[str]) -> int:
   with _stopped_by_sigterm():
     if not command.once:
       return command.run()
+    from time_jax.parallel import run_once
+
     # The error is reported before the other processes are told of it.
     return run_once.run_once(lambda: _exit_code(command.run), argv)
 
