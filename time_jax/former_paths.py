@@ -10,7 +10,7 @@ import sys
 import types
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 FORMER = {
   "time_jax.corpora": "time_jax.catalog.corpora",
@@ -34,7 +34,7 @@ class _Finder:
   ) -> importlib.machinery.ModuleSpec | None:
     if fullname not in FORMER:
       return None
-    return importlib.machinery.ModuleSpec(fullname, self)
+    return importlib.machinery.ModuleSpec(fullname, cast(Any, self))
 
   def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
     """Leaves it to Python to make an empty module."""

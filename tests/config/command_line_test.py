@@ -76,6 +76,10 @@ def test_a_missing_flag_comes_with_an_example(capsys, argv, needs):
       ["bench", "compare", "--cut=maybe"],
       ("--cut=maybe: expected true or false.",),
     ),
+    (
+      ["bench", "compare", "--nocut=1"],
+      ("--nocut=1 does not take an argument.",),
+    ),
     (["distill", "--config.seed=3"], ("--config.seed needs --config",)),
     (
       ["distill", RECIPE, "--config.train.b1=1", "--config.train={}"],

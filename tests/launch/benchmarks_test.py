@@ -89,8 +89,10 @@ def test_every_command_is_one(measure, monkeypatch, platform):
   _, calls, _, out = measure(platform)
   done = []
   for name in ("bench compare", "bench relations", "bench step", "bench data"):
-    monkeypatch.setattr(COMMANDS[name], "run", done.append)
-  monkeypatch.setattr(COMMANDS["prepare"], "run", done.append)
+    monkeypatch.setattr(COMMANDS[name], "run", lambda self: done.append(self))
+  monkeypatch.setattr(
+    COMMANDS["prepare"], "run", lambda self: done.append(self)
+  )
   monkeypatch.chdir(ROOT)
   for call in calls:
     assert main.main(call[2:]) is None, call

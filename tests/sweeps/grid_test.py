@@ -16,7 +16,7 @@ def test_no_such_file_or_argument(capsys, tmp_path):
   shapes = f"{running.ROOT}/configs/sweep_shapes.py"
   (tmp_path / "plain.py").write_text("def get_sweep(a): return 1")
   for spec, message in (
-    ("none.py", "no sweep at 'none.py', looked for in "),
+    ("none.py", "no sweep 'none.py' in "),
     (
       f"{shapes}:lang=da,text=FILE,ud=",
       f"{shapes} needs ud, limit_ms: give {shapes}:ud=VALUE,limit_ms=VALUE; ",

@@ -300,7 +300,7 @@ def _parse_words(
     raise UserError(
       f"unknown flag {error.flagname!r}.{guess} {there_are}"
     ) from error
-  except flags.Error as error:
+  except (flags.Error, ValueError) as error:
     if isinstance(error.__context__, UserError):
       raise error.__context__ from None
     raise UserError(_wrong_value(error, command)) from error
@@ -308,7 +308,7 @@ def _parse_words(
     raise UserError(f"unexpected argument {others[0]!r}. {there_are}")
 
 
-def _wrong_value(error: flags.Error, command: type[Command]) -> str:
+def _wrong_value(error: Exception, command: type[Command]) -> str:
   line = str(error).strip().splitlines()[0].rstrip(".")
   match = re.fullmatch(r"Missing value for flag --?(\w+)", line)
   if match and match[1] in flags_of(command):
