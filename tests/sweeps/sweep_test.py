@@ -316,7 +316,7 @@ def test_one_process_only(capsys, monkeypatch, stub):
     ),
     ('"choose"', '"chose"', "unknown command 'chose'"),
     ('"choose"', '"distill"', "distill needs --config; for example"),
-    ('"choose"', '"choose --help"', "asks for help"),
+    ('"choose"', '"choose --help"', "unknown flag 'help'"),
     ("a=random", "a=x,b=random", "one model in --models"),
     ('f"--json', 'f"--engines=torch", f"--json', "needs jax among"),
     ("return Sweep(", "return dict(", "fails: TypeError"),
