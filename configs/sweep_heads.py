@@ -15,7 +15,7 @@ from time_jax.sweeps.grid import Sweep
 
 
 def get_sweep(ud: str, size: str = "s", **recipe: str) -> Sweep:
-  """The grid for `ud=..,size=..,lang=..,teacher=..,corpus=..`."""
+  """Returns the grid for `ud=..,size=..,lang=..,teacher=..,corpus=..`."""
 
   def stages(folder: pathlib.Path, heads: int) -> list[list[str]]:
     return distil_and_score(

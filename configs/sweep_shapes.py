@@ -24,7 +24,7 @@ def get_sweep(
   tokenizer: str = "",
   **recipe: str,
 ) -> Sweep:
-  """The grid for `ud=..,text=..,limit_ms=..,tokenizer=..,lang=..`."""
+  """Returns the grid for `ud=..,text=..,limit_ms=..,tokenizer=..,lang=..`."""
   teacher = recipe.get("teacher", "")
   own = teacher if own_teacher.is_place(teacher) else ""
   tokenizer = tokenizer or own or "FacebookAI/xlm-roberta-large"

@@ -4,8 +4,8 @@
     --workdir=runs/da-tokens
 
 Arguments: `ud`, a folder with an unpacked release of Universal Dependencies;
-others are those of configs/time.py. Every point prepares its own text, and
-trains for as many steps as the others, over and over it.
+others are those of configs/time.py. Each point prepares its own text and trains
+for the same number of steps, so that less text is read more often.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ from time_jax.sweeps.grid import TOKENS, Sweep
 
 
 def get_sweep(ud: str, size: str = "s", **recipe: str) -> Sweep:
-  """The grid for `ud=..,size=..,lang=..,teacher=..,corpus=..`."""
+  """Returns the grid for `ud=..,size=..,lang=..,teacher=..,corpus=..`."""
 
   def stages(folder: pathlib.Path, millions: int) -> list[list[str]]:
     limit = f"--config.data.max_tokens={millions * 1_000_000}"

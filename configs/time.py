@@ -9,8 +9,8 @@ Arguments, all optional:
   teacher  xlmr_large; a name that `python -m time_jax teachers` knows, such as
            hplt, the BERT of the language; its layer and R come with it. The
            checkpoints of HPLT are pickles: --config.teacher.allow_pickle.
-           Or a folder or hub id: the layer is then what is recommended for it,
-           or for what `trim` made it of, else the last
+           Or a folder or hub id: its layer is then the recommended one, of it
+           or of the teacher that `trim` made it from, else the last
   corpus   culturax (gated); also fineweb2, hplt, wikipedia, oscar (gated), or
            own: the text that --config.data.train names, and no held-out text
            but what --config.data.validation names
@@ -18,15 +18,16 @@ Arguments, all optional:
 Reproduces the recipe of the paper and its code: 200 000 steps of 256 x 512
 tokens (26 G tokens), AdamW, peak learning rate 6e-4, bfloat16, a candidate
 every 10 000 steps. Differences, on purpose: the teacher runs without dropout,
-what the loss never reaches is not decayed, special ids come from the tokenizer,
-and short documents are packed (data.packing="none" truncates and pads as the
-reference does). Teacher layer 19 is MiniLMv2's choice for XLM-R-Large.
+weights that the loss never reaches do not decay, special ids come from the
+tokenizer, and short documents are packed (data.packing="none" truncates and
+pads as the reference does). Teacher layer 19 is MiniLMv2's choice for
+XLM-R-Large.
 
-Text: files of the corpus, fetched one at a time up to as many tokens as the
+Text: files of the corpus are fetched one at a time, up to as many tokens as the
 steps can read (data.max_tokens; German alone would be more than 1.5 TB). Held
-out: WMT24++, or FLORES+ (gated) for a language that it lacks, or nothing where
-both lack it: then there is no choice by loss, unless --config.data.validation
-names text. --config.data.validation="()" leaves it out.
+out: WMT24++, or FLORES+ (gated) for a language that it lacks. Where both lack
+the language, no checkpoint is chosen by loss, unless --config.data.validation
+names text; --config.data.validation="()" does without.
 
 Not run at full scale by us: time, cost and scores are not measured.
 """
@@ -40,7 +41,7 @@ from time_jax.hf import own_teacher
 
 
 def get_config(arguments: str = "") -> ConfigDict:
-  """The recipe for `lang=..,size=..,teacher=..,corpus=..`."""
+  """Returns the recipe for `lang=..,size=..,teacher=..,corpus=..`."""
   chosen = _parse(arguments)
   language = languages.find(chosen["lang"])
   size = chosen["size"]

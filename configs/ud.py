@@ -10,16 +10,16 @@ Arguments:
   train, dev, test  CoNLL-U files of a treebank, plain or .gz
   data              instead of them: a folder with an unpacked release of UD
 
-A path may have commas. Where something like NAME= follows one, a backslash
-before the comma keeps it from beginning the next argument.
+A path may contain commas. Where NAME= follows one, write a backslash before the
+comma, so that it does not begin the next argument.
 
 One joint model on top of the encoder predicts UPOS, XPOS, FEATS, lemmas, heads
 and relations; `udtools` scores it on gold tokenisation. The recipe is that of
 TiME (arXiv 2512.14645) as far as it is stated: 30 epochs of batches of 32,
 AdamW (0.9, 0.99), dropout 0.3, label smoothing 0.1, averaged weights (0.995),
 250 steps of warm-up and a cosine, encoder at a tenth of the learning rate, end
-when MLAS + BLEX on dev falls. Its code's default learning rate is taken, 5e-4;
-its script passes 2e-5.
+when MLAS + BLEX on dev falls. The learning rate is the default of its code,
+5e-4; its script passes 2e-5.
 
 Several seeds: --config.seeds="(0,1,2)" gives mean and standard deviation.
 """
@@ -30,5 +30,5 @@ from time_jax.config import ud_config, with_arguments
 
 
 def get_config(arguments: str = "") -> ConfigDict:
-  """The recipe for `lang=..,model=..,train=..,dev=..,test=..,data=..`."""
+  """Returns the recipe for `lang=..,model=..,train=..,dev=..,data=..`."""
   return with_arguments(ud_config(), arguments)

@@ -1,15 +1,15 @@
 """XLM-R-Large at full size with random weights, and random tokens.
 
-For speed and memory work without a download: shapes, FLOPs and bytes are those
-of the paper's main teacher (24 x 1024, 250 002 words), run up to layer 19. What
-is learnt means nothing.
+For work on speed and memory, without a download: shapes, FLOPs and bytes are
+those of the paper's main teacher (24 x 1024, 250 002 tokens), run up to layer
+19. The student learns nothing of use.
 
   python -m time_jax distill --config=configs/xlmr_random.py:size=s \
     --config.train.num_steps=20 --workdir=/tmp/xlmr_random
 
 Argument: `size` (m, s, xs) of the student. Memory: the teacher's 18 blocks and
-word table are 0.5 G parameters in bfloat16, the students of `time.py` add 12
-bytes a parameter. Speed: benchmarks.md.
+token embeddings are 0.5 G parameters in bfloat16; the students of `time.py` add
+12 bytes a parameter. Speed: benchmarks.md.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ from time_jax.core.errors import UserError
 
 
 def get_config(arguments: str = "size=m") -> ConfigDict:
-  """The recipe."""
+  """Returns the recipe for `size=..`."""
   config = default_config()
   config.teacher.path = "random"
   config.teacher.layer = 19

@@ -1,8 +1,8 @@
-r"""What stands behind the colon of `FILE:NAME=VALUE,NAME=VALUE`.
+r"""The arguments in `FILE:NAME=VALUE,NAME=VALUE`, of a recipe or a sweep file.
 
-A comma separates arguments where NAME= follows it; any other is a part of the
-value, such as of a path. `\,` is always a comma of the value, and `\\` is a
-backslash; before anything else a backslash stands for itself.
+A comma separates arguments where NAME= follows it; any other comma is a part of
+the value, such as of a path. `\,` is always a comma of the value, and `\\` is a
+backslash; before any other character a backslash stands for itself.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from time_jax.core.errors import UserError
 
-_PIECE = re.compile(r"((?:\\[\\,]|[^,])*)(?:,|$)")  # up to a comma without \
+_PART = re.compile(r"((?:\\[\\,]|[^,])*)(?:,|$)")  # up to a comma without \
 _NAMED = re.compile(r"[A-Za-z_]\w*=")
 _SPECIAL = re.compile(r"[\\,]")
 _ESCAPED = re.compile(r"\\([\\,])")
@@ -19,54 +19,50 @@ _ESCAPED = re.compile(r"\\([\\,])")
 def parse(
   text: str, file: str, known: Collection[str] | None = None
 ) -> dict[str, str]:
-  """Splits arguments.
+  """Splits the text after the colon into arguments.
 
   Args:
-    text: all of them.
-    file: whose they are, for messages.
-    known: the names that there are; None: any.
+    text: NAME=VALUE,NAME=VALUE.
+    file: the file that takes the arguments, for messages.
+    known: the names that the file takes; None: any.
+
+  Returns:
+    The values by name.
 
   Raises:
-    UserError: a name is not known, or has no value.
+    UserError: a name is unknown, or has no value.
   """
-  found: dict[str, str] = {}
-  for pieces in _arguments(text):
-    name, _, value = ",".join(pieces).partition("=")
+  values: dict[str, str] = {}
+  for parts in _split(text):
+    name, _, value = ",".join(parts).partition("=")
     if known is not None and name not in known:
       raise UserError(
         f"{file} has no argument {name!r}; known: {', '.join(known)}."
       )
-    if empty := {*pieces[1:]} & {*(known or ())}:
+    if without_value := {*parts[1:]} & {*(known or ())}:
+      name = min(without_value)
       raise UserError(
-        f"{file}: the argument {min(empty)!r} has no value; expected "
-        f"{min(empty)}=VALUE."
+        f"{file}: the argument {name!r} has no value; expected {name}=VALUE."
       )
-    found[name] = _ESCAPED.sub(r"\1", value)
-  return found
+    values[name] = _ESCAPED.sub(r"\1", value)
+  return values
 
 
-def _arguments(text: str) -> Iterator[list[str]]:
-  """What is between the commas of each argument; none ends with a comma."""
-  pieces: list[str] = []
-  for piece in _PIECE.findall(text):
-    if pieces and _NAMED.match(piece):
-      yield _stripped(pieces)
-      pieces = []
-    if piece or pieces:
-      pieces.append(piece)
-  if pieces:
-    yield _stripped(pieces)
-
-
-def _stripped(pieces: list[str]) -> list[str]:
-  """The pieces without the empty ones at the end."""
-  while not pieces[-1]:
-    pieces = pieces[:-1]
-  return pieces
+def _split(text: str) -> Iterator[list[str]]:
+  """Yields the parts of each argument between commas; the last is not empty."""
+  parts: list[str] = []
+  for part in [*_PART.findall(text), None]:  # None ends the last argument.
+    if parts and (part is None or _NAMED.match(part)):
+      while not parts[-1]:
+        parts.pop()
+      yield parts
+      parts = []
+    if part or parts:
+      parts.append(part)
 
 
 def join(values: Mapping[str, str]) -> str:
-  """Arguments as `parse` takes them."""
+  """Returns the text that `parse` splits into these values."""
   return ",".join(
     f"{name}=" + _SPECIAL.sub(r"\\\g<0>", value)
     for name, value in values.items()
