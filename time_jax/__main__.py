@@ -16,7 +16,7 @@ def main() -> None:
   try:
     code = cli_main.main(sys.argv[1:])
   except Exception as error:
-    # Other pipes break, too, such as those to worker processes.
+    # A pipe to a worker process may break as well, which is a bug.
     if isinstance(error, BrokenPipeError) and any(map(_is_broken, streams)):
       code = EXIT_PIPE
     else:
@@ -32,17 +32,17 @@ def main() -> None:
 
 
 def _is_broken(stream: TextIO) -> bool:
-  """Whether a stream is a pipe that nobody reads any more."""
+  """Whether a stream is a pipe whose reader is gone."""
   poll = select.poll()
   poll.register(stream, 0)
   return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _discard(stream: TextIO) -> None:
-  """Lets a stream end nowhere; else the interpreter's end would fail, too."""
-  nowhere = os.open(os.devnull, os.O_WRONLY)
-  os.dup2(nowhere, stream.fileno())
-  os.close(nowhere)
+  """Redirects a stream to /dev/null, so that the flush at exit succeeds."""
+  null = os.open(os.devnull, os.O_WRONLY)
+  os.dup2(null, stream.fileno())
+  os.close(null)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ from time_jax.config.command import flags_of
 COMMANDS = tuple(FLAGS)
 
 
-@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"]])
+@pytest.mark.parametrize(
+  "argv", [[], ["--help"], ["-h"], ["help"], ["help", "-h"]]
+)
 def test_overview_lists_the_commands(capsys, argv):
   assert main.main(argv) == 0
   output = capsys.readouterr()
@@ -29,7 +31,7 @@ def test_overview_lists_the_commands(capsys, argv):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command(capsys, name):
   command, known = main.COMMANDS[name], flags_of(main.COMMANDS[name])
-  assert main.main([*name.split(), "-h"]) == 0
+  assert main.main(["help", *name.split()]) == 0
   short = capsys.readouterr()
   assert main.main([*name.split(), "--help"]) == 0
   output = capsys.readouterr()

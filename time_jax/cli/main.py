@@ -66,14 +66,14 @@ def _run(argv: Sequence[str]) -> int:
 
 def _help(argv: Sequence[str]) -> str:
   """Returns the help that is asked for; empty: none is."""
-  if not argv or argv[0] in ("help", *_HELP):
-    return help_text.overview(COMMANDS)
   words = [word for word in argv if word not in _HELP]
-  if len(words) == len(argv):
+  if words[:1] == ["help"]:
+    words = words[1:]
+  elif argv and len(words) == len(argv):
     return ""
   groups = {name.split()[0] for name in COMMANDS} - {*COMMANDS}
-  if len(words) == 1 and words[0] in groups:
-    return help_text.overview(COMMANDS, words[0])
+  if not words or (len(words) == 1 and words[0] in groups):
+    return help_text.overview(COMMANDS, "".join(words))
   command, words = command_line.split(words, COMMANDS)
   config = command_line.parse_values(command, words).get("config")
   return help_text.of_command(command, config)
