@@ -179,8 +179,8 @@ def test_each_process_is_told_its_place(monkeypatch):
 @pytest.mark.parametrize(
   ("words", "message"),
   [
-    (["--devices=two"], "--devices=two: expected whole numbers"),
-    (["--devices=1,0"], "--devices=1,0: expected whole numbers"),
+    (["--devices=two"], "--devices=two: expected a whole number"),
+    (["--devices=1,0"], "--devices=1,0: expected a whole number"),
     (["--devices=1,3"], "the largest number of devices, 3"),
     (["--devices=2", "--mode=sideways"], "--mode=sideways"),
     (["--devices=2", "--plot=/not/there.png"], "--plot=/not/there.png"),
