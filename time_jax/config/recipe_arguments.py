@@ -49,16 +49,18 @@ def parse(
 
 
 def _split(text: str) -> Iterator[list[str]]:
-  """Yields the parts of each argument between commas; the last is not empty."""
-  parts: list[str] = []
-  for part in [*_PART.findall(text), None]:  # None ends the last argument.
-    if parts and (part is None or _NAMED.match(part)):
-      while not parts[-1]:
-        parts.pop()
-      yield parts
-      parts = []
-    if part or parts:
-      parts.append(part)
+  """Yields what is between the commas of each argument."""
+  groups: list[list[str]] = [[]]
+  for part in _PART.findall(text):
+    if _NAMED.match(part):
+      groups.append([])
+    if part or groups[-1]:
+      groups[-1].append(part)
+  for group in groups:
+    while group and not group[-1]:
+      group.pop()
+    if group:
+      yield group
 
 
 def join(values: Mapping[str, str]) -> str:
