@@ -1,4 +1,4 @@
-"""The words behind a command: fields, recipes, and what is wrong with them."""
+"""Flags, fields and recipes of a command, and what is wrong with them."""
 
 import itertools
 import pathlib

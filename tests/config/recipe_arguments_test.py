@@ -1,4 +1,4 @@
-"""NAME=VALUE behind a recipe's file, with commas in the values."""
+"""NAME=VALUE after a recipe's file, with commas in the values."""
 
 import importlib.machinery
 import pathlib

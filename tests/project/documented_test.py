@@ -114,7 +114,7 @@ def test_commands_are_found_wherever_they_are_printed():
       "train.num_steps=0",
     ),
     ("finetune ud --config=configs/ud.py --workdir=x", "model is empty"),
-    ("bench inference --models=a --text=t --tokenizer=t", "behind each NAME="),
+    ("bench inference --models=a --text=t --tokenizer=t", "after each NAME="),
     ("sweep configs/sweep_heads.py:ud=UD,lng=da --workdir=x", "'lng'"),
     ("sweep configs/sweep_heads.py --workdir=x", "needs ud"),
   ],
@@ -181,7 +181,7 @@ def test_what_is_to_be_installed_is_to_be_had():
 
 
 def printed():
-  """What the code prints behind `python -m time_jax`; X: what is filled in."""
+  """What the code prints after `python -m time_jax`; X: what is filled in."""
   for path in sorted((documented.ROOT / "time_jax").rglob("*.py")):
     for node in ast.walk(ast.parse(path.read_text())):
       if isinstance(node, ast.JoinedStr):

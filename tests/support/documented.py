@@ -40,7 +40,7 @@ _ANY_RECIPE = {
 
 
 def in_markdown(text):
-  """Commands of a document, as words behind the program's name.
+  """Commands of a document, as words after the program's name.
 
   Gives:
     (commands that are meant to be typed, those that only show some flags,

@@ -232,7 +232,7 @@ class Inference(Command):
     """Checks the form of --models."""
     names = [model.partition("=")[0] for model in self.models]
     if not all(model.partition("=")[2] for model in self.models):
-      raise UserError("--models: expected a model behind each NAME=.")
+      raise UserError("--models: expected a model after each NAME=.")
     if not all(map(str.isidentifier, names)) or len({*names}) < len(names):
       raise UserError(
         f"--models={','.join(self.models)}: expected NAME=MODEL with commas "

@@ -111,7 +111,7 @@ class Flag:
 def flags_of(command: type[Command]) -> dict[str, Flag]:
   """Returns the flags of a command by name, in the order of its fields."""
   hints = typing.get_type_hints(command, include_extras=True)
-  found = {}
+  flags = {}
   for field in dataclasses.fields(typing.cast(Any, command)):
     if field.name in _NOT_TYPED:
       continue
@@ -119,11 +119,11 @@ def flags_of(command: type[Command]) -> dict[str, Flag]:
     optional = others == [type(None)]
     required = field.default is dataclasses.MISSING
     name = field.name.rstrip("_")
-    found[name] = Flag(
+    flags[name] = Flag(
       name=name,
       field=field.name,
       kind=kind if optional else hints[field.name],
       default=None if required else field.default,
       required=required,
     )
-  return found
+  return flags

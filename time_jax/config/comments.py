@@ -1,7 +1,7 @@
 """The comments on the fields of commands and configs, which `--help` shows.
 
-A comment stands above a field, or behind it. It is read from the source, so
-that a field is explained once.
+A comment stands above a field, or at the end of its line. It is read from the
+source, so that each field is explained in one place.
 """
 
 import ast
@@ -18,14 +18,14 @@ def of_class(cls: type) -> dict[str, str]:
 
   Fields of the classes that it is derived from are among them.
   """
-  found: dict[str, str] = {}
+  comments: dict[str, str] = {}
   for base in reversed(cls.__mro__[:-1]):
     tree, source = _parsed(base)
     for node in tree.body:
       if isinstance(node, ast.ClassDef) and node.name == base.__name__:
         for names, comment in _comments(node.body, source):
-          found[names[0]] = comment
-  return found
+          comments |= dict.fromkeys(names[:1], comment)
+  return comments
 
 
 def of_config(recipe: Callable[..., Any]) -> dict[str, str]:
@@ -36,7 +36,7 @@ def of_config(recipe: Callable[..., Any]) -> dict[str, str]:
       `config.FIELD = ...`, or `s.FIELD = ...` after `config.SECTION = s = ...`.
       Functions of its module that begin with `_` are taken for parts of it.
   """
-  found: dict[str, str] = {}
+  comments: dict[str, str] = {}
   tree, source = _parsed(recipe)
   for node in tree.body:
     if not isinstance(node, ast.FunctionDef):
@@ -50,8 +50,8 @@ def of_config(recipe: Callable[..., Any]) -> dict[str, str]:
       for variable, _, field in parts:
         if names and not field:
           sections[variable] = f"{names[0]}."
-      found |= {n: comment for n in names if comment and n not in found}
-  return found
+      comments |= {n: comment for n in names if comment and n not in comments}
+  return comments
 
 
 def _parsed(thing: Any) -> tuple[ast.Module, str]:
