@@ -41,7 +41,7 @@ clean:
 
 # --upgrade-deps: an old pip runs setup.py of packages that have no wheel (seqeval)
 # with setuptools' own downloads, which leave out what setuptools_scm now needs.
-.venv/run: requirements.txt pyproject.toml
+.venv/run: requirements.txt pyproject.toml setup.py
 	$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))" || { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv --upgrade-deps .venv
 	.venv/bin/python -m pip install -q -r requirements.txt
