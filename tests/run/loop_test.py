@@ -12,7 +12,7 @@ from tiny_recipe import get_config
 from time_jax.parallel import processes
 from time_jax.run import distill, loop, students
 from time_jax.step import machine
-from time_jax.telemetry import goodput, history, metrics
+from time_jax.telemetry import goodput, history
 
 
 class Lazy:
@@ -168,7 +168,7 @@ def test_tokens_of_all_steps_between_two_records_count(monkeypatch):
   fake = types.SimpleNamespace
   ticks = iter(range(0, 100, 10))
   clock = fake(perf_counter=lambda: next(ticks))
-  monkeypatch.setattr(metrics, "time", clock)
+  monkeypatch.setattr(goodput, "time", clock)
   rows = []
   train = loop._Loop(
     job=fake(
@@ -182,6 +182,7 @@ def test_tokens_of_all_steps_between_two_records_count(monkeypatch):
     tracer=None,
     profile=range(0),
     beat=lambda: None,
+    throughput=goodput.Throughput(fake(seconds=lambda kind: 0.0)),
   )
   for step, tokens in enumerate((500, 100, 40, 8, 2, 1), 1):
     scalars = {"train/skipped_in_a_row": 0, "data/tokens": np.int32(tokens)}

@@ -84,3 +84,38 @@ def test_saving_goes_on_beside_the_steps(clock):
   book.resume([{"step": 1, "time/steps": 0.0, "run/saving": 7.0}], [])
   assert book.row(saving=5.0)["run/saving"] == 12.0
   assert sums(book) == {"startup": 2}
+
+
+def test_throughput_counts_steps_and_waiting(clock):
+  """A step counts with its own tokens, and once its results are there."""
+  lengths = [500, 100, 40, 8]
+
+  def items():
+    for i in range(4):
+      clock[0] += 0.5  # to fetch
+      yield i
+
+  ledger = goodput.Ledger()
+  throughput = goodput.Throughput(ledger)
+  assert throughput.read(2) == {}  # No step yet, and no time either.
+  for item in ledger.timed(items()):
+    clock[0] += 1.5  # to compute
+    if item > 1:
+      continue  # Started only.
+    throughput.count(lengths[item])
+    if item == 1:
+      assert throughput.read(2) == {
+        "perf/steps_per_second": 0.5,
+        "perf/tokens_per_second": 150.0,
+        "perf/tokens_per_second_per_device": 75.0,
+        "perf/input_wait": 0.25,
+      }
+      clock[0] += 1000  # an evaluation
+      throughput.restart()
+  assert item == 3
+  assert throughput.read(1) == {}
+  throughput.count(lengths[2])
+  found = throughput.read(1)
+  assert found["perf/steps_per_second"] == 0.25
+  assert found["perf/tokens_per_second"] == 10
+  assert found["perf/input_wait"] == 0.25

@@ -4,10 +4,8 @@ import json
 import math
 import struct
 import sys
-import types
 
 import numpy as np
-import pytest
 from tensorboardX.proto import event_pb2
 
 from time_jax.core.storage import atomic_file
@@ -180,49 +178,6 @@ def test_other_processes_write_nothing(tmp_path, capsys):
     recorder.say("hello")
   assert not list(tmp_path.iterdir())
   assert capsys.readouterr() == ("", "")
-
-
-@pytest.fixture
-def clock(monkeypatch):
-  """A clock that moves by hand."""
-  now = [100.0]
-  fake = types.SimpleNamespace(perf_counter=lambda: now[0])
-  monkeypatch.setattr(metrics, "time", fake)
-  return now
-
-
-def test_the_meter_counts_steps_and_waiting(clock):
-  """A step counts with its own tokens, and once its results are there."""
-  lengths = [500, 100, 40, 8]
-
-  def items():
-    for i in range(4):
-      clock[0] += 0.5  # to fetch
-      yield i
-
-  meter = metrics.Throughput()
-  assert meter.read(2) == {}  # No step yet, and no time either.
-  for item in meter.timed(items()):
-    clock[0] += 1.5  # to compute
-    if item > 1:
-      continue  # Started only.
-    meter.count(lengths[item])
-    if item == 1:
-      assert meter.read(2) == {
-        "perf/steps_per_second": 0.5,
-        "perf/tokens_per_second": 150.0,
-        "perf/tokens_per_second_per_device": 75.0,
-        "perf/input_wait": 0.25,
-      }
-      clock[0] += 1000  # an evaluation
-      meter.restart()
-  assert item == 3
-  assert meter.read(1) == {}
-  meter.count(lengths[2])
-  found = meter.read(1)
-  assert found["perf/steps_per_second"] == 0.25
-  assert found["perf/tokens_per_second"] == 10
-  assert found["perf/input_wait"] == 0.25
 
 
 def test_what_was_no_number_is_not_left_out_of_a_curve():

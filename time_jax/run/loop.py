@@ -26,7 +26,7 @@ from time_jax.data import pipeline
 from time_jax.parallel import failures, processes
 from time_jax.run import students
 from time_jax.telemetry import history, metrics, profiling, tracking
-from time_jax.telemetry.goodput import Ledger
+from time_jax.telemetry.goodput import Ledger, Throughput
 
 States = dict[str, Any]  # by student
 StepMetrics = dict[str, Mapping[str, Any]]  # scalars by name, by student
@@ -190,7 +190,8 @@ def train(
       history.read_metrics(job.workdir) if done else [],
       history.starts(job.workdir),
     )
-    loop = _Loop(job, checkpoints, recorder, tracer, profile, beat)
+    speed = Throughput(job.ledger)
+    loop = _Loop(job, checkpoints, recorder, tracer, profile, beat, speed)
     return loop.run(done, states, batches)
 
 
@@ -206,9 +207,7 @@ class _Loop:
   tracer: profiling.Tracer
   profile: range
   beat: Callable[[], None]
-  throughput: metrics.Throughput = dataclasses.field(
-    default_factory=metrics.Throughput
-  )
+  throughput: Throughput
 
   def run(self, done: int, states: States, batches: Iterator[Any]) -> bool:
     job, schedule = self.job, self.job.schedule
@@ -220,8 +219,7 @@ class _Loop:
     self.tracer.turn(done + 1)
     with job.ledger.doing("steps"):
       self.throughput.restart()
-      timed = self.throughput.timed(job.ledger.timed(batches))
-      for step, batch in enumerate(timed, done + 1):
+      for step, batch in enumerate(job.ledger.timed(batches), done + 1):
         if notice := job.notice(step - 1):
           self.recorder.say(notice)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):

@@ -1,4 +1,4 @@
-"""Where the time of a run goes, over all its restarts."""
+"""Where the time of a run goes: over all its restarts, and just now."""
 
 import contextlib
 import time
@@ -68,6 +68,11 @@ class Ledger:
         return
       yield item
 
+  def seconds(self, kind: str) -> float:
+    """Returns the seconds of one kind until now."""
+    self._turn(self._kind)
+    return self._sums[kind]
+
   def row(self, saving: float = 0.0) -> dict[str, float]:
     """Returns the sums until now as metrics.
 
@@ -96,3 +101,56 @@ class Ledger:
     now = time.perf_counter()
     self._sums[self._kind] += now - self._since
     self._since, self._kind = now, kind
+
+
+class Throughput:
+  """Measures the speed between two records, and the share of waiting."""
+
+  def __init__(self, ledger: Ledger) -> None:
+    """Starts the clock.
+
+    Args:
+      ledger: of the run, which counts the time of waiting for input.
+    """
+    self._ledger = ledger
+    self.restart()
+
+  def restart(self) -> None:
+    """Starts anew: after a record, an evaluation, a compilation."""
+    self._start = time.perf_counter()
+    self._waited = self._ledger.seconds("input")
+    self._steps = self._tokens = 0
+
+  def count(self, tokens: int) -> None:
+    """Counts a step whose results are there.
+
+    A step that was only started counts later: it would count in an interval in
+    which it does not end.
+
+    Args:
+      tokens: real tokens of the step, without padding.
+    """
+    self._steps += 1
+    self._tokens += tokens
+
+  def read(self, devices: int) -> dict[str, float]:
+    """Returns the metrics since the last restart.
+
+    Args:
+      devices: number of devices that share the work.
+
+    Returns:
+      Steps and real tokens per second, and the share of time spent waiting for
+      input; nothing if no step was counted.
+    """
+    if not self._steps:  # Two records at once, at a stop: one has the speed.
+      return {}
+    seconds = time.perf_counter() - self._start
+    rate = self._tokens / seconds
+    waited = self._ledger.seconds("input") - self._waited
+    return {
+      "perf/steps_per_second": self._steps / seconds,
+      "perf/tokens_per_second": rate,
+      "perf/tokens_per_second_per_device": rate / devices,
+      "perf/input_wait": waited / seconds,
+    }

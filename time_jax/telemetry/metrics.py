@@ -5,8 +5,8 @@ import datetime
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import tqdm
 from tensorboardX import summary
@@ -18,9 +18,7 @@ from time_jax.core.storage.paths import Path
 from time_jax.telemetry import history
 from time_jax.telemetry.tracking import Tracker
 
-Item = TypeVar("Item")
 _proto: Any = event_pb2  # Type checkers do not see its classes.
-Scalars = dict[str, float | int]
 _LINE_EVERY = 60  # seconds between two lines of progress in a log
 
 
@@ -177,61 +175,3 @@ def _short(scalars: Mapping[str, float | int]) -> str:
     for name, text in shown.items()
     if name in scalars
   )
-
-
-class Throughput:
-  """Measures the speed between two records, and the share of waiting."""
-
-  def __init__(self) -> None:
-    """Starts the clock."""
-    self.restart()
-
-  def restart(self) -> None:
-    """Starts anew: after a record, an evaluation, a compilation."""
-    self._start = time.perf_counter()
-    self._steps = self._tokens = 0
-    self._waited = 0.0
-
-  def count(self, tokens: int) -> None:
-    """Counts a step whose results are there.
-
-    A step that was only started counts later: it would count in an interval in
-    which it does not end.
-
-    Args:
-      tokens: real tokens of the step, without padding.
-    """
-    self._steps += 1
-    self._tokens += tokens
-
-  def timed(self, items: Iterator[Item]) -> Iterator[Item]:
-    """Passes items on, and counts the time of waiting for them."""
-    while True:
-      before = time.perf_counter()
-      try:
-        item = next(items)
-      except StopIteration:
-        return
-      self._waited += time.perf_counter() - before
-      yield item
-
-  def read(self, devices: int) -> Scalars:
-    """Returns the metrics since the last restart.
-
-    Args:
-      devices: number of devices that share the work.
-
-    Returns:
-      Steps and real tokens per second, and the share of time spent waiting for
-      input; nothing if no step was counted.
-    """
-    if not self._steps:  # Two records at once, at a stop: one has the speed.
-      return {}
-    seconds = time.perf_counter() - self._start
-    rate = self._tokens / seconds
-    return {
-      "perf/steps_per_second": self._steps / seconds,
-      "perf/tokens_per_second": rate,
-      "perf/tokens_per_second_per_device": rate / devices,
-      "perf/input_wait": self._waited / seconds,
-    }
