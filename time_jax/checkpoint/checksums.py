@@ -7,7 +7,6 @@ those of older versions.
 """
 
 import hashlib
-import json
 from collections.abc import Collection, Iterable
 
 from time_jax.core.errors import DAMAGED_JSON, is_inconclusive
@@ -44,22 +43,17 @@ def exist(folder: Path) -> bool:
   return (folder / FILE).exists()
 
 
-def digest_of_item(folder: Path, item: str) -> str:
-  """Returns a hash of the checksums of one subfolder of a checkpoint.
+def name_item(folder: Path, item: str) -> bool:
+  """Says whether the checksums of a checkpoint name files of a subfolder.
 
   Args:
-    folder: of the checkpoint.
+    folder: of the checkpoint, whose files may be being deleted just now.
     item: name of the subfolder, such as `params`.
-
-  Returns:
-    The hash; empty if there are no checksums of that subfolder.
   """
   try:
-    entries = read_json(folder / FILE).items()
-    own = sorted(e for e in entries if e[0].startswith(f"{item}/"))
+    return any(n.startswith(f"{item}/") for n in read_json(folder / FILE))
   except (OSError, *DAMAGED_JSON):
-    return ""
-  return hashlib.sha256(json.dumps(own).encode()).hexdigest() if own else ""
+    return False
 
 
 def find_damage(

@@ -153,16 +153,14 @@ class CheckpointReader:
       UserError: it cannot be read, or is not finite.
     """
     self._verify(step, ("params", "ema"))
-    name = self.student_item(step)
+    name = self._student_item(step)
     return self.restore(step, {name: abstract})[name]
 
-  def student_item(self, step: int) -> str:
+  def _student_item(self, step: int) -> str:
     """Returns the name of the tree that `student` reads."""
     folder = self.folder(step)
     # The checksums know of one that is being deleted just now.
-    averaged = (folder / "ema").is_dir() or checksums.digest_of_item(
-      folder, "ema"
-    )
+    averaged = (folder / "ema").is_dir() or checksums.name_item(folder, "ema")
     return "ema" if averaged else "params"
 
   def positions(self, step: int) -> int:
@@ -175,7 +173,7 @@ class CheckpointReader:
       UserError: it cannot be read.
     """
     self._verify(step, ("params", "ema"))
-    path = self.folder(step) / self.student_item(step)
+    path = self.folder(step) / self._student_item(step)
     try:
       with ocp.PyTreeCheckpointer() as reader:
         tree: Any = reader.metadata(path).item_metadata.tree

@@ -83,16 +83,6 @@ def test_of_a_dead_process_of_this_machine_it_is_free(
   assert not capsys.readouterr().err
 
 
-def test_whether_another_process_holds_it(place, ended):
-  assert not lease.held_by_another(place)
-  assert lease.held_by_another(holder(place, pid=os.getppid(), born=""))
-  assert lease.held_by_another(holder(place, host="far"))
-  assert not lease.held_by_another(holder(place, pid=ended))
-  place.unlink()
-  with lease.hold(place, "W"):
-    assert not lease.held_by_another(place)
-
-
 def test_a_zombie_is_dead(place):
   process = subprocess.Popen([sys.executable, "-c", ""])
   deadline = time.monotonic() + 20

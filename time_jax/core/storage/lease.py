@@ -84,23 +84,6 @@ def hold(path: Path, name: str) -> Generator[None, None, None]:
     lease.release()
 
 
-def held_by_another(path: Path) -> bool:
-  """Says whether another process, which may be alive, holds a lease.
-
-  A process on another machine counts as alive as long as its lease exists.
-
-  Args:
-    path: file of the lease; nobody holds it if it does not exist.
-  """
-  current = _read(path)
-  if current is None:
-    return False
-  (holder, renewed), me = current, holders.this_process()
-  if (holder.machine, holder.pid) == (me.machine, me.pid):
-    return False
-  return not holder.has_ended(max(time.time() - renewed, 0.0))
-
-
 class _Lease:
   """A lease that this process takes, renews and gives back."""
 
