@@ -48,8 +48,19 @@ def test_the_examples_of_docstrings(module):
   assert results.attempted > 4 and not results.failed
 
 
-@pytest.mark.parametrize("implementation", NAMED)
-@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+# Differ from others in widths and heads alone, which kernels_test varies too.
+ALIKE = ("base_h32_a8_r*_self", "base_h*_a16_r*_self", "base_h48_a[48]_r*_self")
+
+
+@pytest.mark.parametrize(
+  ("path", "implementation"),
+  [
+    pytest.param(path, name, id=f"{path.stem}-{name}")
+    for path in CASES
+    for name in NAMED
+    if name == "dense" or not any(map(path.match, (f"{x}.npz" for x in ALIKE)))
+  ],
+)
 def test_equals_the_reference(path, implementation):
   case = np.load(path)
   relations = {
@@ -223,9 +234,10 @@ def test_one_pass_keeps_no_square_matrix():
     return compiled.memory_analysis().temp_size_in_bytes
 
   square = 128 * 128 * 4
+  many = temporary("one_pass", 96, 128)
   assert temporary("dense", 48, 128) > 2 * 48 * square
-  assert temporary("one_pass", 48, 128) < 48 * square
-  assert temporary("one_pass", 96, 128) < 1.1 * temporary("one_pass", 16, 128)
+  assert many < 48 * square
+  assert many < 1.1 * temporary("one_pass", 16, 128)
   projections = 2 * 96 * 4 * (2048 - 512)
   assert (
     temporary("one_pass", 48, 2048) - temporary("one_pass", 48, 512)

@@ -25,6 +25,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 Ids = Int[Array | np.ndarray, "B T"]  # on a device, or still on the host
 # Letter in the name of a relation, such as "qk" -> projection, field of `Qkv`.
 PROJECTIONS = {"q": "query", "k": "key", "v": "value"}
+# Logit of a key that a query does not see. Finite, so that a query that sees no
+# key at all, as padding does, gives no NaN.
+MASKED = -1e30
 
 
 @jax.tree_util.register_dataclass

@@ -9,10 +9,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from time_jax.core.arrays import Ids, same_document
 
-# Logit of a key that a query does not see. Finite, so that a query that sees
-# no key at all gives no NaN.
-MASKED = -1e30
-
 
 class Mask(NamedTuple):
   """Which keys a query sees: real tokens of its own document.

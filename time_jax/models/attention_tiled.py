@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from time_jax.core.arrays import MASKED
 from time_jax.models.attention_operands import (
-  MASKED,
   Operands,
   Settings,
   at_least_float32,

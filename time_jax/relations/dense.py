@@ -8,10 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from time_jax.core.arrays import Ids, same_document
-
-# Finite, so that a fully masked query row stays free of NaN; it gets weight 0.
-MASKED = -1e30
+from time_jax.core.arrays import MASKED, Ids, same_document
 
 
 def relation_kl(

@@ -39,9 +39,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from time_jax.core.arrays import Ids, without_padding
+from time_jax.core.arrays import MASKED, Ids, without_padding
 from time_jax.relations.custom_vjp import KlAndGrad, Operands
-from time_jax.relations.dense import MASKED
 
 # Logits in a tile: all keys of a row times some of its queries, a quarter of a
 # megabyte in float32, so that what a tile needs stays in a core's second-level

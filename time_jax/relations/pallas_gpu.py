@@ -31,9 +31,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from time_jax.core.arrays import Ids, same_document
+from time_jax.core.arrays import MASKED, Ids, same_document
 from time_jax.relations.custom_vjp import KlAndGrad, Operands
-from time_jax.relations.dense import MASKED
 from time_jax.relations.pallas_common import LOG2_E, Ref, dot
 
 try:

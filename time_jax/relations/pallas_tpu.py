@@ -31,9 +31,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from time_jax.core.arrays import Ids, without_padding
+from time_jax.core.arrays import MASKED, Ids, without_padding
 from time_jax.relations.custom_vjp import KlAndGrad, Operands
-from time_jax.relations.dense import MASKED
 from time_jax.relations.pallas_common import LOG2_E, Ref, dot
 
 LANES, SUBLANES = 128, 8
