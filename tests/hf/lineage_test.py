@@ -9,6 +9,7 @@ from time_jax.config.distill import default_config
 from time_jax.hf import lineage
 from time_jax.models.bert import BertConfig
 from time_jax.release import card, provenance
+from time_jax.release.options import Options
 from time_jax.run import run_record
 from time_jax.run.saved_student import Student
 
@@ -56,16 +57,8 @@ def card_of(workdir, path):
   )
   student = Student(1, shape, {}, record)
   facts = provenance.collect(workdir, student)
-  return card.render(
-    name="x",
-    revision=None,
-    facts=facts,
-    shape=shape,
-    model_class="BertModel",
-    dtype="float32",
-    checks=[("files", "3 files")],
-    licence="",
-  )
+  options = Options(model_class="BertModel", dtype="float32", name="x")
+  return card.render(options, shape, facts, [("files", "3 files")])
 
 
 def test_a_teacher_of_the_hub(tmp_path):

@@ -15,7 +15,7 @@ from meshes import make_mesh
 
 from time_jax.core.arrays import make_batch
 from time_jax.core.errors import UserError
-from time_jax.hf import files, load
+from time_jax.hf import files, load, weight_files
 from time_jax.hf.weights import Weights
 from time_jax.models.family import abstract_params
 from time_jax.parallel import sharding
@@ -169,7 +169,9 @@ def test_a_pickle(write, tensors, expected, mesh):
   rest = {name: part for name, part in expected.items() if name != "pooler"}
   rest["last"] = {n: rest["last"][n] for n in ("query", "key", "value")}
   assert_same(teacher.params, rest)
-  assert teacher.fingerprint == files.fingerprint(folder, allow_pickle=True)
+  assert teacher.fingerprint == weight_files.fingerprint(
+    folder, allow_pickle=True
+  )
 
 
 def test_quantised_weights_are_refused(write, tensors, mesh):
@@ -241,7 +243,7 @@ def test_a_teacher_keeps_what_it_needs(golden, mesh, dtype, monkeypatch):
   assert not any("layer.2." in name or "pooler" in name for name in read)
   assert teacher.widths == {"query": 48, "key": 48, "value": 48}
   assert (teacher.vocab_size, teacher.max_positions) == (128, 40)
-  assert teacher.fingerprint == files.fingerprint(golden / "bert")
+  assert teacher.fingerprint == weight_files.fingerprint(golden / "bert")
 
 
 def test_a_teacher_is_checked_unread(write, tensors, monkeypatch):

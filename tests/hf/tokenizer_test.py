@@ -94,7 +94,7 @@ def test_a_folder_without_tokenizer(tmp_path):
   (tmp_path / "config.json").write_text('{"model_type": "bert"}')
   with pytest.raises(UserError, match=f"{tmp_path} has no tokenizer; expected"):
     tokenizer.load_tokenizer(tmp_path, 8)
-  (tmp_path / CONFIG).write_text("{}")
+  (tmp_path / "vocab.txt").touch()
   with pytest.raises(UserError, match=f"no usable tokenizer in {tmp_path}: "):
     tokenizer.load_tokenizer(tmp_path, 8)
 

@@ -52,7 +52,7 @@ def test_tensors_by_name(copy, expected):
   with Weights(copy) as found:
     assert_holds(found, expected)
     assert "pooler.dense.bias" in found and "pooler" not in found
-    assert found.paths == [copy / "model.safetensors"]
+    assert found.files.paths == [copy / "model.safetensors"]
 
 
 KINDS = ["float64", "float32", "float16", "bfloat16", "int64", "int8", "bool"]
@@ -91,7 +91,7 @@ def test_many_files(copy, expected):
   split(copy)
   with Weights(copy) as found:
     assert_holds(found, expected)
-    assert [path.name for path in found.paths] == [
+    assert [path.name for path in found.files.paths] == [
       "part-0.safetensors",
       "part-1.safetensors",
     ]
@@ -180,7 +180,7 @@ def test_pickles_that_are_allowed(tmp_path, torch, expected, zipped):
     Weights(tmp_path)
   with Weights(tmp_path, allow_pickle=True) as found:
     assert_holds(found, expected)
-    assert found.paths == [path]
+    assert found.files.paths == [path]
 
 
 def test_pickles_in_many_files(tmp_path, torch, expected):

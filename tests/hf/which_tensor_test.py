@@ -11,7 +11,7 @@ import safetensors.numpy
 from time_jax.core.errors import UserError
 from time_jax.hf import load
 from time_jax.hf.weights import Weights
-from time_jax.trim import rows
+from time_jax.trim import trimmed_weights
 
 INDEX = "model.safetensors.index.json"
 WORDS = "embeddings.word_embeddings.weight"
@@ -83,7 +83,7 @@ def test_a_whole_file_beside_an_index_counts(copy, tensors, index, capsys):
   (copy / INDEX).write_text(index)
   with Weights(copy) as found:
     assert set(found) == set(tensors)
-    assert found.layout.ignored == INDEX
+    assert found.files.ignored_index == INDEX
   (line,) = capsys.readouterr().err.splitlines()
   assert line == (
     f"time_jax: note: {copy} holds model.safetensors and {INDEX}; the whole "
@@ -95,7 +95,7 @@ def test_an_index_of_a_single_file_is_not_worth_a_note(copy, tensors, capsys):
   save(copy, "model.safetensors", tensors)
   write_index(copy, dict.fromkeys(tensors, "model.safetensors"))
   with Weights(copy) as found:
-    assert set(found) == set(tensors) and not found.layout.ignored
+    assert set(found) == set(tensors) and not found.files.ignored_index
   assert not capsys.readouterr().err
 
 
@@ -167,9 +167,9 @@ def test_tied_weights_stay_when_rows_are_taken_away(tmp_path, copy, tensors):
   table = load.read_config(copy)[0].names
   with Weights(copy) as found:
     num_rows, width = tensors["cls.decoder.weight"].shape
-    tables = rows.vocabulary_tables(found, table, num_rows, width)
+    tables = trimmed_weights.vocabulary_tables(found, table, num_rows, width)
     assert {WORDS, "cls.decoder.weight"} <= tables
-    rows.write_weights(found, out, tables, [0, 3, 5])
+    trimmed_weights.write_weights(found, out, tables, [0, 3, 5])
   written = safetensors.numpy.load_file(out / "model.safetensors")
   expected = tensors["cls.decoder.weight"][[0, 3, 5]]
   for name in (WORDS, "cls.decoder.weight"):

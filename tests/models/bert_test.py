@@ -16,7 +16,7 @@ from time_jax.core.errors import UserError
 from time_jax.hf import load, torch_encoder
 from time_jax.models import bert
 from time_jax.models.family import abstract_params, init_params
-from time_jax.release import checks
+from time_jax.release.model_folder import ModelFolder
 
 FLOAT32 = jnp.dtype("float32")
 TOLERANCE = dict(atol=1e-4, rtol=0)
@@ -197,7 +197,7 @@ def test_positions_from_the_first_row(roberta, mesh):
   found = hidden_states(encoder, params, make_batch(tokens, mask))
   np.testing.assert_allclose(found, expected, **TOLERANCE)
   # The id is none that a row could be filled up with.
-  opened = checks.Opened(folder, None, False)
+  opened = ModelFolder(folder)
   assert np.asarray(opened.batch.tokens).min() >= 0
 
 

@@ -2,7 +2,6 @@
 
 import re
 
-import exporting
 import numpy as np
 import pytest
 from exporting import command
@@ -10,23 +9,21 @@ from exporting import command
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+from time_jax.core.display import byte_size
 from time_jax.core.errors import RunError
 from time_jax.hf import onnx_graph, torch_encoder
 from time_jax.release import checks, onnx_files
+from time_jax.release.model_folder import ModelFolder
 
 
-@pytest.mark.parametrize("name", exporting.CLASSES)
-def test_onnx(capsys, tiny, tmp_path, name):
-  source = exporting.random_model(tmp_path / "source", tiny / "teacher")
-  run = tmp_path / "run"
-  command(capsys, "import", source, f"--workdir={run}")
-  flags = f"--class={name}", "--onnx"
-  output = command(capsys, "export", f"--workdir={run}", *flags)
+def test_onnx(capsys, imported, tmp_path):
+  folder = tmp_path / "export"
+  flags = "--class=XLMRobertaModel", "--onnx", f"--out={folder}"
+  output = command(capsys, "export", f"--workdir={imported}", *flags)
   (found,) = re.findall(r"onnxruntime equals JAX within (\S+);", output)
   assert float(found) < 1e-4
-  int8 = r"int8: error .*% .* cosine [01]\.\d+ .* on \d+ tokens of text; .* MB"
+  int8 = r"int8: error .*% .* cosine [01]\.\d+ .* on \d+ tokens of text; .* kB"
   assert re.search(int8, output), output
-  folder = run / "export"
   card = (folder / "README.md").read_text()
   assert "onnx/model_quantized.onnx" in card and found in card
   sizes = {p.name: p.stat().st_size for p in (folder / "onnx").iterdir()}
@@ -44,33 +41,33 @@ def test_onnx(capsys, tiny, tmp_path, name):
       wide = [np.pad(x, ((0, 0), (before, after))) for x in (tokens, mask)]
       padded = encode(*wide)[:, before : before + length]
       np.testing.assert_allclose(padded, expected, atol=1e-4)
-  output = command(capsys, "verify", folder, f"--against={run}")
+  output = command(capsys, "verify", folder, f"--against={imported}")
   assert "7 files as exported" in output
-  # Exports of before had another name, which is read on.
+  # Earlier exports had another name, which is still read.
   old = folder / "onnx" / "model_int8.onnx"
   (folder / "onnx" / "model_quantized.onnx").rename(old)
   record = folder / "time_jax.json"
   record.write_text(record.read_text().replace("_quantized", "_int8"))
-  found = checks.CHECKS[0][1](checks.Opened(folder, None, False))
+  found = checks.check_files(ModelFolder(folder))
   assert found == "7 files as exported (SHA-256)"
   old.write_bytes(b"damaged")
   with pytest.raises(RunError, match="model_int8.onnx was changed after"):
-    checks.CHECKS[0][1](checks.Opened(folder, None, False))
+    checks.check_files(ModelFolder(folder))
 
 
-def test_weights_that_one_file_cannot_take(capsys, monkeypatch, tiny, tmp_path):
-  monkeypatch.setattr(torch_encoder, "installed", lambda: False)
+@pytest.mark.usefixtures("without_torch")
+def test_weights_that_one_file_cannot_take(
+  capsys, imported, monkeypatch, tmp_path
+):
   monkeypatch.setattr(onnx_graph, "_LARGEST", 2**20 + 40_000)
-  source = exporting.random_model(tmp_path / "source", tiny / "teacher")
-  run = tmp_path / "run"
-  command(capsys, "import", source, f"--workdir={run}")
-  output = command(capsys, "export", f"--workdir={run}", "--onnx")
+  flags = "--onnx", f"--out={tmp_path / 'export'}"
+  output = command(capsys, "export", f"--workdir={imported}", *flags)
   assert "onnxruntime equals JAX within" in output
-  folder = run / "export" / "onnx"
+  folder = tmp_path / "export" / "onnx"
   names = "model.onnx", "model_quantized.onnx"
   for name in names:
     weights = folder / f"{name}.data"
     assert weights.stat().st_mode & 0o777 == 0o644
     size = sum((folder / name).stat().st_size for name in (name, weights.name))
-    assert f"{size / 1e6:,.1f} MB" in output
+    assert byte_size(size) in output
   assert len(list(folder.iterdir())) == 4

@@ -21,7 +21,7 @@ from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.cli import main
 from time_jax.core.arrays import make_batch
 from time_jax.core.errors import RunError
-from time_jax.hf import save
+from time_jax.hf import save, torch_encoder
 from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import abstract_params
 from time_jax.parallel import sharding
@@ -30,6 +30,8 @@ from time_jax.run import choose
 from time_jax.step import evaluate
 
 STEPS = [10, 20, 30]
+
+pytestmark = pytest.mark.usefixtures("without_torch")  # Where it is not wanted.
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +43,6 @@ def distilled(tiny, tmp_path_factory):
   assert code == 0, output
   assert f"Next: python -m time_jax choose --workdir={workdir}" in output
   return workdir
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch):
-  path = str(running.ROOT / ".cache" / "xla")
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", path)
 
 
 @pytest.fixture
@@ -166,7 +162,8 @@ def test_choose_needs_neither_the_mesh_nor_the_batch_of_the_run(capsys, run):
   assert "Chosen: step " in command(capsys, "choose", f"--workdir={run}")
 
 
-def test_the_exported_folder_loads_and_is_equal_in_torch(capsys, tiny, run):
+def test_the_export_is_equal_in_torch(capsys, monkeypatch, tiny, run):
+  monkeypatch.setattr(torch_encoder, "installed", lambda: True)
   command(capsys, "choose", f"--workdir={run}")
   out = command(capsys, "export", f"--workdir={run}")
   step, weights = exported(run)

@@ -12,29 +12,17 @@ import torch
 from exporting import command
 from tiny_tokenizers import write_tokenizer
 
-from time_jax.hf import torch_encoder
-from time_jax.release import checks, verify
+from time_jax.hf import tokenizer
+from time_jax.release import verify
 
 BLOCK = "encoder.layer.1.attention.self."
 
 
-@pytest.fixture(scope="module", params=exporting.CLASSES)
-def made(request, tiny, tmp_path_factory):
-  """(workdir, export) of a student."""
-  home = tmp_path_factory.mktemp("made")
-  source = exporting.random_model(home / "source", tiny / "teacher")
-  workdir = home / "run"
-  exporting.quietly("import", source, f"--workdir={workdir}")
-  exporting.quietly(
-    "export", f"--workdir={workdir}", f"--class={request.param}"
-  )
-  return workdir, workdir / "export"
-
-
 @pytest.fixture
-def folder(made, tmp_path):
-  """A copy of the export, to damage."""
-  return pathlib.Path(shutil.copytree(made[1], tmp_path / "export"))
+def folder(exports, tmp_path):
+  """A copy of an export, to damage."""
+  exported = exports("XLMRobertaModel")
+  return pathlib.Path(shutil.copytree(exported, tmp_path / "export"))
 
 
 def change_tensors(folder, change):
@@ -96,9 +84,10 @@ def problems(output):
   return re.findall(r"^  WRONG  (.+?)  ", output, re.M)
 
 
-def test_a_sound_folder(capsys, made):
-  workdir, folder = made
-  output = command(capsys, "verify", folder, f"--against={workdir}")
+@pytest.mark.parametrize("name", exporting.CLASSES)
+def test_a_sound_folder(capsys, imported, exports, name):
+  folder = exports(name)
+  output = command(capsys, "verify", folder, f"--against={imported}")
   assert output.splitlines()[-1].startswith("No problem found; 0 of 10 could")
   marks = re.findall(r"^  (\S+) ", output, re.M)
   assert marks == ["ok"] * 10
@@ -108,13 +97,7 @@ def test_a_sound_folder(capsys, made):
   assert "lengths 1, 2, 3, 17, 33, 64, padded and alone" in output
 
 
-@pytest.fixture
-def _without_torch(monkeypatch):
-  """It reads the same files, wrong or not, and takes its time."""
-  monkeypatch.setattr(torch_encoder, "installed", lambda: False)
-
-
-@pytest.mark.usefixtures("_without_torch")
+@pytest.mark.usefixtures("without_torch")
 def test_what_was_changed_after_the_export_is_caught(capsys, folder):
   transpose(folder)
   output = command(capsys, "verify", folder, code=2)
@@ -122,24 +105,18 @@ def test_what_was_changed_after_the_export_is_caught(capsys, folder):
   assert "model.safetensors was changed after the export" in output
 
 
-@pytest.mark.usefixtures("_without_torch")
+@pytest.mark.usefixtures("without_torch")
 @pytest.mark.parametrize("corrupt", CORRUPTIONS, ids=lambda f: f.__name__)
-def test_what_the_export_did_wrong_is_caught(capsys, folder, corrupt):
-  """The hashes are right: what the checkpoint gave is the evidence."""
+def test_what_the_export_did_wrong_is_caught(capsys, imported, folder, corrupt):
+  """By what the checkpoint gave, though the hashes are right; or by the run."""
+  by_record, by_run = CORRUPTIONS[corrupt]
   corrupt(folder)
   exporting.rehash(folder)
   found = problems(command(capsys, "verify", folder, code=2))
-  assert CORRUPTIONS[corrupt][0] in found and "files" not in found
-
-
-@pytest.mark.usefixtures("_without_torch")
-@pytest.mark.parametrize("corrupt", CORRUPTIONS, ids=lambda f: f.__name__)
-def test_without_a_record_the_run_tells(capsys, made, folder, corrupt):
-  corrupt(folder)
+  assert by_record in found and "files" not in found
   (folder / "time_jax.json").unlink()
-  flag = f"--against={made[0]}"
-  found = problems(command(capsys, "verify", folder, flag, code=2))
-  assert CORRUPTIONS[corrupt][1] in found
+  flag = f"--against={imported}"
+  assert by_run in problems(command(capsys, "verify", folder, flag, code=2))
 
 
 def test_what_cannot_be_known_is_said(capsys, folder):
@@ -151,7 +128,7 @@ def test_what_cannot_be_known_is_said(capsys, folder):
   assert "a wrong tokenizer of the right size, pass unseen" in output
 
 
-@pytest.mark.usefixtures("_without_torch")
+@pytest.mark.usefixtures("without_torch")
 def test_a_tokenizer_of_a_larger_vocabulary(capsys, folder):
   content = json.loads((folder / "tokenizer.json").read_text())
   words = sorted(content["model"]["vocab"], key=content["model"]["vocab"].get)
@@ -161,7 +138,7 @@ def test_a_tokenizer_of_a_larger_vocabulary(capsys, folder):
   assert "tokenizer" in problems(output)
 
 
-@pytest.mark.usefixtures("_without_torch")
+@pytest.mark.usefixtures("without_torch")
 def test_an_id_that_only_ours_must_say(folder):
   path = folder / "config.json"
   content = json.loads(path.read_text())
@@ -172,9 +149,9 @@ def test_an_id_that_only_ours_must_say(folder):
   assert {c.name: c.ok for c in verify.verify(folder)}["config"] is True
 
 
-@pytest.mark.usefixtures("_without_torch")
+@pytest.mark.usefixtures("without_torch")
 def test_a_text_that_came_back_once(capsys, monkeypatch, folder):
-  monkeypatch.setattr(checks.tokenizer, "coming_back", lambda *what: [])
+  monkeypatch.setattr(tokenizer, "round_trips", lambda *what: [])
   output = command(capsys, "verify", folder, code=2)
   assert problems(output) == ["tokenizer"]
   assert "no longer comes back from its ids: 'Small is fast.'" in output
@@ -193,7 +170,7 @@ def test_a_pickle_of_another(capsys, folder, tmp_path):
   assert "Imported" in command(capsys, "import", folder, *flags)
 
 
-@pytest.mark.usefixtures("_without_torch")
+@pytest.mark.usefixtures("without_torch")
 def test_a_card_with_a_hole(capsys, folder):
   path = folder / "README.md"
   text = path.read_text()

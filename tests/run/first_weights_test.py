@@ -198,7 +198,7 @@ def test_the_tokenizer_of_another_teacher_does_not_stay(
   killed(monkeypatch, *distil(tiny, run, f"--config.teacher.path={other}"))
   command(capsys, *distil(tiny, run, data))
   folders = tiny / "teacher", run / "tokenizer"
-  assert len({tokenizer.words_sha256(f, 153) for f in folders}) == 1
+  assert len({tokenizer.vocabulary_sha256(f, 153) for f in folders}) == 1
 
 
 def test_all_processes_begin_with_the_same_weights(golden, monkeypatch):
@@ -273,7 +273,7 @@ def test_without_a_tokenizer_the_record_says_which_words(
   capsys, tiny, tmp_path, way, source
 ):
   """An export whose tokenizer is gone still says what it was trained with."""
-  own = tokenizer.words_sha256(source, 153)
+  own = tokenizer.vocabulary_sha256(source, 153)
   for path in source.glob("tokenizer*"):
     path.unlink()
 
@@ -298,7 +298,7 @@ def test_words_that_nobody_knows_are_told(capsys, golden, tmp_path, tiny):
   """A published model without a tokenizer and without a record."""
   run = tmp_path / "run"
   shown = command(capsys, "import", golden / "bert", f"--workdir={run}")
-  assert "has no tokenizer and says of no vocabulary" in shown
+  assert "has no tokenizer and no record of its vocabulary" in shown
   config = default_config()
   config.teacher.path = str(tiny / "teacher")
   first_weights._check_vocabulary(run / "tokenizer", "", config, 153)

@@ -22,6 +22,10 @@ from time_jax.models import bert
 ROWS, SEQ_LEN = 2000, 32
 KINDS = list(tiny_tokenizers.KINDS)
 ALL = list(itertools.product(tiny_tokenizers.LANGUAGES, KINDS))
+# Every language, through one kind of tokenizer after the other.
+IN_TURN = set(
+  zip(tiny_tokenizers.LANGUAGES, itertools.cycle(KINDS), strict=False)
+)
 # Right to left, with combining marks, without spaces.
 SOME = [("ar", "unigram"), ("hi", "byte_bpe"), ("zh", "wordpiece")]
 
@@ -43,7 +47,15 @@ def trained(tmp_path_factory):
   return folder
 
 
-@pytest.mark.parametrize(("language", "kind"), ALL)
+def cases(quick):
+  """All cases, those that are not quick marked as slow."""
+  return [
+    pytest.param(*case, marks=() if case in quick else pytest.mark.slow)
+    for case in ALL
+  ]
+
+
+@pytest.mark.parametrize(("language", "kind"), cases(IN_TURN))
 def test_no_token_is_lost(trained, tmp_path, language, kind):
   """What the rows hold is the whole text, window by window."""
   folder = trained(language, kind)
@@ -112,13 +124,7 @@ def run_through(trained, folder, language, kind):
   return folder / "run" / "export"
 
 
-@pytest.mark.parametrize(
-  ("language", "kind"),
-  [
-    pytest.param(*case, marks=() if case in SOME else pytest.mark.slow)
-    for case in ALL
-  ],
-)
+@pytest.mark.parametrize(("language", "kind"), cases(SOME))
 @pytest.mark.usefixtures("one_process")
 def test_text_to_student(trained, tmp_path, language, kind):
   out = run_through(trained, tmp_path, language, kind)

@@ -16,12 +16,10 @@ def run(*argv):
 
 
 @pytest.mark.usefixtures("one_process")
-def test_trim_distil_export_verify(tmp_path, capsys):
+def test_trim_distil_export_verify(teachers, tmp_path, capsys):
   """Both classes, of a teacher with XLM-R's padding id and positions."""
-  whole, teacher, workdir = (tmp_path / name for name in ("a", "b", "run"))
-  whole.mkdir()
-  texts, size = tiny_multilingual.texts(), tiny_multilingual.SIZE
-  tiny_multilingual.xlm_roberta(whole, texts, size)
+  whole, size = teachers("xlm_roberta"), tiny_multilingual.SIZE
+  teacher, workdir = tmp_path / "teacher", tmp_path / "run"
   text = tiny_tokenizers.TEXT / "da.jsonl.gz"
   run("trim", f"--teacher={whole}", f"--text={text}", f"--out={teacher}")
   rows = json.loads((teacher / "config.json").read_text())["vocab_size"]

@@ -8,8 +8,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from time_jax.core.errors import UserError
-from time_jax.trim.merges import Merges
-from time_jax.trim.vocabulary import Vocabulary
+from time_jax.trim.vocabulary import Vocabulary, ancestors
 
 LETTERS = "abcdef"
 
@@ -125,13 +124,15 @@ def test_a_cut_changes_every_id_in_the_file():
 
 
 def test_ancestors():
-  merges = Merges(
-    ["t h", ["th", "e"], "h e", "q u"], {*"the", "th", "the", "he"}
-  )
-  assert merges.ancestors("the") == {"t", "h", "e", "th", "the"}
-  assert merges.ancestors("he") == {"h", "e", "he"}
-  assert merges.ancestors("xyz") == {"xyz"}  # Added whole, made by no merge.
-  assert merges.ancestors("q") == set()  # Falls back to bytes.
+  ranks = {("t", "h"): 0, ("th", "e"): 1, ("h", "e"): 2, ("q", "u"): 3}
+  vocabulary = {*"the", "th", "the", "he"}
+  for token, expected in {
+    "the": {"t", "h", "e", "th", "the"},
+    "he": {"h", "e", "he"},
+    "xyz": {"xyz"},  # Added whole, made by no merge.
+    "q": set(),  # Falls back to bytes.
+  }.items():
+    assert ancestors(token, ranks, vocabulary) == expected
 
 
 def test_bytes_stay():

@@ -102,9 +102,9 @@ class Inspect(Command):
 
   def run(self) -> int:
     """Prints what is found in the model's folder."""
-    from time_jax.release import inspection
+    from time_jax.release import inspect_model
 
-    return inspection.inspect_model(
+    return inspect_model.inspect_model(
       self.model,
       layer=self.layer,
       size=self.size,

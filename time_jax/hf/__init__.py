@@ -1,1 +1,1 @@
-"""The only place that knows Hugging Face files."""
+"""Hugging Face folders: finding, reading and writing them."""

@@ -1,4 +1,4 @@
-"""A student as an ONNX graph, node by node: no PyTorch, no tracing."""
+"""A student as an ONNX graph, built node by node, without PyTorch's tracing."""
 
 import importlib
 import math
@@ -12,28 +12,28 @@ from time_jax.core.errors import UserError
 from time_jax.models.bert import BertConfig
 from time_jax.models.family import Params
 
-# Of the standard set of operators: the newest that onnxruntime 1.20 knows, the
-# oldest in pyproject.toml.
+# The newest version of the standard operators that onnxruntime 1.20 knows, the
+# oldest release in pyproject.toml; and the file format that goes with it.
 OPSET = 21
-_IR = 10  # The file format that goes with it.
+_IR = 10
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "last_hidden_state"
 _MASKED = 1e9
-_LARGEST = 2**31 - 1  # Bytes of a file, a limit of its format.
-_OF_GRAPH = 2**20  # More than what is in it besides the weights.
+_LARGEST = 2**31 - 1  # bytes of a file, a limit of its format
+_OF_GRAPH = 2**20  # bytes; more than what is in it besides the weights
 
 
 def save_onnx(path: pathlib.Path, config: BertConfig, params: Params) -> None:
-  """Writes the graph, and checks it.
+  """Writes a student as an ONNX file, and checks the file.
 
-  Takes int64 `input_ids` and `attention_mask` (batch, length), both dynamic,
-  and gives `last_hidden_state` (batch, length, D). Positions count the tokens
-  that the mask shows, so left padding does no harm.
+  The graph takes int64 `input_ids` and `attention_mask` (batch, length), both
+  dynamic, and gives `last_hidden_state` (batch, length, D). Positions count the
+  tokens that the mask shows, so left padding does no harm.
 
   Args:
-    path: of the file. Weights that it cannot take lie beside it, in
+    path: the file. Weights that it cannot take are written beside it, to
       PATH.data, and belong to it.
-    config: of the student.
+    config: the student's config.
     params: float32.
 
   Raises:
@@ -50,13 +50,13 @@ def save_onnx(path: pathlib.Path, config: BertConfig, params: Params) -> None:
 
 
 def is_large(params: Params) -> bool:
-  """Whether parameters take more than one file of the format holds."""
+  """Returns whether parameters take more than one file of the format holds."""
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
   return size + _OF_GRAPH > _LARGEST
 
 
 def require(*names: str) -> list[Any]:
-  """Imports optional packages; UserError says how to install them."""
+  """Imports optional packages; raises UserError how to install them."""
   try:
     return [importlib.import_module(name) for name in names]
   except ImportError as error:
@@ -78,23 +78,22 @@ class _Graph:
     self._weights: dict[str, Any] = {}
 
   def build(self, params: Params) -> Any:
-    c, helper = self._config, self._helper
+    """Returns the model whose weights these are."""
+    config, helper = self._config, self._helper
     x = self._embed(params["embeddings"])
     bias = self._mask()
-    for number, block in enumerate(_blocks(params, c.num_layers)):
-      x = self._block(block, x, bias, f"layer{number}")
+    for i in range(config.num_layers - 1):
+      block = jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"])
+      x = self._block(block, x, bias, f"layer{i}")
+    x = self._block(params["last"], x, bias, f"layer{config.num_layers - 1}")
     self._nodes.append(helper.make_node("Identity", [x], [OUTPUT]))
-    kinds = self._onnx.TensorProto
-    shape = ["batch", "length"]
+    kinds, shape = self._onnx.TensorProto, ["batch", "length"]
+    value = helper.make_tensor_value_info
     graph = helper.make_graph(
       self._nodes,
       "time_jax",
-      [helper.make_tensor_value_info(n, kinds.INT64, shape) for n in INPUTS],
-      [
-        helper.make_tensor_value_info(
-          OUTPUT, kinds.FLOAT, [*shape, c.hidden_size]
-        )
-      ],
+      [value(name, kinds.INT64, shape) for name in INPUTS],
+      [value(OUTPUT, kinds.FLOAT, [*shape, config.hidden_size])],
       list(self._weights.values()),
     )
     return helper.make_model(
@@ -104,9 +103,11 @@ class _Graph:
       ir_version=_IR,
     )
 
-  def _add(self, kind: str, *inputs: str, **attributes: Any) -> str:
+  def _add(self, kind: str, *inputs: Any, **attributes: Any) -> str:
+    """Adds a node; its inputs are names, or numbers that become constants."""
+    names = [x if isinstance(x, str) else self._number(x) for x in inputs]
     name = f"{kind.lower()}_{len(self._nodes)}"
-    node = self._helper.make_node(kind, inputs, [name], name, **attributes)
+    node = self._helper.make_node(kind, names, [name], name, **attributes)
     self._nodes.append(node)
     return name
 
@@ -120,17 +121,13 @@ class _Graph:
     return self._weight(f"constant_{value}", np.array(value, kind))
 
   def _embed(self, params: Params) -> str:
-    c = self._config
-    count = self._add("CumSum", INPUTS[1], self._number(1))
-    index = self._add("Sub", count, self._number(1))
-    start = self._number(0)
+    config = self._config
+    index = self._add("Sub", self._add("CumSum", INPUTS[1], 1), 1)
     # In bounds whatever a mask says.
-    position = self._add(
-      "Clip", index, start, self._number(c.max_positions - 1)
-    )
-    table = params["position"]["embedding"][c.position_offset :]
-    words = self._weight("word_embeddings", params["word"]["embedding"])
-    x = self._add("Gather", words, INPUTS[0])
+    position = self._add("Clip", index, 0, config.max_positions - 1)
+    table = params["position"]["embedding"][config.position_offset :]
+    tokens = self._weight("word_embeddings", params["word"]["embedding"])
+    x = self._add("Gather", tokens, INPUTS[0])
     places = self._weight("position_embeddings", table)
     x = self._add("Add", x, self._add("Gather", places, position))
     first_type = params["token_type"]["embedding"][0]
@@ -138,41 +135,37 @@ class _Graph:
     return self._norm(params["norm"], x, "embeddings.norm")
 
   def _mask(self) -> str:
-    """Zero at tokens and very low at padding, (batch, 1, 1, length)."""
-    shown = self._add("Cast", INPUTS[1], to=self._onnx.TensorProto.FLOAT)
-    hidden = self._add("Sub", shown, self._number(1.0))
-    low = self._add("Mul", hidden, self._number(_MASKED))
-    return self._add("Unsqueeze", low, self._number([1, 2]))
+    """Adds a bias of 0 at tokens and -1e9 at padding, (batch, 1, 1, length)."""
+    real = self._add("Cast", INPUTS[1], to=self._onnx.TensorProto.FLOAT)
+    bias = self._add("Mul", self._add("Sub", real, 1.0), _MASKED)
+    return self._add("Unsqueeze", bias, [1, 2])
 
   def _block(self, params: Params, x: str, bias: str, name: str) -> str:
-    c = self._config
+    config = self._config
 
-    def split(part: str, order: list[int]) -> str:
-      y = self._dense(params[part], x, f"{name}.{part}")
-      shape = self._number([0, 0, c.num_heads, c.head_dim])
-      return self._add("Transpose", self._add("Reshape", y, shape), perm=order)
+    def dense(part: str, x: str) -> str:
+      return self._dense(params[part], x, f"{name}.{part}")
 
-    query = split("query", [0, 2, 1, 3])
-    key = split("key", [0, 2, 3, 1])
-    value = split("value", [0, 2, 1, 3])
+    def heads(part: str, order: list[int]) -> str:
+      shape = [0, 0, config.num_heads, config.head_dim]
+      y = self._add("Reshape", dense(part, x), shape)
+      return self._add("Transpose", y, perm=order)
+
+    def add_and_norm(part: str, x: str, y: str) -> str:
+      return self._norm(params[part], self._add("Add", x, y), f"{name}.{part}")
+
+    query = heads("query", [0, 2, 1, 3])
+    key = heads("key", [0, 2, 3, 1])
+    value = heads("value", [0, 2, 1, 3])
     logits = self._add("MatMul", query, key)
-    scaled = self._add("Mul", logits, self._number(1 / math.sqrt(c.head_dim)))
+    scaled = self._add("Mul", logits, 1 / math.sqrt(config.head_dim))
     weights = self._add("Softmax", self._add("Add", scaled, bias), axis=-1)
     mixed = self._add("MatMul", weights, value)
     mixed = self._add("Transpose", mixed, perm=[0, 2, 1, 3])
-    flat = self._add("Reshape", mixed, self._number([0, 0, c.hidden_size]))
-    out = self._dense(params["attention_out"], flat, f"{name}.attention_out")
-    x = self._norm(
-      params["attention_norm"],
-      self._add("Add", x, out),
-      f"{name}.attention_norm",
-    )
-    inner = self._dense(params["ffn_in"], x, f"{name}.ffn_in")
-    active = self._add("Gelu", inner)
-    out = self._dense(params["ffn_out"], active, f"{name}.ffn_out")
-    return self._norm(
-      params["ffn_norm"], self._add("Add", x, out), f"{name}.ffn_norm"
-    )
+    flat = self._add("Reshape", mixed, [0, 0, config.hidden_size])
+    x = add_and_norm("attention_norm", x, dense("attention_out", flat))
+    active = self._add("Gelu", dense("ffn_in", x))
+    return add_and_norm("ffn_norm", x, dense("ffn_out", active))
 
   def _dense(self, params: Params, x: str, name: str) -> str:
     kernel = self._weight(f"{name}.kernel", params["kernel"])
@@ -186,19 +179,3 @@ class _Graph:
     return self._add(
       "LayerNormalization", x, scale, bias, axis=-1, epsilon=epsilon
     )
-
-
-def _blocks(params: Params, num_layers: int) -> list[Params]:
-  """Every block's parameters, on the host."""
-
-  def take(tree: Params, index: int | None) -> Params:
-    return {
-      part: {
-        name: np.asarray(leaf if index is None else leaf[index])
-        for name, leaf in leaves.items()
-      }
-      for part, leaves in tree.items()
-    }
-
-  middle = [take(params["layers"], i) for i in range(num_layers - 1)]
-  return [*middle, take(params["last"], None)]

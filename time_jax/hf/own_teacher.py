@@ -1,4 +1,4 @@
-"""A teacher that is named by its folder or id: how to distil it."""
+"""A teacher that a user names by its folder or hub id: how to distil it."""
 
 import dataclasses
 import math
@@ -7,30 +7,30 @@ import pathlib
 from time_jax.catalog import teachers
 from time_jax.catalog.teachers import Recommendation
 from time_jax.hf import files, load
+from time_jax.hf.lineage import TRIM_RECORD
 
-_MOST_HEADS = 64  # as of the recommended teachers
-_TRIMMED = "trim.json"  # What `trim` leaves in a teacher's folder.
+_MOST_HEADS = 64  # of the recommended teachers
 
 
 def is_place(name: str) -> bool:
-  """Whether a user names a teacher by where it is, not by its short name."""
+  """Returns whether a name is a folder or id rather than a short name."""
   folder = pathlib.Path(name).expanduser()
   return "/" in name or name.startswith("package:") or folder.is_dir()
 
 
 def own_teacher(path: str, hidden_size: int) -> Recommendation:
-  """How to distil a checkpoint, as far as its config.json tells.
+  """Recommends how to distil a checkpoint, as far as its config.json tells.
 
-  The layer is the recommended one where the checkpoint is, or was made by
-  `trim` of, one of those in teachers.tsv; else the last. R is the largest up to
-  64 that divides all widths.
+  The layer is the recommended one where the checkpoint is in teachers.tsv, or
+  was trimmed from a teacher in there; else the last. R is the largest up to 64
+  that divides all widths.
 
   Args:
-    path: see `files.resolve`.
-    hidden_size: of the student.
+    path: a folder, package or hub id, see `files.resolve`.
+    hidden_size: hidden size of the student.
 
   Raises:
-    UserError: there is no such model, or of an unknown architecture.
+    UserError: there is no such model, or its architecture is unknown.
   """
   local = pathlib.Path(path).expanduser().is_dir()
   known = None if local else teachers.recommended(path)
@@ -38,8 +38,8 @@ def own_teacher(path: str, hidden_size: int) -> Recommendation:
     return dataclasses.replace(known, path=path)
   folder = files.resolve(path)
   _, config = load.read_config(folder)
-  if (folder / _TRIMMED).exists():
-    record = files.read_json(folder / _TRIMMED)
+  if (folder / TRIM_RECORD).exists():
+    record = files.read_json(folder / TRIM_RECORD)
     known = teachers.recommended(str(record.get("teacher")))
   last = config.num_layers
   common = math.gcd(hidden_size, *config.widths.values())

@@ -32,8 +32,8 @@ def save_bert(
   """Writes config.json and model.safetensors.
 
   Args:
-    folder: exists.
-    config: of the student.
+    folder: an existing folder.
+    config: the student's config.
     params: host or device arrays; float32.
     special_ids: pad_token_id, bos_token_id, eos_token_id.
     model_class: a key of `CLASSES`.
@@ -43,15 +43,19 @@ def save_bert(
     UserError: XLMRobertaModel without a padding token, by which it counts.
   """
   content = hf_config(config, special_ids, model_class, dtype)
-  text = atomic_file.as_json(content, indent=2, sort_keys=True) + "\n"
-  (folder / "config.json").write_text(text, encoding="utf-8")
+  atomic_file.write_json(folder / "config.json", content, sort_keys=True)
   offset = position_offset(model_class, special_ids)
-  safetensors.numpy.save_file(
-    bert_tensors(config, params, offset, dtype),
-    folder / "model.safetensors",
-    metadata={"format": "pt"},
+  write_safetensors(
+    folder / "model.safetensors", bert_tensors(config, params, offset, dtype)
   )
-  (folder / "model.safetensors").chmod(0o644)  # It is written as private.
+
+
+def write_safetensors(
+  path: pathlib.Path, tensors: Mapping[str, np.ndarray]
+) -> None:
+  """Writes tensors as transformers does; safetensors' files are private."""
+  safetensors.numpy.save_file(dict(tensors), path, metadata={"format": "pt"})
+  path.chmod(0o644)
 
 
 def hf_config(
@@ -60,7 +64,7 @@ def hf_config(
   model_class: str = "BertModel",
   dtype: str = "float32",
 ) -> dict[str, Any]:
-  """What config.json says of a student; arguments as for `save_bert`."""
+  """Returns a student's config.json; arguments as for `save_bert`."""
   offset = position_offset(model_class, special_ids)
   return {
     "architectures": [model_class],
@@ -86,7 +90,11 @@ def hf_config(
 
 
 def position_offset(model_class: str, special_ids: Mapping[str, int]) -> int:
-  """First row of the position table that a class uses.
+  """Returns the first row of the position table that a class uses.
+
+  Args:
+    model_class: a key of `CLASSES`.
+    special_ids: ids by name, "pad_token_id" among them if it has one.
 
   Raises:
     UserError: the class counts from the padding token's id, and there is none.
@@ -108,17 +116,17 @@ def position_offset(model_class: str, special_ids: Mapping[str, int]) -> int:
 def bert_tensors(
   config: BertConfig, params: Params, offset: int, dtype: str
 ) -> dict[str, np.ndarray]:
-  """The tensors of a file.
+  """Returns the tensors of a student's file, by name.
 
   The pooler is among them though distillation never trains it: transformers
   makes a random one of its own, with a warning, where a file lacks it.
 
   Args:
-    config: of the student.
+    config: the student's config.
     params: float32.
     offset: first row of the file's position table that is used; the rows
       before it are zero, unless the student's own table starts there too.
-    dtype: of the tensors.
+    dtype: the tensors' dtype.
   """
   tensors = to_tensors(params, NAMES, config.num_layers)
   if offset != config.position_offset:

@@ -10,18 +10,19 @@ import numpy as np
 from time_jax.core.errors import RunError
 from time_jax.hf import files
 
-Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# (tokens (B, T), mask (B, T)) -> hidden states.
+Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # Classes of an encoder alone, where AutoModel would take its decoder, too.
-_ALONE = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel"}
+_ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel"}
 
 
 def installed() -> bool:
-  """Whether PyTorch is there."""
+  """Returns whether PyTorch is installed."""
   return importlib.util.find_spec("torch") is not None
 
 
 def knows(hf_config: Mapping[str, Any]) -> bool:
-  """Whether transformers has a class for a config.json."""
+  """Returns whether transformers has a class for a config.json."""
   import transformers
 
   return hf_config.get("model_type", "") in transformers.CONFIG_MAPPING
@@ -32,19 +33,19 @@ def load_torch(
   strict: bool,
   every_layer: bool = True,
   allow_pickle: bool = False,
-) -> Run:
+) -> Encode:
   """Loads a folder in float32; no code of it is executed.
 
   Args:
-    folder: of the model.
+    folder: the model's folder.
     strict: whether a tensor that the model does not know, or a pooler that is
       not there, is wrong; heads of other people's models are not.
     every_layer: whether all hidden states are given, or the last one alone.
-    allow_pickle: see `files.weight_files`.
+    allow_pickle: see `weight_files.find_weights`.
 
   Returns:
-    (tokens (B, T), mask (B, T)) -> hidden states (states, B, T, D), the last
-    of them what the model hands on.
+    A function of tokens (B, T) and mask (B, T) that gives hidden states
+    (states, B, T, D), the model's output as the last of them.
 
   Raises:
     RunError: transformers cannot load it, or not all of it.
@@ -55,9 +56,9 @@ def load_torch(
   transformers.logging.set_verbosity_error()
   transformers.logging.disable_progress_bar()
   kind = files.read_json(folder / "config.json").get("model_type", "")
-  loader: Any = getattr(transformers, _ALONE.get(kind, "AutoModel"))
+  loader: Any = getattr(transformers, _ENCODERS.get(kind, "AutoModel"))
   try:
-    model, found = loader.from_pretrained(
+    model, report = loader.from_pretrained(
       str(folder),
       output_loading_info=True,
       local_files_only=True,
@@ -66,17 +67,22 @@ def load_torch(
       dtype=torch.float32,
     )
   except Exception as error:  # It raises what it likes.
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    raise RunError(f"transformers cannot load {folder}: {reason}") from error
-  wrong = {
-    name: _listed(keys if strict else _of_encoder(name, keys))
-    for name, keys in found.items()
-  }
-  wrong = {name: keys for name, keys in wrong.items() if keys}
-  if wrong:
-    raise RunError(f"{folder} does not load cleanly in transformers: {wrong}")
+    raise RunError(
+      f"transformers cannot load {folder}: {files.first_line(error)}"
+    ) from error
+  if not strict:
+    report.pop("unexpected_keys", None)
+  problems = {}
+  for name, keys in report.items():
+    keys = [key for key in map(str, keys) if strict or "pooler." not in key]
+    if keys:
+      problems[name] = sorted(keys)[:5]
+  if problems:
+    raise RunError(
+      f"{folder} does not load cleanly in transformers: {problems}"
+    )
 
-  def run(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+  def encode(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
     with torch.no_grad():
       output = model.eval()(
         input_ids=torch.tensor(np.asarray(tokens, np.int64)),
@@ -87,14 +93,4 @@ def load_torch(
     states = [*below, output.last_hidden_state]
     return np.stack([state.numpy() for state in states])
 
-  return run
-
-
-def _of_encoder(name: str, keys: Any) -> Any:
-  if name == "unexpected_keys":
-    return []
-  return [key for key in keys if "pooler." not in str(key)]
-
-
-def _listed(keys: Any) -> list[str]:
-  return sorted(map(str, keys))[:5]
+  return encode

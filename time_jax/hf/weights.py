@@ -2,7 +2,8 @@
 
 The files are mapped into memory, and what was read of a mapping counts as
 memory until the mapping is closed. `Weights` closes its mappings every
-`_MAPPED` bytes, so that reading a model needs no more than what is made of it.
+`_MAPPED` bytes, so that reading a model needs no more memory than the arrays
+that are made of it.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import importlib
 import math
 import pathlib
 import pickle
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,13 +22,16 @@ import safetensors
 
 from time_jax.core.errors import UserError
 from time_jax.core.notes import note
-from time_jax.hf import files
+from time_jax.hf.files import first_line
+from time_jax.hf.weight_files import find_weights
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
-SHORT = {"F64": "float64", "F32": "float32", "F16": "float16"}
-SHORT |= {"BF16": "bfloat16", "I64": "int64", "I32": "int32", "I8": "int8"}
-SHORT |= {"BOOL": "bool", "I16": "int16", "U8": "uint8"}
-
+# What safetensors calls a dtype -> what NumPy calls it.
+_DTYPES = {
+  **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"},
+  **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8"},
+  **{"U8": "uint8", "BOOL": "bool"},
+}
 _CHUNK = 16 << 20  # bytes copied out of a mapping at once
 _MAPPED = 64 << 20  # bytes read before mappings are closed
 
@@ -34,13 +39,14 @@ Index = tuple[slice, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Info:
+class TensorInfo:
   """What a file's header says of a tensor.
 
   Attributes:
-    shape: of the tensor.
-    dtype: as NumPy calls it ("float32"), or as the file does.
-    bytes: in the file.
+    shape: the tensor's shape.
+    dtype: NumPy's name of its dtype ("float32"), or the file's own name of a
+      dtype that NumPy does not have.
+    bytes: its size in the file.
   """
 
   shape: tuple[int, ...]
@@ -49,67 +55,66 @@ class Info:
 
 
 class Weights:
-  """Tensors of a folder by name, one file or many; use it with `with`."""
+  """The tensors of a folder by name, in one file or many.
+
+  Use it in a `with` statement, which closes the files.
+
+  Attributes:
+    folder: the model's folder.
+    files: which of its files are read, see `weight_files.WeightFiles`.
+  """
 
   def __init__(self, folder: pathlib.Path, allow_pickle: bool = False) -> None:
     """Reads the headers of the folder's files.
 
     Args:
-      folder: of the model.
-      allow_pickle: whether pickles may be opened where there is nothing else.
+      folder: the model's folder.
+      allow_pickle: whether pickles may be opened where there is no
+        safetensors.
 
     Raises:
       UserError: there are no files, or they cannot be read.
     """
     self.folder = folder
-    self.layout = files.find_weights(folder, allow_pickle)
-    self.paths = self.layout.paths
-    self._files = [
-      _Pickle(path) if path.suffix == ".bin" else _Safetensors(path)
-      for path in self.paths
-    ]
-    self._of = self._find_tensors()
-    self._read = 0
+    self.files = find_weights(folder, allow_pickle)
+    self._readers: dict[str, _Reader] = {
+      path.name: _Pickle(path) if path.suffix == ".bin" else _Safetensors(path)
+      for path in self.files.paths
+    }
+    self._tensors = self._find_tensors()
+    self._bytes_read = 0
 
-  def _find_tensors(self) -> dict[str, tuple["_File", str]]:
-    """Name -> the file that counts for it, and its name in there."""
-    by_name = dict(zip([p.name for p in self.paths], self._files, strict=True))
-    places = self.layout.places
-    found: dict[str, tuple[_File, str]] = {}
-    for file_name, file in by_name.items():
-      for name in file.tensors:
-        if places is None or places.get(name) == file_name:
-          found[name] = file, name
-    self._say_which_counts(by_name)
-    # Of tensors that are one and the same, safetensors.torch.save_model writes
-    # one, and the names of the others into the header: "left out": "written".
-    for file in self._files:
-      for name, written in file.tied.items():
-        if name not in found and written in found:
-          found[name] = found[written]
-    return found
-
-  def _say_which_counts(self, by_name: Mapping[str, "_File"]) -> None:
-    places = self.layout.places or {}
-    for file_name, file in by_name.items():
-      twice = sorted(
-        name
-        for name in file.tensors
-        if places.get(name, file_name) != file_name
-        and name in by_name[places[name]].tensors
-      )
-      if twice:
-        more = f" and {len(twice) - 1} more" if len(twice) > 1 else ""
+  def _find_tensors(self) -> dict[str, tuple["_Reader", str]]:
+    """Returns name -> the reader of the file in which it counts, name there."""
+    tensors: dict[str, tuple[_Reader, str]] = {}
+    for file_name, reader in self._readers.items():
+      elsewhere = []
+      for name in reader.tensors:
+        counts_in = (self.files.index or {}).get(name)
+        if self.files.index is None or counts_in == file_name:
+          tensors[name] = reader, name
+        elif counts_in and name in self._readers[counts_in].tensors:
+          elsewhere.append(name)
+      if elsewhere and self.files.index:
+        first, *others = sorted(elsewhere)
+        more = f" and {len(others)} more" if others else ""
         note(
-          f"{self.folder / file_name} holds {twice[0]}{more}, too; what counts "
-          f"is in {places[twice[0]]}, as the index says."
+          f"{self.folder / file_name} holds {first}{more}, too; what counts "
+          f"is in {self.files.index[first]}, as the index says."
         )
+    # Of tensors that share memory, safetensors.torch.save_model writes one, and
+    # the names of the others into the header: {left out: written}.
+    for reader in self._readers.values():
+      for name, written in reader.tied.items():
+        if name not in tensors and written in tensors:
+          tensors[name] = tensors[written]
+    return tensors
 
   def __iter__(self) -> Iterator[str]:
-    return iter(self._of)
+    return iter(self._tensors)
 
   def __contains__(self, name: str) -> bool:
-    return name in self._of
+    return name in self._tensors
 
   def __enter__(self) -> "Weights":
     return self
@@ -117,34 +122,32 @@ class Weights:
   def __exit__(self, *error: object) -> None:
     self.close()
 
-  def info(self, name: str) -> Info:
-    """Shape and dtype of a tensor, without reading it."""
-    file, stored = self._of[name]
-    return file.tensors[stored]
-
-  def stored_as(self, name: str) -> str:
-    """The name that the files give a tensor; other names may be tied to it."""
-    return self._of[name][1]
-
-  def why_missing(self, name: str) -> str:
-    """A remark for messages about a name that is not here, or nothing."""
-    place = (self.layout.places or {}).get(name)
-    return f" from {place}, where the index has it" if place else ""
+  def info(self, name: str) -> TensorInfo:
+    """Returns shape, dtype and size of a tensor, without reading it."""
+    reader, stored = self._tensors[name]
+    return reader.tensors[stored]
 
   def shape(self, name: str) -> tuple[int, ...]:
-    """Shape of a tensor, without reading it."""
+    """Returns the shape of a tensor, without reading it."""
     return self.info(name).shape
 
+  def stored_as(self, name: str) -> str:
+    """Returns a tensor's name in its file; other names may be tied to it."""
+    return self._tensors[name][1]
+
+  def expected_file(self, name: str) -> str:
+    """Returns the file in which the index has a name, or "" without one."""
+    return (self.files.index or {}).get(name, "")
+
   def names_in(self, path: pathlib.Path) -> list[str]:
-    """Names of the tensors that are read from one of `paths`."""
-    wanted = self._files[self.paths.index(path)]
-    return [name for name, (file, _) in self._of.items() if file is wanted]
+    """Returns the names of the tensors that are read from one file."""
+    reader = self._readers[path.name]
+    return [name for name, (its, _) in self._tensors.items() if its is reader]
 
   def read(self, name: str) -> np.ndarray:
-    """A whole tensor, in the file's own dtype."""
-    everything = (slice(None),) * len(self.shape(name))
-    file, stored = self._of[name]
-    array = file.slice(stored, everything)
+    """Returns a whole tensor, in the file's own dtype."""
+    reader, stored = self._tensors[name]
+    array = reader.slice(stored, (slice(None),) * len(self.shape(name)))
     self._count(array.nbytes)
     return array
 
@@ -154,9 +157,9 @@ class Weights:
     """Fills an array with a tensor or with a part of it, cast to its dtype.
 
     Args:
-      target: of the part's shape; may be a transposed view.
-      name: of the tensor, which has at least one dimension.
-      index: the part; slices without step, one a dimension. None: all of it.
+      target: array of the part's shape; may be a transposed view.
+      name: name of a tensor that has at least one dimension.
+      index: the part: a slice without step for each dimension. None: all.
     """
     index = index or (slice(None),) * len(self.shape(name))
     first = index[0].indices(self.shape(name)[0])[0]
@@ -166,10 +169,10 @@ class Weights:
   def chunks(
     self, name: str, index: Index | None = None
   ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields a tensor, or a part of it, in order: (first row, some rows).
+    """Yields a tensor, or a part of it, as (first row, some rows) in order.
 
     Args:
-      name: of the tensor; one without dimensions comes whole.
+      name: name of the tensor; one without dimensions comes whole.
       index: as for `read_into`.
     """
     info = self.info(name)
@@ -180,25 +183,27 @@ class Weights:
     first, last, _ = index[0].indices(info.shape[0])
     row_bytes = info.bytes // max(info.shape[0], 1)
     step = max(_CHUNK // max(row_bytes, 1), 1)
-    file, stored = self._of[name]
+    reader, stored = self._tensors[name]
     for start in range(first, last, step):
       stop = min(start + step, last)
-      yield start, file.slice(stored, (slice(start, stop), *index[1:]))
+      yield start, reader.slice(stored, (slice(start, stop), *index[1:]))
       self._count((stop - start) * row_bytes)
 
-  def _count(self, count: int) -> None:
-    self._read += count
-    if self._read > _MAPPED:
+  def _count(self, num_bytes: int) -> None:
+    self._bytes_read += num_bytes
+    if self._bytes_read > _MAPPED:
       self.close()
 
   def close(self) -> None:
-    """Lets go of the files; the next read opens them again."""
-    self._read = 0
-    for file in self._files:
-      file.close()
+    """Closes the files; the next read opens them again."""
+    self._bytes_read = 0
+    for reader in self._readers.values():
+      reader.close()
 
 
 class _Safetensors:
+  """A file in safetensors' format."""
+
   def __init__(self, path: pathlib.Path) -> None:
     self._path = path
     self._file: Any = None
@@ -207,12 +212,13 @@ class _Safetensors:
     self.tied: Mapping[str, str] = self._open().metadata() or {}
     self.close()
 
-  def _info(self, name: str) -> Info:
+  def _info(self, name: str) -> TensorInfo:
     part = self._open().get_slice(name)
-    shape, short = tuple(part.get_shape()), part.get_dtype()
-    digits = "".join(c for c in short.split("_")[0] if c.isdigit())
-    size = math.prod(shape) * int(digits or 8) // 8  # BOOL is a byte.
-    return Info(shape, SHORT.get(short, short), size)
+    shape, dtype = tuple(part.get_shape()), part.get_dtype()
+    bits = int((re.findall(r"\d+", dtype) or ["8"])[0])  # BOOL is a byte.
+    return TensorInfo(
+      shape, _DTYPES.get(dtype, dtype), math.prod(shape) * bits // 8
+    )
 
   def _open(self) -> Any:
     try:
@@ -228,10 +234,9 @@ class _Safetensors:
     try:
       return self._open().get_slice(name)[index]
     except safetensors.SafetensorError as error:
-      shape = self.tensors[name].shape
       raise UserError(
-        f"{self._path} holds {name} of shape {shape}, which cannot be read: "
-        f"{error}."
+        f"{self._path} holds {name} of shape {self.tensors[name].shape}, which "
+        f"cannot be read: {error}."
       ) from error
 
   def close(self) -> None:
@@ -239,16 +244,16 @@ class _Safetensors:
 
 
 class _Pickle:
-  """What `torch.save` wrote: opened by torch, which allows tensors only."""
+  """A file of `torch.save`, which torch opens if it holds only tensors."""
 
   def __init__(self, path: pathlib.Path) -> None:
     self._path = path
     # Before torch 1.6 it was no zip file. Such a file is read whole, once.
     self._mapped = zipfile.is_zipfile(path)
-    self._tensors: Any = None
+    self._content: Any = None
     self.tied: Mapping[str, str] = {}  # Every name has its tensor here.
     self.tensors = {
-      name: Info(
+      name: TensorInfo(
         tuple(tensor.shape),
         str(tensor.dtype).removeprefix("torch."),
         tensor.numel() * tensor.element_size(),
@@ -260,13 +265,13 @@ class _Pickle:
     self.close()
 
   def _open(self) -> Any:
-    if self._tensors is None:
+    if self._content is None:
       content = _unpickle(self._path, self._mapped)
       named = content.items() if isinstance(content, dict) else ()
-      self._tensors = {
+      self._content = {
         name: tensor for name, tensor in named if hasattr(tensor, "numel")
       }
-    return self._tensors
+    return self._content
 
   def slice(self, name: str, index: Index) -> np.ndarray:
     tensor = self._open()[name][index].contiguous()
@@ -278,10 +283,10 @@ class _Pickle:
 
   def close(self) -> None:
     if self._mapped:
-      self._tensors = None
+      self._content = None
 
 
-_File = _Safetensors | _Pickle
+_Reader = _Safetensors | _Pickle
 
 
 def _unpickle(path: pathlib.Path, mapped: bool) -> Any:
@@ -296,14 +301,13 @@ def _unpickle(path: pathlib.Path, mapped: bool) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
   except pickle.UnpicklingError as error:
     reason = str(error).partition("WeightsUnpickler error:")[2] or str(error)
-    reason = reason.strip().splitlines()[0].split(". ")[0]
     raise UserError(
-      f"{path} is refused by torch.load(weights_only=True): {reason}; it holds "
-      "more than tensors, or is damaged."
+      f"{path} is refused by torch.load(weights_only=True): "
+      f"{reason.strip().splitlines()[0].split('. ')[0]}; it holds more than "
+      "tensors, or is damaged."
     ) from error
   except Exception as error:  # Damage shows as nearly anything.
-    reason = str(error).strip().split(". ")[0].split("\n")[0]
     raise UserError(
-      f"{path} is damaged or incomplete: {type(error).__name__}: {reason}; "
-      "download it again."
+      f"{path} is damaged or incomplete: {type(error).__name__}: "
+      f"{first_line(error).split('. ')[0]}; download it again."
     ) from error

@@ -9,11 +9,14 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from time_jax.catalog.languages import find
+from time_jax.core.display import markdown_table
+from time_jax.hf.files import first_line
 from time_jax.models.bert import BertConfig
+from time_jax.release.options import Options
 
 NOT_STATED = "not stated"
 _NOT_RECORDED = "not recorded"
-# Key of the facts -> how the card calls it.
+# Key of the facts -> label of its row on the card.
 _MADE = {
   "imported_from": "taken over from",
   "teacher": "teacher",
@@ -55,88 +58,82 @@ The loss sees the query, key and value projections of the last layer and all
 below them. What follows them in that layer, and the pooler, are as they were
 initialised: fine-tune the model, or take an earlier layer. There is no
 masked-language-model head. Quality on tasks: not stated."""
-# Said only where they are so.
+# Facts without which the card has no row.
 _OPTIONAL = (
-  "imported_from",
-  "trimmed_from",
-  "init_from",
-  "ema",
-  "changes",
-  "chosen",
+  *("imported_from", "trimmed_from", "init_from"),
+  *("ema", "changes", "chosen"),
 )
 _SECTIONS = (
-  "Use",
-  "Limits",
-  "How it was made",
-  "Shape",
-  "Verified when exported",
-  "Licence",
+  *("Use", "Limits", "How it was made", "Shape"),
+  *("Verified when exported", "Licence"),
 )
 
 
 def render(
-  *,
-  name: str,
-  revision: str | None,
+  options: Options,
+  config: BertConfig,
   facts: Mapping[str, Any],
-  shape: BertConfig,
-  model_class: str,
-  dtype: str,
   checks: Sequence[tuple[str, str]],
-  licence: str,
-  with_tokenizer: bool = True,
-  with_pooler: bool = True,
+  *,
+  has_tokenizer: bool = True,
+  has_pooler: bool = True,
 ) -> str:
-  """Fills the template.
+  """Returns the card of an export.
 
   Args:
-    name: how users load the model: a folder or a hub id.
-    revision: branch of the hub, or None.
-    facts: what `provenance.collect` found.
-    shape: of the student.
-    model_class: as config.json names it.
-    dtype: of the weights.
-    checks: what was verified, and what was found.
-    licence: identifier of the model's licence; empty: not stated.
-    with_tokenizer: whether there is one in the folder.
-    with_pooler: whether it is more than zeros.
+    options: the export's options, complete.
+    config: the student's config.
+    facts: what `provenance.collect` gathered.
+    checks: name and result of each check.
+    has_tokenizer: whether there is a tokenizer in the folder.
+    has_pooler: whether the pooler is more than zeros.
   """
   template = importlib.resources.files("time_jax.release").joinpath("card.md")
   text = template.read_text(encoding="utf-8")
   return string.Template(text).substitute(
-    front=_front(facts, licence),
-    title=name.rstrip("/").rpartition("/")[2] or name,
+    front=_front(facts, options.licence),
+    title=options.name.rstrip("/").rpartition("/")[2] or options.name,
     about=_about(facts),
-    usage=_usage(name, revision, model_class, shape, with_tokenizer),
-    limits=_limits(facts, with_pooler),
+    usage=_usage(options, config, has_tokenizer),
+    limits=_limits(facts, has_pooler),
     made=_made(facts),
-    shape=_table(_shape(shape, model_class, dtype)),
+    shape=_table(
+      [
+        ("class", options.model_class),
+        ("layers", str(config.num_layers)),
+        ("hidden size", str(config.hidden_size)),
+        ("feed-forward size", str(config.intermediate_size)),
+        ("attention heads", str(config.num_heads)),
+        ("vocabulary", f"{config.vocab_size:,}"),
+        ("positions", str(config.max_positions)),
+        ("weights", options.dtype),
+      ]
+    ),
     checks=_table(checks),
-    licence=_licence(licence),
+    licence=_licence(options.licence),
   )
 
 
 def problems(text: str) -> list[str]:
-  """What a card of ours lacks."""
-  found = []
+  """Returns what a card of ours lacks, a sentence each."""
+  lacking = []
   try:
     front = ModelCard(text).data.to_dict()
   except Exception as error:  # It raises what YAML and its own checks raise.
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return [f"README.md: the front matter cannot be read: {reason}"]
+    return [f"README.md: the front matter cannot be read: {first_line(error)}"]
   for key in ("library_name", "pipeline_tag", "tags"):
     if not front.get(key):
-      found.append(f"README.md: the front matter lacks {key}")
+      lacking.append(f"README.md: the front matter lacks {key}")
   for title in _SECTIONS:
     body = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
     if not body or not body[1].strip():
-      found.append(f"README.md lacks the section {title!r}")
+      lacking.append(f"README.md lacks the section {title!r}")
   for key, label in _MADE.items():
     if key not in _OPTIONAL and not _has_row(text, label):
-      found.append(f"README.md does not say: {label}")
+      lacking.append(f"README.md does not say: {label}")
   if re.search(r"\$\w|\bTODO\b|More Information Needed", text):
-    found.append("README.md has places that were not filled")
-  return found
+    lacking.append("README.md has places that were not filled")
+  return lacking
 
 
 def _has_row(text: str, label: str) -> bool:
@@ -153,8 +150,8 @@ def _front(facts: Mapping[str, Any], licence: str) -> str:
     "base_model": facts.get("base_model"),
     "datasets": facts.get("datasets"),
   }
-  said: dict[str, Any] = {key: v for key, v in front.items() if v}
-  return ModelCardData(**said).to_yaml()
+  known: dict[str, Any] = {key: v for key, v in front.items() if v}
+  return ModelCardData(**known).to_yaml()
 
 
 def _about(facts: Mapping[str, Any]) -> str:
@@ -165,26 +162,23 @@ def _about(facts: Mapping[str, Any]) -> str:
   return _DISTILLED.format(f" for {find(language).name}" if language else "")
 
 
-def _limits(facts: Mapping[str, Any], with_pooler: bool) -> str:
+def _limits(facts: Mapping[str, Any], has_pooler: bool) -> str:
   limits = _DISTILLED_LIMITS if "teacher" in facts else _LIMITS
-  return limits if with_pooler else f"{limits}\n{_NO_POOLER}"
+  return limits if has_pooler else f"{limits}\n{_NO_POOLER}"
 
 
-def _usage(
-  name: str,
-  revision: str | None,
-  model_class: str,
-  shape: BertConfig,
-  with_tokenizer: bool,
-) -> str:
-  """Code that works as it stands, in blocks."""
-  place = f"{name!r}, revision={revision!r}" if revision else repr(name)
+def _usage(options: Options, config: BertConfig, has_tokenizer: bool) -> str:
+  """Returns code blocks that work as they stand, and what to know of them."""
+  model_class, place = options.model_class, repr(options.name)
+  if options.revision:
+    place += f", revision={options.revision!r}"
+  load_model = f"model = {model_class}.from_pretrained({place})"
   blocks = [
     [
       f"from transformers import AutoTokenizer, {model_class}",
       "",
       f"tokenizer = AutoTokenizer.from_pretrained({place})",
-      f"model = {model_class}.from_pretrained({place})",
+      load_model,
       'inputs = tokenizer(["Small is fast."], return_tensors="pt")',
       "print(model(**inputs).last_hidden_state)",
     ],
@@ -195,20 +189,20 @@ def _usage(
       'print(encode("Small is fast."))',
     ],
   ]
-  note = f"At most {shape.max_positions} tokens."
-  if not with_tokenizer:
+  remark = f"At most {config.max_positions} tokens."
+  if not has_tokenizer:
     blocks = [
       [
         "import torch",
         f"from transformers import {model_class}",
         "",
-        f"model = {model_class}.from_pretrained({place})",
+        load_model,
         "print(model(torch.tensor([[5, 6, 7]])).last_hidden_state)",
       ]
     ]
-    note += " There is no tokenizer: ids only."
+    remark += " There is no tokenizer: ids only."
   code = ["```python\n" + "\n".join(lines) + "\n```" for lines in blocks]
-  return "\n\n".join([*code, note])
+  return "\n\n".join([*code, remark])
 
 
 def _made(facts: Mapping[str, Any]) -> str:
@@ -218,34 +212,19 @@ def _made(facts: Mapping[str, Any]) -> str:
     if key in facts or key not in _OPTIONAL
   ]
   versions = facts.get("versions") or {}
-  said = ", ".join(f"{name} {number}" for name, number in versions.items())
-  return _table([*rows, ("versions", said or _NOT_RECORDED)])
-
-
-def _shape(
-  shape: BertConfig, model_class: str, dtype: str
-) -> list[tuple[str, str]]:
-  return [
-    ("class", model_class),
-    ("layers", str(shape.num_layers)),
-    ("hidden size", str(shape.hidden_size)),
-    ("feed-forward size", str(shape.intermediate_size)),
-    ("attention heads", str(shape.num_heads)),
-    ("vocabulary", f"{shape.vocab_size:,}"),
-    ("positions", str(shape.max_positions)),
-    ("weights", dtype),
-  ]
+  listed = ", ".join(f"{name} {number}" for name, number in versions.items())
+  return _table([*rows, ("versions", listed or _NOT_RECORDED)])
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:
-  cells = [tuple(cell.replace("|", r"\|") for cell in row) for row in rows]
-  return "\n".join(
-    ["| what | value |", "|---|---|", *(f"| {a} | {b} |" for a, b in cells)]
-  )
+  cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+  return markdown_table([["what", "value"], *cells], align="<")
 
 
 def _licence(licence: str) -> str:
-  others = "The teacher and the text have their own."
-  if licence:
-    return f"{licence}, as stated at export. {others}"
-  return f"Licence of this model: {NOT_STATED}. {others}"
+  stated = (
+    f"{licence}, as stated at export."
+    if licence
+    else f"Licence of this model: {NOT_STATED}."
+  )
+  return f"{stated} The teacher and the text have their own."

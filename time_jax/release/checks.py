@@ -1,217 +1,97 @@
-"""What can be looked at in a Hugging Face folder, one function a thing.
+"""What can be checked in a Hugging Face folder, one function a check.
 
-Each takes the opened folder and says what it found; RunError or UserError if
-that is wrong, NotCheckedError if it cannot be known.
+Each takes the opened folder and returns what it found in words. It raises
+RunError or UserError if that is wrong, NotCheckedError if it cannot be known.
 """
 
-import functools
-import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax
-import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
-from time_jax.core.arrays import Batch
-from time_jax.core.errors import RunError, UserError
-from time_jax.hf import files, load, save, tokenizer, torch_encoder
-from time_jax.hf.weights import Weights
+from time_jax.core.errors import RunError
+from time_jax.hf import files, load, save, tokenizer
 from time_jax.models.family import abstract_params
-from time_jax.parallel import sharding
-from time_jax.release import card, fingerprint
-from time_jax.run import saved_student
+from time_jax.release import card, probe
+from time_jax.release.model_folder import RECORD, ModelFolder, NotCheckedError
 
-RECORD = "time_jax.json"
 TOLERANCE = 1e-5  # of hidden states in float32, of their largest value above 1
 # A fingerprint may have been made on another machine.
-_FAR = 1e-4
+_FINGERPRINT_TOLERANCE = 1e-4
 
 
-class NotCheckedError(Exception):
-  """Says why something cannot be checked."""
-
-
-def read_record(folder: pathlib.Path) -> dict[str, Any] | None:
-  """What an export of ours says of itself; None of any other folder."""
-  path = folder / RECORD
-  if not path.exists():
-    return None
-  record = files.read_json(path)
-  lacking = {"step", "files", "fingerprint"} - set(record)
-  if lacking:
-    raise UserError(
-      f"{path} lacks {', '.join(sorted(lacking))}; it is of an earlier version "
-      "of time_jax, or damaged: export again."
-    )
-  return record
-
-
-class Opened:
-  """A folder, each part of it read once."""
-
-  def __init__(
-    self,
-    folder: pathlib.Path,
-    against: saved_student.Student | None,
-    allow_pickle: bool,
-  ) -> None:
-    self.folder = folder
-    self.against = against
-    self._allow_pickle = allow_pickle
-
-  @functools.cached_property
-  def record(self) -> dict[str, Any] | None:
-    """See `read_record`."""
-    return read_record(self.folder)
-
-  @functools.cached_property
-  def config(self) -> dict[str, Any]:
-    """Content of config.json."""
-    return files.model_config(self.folder)
-
-  @functools.cached_property
-  def shape(self) -> Any:
-    """Frozen config of the family."""
-    return load.read_config(self.folder)[1]
-
-  @functools.cached_property
-  def tokenizer(self) -> Any:
-    """As transformers opens it."""
-    if not tokenizer.has_tokenizer(self.folder):
-      raise NotCheckedError("there is no tokenizer in the folder")
-    return tokenizer.open_tokenizer(self.folder)
-
-  @functools.cached_property
-  def loaded(self) -> tuple[Any, Any]:
-    """Encoder and parameters, float32."""
-    return load.load_encoder(
-      self.folder,
-      dtype=jnp.dtype("float32"),
-      mesh=sharding.make_mesh(),
-      allow_pickle=self._allow_pickle,
-    )
-
-  def weights(self) -> Weights:
-    """The tensors; to be used with `with`."""
-    return Weights(self.folder, self._allow_pickle)
-
-  @functools.cached_property
-  def torch(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """The encoder in PyTorch."""
-    if not torch_encoder.installed():
-      raise NotCheckedError("torch is not installed")
-    if not torch_encoder.knows(self.config):
-      raise NotCheckedError("transformers has no such class")
-    return torch_encoder.load_torch(
-      self.folder, strict=bool(self.record), allow_pickle=self._allow_pickle
-    )
-
-  @functools.cached_property
-  def shown(self) -> fingerprint.Probe:
-    """The record's own rows where there is one, else fresh ones."""
-    pad_id = self.config.get("pad_token_id")
-    # Rows are as right with any id where nothing is looked at.
-    if type(pad_id) is not int or not 0 <= pad_id < self.shape.vocab_size:
-      pad_id = 0
-    if self.record:
-      return fingerprint.from_json(self.record["fingerprint"], pad_id)[0]
-    tokenize = None
-    if tokenizer.has_tokenizer(self.folder):
-      tokenize = functools.partial(_ids, self.tokenizer)
-    return fingerprint.make_probe(
-      vocab_size=self.shape.vocab_size,
-      longest=min(self.shape.max_positions or 512, 512),
-      pad_id=pad_id,
-      tokenize=tokenize,
-    )
-
-  @functools.cached_property
-  def batch(self) -> Batch:
-    """The rows of `shown`, padded."""
-    return self.shown.batch()
-
-  @functools.cached_property
-  def states(self) -> np.ndarray:
-    """What JAX makes of `batch`."""
-    encoder, params = self.loaded
-    return fingerprint.hidden_states(encoder, params, self.batch)
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-  return tokenizer(text)["input_ids"]
-
-
-def _files(opened: Opened) -> str:
-  record = opened.record
-  if record is None:
+def check_files(folder: ModelFolder) -> str:
+  """Compares the files with the hashes in the record."""
+  if folder.record is None:
     raise NotCheckedError(
       f"no {RECORD}: not an export of time_jax, so that weights which load but "
       "are wrong, and a wrong tokenizer of the right size, pass unseen"
     )
-  wrong = []
-  for name, known in record["files"].items():
-    path = opened.folder / name
+  exported, problems = folder.record["files"], []
+  for name, known in exported.items():
+    path = folder.path / name
     if not path.exists():
       if not name.startswith("onnx/"):  # Not every download has them.
-        wrong.append(f"{name} is missing")
+        problems.append(f"{name} is missing")
     elif files.sha256(path) != known["sha256"]:
-      wrong.append(f"{name} was changed after the export")
-  if wrong:
-    raise RunError("; ".join(wrong))
-  return f"{len(record['files'])} files as exported (SHA-256)"
+      problems.append(f"{name} was changed after the export")
+  if problems:
+    raise RunError("; ".join(problems))
+  return f"{len(exported)} files as exported (SHA-256)"
 
 
-def _config(opened: Opened) -> str:
-  shape, config = opened.shape, opened.config
-  ids = {k: v for k, v in config.items() if k.endswith("_token_id")}
+def check_config(folder: ModelFolder) -> str:
+  """Compares the special ids of config.json with the tokenizer's."""
+  vocab_size = folder.config.vocab_size
+  ids = {k: v for k, v in folder.hf_config.items() if k.endswith("_token_id")}
   past = {
     name: number
     for name, number in ids.items()
-    if isinstance(number, int) and not 0 <= number < shape.vocab_size
+    if isinstance(number, int) and not 0 <= number < vocab_size
   }
   if past:
-    raise RunError(
-      f"ids outside the table of {shape.vocab_size} rows: {_said(past)}"
-    )
-  if not tokenizer.has_tokenizer(opened.folder):
+    raise RunError(f"ids outside the table of {vocab_size} rows: {_list(past)}")
+  if not tokenizer.has_tokenizer(folder.path):
     raise NotCheckedError("ids: there is no tokenizer to compare with")
-  theirs = tokenizer.special_ids(opened.folder, shape.vocab_size)
-  # Ours say all; others may keep ids to themselves.
-  ours = opened.record or opened.against
-  wanted = {n: v for n, v in theirs.items() if n in ids or ours}
-  other = {n: ids.get(n) for n, v in wanted.items() if ids.get(n) != v}
-  if other:
-    expected = {name: wanted[name] for name in other}
-    raise RunError(f"{_said(other)}; the tokenizer has {_said(expected)}")
-  if opened.record:
-    _check_own_config(opened)
-  return f"{_said(wanted)}; {shape.max_positions} positions"
+  special = tokenizer.special_ids(folder.path, vocab_size)
+  # Ours say all; other people's configs may leave ids out.
+  ours = folder.record or folder.student
+  expected = {n: i for n, i in special.items() if n in ids or ours}
+  wrong = {n: ids.get(n) for n, i in expected.items() if ids.get(n) != i}
+  if wrong:
+    right = {name: expected[name] for name in wrong}
+    raise RunError(f"{_list(wrong)}; the tokenizer has {_list(right)}")
+  if folder.record:
+    _check_own_config(folder)
+  return f"{_list(expected)}; {folder.config.max_positions} positions"
 
 
-def _check_own_config(opened: Opened) -> None:
-  longest = opened.tokenizer.model_max_length
-  if longest != opened.shape.max_positions:
+def _check_own_config(folder: ModelFolder) -> None:
+  longest = folder.tokenizer.model_max_length
+  if longest != folder.config.max_positions:
     raise RunError(
       f"the tokenizer's model_max_length={longest}, the position table has "
-      f"{opened.shape.max_positions}"
+      f"{folder.config.max_positions}"
     )
-  with opened.weights() as weights:
+  with folder.weights() as weights:
     dtypes = {weights.info(name).dtype for name in weights}
-  if dtypes != {opened.config.get("dtype")}:
+  if dtypes != {folder.hf_config.get("dtype")}:
     raise RunError(
-      f"dtype={opened.config.get('dtype')!r}, the weights are "
+      f"dtype={folder.hf_config.get('dtype')!r}, the weights are "
       f"{', '.join(sorted(dtypes))}"
     )
 
 
-def _said(values: Mapping[str, Any]) -> str:
+def _list(values: Mapping[str, Any]) -> str:
   return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
-def _tensors(opened: Opened) -> str:
-  family, config = load.read_config(opened.folder)
+def check_tensors(folder: ModelFolder) -> str:
+  """Compares the tensors with those that the encoder has."""
+  family, config = load.read_config(folder.path)
   encoder = family.encoder(config, config.num_layers, "float32")
   shapes: Any = flax.traverse_util.flatten_dict(
     flax.linen.meta.unbox(abstract_params(encoder))
@@ -222,91 +102,142 @@ def _tensors(opened: Opened) -> str:
     for name in family.names.names(path, leaf.shape, config.num_layers)
     for prefix in family.names.prefixes
   }
-  _ = opened.loaded  # Says what is missing, or of another shape.
-  with opened.weights() as weights:
-    more = sorted(set(weights) - known)
-    count = len(list(weights))
-  if opened.record and more:
-    raise RunError(f"unexpected tensors: {', '.join(more)}")
-  ignored = f", {len(more)} of them not the encoder's" if more else ""
-  return f"none missing, all of the right shape; {count} there{ignored}"
+  _ = folder.encoder  # Raises if a tensor is missing or of another shape.
+  with folder.weights() as weights:
+    names = set(weights)
+  others = sorted(names - known)
+  if folder.record and others:
+    raise RunError(f"unexpected tensors: {', '.join(others)}")
+  ignored = f", {len(others)} of them not the encoder's" if others else ""
+  return f"none missing, all of the right shape; {len(names)} there{ignored}"
 
 
-def _in_jax(opened: Opened) -> str:
-  real = opened.states[:, np.asarray(opened.batch.segment_ids) > 0]
+def check_tokenizer(folder: ModelFolder) -> str:
+  """Compares transformers' ids with those of the file and of the record."""
+  opened, rows = folder.tokenizer, folder.config.vocab_size
+  texts = folder.probe.texts or probe.TEXTS
+  ids = [folder.token_ids(text) for text in texts]
+  highest = max((max(row) for row in ids if row), default=0)
+  if highest >= rows or len(opened) > rows:
+    raise RunError(
+      f"{len(opened)} tokens, ids up to {highest}; the table has {rows} rows: "
+      "it belongs to another model"
+    )
+  path = folder.path / "tokenizer.json"
+  if path.exists():
+    backend = tokenizers.Tokenizer.from_file(str(path))
+    backend.no_padding()
+    backend.no_truncation()
+    for text, row in zip(texts, ids, strict=True):
+      if backend.encode(text).ids != row:
+        raise RunError(f"transformers reads tokenizer.json otherwise: {text!r}")
+  record = folder.record or {}
+  if record:
+    for text, row, then in zip(texts, ids, folder.probe.rows, strict=False):
+      if tuple(row[: folder.config.max_positions]) != then:
+        raise RunError(f"other tokens than when exported, of {text!r}")
+  _check_vocabulary(folder)
+  # None may: a tokenizer of one language need not know these scripts.
+  back = tokenizer.round_trips(opened, texts)
+  known = record.get("fingerprint", {}).get("coming_back", [])
+  if lost := [text for text in known if text not in back]:
+    raise RunError(f"no longer comes back from its ids: {lost[0]!r}")
+  return (
+    f"{len(opened)} tokens for {rows} rows; {len(back)} of {len(texts)} texts "
+    "come back from their ids"
+  )
+
+
+def _check_vocabulary(folder: ModelFolder) -> None:
+  """Raises RunError if the vocabulary is not that of the record or the run."""
+  known = {}
+  if folder.record:
+    known["exported"] = folder.record["fingerprint"].get("words")
+  if folder.student:
+    known["trained"] = folder.student.words
+  for when, expected in known.items():
+    if expected and expected != tokenizer.vocabulary_sha256(
+      folder.path, folder.config.vocab_size
+    ):
+      raise RunError(f"another vocabulary than it was {when} with")
+
+
+def check_jax(folder: ModelFolder) -> str:
+  """Runs the encoder in JAX."""
+  real = folder.states[:, np.asarray(folder.batch.segment_ids) > 0]
   if not np.isfinite(real).all():
     raise RunError("hidden states are not finite")
-  count = opened.states.shape[0]
-  return f"loads; {count} hidden states, all finite"
+  return f"loads; {len(folder.states)} hidden states, all finite"
 
 
-def _fingerprint(opened: Opened) -> str:
-  if opened.record is None:
+def check_fingerprint(folder: ModelFolder) -> str:
+  """Compares JAX's hidden states with those of the checkpoint."""
+  if folder.record is None:
     raise NotCheckedError(f"no {RECORD} to say what the weights should give")
-  _, known = fingerprint.from_json(opened.record["fingerprint"], 0)
-  found = fingerprint.fingerprint(opened.shown, opened.states)
-  if known.shape != found.shape:
-    raise RunError(f"{found.shape} numbers, {known.shape} when exported")
-  return f"{_equal(known, found, _FAR)} to the checkpoint's"
+  _, known = probe.from_json(folder.record["fingerprint"], 0)
+  numbers = folder.probe.fingerprint(folder.states)
+  if known.shape != numbers.shape:
+    raise RunError(f"{numbers.shape} numbers, {known.shape} when exported")
+  equal = _check_equal(known, numbers, _FINGERPRINT_TOLERANCE)
+  return f"{equal} to the checkpoint's"
 
 
-def _against(opened: Opened) -> str:
-  if opened.against is None:
+def check_against_run(folder: ModelFolder) -> str:
+  """Compares the tensors with those of a run's checkpoint."""
+  student = folder.student
+  if student is None:
     raise NotCheckedError("no run given (--against=WORKDIR)")
-  with opened.weights() as weights:
+  with folder.weights() as weights:
     dtype = weights.info(next(iter(weights))).dtype
-    student = opened.against
-    offset = opened.shape.position_offset
-    wanted = save.bert_tensors(student.config, student.params, offset, dtype)
-    names = sorted(set(wanted) | set(weights))
-    other = [
+    offset = folder.config.position_offset
+    expected = save.bert_tensors(student.config, student.params, offset, dtype)
+    names = sorted({*expected, *weights})
+    wrong = [
       name
       for name in names
-      if name not in wanted
+      if name not in expected
       or name not in weights
-      or not np.array_equal(wanted[name], weights.read(name))
+      or not np.array_equal(expected[name], weights.read(name))
     ]
-  if other:
+  if wrong:
     raise RunError(
-      f"{len(other)} of {len(names)} tensors are not those of step "
-      f"{student.step}, such as {other[0]}"
+      f"{len(wrong)} of {len(names)} tensors are not those of step "
+      f"{student.step}, such as {wrong[0]}"
     )
   return f"all {len(names)} tensors are those of step {student.step}"
 
 
-def _in_torch(opened: Opened, of_texts: bool) -> str:
-  count = len(opened.shown.texts)
-  chosen = slice(0, count) if of_texts else slice(count, None)
-  if of_texts and not count:
+def check_torch(folder: ModelFolder, of_texts: bool) -> str:
+  """Compares PyTorch with JAX on rows of the probe, padded and each alone.
+
+  Args:
+    folder: the opened folder.
+    of_texts: whether the rows are texts or random tokens.
+  """
+  num_texts = len(folder.probe.texts)
+  if of_texts and not num_texts:
     raise NotCheckedError("there is no tokenizer in the folder")
-  expected = opened.states[:, chosen]
-  real = np.asarray(opened.batch.segment_ids)[chosen] > 0
-  run = opened.torch
-  tokens = np.asarray(opened.batch.tokens)[chosen]
-  longest = real.sum(1).max()
-  together = run(tokens[:, :longest], real[:, :longest])
-  there = real[:, :longest]
-  found = _equal(
-    expected[:, :, :longest][:, there], together[:, there], TOLERANCE
-  )
-  for row, length in enumerate(real.sum(1)):
-    alone = run(tokens[row : row + 1, :length], real[row : row + 1, :length])
-    _equal(expected[:, row, :length], alone[:, 0], TOLERANCE)
-  lengths = sorted(set(real.sum(1).tolist()))
-  return f"{found}; lengths {', '.join(map(str, lengths))}, padded and alone"
+  rows = slice(num_texts) if of_texts else slice(num_texts, None)
+  lengths = (np.asarray(folder.batch.segment_ids)[rows] > 0).sum(1)
+  longest = lengths.max()  # of these rows; others may be longer
+  real = np.arange(longest) < lengths[:, None]
+  tokens = np.asarray(folder.batch.tokens)[rows, :longest]
+  expected = folder.states[:, rows, :longest]
+  padded = folder.torch(tokens, real)
+  equal = _check_equal(expected[:, real], padded[:, real], TOLERANCE)
+  for row, length in enumerate(lengths):
+    own = np.s_[row : row + 1, :length]
+    alone = folder.torch(tokens[own], real[own])
+    _check_equal(expected[:, row, :length], alone[:, 0], TOLERANCE)
+  listed = ", ".join(map(str, sorted(set(lengths.tolist()))))
+  return f"{equal}; lengths {listed}, padded and alone"
 
 
-def _random_in_torch(opened: Opened) -> str:
-  return _in_torch(opened, of_texts=False)
-
-
-def _text_in_torch(opened: Opened) -> str:
-  return _in_torch(opened, of_texts=True)
-
-
-def _equal(expected: np.ndarray, found: np.ndarray, tolerance: float) -> str:
-  """Says how equal two arrays are; RunError if they are not."""
-  difference = float(np.abs(expected - found).max())
+def _check_equal(
+  expected: np.ndarray, actual: np.ndarray, tolerance: float
+) -> str:
+  """Says how equal hidden states are; raises RunError if they are not."""
+  difference = float(np.abs(expected - actual).max())
   # Beyond 1, float32 has no more than so many digits.
   largest = float(np.abs(expected).max())
   allowed = tolerance * max(1.0, largest)
@@ -318,60 +249,10 @@ def _equal(expected: np.ndarray, found: np.ndarray, tolerance: float) -> str:
   return f"hidden states equal within {difference:.1e}"
 
 
-def _tokens(opened: Opened) -> str:
-  """Ids as transformers gives them, against the file and the record."""
-  theirs, rows = opened.tokenizer, opened.shape.vocab_size
-  texts = opened.shown.texts or fingerprint.TEXTS
-  ids = [_ids(theirs, text) for text in texts]
-  highest = max((max(row) for row in ids if row), default=0)
-  if highest >= rows or len(theirs) > rows:
-    raise RunError(
-      f"{len(theirs)} tokens, ids up to {highest}; the table has {rows} rows: "
-      "it is of another model"
-    )
-  path = opened.folder / "tokenizer.json"
-  if path.exists():
-    backend = tokenizers.Tokenizer.from_file(str(path))
-    backend.no_padding()
-    backend.no_truncation()
-    for text, row in zip(texts, ids, strict=True):
-      if backend.encode(text).ids != row:
-        raise RunError(f"transformers reads tokenizer.json otherwise: {text!r}")
-  if opened.record:
-    known = opened.shown.rows
-    for text, row, was in zip(texts, ids, known, strict=False):
-      if tuple(row[: opened.shape.max_positions]) != was:
-        raise RunError(f"other tokens than when exported, of {text!r}")
-  _check_words(opened)
-  # None may: a tokenizer of one language need not know these scripts.
-  back = tokenizer.coming_back(theirs, texts)
-  known = (opened.record or {}).get("fingerprint", {}).get("coming_back", [])
-  if lost := [text for text in known if text not in back]:
-    raise RunError(f"no longer comes back from its ids: {lost[0]!r}")
-  return (
-    f"{len(theirs)} tokens for {rows} rows; {len(back)} of {len(texts)} texts "
-    "come back from their ids"
-  )
-
-
-def _check_words(opened: Opened) -> None:
-  """RunError where the words are not those of the record or of the run."""
-  rows = opened.shape.vocab_size
-  known = []
-  if opened.record:
-    known.append(("exported", opened.record["fingerprint"].get("words")))
-  if opened.against:
-    known.append(("trained", opened.against.words))
-  if any(hash_ for _, hash_ in known):
-    found = tokenizer.words_sha256(opened.folder, rows)
-    for when, hash_ in known:
-      if hash_ and hash_ != found:
-        raise RunError(f"another vocabulary than it was {when} with")
-
-
-def _card(opened: Opened) -> str:
-  path = opened.folder / "README.md"
-  if opened.record is None:
+def check_card(folder: ModelFolder) -> str:
+  """Checks that README.md is a complete card."""
+  path = folder.path / "README.md"
+  if folder.record is None:
     there = "there" if path.exists() else "missing"
     raise NotCheckedError(f"README.md is {there}; only ours are checked")
   if not path.exists():
@@ -381,16 +262,30 @@ def _card(opened: Opened) -> str:
   return "complete"
 
 
-# Name, function, and the checks without which it makes no sense.
-CHECKS: tuple[tuple[str, Callable[[Opened], str], tuple[str, ...]], ...] = (
-  ("files", _files, ()),
-  ("config", _config, ()),
-  ("tensors", _tensors, ()),
-  ("tokenizer", _tokens, ()),
-  ("JAX", _in_jax, ("tensors",)),
-  ("fingerprint", _fingerprint, ("JAX",)),
-  ("checkpoint", _against, ("tensors",)),
-  ("PyTorch, random tokens", _random_in_torch, ("JAX",)),
-  ("PyTorch, text", _text_in_torch, ("JAX",)),
-  ("model card", _card, ()),
+class Check(NamedTuple):
+  """A check.
+
+  Attributes:
+    name: what users see.
+    run: the function.
+    needs: the check without which it makes no sense, or "".
+  """
+
+  name: str
+  run: Callable[[ModelFolder], str]
+  needs: str = ""
+
+
+CARD = Check("model card", check_card)
+CHECKS = (
+  Check("files", check_files),
+  Check("config", check_config),
+  Check("tensors", check_tensors),
+  Check("tokenizer", check_tokenizer),
+  Check("JAX", check_jax, "tensors"),
+  Check("fingerprint", check_fingerprint, "JAX"),
+  Check("checkpoint", check_against_run, "tensors"),
+  Check("PyTorch, random tokens", partial(check_torch, of_texts=False), "JAX"),
+  Check("PyTorch, text", partial(check_torch, of_texts=True), "JAX"),
+  CARD,
 )

@@ -14,12 +14,20 @@ from time_jax.core.errors import UserError
 from time_jax.core.notes import note
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder
-from time_jax.hf import files, lineage, load, model_hash, save, tokenizer
+from time_jax.hf import (
+  files,
+  lineage,
+  load,
+  model_identity,
+  save,
+  tokenizer,
+  weight_files,
+)
 from time_jax.hf.weights import Weights
 from time_jax.models.bert import BertConfig
 from time_jax.models.family import Params
 from time_jax.parallel import sharding
-from time_jax.release import checks
+from time_jax.release.model_folder import RECORD, read_record
 from time_jax.run import first_weights, imported_model, run_files
 
 
@@ -29,21 +37,21 @@ def import_command(
   """Makes a workdir of a model, to distil on, evaluate or export.
 
   Args:
-    name: see `files.resolve`.
-    workdir: new or empty.
-    allow_pickle: see `files.weight_files`.
+    name: a folder, package or hub id, see `files.resolve`.
+    workdir: folder to write; new or empty.
+    allow_pickle: see `weight_files.find_weights`.
 
   Returns:
     The exit code, 0.
 
   Raises:
-    UserError: no such model, not one that a student could be, or a workdir
-      that holds something.
+    UserError: there is no such model, it is not built like a student, or the
+      workdir is not empty.
   """
   _check_target(workdir)
   folder = files.resolve(name, allow_pickle)
-  _, found = load.read_config(folder)
-  first_weights.check_architecture(found, name)
+  _, config = load.read_config(folder)
+  first_weights.check_architecture(config, name)
   _, params = load.load_encoder(
     folder,
     dtype=jnp.dtype("float32"),
@@ -51,13 +59,45 @@ def import_command(
     allow_pickle=allow_pickle,
   )
   nonfinite.check_first_weights(params, name)
-  shape, params = _as_student(found, params)
+  config, params = _as_student(config, params)
   with atomic_folder(workdir, "--workdir") as fresh:
-    _write(fresh, name, folder, shape, params, allow_pickle)
+    if tokenizer.has_tokenizer(folder):
+      tokenizer.save_tokenizer(
+        folder, fresh / "tokenizer", config.max_positions, config.vocab_size
+      )
+    record = read_record(folder) or {}
+    imported = _describe(name, folder, allow_pickle) | {
+      "facts": record.get("facts") or {},
+      "words": _vocabulary(name, folder),
+      "identity": model_identity.of_student(
+        config,
+        model_identity.arrays_sha256(config, params),
+        model_identity.tokenizer_sha256(fresh / "tokenizer", config.vocab_size),
+      ),
+    }
+    if record.get("identity", imported["identity"]) != imported["identity"]:
+      raise UserError(
+        f"{folder / RECORD} is of other weights or another tokenizer than "
+        f"this folder holds (identity {record['identity'][:12]}, found "
+        f"{imported['identity'][:12]}); delete that file to import what is "
+        "there as a model of its own, or export the student again."
+      )
+    run = record.get("run") or {}
+    atomic_file.write_json(fresh / "config.json", _run_config(run, config))
+    run_files.write_shape(fresh, config)
+    imported_model.mark_imported(fresh, imported)
+    metadata = {
+      "run": run,
+      "versions": record.get("versions") or {},
+      "hardware": record.get("hardware") or {},
+      "imported": imported,
+    }
+    with CheckpointWriter(fresh, keep_latest=1, keep_every=1) as checkpoints:
+      checkpoints.save(0, {"params": params}, metadata, wait=True)
     _check_target(workdir)  # A run may have begun there meanwhile.
   print(
-    f"Imported {name} to {workdir} as step 0: {shape.num_layers} layers of "
-    f"{shape.hidden_size}, {shape.vocab_size:,} words"
+    f"Imported {name} to {workdir} as step 0: {config.num_layers} layers of "
+    f"{config.hidden_size}, {config.vocab_size:,} tokens"
   )
   print(f"Next: python -m time_jax export --workdir={workdir}")
   print(
@@ -74,91 +114,70 @@ def _check_target(workdir: pathlib.Path) -> None:
     )
 
 
-def _as_student(found: BertConfig, params: Params) -> tuple[BertConfig, Params]:
-  """In the form of students: positions from row 0 on, two token types.
+def _as_student(
+  config: BertConfig, params: Params
+) -> tuple[BertConfig, Params]:
+  """Returns a model in the form of students.
 
-  What a model does not have, and no text needs, is zero: the second token type,
-  the pooler.
+  That form has positions from row 0 on, two token types and a pooler. What a
+  model does not have, and no text needs, is zero: the second token type, the
+  pooler.
   """
-  width, kinds = found.hidden_size, 2
+  width, num_types = config.hidden_size, 2
   embeddings = dict(params["embeddings"])
   table = embeddings["position"]["embedding"]
-  embeddings["position"] = {"embedding": table[found.position_offset :]}
-  types = embeddings["token_type"]["embedding"][:kinds]
-  more = jnp.zeros((kinds - len(types), width))
-  embeddings["token_type"] = {"embedding": jnp.concatenate([types, more])}
-  nothing = {"kernel": jnp.zeros((width, width)), "bias": jnp.zeros(width)}
-  pooler = params.get("pooler", nothing)
-  shape = dataclasses.replace(
-    found, position_offset=0, embedding_size=None, num_token_types=kinds
+  embeddings["position"] = {"embedding": table[config.position_offset :]}
+  types = embeddings["token_type"]["embedding"][:num_types]
+  missing = jnp.zeros((num_types - len(types), width))
+  embeddings["token_type"] = {"embedding": jnp.concatenate([types, missing])}
+  zeros = {"kernel": jnp.zeros((width, width)), "bias": jnp.zeros(width)}
+  pooler = params.get("pooler", zeros)
+  config = dataclasses.replace(
+    config, position_offset=0, embedding_size=None, num_token_types=num_types
   )
-  return shape, dict(params) | {"embeddings": embeddings, "pooler": pooler}
+  return config, dict(params) | {"embeddings": embeddings, "pooler": pooler}
 
 
-def _write(
-  workdir: pathlib.Path,
-  name: str,
-  folder: pathlib.Path,
-  shape: BertConfig,
-  params: Params,
-  allow_pickle: bool,
-) -> None:
-  if tokenizer.has_tokenizer(folder):
-    tokenizer.save_tokenizer(
-      folder, workdir / "tokenizer", shape.max_positions, shape.vocab_size
-    )
-  record = checks.read_record(folder) or {}
-  words = model_hash.tokenizer_sha256(workdir / "tokenizer", shape.vocab_size)
-  arrays = model_hash.arrays_sha256(shape, params)
-  model = model_hash.of_student(shape, arrays, words)
-  trained_with = ""
-  if not words:
-    trained_with = first_weights.recorded_vocabulary_sha256(folder)
-    if not trained_with:
-      note(
-        f"{name} has no tokenizer and says of no vocabulary, so nobody can "
-        "tell later whether its words are those of a teacher or a text."
-      )
-  if (said := record.get("identity", model)) != model:
-    raise UserError(
-      f"{folder / checks.RECORD} is of other weights or another tokenizer than "
-      f"this folder holds (identity {said[:12]}, found {model[:12]}); delete "
-      "that file to import what is there as a model of its own, or export the "
-      "student again."
-    )
-  config = _config(record.get("run") or {}, shape)
-  atomic_file.write_json(workdir / "config.json", config)
-  run_files.write_shape(workdir, shape)
+def _describe(
+  name: str, folder: pathlib.Path, allow_pickle: bool
+) -> dict[str, Any]:
+  """Returns what a workdir records of the folder that it was made from."""
   with Weights(folder, allow_pickle) as weights:
     dtype = weights.info(next(iter(weights))).dtype
-  hf_config = files.model_config(folder)
-  roberta = hf_config["model_type"] != "bert"
-  metadata = {
-    "run": record.get("run") or {},
-    "versions": record.get("versions") or {},
-    "hardware": record.get("hardware") or {},
-    "imported": {
-      "from": lineage.shown_path(name),
-      "sha256": files.fingerprint(folder, allow_pickle),
-      "identity": model,
-      "words": trained_with,
-      "class": "XLMRobertaModel" if roberta else "BertModel",
-      "dtype": dtype if dtype in save.DTYPES else "float32",
-      "facts": record.get("facts") or {},
-    },
+  bert = files.model_config(folder)["model_type"] == "bert"
+  return {
+    "from": lineage.shown_path(name),
+    "sha256": weight_files.fingerprint(folder, allow_pickle),
+    "class": "BertModel" if bert else "XLMRobertaModel",
+    "dtype": dtype if dtype in save.DTYPES else "float32",
   }
-  imported_model.mark_imported(workdir, metadata["imported"])
-  with CheckpointWriter(workdir, keep_latest=1, keep_every=1) as checkpoints:
-    checkpoints.save(0, {"params": params}, metadata, wait=True)
 
 
-def _config(run: dict[str, Any], shape: BertConfig) -> dict[str, Any]:
-  """The config of the run that made it, or defaults with its shape."""
-  config = {k: v for k, v in run.items() if not k.endswith("(SHA-256)")}
-  config = completed(config)
+def _vocabulary(name: str, folder: pathlib.Path) -> str:
+  """Returns the hash of the vocabulary that a model was trained with.
+
+  Returns:
+    "" where there is a tokenizer, or nobody knows.
+  """
+  if tokenizer.has_tokenizer(folder):
+    return ""
+  vocabulary = first_weights.recorded_vocabulary_sha256(folder)
+  if not vocabulary:
+    note(
+      f"{name} has no tokenizer and no record of its vocabulary, so nobody can "
+      "tell later whether its tokens are those of a teacher or a text."
+    )
+  return vocabulary
+
+
+def _run_config(run: dict[str, Any], config: BertConfig) -> dict[str, Any]:
+  """Returns the config of the run that made it, or defaults with its shape."""
+  content = completed(
+    {k: v for k, v in run.items() if not k.endswith("(SHA-256)")}
+  )
   if lacking(run):
-    config = json.loads(default_config().to_json())
-  sizes = dataclasses.asdict(shape)
-  student = config["student"]
+    content = json.loads(default_config().to_json())
+  sizes = dataclasses.asdict(config)
+  student = content["student"]
   student |= {name: sizes[name] for name in student if name in sizes}
-  return config
+  return content

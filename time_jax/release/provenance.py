@@ -1,4 +1,4 @@
-"""What a run recorded of itself, for the card of what it made.
+"""The facts that a run recorded of itself, for the card of its student.
 
 Nothing is computed that a reader could take for a measurement, and what was
 not recorded is absent.
@@ -25,12 +25,12 @@ def collect(workdir: pathlib.Path, student: Student) -> Facts:
   """Gathers the facts, as plain JSON.
 
   Args:
-    workdir: of the run.
+    workdir: workdir of the run.
     student: one of its checkpoints.
 
   Returns:
-    For a student that `import` took over from an export of ours, and that was
-    not trained further: what that export says.
+    Facts by name, see `card._MADE`. Of a student that `import` took over from
+    an export of ours, and that was not trained further: what that export says.
   """
   imported = student.record.get("imported") or {}
   if student.step == 0 and imported:
@@ -100,17 +100,17 @@ def _of_text(workdir: pathlib.Path, run: Mapping[str, Any]) -> Facts:
     return {"text_train": "none: random tokens"}
   if not manifest.is_prepared(folder):
     return {}
-  found = manifest.load_manifest(folder)
+  prepared = manifest.load_manifest(folder)
   # Older runs recorded the settings that rows were made with, not the rows.
-  rows = run.get(ROWS, found.content)
-  if (found.fingerprint, found.content) != (run.get(TEXT), rows):
+  rows = run.get(ROWS, prepared.content)
+  if (prepared.fingerprint, prepared.content) != (run.get(TEXT), rows):
     return {}  # Text of another run.
   facts: Facts = {
-    "text_fingerprint": found.fingerprint,
-    "tokenizer_sha256": found.tokenizer_sha256,
-    "datasets": _datasets(found.splits["train"].sources),
+    "text_fingerprint": prepared.fingerprint,
+    "tokenizer_sha256": prepared.tokenizer_sha256,
+    "datasets": _datasets(prepared.splits["train"].sources),
   }
-  for name, split in found.splits.items():
+  for name, split in prepared.splits.items():
     sources = ", ".join(map(shown_path, split.sources))
     facts[f"text_{name}"] = (
       f"{sources}: {split.documents:,} documents, {split.tokens:,} tokens, "
@@ -120,7 +120,7 @@ def _of_text(workdir: pathlib.Path, run: Mapping[str, Any]) -> Facts:
 
 
 def _datasets(sources: Sequence[str]) -> list[str]:
-  """Hub ids among the sources of text."""
+  """Returns the hub ids among the sources of text."""
   hub = [source for source in sources if source.startswith("hf:")]
   names = [source.removeprefix("hf:").split("#")[0] for source in hub]
   ids = ["/".join(name.split("/")[:2]) for name in names]
@@ -158,9 +158,8 @@ def _choice(workdir: pathlib.Path) -> int | None:
     return None
 
 
-def _hardware(found: Mapping[str, Any] | None) -> str:
-  if not found:
+def _hardware(recorded: Mapping[str, Any] | None) -> str:
+  if not recorded:
     return ""
-  return (
-    f"{found['devices']} x {found['kind']}, {found['processes']} process(es)"
-  )
+  devices = f"{recorded['devices']} x {recorded['kind']}"
+  return f"{devices}, {recorded['processes']} process(es)"

@@ -6,7 +6,10 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from time_jax.core.display import aligned_table
 from time_jax.core.errors import RunError, UserError
+from time_jax.core.storage.paths import list_files
+from time_jax.hf.files import first_line
 
 
 def check_name(name: str) -> None:
@@ -16,7 +19,7 @@ def check_name(name: str) -> None:
     if "/" not in name:
       raise HFValidationError("it has no owner")
   except HFValidationError as error:
-    reason = str(error).split("\n")[0].rstrip(".")
+    reason = first_line(error).rstrip(".")
     raise UserError(
       f"--push={name}: {reason}; expected OWNER/NAME, such as user/time-da-m."
     ) from error
@@ -37,7 +40,6 @@ def push(
   *,
   private: bool,
   revision: str | None,
-  message: str,
   dry_run: bool,
 ) -> None:
   """Uploads a folder in one commit, or lists what would be uploaded.
@@ -46,13 +48,12 @@ def push(
   finds it.
 
   Args:
-    folder: an export; all files in it are uploaded. ONNX files of an earlier
-      one, which it may lack, go in the same commit.
-    name: OWNER/NAME; made if it is not there.
+    folder: an export; all files in it are uploaded. The same commit deletes
+      ONNX files of an earlier export that this one lacks.
+    name: OWNER/NAME; the repository is made if it does not exist.
     private: whether a repository that is made is private.
-    revision: branch, made if it is not there; None: main.
-    message: of the commit.
-    dry_run: only list; the hub is not asked.
+    revision: branch, made if it does not exist; None: main.
+    dry_run: whether to list only, without asking the hub.
 
   Raises:
     RunError: the hub cannot be reached or refuses; the folder stays.
@@ -66,30 +67,30 @@ def push(
     api.create_repo(name, private=private, exist_ok=True)
     if revision:
       api.create_branch(name, branch=revision, exist_ok=True)
-    done = api.upload_folder(
+    commit = api.upload_folder(
       repo_id=name,
       folder_path=folder,
-      commit_message=message,
+      commit_message="Export of time_jax",
       revision=revision,
       delete_patterns="onnx/*",
     )
   except Exception as error:  # The hub's errors share no base class.
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise RunError(
-      f"not uploaded to {name}: {reason} The folder stays: {folder}; check the "
-      "token's right to write (`hf auth whoami`), and run it again."
+      f"not uploaded to {name}: {first_line(error)} The folder stays: {folder};"
+      " check the token's right to write (`hf auth whoami`), and run it again."
     ) from error
-  print(f"Uploaded in one commit: {done.commit_url}")
+  print(f"Uploaded in one commit: {commit.commit_url}")
 
 
 def _listing(
   folder: pathlib.Path, name: str, revision: str | None, private: bool
 ) -> str:
-  paths = sorted(path for path in folder.rglob("*") if path.is_file())
-  sizes = [(str(p.relative_to(folder)), p.stat().st_size) for p in paths]
-  sizes.append(("in all", sum(size for _, size in sizes)))
-  width = max(len(file) for file, _ in sizes)
+  sizes = {
+    str(path.relative_to(folder)): path.stat().st_size
+    for path in list_files(folder)
+  }
+  sizes["in all"] = sum(sizes.values())
+  rows = [[f"  {file}", f"{size:,} bytes"] for file, size in sizes.items()]
   kind = "private" if private else "public"
   title = f"{name} ({kind} if new), branch {revision or 'main'}"
-  lines = [f"  {file:<{width}}  {size:>13,} bytes" for file, size in sizes]
-  return "\n".join([title, *lines])
+  return f"{title}\n{aligned_table(rows, align='<>')}"

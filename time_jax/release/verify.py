@@ -11,24 +11,30 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
+from time_jax.core.display import aligned_table
 from time_jax.core.errors import EXIT_BAD_INPUT, RunError, UserError
 from time_jax.hf import files
 from time_jax.release import checks
+from time_jax.release.model_folder import (
+  ModelFolder,
+  NotCheckedError,
+  read_record,
+)
 from time_jax.run import saved_student
 
 
 @dataclasses.dataclass(frozen=True)
-class Check:
-  """One thing that was looked at.
+class Result:
+  """The result of a check.
 
   Attributes:
-    name: what.
-    found: in words.
-    ok: None where it could not be checked.
+    name: name of the check.
+    text: what was found, in words.
+    ok: whether it is right; None where it could not be checked.
   """
 
   name: str
-  found: str
+  text: str
   ok: bool | None
 
 
@@ -38,9 +44,9 @@ def verify_command(
   """Checks a folder and prints what was found.
 
   Args:
-    name: of a model, see `files.resolve`.
+    name: a folder, package or hub id, see `files.resolve`.
     against: a run's workdir to compare with, or None.
-    allow_pickle: see `files.weight_files`.
+    allow_pickle: see `weight_files.find_weights`.
 
   Returns:
     0, or EXIT_BAD_INPUT if something is wrong.
@@ -49,57 +55,55 @@ def verify_command(
   student = None
   if against:
     # Another step than the exported one would differ for a good reason.
-    record = checks.read_record(folder) or {}
-    student = saved_student.read_student(against, record.get("step"))
-  done = verify(folder, student, allow_pickle=allow_pickle)
+    step = (read_record(folder) or {}).get("step")
+    student = saved_student.read_student(against, step)
+  results = verify(folder, student, allow_pickle=allow_pickle)
   print(f"{folder}{'' if student else ': without --against a run'}")
-  print(table(done))
-  wrong = [check for check in done if check.ok is False]
+  print(table(results))
+  wrong = [result.name for result in results if result.ok is False]
   if wrong:
-    print(f"{len(wrong)} problem(s): {', '.join(c.name for c in wrong)}.")
+    print(f"{len(wrong)} problem(s): {', '.join(wrong)}.")
     return EXIT_BAD_INPUT
-  skipped = sum(check.ok is None for check in done)
-  print(f"No problem found; {skipped} of {len(done)} could not be checked.")
+  skipped = sum(result.ok is None for result in results)
+  print(f"No problem found; {skipped} of {len(results)} could not be checked.")
   return 0
 
 
-def table(done: Sequence[Check]) -> str:
-  """Aligned lines, problems marked."""
+def table(results: Sequence[Result]) -> str:
+  """Returns aligned lines, problems marked."""
   marks = {True: "ok", False: "WRONG", None: "-"}
-  width = max(len(check.name) for check in done)
-  return "\n".join(
-    f"  {marks[c.ok]:<6} {c.name:<{width}}  {c.found}" for c in done
+  return aligned_table(
+    [[f"  {marks[r.ok]:<5}", r.name, r.text] for r in results]
   )
 
 
 def verify(
   folder: pathlib.Path,
-  against: saved_student.Student | None = None,
+  student: saved_student.Student | None = None,
   with_card: bool = True,
   allow_pickle: bool = False,
-) -> list[Check]:
+) -> list[Result]:
   """Checks everything, whatever was found wrong before.
 
   Args:
-    folder: of a model.
-    against: the student that it should be, if there is one.
-    with_card: whether README.md is looked at.
-    allow_pickle: see `files.weight_files`.
+    folder: a model's folder.
+    student: the student that it should be, if there is one.
+    with_card: whether README.md is checked.
+    allow_pickle: see `weight_files.find_weights`.
   """
-  opened = checks.Opened(folder, against, allow_pickle)
-  done: list[Check] = []
-  for name, check, needs in checks.CHECKS:
-    if name == "model card" and not with_card:
+  opened = ModelFolder(folder, student, allow_pickle)
+  results: dict[str, Result] = {}
+  for check in checks.CHECKS:
+    if check is checks.CARD and not with_card:
       continue
-    failed = [c.name for c in done if c.name in needs and not c.ok]
     ok: bool | None = True
     try:
-      if failed:
-        raise checks.NotCheckedError(f"see {failed[0]}")
-      found = check(opened)
-    except checks.NotCheckedError as reason:
-      ok, found = None, f"not checked: {reason}"
+      if check.needs and not results[check.needs].ok:
+        raise NotCheckedError(f"see {check.needs}")
+      text = check.run(opened)
+    except NotCheckedError as reason:
+      ok, text = None, f"not checked: {reason}"
     except (UserError, RunError) as error:
-      ok, found = False, str(error)
-    done.append(Check(name, found, ok))
-  return done
+      ok, text = False, str(error)
+    results[check.name] = Result(check.name, text, ok)
+  return list(results.values())

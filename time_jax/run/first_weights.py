@@ -19,7 +19,7 @@ from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.errors import UserError
 from time_jax.core.notes import note
 from time_jax.core.storage.paths import Path
-from time_jax.hf import files, load, model_hash, tokenizer
+from time_jax.hf import files, load, model_identity, tokenizer, weight_files
 from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import Params, abstract_params
 from time_jax.parallel import host_collectives, sharding
@@ -90,7 +90,7 @@ def check_source(config: ConfigDict, workdir: Path, vocab_size: int) -> None:
     _check_imported(config, workdir, imported, shape)
   elif config.student.init_from and not steps:
     folder, _, _ = _find_source(config, shape)
-    files.weight_files(folder, config.teacher.allow_pickle)
+    weight_files.find_weights(folder, config.teacher.allow_pickle)
 
 
 def first_params(
@@ -183,7 +183,8 @@ def _find_source(
 
 def _check_same_files(folder: Path, allow_pickle: bool) -> None:
   """Raises UserError where processes would start from different weights."""
-  hashes = host_collectives.all_gather(files.fingerprint(folder, allow_pickle))
+  fingerprint = weight_files.fingerprint(folder, allow_pickle)
+  hashes = host_collectives.all_gather(fingerprint)
   if other := [i for i, value in enumerate(hashes) if value != hashes[0]]:
     raise UserError(
       f"student.init_from: {folder} holds other weights for processes {other} "
@@ -222,7 +223,7 @@ def _check_vocabulary(
     return
   sha256 = recorded
   if tokenizer.has_tokenizer(folder):
-    sha256 = tokenizer.words_sha256(folder, vocab_size)
+    sha256 = tokenizer.vocabulary_sha256(folder, vocab_size)
   if not sha256:
     note(
       f"{folder} has no tokenizer, so it cannot be told whether the student's "
@@ -230,7 +231,7 @@ def _check_vocabulary(
     )
     return
   teacher = files.resolve(config.teacher.path)
-  if sha256 != tokenizer.words_sha256(teacher, vocab_size):
+  if sha256 != tokenizer.vocabulary_sha256(teacher, vocab_size):
     raise UserError(
       f"the first weights, with the words of {folder}, have another vocabulary "
       "than the teacher; the student's words must be the teacher's."
@@ -247,7 +248,7 @@ def check_architecture(shape: Any, name: str) -> None:
   Raises:
     UserError: it is another kind of network.
   """
-  if not model_hash.is_student(shape):
+  if not model_identity.is_student(shape):
     raise UserError(
       f"{name} is built otherwise than students are; expected a BERT, RoBERTa, "
       "CamemBERT or XLM-R with exact GELU."

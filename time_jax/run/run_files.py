@@ -11,7 +11,7 @@ from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder, explain_missing
 from time_jax.core.storage.paths import Path
-from time_jax.hf import files, model_hash, tokenizer
+from time_jax.hf import files, model_identity, tokenizer
 from time_jax.models.bert import BertConfig
 from time_jax.run.assembly import RANDOM, student_config, teacher_config
 
@@ -78,7 +78,7 @@ def write_files(config: ConfigDict, workdir: Path, vocab_size: int) -> None:
       return
     # A run that ended before its first checkpoint may have had another teacher.
     source_hash, target_hash = (
-      model_hash.tokenizer_sha256(f, vocab_size) for f in (source, target)
+      model_identity.tokenizer_sha256(f, vocab_size) for f in (source, target)
     )
     if source_hash == target_hash:
       return

@@ -16,7 +16,7 @@ from time_jax.config.distill import (
   harmless_differences,
 )
 from time_jax.core.errors import UserError
-from time_jax.hf import files
+from time_jax.hf import files, weight_files
 from time_jax.parallel import host_collectives
 from time_jax.run import assembly, corpus
 
@@ -135,12 +135,13 @@ def _other_weights(before: dict[str, Any], now: dict[str, Any]) -> str:
   if before.get(TEACHER) == now[TEACHER] or path == assembly.RANDOM:
     return ""
   folder = files.resolve(path, allow_pickle)
-  layout = files.find_weights(folder, allow_pickle)
-  if not layout.ignored:
+  layout = weight_files.find_weights(folder, allow_pickle)
+  index = layout.ignored_index
+  if not index:
     return ""
   single = layout.paths[0].name
   return (
-    f" {folder} holds {single} and {layout.ignored}: earlier versions read the "
+    f" {folder} holds {single} and {index}: earlier versions read the "
     "files that the index names, this one reads the whole file. If the run "
     f"began with those, move {single} to another folder and start it again."
   )

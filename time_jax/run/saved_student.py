@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.errors import GoneError, UserError
 from time_jax.core.storage.paths import Path
-from time_jax.hf import model_hash, tokenizer
-from time_jax.hf.model_hash import Identity
+from time_jax.hf import model_identity, tokenizer
+from time_jax.hf.model_identity import Identity
 from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import Params, abstract_params
 from time_jax.parallel import sharding
@@ -37,7 +37,7 @@ class Student:
     params: its parameters, float32; their average, where the run keeps one.
     record: the checkpoint's metadata: run, versions, hardware.
     words: hash of the vocabulary that it was trained with; empty: not known.
-    tokenizer: result of `model_hash.tokenizer_sha256`.
+    tokenizer: result of `model_identity.tokenizer_sha256`.
   """
 
   step: int
@@ -60,12 +60,12 @@ class Student:
     """
     run = self.record.get("run")
     content = json.dumps([run, self.step], sort_keys=True)
-    arrays = model_hash.arrays_sha256(self.config, self.params)
+    arrays = model_identity.arrays_sha256(self.config, self.params)
     return Identity(
-      model_hash.of_student(self.config, arrays, self.tokenizer),
+      model_identity.of_student(self.config, arrays, self.tokenizer),
       hashlib.sha256(content.encode()).hexdigest(),
       # The record of a run does not say what else it began with.
-      proves="imported" not in self.record
+      legacy_is_unique="imported" not in self.record
       and not first_weights.from_another_model((run or {}).get("student", {})),
     )
 
@@ -110,6 +110,6 @@ def _read_student(workdir: Path, step: int | None) -> Student:
   own = workdir / "tokenizer"
   words = (record.get("imported") or {}).get("words", "")
   if own.is_dir():
-    words = tokenizer.words_sha256(own, shape.vocab_size)
-  tokens = model_hash.tokenizer_sha256(own, shape.vocab_size)
+    words = tokenizer.vocabulary_sha256(own, shape.vocab_size)
+  tokens = model_identity.tokenizer_sha256(own, shape.vocab_size)
   return Student(chosen, shape, params, record, words, tokens)

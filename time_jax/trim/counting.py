@@ -19,64 +19,65 @@ from time_jax.data.tokenizing import (
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-  """What there is in some text.
+  """Counts of a text.
 
   Attributes:
-    documents: that were read.
-    tokens: how often each id occurs [V], without what is put around documents.
-    spread: in how many documents each id occurs [V].
-    characters: how often each of them occurs.
+    documents: number of documents.
+    tokens: how often each id occurs [V], without the special tokens that are
+      put around documents.
+    document_frequency: in how many documents each id occurs [V].
+    characters: character -> how often it occurs.
   """
 
   documents: int
   tokens: NDArray[np.int64]
-  spread: NDArray[np.int64]
+  document_frequency: NDArray[np.int64]
   characters: Mapping[str, int]
 
 
 def count(spec: TokenizerSpec, documents: Iterable[str]) -> Counts:
-  """Counts tokens and characters.
+  """Counts the tokens and characters of a text.
 
   Args:
     spec: the tokenizer.
-    documents: text, read once.
+    documents: the text, read once.
   """
   backend = load_backend(spec)
-  tokens, spread = np.zeros((2, spec.vocab_size), np.int64)
+  tokens, frequency = np.zeros((2, spec.vocab_size), np.int64)
   characters: collections.Counter[str] = collections.Counter()
   number = 0
   for batch in batches(documents):
     number += len(batch)
-    for text in batch:
-      characters.update(text)
     parts = [text_parts(text) for text in batch]
-    whole = list(itertools.chain.from_iterable(parts))
-    found = iter(backend.encode_batch_fast(whole, add_special_tokens=False))
-    for own in parts:
-      ids = [
-        i
-        for encoding in itertools.islice(found, len(own))
-        for i in encoding.ids
-      ]
-      unique, counts = np.unique(np.array(ids, np.int64), return_counts=True)
+    encodings = iter(
+      backend.encode_batch_fast(
+        list(itertools.chain.from_iterable(parts)), add_special_tokens=False
+      )
+    )
+    for text, own_parts in zip(batch, parts, strict=True):
+      characters.update(text)
+      own = itertools.islice(encodings, len(own_parts))
+      ids = np.array([i for encoding in own for i in encoding.ids], np.int64)
+      unique, counts = np.unique(ids, return_counts=True)
       tokens[unique] += counts
-      spread[unique] += 1
-  return Counts(number, tokens, spread, characters)
+      frequency[unique] += 1
+  return Counts(number, tokens, frequency, characters)
 
 
 @dataclasses.dataclass
 class Comparison:
-  """What a tokenizer and the same with fewer tokens make of the same text.
+  """How a whole and a trimmed tokenizer read the same text.
 
   Attributes:
-    documents: compared.
-    words: separated by whitespace.
-    tokens: of the whole tokenizer.
-    tokens_after: of the one with fewer.
-    unreadable: tokens of the whole one for what it has no token for.
-    unreadable_after: of the one with fewer.
-    same_tokens: tokens of the whole one that the other has in the same place.
-    same_documents: documents with the same tokens all through.
+    documents: number of documents compared.
+    words: number of words, separated by whitespace.
+    tokens: number of tokens of the whole tokenizer.
+    tokens_after: number of tokens of the trimmed one.
+    unreadable: tokens of the whole one that stand for unknown text.
+    unreadable_after: likewise of the trimmed one.
+    same_tokens: tokens of the whole one that the trimmed one has in the same
+      place.
+    same_documents: documents all of whose tokens are the same.
   """
 
   documents: int = 0
@@ -88,10 +89,15 @@ class Comparison:
   same_tokens: int = 0
   same_documents: int = 0
 
+  @property
+  def share_of_tokens(self) -> float:
+    """The share of the whole tokenizer's tokens that stay the same."""
+    return self.same_tokens / max(self.tokens, 1)
+
   def add(
     self, text: str, before: Sequence["Token"], after: Sequence["Token"]
   ) -> None:
-    """Counts a document in; ids in `after` are the whole tokenizer's."""
+    """Adds a document; ids in `after` are the whole tokenizer's."""
     same = collections.Counter(before) & collections.Counter(after)
     self.documents += 1
     self.words += len(text.split())
@@ -106,30 +112,30 @@ Token = tuple[int, int, int, int]  # part of the document, start, end, id
 
 def compare(
   spec: TokenizerSpec,
-  fewer: TokenizerSpec,
+  trimmed: TokenizerSpec,
   old_ids: Sequence[int],
   documents: Iterable[str],
   unreadable: Container[int],
 ) -> Comparison:
-  """Compares a tokenizer with one that knows only some of its tokens.
+  """Compares a tokenizer with one that has only some of its tokens.
 
   Args:
     spec: the whole tokenizer.
-    fewer: the other one.
-    old_ids: its ids -> those of the whole one.
-    documents: text, read once.
-    unreadable: the whole one's ids for what it has no token for.
+    trimmed: the trimmed one.
+    old_ids: id of the trimmed one -> id of the whole one.
+    documents: the text, read once.
+    unreadable: the whole one's ids for unknown text.
   """
-  whole, other = load_backend(spec), load_backend(fewer)
-  found = Comparison()
+  whole, fewer = load_backend(spec), load_backend(trimmed)
+  comparison = Comparison()
   for text in documents:
     parts = text_parts(text)
     before = _tokens(whole, parts, range(spec.vocab_size))
-    after = _tokens(other, parts, old_ids)
-    found.add(text, before, after)
-    found.unreadable += sum(token[-1] in unreadable for token in before)
-    found.unreadable_after += sum(token[-1] in unreadable for token in after)
-  return found
+    after = _tokens(fewer, parts, old_ids)
+    comparison.add(text, before, after)
+    comparison.unreadable += sum(t[-1] in unreadable for t in before)
+    comparison.unreadable_after += sum(t[-1] in unreadable for t in after)
+  return comparison
 
 
 def _tokens(

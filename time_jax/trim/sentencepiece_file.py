@@ -6,7 +6,7 @@ the scores, the pieces that are no text (control, unknown, bytes, user-defined).
 
 import importlib
 import pathlib
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 from time_jax.core.errors import UserError
@@ -15,7 +15,7 @@ _NORMAL = 1  # ModelProto.SentencePiece.Type
 
 
 class SentencePieceFile:
-  """A model and the pieces in it."""
+  """A SentencePiece model and its pieces."""
 
   def __init__(self, model: Any) -> None:
     """Takes a `ModelProto`; see `read`."""
@@ -23,7 +23,7 @@ class SentencePieceFile:
 
   @classmethod
   def read(cls, path: pathlib.Path) -> "SentencePieceFile | None":
-    """Reads a file; None: it is no SentencePiece model."""
+    """Reads a file; returns None if it is no SentencePiece model."""
     try:
       proto = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
       message = importlib.import_module("google.protobuf.message")
@@ -40,19 +40,29 @@ class SentencePieceFile:
     return cls(model) if model.pieces else None
 
   def places(self) -> dict[str, int]:
-    """Ordinary piece -> its id in this model."""
+    """Returns ordinary piece -> its id in this model."""
     return {
       piece.piece: i
       for i, piece in enumerate(self._model.pieces)
       if piece.type == _NORMAL
     }
 
-  def others(self) -> list[str]:
-    """The pieces that are no ordinary text; they stay."""
-    return [p.piece for p in self._model.pieces if p.type != _NORMAL]
+  def others(self) -> set[str]:
+    """Returns the pieces that are no ordinary text; they stay."""
+    return {p.piece for p in self._model.pieces if p.type != _NORMAL}
+
+  def fits(self, ids: Mapping[str, int]) -> bool:
+    """Returns whether a tokenizer's ids are this model's plus a constant.
+
+    Args:
+      ids: the tokenizer's ids, by token.
+    """
+    places = self.places()
+    distances = {ids[piece] - i for piece, i in places.items() if piece in ids}
+    return len(distances) == 1 and places.keys() <= ids.keys()
 
   def cut(self, kept: Container[str]) -> bytes:
-    """The file without the ordinary pieces that are not kept."""
+    """Returns the file without the ordinary pieces that are not kept."""
     model = type(self._model)()
     model.CopyFrom(self._model)
     del model.pieces[:]

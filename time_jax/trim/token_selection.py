@@ -1,11 +1,11 @@
 """Which tokens of a vocabulary are kept for the text of one language.
 
-Always: what `Vocabulary.fixed` says; and of the tokens that are one character
-those that the text has, all of its scripts and of Latin, which names and
-addresses are written in everywhere, and signs of no script, such as digits and
-punctuation. Then the most frequent ones, as many as the user's rule asks for,
-each with what it is made of. Where the user has no rule, tokens that a short
-text did not happen to show are added (see `widen`).
+These are always kept: `Vocabulary.fixed`, and of the tokens that are a single
+character those that occur in the text, those of its scripts and of Latin, which
+names and addresses are written in everywhere, and signs of no script, such as
+digits and punctuation. Then come the most frequent ones, as many as the user's
+rule asks for, each with the tokens that it is made of. Where the user has no
+rule, tokens that a short text did not happen to show are added (see `widen`).
 """
 
 import collections
@@ -26,12 +26,12 @@ from time_jax.trim.vocabulary import Vocabulary
 _OWN_SCRIPT = 0.01
 # A big text from the web has every character there is, somewhere.
 _RARE = 1e-6
-_OF_ALL = ("", "COMBINING", "DIGIT", "MODIFIER", "VARIATION")
+_NO_SCRIPT = ("", "COMBINING", "DIGIT", "MODIFIER", "VARIATION")
 COVERAGE = 0.9999
-# Of the tokens of a new document, so that 0.999 of them stay the same: one that
-# is missing changes its neighbours, and few documents of a text have most of
-# its rare tokens. In 36 held-out parts of texts of six languages, 0.9998 gave
-# 0.9989 at least, 0.9999 gave 0.9993, and this 0.9996.
+# Share of a new document's tokens that are to be kept, so that 0.999 of them
+# stay the same: a missing one changes its neighbours, and most of a text's rare
+# tokens are in few of its documents. In 36 held-out parts of texts of six
+# languages, 0.9998 gave at least 0.9989, 0.9999 gave 0.9993, and this 0.9996.
 _ENOUGH = 0.99995
 
 
@@ -40,9 +40,9 @@ class Rule:
   """How many tokens are kept; exactly one attribute is set.
 
   Attributes:
-    keep: at most so many.
-    min_count: those that occur so often in the text.
-    coverage: as many as make up this share of the text's tokens.
+    keep: keeps at most this many tokens.
+    min_count: keeps the tokens that occur this often in the text.
+    coverage: keeps as many as make up this share of the text's tokens.
   """
 
   keep: int | None = None
@@ -72,11 +72,11 @@ class Rule:
 def choose(
   vocabulary: Vocabulary, counts: Counts, named: Iterable[int], rule: Rule
 ) -> list[int]:
-  """Ids of the tokens that are kept, in ascending order.
+  """Returns the ids of the tokens that are kept, in ascending order.
 
   Args:
     vocabulary: all tokens.
-    counts: of the text.
+    counts: counts of the text.
     named: ids that stay for a reason outside of the tokenizer.
     rule: how many are kept.
 
@@ -106,35 +106,37 @@ def widen(
 ) -> list[int]:
   """Adds tokens that a short text of the language did not happen to show.
 
-  In the order of the tokenizer, whose training saw more: first those in the
-  text's characters and scripts, then the rest; as many as it would take if each
-  document of the text were new. What it then would miss are the tokens that
-  occur in that document only: Good and Turing's estimate (Good 1953), counted
-  by documents. A text of many million tokens needs few or none; one of some
-  thousand cannot tell, and gets all that its characters and scripts can write.
+  They are added in the order of the tokenizer, whose training saw more text:
+  first those in the text's characters and scripts, then the rest; as many as it
+  would take if each document of the text were new. A new document would miss
+  the tokens that occur in it alone: the estimate of Good and Turing (Good 1953,
+  "The population frequencies of species and the estimation of population
+  parameters"), counted by documents. A text of many million tokens needs few or
+  none; one of some thousand cannot tell, and gets all that its characters and
+  scripts can write.
 
   Args:
     vocabulary: all tokens.
     old_ids: the tokens that are kept for the text.
-    counts: of the text.
+    counts: counts of the text.
   """
   kept = set(old_ids)
   alphabet = _alphabet(counts.characters)
 
-  def strange(token_id: int) -> bool:
-    words = vocabulary.text(token_id)
-    return not words or not _written_in(alphabet, words)
+  def foreign(token_id: int) -> bool:
+    text = vocabulary.text(token_id)
+    return not text or not _written_in(alphabet, text)
 
   order = sorted(
-    vocabulary.tokens, key=lambda i: (strange(i), vocabulary.rank(i), i)
+    vocabulary.tokens, key=lambda i: (foreign(i), vocabulary.rank(i), i)
   )
-  in_one_document = np.where(counts.spread == 1, counts.tokens, 0)
+  in_one_document = np.where(counts.document_frequency == 1, counts.tokens, 0)
   missing = in_one_document.sum()
   bound = (1 - _ENOUGH) * counts.tokens.sum()
   for token_id in order:
     # One more than was seen, or a short text would have enough too soon; what
-    # is strange to it is not expected unseen.
-    if missing + (not strange(token_id)) <= bound:
+    # is foreign to it is not expected unseen.
+    if missing + (not foreign(token_id)) <= bound:
       break
     kept |= vocabulary.needed(token_id)
     missing -= in_one_document[token_id]
@@ -147,7 +149,7 @@ def _most_frequent(
   always: set[int],
   rule: Rule,
 ) -> set[int]:
-  """The tokens that the rule adds to those that are kept always."""
+  """Returns the tokens that the rule adds to those that are always kept."""
   added: set[int] = set()
   # Equally frequent ones by their ids: the same text gives the same tokens.
   order = np.argsort(-tokens, kind="stable")[: np.count_nonzero(tokens)]
@@ -168,30 +170,30 @@ def _most_frequent(
 
 
 def _alphabet(characters: Mapping[str, int]) -> set[str]:
-  """The characters of a text, and names of scripts (see `script`)."""
-  letters: collections.Counter[str] = collections.Counter()
+  """Returns the characters of a text, and names of scripts (see `script`)."""
+  scripts: collections.Counter[str] = collections.Counter()
   for character, number in characters.items():
-    letters[script(character)] += number
-  bound = _OWN_SCRIPT * (letters.total() - letters["SIGN"])
-  scripts = {name for name, number in letters.items() if number >= bound}
-  total = letters.total()
+    scripts[script(character)] += number
+  total = scripts.total()
+  bound = _OWN_SCRIPT * (total - scripts["SIGN"])
+  own = {name for name, number in scripts.items() if number >= bound}
   seen = {c for c, number in characters.items() if number >= _RARE * total}
-  return seen | scripts | {"LATIN", "SIGN"}
+  return seen | own | {"LATIN", "SIGN"}
 
 
-def _written_in(alphabet: Container[str], words: str) -> bool:
-  return all(c in alphabet or script(c) in alphabet for c in words)
+def _written_in(alphabet: Container[str], text: str) -> bool:
+  return all(c in alphabet or script(c) in alphabet for c in text)
 
 
 def script(character: str) -> str:
-  """The script of a character, as Unicode's names begin: "LATIN", "CJK".
+  """Returns the script of a character, such as "LATIN" or "CJK".
 
-  "SIGN" for what belongs to all of them: punctuation, digits, symbols, accents.
-  Empty for no character.
+  That is the first word of its Unicode name; "SIGN" for what belongs to all
+  scripts: punctuation, digits, symbols, accents; "" for no character.
   """
   if not character:
     return ""
   kind = unicodedata.category(character)
   word = unicodedata.name(character, "").partition(" ")[0]
   of_one = kind[0] in "LM" or kind == "Nd"
-  return word if of_one and word not in _OF_ALL else "SIGN"
+  return word if of_one and word not in _NO_SCRIPT else "SIGN"

@@ -1,8 +1,9 @@
 """A teacher with the tokens of one language only.
 
 Most of a multilingual teacher's tokens never occur in one language, and the
-student inherits them all: of XLM-R's 250 002 rows a student of width 384 has 96
-million parameters. What is written is a teacher like any other.
+student inherits them all: with XLM-R's 250 002 rows a student of width 384 has
+96 million parameters in its embeddings. The trimmed folder is a teacher like
+any other.
 """
 
 import dataclasses
@@ -19,19 +20,19 @@ from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder
 from time_jax.data import sources
 from time_jax.data.records import Tally
-from time_jax.hf import files, load, tokenizer
+from time_jax.hf import files, load, tokenizer, weight_files
+from time_jax.hf.lineage import TRIM_RECORD
 from time_jax.hf.weights import Weights
-from time_jax.trim import counting, rows, trimmed_files
+from time_jax.trim import counting, trimmed_tokenizer, trimmed_weights
 from time_jax.trim.counting import Comparison, Counts
 from time_jax.trim.token_selection import COVERAGE, Rule, choose, widen
 from time_jax.trim.vocabulary import Vocabulary
 
-RECORD = "trim.json"
-_HELD_OUT = 0.05  # of the documents, the last ones
+_HELD_OUT = 0.05  # share of the documents that is held out, the last ones
 _MOST_HELD_OUT = 10_000  # documents
-_UNREADABLE = 0.4  # of the tokens; text of its languages has far less
+_UNREADABLE = 0.4  # share of the tokens; text of its languages has far less
 _DEFAULT = Rule(coverage=COVERAGE)
-_AS_BEFORE = 0.999  # of the held-out tokens; fewer are worth a note
+_AS_BEFORE = 0.999  # share of the held-out tokens; fewer are worth a note
 
 
 def trim(
@@ -46,20 +47,20 @@ def trim(
   """Writes a teacher that has only the tokens of some text, and reports.
 
   Args:
-    teacher: see `files.resolve`.
+    teacher: a folder, package or hub id, see `files.resolve`.
     text: sources, see `data.sources`. The last documents are held out: they
       are not counted, but tell what trimming changes.
     out: folder to write; new or empty.
     rule: which tokens are kept; None: what covers the text, and as many more
       as other text of the language needs.
-    max_documents: read at most; 0: all.
-    allow_pickle: see `files.weight_files`.
+    max_documents: how many documents are read at most; 0: all.
+    allow_pickle: see `weight_files.find_weights`.
 
   Returns:
     The exit code, 0.
 
   Raises:
-    UserError: the teacher, the text, the rule or the folder does not do.
+    UserError: the teacher, the text, the rule or the folder cannot be used.
   """
   _check_target(out)
   folder = files.resolve(teacher, allow_pickle)
@@ -67,49 +68,52 @@ def trim(
   spec = tokenizer.load_tokenizer(folder, config.vocab_size)
   vocabulary = Vocabulary(spec.backend, spec.name)
   with Weights(folder, allow_pickle) as weights:
-    tables = rows.vocabulary_tables(
+    tables = trimmed_weights.vocabulary_tables(
       weights, family.names, config.vocab_size, config.hidden_size
     )
     documents, held_out = _split(text, max_documents)
     counts = counting.count(spec, documents)
     _check_readable(counts, vocabulary, spec.name)
     named = _named(folder, config, vocabulary)
-    old_ids = choose(vocabulary, counts, named, rule or _DEFAULT)
-    of_text = len(old_ids)
-    if rule is None:
-      old_ids = widen(vocabulary, old_ids, counts)
+    of_text = choose(vocabulary, counts, named, rule or _DEFAULT)
+    old_ids = of_text if rule else widen(vocabulary, of_text, counts)
     with atomic_folder(out, "--out") as fresh:
-      left = trimmed_files.write_tokenizer(folder, fresh, vocabulary, old_ids)
-      trimmed_files.write_config(folder, fresh, old_ids)
-      rows.write_weights(weights, fresh, tables, old_ids)
-      _copy_code(folder, fresh)
-      fewer = tokenizer.load_tokenizer(fresh, len(old_ids))
-      found = counting.compare(
-        spec, fewer, old_ids, held_out, vocabulary.unreadable
+      left_out = trimmed_tokenizer.write_tokenizer(
+        folder, fresh, vocabulary, old_ids
       )
-      sizes = rows.count_numbers(folder), rows.count_numbers(fresh)
-      parameters, size = zip(*sizes, strict=True)
+      _copy_code(folder, fresh)
+      trimmed_weights.write_weights(weights, fresh, tables, old_ids)
+      comparison = counting.compare(
+        spec,
+        tokenizer.load_tokenizer(fresh, len(old_ids)),
+        old_ids,
+        held_out,
+        vocabulary.unreadable,
+      )
+      numbers, size = trimmed_weights.count_numbers(folder)
+      numbers_after, size_after = trimmed_weights.count_numbers(fresh)
       record = {
         "teacher": teacher,
-        "teacher_fingerprint": files.fingerprint(folder, allow_pickle),
+        "teacher_fingerprint": weight_files.fingerprint(folder, allow_pickle),
         "text": list(text),
         "max_documents": max_documents,
         "rule": str(rule or _DEFAULT),
-        "of_text": of_text,  # the rest is there for other text
+        "of_text": len(of_text),  # the rest is there for other text
         "documents": counts.documents,
         "tokens": int(counts.tokens.sum()),
-        "held_out": dataclasses.asdict(found),
-        "vocab_size": _both(config.vocab_size, len(old_ids)),
-        "parameters": _both(*parameters),
-        "bytes": _both(*size),
-        "left_out": left,
+        "held_out": dataclasses.asdict(comparison),
+        "vocab_size": {"before": config.vocab_size, "after": len(old_ids)},
+        "parameters": {"before": numbers, "after": numbers_after},
+        "bytes": {"before": size, "after": size_after},
+        "left_out": left_out,
         "old_ids": old_ids,  # the place in this list is the new id
       }
-      text = atomic_file.as_json(record) + "\n"
-      (fresh / RECORD).write_text(text, encoding="utf-8")
+      atomic_file.write_json(fresh / TRIM_RECORD, record, indent=None)
       load.check_teacher(fresh, config.num_layers)
       _check_target(out)  # Something may have come there meanwhile.
-  _report(folder, out, record, found, _not_filled(rule, counts, old_ids))
+  _report(folder, out, record, comparison)
+  _print_notes(record, comparison, _unfilled(rule, counts, old_ids))
+  print(f"Next: python -m time_jax inspect {out}")
   return 0
 
 
@@ -124,7 +128,7 @@ def _check_target(out: pathlib.Path) -> None:
 def _split(
   text: Sequence[str], max_documents: int
 ) -> tuple[Iterator[str], Iterator[str]]:
-  """The documents to count, and those behind them, which are held out."""
+  """Returns the documents to count, and the last ones, which are held out."""
 
   def documents() -> Iterator[str]:
     parsed = [sources.Source.parse(source) for source in text]
@@ -148,7 +152,7 @@ def _split(
 
 
 def _check_readable(counts: Counts, vocabulary: Vocabulary, name: str) -> None:
-  """UserError if the tokenizer cannot read the text's script."""
+  """Raises UserError if the tokenizer cannot read the text's script."""
   unreadable = counts.tokens[sorted(vocabulary.unreadable)].sum()
   share = unreadable / max(counts.tokens.sum(), 1)
   if share > _UNREADABLE:
@@ -161,45 +165,40 @@ def _check_readable(counts: Counts, vocabulary: Vocabulary, name: str) -> None:
 def _named(
   folder: pathlib.Path, config: Any, vocabulary: Vocabulary
 ) -> set[int]:
-  """Ids that stay for what files beside tokenizer.json say of them."""
+  """Returns ids that stay for what files beside tokenizer.json say of them."""
   special = tokenizer.special_tokens(folder)
-  named = trimmed_files.outside_of_text(folder, vocabulary, special)
+  named = trimmed_tokenizer.named_ids(folder, vocabulary, special)
   # RoBERTa counts positions from its padding id, which must not move.
   first = set(range(getattr(config, "position_offset", 0)))
   return named | (first & vocabulary.tokens.keys())
 
 
-def _both(before: int, after: int) -> dict[str, int]:
-  return {"before": before, "after": after}
+def _copy_code(folder: pathlib.Path, out: pathlib.Path) -> None:
+  """Copies files that config.json may point to, which never run here."""
+  for path in (*folder.glob("*.py"), *folder.glob("LICENSE*")):
+    shutil.copyfile(path, out / path.name)
 
 
-def _not_filled(
+def _unfilled(
   rule: Rule | None, counts: Counts, old_ids: Sequence[int]
 ) -> int | None:
-  """How many tokens the rule asks for, where the text has not so many."""
+  """Returns the rule's `keep` if the text has fewer tokens, else None."""
   keep = rule.keep if rule else None
   seen = set(np.flatnonzero(counts.tokens).tolist())
   # Of tokens that come with others, the last ones may not fit: that is full.
   return keep if keep and len(old_ids) < keep and seen <= {*old_ids} else None
 
 
-def _copy_code(folder: pathlib.Path, out: pathlib.Path) -> None:
-  """Files that config.json may point to. They are never executed here."""
-  for path in (*folder.glob("*.py"), *folder.glob("LICENSE*")):
-    shutil.copyfile(path, out / path.name)
-
-
 def _report(
   folder: pathlib.Path,
   out: pathlib.Path,
   record: dict[str, Any],
-  found: Comparison,
-  asked_for: int | None,
+  comparison: Comparison,
 ) -> None:
   before, after = record["vocab_size"].values()
   numbers, fewer = record["parameters"].values()
   size, smaller = record["bytes"].values()
-  same = found.same_tokens / max(found.tokens, 1)
+  c = comparison
   lines = {
     "tokens": f"{before:,} -> {after:,} ({after / before:.1%})",
     "parameters": f"{numbers / 1e6:.1f} M -> {fewer / 1e6:.1f} M",
@@ -207,16 +206,22 @@ def _report(
     "text": f"{record['documents']:,} documents, {record['tokens']:,} tokens "
     f"counted; {record['rule']}",
     "for other text": f"{after - record['of_text']:,} of the tokens",
-    "held out": f"{found.documents:,} documents, {found.tokens:,} tokens",
-    "as before": f"{same:.3%} of the tokens, "
-    f"{found.same_documents / found.documents:.1%} of the documents",
-    "tokens per word": f"{found.tokens / found.words:.4f} -> "
-    f"{found.tokens_after / found.words:.4f}",
-    "unknown": f"{found.unreadable:,} -> {found.unreadable_after:,} tokens",
+    "held out": f"{c.documents:,} documents, {c.tokens:,} tokens",
+    "as before": f"{c.share_of_tokens:.3%} of the tokens, "
+    f"{c.same_documents / c.documents:.1%} of the documents",
+    "tokens per word": f"{c.tokens / c.words:.4f} -> "
+    f"{c.tokens_after / c.words:.4f}",
+    "unknown": f"{c.unreadable:,} -> {c.unreadable_after:,} tokens",
   }
   print(f"Trimmed {folder} to {out}")
-  for title, words in lines.items():
-    print(f"  {title:<16} {words}")
+  for title, value in lines.items():
+    print(f"  {title:<16} {value}")
+
+
+def _print_notes(
+  record: dict[str, Any], comparison: Comparison, unfilled: int | None
+) -> None:
+  after = record["vocab_size"]["after"]
   if record["left_out"]:
     print(
       f"note: {', '.join(record['left_out'])} left out: not the same tokens as "
@@ -228,14 +233,13 @@ def _report(
       "tokens are there for other text; give more text, or "
       f"--coverage={COVERAGE} for those of this text alone."
     )
-  if asked_for:
+  if unfilled:
     print(
-      f"note: --keep={asked_for}, but the text has fewer tokens: {after:,} "
+      f"note: --keep={unfilled}, but the text has fewer tokens: {after:,} "
       "with those that stay whatever it is; give more text to keep more."
     )
-  if same < _AS_BEFORE:
+  if comparison.share_of_tokens < _AS_BEFORE:
     print(
       f"note: less than {_AS_BEFORE:.1%} of the held-out tokens are as before; "
       "give more text, or ask for more tokens."
     )
-  print(f"Next: python -m time_jax inspect {out}")

@@ -12,39 +12,45 @@ Taking a token away changes no text that did not use it:
 * WordPiece takes the longest piece that fits: those that were longer did not
   fit before. A word that it did not know at all may become known.
 * Byte-pair encoding makes the merge of the lowest rank, again and again. All
-  merges that such a text needs are there (see `merges.py`), and none is new.
+  merges that such a text needs are there (see `ancestors`), and none is new.
 
-Ids keep their order, so what other files compute from it (the mask behind the
+Ids keep their order, so what other files compute from it (the mask after the
 last piece, XLM-R's distance between SentencePiece's ids and its own) holds.
 """
 
 import functools
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import tokenizers
 from tokenizers import decoders, pre_tokenizers
 
 from time_jax.core.errors import UserError
-from time_jax.trim.merges import Merges, pair_of
 
 # Configs, and the classes of transformers, know the first ids by number.
 _FIRST = 8
 _MARKS = "▁ "  # before the first piece of a word
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 _KINDS = ("Unigram", "WordPiece", "BPE")
+_BYTE_LEVEL = decoders.ByteLevel()
+# The characters that stand for bytes.
+_ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
+
+Pair = tuple[str, str]
 
 
 class Vocabulary:
   """The tokens of a tokenizer.
 
   Attributes:
-    kind: of the model: Unigram, WordPiece or BPE.
-    tokens: id -> token, also those added to the model's.
-    unreadable: ids for what there is no token for: "unknown", and the bytes of
-      characters beyond ASCII.
+    kind: kind of its model: Unigram, WordPiece or BPE.
+    ids: token -> id, of the model's tokens and of those added to them.
+    tokens: id -> token.
+    unreadable: ids for text that has no token of its own: the unknown token,
+      and bytes of characters beyond ASCII.
     fixed: ids of the tokens that stay whatever the text is.
   """
 
@@ -52,11 +58,11 @@ class Vocabulary:
     """Reads a tokenizer.
 
     Args:
-      text: of a tokenizer.json, all ids within the embedding table.
+      text: content of a tokenizer.json, all ids within the embedding table.
       name: what error messages call it.
 
     Raises:
-      UserError: its model is of a kind that cannot be cut.
+      UserError: its model is of a kind that cannot be trimmed.
     """
     self._text = text
     content = json.loads(text)
@@ -64,15 +70,16 @@ class Vocabulary:
     backend = tokenizers.Tokenizer.from_str(text)
     self.kind = type(backend.model).__name__
     self._check(name)
-    self._ids = backend.get_vocab(with_added_tokens=True)
-    self.tokens = {i: token for token, i in self._ids.items()}
+    self.ids = backend.get_vocab(with_added_tokens=True)
+    self.tokens = {i: token for token, i in self.ids.items()}
     self._added = set(backend.get_added_tokens_decoder())
-    splitting = json.dumps(
-      [content.get("pre_tokenizer"), content.get("normalizer")]
-    )
-    self._of_bytes = '"ByteLevel"' in splitting
+    splitting = [content.get("pre_tokenizer"), content.get("normalizer")]
+    self._of_bytes = '"ByteLevel"' in json.dumps(splitting)
     self._bytes = {i for i, t in self.tokens.items() if self._is_byte(t)}
-    self._unknown = self._find_unknown()
+    unknown = self.ids.get(self._model.get("unk_token"))
+    if self.kind == "Unigram":
+      unknown = self._model.get("unk_id")
+    self._unknown = {unknown} - {None}
     self.unreadable = self._unknown | {
       i
       for i in self._bytes
@@ -82,52 +89,43 @@ class Vocabulary:
 
   def _check(self, name: str) -> None:
     odd = [
-      key
+      f"{self.kind} with {key}"
       for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout")
       if self.kind == "BPE" and self._model.get(key)
     ]
     if self.kind not in _KINDS or odd:
-      what = f"{self.kind} with {odd[0]}" if odd else self.kind
       raise UserError(
-        f"{name} is {what}, which cannot be trimmed; expected one of "
-        f"{', '.join(_KINDS)} as BERT, XLM-R and RoBERTa have them."
+        f"{name} is {odd[0] if odd else self.kind}, which cannot be trimmed; "
+        f"expected one of {', '.join(_KINDS)} as BERT, XLM-R and RoBERTa have "
+        "them."
       )
-
-  def _find_unknown(self) -> set[int]:
-    found = self._ids.get(self._model.get("unk_token"))
-    if self.kind == "Unigram":
-      found = self._model.get("unk_id")
-    return {found} - {None}
 
   def _is_byte(self, token: str) -> bool:
     if self._of_bytes:
-      return token in _alphabet()
+      return token in _ALPHABET
     return bool(_BYTE.fullmatch(token))
 
   def _fixed(self, content: dict[str, Any]) -> set[int]:
-    fixed = self._added | self._bytes | self._unknown
-    fixed |= {i for i in self.tokens if i < _FIRST}
+    fixed = self._added | self._bytes | self._unknown | set(range(_FIRST))
     _renumber(content.get("post_processor"), lambda i: fixed.add(i) or i)
     if content.get("padding"):
       fixed.add(content["padding"]["pad_id"])
     fixed |= {i for i, t in self.tokens.items() if self._plain(t) in [*_MARKS]}
     fixed &= set(self.tokens)
     if self.kind == "Unigram":
-      score = [score for _, score in self._model["vocab"]]
-      others = [i for i in range(len(score)) if i not in fixed]
-      fixed |= {f(others, key=score.__getitem__) for f in (min, max) if others}
+      scores = [score for _, score in self._model["vocab"]]
+      others = [i for i in range(len(scores)) if i not in fixed]
+      fixed |= {f(others, key=scores.__getitem__) for f in (min, max) if others}
     return fixed
 
   def text(self, token_id: int) -> str:
-    """What a token stands for, but for marks; empty: no whole characters."""
+    """Returns a token's text without marks, "" if it is no whole character."""
+    prefix = self._model.get("continuing_subword_prefix") or ""
     plain = self._plain(self.tokens[token_id])
-    plain = plain.removeprefix(
-      self._model.get("continuing_subword_prefix") or ""
-    )
-    return plain.lstrip(_MARKS)
+    return plain.removeprefix(prefix).lstrip(_MARKS)
 
   def rank(self, token_id: int) -> float:
-    """Lower for tokens that were more frequent in the tokenizer's training.
+    """Returns a number, lower for tokens more frequent in the training text.
 
     Unigram's scores are logarithms of probabilities; merges and WordPiece's
     tokens are numbered as they were found, frequent ones first.
@@ -137,34 +135,39 @@ class Vocabulary:
     return float(token_id)
 
   def _plain(self, token: str) -> str:
-    """As text; empty where bytes are no whole characters."""
+    """Returns a token as text, "" where its bytes are no whole characters."""
     plain = _BYTE_LEVEL.decode([token]) if self._of_bytes else token
     return "" if "\ufffd" in plain else plain
 
   def needed(self, token_id: int) -> set[int]:
-    """Ids of the tokens without which this one is never made; its own too."""
-    if self.kind != "BPE" or token_id in self._added:
-      return {token_id}
-    ancestors = self._merges.ancestors(self.tokens[token_id])
-    return {self._ids[token] for token in ancestors}
-
-  @functools.cached_property
-  def _merges(self) -> Merges:
-    return Merges(self._model["merges"], self._model["vocab"])
-
-  def cut(self, old_ids: Sequence[int]) -> dict[str, Any]:
-    """The content of the tokenizer.json that knows only some tokens.
+    """Returns ids of the tokens without which this is never made, and its own.
 
     Args:
-      old_ids: of these tokens, in order; an id's place is the new id. Has all
-        `fixed`, and with a token what it needs.
+      token_id: id of the token.
+    """
+    if self.kind != "BPE" or token_id in self._added:
+      return {token_id}
+    tokens = ancestors(
+      self.tokens[token_id], self._merge_ranks, self._model["vocab"]
+    )
+    return {self.ids[token] for token in tokens}
+
+  @functools.cached_property
+  def _merge_ranks(self) -> Mapping[Pair, int]:
+    return {_pair(merge): i for i, merge in enumerate(self._model["merges"])}
+
+  def cut(self, old_ids: Sequence[int]) -> dict[str, Any]:
+    """Returns the content of a tokenizer.json with only some of the tokens.
+
+    Args:
+      old_ids: ids of these tokens, in order; an id's place is the new id. They
+        include all `fixed`, and with a token what it needs.
     """
     new = {old: i for i, old in enumerate(old_ids)}
     content = json.loads(self._text)
     for token in content.get("added_tokens") or []:
-      token["id"] = new[self._ids[token["content"]]]
-    if content.get("padding"):
-      padding = content["padding"]
+      token["id"] = new[self.ids[token["content"]]]
+    if padding := content.get("padding"):
       padding["pad_id"] = new.get(padding["pad_id"], 0)
     _renumber(content.get("post_processor"), new.__getitem__)
     model = content["model"]
@@ -175,16 +178,52 @@ class Vocabulary:
       return content
     model["vocab"] = {t: new[i] for t, i in model["vocab"].items() if i in new}
     if self.kind == "BPE":
+      pairs = ((merge, _pair(merge)) for merge in model["merges"])
       model["merges"] = [
         merge
-        for merge in model["merges"]
-        if _all_in(model["vocab"], pair_of(merge))
+        for merge, pair in pairs
+        if {*pair, "".join(pair)} <= model["vocab"].keys()
       ]
     return content
 
 
-def _all_in(vocabulary: Mapping[str, int], pair: tuple[str, str]) -> bool:
-  return all(piece in vocabulary for piece in (*pair, "".join(pair)))
+def ancestors(
+  token: str, ranks: Mapping[Pair, int], vocabulary: Collection[str]
+) -> set[str]:
+  """Returns every token that occurs while merges make a token, and itself.
+
+  A piece whose ancestors are gone is never made: "the" is t + h, then th + e,
+  and so needs "th". Which merges make a token does not depend on its
+  neighbours: none of them crosses the token's ends, or it would not have been a
+  token, and inside of it the merge of the lowest rank comes first, as
+  everywhere. So the merges are run on the token alone.
+
+  Args:
+    token: a token. One that no merges make, since it is only ever found whole,
+      needs nothing else.
+    ranks: pair of pieces -> rank of the merge that joins them.
+    vocabulary: all tokens of the model.
+  """
+  parts, seen = list(token), set(token)
+  while len(parts) > 1:
+    candidates = [
+      (ranks[pair], place)  # The leftmost of equals.
+      for place, pair in enumerate(itertools.pairwise(parts))
+      if pair in ranks
+    ]
+    if not candidates:
+      return {token}
+    _, place = min(candidates)
+    parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    seen.add(parts[place])
+  # What is no token falls back to bytes, which always stay.
+  return {piece for piece in seen if piece in vocabulary}
+
+
+def _pair(merge: Sequence[str] | str) -> Pair:
+  """Returns the parts that a merge joins: ["a", "b"], in older files "a b"."""
+  first, second = merge.split(" ") if isinstance(merge, str) else merge
+  return first, second
 
 
 def _renumber(node: Any, change: Callable[[int], int]) -> None:
@@ -201,12 +240,3 @@ def _renumber(node: Any, change: Callable[[int], int]) -> None:
         node[key] = [value[0], change(value[1])]
   for child in children:
     _renumber(child, change)
-
-
-_BYTE_LEVEL = decoders.ByteLevel()
-
-
-@functools.cache
-def _alphabet() -> frozenset[str]:
-  """The characters that stand for bytes."""
-  return frozenset(pre_tokenizers.ByteLevel.alphabet())

@@ -60,7 +60,7 @@ def test_a_pickle_is_read_where_it_is_allowed(mesh, tmp_path):
   found = opened(folder, mesh, allow_pickle=True)
   jax.tree.map(np.testing.assert_array_equal, found.params, whole.params)
   assert found.identity.value == whole.identity.value
-  assert found.identity.before != whole.identity.before
+  assert found.identity.legacy != whole.identity.legacy
 
 
 def test_random_starts_are_told_apart_by_their_shape(mesh, tmp_path):

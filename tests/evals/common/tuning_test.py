@@ -11,7 +11,7 @@ import pytest
 
 from time_jax.core.errors import RunError, UserError
 from time_jax.evals.common import optimization, task, tuning, tuning_step
-from time_jax.hf import model_hash
+from time_jax.hf import model_identity
 from time_jax.telemetry import history
 
 RECIPE = optimization.Recipe(
@@ -78,7 +78,7 @@ def run(mesh, one_process, tmp_path):
       mesh=mesh,
       workdir=tmp_path / name,
       record={"train": {"peak_lr": 0.1}},
-      **{"encoder": None, "model": model_hash.Identity("a")} | changes,
+      **{"encoder": None, "model": model_identity.Identity("a")} | changes,
     )
 
   return make

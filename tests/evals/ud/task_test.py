@@ -16,7 +16,7 @@ from time_jax.cli import main
 from time_jax.core.errors import UserError
 from time_jax.evals.common.task import SCORE
 from time_jax.evals.ud import conllu, scoring
-from time_jax.hf import files
+from time_jax.hf import weight_files
 from time_jax.parallel import host_collectives, sharding
 
 udeval = pytest.importorskip("udtools.udeval")
@@ -178,7 +178,7 @@ def test_the_summary_says_of_what_and_on_what(finished, model):
   found = json.loads((workdir / "scores.json").read_text())
   assert found["schema"] == "time_jax.finetune/1"
   assert found["label"] == f"{model.parent.name}/encoder"
-  assert found["fingerprint_before"] == files.fingerprint(model)
+  assert found["fingerprint_before"] == weight_files.fingerprint(model)
   assert len(bytes.fromhex(found["fingerprint"])) == 32
   assert found["shape"]["layers"] == 2
   gold = tiny_ud.UD / "ga-dev.conllu.gz"

@@ -14,8 +14,8 @@ from time_jax.config.distill import STUDENT_SIZES
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import local_path
 from time_jax.data.tokenizing import TokenizerSpec
-from time_jax.hf import files, load, model_hash, onnx_graph, save
-from time_jax.hf.model_hash import Identity
+from time_jax.hf import files, load, model_identity, onnx_graph, save
+from time_jax.hf.model_identity import Identity
 from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import init_params
 from time_jax.parallel import sharding
@@ -101,7 +101,7 @@ def write_encoder(
     onnx_graph.save_onnx(onnx, config, params)
   blocks = {k: v for k, v in params.items() if k in ("first", "layers", "last")}
   parameters = sum(leaf.size for leaf in jax.tree.leaves(blocks))
-  identity = identity or model_hash.of_folder(folder, config, params)
+  identity = identity or model_identity.of_folder(folder, config, params)
   return EncoderFiles(name, folder, onnx, parameters, identity)
 
 

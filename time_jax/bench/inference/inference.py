@@ -297,7 +297,7 @@ def _content(
       "name": e.name,
       "parameters_without_embeddings": e.parameters,
       "fingerprint": e.identity.value,
-      "fingerprint_before": e.identity.before if e.identity.proves else "",
+      "fingerprint_before": e.identity.known_before,
     }
     for e in encoders
   ]

@@ -19,8 +19,8 @@ from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.paths import local_path
 from time_jax.data.tokenizing import TokenizerSpec
-from time_jax.hf import files, load, model_hash, save, tokenizer
-from time_jax.hf.model_hash import Identity
+from time_jax.hf import files, load, model_identity, save, tokenizer
+from time_jax.hf.model_identity import Identity
 from time_jax.models.family import Family, Params, abstract_params, init_params
 from time_jax.parallel import sharding
 from time_jax.run import saved_student
@@ -123,7 +123,7 @@ def open_encoder(
     step: of a workdir's checkpoint; by default the chosen one, or the newest.
     random: only the shape and the tokenizer are taken.
     dropout: in the encoder, where its family has dropout at all.
-    allow_pickle: see `files.weight_files`.
+    allow_pickle: see `weight_files.find_weights`.
 
   Raises:
     UserError: there is no such model, or no tokenizer with it.
@@ -149,7 +149,7 @@ def open_encoder(
     boxed = _without_pooler(abstract_params(encoder))
     layout = sharding.param_shardings(boxed, mesh)
     params = jax.device_put(_without_pooler(params), layout)
-  which = found.identity or model_hash.of_random(
+  which = found.identity or model_identity.of_random(
     found.hf_config, found.config, found.folder
   )
   return Opened(
@@ -202,7 +202,7 @@ def _of_folder(
   _, params = load.load_encoder(
     folder, dtype=np.float32, mesh=mesh, allow_pickle=allow_pickle
   )
-  which = model_hash.of_folder(folder, config, params, allow_pickle)
+  which = model_identity.of_folder(folder, config, params, allow_pickle)
   return found._replace(params=params, identity=which)
 
 

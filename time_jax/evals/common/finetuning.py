@@ -20,7 +20,7 @@ from time_jax.core.storage.paths import Path, prepare_workdir
 from time_jax.evals.common import batches, datasets, optimization, saved, tuning
 from time_jax.evals.common.encoders import open_encoder
 from time_jax.evals.common.task import SPLITS, Task, path_of
-from time_jax.hf import files, model_hash
+from time_jax.hf import files, model_identity
 from time_jax.models.family import Params
 from time_jax.parallel import failures, host_collectives, processes, sharding
 from time_jax.parallel.watchdog import Watchdog
@@ -95,7 +95,7 @@ def _finetune(
     dropout=config.train.encoder_dropout,
     allow_pickle=config.allow_pickle,
   )
-  settings[model_hash.MODEL] = opened.identity.value
+  settings[model_identity.KEY] = opened.identity.value
   settings["tokenizer (SHA-256)"] = opened.words.sha256
   check_processes({"run": settings, "versions": versions()})
   buckets = batches.make_buckets(
@@ -214,7 +214,9 @@ def _known_result(
     UserError: it is that of another run.
   """
   if result := _read_result(folder / SCORES):
-    before = model_hash.recognised(result["run"], task.opened.identity, folder)
+    before = model_identity.upgrade_record(
+      result["run"], task.opened.identity, folder
+    )
     tuning.check_same(before, record, folder)
   return result
 
@@ -333,9 +335,7 @@ def _report(
     "init": config.init,
     "fingerprint": opened.identity.value,
     # By which earlier versions knew it, if no other model's could be the same.
-    "fingerprint_before": (
-      opened.identity.before if opened.identity.proves else ""
-    ),
+    "fingerprint_before": (opened.identity.known_before),
     "shape": opened.shape,
     "parameters": opened.parameters,
     "files": {

@@ -26,7 +26,7 @@ from time_jax.evals.common import batches
 from time_jax.evals.common.optimization import Recipe
 from time_jax.evals.common.task import SCORE, Task
 from time_jax.evals.common.tuning_step import tuning_step
-from time_jax.hf.model_hash import Identity, recognised
+from time_jax.hf.model_identity import Identity, upgrade_record
 from time_jax.models.family import Params
 from time_jax.parallel import sharding
 from time_jax.run import loop, students
@@ -190,7 +190,7 @@ class Tuning(loop.Job):
       return self.first_state()
     step = checkpoints.steps()[-1]
     metadata = checkpoints.metadata(step)
-    before = recognised(metadata["run"], self.model, self.workdir)
+    before = upgrade_record(metadata["run"], self.model, self.workdir)
     check_same(before, self.record, self.workdir)
     self.history, self.seconds = metadata["history"], metadata["seconds"]
     trees = checkpoints.restore(step, _trees(self.abstract()))

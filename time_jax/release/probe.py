@@ -23,7 +23,7 @@ TEXTS = (
   "今日は良い天気です。 नमस्ते दुनिया، مرحبا بالعالم 👍🏽",
   "a",
 )
-_GROUPS = 16  # Numbers of a fingerprint for each row and layer.
+_GROUPS = 16  # numbers of a fingerprint for each row and layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Probe:
 
   Attributes:
     rows: token ids, without padding; those of `texts` come first.
-    texts: what the first rows are made of.
-    pad_id: what fills the places behind a row.
+    texts: the texts that the first rows are made of.
+    pad_id: id of the padding after each row.
   """
 
   rows: tuple[tuple[int, ...], ...]
@@ -41,13 +41,28 @@ class Probe:
   pad_id: int
 
   def batch(self) -> Batch:
-    """All rows, padded to the longest."""
-    longest = max(map(len, self.rows))
-    tokens = np.full((len(self.rows), longest), self.pad_id)
+    """Returns all rows, padded to the longest."""
+    lengths = np.array(list(map(len, self.rows)))
+    tokens = np.full((len(self.rows), lengths.max()), self.pad_id)
     for target, row in zip(tokens, self.rows, strict=True):
       target[: len(row)] = row
-    lengths = np.array(list(map(len, self.rows)))
-    return make_batch(tokens, np.arange(longest) < lengths[:, None])
+    return make_batch(tokens, np.arange(lengths.max()) < lengths[:, None])
+
+  def fingerprint(self, states: np.ndarray) -> np.ndarray:
+    """Returns numbers (states, rows, groups) that every weight has a part in.
+
+    They are means over groups of components of the last token of every row,
+    which has seen all others.
+
+    Args:
+      states: hidden states (states, B, T, D) of `batch`.
+    """
+    last = [len(row) - 1 for row in self.rows]
+    ends = states[:, np.arange(len(last)), last]
+    groups = min(_GROUPS, ends.shape[-1])
+    return np.stack(
+      [ends[..., i::groups].mean(-1) for i in range(groups)], axis=-1
+    )
 
 
 def make_probe(
@@ -61,9 +76,9 @@ def make_probe(
 
   Args:
     vocab_size: token ids are below it.
-    longest: tokens of the longest row.
-    pad_id: no row contains it: RoBERTa and its kin do not count it.
-    tokenize: text -> ids, or None where there is no tokenizer.
+    longest: number of tokens of the longest row.
+    pad_id: an id that no row contains: RoBERTa and its kin do not count it.
+    tokenize: maps a text to ids, or None where there is no tokenizer.
   """
   texts = TEXTS if tokenize else ()
   rows = [tuple(tokenize(text))[:longest] for text in texts] if tokenize else []
@@ -72,15 +87,14 @@ def make_probe(
   lengths = (longest, longest // 2 + 1, 17, 3, 2, 1)
   for length in dict.fromkeys(min(length, longest) for length in lengths):
     rows.append(tuple(random.choice(known, length).tolist()))
-  kept = [(row, text) for row, text in zip(rows, texts, strict=False) if row]
-  texts = tuple(text for _, text in kept)
+  texts = tuple(t for t, row in zip(texts, rows, strict=False) if row)
   return Probe(tuple(row for row in rows if row), texts, pad_id)
 
 
 def hidden_states(
   encoder: nn.Module, params: Params, batch: Batch
 ) -> np.ndarray:
-  """Hidden states (states, B, T, D) of all layers, in full float32."""
+  """Returns hidden states (states, B, T, D) of all layers, in full float32."""
   run: Any = jax.jit(
     lambda params: encoder.apply(
       {"params": params}, batch, method="hidden_states"
@@ -90,27 +104,8 @@ def hidden_states(
     return np.asarray(run(params))
 
 
-def fingerprint(probe: Probe, states: np.ndarray) -> np.ndarray:
-  """Numbers (states, rows, groups) that every weight has a part in.
-
-  Of the last token of every row, which has seen all others: means over groups
-  of its components.
-
-  Args:
-    probe: the rows.
-    states: what `hidden_states` gives for its batch.
-  """
-  rows = np.arange(len(probe.rows))
-  last = np.array(list(map(len, probe.rows))) - 1
-  ends = states[:, rows, last]
-  groups = min(_GROUPS, ends.shape[-1])
-  return np.stack(
-    [ends[..., i::groups].mean(-1) for i in range(groups)], axis=-1
-  )
-
-
 def to_json(probe: Probe, numbers: np.ndarray) -> dict[str, Any]:
-  """Rows and fingerprint as JSON that stays readable."""
+  """Returns rows and fingerprint as JSON that stays readable."""
   return {
     "texts": list(probe.texts),
     "rows": [" ".join(map(str, row)) for row in probe.rows],
@@ -122,10 +117,8 @@ def to_json(probe: Probe, numbers: np.ndarray) -> dict[str, Any]:
 
 
 def from_json(content: dict[str, Any], pad_id: int) -> tuple[Probe, np.ndarray]:
-  """The inverse of `to_json`."""
+  """Inverts `to_json`."""
   rows = tuple(tuple(map(int, row.split())) for row in content["rows"])
-  numbers = [
-    [[float(number) for number in row.split()] for row in state]
-    for state in content["states"]
-  ]
-  return Probe(rows, tuple(content["texts"]), pad_id), np.array(numbers)
+  numbers = [[row.split() for row in state] for state in content["states"]]
+  probe = Probe(rows, tuple(content["texts"]), pad_id)
+  return probe, np.array(numbers, float)

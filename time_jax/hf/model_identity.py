@@ -18,21 +18,21 @@ import numpy as np
 
 from time_jax.core.errors import UserError
 from time_jax.core.notes import note
-from time_jax.hf import files, save, tokenizer
+from time_jax.hf import save, tokenizer, weight_files
 from time_jax.models.bert import NAMES, BertConfig
 from time_jax.models.family import Params
 from time_jax.parallel import sharding
 
-# Under this name the record of a fine-tuned model holds the identity.
-MODEL = "model (SHA-256)"
+# Under this key the record of a fine-tuned model holds the identity.
+KEY = "model (SHA-256)"
 # What shapes the function; dropout and the like only shape training.
 _SIZES = (
   *("vocab_size", "hidden_size", "num_layers", "num_heads"),
   *("intermediate_size", "max_positions", "activation"),
 )
 _TOKEN_TYPES = 2  # rows of a student's table
-# A tokenizer is its words and what it makes of these texts, which therefore
-# must never change.
+# Two tokenizers with one vocabulary may still cut a text in different ways, so
+# the ids of these texts are hashed too. They must never change.
 _TEXTS = (
   "Small is fast, isn't it?  HE SAID: 1,234.50 €",
   "Ærøskøbing, Győr, Dún na nGall: naïve façades",
@@ -46,18 +46,23 @@ class Identity:
   """Which model something is.
 
   Attributes:
-    value: a SHA-256 of its content.
-    before: the hash by which earlier versions knew it; empty: none.
-    proves: whether no other model could have had the hash `before`.
+    value: SHA-256 of its content.
+    legacy: the hash by which earlier versions knew it; "" if there was none.
+    legacy_is_unique: whether no other model could have had the hash `legacy`.
   """
 
   value: str
-  before: str = ""
-  proves: bool = True
+  legacy: str = ""
+  legacy_is_unique: bool = True
+
+  @property
+  def known_before(self) -> str:
+    """The legacy hash, or "" where other models may have had it too."""
+    return self.legacy if self.legacy_is_unique else ""
 
 
 def is_student(config: Any) -> bool:
-  """Whether a model, of this config, is the network that students are."""
+  """Returns whether a model of this config has the architecture of students."""
   return (
     isinstance(config, BertConfig)
     and config.embedding_size in (None, config.hidden_size)
@@ -65,13 +70,13 @@ def is_student(config: Any) -> bool:
   )
 
 
-def of_student(config: BertConfig, arrays: str, words: str) -> str:
-  """The identity of a student.
+def of_student(config: BertConfig, arrays: str, tokenizer: str) -> str:
+  """Returns the identity of a student.
 
   Args:
-    config: its shape.
-    arrays: see `arrays_sha256`.
-    words: see `tokenizer_sha256`.
+    config: the student's shape.
+    arrays: hash of its parameters, see `arrays_sha256`.
+    tokenizer: hash of its tokenizer, see `tokenizer_sha256`.
   """
   # Epsilon is computed with in float32, and some files hold it so rounded.
   epsilon = float(np.float32(config.layer_norm_eps))
@@ -80,7 +85,7 @@ def of_student(config: BertConfig, arrays: str, words: str) -> str:
     {
       "shape": sizes | {"layer_norm_eps": epsilon},
       "arrays": arrays,
-      "tokenizer": words,
+      "tokenizer": tokenizer,
     }
   )
 
@@ -88,34 +93,35 @@ def of_student(config: BertConfig, arrays: str, words: str) -> str:
 def of_folder(
   folder: pathlib.Path, config: Any, params: Params, allow_pickle: bool = False
 ) -> Identity:
-  """The identity of a model in the files of transformers.
+  """Returns the identity of a model in the files of transformers.
 
-  That of a model which could be a student is of its content. Any other is
-  known by its files, as no command of ours writes them in another form.
+  A model that could be a student is known by its content. Any other is known
+  by its files, as no command of ours writes them in another form.
 
   Args:
-    folder: of the model.
+    folder: the model's folder.
     config: the family's frozen config.
     params: as `hf.load.load_encoder` read them in float32, pooler included.
-    allow_pickle: see `files.weight_files`.
+    allow_pickle: see `weight_files.find_weights`.
   """
-  before = files.fingerprint(folder, allow_pickle)
-  words = tokenizer_sha256(folder, config.vocab_size)
+  fingerprint = weight_files.fingerprint(folder, allow_pickle)
+  of_tokenizer = tokenizer_sha256(folder, config.vocab_size)
   if is_student(config):
     arrays = arrays_sha256(config, params)
-    return Identity(of_student(config, arrays, words), before)
-  return Identity(_sha256({"files": before, "tokenizer": words}), before)
+    return Identity(of_student(config, arrays, of_tokenizer), fingerprint)
+  content = {"files": fingerprint, "tokenizer": of_tokenizer}
+  return Identity(_sha256(content), fingerprint)
 
 
 def of_random(
   hf_config: Mapping[str, Any], config: Any, folder: pathlib.Path
 ) -> Identity:
-  """The identity of weights that a seed is to draw: of shape and tokenizer.
+  """Returns the identity of weights that a seed is to draw.
 
   Args:
     hf_config: what config.json says or would say.
     config: the family's frozen config.
-    folder: of the tokenizer.
+    folder: the tokenizer's folder.
   """
   content = {
     "random": dataclasses.asdict(config),
@@ -126,24 +132,20 @@ def of_random(
 
 
 def tokenizer_sha256(folder: pathlib.Path, vocab_size: int) -> str:
-  """Hash of a folder's tokenizer; empty where there is none.
-
-  Of its words and of what it makes of some texts, since two tokenizers with the
-  same words may still cut a text in different ways.
-  """
+  """Returns a hash of a folder's tokenizer, or "" where there is none."""
   if not tokenizer.has_tokenizer(folder):
     return ""
-  return tokenizer.words_sha256(folder, vocab_size, _TEXTS)
+  return tokenizer.vocabulary_sha256(folder, vocab_size, _TEXTS)
 
 
 def arrays_sha256(config: BertConfig, params: Params) -> str:
-  """Hash of a student's arrays, in float32 and in the student's own form.
+  """Returns a hash of a student's arrays, in float32 and the student's form.
 
   That form has positions from row 0 on, two token types, and a pooler, which
   is of zeros where there was none: it is never distilled, but it ships.
 
   Args:
-    config: of the model that the arrays are of, which may be any BERT.
+    config: config of the model that the arrays are of, which may be any BERT.
     params: float32; all processes take part where they lie on several.
   """
   flat: Any = dict(flax.traverse_util.flatten_dict(params))
@@ -152,22 +154,16 @@ def arrays_sha256(config: BertConfig, params: Params) -> str:
   flat.setdefault(("pooler", "bias"), np.zeros(width, np.float32))
   hashes = {}
   for path, leaf in sorted(flat.items()):
-    array = _as_of_student(path, _on_host(leaf), config)
-    one = flax.traverse_util.unflatten_dict({path: array})
-    for name, x in save.to_tensors(one, NAMES, config.num_layers).items():
+    array = _on_host(leaf)
+    if path == ("embeddings", "position", "embedding"):
+      array = array[config.position_offset :]
+    if path == ("embeddings", "token_type", "embedding"):
+      missing = max(0, _TOKEN_TYPES - len(array))
+      array = np.pad(array[:_TOKEN_TYPES], ((0, missing), (0, 0)))
+    tree = flax.traverse_util.unflatten_dict({path: array})
+    for name, x in save.to_tensors(tree, NAMES, config.num_layers).items():
       hashes[name] = (str(x.dtype), x.shape, hashlib.sha256(x.data).hexdigest())
   return _sha256(hashes)
-
-
-def _as_of_student(
-  path: tuple[str, ...], array: np.ndarray, config: BertConfig
-) -> np.ndarray:
-  if path == ("embeddings", "position", "embedding"):
-    return array[config.position_offset :]
-  if path == ("embeddings", "token_type", "embedding"):
-    more = max(0, _TOKEN_TYPES - len(array))
-    return np.pad(array[:_TOKEN_TYPES], ((0, more), (0, 0)))
-  return array
 
 
 def _on_host(leaf: Any) -> np.ndarray:
@@ -185,31 +181,31 @@ def _sha256(content: Any) -> str:
   ).hexdigest()
 
 
-def recognised(
+def upgrade_record(
   record: Mapping[str, Any], model: Identity, place: pathlib.Path
 ) -> dict[str, Any]:
-  """A record, with the identity of its model in place of its earlier hash.
+  """Returns a record with its model's identity in place of a legacy hash.
 
   Args:
-    record: of a fine-tuned model, as it was saved.
-    model: what is to be fine-tuned now.
+    record: the record of a fine-tuned model, as it was saved.
+    model: the model that is to be fine-tuned now.
     place: where the record lies, for messages.
 
   Raises:
-    UserError: the record holds an earlier hash that other models had as well.
+    UserError: the record holds a legacy hash that other models had as well.
   """
-  found = str(record.get(MODEL, ""))
-  if not found or found != model.before or found == model.value:
+  known_as = str(record.get(KEY, ""))
+  if not known_as or known_as != model.legacy or known_as == model.value:
     return dict(record)
-  if not model.proves:
+  if not model.legacy_is_unique:
     raise UserError(
       f"{place} was fine-tuned by an earlier version, which knew its model by "
-      f"the hash {found[:12]}; models that were imported, or began with the "
+      f"the hash {known_as[:12]}; models that were imported, or began with the "
       "weights of a folder, may share it, so it cannot be told whether this "
       "is the same model. Use another --workdir to fine-tune this one."
     )
   note(
     f"{place} knows its model by the hash of an earlier version, "
-    f"{found[:12]}, which is that of this model; going on."
+    f"{known_as[:12]}, which is that of this model; going on."
   )
-  return {**record, MODEL: model.value}
+  return {**record, KEY: model.value}

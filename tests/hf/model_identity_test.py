@@ -17,8 +17,8 @@ from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.evals.common import tuning
 from time_jax.evals.common.encoders import open_encoder
-from time_jax.hf import model_hash
-from time_jax.hf.model_hash import Identity
+from time_jax.hf import model_identity
+from time_jax.hf.model_identity import Identity
 from time_jax.models import bert
 from time_jax.models.family import abstract_params
 from time_jax.report.results import Result
@@ -45,7 +45,7 @@ def params(config=SHAPE, seed=0):
 
 
 def arrays(found, config=SHAPE):
-  return model_hash.arrays_sha256(config, found)
+  return model_identity.arrays_sha256(config, found)
 
 
 def test_the_form_of_a_student_counts():
@@ -95,7 +95,7 @@ def test_every_number_counts():
 
 def test_shape_and_tokenizer_count_and_what_only_shapes_training_does_not():
   def of(config, words="words"):
-    return model_hash.of_student(config, "arrays", words)
+    return model_identity.of_student(config, "arrays", words)
 
   replace = dataclasses.replace
   others = [
@@ -110,15 +110,15 @@ def test_shape_and_tokenizer_count_and_what_only_shapes_training_does_not():
 
 def test_the_same_words_cut_otherwise_are_another_tokenizer(tiny, tmp_path):
   size = len(tokenizers.Tokenizer.from_file(str(words(tiny))).get_vocab())
-  first = model_hash.tokenizer_sha256(tiny / "teacher", size)
+  first = model_identity.tokenizer_sha256(tiny / "teacher", size)
   shutil.copytree(tiny / "teacher", tmp_path / "again")
-  assert model_hash.tokenizer_sha256(tmp_path / "again", size) == first
+  assert model_identity.tokenizer_sha256(tmp_path / "again", size) == first
   backend = tokenizers.Tokenizer.from_file(str(words(tiny)))
   backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
   backend.post_processor = None
   backend.save(str(tmp_path / "again" / "tokenizer.json"))
-  assert model_hash.tokenizer_sha256(tmp_path / "again", size) != first
-  assert model_hash.tokenizer_sha256(tmp_path, size) == ""
+  assert model_identity.tokenizer_sha256(tmp_path / "again", size) != first
+  assert model_identity.tokenizer_sha256(tmp_path, size) == ""
 
 
 def words(tiny):
@@ -155,35 +155,37 @@ def test_a_record_of_other_weights_is_not_taken_over(capsys, tiny, tmp_path):
 def test_a_hash_of_before_is_taken_where_it_is_of_one_model(capsys, tmp_path):
   place = tmp_path / "seed-0"
   model = Identity("new", "old")
-  assert model_hash.recognised({model_hash.MODEL: "new"}, model, place) == {
-    model_hash.MODEL: "new"
-  }
+  assert model_identity.upgrade_record(
+    {model_identity.KEY: "new"}, model, place
+  ) == {model_identity.KEY: "new"}
   assert not capsys.readouterr().err
   for _ in range(2):
-    found = model_hash.recognised({model_hash.MODEL: "old"}, model, place)
-    assert found == {model_hash.MODEL: "new"}
+    found = model_identity.upgrade_record(
+      {model_identity.KEY: "old"}, model, place
+    )
+    assert found == {model_identity.KEY: "new"}
   (line,) = capsys.readouterr().err.splitlines()
   assert "knows its model by the hash of an earlier version" in line
-  unclear = dataclasses.replace(model, proves=False)
+  unclear = dataclasses.replace(model, legacy_is_unique=False)
   with pytest.raises(UserError, match="Use another --workdir"):
-    model_hash.recognised({model_hash.MODEL: "old"}, unclear, place)
-  other = {model_hash.MODEL: "other"}
+    model_identity.upgrade_record({model_identity.KEY: "old"}, unclear, place)
+  other = {model_identity.KEY: "other"}
   with pytest.raises(UserError, match=r"model \(SHA-256\): 'other' then"):
     tuning.check_same(
-      model_hash.recognised(other, model, place),
-      {model_hash.MODEL: "new"},
+      model_identity.upgrade_record(other, model, place),
+      {model_identity.KEY: "new"},
       place,
     )
 
 
 def test_which_hashes_of_before_are_of_one_model(monkeypatch):
-  monkeypatch.setattr(model_hash, "arrays_sha256", lambda *_: "a")
+  monkeypatch.setattr(model_identity, "arrays_sha256", lambda *_: "a")
   student = saved_student.Student(3, SHAPE, {}, {"run": {"seed": 1}})
   turned = {"run": {"seed": 1}, "hardware": {"devices": 2}}
   same = dataclasses.replace(student, record=turned)
-  assert same.identity == student.identity and student.identity.proves
+  assert same.identity == student.identity and student.identity.legacy_is_unique
   later = dataclasses.replace(student, step=4)
-  assert later.identity.before != student.identity.before
+  assert later.identity.legacy != student.identity.legacy
   assert later.identity.value == student.identity.value
   for record, proves in (
     ({"run": {"student": {"init_from": "teacher:1"}}}, True),
@@ -191,7 +193,7 @@ def test_which_hashes_of_before_are_of_one_model(monkeypatch):
     ({"run": {"seed": 1}, "imported": {"from": "a"}}, False),
   ):
     found = dataclasses.replace(student, record=record).identity
-    assert found.proves == proves
+    assert found.legacy_is_unique == proves
 
 
 class _EnoughError(Exception):
@@ -231,7 +233,7 @@ def test_another_model_of_one_shape_is_refused(capsys, monkeypatch, tmp_path):
 
   def before(record):
     return record | {
-      model_hash.MODEL: saved_student.read_student(runs[0]).identity.before
+      model_identity.KEY: saved_student.read_student(runs[0]).identity.legacy
     }
 
   # Of before, when both had one hash: nobody can tell any more.

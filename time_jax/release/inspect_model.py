@@ -1,4 +1,4 @@
-"""What a checkpoint is, what distilling it takes, and what is wrong with it."""
+"""`inspect`: what a checkpoint is, and what would stop a run from using it."""
 
 import collections
 import contextlib
@@ -14,28 +14,30 @@ import tokenizers
 
 from time_jax.catalog.teachers import Recommendation, recommended
 from time_jax.config.distill import STUDENT_SIZES, default_config
+from time_jax.core.display import byte_size
 from time_jax.core.errors import EXIT_BAD_INPUT, UserError
 from time_jax.hf import files, load, tokenizer
 from time_jax.hf.weights import Weights
 
 _ON_DEVICE = {"bfloat16": 2, "float32": 4}  # bytes of a number
 _KINDS_SHOWN = 4
-_BAD_SHOWN = 3  # tensors that are not finite
+_BAD_SHOWN = 3  # tensors with numbers that are not finite
 
 
 def inspect_model(
   name: str, *, layer: int | None, size: str, allow_pickle: bool
 ) -> int:
-  """Prints the findings; reads JSON, headers, tokenizer and weights.
+  """Prints what a model folder holds, and what is wrong with it.
 
-  Of the weights those are read that a run would read, in search of numbers
-  that are not finite.
+  It reads JSON files, headers, tokenizer, and the weights that a run would
+  read, in search of numbers that are not finite.
 
   Args:
-    name: of a model, see `files.resolve`.
-    layer: to distil, 1-based; by default the recommended one, else the last.
-    size: of the student, a key of `STUDENT_SIZES`.
-    allow_pickle: see `files.weight_files`.
+    name: a folder, package or hub id, see `files.resolve`.
+    layer: the layer to distil, 1-based; by default the recommended one, else
+      the last.
+    size: size of the student, a key of `STUDENT_SIZES`.
+    allow_pickle: see `weight_files.find_weights`.
 
   Returns:
     0, or EXIT_BAD_INPUT if something would stop a run.
@@ -49,10 +51,10 @@ def inspect_model(
   problems: list[str] = []
   _row("model", str(folder))
   config: Any = None
-  with _noting(problems):
+  with _collecting(problems):
     config = _print_config(folder)
     layer = layer or (advice.layer if advice else config.num_layers)
-  with _noting(problems), Weights(folder, allow_pickle) as weights:
+  with _collecting(problems), Weights(folder, allow_pickle) as weights:
     _print_files(weights)
     if config:
       needed = load.check_teacher(folder, layer, allow_pickle=allow_pickle)
@@ -60,7 +62,7 @@ def inspect_model(
       _check_finite(weights, needed, problems)
   if config:
     _print_widths(config.widths, size, advice)
-    with _noting(problems):
+    with _collecting(problems):
       _print_tokenizer(folder, config.vocab_size, problems)
   for problem in problems:
     print(f"PROBLEM: {problem}")
@@ -74,8 +76,8 @@ def inspect_model(
 
 
 @contextlib.contextmanager
-def _noting(problems: list[str]) -> Iterator[None]:
-  """What is wrong with one part must not hide what is wrong with the next."""
+def _collecting(problems: list[str]) -> Iterator[None]:
+  """Adds a UserError to the problems, and goes on with the next part."""
   try:
     yield
   except UserError as error:
@@ -104,15 +106,15 @@ def _print_config(folder: pathlib.Path) -> Any:
 
 
 def _print_files(weights: Weights) -> None:
-  names = [path.name for path in weights.paths]
+  names = [path.name for path in weights.files.paths]
   more = f" and {len(names) - 1} more" if len(names) > 1 else ""
   pickles = " (pickle)" if names[0].endswith(".bin") else ""
-  if weights.layout.ignored:
-    more = f" (not {weights.layout.ignored}, which lies beside it)"
-  size = sum(path.stat().st_size for path in weights.paths)
+  if weights.files.ignored_index:
+    more = f" (not {weights.files.ignored_index}, which lies beside it)"
+  size = sum(path.stat().st_size for path in weights.files.paths)
   dtypes = collections.Counter(weights.info(name).dtype for name in weights)
   counts = ", ".join(f"{n} {dtype}" for dtype, n in dtypes.most_common())
-  _row("files", f"{names[0]}{more}{pickles}, {_size(size)}")
+  _row("files", f"{names[0]}{more}{pickles}, {byte_size(size)}")
   _row("tensors", counts)
 
 
@@ -121,28 +123,33 @@ def _print_tensors(
 ) -> None:
   _row("distilled", f"layer {layer} of {num_layers}")
   numbers = sum(math.prod(weights.shape(name)) for name in needed)
-  sizes = [f"{_size(numbers * n)} in {d}" for d, n in _ON_DEVICE.items()]
+  sizes = [f"{byte_size(numbers * n)} in {d}" for d, n in _ON_DEVICE.items()]
   _row("kept", f"{len(needed)} tensors: {', '.join(sizes)}")
   used = {weights.stored_as(name) for name in needed}
-  left = sorted({weights.stored_as(name) for name in weights} - used)
-  size = sum(weights.info(name).bytes for name in left)
+  dropped = sorted({weights.stored_as(name) for name in weights} - used)
+  size = sum(weights.info(name).bytes for name in dropped)
   # encoder.layer.11.output.dense.weight -> encoder.layer.*
   kinds = collections.Counter(
-    re.sub(r"\.\d+\..*", ".*", name) for name in left
+    re.sub(r"\.\d+\..*", ".*", name) for name in dropped
   ).most_common()
   shown = [f"{kind} ({n})" if n > 1 else kind for kind, n in kinds]
   if len(shown) > _KINDS_SHOWN:
     shown = [*shown[: _KINDS_SHOWN - 1], "..."]
   named = f": {', '.join(shown)}" if shown else ""
-  _row("dropped", f"{len(left)} tensors, {_size(size)} in the files{named}")
+  _row(
+    "dropped", f"{len(dropped)} tensors, {byte_size(size)} in the files{named}"
+  )
 
 
 def _check_finite(
   weights: Weights, needed: Sequence[str], problems: list[str]
 ) -> None:
   """Reads what a run would read; a gigabyte takes about a second."""
-  bad = {name: _not_finite(weights, name) for name in needed}
-  bad = {name: count for name, count in bad.items() if count}
+  bad = {}
+  for name in needed:
+    chunks = (chunk for _, chunk in weights.chunks(name))
+    if count := sum(int((~np.isfinite(chunk)).sum()) for chunk in chunks):
+      bad[name] = count
   _row("finite", "no" if bad else f"all {len(needed)} tensors that are kept")
   for name, count in [*bad.items()][:_BAD_SHOWN]:
     problems.append(
@@ -155,19 +162,6 @@ def _check_finite(
       f"{weights.folder}: {len(bad) - _BAD_SHOWN} more tensors hold NaN or "
       "infinite numbers."
     )
-
-
-def _not_finite(weights: Weights, name: str) -> int:
-  chunks = (chunk for _, chunk in weights.chunks(name))
-  return sum(int(np.count_nonzero(~np.isfinite(chunk))) for chunk in chunks)
-
-
-def _size(count: float) -> str:
-  for unit in ("B", "kB", "MB"):
-    if count < 999.5:
-      return f"{count:.3g} {unit}"
-    count /= 1000
-  return f"{count:.2f} GB"
 
 
 def _print_widths(
@@ -203,12 +197,12 @@ def _print_tokenizer(
   shown = [f"{name.partition('_')[0]} {i}" for name, i in ids.items()]
   _row("special ids", ", ".join(shown))
   config = files.read_json(folder / "config.json")
-  for name, found in ids.items():
-    said = config.get(name)
-    accepted = said if isinstance(said, list) else [said, None]
-    if said is not None and found not in accepted:
+  for name, token_id in ids.items():
+    configured = config.get(name)
+    accepted = configured if isinstance(configured, list) else [configured]
+    if configured is not None and token_id not in accepted:
       problems.append(
-        f"{folder}/config.json has {name}={said}, its tokenizer {found} "
-        f"({backend.id_to_token(found)!r}); expected the same: correct the "
-        "wrong one."
+        f"{folder}/config.json has {name}={configured}, its tokenizer "
+        f"{token_id} ({backend.id_to_token(token_id)!r}); expected the same: "
+        "correct the wrong one."
       )

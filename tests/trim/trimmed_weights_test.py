@@ -9,10 +9,9 @@ import safetensors.numpy
 import torch
 
 from time_jax.core.errors import UserError
-from time_jax.hf import weights as weights_module
 from time_jax.hf.weights import Weights
 from time_jax.models import bert, t5
-from time_jax.trim import rows
+from time_jax.trim import trimmed_weights
 
 OLD_IDS = [0, 3, 4, 9]
 
@@ -54,15 +53,12 @@ def check(out, tensors):
 def cut(folder, out, allow_pickle=False):
   out.mkdir()
   with Weights(folder, allow_pickle) as weights:
-    tables = rows.vocabulary_tables(weights, bert.NAMES, 10, 4)
-    rows.write_weights(weights, out, tables, OLD_IDS)
+    tables = trimmed_weights.vocabulary_tables(weights, bert.NAMES, 10, 4)
+    trimmed_weights.write_weights(weights, out, tables, OLD_IDS)
   return tables
 
 
-@pytest.mark.parametrize("chunk", [1, 24, 1 << 20], ids=str)
-def test_one_file(tensors, tmp_path, monkeypatch, chunk):
-  """However few of its rows are read at once."""
-  monkeypatch.setattr(weights_module, "_CHUNK", chunk)
+def test_one_file(tensors, tmp_path):
   safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
   assert cut(tmp_path, tmp_path / "out") == TABLES
   check(tmp_path / "out", tensors)
@@ -117,7 +113,7 @@ def test_both_names_of_a_shared_table(tmp_path):
     tmp_path / "model.safetensors",
   )
   with Weights(tmp_path) as weights:
-    found = rows.vocabulary_tables(weights, t5.NAMES, 10, 4)
+    found = trimmed_weights.vocabulary_tables(weights, t5.NAMES, 10, 4)
   assert found == set(names)
 
 
@@ -125,6 +121,6 @@ def test_weights_of_another_config(tensors, tmp_path):
   safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
   with Weights(tmp_path) as weights:
     with pytest.raises(UserError, match="no tensor embeddings.word_embeddings"):
-      rows.vocabulary_tables(weights, bert.NAMES, 11, 4)
+      trimmed_weights.vocabulary_tables(weights, bert.NAMES, 11, 4)
     with pytest.raises(UserError, match="as many tokens as its hidden size"):
-      rows.vocabulary_tables(weights, bert.NAMES, 10, 10)
+      trimmed_weights.vocabulary_tables(weights, bert.NAMES, 10, 10)

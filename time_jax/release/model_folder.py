@@ -1,0 +1,135 @@
+"""A Hugging Face folder, opened part by part, each part at most once."""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from time_jax.core.arrays import Batch
+from time_jax.core.errors import UserError
+from time_jax.hf import files, load, tokenizer, torch_encoder
+from time_jax.hf.weights import Weights
+from time_jax.parallel import sharding
+from time_jax.release import probe
+from time_jax.run import saved_student
+
+RECORD = "time_jax.json"
+
+
+class NotCheckedError(Exception):
+  """Something cannot be checked; the message says why."""
+
+
+def read_record(folder: pathlib.Path) -> dict[str, Any] | None:
+  """Returns what an export of ours says of itself; None of any other folder."""
+  path = folder / RECORD
+  if not path.exists():
+    return None
+  record = files.read_json(path)
+  lacking = {"step", "files", "fingerprint"} - set(record)
+  if lacking:
+    raise UserError(
+      f"{path} lacks {', '.join(sorted(lacking))}; an earlier version of "
+      "time_jax wrote it, or it is damaged: export again."
+    )
+  return record
+
+
+class ModelFolder:
+  """A folder, and what it should be equal to.
+
+  Attributes:
+    path: the folder.
+    student: the student of the run that it should be, or None.
+  """
+
+  def __init__(
+    self,
+    path: pathlib.Path,
+    student: saved_student.Student | None = None,
+    allow_pickle: bool = False,
+  ) -> None:
+    self.path = path
+    self.student = student
+    self._allow_pickle = allow_pickle
+
+  @functools.cached_property
+  def record(self) -> dict[str, Any] | None:
+    """The export's record, see `read_record`."""
+    return read_record(self.path)
+
+  @functools.cached_property
+  def hf_config(self) -> dict[str, Any]:
+    """Content of config.json."""
+    return files.model_config(self.path)
+
+  @functools.cached_property
+  def config(self) -> Any:
+    """Frozen config of the family."""
+    return load.read_config(self.path)[1]
+
+  @functools.cached_property
+  def tokenizer(self) -> Any:
+    """The tokenizer as transformers opens it."""
+    if not tokenizer.has_tokenizer(self.path):
+      raise NotCheckedError("there is no tokenizer in the folder")
+    return tokenizer.open_tokenizer(self.path)
+
+  def token_ids(self, text: str) -> list[int]:
+    """Returns the ids that transformers gives to a text."""
+    return self.tokenizer(text)["input_ids"]
+
+  @functools.cached_property
+  def encoder(self) -> tuple[Any, Any]:
+    """Encoder and parameters, float32."""
+    return load.load_encoder(
+      self.path,
+      dtype=jnp.dtype("float32"),
+      mesh=sharding.make_mesh(),
+      allow_pickle=self._allow_pickle,
+    )
+
+  def weights(self) -> Weights:
+    """Opens the tensors, to be used in a `with` statement."""
+    return Weights(self.path, self._allow_pickle)
+
+  @functools.cached_property
+  def torch(self) -> torch_encoder.Encode:
+    """The encoder in PyTorch."""
+    if not torch_encoder.installed():
+      raise NotCheckedError("torch is not installed")
+    if not torch_encoder.knows(self.hf_config):
+      raise NotCheckedError("transformers has no such class")
+    return torch_encoder.load_torch(
+      self.path, strict=bool(self.record), allow_pickle=self._allow_pickle
+    )
+
+  @functools.cached_property
+  def probe(self) -> probe.Probe:
+    """The record's own rows where there is a record, else fresh ones."""
+    pad_id = self.hf_config.get("pad_token_id")
+    # Where nothing is looked up, padding may be any id.
+    if type(pad_id) is not int or not 0 <= pad_id < self.config.vocab_size:
+      pad_id = 0
+    if self.record:
+      return probe.from_json(self.record["fingerprint"], pad_id)[0]
+    known = tokenizer.has_tokenizer(self.path)
+    return probe.make_probe(
+      vocab_size=self.config.vocab_size,
+      longest=min(self.config.max_positions or 512, 512),
+      pad_id=pad_id,
+      tokenize=self.token_ids if known else None,
+    )
+
+  @functools.cached_property
+  def batch(self) -> Batch:
+    """The rows of `probe`, padded."""
+    return self.probe.batch()
+
+  @functools.cached_property
+  def states(self) -> np.ndarray:
+    """Hidden states (states, B, T, D) that JAX computes from `batch`."""
+    encoder, params = self.encoder
+    return probe.hidden_states(encoder, params, self.batch)

@@ -1,0 +1,145 @@
+"""Writing the files of a tokenizer that has only some of its tokens.
+
+Every form that the folder has is written again, with the same ids: the
+tokenizer.json, which is added where it was missing; vocab.txt, or vocab.json
+with merges.txt; the SentencePiece model; and the configs beside them, where
+they name ids. A form that disagrees with tokenizer.json is left out.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tokenizers
+
+from time_jax.core.errors import RunError
+from time_jax.core.storage import atomic_file
+from time_jax.hf import files
+from time_jax.trim.sentencepiece_file import SentencePieceFile
+from time_jax.trim.vocabulary import Vocabulary
+
+_MODEL_CONFIGS = ("config.json", "generation_config.json")
+_PLAIN_FORMS = ("vocab.txt", "vocab.json", "merges.txt")
+
+
+def write_tokenizer(
+  folder: pathlib.Path,
+  out: pathlib.Path,
+  vocabulary: Vocabulary,
+  old_ids: Sequence[int],
+) -> list[str]:
+  """Writes the tokenizer in every form that its folder has, and configs.
+
+  Args:
+    folder: folder of the whole tokenizer.
+    out: an existing folder.
+    vocabulary: the whole tokenizer.
+    old_ids: the tokens that are kept, see `Vocabulary.cut`.
+
+  Returns:
+    Names of the files that are left out.
+
+  Raises:
+    RunError: the ids of what was written are not the ones expected.
+  """
+  ids = {vocabulary.tokens[old]: i for i, old in enumerate(old_ids)}
+  text = atomic_file.as_json(vocabulary.cut(old_ids), ensure_ascii=False)
+  (out / "tokenizer.json").write_text(text, encoding="utf-8")
+  backend = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
+  if backend.get_vocab(with_added_tokens=True) != ids:
+    raise RunError(
+      f"the tokenizer in {folder} gets other ids than expected when trimmed; "
+      "please report it with its tokenizer.json."
+    )
+  _write_tokenizer_configs(folder, out, ids, old_ids)
+  _write_model_configs(folder, out, old_ids)
+  left_out = {name for name in _PLAIN_FORMS if (folder / name).exists()}
+  if _plain_form_agrees(folder, vocabulary):
+    left_out -= {pathlib.Path(p).name for p in backend.model.save(str(out))}
+  for path in folder.glob("*.model"):
+    model = SentencePieceFile.read(path)
+    if model and model.fits(vocabulary.ids):
+      (out / path.name).write_bytes(model.cut(ids))
+    else:
+      left_out.add(path.name)
+  return sorted(left_out)
+
+
+def named_ids(
+  folder: pathlib.Path, vocabulary: Vocabulary, special: set[str]
+) -> set[int]:
+  """Returns ids that stay as files beside tokenizer.json give them a meaning.
+
+  Args:
+    folder: the tokenizer's folder.
+    vocabulary: the whole tokenizer.
+    special: the special tokens that its configs name.
+  """
+  names = set(special)
+  for path in folder.glob("*.model"):
+    model = SentencePieceFile.read(path)
+    if model and model.fits(vocabulary.ids):
+      names |= model.others() | (vocabulary.ids.keys() - model.places().keys())
+  named = {vocabulary.ids[name] for name in names if name in vocabulary.ids}
+  for name in _MODEL_CONFIGS:
+    if (folder / name).exists():
+      for key, value in files.read_json(folder / name).items():
+        if key.endswith("_token_id"):
+          named |= set(value if isinstance(value, list) else [value])
+  return named & vocabulary.tokens.keys()
+
+
+def _write_model_configs(
+  folder: pathlib.Path, out: pathlib.Path, old_ids: Sequence[int]
+) -> None:
+  """Writes config.json and generation_config.json with the new ids."""
+  new = {old: i for i, old in enumerate(old_ids)}
+  for name in _MODEL_CONFIGS:
+    if not (folder / name).exists():
+      continue
+    content = files.read_json(folder / name)
+    for key, value in content.items():
+      # Not every id in a config is one: -1, or an id past the table, is none.
+      if key.endswith("_token_id") and isinstance(value, list):
+        content[key] = [new[i] for i in value if i in new]
+      elif key.endswith("_token_id"):
+        content[key] = new.get(value)
+    if "vocab_size" in content:
+      content["vocab_size"] = len(old_ids)
+    atomic_file.write_json(out / name, content, ensure_ascii=False)
+
+
+def _write_tokenizer_configs(
+  folder: pathlib.Path,
+  out: pathlib.Path,
+  ids: Mapping[str, int],
+  old_ids: Sequence[int],
+) -> None:
+  for name in (
+    *("special_tokens_map.json", "added_tokens.json"),
+    "tokenizer_config.json",
+  ):
+    if not (folder / name).exists():
+      continue
+    content = files.read_json(folder / name)
+    if name == "added_tokens.json":
+      content: dict[str, Any] = {t: ids[t] for t in content if t in ids}
+    elif decoder := content.get("added_tokens_decoder"):
+      new = {str(old): str(i) for i, old in enumerate(old_ids)}
+      content["added_tokens_decoder"] = {
+        new[i]: token for i, token in decoder.items() if i in new
+      }
+    atomic_file.write_json(out / name, content, ensure_ascii=False)
+
+
+def _plain_form_agrees(folder: pathlib.Path, vocabulary: Vocabulary) -> bool:
+  """Returns whether vocab.txt or vocab.json has the ids of tokenizer.json."""
+  path = folder / {"WordPiece": "vocab.txt"}.get(vocabulary.kind, "vocab.json")
+  if vocabulary.kind == "Unigram" or not path.exists():
+    return False
+  if path.name == "vocab.json":
+    places = files.read_json(path)
+  else:
+    text = path.read_text(encoding="utf-8").removesuffix("\n")
+    places = {line: i for i, line in enumerate(text.split("\n"))}
+  return all(vocabulary.ids.get(token) == i for token, i in places.items())
