@@ -380,7 +380,7 @@ def test_bad_input(teachers, trimmed, tmp_path, capsys):
     "--keep=0": "--keep=0; expected 1 or more",
     "--coverage=2": "--coverage=2.0; expected a share",
     "--keep=9 --min_count=1": "expected one of --keep, --min_count, --cov",
-    f"--out={trimmed('mbert', 'da')}": "exists; expected an empty or new",
+    f"--out={trimmed('mbert', 'da')}": "holds something; expected an empty or",
     f"--teacher={bare}": "has no tokenizer; expected tokenizer.json",
   }
   for flags, words in cases.items():

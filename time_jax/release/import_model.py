@@ -13,7 +13,7 @@ from time_jax.core import nonfinite
 from time_jax.core.errors import UserError
 from time_jax.core.notes import note
 from time_jax.core.storage import atomic_file
-from time_jax.core.storage.atomic_folder import atomic_folder
+from time_jax.core.storage.atomic_folder import atomic_folder, check_empty
 from time_jax.hf import (
   files,
   lineage,
@@ -48,7 +48,7 @@ def import_command(
     UserError: there is no such model, it is not built like a student, or the
       workdir is not empty.
   """
-  _check_target(workdir)
+  check_empty(workdir, "--workdir")
   folder = files.resolve(name, allow_pickle)
   _, config = load.read_config(folder)
   first_weights.check_architecture(config, name)
@@ -60,7 +60,7 @@ def import_command(
   )
   nonfinite.check_first_weights(params, name)
   config, params = _as_student(config, params)
-  with atomic_folder(workdir, "--workdir") as fresh:
+  with atomic_folder(workdir, "--workdir", replace=False) as fresh:
     if tokenizer.has_tokenizer(folder):
       tokenizer.save_tokenizer(
         folder, fresh / "tokenizer", config.max_positions, config.vocab_size
@@ -94,7 +94,6 @@ def import_command(
     }
     with CheckpointWriter(fresh, keep_latest=1, keep_every=1) as checkpoints:
       checkpoints.save(0, {"params": params}, metadata, wait=True)
-    _check_target(workdir)  # A run may have begun there meanwhile.
   print(
     f"Imported {name} to {workdir} as step 0: {config.num_layers} layers of "
     f"{config.hidden_size}, {config.vocab_size:,} tokens"
@@ -105,13 +104,6 @@ def import_command(
     f"--workdir={workdir}"
   )
   return 0
-
-
-def _check_target(workdir: pathlib.Path) -> None:
-  if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-    raise UserError(
-      f"--workdir={workdir} holds something; expected a new or empty folder."
-    )
 
 
 def _as_student(

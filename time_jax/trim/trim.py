@@ -17,7 +17,7 @@ import numpy as np
 
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
-from time_jax.core.storage.atomic_folder import atomic_folder
+from time_jax.core.storage.atomic_folder import atomic_folder, check_empty
 from time_jax.data import sources
 from time_jax.data.records import Tally
 from time_jax.hf import files, load, tokenizer, weight_files
@@ -62,7 +62,7 @@ def trim(
   Raises:
     UserError: the teacher, the text, the rule or the folder cannot be used.
   """
-  _check_target(out)
+  check_empty(out, "--out")
   folder = files.resolve(teacher, allow_pickle)
   family, config = load.read_config(folder)
   spec = tokenizer.load_tokenizer(folder, config.vocab_size)
@@ -77,7 +77,7 @@ def trim(
     named = _named(folder, config, vocabulary)
     of_text = choose(vocabulary, counts, named, rule or _DEFAULT)
     old_ids = of_text if rule else widen(vocabulary, of_text, counts)
-    with atomic_folder(out, "--out") as fresh:
+    with atomic_folder(out, "--out", replace=False) as fresh:
       left_out = trimmed_tokenizer.write_tokenizer(
         folder, fresh, vocabulary, old_ids
       )
@@ -110,19 +110,10 @@ def trim(
       }
       atomic_file.write_json(fresh / TRIM_RECORD, record, indent=None)
       load.check_teacher(fresh, config.num_layers)
-      _check_target(out)  # Something may have come there meanwhile.
   _report(folder, out, record, comparison)
   _print_notes(record, comparison, _unfilled(rule, counts, old_ids))
   print(f"Next: python -m time_jax inspect {out}")
   return 0
-
-
-def _check_target(out: pathlib.Path) -> None:
-  if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-    raise UserError(
-      f"{out} exists; expected an empty or new folder: delete it or give "
-      "another --out."
-    )
 
 
 def _split(

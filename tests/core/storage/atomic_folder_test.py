@@ -62,6 +62,21 @@ def test_it_takes_the_place_of_another(out):
   assert list(out.parent.iterdir()) == [out]
 
 
+def test_what_comes_there_meanwhile_is_not_replaced(out):
+  atomic_folder.check_empty(out, "--out")
+  out.mkdir()
+  with (
+    pytest.raises(UserError, match=f"--out={out} holds something; expected an"),
+    atomic_folder.atomic_folder(out, "--out", replace=False),
+  ):
+    (out / "file").write_text("another's")
+  assert (out / "file").read_text() == "another's"
+  assert list(out.parent.iterdir()) == [out]
+  for taken in (out, out / "file"):
+    with pytest.raises(UserError, match="holds something"):
+      atomic_folder.check_empty(taken, "--out")
+
+
 def test_killed_between_its_renames_it_is_put_back(out, monkeypatch):
   write(out, "old")
   killed_between_the_renames(out, monkeypatch)

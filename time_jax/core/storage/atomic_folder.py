@@ -13,7 +13,9 @@ from time_jax.core.storage.paths import Path, delete
 
 
 @contextlib.contextmanager
-def atomic_folder(out: Path, flag: str) -> Generator[Path, None, None]:
+def atomic_folder(
+  out: Path, flag: str, *, replace: bool = True
+) -> Generator[Path, None, None]:
   """Yields an empty folder that becomes `out` if the block ends without error.
 
   What was at `out` stays until then. After a RunError the unfinished folder
@@ -23,9 +25,14 @@ def atomic_folder(out: Path, flag: str) -> Generator[Path, None, None]:
   Args:
     out: the folder to write, or to replace.
     flag: the flag by which the user gave it, such as `--out`.
+    replace: whether to replace what `out` holds by then; see `check_empty`.
+
+  Yields:
+    The empty folder.
 
   Raises:
-    UserError: the file system refuses, or another process writes the folder.
+    UserError: the file system refuses, another process writes the folder, or
+      it holds something that is not to be replaced.
     RunError: another process has taken this one's lease, see `lease.check`.
   """
   target = out.resolve()
@@ -40,6 +47,8 @@ def atomic_folder(out: Path, flag: str) -> Generator[Path, None, None]:
       try:
         yield fresh
         lease.check()
+        if not replace:
+          check_empty(out, flag)
         _put_in_place(fresh, target, replaced)
       except RunError:
         raise
@@ -50,6 +59,23 @@ def atomic_folder(out: Path, flag: str) -> Generator[Path, None, None]:
     raise UserError(
       f"cannot write to {out} (see {flag}): {explain_unwritable(error)}."
     ) from error
+
+
+def check_empty(out: Path, flag: str) -> None:
+  """Refuses a folder that holds something, before work is done for it.
+
+  Args:
+    out: the folder to write.
+    flag: the flag by which the user gave it, such as `--out`.
+
+  Raises:
+    UserError: it holds something, or is a file.
+  """
+  if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    raise UserError(
+      f"{flag}={out} holds something; expected an empty or new folder: delete "
+      "it or give another one."
+    )
 
 
 def explain_missing(out: Path) -> str:
