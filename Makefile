@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m time_jax
 WORKDIR ?= runs/quickstart
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: quickstart test faults fuzz lint format clean
+.PHONY: quickstart test check faults fuzz lint format clean
 
 # A real teacher, real text, a student in minutes; then the model's folder.
 quickstart: .venv/quickstart
@@ -17,6 +17,11 @@ quickstart: .venv/quickstart
 test: .venv/transformers5 lint
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	PYTHONPATH=.venv/transformers5 .venv/bin/python -m pytest -n 2 tests/hf tests/release tests/trim
+
+# While you write: lint, types, the import order, and the tests of the core.
+CORE := tests/core tests/config tests/relations/relations_test.py tests/step/optimizer_test.py
+check: .venv/dev lint
+	.venv/bin/python -m pytest -n 2 tests/project/import_order_test.py $(CORE)
 
 # Runs killed, stopped, starved and damaged; a table says what became of each.
 faults: .venv/dev

@@ -1,5 +1,59 @@
-"""time_jax: distil a big text encoder into a tiny monolingual one, in JAX."""
+"""time_jax: distil a big text encoder into a tiny monolingual one, in JAX.
+
+The names below are loaded when they are first used, so that importing time_jax
+takes no time and changes no setting of JAX. `time_jax.api` documents them.
+"""
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
 
 from time_jax import former_paths
 
+if TYPE_CHECKING:
+  from time_jax.api import (
+    Batch,
+    distill,
+    embed,
+    export,
+    finetune,
+    load_student,
+    load_teacher,
+    make_batch,
+    make_student,
+    make_train_step,
+    predict,
+    read_metrics,
+    relation_loss,
+  )
+
+__all__ = [
+  "Batch",
+  "__version__",
+  "distill",
+  "embed",
+  "export",
+  "finetune",
+  "load_student",
+  "load_teacher",
+  "make_batch",
+  "make_student",
+  "make_train_step",
+  "predict",
+  "read_metrics",
+  "relation_loss",
+]
+
 former_paths.register()
+
+
+def __getattr__(name: str) -> Any:
+  if name == "__version__":
+    return importlib.metadata.version("time-jax")
+  if name in __all__:
+    return getattr(importlib.import_module("time_jax.api"), name)
+  raise AttributeError(f"module 'time_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return sorted(__all__)

@@ -92,7 +92,7 @@ def test_text(tiny, undisturbed, note, tmp_path, kind, damage):
   path = tmp_path / ("a.jsonl.gz" if kind == "gz" else "a.jsonl")
   path.write_bytes(sound)
   if kind == "jsonl" and damage is flip:  # Of a letter nobody can tell.
-    path.write_bytes(sound.replace(b'{"text"', b'{"tex\x00t"', 7))
+    path.write_bytes(sound.replace(b'{"text"', b'{"tex\x01t"', 7))
   else:
     damage(path)
   flags = (f"--config.data.train=('{path}',)", *strict(undisturbed))

@@ -53,10 +53,14 @@ def joined(monkeypatch):
     monkeypatch.setenv(name, "example.org")
   monkeypatch.setattr(parallel_processes.rendezvous, "meet", meet)
   monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  state = parallel_processes.runtime.global_state
+  monkeypatch.setattr(state, "client", object())
   monkeypatch.setattr(
-    parallel_processes.runtime.global_state,
-    "initialize_preemption_sync_manager",
-    lambda: calls.append("hears"),
+    state, "initialize_preemption_sync_manager", lambda: calls.append("hears")
+  )
+  # Tests have used JAX already, a program that starts has not.
+  monkeypatch.setattr(
+    parallel_processes.xla_bridge, "backends_are_initialized", lambda: False
   )
   monkeypatch.setattr(
     parallel_processes.multihost_utils,
@@ -117,6 +121,15 @@ def test_what_is_wrong_reaches_nobody(joined, monkeypatch, change):
   with pytest.raises(UserError):
     parallel_processes.initialize()
   assert joined == []
+
+
+def test_a_notebook_that_uses_jax_already_joins_nobody(joined, monkeypatch):
+  monkeypatch.setattr(
+    parallel_processes.xla_bridge, "backends_are_initialized", lambda: True
+  )
+  monkeypatch.setattr(parallel_processes.runtime.global_state, "client", None)
+  assert parallel_processes.initialize().num_processes == 1
+  assert joined == [] and not parallel_processes.preempted()
 
 
 def test_alone(joined, capsys):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Generator
 
 import jax
-from jax._src import clusters
+from jax._src import clusters, xla_bridge
 from jax._src import distributed as runtime
 from jax.experimental import multihost_utils
 
@@ -45,9 +45,10 @@ def join() -> ProcessSpec:
   The environment says which processes there are (`launcher_env.detect`); else
   JAX finds it by asking (Cloud TPU VMs, Kubernetes); else this process is
   alone. JAX is initialised even then: only so it notices SIGTERM, and lets the
-  loop save. The processes wait for each other TIME_JAX_TIMEOUT seconds (900),
-  take one for dead that has not been heard of for TIME_JAX_HEARTBEAT (100), and
-  wait TIME_JAX_SHUTDOWN (300) for all to end.
+  loop save. But a process that is alone and uses JAX already, such as a
+  notebook, is left as it is. The processes wait for each other TIME_JAX_TIMEOUT
+  seconds (900), take one for dead that has not been heard of for
+  TIME_JAX_HEARTBEAT (100), and wait TIME_JAX_SHUTDOWN (300) for all to end.
 
   Returns:
     This process among them.
@@ -58,6 +59,8 @@ def join() -> ProcessSpec:
   """
   timeout, heartbeat, shutdown = check_timeouts()
   spec = _detect(timeout)
+  if spec.num_processes == 1 and xla_bridge.backends_are_initialized():
+    return spec
   if spec.num_processes == 1:
     address = f"localhost:{_free_port()}"
     spec = dataclasses.replace(spec, coordinator_address=address)
@@ -144,7 +147,9 @@ def meet() -> None:
 
 def hear_signals() -> None:
   """Has JAX note SIGTERM, which ends nothing from here on; see `preempted`."""
-  runtime.global_state.initialize_preemption_sync_manager()
+  state = runtime.global_state
+  if state.client and not state.preemption_sync_manager:  # Else see `join`.
+    state.initialize_preemption_sync_manager()
 
 
 def preempted() -> bool:
