@@ -75,8 +75,8 @@ def _help(argv: Sequence[str]) -> str:
   if not words or (len(words) == 1 and words[0] in groups):
     return help_text.overview(COMMANDS, "".join(words))
   command, words = command_line.split(words, COMMANDS)
-  config = command_line.parse_values(command, words).get("config")
-  return help_text.of_command(command, config)
+  values, _ = command_line.parse_values(command, words)
+  return help_text.of_command(command, values.get("config"))
 
 
 @contextlib.contextmanager

@@ -73,7 +73,11 @@ def parse(command: type[Command], words: Sequence[str]) -> Command:
   Raises:
     UserError: a flag, a config field or a recipe is unknown, missing or wrong.
   """
-  values = parse_values(command, words)
+  values, others = parse_values(command, words)
+  if others:
+    raise UserError(
+      f"unexpected argument {others[0]!r}. {_known_flags(command)}"
+    )
   missing = [
     spelled(command, name)
     for name, flag in flags_of(command).items()
@@ -89,11 +93,12 @@ def parse(command: type[Command], words: Sequence[str]) -> Command:
 
 def parse_values(
   command: type[Command], words: Sequence[str]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[str]]:
   """Parses like `parse`, but required flags may be missing.
 
   Returns:
-    The values that were given, by field of the command.
+    The values that were given, by field of the command, and the arguments that
+    it does not take.
   """
   known = flags_of(command)
   values: dict[str, Any] = {}
@@ -108,14 +113,14 @@ def parse_values(
     values["config_fields"], words = _take_config_fields(words)
   for flag in known.values():
     _define(flag, parser)
-  _parse_words(parser, command, words, values.get("config"))
+  others = _parse_words(parser, command, words, values.get("config"))
   for name, flag in known.items():
     if parser[name].present:
       values[flag.field] = parser[name].value
   if "config" in values:
     changed = config_flags.get_override_values(parser["config"])
     values["changed_fields"] = frozenset(changed)
-  return values
+  return values, others
 
 
 def _take_config(words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -278,11 +283,9 @@ def _parse_words(
   command: type[Command],
   words: Sequence[str],
   config: ConfigDict | None,
-) -> None:
-  """Sets the flags that are typed; UserError for what is wrong with them."""
+) -> list[str]:
+  """Sets the flags that are typed, and returns the arguments left over."""
   known = flags_of(command)
-  names = ", ".join(f"--{name}" for name in known)
-  there_are = f"Known flags: {names}." if names else "There are no flags."
   argv = ["time_jax", *words]
   try:
     if config is not None:
@@ -294,18 +297,22 @@ def _parse_words(
       several = typing.get_origin(known[command.argument].kind) is tuple
       given, others = (others, []) if several else (others[0], others[1:])
       parser[command.argument].parse(given)
+    return others
   except flags.UnrecognizedFlagError as error:
     near = difflib.get_close_matches(error.flagname, known, 1)
     guess = f" Did you mean --{near[0]}?" if near else ""
     raise UserError(
-      f"unknown flag {error.flagname!r}.{guess} {there_are}"
+      f"unknown flag {error.flagname!r}.{guess} {_known_flags(command)}"
     ) from error
   except (flags.Error, ValueError) as error:
     if isinstance(error.__context__, UserError):
       raise error.__context__ from None
     raise UserError(_wrong_value(error, command)) from error
-  if others:
-    raise UserError(f"unexpected argument {others[0]!r}. {there_are}")
+
+
+def _known_flags(command: type[Command]) -> str:
+  names = ", ".join(f"--{name}" for name in flags_of(command))
+  return f"Known flags: {names}." if names else "There are no flags."
 
 
 def _wrong_value(error: Exception, command: type[Command]) -> str:
