@@ -66,3 +66,17 @@ def byte_size(count: float) -> str:
       return f"{count:.3g} {unit}"
     count /= 1000
   return f"{count:.2f} GB"
+
+
+def number(value: float | None, form: str, unit: str = "") -> str:
+  """Returns a formatted number, or "-" for None.
+
+  >>> number(0.5, ".1f", "x"), number(None, ".1f", "x")
+  ('0.5x', '-')
+
+  Args:
+    value: number, or None if it is not known.
+    form: format specification, such as ".2f".
+    unit: text after the number.
+  """
+  return "-" if value is None else f"{value:{form}}{unit}"

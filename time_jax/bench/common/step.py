@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from time_jax.bench.common import report
 from time_jax.bench.common.step_runner import StepRunner, Window
 from time_jax.config.distill import check_config
-from time_jax.core.display import aligned_table, byte_size
+from time_jax.core.display import aligned_table, byte_size, number
 from time_jax.core.errors import UserError
 from time_jax.data import pipeline
 from time_jax.parallel import processes
@@ -213,11 +213,7 @@ def _milliseconds(statistic: str) -> Callable[[Any], str]:
 
 
 def _rate(name: str, form: str) -> Callable[[Any], str]:
-  def cell(measured: Any) -> str:
-    value = measured["throughput"][name]
-    return "-" if value is None else f"{value:{form}}"
-
-  return cell
+  return lambda x: number(x["throughput"][name], form)
 
 
 # Label -> the cell that it gets for one kind of input.

@@ -6,7 +6,7 @@ from typing import Any
 
 from time_jax.bench.inference import speedup_plot
 from time_jax.bench.inference.sentences import SentenceBatch
-from time_jax.core.display import aligned_table, markdown_table
+from time_jax.core.display import aligned_table, markdown_table, number
 from time_jax.report import plot, results, table
 from time_jax.report.results import Result
 
@@ -16,7 +16,6 @@ _HEADER = (
   *("model, engine", "MB", "p50 ms", "p90", "p99", "95 % of mean"),
   *("sentences/s", "tokens/s", "J/sentence", "mJ/token", "to first"),
 )
-_MISSING = "-"
 
 
 def as_text(
@@ -64,23 +63,18 @@ def write(
 def _cells(row: Mapping[str, Any]) -> list[str]:
   latency, bounds = row["latency_s"], row["ci95_s"]
   energy, size = row["energy"] or {}, row["file_bytes"]
+  per_token = energy.get("joules_per_token")
   return [
     f"{row['model']}, {row['engine']}",
-    _number(size, ",.1f", scale=1e-6),
+    number(size and size / 1e6, ",.1f"),
     *(f"{latency[p] * 1e3:,.2f}" for p in ("p50", "p90", "p99")),
-    " - ".join(f"{b * 1e3:,.2f}" for b in bounds) if bounds else _MISSING,
+    " - ".join(f"{b * 1e3:,.2f}" for b in bounds) if bounds else "-",
     f"{row['sentences_s']:,.1f}",
     f"{row['tokens_s']:,.0f}",
-    _number(energy.get("joules_per_sentence"), ".3g"),
-    _number(energy.get("joules_per_token"), ".3g", scale=1e3),
-    _number(row.get("speed_up"), ".2f", unit="x"),
+    number(energy.get("joules_per_sentence"), ".3g"),
+    number(per_token and 1e3 * per_token, ".3g"),
+    number(row.get("speed_up"), ".2f", "x"),
   ]
-
-
-def _number(
-  value: float | None, form: str, *, scale: float = 1, unit: str = ""
-) -> str:
-  return _MISSING if value is None else f"{value * scale:{form}}{unit}"
 
 
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:

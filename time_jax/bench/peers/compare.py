@@ -15,7 +15,7 @@ from time_jax.bench.common import report
 from time_jax.bench.common.child_process import ChildProcess
 from time_jax.bench.peers.timed_steps import JaxStep, Needs, TorchStep
 from time_jax.config.distill import STUDENT_SIZES, check_config, default_config
-from time_jax.core.display import aligned_table
+from time_jax.core.display import aligned_table, number
 from time_jax.core.errors import RunError, UserError
 from time_jax.run import assembly
 
@@ -250,7 +250,7 @@ def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
     f"{row['cores_s']:.3f}",
     f"{row['tokens_s']:,.1f}",
     f"{row['model_tflops_s']:.3g}",
-    f"{row['mfu']:.1%}" if row["mfu"] else "-",
+    number(row["mfu"], ".1%"),
     f"{row['peak_bytes'] / 1e9:.2f}",
     f"{row['ours_over_theirs']:.2f}x",
     "{:.2f} - {:.2f}".format(*row["ours_over_theirs_range"]),

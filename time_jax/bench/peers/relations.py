@@ -22,7 +22,7 @@ from jaxtyping import Array
 
 from time_jax.bench.common import report
 from time_jax.core.arrays import Qkv
-from time_jax.core.display import aligned_table, byte_size
+from time_jax.core.display import aligned_table, byte_size, number
 from time_jax.core.errors import UserError
 from time_jax.relations.loss import (
   IMPLEMENTATIONS,
@@ -296,15 +296,15 @@ def _table(rows: Sequence[Row], with_torch: bool) -> str:
           row.name,
           str(case.seq_len),
           str(case.num_heads),
-          _cell(row.seconds and row.seconds * 1e3, ".1f"),
+          number(row.seconds and row.seconds * 1e3, ".1f"),
           *(
-            _cell(_ratio(x.seconds, row.seconds), ".2f", "x")
+            number(_ratio(x.seconds, row.seconds), ".2f", "x")
             for x in references
           ),
-          _cell(row.temporary_bytes and row.temporary_bytes / 1e6, ".1f"),
-          _cell(share, ".1%"),
-          _cell(row.value_error, ".1e"),
-          _cell(row.gradient_error, ".1e"),
+          number(row.temporary_bytes and row.temporary_bytes / 1e6, ".1f"),
+          number(share, ".1%"),
+          number(row.value_error, ".1e"),
+          number(row.gradient_error, ".1e"),
         ]
       )
   return aligned_table(lines, "<>")
@@ -312,7 +312,3 @@ def _table(rows: Sequence[Row], with_torch: bool) -> str:
 
 def _ratio(a: float | None, b: float | None) -> float | None:
   return None if a is None or b is None else a / max(b, 1e-9)
-
-
-def _cell(value: float | None, form: str, unit: str = "") -> str:
-  return "-" if value is None else f"{value:{form}}{unit}"
