@@ -5,6 +5,7 @@ import functools
 import importlib
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.torch
@@ -195,6 +196,32 @@ def test_both_take_turns(monkeypatch):
   ]
   assert rows[2].startswith("PyTorch, teacher cut ")
   assert {"token table's gradient", "gradient norm and optimizer"} < set(parts)
+
+
+@pytest.mark.parametrize(
+  ("compiled", "cut", "names"),
+  [
+    (False, False, ["PyTorch"]),
+    (True, False, ["PyTorch", "PyTorch, torch.compile"]),
+    (False, True, ["PyTorch", "PyTorch, teacher cut"]),
+  ],
+)
+def test_variants_are_those_that_are_asked_for(compiled, cut, names):
+  assert list(compare.torch_variants(compiled, cut)) == names
+  both = compare.torch_variants(compiled=True, cut=True)
+  assert len(both) == 4
+  assert both["PyTorch, both"] == {"compiled": True, "cut": True}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
+def test_arrays_keep_their_values_in_pytorch(dtype):
+  array = np.asarray(jnp.arange(6).astype(dtype).reshape(2, 3))
+  tensor = torch_device.to_torch(array)
+  # PyTorch looks tokens up by int64.
+  assert tensor.dtype == getattr(torch, dtype.replace("int32", "int64"))
+  np.testing.assert_array_equal(
+    torch_device.to_numpy(tensor), array.astype(np.float32)
+  )
 
 
 def test_a_batch_is_worked_in_as_few_parts_as_memory_asks_for(monkeypatch):
