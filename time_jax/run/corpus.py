@@ -173,15 +173,16 @@ def _rows_without_tokenizer(
       " above 0, or --config.data.folder with rows that `prepare` has made for "
       f"another teacher, not {folder!r}."
     )
-  found = manifest.load_manifest(folder)
-  made, wanted = found.settings, config.data.seq_len
-  if made["vocab_size"] > vocab_size or made["seq_len"] != wanted:
+  prepared, seq_len = manifest.load_manifest(folder), config.data.seq_len
+  settings = prepared.settings
+  if settings["vocab_size"] > vocab_size or settings["seq_len"] != seq_len:
     raise UserError(
-      f"data.folder={folder!r} holds rows of {made['seq_len']} tokens out of "
-      f"{made['vocab_size']:,}; expected {wanted}, which is data.seq_len, out "
-      f"of the {vocab_size:,} of this random teacher or fewer."
+      f"data.folder={folder!r} holds rows of {settings['seq_len']} tokens out "
+      f"of {settings['vocab_size']:,}; expected {seq_len}, which is "
+      f"data.seq_len, out of the {vocab_size:,} of this random teacher or "
+      "fewer."
     )
-  return found
+  return prepared
 
 
 @contextlib.contextmanager

@@ -342,12 +342,12 @@ def _check_sizes(
       f"student.num_layers={shape.num_layers}, there are {len(layers)}"
     )
   for name in ("hidden_size", "num_heads", "intermediate_size"):
-    theirs, ours = getattr(source, name), getattr(shape, name)
-    if theirs != ours:
-      problems.append(f"student.{name}={ours}, there it is {theirs}")
-  theirs, ours = source.layer_norm_eps, shape.layer_norm_eps
-  if not same_epsilon(theirs, ours):
-    problems.append(f"student.layer_norm_eps={ours}, there it is {theirs}")
+    given, wanted = getattr(source, name), getattr(shape, name)
+    if given != wanted:
+      problems.append(f"student.{name}={wanted}, there it is {given}")
+  given, wanted = source.layer_norm_eps, shape.layer_norm_eps
+  if not same_epsilon(given, wanted):
+    problems.append(f"student.layer_norm_eps={wanted}, there it is {given}")
   if source.vocab_size != shape.vocab_size:
     problems.append(
       f"the teacher has {shape.vocab_size} words, there are {source.vocab_size}"

@@ -109,9 +109,9 @@ def _commit() -> str | None:
   command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
   folder = pathlib.Path(__file__).parent
   try:
-    done = subprocess.run(
+    described = subprocess.run(
       command, cwd=folder, capture_output=True, text=True, check=True
     )
   except (OSError, subprocess.CalledProcessError):
     return None
-  return done.stdout.strip()
+  return described.stdout.strip()

@@ -192,7 +192,7 @@ def _predict(
 
 def _write(task: Task, params: Params, result: Result, folder: Path) -> None:
   """Writes the model of a seed and, last of all, the result."""
-  about = {
+  record = {
     "task": task.name,
     "lang": task.config.lang,
     **task.record(),
@@ -200,7 +200,7 @@ def _write(task: Task, params: Params, result: Result, folder: Path) -> None:
     "scores": result["scores"],
     "run": result["run"],
   }
-  saved.write_folder(folder / "model", task.opened, params, about)
+  saved.write_folder(folder / "model", task.opened, params, record)
   order = ("run", "best_epoch", "epochs", "seconds", "scores", "by")
   atomic_file.write_json(folder / SCORES, {n: result[n] for n in order})
 

@@ -120,7 +120,7 @@ class Tuning(loop.Job):
 
   @functools.cached_property
   def settings(self) -> StepSettings:
-    """The constants of the step: AdamW and its schedule."""
+    """Returns the constants of the step: AdamW and its schedule."""
     r = self.recipe
     tx = optimizer.make_optimizer(
       lambda path: True,
@@ -135,7 +135,7 @@ class Tuning(loop.Job):
 
   @functools.cached_property
   def program(self) -> Any:
-    """(state, batch) -> (state, scalars); compiled once for every shape."""
+    """Returns the jitted step: (state, batch) -> (state, scalars)."""
     layout = jax.tree.map(lambda x: x.sharding, self.abstract())
     return jax.jit(
       functools.partial(
