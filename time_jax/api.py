@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from time_jax.core.arrays import Batch, Qkv, make_batch
 from time_jax.core.errors import RestartableError, UserError
 from time_jax.evals.common import embedding
-from time_jax.evals.common.encoders import Opened, open_encoder
+from time_jax.evals.common.encoders import OpenedEncoder, open_encoder
 from time_jax.hf import load
 from time_jax.models.bert import FAMILY, BertConfig, Encoder
 from time_jax.models.family import Teacher
@@ -88,7 +88,7 @@ def load_teacher(
 
 def load_student(
   model: Place, *, step: int | None = None, mesh: Mesh | None = None
-) -> Opened:
+) -> OpenedEncoder:
   """Loads a student, or any other encoder that can be fine-tuned.
 
   Args:
@@ -266,7 +266,7 @@ def _constant(rate: float) -> Callable[[Array], Array]:
 
 
 def embed(
-  student: Opened | Place, texts: Sequence[str], *, batch_size: int = 32
+  student: OpenedEncoder | Place, texts: Sequence[str], *, batch_size: int = 32
 ) -> Float[np.ndarray, "N D"]:
   """Returns a vector for every text: the mean of its tokens' hidden states.
 
@@ -275,7 +275,7 @@ def embed(
     texts: what lies beyond the most tokens that the student takes is left out.
     batch_size: texts that are computed together.
   """
-  if not isinstance(student, Opened):
+  if not isinstance(student, OpenedEncoder):
     student = load_student(student)
   return embedding.embed(student, texts, batch_size=batch_size)
 

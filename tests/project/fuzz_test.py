@@ -31,7 +31,7 @@ from time_jax.config.distill import default_config
 from time_jax.core.errors import UserError
 from time_jax.data import manifest, pipeline, prepare, text_files
 from time_jax.data.records import Tally
-from time_jax.evals.common import saved
+from time_jax.evals.common.model_folder import DESCRIPTION, read_description
 from time_jax.evals.ner import iob
 from time_jax.evals.qa import squad
 from time_jax.evals.ud import conllu
@@ -148,7 +148,7 @@ def run(folder):
   path.write_text(f"{json.dumps(start)}\n{json.dumps(end)}\n")
   (folder / "choice.json").write_text(json.dumps({"step": 10}))
   record = {"task": "ud", "heads": {}, "classes": {}, "buckets": [16]}
-  (folder / saved.RECORD).write_text(json.dumps(record))
+  (folder / DESCRIPTION).write_text(json.dumps(record))
   (folder / "params").mkdir()
   (folder / "params" / "a").write_text("a")
   checksums.write(folder)
@@ -230,7 +230,7 @@ VALUES = [
   (run, "student.json", lambda path: run_files.read_shape(path.parent, None)),
   (run, "choice.json", lambda path: choose.read_choice(path.parent)),
   (run, checksums.FILE, lambda path: checksums.find_damage(path.parent)),
-  (run, saved.RECORD, lambda path: saved.read_record(path.parent)),
+  (run, DESCRIPTION, lambda path: read_description(path.parent)),
 ]
 CASES = [("edited", *case) for case in BYTES + VALUES]
 CASES += [("altered", *case) for case in VALUES]

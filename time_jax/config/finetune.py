@@ -36,7 +36,7 @@ def _any_config(task: str) -> ConfigDict:
   # Files, plain or .gz, or hf:OWNER/NAME[@REVISION]/PATTERN of a dataset on the
   # hub; those of `ner` may be parquet. Test may stay empty.
   d.train = d.dev = d.test = ""
-  d.source = ""  # where empty ones are looked up, see `datasets.find`
+  d.source = ""  # where empty ones are looked up, see `split_files.resolve`
   # Tokens in the rows of a batch: a program is compiled for each that is used.
   d.buckets = (32, 64, 128, 256)
   d.max_tokens = 8192  # of a batch; long sentences share it with fewer others

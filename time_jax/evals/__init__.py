@@ -1,1 +1,1 @@
-"""What a student is worth: tasks it is fine-tuned on, and official scores."""
+"""Evaluates encoders: tasks to fine-tune them on, and official scores."""

@@ -40,7 +40,7 @@ from time_jax.config.distill import check_config
 from time_jax.config.finetune import check_recipe
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import local_path
-from time_jax.evals.common import datasets
+from time_jax.evals.common import split_files
 from time_jax.run import assembly
 
 LATENCY, TOKENS = "latency", "tokens"
@@ -305,7 +305,9 @@ def _check_data(config: Any, workdir: pathlib.Path) -> None:
   for split in ("train", "dev", "test"):
     if d.source and pathlib.Path(d.source).is_relative_to(workdir):
       continue
-    name = datasets.named(config.task, config.lang, split, d[split], d.source)
+    name = split_files.resolve(
+      config.task, config.lang, split, d[split], d.source
+    )
     if name.startswith("hf:"):
       continue
     path = local_path(name)

@@ -7,7 +7,7 @@ import pytest
 from time_jax.core.errors import RunError, UserError
 from time_jax.core.storage import atomic_folder
 from time_jax.core.storage.atomic_folder import explain_missing
-from time_jax.evals.common import saved
+from time_jax.evals.common import model_folder
 from time_jax.hf import files
 from time_jax.run import run_files
 
@@ -101,7 +101,11 @@ def test_readers_say_that_it_was_interrupted(out, monkeypatch):
   assert not explain_missing(out)
   write(out, "old")
   killed_between_the_renames(out, monkeypatch)
-  for reader in (files.resolve, saved.read_record, run_files.read_config):
+  for reader in (
+    files.resolve,
+    model_folder.read_description,
+    run_files.read_config,
+  ):
     with pytest.raises(UserError) as caught:
       reader(str(out) if reader is files.resolve else out)
     assert f"what it held is {out.parent}/.out.replaced, and" in str(

@@ -10,7 +10,7 @@ from time_jax.core.errors import UserError
 from time_jax.data import text_files
 from time_jax.data.records import Tally
 from time_jax.evals.ner import iob
-from time_jax.evals.predict import incoming
+from time_jax.evals.predict import streams
 from time_jax.evals.qa import squad
 from time_jax.evals.ud import conllu
 
@@ -42,7 +42,7 @@ def documents(path):
 
 def stream(choose):
   return lambda path: list(
-    incoming.sentences([path.read_bytes()[:1], path.read_bytes()[1:]], choose)
+    streams.sentences([path.read_bytes()[:1], path.read_bytes()[1:]], choose)
   )
 
 
@@ -60,9 +60,9 @@ READERS = {
     "}]}",
     squad.read,
   ),
-  "input of ud": (TREE, stream(incoming.ChooseConllu)),
-  "input of ner": (TAGS, stream(incoming.ChooseTokens)),
-  "input of text": (TEXT, stream(incoming.ChooseConllu)),
+  "input of ud": (TREE, stream(streams.ChooseConllu)),
+  "input of ner": (TAGS, stream(streams.ChooseTokens)),
+  "input of text": (TEXT, stream(streams.ChooseConllu)),
   "input of qa": (QUESTIONS, lambda p: squad.parse(p.read_bytes(), "input")),
 }
 
@@ -113,4 +113,4 @@ def test_standard_input_in_blocks():
   data = codecs.BOM_UTF16_LE + TREE.encode("utf-16-le")
   blocks = [data[i : i + 1] for i in range(len(data))]
   with pytest.raises(UserError, match="input is text in UTF-16"):
-    list(incoming.sentences(blocks, incoming.ChooseConllu))
+    list(streams.sentences(blocks, streams.ChooseConllu))

@@ -9,12 +9,12 @@ import pytest
 import tiny_tokenizers
 from meshes import make_mesh
 
+from time_jax.core import notes
 from time_jax.core.errors import UserError
 from time_jax.evals.common import batches
-from time_jax.evals.common import subwords as pieces_module
 from time_jax.evals.common.batches import Buckets, Epochs, make_buckets
-from time_jax.evals.common.subwords import Cutter
-from time_jax.evals.common.word_batches import WordExamples
+from time_jax.evals.common.word_network import WordExamples
+from time_jax.evals.common.word_tokens import WordTokenizer
 from time_jax.hf import tokenizer
 
 TEXT = ["tá an aimsir go maith inniu", "chonaic mé an madra dubh ar an trá"]
@@ -31,68 +31,68 @@ def spec(request, tmp_path_factory):
 
 def test_every_token_belongs_to_its_word(spec):
   sentences = [text.split() for text in TEXT]
-  alone = Cutter(spec, 512)
-  for piece, words in zip(alone.pieces(sentences), sentences, strict=True):
-    assert piece.num_words == len(words)
-    owners = piece.word_of_token
+  alone = WordTokenizer(spec, 512)
+  for chunk, words in zip(alone.chunks(sentences), sentences, strict=True):
+    assert chunk.num_words == len(words)
+    owners = chunk.word_of_token
     assert owners[0] == owners[-1] == 0  # [CLS] and [SEP]
     inner = owners[1:-1]
     assert sorted(set(inner)) == list(range(1, len(words) + 1))
     assert (np.diff(inner) >= 0).all()
     for i in range(1, len(words)):  # The first word may lack its space.
-      (single,) = alone.pieces([["an", words[i]]])
+      (single,) = alone.chunks([["an", words[i]]])
       expected = single.tokens[single.word_of_token == 2]
-      assert piece.tokens[owners == i + 1].tolist() == expected.tolist()
+      assert chunk.tokens[owners == i + 1].tolist() == expected.tolist()
 
 
 def test_words_that_a_tokenizer_drops_or_cannot_know(spec):
   words = ["\u200b", "漢", " 1 000 ", "[SEP]", "\u3000"]
-  (piece,) = Cutter(spec, 512).pieces([words])
-  assert set(piece.word_of_token) == set(range(6))
+  (chunk,) = WordTokenizer(spec, 512).chunks([words])
+  assert set(chunk.word_of_token) == set(range(6))
   # A word that spells a special token is no end of the text.
-  around = piece.word_of_token == 0
+  around = chunk.word_of_token == 0
   assert np.count_nonzero(around) == 2
-  special = set(piece.tokens[around])
-  assert not special & set(piece.tokens[~around])
+  special = set(chunk.tokens[around])
+  assert not special & set(chunk.tokens[~around])
 
 
 def test_long_sentences_are_read_in_parts_that_fit(spec, capsys):
-  pieces_module._note.cache_clear()
+  notes.note.cache_clear()
   words = (TEXT[1].split() * 4)[:30]
-  pieces = Cutter(spec, 16).pieces([["go"], words, ["maith" * 19]])
-  assert max(len(piece.tokens) for piece in pieces) <= 16
-  assert [p.sentence for p in pieces if p.start == 0] == [0, 1, 2]
-  parts = [piece for piece in pieces if piece.sentence == 1]
-  ends = [piece.start + piece.num_words for piece in parts]
-  assert [piece.start for piece in parts[1:]] == ends[:-1]
+  chunks = WordTokenizer(spec, 16).chunks([["go"], words, ["maith" * 19]])
+  assert max(len(chunk.tokens) for chunk in chunks) <= 16
+  assert [p.sentence for p in chunks if p.start == 0] == [0, 1, 2]
+  parts = [chunk for chunk in chunks if chunk.sentence == 1]
+  ends = [chunk.start + chunk.num_words for chunk in parts]
+  assert [chunk.start for chunk in parts[1:]] == ends[:-1]
   assert ends[-1] == 30 and len(parts) > 1
   said = capsys.readouterr().err
   assert "1 sentences have more than the 16 tokens" in said
   assert "1 words are cut off" in said
   with pytest.raises(UserError, match="2 tokens leave no room"):
-    Cutter(spec, 2)
+    WordTokenizer(spec, 2)
 
 
-def some_pieces(spec, count=50):
+def some_chunks(spec, count=50):
   random = np.random.default_rng(0)
   words = " ".join(TEXT).split()
   sentences = [
     list(random.choice(words, random.integers(1, 25))) for _ in range(count)
   ]
-  pieces = Cutter(spec, 64).pieces(sentences)
+  chunks = WordTokenizer(spec, 64).chunks(sentences)
   targets = [
-    {"N": np.full(piece.num_words, i, np.int32)}
-    for i, piece in enumerate(pieces)
+    {"N": np.full(chunk.num_words, i, np.int32)}
+    for i, chunk in enumerate(chunks)
   ]
-  return pieces, targets
+  return chunks, targets
 
 
 def test_an_epoch_has_every_piece_once_and_few_shapes(spec):
-  pieces, targets = some_pieces(spec)
+  chunks, targets = some_chunks(spec)
   buckets = make_buckets((16, 32, 128), 64, 6, 256, make_mesh(2, 1, 1))
   assert buckets.lengths == (16, 32, 64)
   assert [buckets.rows_of(n) for n in buckets.lengths] == [6, 6, 4]
-  examples = WordExamples(pieces, spec.pad_id, targets)
+  examples = WordExamples(chunks, spec.pad_id, targets)
   epochs = Epochs(examples, buckets, seed=3)
   compiled = jax.jit(lambda batch: batch.num_words.sum())
   for epoch in range(3):
@@ -106,18 +106,18 @@ def test_an_epoch_has_every_piece_once_and_few_shapes(spec):
         if count:
           (number,) = set(labels[:count])
           seen[number] += 1
-          size = len(pieces[number].tokens)
+          size = len(chunks[number].tokens)
           assert batch.batch.tokens[row, :size].tolist() == (
-            pieces[number].tokens.tolist()
+            chunks[number].tokens.tolist()
           )
-    assert seen == collections.Counter(range(len(pieces)))
+    assert seen == collections.Counter(range(len(chunks)))
   assert compiled._cache_size() == len(buckets.split(examples)) > 1
 
 
 def test_a_batch_depends_on_seed_and_step_alone(spec):
-  pieces, targets = some_pieces(spec)
+  chunks, targets = some_chunks(spec)
   buckets = Buckets((32, 64), 4, 1024)
-  examples = WordExamples(pieces, spec.pad_id, targets)
+  examples = WordExamples(chunks, spec.pad_id, targets)
   make = functools.partial(Epochs, examples, buckets)
   one, again, other = make(1), make(1), make(2)
   steps = list(range(one.steps * 2))
@@ -134,12 +134,12 @@ def test_a_batch_depends_on_seed_and_step_alone(spec):
 
 
 def test_all_pieces_in_order_for_prediction(spec):
-  pieces, _ = some_pieces(spec)
-  examples = WordExamples(pieces, spec.pad_id)
+  chunks, _ = some_chunks(spec)
+  examples = WordExamples(chunks, spec.pad_id)
   buckets = Buckets((64,), 8, 512, fewer=(1, 6, 99))
   found = list(batches.in_order(examples, buckets))
   assert sorted(i for chosen, _ in found for i in chosen) == list(
-    range(len(pieces))
+    range(len(chunks))
   )
   *full, (chosen, last) = found
   assert {len(batch.num_words) for _, batch in full} == {8}

@@ -8,6 +8,7 @@ import pytest
 import tiny_ner
 
 from time_jax.core.errors import UserError
+from time_jax.evals.common.text_lines import parse_lines
 from time_jax.evals.ner import iob
 from time_jax.evals.ner.layouts import Layout
 
@@ -56,9 +57,12 @@ def test_the_language_in_wikianns_own_files(tmp_path, capsys):
   many = "da:a\tO\n" * 200
   with pytest.raises(UserError, match="in:201: the token 'b' does not begin"):
     iob.parse(f"{many}b\tO".encode().splitlines(), "in")
-  for few in ("da:Anna\tO\nx\tO\ny\tO\n", "http:\tO\nhttp:b\tO\n"):
+  for few in (
+    *("da:Anna\tO\nx\tO\ny\tO\n", "http:\tO\nhttp:b\tO\n"),
+    "da:\tO\nda:\tO\n",  # Only the mark of a language is a word like others.
+  ):
     (sentence,) = iob.parse(few.encode().splitlines(), "in")
-    assert sentence.words[0] in ("da:Anna", "http:")
+    assert sentence.words[0] in ("da:Anna", "http:", "da:")
 
 
 def test_marks_between_documents_and_all_empty_lines_are_kept():
@@ -101,7 +105,7 @@ COUNTED = "1\tAnna\tB-PER\tO\n2\tler\tO\tO\n\n1\tJa\tO\tB-LOC\n"
     ("a\tO\rb\tO\r\r", 1, "a carriage return"),
     ("a\tO\nb\tO\rc\tO\n", 2, "a carriage return"),
     ("a O\nb NN O\nc O\n", 2, "3 columns with spaces between them, expected 2"),
-    ("a\tO\nb O\n", 2, "no tag behind the token 'b O'"),
+    ("a\tO\nb O\n", 2, "no tag after the token 'b O'"),
   ],
 )
 def test_what_would_be_read_as_other_words_or_tags(text, line, what):
@@ -148,7 +152,7 @@ def test_a_column_of_numbers_and_one_of_chunks_are_none_of_these():
 
 def test_tokens_without_tags():
   numbered = [(1, "Ib\tNN"), (2, "1"), (3, "")]
-  (sentence,) = iob.sentences(numbered, "in", Layout("\t"))
+  (sentence,) = parse_lines(iob.SentenceParser("in", Layout("\t")), numbered)
   assert sentence.words == ("Ib", "1") and not sentence.tags
   assert iob.to_text([sentence.with_tags(["O", "B-X"])]) == (
     "Ib\tNN\tO\n1\tB-X\n\n"
@@ -160,8 +164,8 @@ def test_tokens_without_tags():
   [
     ("", 1, "no sentence"),
     ("# only a comment\n\n", 1, "no sentence"),
-    ("a\tO\nb\n", 2, "no tag behind the token 'b'"),
-    ("a\tO\nb\t\n", 2, "no tag behind the token 'b'"),
+    ("a\tO\nb\n", 2, "no tag after the token 'b'"),
+    ("a\tO\nb\t\n", 2, "no tag after the token 'b'"),
     ("\tO\n", 1, "does not start with a token"),
     (" O\n", 1, "does not start with a token"),
     ("a\tPER\n", 1, "the tag is 'PER', expected O, B-TYPE or I-TYPE"),
@@ -192,7 +196,7 @@ def test_all_bad_lines_are_named():
     iob.parse(text.splitlines(keepends=True), "in")
   said = str(caught.value)
   assert said.startswith("in:1: the tag is 'I', expected O")
-  assert " in:2: no tag behind the token 'b'; " in said
+  assert " in:2: no tag after the token 'b'; " in said
   assert " in:5: the tag is 'x', expected O" in said
   assert said.count("in:") == 3
 

@@ -17,10 +17,11 @@ import running
 import tiny_qa
 
 from time_jax.cli import main
-from time_jax.evals.common.lines import read_bytes
+from time_jax.evals.common.text_lines import read_bytes
 from time_jax.evals.qa import scoring, squad, task
 from time_jax.evals.qa.squad import Answer
 from time_jax.evals.qa.windows import Window
+from time_jax.parallel import sharding
 
 LEARN = (
   "--config.train.epochs=20",
@@ -133,8 +134,10 @@ def test_gold_wrong_and_partial_answers_score_as_defined(path):
 
 @pytest.mark.usefixtures("one_process")
 def test_a_short_run_is_scored_and_predicts(
-  model, handful, capsys, monkeypatch, tmp_path
+  model, handful, mesh, capsys, monkeypatch, tmp_path
 ):
+  # One device, so that little is compiled.
+  monkeypatch.setattr(sharding, "make_mesh", lambda **sizes: mesh)
   flags = ("--config.train.epochs=3", "--config.data.test=")
   assert main.main(learn(model, handful, tmp_path, *flags)) == 0
   folder = tmp_path / "seed-0"

@@ -90,7 +90,7 @@ written = st.tuples(st.sampled_from(WORDS), st.sampled_from(FORMS)).map(
   start=st.integers(0, 7),
   count=st.integers(1, 8),
 )
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
 def test_words_come_back_as_the_context_has_them(
   kind, name, words, start, count
 ):

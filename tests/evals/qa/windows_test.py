@@ -14,8 +14,8 @@ import tokenizers
 
 from time_jax.core.errors import UserError
 from time_jax.evals.common.batches import Buckets, Epochs
-from time_jax.evals.qa import batches, model, squad
-from time_jax.evals.qa.batches import SpanBatch, SpanExamples
+from time_jax.evals.qa import reader, squad
+from time_jax.evals.qa.reader import SpanBatch, SpanExamples
 from time_jax.evals.qa.squad import Answer, Question
 from time_jax.evals.qa.windows import WindowCutter
 from time_jax.hf import tokenizer
@@ -145,7 +145,10 @@ def test_questions_that_leave_little_or_no_room(spec):
 
 def test_batches_hold_windows_types_and_targets(spec):
   windows = WindowCutter(bert_pairs(spec), 96, 24, 2).windows(QUESTIONS)
-  targets = batches.targets_of(windows, QUESTIONS)
+  targets = [
+    window.place_of(QUESTIONS[window.question].answers[0]) or (0, 0)
+    for window in windows
+  ]
   assert (0, 0) in targets and len(set(targets)) > 10
   examples = SpanExamples(windows, spec.pad_id, targets)
   epochs = Epochs(examples, Buckets((64, 96), 8, 1024), seed=3)
@@ -174,7 +177,7 @@ def test_the_best_span_is_that_of_trying_all():
   known[:3, 4:10] = True
   known[1, 7] = False
   batch = SpanBatch(None, jnp.asarray(known), None)
-  first, last, log_p = map(np.asarray, model.best_spans(scores, batch, 3))
+  first, last, log_p = map(np.asarray, reader.best_spans(scores, batch, 3))
   for row in range(3):
     places = [0, *np.flatnonzero(known[row])]
     x = np.asarray(scores[row], np.float64)

@@ -23,7 +23,7 @@ FILES = sorted(
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_lemma_of_a_treebank_comes_back(path):
   scripts = collections.Counter()
-  for sentence in conllu.read(path, trees=False):
+  for sentence in conllu.read(path):
     pairs = zip(sentence.column("FORM"), sentence.column("LEMMA"), strict=True)
     for form, lemma in pairs:
       scripts[script_of(form, lemma)] += 1

@@ -134,7 +134,7 @@ def test_a_short_run_is_scored(mesh, monkeypatch, tmp_path):
   texts = [" ".join(sentence.column("FORM")) for sentence in sentences]
   model = tiny_ud.write_bert(tmp_path / "model", texts, longest=32)
   flags = (
-    *("--config.data.buckets=(32,)", "--config.train.epochs=2"),
+    *("--config.data.buckets=(32,)", "--config.train.epochs=1"),
     "--config.checkpoint.every=100",
   )
   assert main.main(tiny_ud.command(model, tmp_path / "run", *flags)) == 0

@@ -1,1 +1,1 @@
-"""What the fine-tuning tasks share: batches, encoders, the training loop."""
+"""Shared by the fine-tuning tasks: batches, encoders, the training loop."""

@@ -1,4 +1,4 @@
-"""Examples -> batches of a few static shapes.
+"""Turns examples into batches of a few static shapes.
 
 Every example goes into the narrowest bucket that holds its tokens, and a batch
 is filled from one bucket: a program is compiled for each bucket once. A batch
@@ -22,23 +22,23 @@ Numbers = Sequence[int] | Int[np.ndarray, " k"]
 
 
 class Examples(Protocol):
-  """What batches are filled from, by number."""
+  """Examples that batches are filled from, by number."""
 
   @property
   def sizes(self) -> Int[np.ndarray, " n"]:
-    """Tokens of each."""
+    """Tokens of each example."""
 
   def fill(self, chosen: Numbers, length: int, rows: int) -> Any:
-    """Lays examples into rows, one each; rows that are left are empty.
+    """Writes each chosen example into a row of its own.
 
     Args:
-      chosen: their numbers, at most `rows`.
+      chosen: numbers of the examples, at most `rows`; other rows stay empty.
       length: tokens in a row.
-      rows: of the batch.
+      rows: rows of the batch.
 
     Returns:
-      A pytree of host arrays, each with the rows in front, that has the tokens
-      as `batch`.
+      A pytree of host arrays with the rows in front. Its field `batch` is what
+      the encoder reads; its `segment_ids` keep the documents of a row apart.
     """
 
 
@@ -49,10 +49,10 @@ class Buckets:
   Attributes:
     lengths: tokens in a row, ascending.
     rows: rows of a batch.
-    max_tokens: rows are fewer where they would hold more than this.
-    ways: that the rows are split into on the devices.
-    fewer: rows that the last batch of a length may have instead, if it needs
-      no more: a program each.
+    max_tokens: tokens of a batch; long rows are fewer for that.
+    ways: number of parts that devices split the rows into.
+    fewer: row counts that the last batch of a length may have instead, if it
+      needs no more; each is a program of its own.
   """
 
   lengths: tuple[int, ...]
@@ -61,17 +61,12 @@ class Buckets:
   ways: int = 1
   fewer: tuple[int, ...] = ()
 
-  @property
-  def longest(self) -> int:
-    """Tokens in a row at most."""
-    return self.lengths[-1]
-
   def rows_of(self, length: int, needed: int | None = None) -> int:
-    """Rows of a batch of this length, a multiple of `ways`.
+    """Returns the rows of a batch of this length, a multiple of `ways`.
 
     Args:
       length: tokens in a row.
-      needed: how many will do, where `fewer` has as few.
+      needed: how many rows will do; None: those of a full batch.
     """
     rows = max(min(self.rows, self.max_tokens // length), 1)
     if needed is not None:
@@ -79,7 +74,7 @@ class Buckets:
     return -(-rows // self.ways) * self.ways
 
   def split(self, examples: Examples) -> dict[int, np.ndarray]:
-    """Length -> numbers of the examples in its bucket; none is empty."""
+    """Returns length -> numbers of the examples in that bucket, if any."""
     which = np.searchsorted(self.lengths, examples.sizes)
     return {
       length: np.flatnonzero(which == i)
@@ -91,13 +86,13 @@ class Buckets:
 def make_buckets(
   lengths: Sequence[int], longest: int, rows: int, max_tokens: int, mesh: Mesh
 ) -> Buckets:
-  """Buckets up to what an encoder takes.
+  """Returns buckets up to what an encoder takes.
 
   Args:
-    lengths: as configured; longer ones are left out.
-    longest: tokens of an example at most: the last bucket.
-    rows: of a batch.
-    max_tokens: of a batch.
+    lengths: configured lengths; longer ones than `longest` are left out.
+    longest: tokens of the longest example, the last bucket.
+    rows: rows of a batch.
+    max_tokens: tokens of a batch.
     mesh: the devices.
   """
   if not lengths or min(lengths) < 1:
@@ -116,9 +111,9 @@ class Epochs:
     """Sorts examples into buckets.
 
     Args:
-      examples: to train on.
-      buckets: the shapes.
-      seed: of the order.
+      examples: examples to train on.
+      buckets: the shapes of batches.
+      seed: seed of the order.
     """
     self._examples, self._buckets, self._seed = examples, buckets, seed
     self._split = buckets.split(examples)
@@ -129,7 +124,7 @@ class Epochs:
     self._epoch: tuple[int, list[tuple[int, np.ndarray]]] = (-1, [])
 
   def batch_at(self, step: int) -> Any:
-    """The batch of a step, on the host; the same in every process."""
+    """Returns the batch of a step on the host, the same in every process."""
     epoch, i = divmod(step, self.steps)
     if epoch != self._epoch[0]:
       self._epoch = epoch, self._order(epoch)
@@ -138,28 +133,23 @@ class Epochs:
 
   def _order(self, epoch: int) -> list[tuple[int, np.ndarray]]:
     random = np.random.default_rng((self._seed, epoch))
-    found = []
+    batches = []
     for length, numbers in self._split.items():
       mixed, rows = random.permutation(numbers), self._buckets.rows_of(length)
-      found += [
-        (length, mixed[i : i + rows]) for i in range(0, len(mixed), rows)
-      ]
-    return [found[i] for i in random.permutation(len(found))]
-
-
-def silent() -> None:
-  """What is called after a batch where nobody waits for it."""
+      starts = range(0, len(mixed), rows)
+      batches += [(length, mixed[i : i + rows]) for i in starts]
+    return [batches[i] for i in random.permutation(len(batches))]
 
 
 def in_order(
-  examples: Examples, buckets: Buckets, beat: Callable[[], None] = silent
+  examples: Examples, buckets: Buckets, beat: Callable[[], None] = lambda: None
 ) -> Iterator[tuple[np.ndarray, Any]]:
-  """All examples once, as (their numbers, batch).
+  """Yields all examples once, as (their numbers, batch).
 
   Args:
-    examples: in any order.
+    examples: examples in any order.
     buckets: the shapes of batches.
-    beat: is called after every batch.
+    beat: called after every batch.
   """
   for length, numbers in buckets.split(examples).items():
     rows = buckets.rows_of(length)
@@ -170,25 +160,28 @@ def in_order(
       beat()
 
 
-def lay(
-  tokens: Sequence[Int[np.ndarray, " t"]], length: int, rows: int, pad_id: int
+def pad_rows(
+  documents: Sequence[Int[np.ndarray, " t"]],
+  length: int,
+  rows: int,
+  pad_id: int,
 ) -> Batch:
-  """Token rows of these shapes, a document each.
+  """Writes each document into a row of its own.
 
   Args:
-    tokens: of each document, at most `rows` of them.
-    length: of a row.
-    rows: of the batch.
-    pad_id: for free places.
+    documents: token ids, at most `rows` documents of at most `length` each.
+    length: tokens in a row.
+    rows: rows of the batch.
+    pad_id: the id that fills free places.
   """
   ids = np.full((rows, length), pad_id, np.int32)
   segments = np.zeros((rows, length), np.int32)
-  for row, some in enumerate(tokens):
-    ids[row, : len(some)], segments[row, : len(some)] = some, 1
+  for row, tokens in enumerate(documents):
+    ids[row, : len(tokens)], segments[row, : len(tokens)] = tokens, 1
   return make_batch(ids, segments)
 
 
 def place(batch: Any, mesh: Mesh) -> Any:
-  """Lays a host batch, the same in every process, on the devices."""
+  """Puts a host batch, the same in every process, on the devices."""
   layout = sharding.batch_sharding(mesh)
   return jax.tree.map(lambda array: sharding.place(array, layout), batch)

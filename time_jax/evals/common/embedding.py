@@ -11,12 +11,12 @@ from jaxtyping import Array, Float
 
 from time_jax.core.arrays import Batch, make_batch
 from time_jax.data.tokenizing import load_backend
-from time_jax.evals.common.encoders import Opened
+from time_jax.evals.common.encoders import OpenedEncoder
 from time_jax.models.family import Params
 
 
 def embed(
-  student: Opened,
+  student: OpenedEncoder,
   texts: Sequence[str],
   *,
   batch_size: int = 32,
@@ -28,7 +28,7 @@ def embed(
     texts: what lies beyond the most tokens that the student takes is left out.
     batch_size: texts that are computed together.
   """
-  tokenizer = load_backend(student.words)
+  tokenizer = load_backend(student.tokenizer)
   tokenizer.enable_truncation(student.longest)
   ids = [line.ids for line in tokenizer.encode_batch(list(texts))]
   vectors = np.zeros((len(ids), student.config.hidden_size), np.float32)
@@ -37,7 +37,7 @@ def embed(
     chosen = order[start : start + batch_size]
     # Few lengths and one number of rows: each new shape is compiled.
     length = 16 * -(-max(len(ids[i]) for i in chosen) // 16)
-    tokens = np.full((batch_size, length), student.words.pad_id, np.int32)
+    tokens = np.full((batch_size, length), student.tokenizer.pad_id, np.int32)
     real = np.zeros((batch_size, length), np.int32)
     for row, i in enumerate(chosen):
       tokens[row, : len(ids[i])] = ids[i]

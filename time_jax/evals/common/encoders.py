@@ -1,4 +1,4 @@
-"""Any encoder that can be fine-tuned: where it lies, how it is written."""
+"""Opens any encoder that can be fine-tuned, and writes it again."""
 
 import dataclasses
 import math
@@ -25,29 +25,29 @@ from time_jax.models.family import Family, Params, abstract_params, init_params
 from time_jax.parallel import sharding
 from time_jax.run import saved_student
 
-LONGEST = 512  # tokens, of networks that know no limit
+_MAX_TOKENS = 512  # of encoders that know no limit
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
-  """An encoder, whole, with what belongs to it.
+class OpenedEncoder:
+  """An encoder with its tokenizer.
 
   Attributes:
     encoder: the network; its config has the dropout to train with.
     params: float32, without a pooler, on the mesh; None: still to be drawn.
-    family: its architecture group.
-    hf_config: what its config.json is to say.
-    words: its tokenizer.
-    folder: that holds the tokenizer.
-    identity: which model it is, see `identity`.
-    name: for tables.
+    family: its architecture family.
+    hf_config: the content of its config.json.
+    tokenizer: its tokenizer.
+    folder: folder with the files of the tokenizer.
+    identity: which model it is.
+    name: name in tables.
   """
 
   encoder: nn.Module
   params: Params | None
   family: Family
   hf_config: Mapping[str, Any]
-  words: TokenizerSpec
+  tokenizer: TokenizerSpec
   folder: pathlib.Path
   identity: Identity
   name: str
@@ -59,12 +59,12 @@ class Opened:
 
   @property
   def longest(self) -> int:
-    """Tokens that it takes at most."""
-    return min(self.config.max_positions or LONGEST, LONGEST)
+    """The most tokens that it takes."""
+    return min(self.config.max_positions or _MAX_TOKENS, _MAX_TOKENS)
 
   @property
   def shape(self) -> dict[str, Any]:
-    """Its kind and sizes, for reports."""
+    """Its type and sizes, for reports."""
     c = self.config
     return {
       "type": self.hf_config["model_type"],
@@ -76,7 +76,7 @@ class Opened:
 
   @property
   def parameters(self) -> dict[str, int]:
-    """How many it has: in all, and outside of its tables of embeddings."""
+    """Its number of parameters: all, and those outside of embedding tables."""
     boxed = _without_pooler(abstract_params(self.encoder))
     flat: Any = flax.traverse_util.flatten_dict(nn.meta.unbox(boxed))
     sizes = {path: math.prod(leaf.shape) for path, leaf in flat.items()}
@@ -85,23 +85,23 @@ class Opened:
     return {"all": whole, "without_embeddings": whole - tables}
 
   def fresh(self, rng: jax.Array) -> Params:
-    """Random parameters of its shape, boxed, without a pooler."""
+    """Returns random parameters of its shape, boxed, without a pooler."""
     return _without_pooler(init_params(self.encoder, rng))
 
 
-class _Found(NamedTuple):
-  """What a model's place says of it; see `Opened`.
+class _Model(NamedTuple):
+  """A model as it is stored; see `OpenedEncoder`.
 
-  Without parameters there is no identity yet: that of what is to be drawn.
+  Without parameters it has no identity yet: they are to be drawn.
   """
 
   family: Family
   config: Any
   hf_config: Mapping[str, Any]
-  params: Params | None
   folder: pathlib.Path
-  identity: Identity | None
   name: str
+  params: Params | None = None
+  identity: Identity | None = None
 
 
 def open_encoder(
@@ -113,16 +113,17 @@ def open_encoder(
   random: bool = False,
   dropout: float = 0.0,
   allow_pickle: bool = False,
-) -> Opened:
-  """Opens a student of a workdir, or any model that is a teacher.
+) -> OpenedEncoder:
+  """Opens the student of a workdir, or any model that can be a teacher.
 
   Args:
     model: a workdir of `distill` or `import`; or see `files.resolve`.
     mesh: the devices.
-    dtype: of computation.
-    step: of a workdir's checkpoint; by default the chosen one, or the newest.
-    random: only the shape and the tokenizer are taken.
-    dropout: in the encoder, where its family has dropout at all.
+    dtype: dtype of computation.
+    step: step of a workdir's checkpoint; by default the chosen one, or the
+      newest.
+    random: whether only the shape and the tokenizer are taken.
+    dropout: dropout rate of the encoder, where its family has dropout at all.
     allow_pickle: see `weight_files.find_weights`.
 
   Raises:
@@ -135,38 +136,38 @@ def open_encoder(
     )
   workdir = local_path(model)
   if (workdir / "checkpoints").is_dir():
-    found = _of_workdir(workdir, step, random)
+    stored = _open_workdir(workdir, step)
+  elif step is not None:
+    raise UserError(f"model={model} is no workdir, so step has no meaning.")
   else:
-    if step is not None:
-      raise UserError(f"model={model} is no workdir, so step has no meaning.")
-    found = _of_folder(model, mesh, random, allow_pickle)
-  family, config, params = found.family, found.config, found.params
-  knobs = {"dropout", "attention_dropout"}
-  names = {field.name for field in dataclasses.fields(config)} & knobs
-  config = dataclasses.replace(config, **dict.fromkeys(names, dropout))
-  encoder = family.encoder(config, config.num_layers, jnp.dtype(dtype))
+    stored = _open_folder(model, mesh, random, allow_pickle)
+  config = stored.config
+  if random:
+    name = f"random {config.num_layers}x{config.hidden_size}"
+    stored = stored._replace(params=None, identity=None, name=name)
+  rates = {"dropout", "attention_dropout"}
+  rates &= {field.name for field in dataclasses.fields(config)}
+  config = dataclasses.replace(config, **dict.fromkeys(rates, dropout))
+  encoder = stored.family.encoder(config, config.num_layers, jnp.dtype(dtype))
+  params = stored.params
   if params is not None:
     boxed = _without_pooler(abstract_params(encoder))
     layout = sharding.param_shardings(boxed, mesh)
     params = jax.device_put(_without_pooler(params), layout)
-  which = found.identity or model_identity.of_random(
-    found.hf_config, found.config, found.folder
-  )
-  return Opened(
+  return OpenedEncoder(
     encoder=encoder,
     params=params,
-    family=family,
-    hf_config=found.hf_config,
-    words=tokenizer.load_tokenizer(found.folder, config.vocab_size),
-    folder=found.folder,
-    identity=which,
-    name=found.name,
+    family=stored.family,
+    hf_config=stored.hf_config,
+    tokenizer=tokenizer.load_tokenizer(stored.folder, config.vocab_size),
+    folder=stored.folder,
+    identity=stored.identity
+    or model_identity.of_random(stored.hf_config, stored.config, stored.folder),
+    name=stored.name,
   )
 
 
-def _of_workdir(
-  workdir: pathlib.Path, step: int | None, random: bool
-) -> _Found:
+def _open_workdir(workdir: pathlib.Path, step: int | None) -> _Model:
   student = saved_student.read_student(workdir, step)
   folder = workdir / "tokenizer"
   if not folder.is_dir():
@@ -176,57 +177,42 @@ def _of_workdir(
   ids = tokenizer.special_ids(folder, student.config.vocab_size)
   hf_config = save.hf_config(student.config, ids)
   family, config = load.parse_config(hf_config, str(workdir))
-  found = _Found(
-    family,
-    config,
-    hf_config,
-    student.params,
-    folder,
-    student.identity,
-    f"{workdir.name}@{student.step}",
-  )
-  return _undrawn(found) if random else found
+  name = f"{workdir.name}@{student.step}"
+  stored = _Model(family, config, hf_config, folder, name)
+  return stored._replace(params=student.params, identity=student.identity)
 
 
-def _of_folder(
+def _open_folder(
   model: str, mesh: Mesh, random: bool, allow_pickle: bool
-) -> _Found:
+) -> _Model:
   folder = files.resolve(model, allow_pickle)
-  hf_config = files.model_config(folder)
   family, config = load.read_config(folder)
   # Without the folders of whoever trained it.
   name = "/".join(pathlib.PurePath(model).parts[-2:])
-  found = _Found(family, config, hf_config, None, folder, None, name)
+  stored = _Model(family, config, files.model_config(folder), folder, name)
   if random:
-    return _undrawn(found)
+    return stored
   _, params = load.load_encoder(
     folder, dtype=np.float32, mesh=mesh, allow_pickle=allow_pickle
   )
-  which = model_identity.of_folder(folder, config, params, allow_pickle)
-  return found._replace(params=params, identity=which)
-
-
-def _undrawn(found: _Found) -> _Found:
-  """Only the shape of it."""
-  return found._replace(
-    params=None,
-    identity=None,
-    name=f"random {found.config.num_layers}x{found.config.hidden_size}",
-  )
+  identity = model_identity.of_folder(folder, config, params, allow_pickle)
+  return stored._replace(params=params, identity=identity)
 
 
 def _without_pooler(params: Params) -> Params:
-  """Nothing that is fine-tuned stands behind it."""
+  """Leaves out the pooler, which no task uses."""
   return {name: tree for name, tree in params.items() if name != "pooler"}
 
 
-def write_encoder(folder: pathlib.Path, opened: Opened, params: Params) -> None:
+def write_encoder(
+  folder: pathlib.Path, opened: OpenedEncoder, params: Params
+) -> None:
   """Writes what `open_encoder` reads, in the files of transformers.
 
   Args:
-    folder: exists.
-    opened: where the parameters came from.
-    params: to write.
+    folder: an empty folder.
+    opened: the encoder that was fine-tuned.
+    params: its parameters.
   """
   text = atomic_file.as_json(opened.hf_config, indent=2, sort_keys=True) + "\n"
   (folder / "config.json").write_text(text, encoding="utf-8")

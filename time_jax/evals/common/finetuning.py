@@ -17,7 +17,13 @@ from time_jax.core.display import aligned_table
 from time_jax.core.errors import EXIT_PREEMPTED, UserError
 from time_jax.core.storage import atomic_file, lease
 from time_jax.core.storage.paths import Path, prepare_workdir
-from time_jax.evals.common import batches, datasets, optimization, saved, tuning
+from time_jax.evals.common import (
+  batches,
+  model_folder,
+  optimization,
+  split_files,
+  tuning,
+)
 from time_jax.evals.common.encoders import open_encoder
 from time_jax.evals.common.task import SPLITS, Task, path_of
 from time_jax.hf import files, model_identity
@@ -96,7 +102,7 @@ def _finetune(
     allow_pickle=config.allow_pickle,
   )
   settings[model_identity.KEY] = opened.identity.value
-  settings["tokenizer (SHA-256)"] = opened.words.sha256
+  settings["tokenizer (SHA-256)"] = opened.tokenizer.sha256
   check_processes({"run": settings, "versions": versions()})
   buckets = batches.make_buckets(
     config.data.buckets,
@@ -145,8 +151,10 @@ def locate(config: ConfigDict) -> None:
   """
   d = config.data
   for split in SPLITS:
-    name = datasets.named(config.task, config.lang, split, d[split], d.source)
-    d[split] = str(datasets.fetch(name)) if name else ""
+    name = split_files.resolve(
+      config.task, config.lang, split, d[split], d.source
+    )
+    d[split] = str(split_files.fetch(name)) if name else ""
 
 
 def _tune(
@@ -195,12 +203,12 @@ def _write(task: Task, params: Params, result: Result, folder: Path) -> None:
   record = {
     "task": task.name,
     "lang": task.config.lang,
-    **task.record(),
+    **task.spec,
     "buckets": list(task.buckets.lengths),
     "scores": result["scores"],
     "run": result["run"],
   }
-  saved.write_folder(folder / "model", task.opened, params, record)
+  model_folder.write_folder(folder / "model", task.opened, params, record)
   order = ("run", "best_epoch", "epochs", "seconds", "scores", "by")
   atomic_file.write_json(folder / SCORES, {n: result[n] for n in order})
 

@@ -1,44 +1,143 @@
-"""What a task is, for `finetune`: its data, its network and its scores."""
+"""What `finetune` trains: a task's network, data, loss and scores."""
 
 import abc
+import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from jaxtyping import Array
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from time_jax.evals.common.batches import Buckets, Examples, silent
-from time_jax.evals.common.encoders import Opened
+from time_jax.evals.common import batches
+from time_jax.evals.common.batches import Buckets, Examples
+from time_jax.evals.common.encoders import OpenedEncoder
+from time_jax.evals.common.packages import load_package
+from time_jax.models import stepwise
 from time_jax.models.family import Params
+from time_jax.parallel import sharding
 
 SPLITS = ("train", "dev", "test")
 SCORE = "dev/score"  # The best epoch has the highest.
+Beat = Callable[[], None]  # called after every batch, for the watchdog
+
+
+@dataclasses.dataclass(frozen=True)
+class Network(abc.ABC):
+  """An encoder with a task's heads, all but their parameters.
+
+  An *item* is what the task's files hold: a sentence, or a question.
+
+  Attributes:
+    spec: its classes and sizes, as `Task.learn` gives and task.json has them.
+    opened: the encoder and its tokenizer.
+    buckets: the shapes of batches.
+    mesh: the devices.
+    dropout: dropout rate of the heads.
+    dtype: dtype of the heads' computation.
+  """
+
+  spec: Mapping[str, Any]
+  opened: OpenedEncoder
+  buckets: Buckets
+  mesh: Mesh
+  dropout: float = 0.0
+  dtype: str = "float32"
+
+  @property
+  @abc.abstractmethod
+  def heads(self) -> nn.Module:
+    """The module on top: (hidden states, batch, deterministic) -> scores."""
+
+  @abc.abstractmethod
+  def outputs(self, params: Params, batch: Any) -> Any:
+    """Returns what is predicted for each row of a batch; it is compiled.
+
+    Args:
+      params: "encoder", which may be unstacked, and "heads".
+      batch: a batch on the devices.
+    """
+
+  @abc.abstractmethod
+  def annotate(
+    self, params: Params, items: Sequence[Any], beat: Beat = lambda: None
+  ) -> list[Any]:
+    """Returns the items with what is predicted for them.
+
+    Args:
+      params: "encoder", which may be unstacked, and "heads".
+      items: items, annotated or not.
+      beat: called after every batch.
+    """
+
+  def states(self, params: Params, batch: Any) -> Float[Array, "L B T D"]:
+    """Returns the encoder's hidden states, without dropout."""
+    encoder, own = self.opened.encoder, params["encoder"]
+    if isinstance(own.get("layers"), list):
+      return jnp.stack(stepwise.states(encoder, own, batch.batch))
+    states: Any = encoder.apply(
+      {"params": own}, batch.batch, method="hidden_states"
+    )
+    return states
+
+  def scores(self, params: Params, batch: Any) -> Any:
+    """Returns what the heads make of a batch, without dropout."""
+    states = self.states(params, batch)
+    return self.heads.apply({"params": params["heads"]}, states, batch)
+
+  @functools.cached_property
+  def program(self) -> Callable[..., Any]:
+    """`outputs`, compiled for every shape; all processes get all rows."""
+    return jax.jit(
+      lambda params, batch: self.outputs(params, batch),
+      out_shardings=NamedSharding(self.mesh, P()),
+    )
+
+  def run(self, params: Params, host: Any) -> Any:
+    """Returns `outputs` of a host batch, on the host."""
+    outputs = self.program(params, batches.place(host, self.mesh))
+    return jax.tree.map(np.asarray, outputs)
+
+  def predict(
+    self, params: Params, examples: Examples, beat: Beat
+  ) -> list[Any]:
+    """Returns the row of `outputs` for each example, in order."""
+    predicted: list[Any] = [None] * len(examples.sizes)
+    with sharding.use_mesh(self.mesh):
+      for chosen, host in batches.in_order(examples, self.buckets, beat):
+        outputs = self.run(params, host)
+        for row, i in enumerate(chosen):
+          predicted[i] = jax.tree.map(lambda x, row=row: x[row], outputs)
+    return predicted
 
 
 class Task(abc.ABC):
   """A task with its data and its network.
 
-  An *item* is what its files hold: a sentence, or a question.
-
   Attributes:
-    name: behind `finetune`.
-    metrics: what its scorer gives, in the order of the report.
-    scorer: who scores.
-    ending: of the files with predictions.
-    pipe: what `predict` reads and writes, as a shell has it.
-    touch: method of the heads that touches all their parameters.
-    no_matter: fields of the recipe that do not shape the result of a seed.
+    name: the word after `finetune`.
+    metrics: metrics of the scorer, in the order of reports.
+    scorer: the scorer, as reports call it.
+    ending: suffix of the files with predictions.
+    pipe: input and output of `predict`, as a shell has them.
+    packages: modules of optional packages that a run needs.
+    network_class: the class of `network`.
+    touch: method of the heads that uses all their parameters.
+    no_matter: fields of the recipe that do not change the result of a seed.
     config: the recipe.
     data: split -> items.
     opened: the encoder.
     buckets: the shapes of batches.
-    network: the encoder with its heads, which annotates items.
-    heads: the network above the encoder.
-    examples: of the training file.
+    spec: classes and sizes of the network, for task.json.
+    network: the encoder with its heads.
+    examples: the training file, as examples.
   """
 
   name: ClassVar[str]
@@ -46,95 +145,107 @@ class Task(abc.ABC):
   scorer: str
   ending: ClassVar[str]
   pipe: ClassVar[str]
+  packages: ClassVar[tuple[str, ...]] = ()
+  network_class: ClassVar[type[Network]]
   touch: ClassVar[str] = "__call__"
   no_matter: ClassVar[tuple[str, ...]] = (
     *("seeds", "model", "step", "lang", "label", "allow_pickle"),
   )
-  network: Any
-  heads: Any
-  examples: Examples
 
-  @abc.abstractmethod
   def __init__(
     self,
     config: ConfigDict,
     data: Mapping[str, Sequence[Any]],
-    opened: Opened,
+    opened: OpenedEncoder,
     buckets: Buckets,
     mesh: Mesh,
   ) -> None:
     """Learns the classes of the training file and makes examples of it."""
-    del mesh
     self.config, self.data = config, data
     self.opened, self.buckets = opened, buckets
+    self.spec = self.learn()
+    self.network: Any = self.network_class(
+      self.spec,
+      opened,
+      buckets,
+      mesh,
+      config.train.dropout,
+      config.train.dtype,
+    )
+    self.examples = self.make_examples()
 
-  @staticmethod
-  @abc.abstractmethod
-  def load_libraries() -> None:
-    """UserError where a package is missing that is needed later."""
+  @classmethod
+  def load_libraries(cls) -> None:
+    """Raises UserError if a package is missing that is needed later."""
+    for module in cls.packages:
+      load_package(module)
 
   @staticmethod
   @abc.abstractmethod
   def read(path: pathlib.Path) -> list[Any]:
-    """The items of a file."""
+    """Returns the items of a file."""
+
+  @abc.abstractmethod
+  def learn(self) -> dict[str, Any]:
+    """Checks all data, and returns "heads", "classes" and what else is needed.
+
+    Notes are printed by process 0 alone.
+    """
+
+  @abc.abstractmethod
+  def make_examples(self) -> Examples:
+    """Returns the examples of the training file, with targets."""
 
   @abc.abstractmethod
   def losses(
-    self, variables: dict, states: Array, batch: Any, rng: Array
+    self, variables: dict[str, Any], scores: Any, batch: Any
   ) -> dict[str, Array]:
-    """The parts of the loss; pure.
+    """Returns the parts of the loss; pure.
 
     Args:
-      variables: of the heads, as `apply` takes them.
-      states: hidden states of the encoder, [L B T D].
-      batch: with targets.
-      rng: for dropout.
+      variables: parameters of the heads, as `apply` takes them.
+      scores: what the heads return for the batch.
+      batch: a batch with targets; its documents are told apart by the
+        `segment_ids` of `batch.batch`.
     """
 
   @abc.abstractmethod
   def score(
-    self, split: str, found: Sequence[Any]
+    self, split: str, predicted: Sequence[Any]
   ) -> Mapping[str, float | None]:
-    """The metrics of predicted items, in percent; None: undefined."""
+    """Returns the metrics of predicted items, in percent; None: undefined."""
 
-  def breakdown(self, split: str, found: Sequence[Any]) -> dict[str, Any]:
-    """Counts behind the metrics, for `report --by`; by default none."""
-    del split, found
+  def breakdown(self, split: str, predicted: Sequence[Any]) -> dict[str, Any]:
+    """Returns the counts behind the metrics, for `report --by`."""
+    del split, predicted
     return {}
 
   @abc.abstractmethod
   def quality(self, scores: Mapping[str, Any]) -> float:
-    """What the best epoch is chosen by; higher is better."""
+    """Returns what the best epoch is chosen by; higher is better."""
 
   @abc.abstractmethod
-  def to_text(self, found: Sequence[Any]) -> str:
-    """Items as a scorer reads them from a file."""
-
-  @abc.abstractmethod
-  def record(self) -> dict[str, Any]:
-    """Heads and classes, for task.json."""
+  def to_text(self, predicted: Sequence[Any]) -> str:
+    """Returns items as the text of a file that the scorer reads."""
 
   def annotate(
-    self,
-    params: Params,
-    items: Sequence[Any],
-    beat: Callable[[], None] = silent,
+    self, params: Params, items: Sequence[Any], beat: Beat = lambda: None
   ) -> list[Any]:
-    """The items with what is predicted; `beat` is called after every batch."""
+    """Returns the items with what is predicted for them."""
     return self.network.annotate(params, items, beat)
 
   def fresh(self, rng: Array) -> Params:
-    """Returns random parameters, "encoder" and "heads", boxed; pure."""
-    encoder, heads = jax.random.split(rng)
-    params = self.opened.fresh(encoder)
+    """Returns random parameters, "encoder" and "heads", boxed."""
+    for_encoder, for_heads = jax.random.split(rng)
+    params = self.opened.fresh(for_encoder)
     batch = self.examples.fill([], 1, 1)
     states = jax.eval_shape(
       lambda: self.opened.encoder.apply(
         {"params": params}, batch.batch, method="hidden_states"
       )
     )
-    variables = self.heads.init(
-      heads, jnp.zeros(states.shape), batch, method=self.touch
+    variables = self.network.heads.init(
+      for_heads, jnp.zeros(states.shape), batch, method=self.touch
     )
     return {"encoder": params, "heads": variables["params"]}
 
@@ -145,38 +256,39 @@ class Task(abc.ABC):
 
     Args:
       params: "encoder" and "heads".
-      batch: what `tuning.Batches` gives. A row may hold several examples, apart
-        by their segment_ids, as the rows of `distill` do.
+      batch: see `batches.Examples.fill`. A row may hold several examples, told
+        apart by their segment_ids, as the rows of `distill` do.
       rng: random key for dropout.
     """
-    below, above = jax.random.split(rng)
+    for_encoder, for_heads = jax.random.split(rng)
     states: Any = self.opened.encoder.apply(
       {"params": params["encoder"]},
       batch.batch,
       deterministic=False,
-      rngs={"dropout": below},
+      rngs={"dropout": for_encoder},
       method="hidden_states",
     )
-    parts = self.losses({"params": params["heads"]}, states, batch, above)
+    variables = {"params": params["heads"]}
+    scores: Any = self.network.heads.apply(
+      variables, states, batch, deterministic=False, rngs={"dropout": for_heads}
+    )
+    parts = self.losses(variables, scores, batch)
     total = sum(parts.values(), jnp.zeros(()))
     return total, {"loss": total, **parts}
 
-  def evaluate(
-    self, params: Params, beat: Callable[[], None]
-  ) -> dict[str, float]:
-    """Returns scores on dev, among them `SCORE`; beats after every batch."""
-    found = self.annotate(params, self.data["dev"], beat)
-    scores = self.score("dev", found)
-    return {
-      SCORE: self.quality(scores),
-      **{
-        f"dev/{name}": value
-        for name, value in scores.items()
-        if value is not None
-      },
-    }
+  def evaluate(self, params: Params, beat: Beat) -> dict[str, float]:
+    """Returns the scores of the dev file, among them `SCORE`.
+
+    Args:
+      params: "encoder" and "heads".
+      beat: called after every batch.
+    """
+    predicted = self.annotate(params, self.data["dev"], beat)
+    scores = self.score("dev", predicted)
+    known = {f"dev/{k}": v for k, v in scores.items() if v is not None}
+    return {SCORE: self.quality(scores), **known}
 
 
 def path_of(config: ConfigDict, split: str) -> pathlib.Path:
-  """The file of a split."""
+  """Returns the file of a split."""
   return pathlib.Path(config.data[split]).expanduser()

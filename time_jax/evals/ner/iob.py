@@ -1,27 +1,36 @@
-"""Files of names: a token and its tag a line, an empty line behind a sentence.
+"""Reads and writes IOB2: a token and its tag a line, sentences end blank.
 
 `token<TAB>tag`, or columns with tabs or spaces between them as in CoNLL-2003:
 the first is the token, the last the tag. A tag is O, B-TYPE (an entity begins)
-or I-TYPE (it goes on); a file in IOB1, where B- only separates two entities, is
-read as IOB2. What stands before the tag is kept as it is. A line -DOCSTART-
+or I-TYPE (it continues); a file in IOB1, where B- only separates two entities,
+is read as IOB2. What stands before the tag is kept as it is. A line -DOCSTART-
 ends a document and is no token.
 
-How lines are to be read is decided once for a file, see `layouts`, and said.
+How lines are read is decided once for a file, see `layouts`, and printed.
 """
 
 import dataclasses
+import io
 import itertools
 import pathlib
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from time_jax.core.errors import UserError
-from time_jax.evals.common.lines import Problems, decode, read_lines
-from time_jax.evals.ner import layouts
-from time_jax.evals.ner.layouts import TAG, Layout
+from time_jax.core.notes import say
+from time_jax.evals.common.text_lines import (
+  Problems,
+  decode,
+  parse_lines,
+  read_bytes,
+)
+from time_jax.evals.ner.layouts import (
+  OUTSIDE,
+  TAG,
+  Layout,
+  LayoutGuess,
+  is_boundary,
+)
 
-OUTSIDE = "O"
-EMPTY = "_"  # the word where a file has an empty token
 EXPECTED = "an IOB2 file (a token, a tab and its tag a line)"
 
 
@@ -31,12 +40,12 @@ class Sentence:
 
   Attributes:
     comments: the lines without tokens before it: those that start with "# ",
-      marks between documents, and empty ones behind the first empty one.
+      marks between documents, and empty ones after the first empty one.
     words: its tokens.
-    before: of every word, its line up to the tag.
-    tags: of every word; empty where there are none yet.
-    numbers: of the words' lines in the file, from 1.
-    name: of the file, for messages.
+    before: for each word, its line up to the tag.
+    tags: the tag of each word; empty where there are none yet.
+    numbers: numbers of the words' lines in the file, from 1.
+    name: what messages call the file.
   """
 
   comments: tuple[str, ...]
@@ -47,136 +56,120 @@ class Sentence:
   name: str
 
   def place(self, word: int) -> str:
-    """FILE:LINE of a word, counted from 0."""
+    """Returns FILE:LINE of a word, counted from 0."""
     return f"{self.name}:{self.numbers[word]}"
 
   def with_tags(self, tags: Sequence[str]) -> "Sentence":
-    """The sentence with other tags."""
+    """Replaces the tags."""
     return dataclasses.replace(self, tags=tuple(tags))
 
 
 def make_sentence(words: Sequence[str], name: str = "text") -> Sentence:
-  """A sentence of which nothing but its words is known."""
+  """Makes a sentence of which only the words are known."""
   before = tuple(f"{word}\t" for word in words)
   numbers = tuple(range(1, len(words) + 1))
   return Sentence((), tuple(words), before, (), numbers, name)
 
 
 def read(path: pathlib.Path) -> list[Sentence]:
-  """Reads a file with tags, plain or .gz, and says how it was read.
+  """Reads an annotated file, plain or .gz, and prints how it was read.
 
   Raises:
-    UserError: no such file, or not IOB2; names the lines, ten at most.
+    UserError: the file is missing, or is not IOB2; names up to ten lines.
   """
-  return parse(read_lines(path, f"{EXPECTED}, plain or .gz"), str(path))
+  data = read_bytes(path, f"{EXPECTED}, plain or .gz")
+  return parse(io.BytesIO(data), str(path))
 
 
 def parse(lines: Iterable[bytes], name: str) -> list[Sentence]:
-  """The same for lines, as they are on disk.
+  """Parses undecoded lines; see `read`.
 
   Args:
-    lines: of the file, undecoded.
+    lines: all lines of a file.
     name: what messages call the file.
   """
-  numbered = decode(lines, name, EXPECTED)
-  guess, first, layout = layouts.Guess(name, tagged=True), [], None
-  for number, text in numbered:
-    first.append((number, text))
+  decoded = decode(lines, name, EXPECTED)
+  guess, start, layout = LayoutGuess(name, tagged=True), [], None
+  for number, text in decoded:
+    start.append((number, text))
     if layout := guess.add(number, text):
       break
   layout = layout or guess.end()
-  found = list(sentences(itertools.chain(first, numbered), name, layout))
-  if not found:
+  parser = SentenceParser(name, layout)
+  sentences = parse_lines(parser, itertools.chain(start, decoded))
+  if not sentences:
     raise UserError(f"{name}:1: no sentence in this file; expected {EXPECTED}.")
-  _check_nested(found, layout)
+  _check_nested(sentences, layout)
+  repaired = [
+    sentence.with_tags(repair(sentence.tags)) for sentence in sentences
+  ]
   scheme = "IOB2"
-  if problems := list(_disorder(found)):
-    if any(map(_begins_first, found)):
-      _raise(problems)
-    found = [s.with_tags(repair(s.tags)) for s in found]
+  if repaired != sentences:
+    if any(map(_has_iob2_start, sentences)):
+      _refuse_tags(sentences, repaired)
     scheme = "IOB1, in which entities begin with I-"
-  say(name, f"{layout} ({scheme})")
-  return found
+  print_layout(name, f"{layout} ({scheme})")
+  return repaired
 
 
-def say(name: str, what: str) -> None:
+def print_layout(name: str, layout: object) -> None:
   """Tells the user how a file is read."""
-  print(f"time_jax: note: {name}: read as {what}.", file=sys.stderr)
+  say(f"note: {name}: read as {layout}.")
 
 
-def sentences(
-  numbered: Iterable[tuple[int, str]], name: str, layout: Layout
-) -> Iterator[Sentence]:
-  """The sentences of lines, as far as no line before is wrong.
+class SentenceParser:
+  """Parses lines of a known layout; see `text_lines.LineParser`."""
 
-  Args:
-    numbered: lines with their numbers; the last is empty.
-    name: what messages call the file.
-    layout: how the lines are to be read.
+  def __init__(self, name: str, layout: Layout) -> None:
+    """Starts before the first line.
 
-  Raises:
-    UserError: at the end, if lines are not of the layout; names ten at most.
-  """
-  comments: list[str] = []
-  rows: list[tuple[int, str, str, str]] = []  # line number, before, word, tag
-  problems = Problems()
-  for number, text in numbered:
-    blank = not text.strip()
-    if blank or layouts.is_boundary(text):
-      if rows and not problems.found:
-        numbers, before, words, tags = zip(*rows, strict=True)
-        tags = tags if layout.tagged else ()
-        yield Sentence(tuple(comments), words, before, tags, numbers, name)
-      elif blank:
-        comments.append("")
-      if rows:
-        comments, rows = [], []
-      if not blank:
-        comments.append(text if layout.tagged else f"{text}\t{OUTSIDE}")
-    elif layout.is_comment(text):
-      comments.append(text)
-    else:
-      with problems:
-        rows.append((number, *_columns(text, layout, f"{name}:{number}")))
-  problems.raise_them()
+    Args:
+      name: what messages call the file.
+      layout: how the lines are built.
+    """
+    self._name, self._layout = name, layout
+    self._comments: list[str] = []
+    self._rows: list[tuple[int, str, str, str]] = []  # see `Layout.split`
 
-
-def _columns(text: str, layout: Layout, place: str) -> tuple[str, str, str]:
-  """What stands before the tag, the token, the tag; empty: there is none."""
-  if layout.tagged:
-    before, word, tag = _row(text, layout, place)
-  else:
-    before, word, tag = f"{text}\t", _token(text.split("\t")[0], place), ""
-    if not layout.separator and len(layouts.spaced(text)) > 1:
-      raise UserError(
-        f"{place}: several words or columns, {text.strip()!r:.60}, where each "
-        "line before holds one token; expected a token a line. For running "
-        "text, begin the input with a line of several words."
-      )
-  if layout.prefix:
-    layouts.check_prefix(word, layout.prefix, place)
-    word = word[len(layout.prefix) :] or EMPTY
-  return before, word, tag
+  def feed(self, number: int, text: str) -> list[Sentence]:
+    """Takes the next line and returns the sentence that it ends, if any."""
+    blank, layout = not text.strip(), self._layout
+    if not blank and not is_boundary(text):
+      if layout.is_comment(text):
+        self._comments.append(text)
+      else:
+        parts = layout.split(text, f"{self._name}:{number}")
+        self._rows.append((number, *parts))
+      return []
+    done = []
+    if self._rows:
+      numbers, before, words, tags = zip(*self._rows, strict=True)
+      tags = tags if layout.tagged else ()
+      comments = tuple(self._comments)
+      done = [Sentence(comments, words, before, tags, numbers, self._name)]
+      self._comments, self._rows = [], []
+    elif blank:
+      self._comments.append("")
+    if not blank:
+      self._comments.append(text if layout.tagged else f"{text}\t{OUTSIDE}")
+    return done
 
 
-def _check_nested(found: Sequence[Sentence], layout: Layout) -> None:
-  """UserError where the last two columns both say where names are.
+def _check_nested(sentences: Sequence[Sentence], layout: Layout) -> None:
+  """Raises UserError if the last two columns both have tags of names.
 
   Chunks, which CoNLL-2003 has there, have other types than names.
   """
-  inner: set[str] = set()
+  types: set[str] = set()
   outer: dict[str, tuple[str, str]] = {}  # type -> place and tag
-  for sentence in found:
-    for i, (before, tag) in enumerate(
-      zip(sentence.before, sentence.tags, strict=True)
-    ):
+  for sentence in sentences:
+    for i, before in enumerate(sentence.before):
       fields = layout.fields(before.rstrip(layout.separator))
       if len(fields) < 2 or not TAG.fullmatch(fields[-1]):
         return
-      inner.add(tag[2:])
+      types.add(sentence.tags[i][2:])
       outer.setdefault(fields[-1][2:], (sentence.place(i), fields[-1]))
-  both = (inner & outer.keys()) - {""}
-  if both:
+  if both := (types & outer.keys()) - {""}:
     place, tag = outer[min(both)]
     raise UserError(
       f"{place}: the last two columns both have tags of names, such as {tag!r} "
@@ -185,92 +178,48 @@ def _check_nested(found: Sequence[Sentence], layout: Layout) -> None:
     )
 
 
-def _row(text: str, layout: Layout, place: str) -> tuple[str, str, str]:
-  """What stands before the tag, the token, the tag."""
-  text, mark = text.rstrip(" "), layout.separator
-  before, found, tag = text.rpartition(mark)
-  word = _token(text.split(mark)[0], place)
-  if not found or not tag:
-    raise UserError(
-      f"{place}: no tag behind the token {word!r}; expected a tab and O, "
-      "B-TYPE or I-TYPE."
-    )
-  if not TAG.fullmatch(tag):
-    raise UserError(
-      f"{place}: the tag is {tag!r}, expected O, B-TYPE or I-TYPE (IOB2)."
-    )
-  if layout.columns and len(layout.fields(text)) != layout.columns:
-    raise UserError(
-      f"{place}: {len(layout.fields(text))} columns with spaces between them, "
-      f"expected {layout.columns} as in the first lines."
-    )
-  return before + mark, word, tag
-
-
-def _token(text: str, place: str) -> str:
-  if not text:
-    raise UserError(f"{place}: the line does not start with a token.")
-  return text
-
-
-def _disorder(found: Iterable[Sentence]) -> Iterator[str]:
-  """What is wrong with every entity that goes on but has not begun."""
-  for sentence in found:
-    before = ""
-    for i, tag in enumerate(sentence.tags):
-      if not follows(before or OUTSIDE, tag=tag):
-        kind = tag[2:]
-        where = f"follows {before}" if before else "starts a sentence"
-        yield (
-          f"{sentence.place(i)}: the tag {tag} {where}; expected B-{kind} "
-          f"here, or B-{kind} or I-{kind} before it (IOB2)."
-        )
-      before = tag
-
-
-def _begins_first(sentence: Sentence) -> bool:
-  """Whether a B- stands where IOB1 would have an I-."""
-  tags = (OUTSIDE, *sentence.tags)
+def _has_iob2_start(sentence: Sentence) -> bool:
+  """Returns whether a B- stands where IOB1 would have an I-."""
   return any(
     tag.startswith("B-") and before[1:] != tag[1:]
-    for before, tag in itertools.pairwise(tags)
+    for before, tag in itertools.pairwise((OUTSIDE, *sentence.tags))
   )
 
 
-def _raise(messages: Iterable[str]) -> None:
-  """Raises UserError with the first ten."""
+def _refuse_tags(
+  sentences: Sequence[Sentence], repaired: Sequence[Sentence]
+) -> None:
+  """Raises UserError that names I- with which entities begin, up to ten."""
   problems = Problems()
-  for message in messages:
-    with problems:
-      raise UserError(message)
-  problems.raise_them()
-
-
-def follows(before: str = OUTSIDE, *, tag: str) -> bool:
-  """Whether IOB2 allows a tag behind another."""
-  return not tag.startswith("I-") or before[1:] == tag[1:]
+  for sentence, valid in zip(sentences, repaired, strict=True):
+    pairs = zip(sentence.tags, valid.tags, strict=True)
+    for i, (tag, expected) in enumerate(pairs):
+      if tag != expected:
+        where = f"follows {sentence.tags[i - 1]}" if i else "starts a sentence"
+        problems.add(
+          f"{sentence.place(i)}: the tag {tag} {where}; expected {expected} "
+          f"here, or {expected} or {tag} before it (IOB2)."
+        )
+  problems.raise_all()
 
 
 def repair(tags: Iterable[str]) -> list[str]:
-  """Lets an entity begin with B- where I- came first.
+  """Replaces I- by B- where an entity begins, which makes tags valid IOB2.
 
   The entities stay the same as conlleval, and seqeval by default, find them.
   """
-  found: list[str] = []
+  valid: list[str] = []
   for tag in tags:
-    before = found[-1] if found else OUTSIDE
-    found.append(tag if follows(before, tag=tag) else f"B-{tag[2:]}")
-  return found
+    before = valid[-1] if valid else OUTSIDE
+    begins = tag.startswith("I-") and before[1:] != tag[1:]
+    valid.append(f"B-{tag[2:]}" if begins else tag)
+  return valid
 
 
 def to_text(sentences: Iterable[Sentence]) -> str:
-  """The sentences as a file has them."""
-  return "".join(
-    "".join(f"{comment}\n" for comment in sentence.comments)
-    + "".join(
-      f"{before}{tag}\n"
-      for before, tag in zip(sentence.before, sentence.tags, strict=True)
-    )
-    + "\n"
-    for sentence in sentences
-  )
+  """Returns the sentences as the text of a file."""
+  lines: list[str] = []
+  for sentence in sentences:
+    rows = zip(sentence.before, sentence.tags, strict=True)
+    lines += [*sentence.comments, *(before + tag for before, tag in rows), ""]
+  return "".join(f"{line}\n" for line in lines)

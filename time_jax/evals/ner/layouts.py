@@ -1,35 +1,38 @@
-"""What the lines of a file of names hold, decided once from its first lines.
+"""Finds out from the first lines of a file with names how its lines are built.
 
 `finetune ner` and `predict` read with the same rules. A file has columns with
 tabs or with spaces between them (the token first and its tag last), or a token
 a line, or running text with a sentence a line; the last two only where no tags
-are needed. Nothing that may be a tag is taken for a word without a message.
+are needed. A line that may end with a tag is never silently read as words.
 """
 
 import collections
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from time_jax.core.errors import UserError
 
+OUTSIDE = "O"
+EMPTY = "_"  # the word where a file has an empty token
 TAG = re.compile(r"O|[BI]-\S+")
 # The codes of Wikipedias, which WikiANN's own files write before every token.
 _LANGUAGE = re.compile(r"(?:[a-z]{2,3}(?:-[a-z]+)*|simple):")
-BOUNDARY = "-DOCSTART-"  # of documents; further columns may follow
-_SAMPLE = 100  # lines with words after which the format is decided at last
+BOUNDARY = "-DOCSTART-"  # between documents; further columns may follow
+_SAMPLE = 100  # rows after which the layout is decided at the latest
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """How lines are to be read.
+  """How lines are built.
 
   Attributes:
-    separator: what is between columns, a tab or a space; empty: each line is a
+    separator: what separates columns, a tab or a space; empty: each line is a
       token, or running text.
     tagged: whether the last column is the tag.
-    columns: how many each line has; 0: not known, or any number.
-    prefix: what every token begins with but does not consist of, such as "en:".
+    columns: number of columns of each line; 0: unknown, or any number.
+    prefix: language mark that begins every token, such as "en:".
     text: whether each line is a sentence of running text.
   """
 
@@ -40,28 +43,27 @@ class Layout:
   text: bool = False
 
   def __str__(self) -> str:
-    """The layout in words, for the user."""
+    """Describes the layout to the user."""
     if self.text:
       return "running text, a sentence a line"
-    if not self.separator:
-      found = "a token a line"
-    else:
+    described = "a token a line"
+    if self.separator:
       between = "tabs" if self.separator == "\t" else "spaces"
-      last = "the tag last" if self.tagged else "without tags"
-      found = f"columns with {between} between them, the token first, {last}"
+      described = f"columns with {between} between them, the token first, "
+      described += "the tag last" if self.tagged else "without tags"
     if self.prefix:
-      found += (
+      described += (
         f"; all tokens begin with {self.prefix!r}, as in WikiANN's own files, "
-        "and models read what is behind it"
+        "and models read what follows it"
       )
-    return found
+    return described
 
   def fields(self, text: str) -> list[str]:
-    """The columns of a line."""
+    """Returns the columns of a line."""
     return spaced(text) if self.separator == " " else text.split("\t")
 
   def is_comment(self, text: str) -> bool:
-    """Whether a line is none of tokens: "# " begins it.
+    """Returns whether a line is a comment: it begins with "# ".
 
     A line "# O" is the token "#" where all lines with spaces look like that.
     """
@@ -74,14 +76,61 @@ class Layout:
       and TAG.fullmatch(fields[-1])
     )
 
+  def split(self, text: str, place: str) -> tuple[str, str, str]:
+    """Splits a line into what stands before the tag, the token, and the tag.
+
+    Args:
+      text: the line.
+      place: FILE:LINE, for messages.
+
+    Returns:
+      The three parts; the tag is empty where the layout has none.
+
+    Raises:
+      UserError: the line is not of this layout.
+    """
+    if not self.tagged:
+      if not self.separator and len(spaced(text)) > 1:
+        raise UserError(
+          f"{place}: several words or columns, {text.strip()!r:.60}, where "
+          "each line before holds one token; expected a token a line. For "
+          "running text, begin the input with a line of several words."
+        )
+      return f"{text}\t", self._token(text.split("\t")[0], place), ""
+    text = text.rstrip(" ")
+    before, separator, tag = text.rpartition(self.separator)
+    word = self._token(text.split(self.separator)[0], place)
+    if not tag or not separator:
+      raise UserError(
+        f"{place}: no tag after the token {word!r}; expected a tab and O, "
+        "B-TYPE or I-TYPE."
+      )
+    if not TAG.fullmatch(tag):
+      raise UserError(
+        f"{place}: the tag is {tag!r}, expected O, B-TYPE or I-TYPE (IOB2)."
+      )
+    if self.columns and len(self.fields(text)) != self.columns:
+      raise UserError(
+        f"{place}: {len(self.fields(text))} columns with spaces between them, "
+        f"expected {self.columns} as in the first lines."
+      )
+    return before + separator, word, tag
+
+  def _token(self, text: str, place: str) -> str:
+    if not text:
+      raise UserError(f"{place}: the line does not start with a token.")
+    if not text.startswith(self.prefix):
+      raise _lacks_prefix(place, text, self.prefix)
+    return text.removeprefix(self.prefix) or EMPTY
+
 
 def is_boundary(text: str) -> bool:
-  """Whether a line is CoNLL's mark between documents, which is no word."""
+  """Returns whether a line is CoNLL's mark between documents, not a word."""
   return re.split("[ \t]", text, maxsplit=1)[0] == BOUNDARY
 
 
 def spaced(text: str) -> list[str]:
-  """What stands between the spaces of a line.
+  """Returns what stands between the spaces of a line.
 
   Other white space, such as the no-break space of "10\N{NO-BREAK SPACE}000",
   is a part of a token.
@@ -90,16 +139,24 @@ def spaced(text: str) -> list[str]:
 
 
 def tagged_columns(text: str) -> int:
-  """How many columns a line has if the last is a tag; 0: it is not."""
+  """Returns how many columns a line has if the last is a tag, and else 0."""
   line = text.rstrip()
   fields = line.split("\t") if "\t" in text else spaced(line)
   return len(fields) if len(fields) > 1 and TAG.fullmatch(fields[-1]) else 0
 
 
-class Guess:
+class _Row(NamedTuple):
+  """A line with a token: its number, its text, its place in the sentence."""
+
+  number: int
+  text: str
+  place: int  # from 1
+
+
+class LayoutGuess:
   """Decides the layout of a file while its first lines arrive.
 
-  What is found depends on the lines alone, not on how many arrive at once.
+  The outcome depends on the lines alone, not on how many arrive at once.
   """
 
   def __init__(self, name: str, *, tagged: bool = False) -> None:
@@ -110,54 +167,49 @@ class Guess:
       tagged: whether there must be tags, as in a file to train on.
     """
     self._name, self._tagged = name, tagged
-    self._rows: list[tuple[int, str]] = []  # with words: line number and text
-    self._places: list[int] = []  # of each row in its sentence, from 1
-    self._new_sentence = True
-    self._columns = tagged  # for sure, if also without tags
+    self._rows: list[_Row] = []
+    self._place = 0  # of the latest row in its sentence
+    self._columns = tagged  # whether there are columns, with or without tags
 
   def add(self, number: int, text: str) -> Layout | None:
     """Looks at the next line.
 
     Args:
-      number: of the line in the file.
-      text: of the line, without its end.
+      number: number of the line in the file.
+      text: the line without its end.
 
     Returns:
-      The layout; None: it is not sure yet.
+      The layout, or None while more lines may change it.
 
     Raises:
-      UserError: the lines cannot be read as any layout.
+      UserError: no layout fits the lines.
     """
     if not text.strip():
-      self._new_sentence = True
-      return self._layout(ended=False) if self._rows else None
+      self._place = 0
+      return self._decide(ended=False) if self._rows else None
     if is_boundary(text):
       self._columns = True
       return None
     if text.startswith("# ") and "\t" not in text:
-      return None  # It says nothing: in running text it may be a sentence.
-    place = 1 if self._new_sentence else self._places[-1] + 1
-    self._new_sentence = False
-    self._places.append(place)
-    self._rows.append((number, text))
+      return None  # A comment, or a sentence of running text.
+    self._place += 1
+    self._rows.append(_Row(number, text, self._place))
     if not self._tagged and _is_sentence(text):
-      return self._before_text()
-    if len(self._rows) >= _SAMPLE:
-      return self._layout(ended=True)
-    return None
+      return self._decide_at_sentence()
+    return self._decide(ended=True) if len(self._rows) >= _SAMPLE else None
 
   def end(self) -> Layout:
-    """The layout where no more lines come."""
-    found = self._layout(ended=True)
-    assert found is not None
-    return found
+    """Returns the layout where no more lines come; see `add`."""
+    layout = self._decide(ended=True)
+    assert layout is not None
+    return layout
 
-  def _before_text(self) -> Layout | None:
-    """The layout where the latest line is a sentence of several words.
+  def _decide_at_sentence(self) -> Layout | None:
+    """Decides where the latest line is a sentence of several words.
 
-    None: it may also be a row with a wrong tag, and more lines will show it.
+    It may also be a row with a wrong tag, which more lines will show.
     """
-    *before, last = (text for _, text in self._rows)
+    *before, last = (row.text for row in self._rows)
     counts = [n for text in before if (n := tagged_columns(text))]
     if any("\t" in text and tagged_columns(text) for text in before):
       return self._checked(Layout("\t", tagged=True))
@@ -165,135 +217,108 @@ class Guess:
       return self._checked(Layout(" ", tagged=True, columns=counts[0]))
     if self._columns:
       return Layout(" ", tagged=True)
-    sentences = sum(_is_sentence(text) for _, text in self._rows)
+    sentences = sum(_is_sentence(row.text) for row in self._rows)
     if len(spaced(last)) in counts and sentences <= len(counts):
       return None
     return Layout(text=True)
 
-  def _layout(self, *, ended: bool) -> Layout | None:
-    """The layout that all lines so far agree on; None: more may decide it."""
-    tabbed = [text for _, text in self._rows if "\t" in text]
-    if self._tagged:
-      found = self._of_tags(bool(tabbed))
-    elif tabbed:
-      found = _of_tabs(tabbed)
-    else:
-      found = self._without_tabs(ended)
-    if found is None and ended:
-      found = Layout(text=not self._columns)
-    if found is None or found.text:
-      return found if ended else None
-    if not ended and self._is_undecided(found):
+  def _decide(self, *, ended: bool) -> Layout | None:
+    """Returns the layout that fits all lines so far, if it is certain."""
+    layout = self._fitting(ended) or Layout(text=not self._columns)
+    if ended:
+      return layout if layout.text else self._checked(layout)
+    if layout == Layout() or layout.text:
       return None
-    return self._checked(found)
+    # A few more lines may show that the first column is no token.
+    words = [row_fields[0] for row_fields in self._fields(layout)]
+    counts = len(words) == 1 and self._counts_words(layout)
+    return None if counts or _prefix(words) else self._checked(layout)
 
-  def _of_tags(self, tabs: bool) -> Layout:
-    """Columns with tabs, if a line has one; else with spaces."""
-    if tabs:
+  def _fitting(self, ended: bool) -> Layout | None:
+    texts = [row.text for row in self._rows]
+    tabbed = [text for text in texts if "\t" in text]
+    if self._tagged and not tabbed:
+      sizes = collections.Counter(len(spaced(text)) for text in texts)
+      size = sizes.most_common(1)[0][0] if sizes else 0
+      return Layout(" ", tagged=True, columns=size if size > 1 else 0)
+    if self._tagged or any(map(tagged_columns, tabbed)):
       return Layout("\t", tagged=True)
-    spaced = Layout(" ", tagged=True)
-    counts = collections.Counter(
-      len(spaced.fields(text)) for _, text in self._rows
-    )
-    most = counts.most_common(1)[0][0] if counts else 0
-    return dataclasses.replace(spaced, columns=most if most > 1 else 0)
-
-  def _without_tabs(self, ended: bool) -> Layout | None:
-    counts = [n for _, text in self._rows if (n := tagged_columns(text))]
-    others = len(self._rows) - len(counts)
+    if tabbed:  # Else these may be words of running text.
+      first_fields = (text.partition("\t")[0] for text in tabbed)
+      return Layout("\t") if any(" " not in f for f in first_fields) else None
+    counts = [n for text in texts if (n := tagged_columns(text))]
+    others = len(texts) - len(counts)
     if _all_alike(counts) or (counts == [2] and not others and ended):
       return Layout(" ", tagged=True, columns=counts[0])
-    if counts and ended:
-      if others > len(counts):
-        return Layout(text=True)
-      raise self._ambiguous()
-    # A word may also be a heading of running text, so many must agree.
-    return Layout() if self._rows and ended else None
-
-  def _ambiguous(self) -> UserError:
-    number, text = next(row for row in self._rows if tagged_columns(row[1]))
-    tag = spaced(text.rstrip())[-1]
-    return UserError(
-      f"{self._name}:{number}: this line may be a sentence, or a token with "
-      f"its tag {tag!r} in the last of several columns. Put tabs "
+    if not counts:
+      # A single word may also be a heading of running text.
+      return Layout() if texts and ended else None
+    if not ended:
+      return None
+    if others > len(counts):
+      return Layout(text=True)
+    row = next(row for row in self._rows if tagged_columns(row.text))
+    tag = spaced(row.text.rstrip())[-1]
+    raise UserError(
+      f"{self._name}:{row.number}: this line may be a sentence, or a token "
+      f"with its tag {tag!r} in the last of several columns. Put tabs "
       "between columns; or, if it is a sentence, end it with a full stop."
     )
 
-  def _is_undecided(self, layout: Layout) -> bool:
-    """Whether a mistake is likely that a few more lines would show."""
-    words = self._words(layout)
-    return bool(_common_prefix(words)) or (
-      len(words) == 1 and self._counts(layout)
-    )
+  def _fields(self, layout: Layout) -> list[list[str]]:
+    return [layout.fields(row.text) or [""] for row in self._rows]
 
-  def _words(self, layout: Layout) -> list[str]:
-    """The first columns."""
-    found = (layout.fields(text) for _, text in self._rows)
-    return [fields[0] if fields else "" for fields in found]
+  def _counts_words(self, layout: Layout) -> bool:
+    """Returns whether the first column only counts the words of a sentence."""
+    rows = zip(self._fields(layout), self._rows, strict=True)
+    # In GermEval's files "#" begins a comment.
+    kept = [(fields, row.place) for fields, row in rows if fields[0] != "#"]
+    first = [fields[0] for fields, _ in kept]
+    numbers = [[str(n - start) for _, n in kept] for start in (0, 1)]
+    least = 3 if layout.tagged else 2  # columns
+    enough = bool(kept) and all(len(fields) >= least for fields, _ in kept)
+    return enough and first in numbers
 
-  def _counts(self, layout: Layout) -> bool:
-    """Whether the first column only counts the words of a sentence."""
-    needed = 3 if layout.tagged else 2
-    rows = [
-      (fields, place)
-      for (_, text), place in zip(self._rows, self._places, strict=True)
-      if (fields := layout.fields(text))[0] != "#"  # of GermEval's comments
-    ]
-    return bool(rows) and any(
-      all(
-        fields[0] == str(place + shift) and len(fields) >= needed
-        for fields, place in rows
-      )
-      for shift in (0, -1)
-    )
-
-  def _without_counts(self, layout: Layout) -> str:
-    """A command that keeps the tokens and the first column of tags."""
-    rows = [layout.fields(text) for _, text in self._rows]
+  def _without_count(self, layout: Layout) -> str:
+    """Returns a command that keeps the tokens and the first column of tags."""
+    rows = self._fields(layout)
     command = "cut -d' '" if layout.separator == " " else "cut"
     if any(fields[0] == "#" for fields in rows):
       command = rf"grep -v $'^#\t' | {command}"
-    row = next(fields for fields in rows if fields[0] != "#")
     if not layout.tagged:
       return f"{command} -f2"
+    row = next(fields for fields in rows if fields[0] != "#")
     tags = (i for i, field in enumerate(row, 1) if TAG.fullmatch(field))
     return f"{command} -f2,{next(tags, len(row))}"
 
   def _checked(self, layout: Layout) -> Layout:
-    """The layout with the prefix of its tokens.
+    """Returns the layout with the prefix that all tokens have.
 
     Raises:
-      UserError: the first column only counts, or some tokens lack the prefix
-        that most have.
+      UserError: the first column only counts words, or some tokens lack the
+        prefix that most have.
     """
-    if layout.separator and self._counts(layout):
+    if layout.separator and self._counts_words(layout):
       raise UserError(
-        f"{self._name}:{self._rows[0][0]}: the first column only counts the "
-        "words (1, 2, 3, ...), as in GermEval's files and CoNLL-U; expected "
-        "the token first and one column of tags last. Keep only these, such "
-        f"as with `{self._without_counts(layout)}`."
+        f"{self._name}:{self._rows[0].number}: the first column only counts "
+        "the words (1, 2, 3, ...), as in GermEval's files and CoNLL-U; "
+        "expected the token first and one column of tags last. Keep only "
+        f"these, such as with `{self._without_count(layout)}`."
       )
-    words = self._words(layout)
-    prefix = _common_prefix(words)
-    if prefix:
+    words = [fields[0] for fields in self._fields(layout)]
+    if prefix := _prefix(words):
       return dataclasses.replace(layout, prefix=prefix)
-    found = collections.Counter(
+    prefixes = collections.Counter(
       match[0] for word in words if (match := _LANGUAGE.match(word))
     )
-    usual, count = (found.most_common(1) or [("", 0)])[0]
-    if count > 1 and 2 * count > len(words):
-      i = next(i for i, w in enumerate(words) if not w.startswith(usual))
-      raise _lacks(f"{self._name}:{self._rows[i][0]}", words[i], usual)
+    for usual, count in prefixes.most_common(1):
+      for row, word in zip(self._rows, words, strict=True):
+        if 1 < count > len(words) / 2 and not word.startswith(usual):
+          raise _lacks_prefix(f"{self._name}:{row.number}", word, usual)
     return layout
 
 
-def check_prefix(word: str, prefix: str, place: str) -> None:
-  """Raises UserError where a token has not the prefix of all others."""
-  if not word.startswith(prefix):
-    raise _lacks(place, word, prefix)
-
-
-def _lacks(place: str, word: str, prefix: str) -> UserError:
+def _lacks_prefix(place: str, word: str, prefix: str) -> UserError:
   return UserError(
     f"{place}: the token {word!r} does not begin with {prefix!r} as others "
     "before or after it do; expected all tokens of a file to begin with the "
@@ -302,31 +327,21 @@ def _lacks(place: str, word: str, prefix: str) -> UserError:
 
 
 def _is_sentence(text: str) -> bool:
-  """Several words without a tab, of which the last is no tag."""
+  """Returns whether a line is several words without a tab and without a tag."""
   return "\t" not in text and len(spaced(text)) > 1 and not tagged_columns(text)
 
 
 def _all_alike(counts: Sequence[int]) -> bool:
-  """Whether several lines have the same number of columns."""
+  """Returns whether several lines have the same number of columns."""
   return len(counts) > 1 and len({*counts}) == 1
 
 
-def _of_tabs(rows: Sequence[str]) -> Layout | None:
-  """Columns of lines with tabs; None: they may be words of running text."""
-  if any(map(tagged_columns, rows)):
-    return Layout("\t", tagged=True)
-  if any(" " not in row.partition("\t")[0] for row in rows):
-    return Layout("\t")
-  return None
+def _prefix(words: Sequence[str]) -> str:
+  """Returns the language mark before all words, if they have one.
 
-
-def _common_prefix(words: Sequence[str]) -> str:
-  """The language before all words; empty: none.
-
-  It may be all that there is of some, which are empty tokens.
+  A word that is nothing but the mark is an empty token.
   """
-  found = _LANGUAGE.match(words[0]) if words else None
-  prefix = found[0] if found else ""
-  if not all(word.startswith(prefix) for word in words):
-    return ""
-  return prefix if any(word != prefix for word in words) else ""
+  match = _LANGUAGE.match(words[0]) if words else None
+  prefix = match[0] if match else ""
+  alike = all(word.startswith(prefix) for word in words)
+  return prefix if alike and any(word != prefix for word in words) else ""

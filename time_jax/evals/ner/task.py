@@ -2,158 +2,106 @@
 
 import collections
 import pathlib
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from time_jax.core.errors import UserError
+from time_jax.core.notes import note
 from time_jax.evals.common import finetuning
-from time_jax.evals.common.batches import Buckets
-from time_jax.evals.common.encoders import Opened
+from time_jax.evals.common.packages import SEQEVAL, load_package
 from time_jax.evals.common.task import SPLITS, Task
-from time_jax.evals.common.word_batches import WordBatch, WordExamples
-from time_jax.evals.common.word_vectors import smoothed_loss
-from time_jax.evals.ner import iob, parquet_tags, scoring
-from time_jax.evals.ner.iob import OUTSIDE, Sentence
-from time_jax.evals.ner.model import Heads, Tagger
+from time_jax.evals.common.word_layers import smoothed_loss
+from time_jax.evals.common.word_network import WordBatch, WordExamples
+from time_jax.evals.ner import iob, parquet_tags
+from time_jax.evals.ner.iob import Sentence
+from time_jax.evals.ner.layouts import OUTSIDE
+from time_jax.evals.ner.tagger import TAG, Tagger
 
-_TAG = "TAG"
+METRICS = ("F1", "precision", "recall")
+Tags = Sequence[Sequence[str]]  # of the words of every sentence
 
 
 def finetune_ner(
   config: ConfigDict, workdir: pathlib.Path, typed: Collection[str] = ()
 ) -> int:
-  """See `finetuning.finetune`; config: see `recipe.ner_config`."""
+  """Runs `finetuning.finetune` with a config of `ner_config`."""
   return finetuning.finetune(config, workdir, Ner, typed)
 
 
 class Ner(Task):
-  """See `task.Task`."""
+  """Named entity recognition; see `task.Task`."""
 
   name = "ner"
-  metrics = scoring.METRICS
+  metrics = METRICS
   scorer = "seqeval"
   ending = ".iob2"
   pipe = "< text > out.iob2"
-
-  def __init__(
-    self,
-    config: ConfigDict,
-    data: Mapping[str, Sequence[Sentence]],
-    opened: Opened,
-    buckets: Buckets,
-    mesh: Mesh,
-  ) -> None:
-    """Learns the tags of the training file and cuts it into pieces."""
-    super().__init__(config, data, opened, buckets, mesh)
-    tags = learn(data["train"])
-    for split in SPLITS[1:]:
-      if split in data:
-        check_entities(split, data[split])
-        if jax.process_index() == 0:
-          note_unknown(data[split], tags)
-    self.network = make_tagger(
-      opened, tags, buckets, mesh, config.train.dropout, config.train.dtype
-    )
-    self.heads = self.network.heads
-    words = [sentence.words for sentence in data["train"]]
-    pieces = self.network.cutter.pieces(words)
-    number = {tag: i for i, tag in enumerate(tags)}
-    whole = [
-      np.array([number[tag] for tag in sentence.tags], np.int32)
-      for sentence in data["train"]
-    ]
-    targets = [
-      {_TAG: whole[p.sentence][p.start : p.start + p.num_words]} for p in pieces
-    ]
-    self.examples = WordExamples(pieces, opened.words.pad_id, targets)
-
-  @staticmethod
-  def load_libraries() -> None:
-    """The scorer."""
-    scoring.load_scorer()
+  packages = (SEQEVAL,)
+  network_class = Tagger
 
   @staticmethod
   def read(path: pathlib.Path) -> list[Sentence]:
-    """The sentences of a file of IOB2, or of parquet."""
+    """Returns the sentences of a file of IOB2, or of parquet."""
     reader = parquet_tags if path.suffix == ".parquet" else iob
     return reader.read(path)
 
+  def learn(self) -> dict[str, Any]:
+    """Returns the tags of the training file."""
+    tags = learn_tags(self.data["train"])
+    for split in SPLITS[1:]:
+      if split in self.data:
+        check_entities(split, self.data[split])
+        if jax.process_index() == 0:
+          note_unknown(self.data[split], tags)
+    return {"heads": {}, "classes": {TAG: tags}}
+
+  def make_examples(self) -> WordExamples:
+    """See `task.Task`."""
+    sentences = self.data["train"]
+    number = {tag: i for i, tag in enumerate(self.network.tags)}
+    chunks = self.network.tokenizer.chunks([s.words for s in sentences])
+    targets = []
+    for chunk in chunks:
+      tags = sentences[chunk.sentence].tags[chunk.start :][: chunk.num_words]
+      targets.append({TAG: np.array([number[tag] for tag in tags], np.int32)})
+    return WordExamples(chunks, self.opened.tokenizer.pad_id, targets)
+
   def losses(
-    self, variables: dict, states: Array, batch: WordBatch, rng: Array
+    self, variables: dict[str, Any], scores: Array, batch: WordBatch
   ) -> dict[str, Array]:
-    """Cross-entropy over the tags."""
-    scores: Any = self.heads.apply(
-      variables, states, batch, deterministic=False, rngs={"dropout": rng}
-    )
+    """Returns the cross-entropy over the tags."""
+    del variables
     smoothing = self.config.train.label_smoothing
-    return {_TAG: smoothed_loss(scores, batch.targets[_TAG], smoothing)}
+    return {TAG: smoothed_loss(scores, batch.targets[TAG], smoothing)}
 
   def score(
-    self, split: str, found: Sequence[Sentence]
+    self, split: str, predicted: Sequence[Sentence]
   ) -> dict[str, float | None]:
-    """Those of seqeval, against the file."""
-    gold = [list(sentence.tags) for sentence in self.data[split]]
-    return scoring.score(gold, [list(sentence.tags) for sentence in found])
+    """Returns seqeval's scores against the file."""
+    both = self.data[split], predicted
+    return score_tags(*([list(s.tags) for s in items] for items in both))
 
   def quality(self, scores: Mapping[str, Any]) -> float:
-    """Entity F1, as the reference chooses by."""
+    """Returns entity F1, which the reference chooses by."""
     return scores["F1"]
 
-  def to_text(self, found: Sequence[Sentence]) -> str:
-    """IOB2, with the columns of the file."""
-    return iob.to_text(found)
-
-  def record(self) -> dict[str, Any]:
-    """The tags."""
-    return {"heads": {}, "classes": {_TAG: list(self.network.tags)}}
+  def to_text(self, predicted: Sequence[Sentence]) -> str:
+    """Returns IOB2, with the columns of the file."""
+    return iob.to_text(predicted)
 
 
-def make_tagger(
-  opened: Opened,
-  tags: Sequence[str],
-  buckets: Buckets,
-  mesh: Mesh,
-  dropout: float = 0.0,
-  dtype: Any = "float32",
-) -> Tagger:
-  """The model for an encoder, without parameters.
-
-  Args:
-    opened: the encoder.
-    tags: the classes.
-    buckets: the shapes of batches.
-    mesh: the devices.
-    dropout: above the encoder.
-    dtype: of computation.
-  """
-  heads = Heads(len(tags), dropout, jnp.dtype(dtype))
-  return Tagger(opened, heads, buckets, mesh, tuple(tags))
-
-
-def from_record(
-  opened: Opened, record: Mapping[str, Any], buckets: Buckets, mesh: Mesh
-) -> Tagger:
-  """The same for what task.json says; see `Ner.record`."""
-  return make_tagger(opened, record["classes"][_TAG], buckets, mesh)
-
-
-def learn(sentences: Sequence[Sentence]) -> list[str]:
-  """The tags of a training file, common ones first.
+def learn_tags(sentences: Sequence[Sentence]) -> list[str]:
+  """Returns the tags of a training file, common ones first.
 
   Raises:
     UserError: there is no entity in it.
   """
-  counts = collections.Counter(
-    tag for sentence in sentences for tag in sentence.tags
-  )
+  counts = collections.Counter(tag for s in sentences for tag in s.tags)
   if set(counts) == {OUTSIDE}:
     raise UserError(
       f"{sentences[0].name}: all tags are {OUTSIDE}; expected a training file "
@@ -163,12 +111,12 @@ def learn(sentences: Sequence[Sentence]) -> list[str]:
 
 
 def check_entities(split: str, sentences: Sequence[Sentence]) -> None:
-  """Says what follows where a dev or test file has no entity.
+  """Notes that a test file has no entity, and refuses such a dev file.
 
   Raises:
-    UserError: it is dev, by which the best epoch is to be chosen.
+    UserError: the dev file has none, so no epoch can be chosen by it.
   """
-  if scoring.has_entity([sentence.tags for sentence in sentences]):
+  if has_entity([sentence.tags for sentence in sentences]):
     return
   name = sentences[0].name
   if split == "dev":
@@ -178,24 +126,50 @@ def check_entities(split: str, sentences: Sequence[Sentence]) -> None:
       "of the training file that are left out of it."
     )
   if jax.process_index() == 0:
-    print(
-      f"time_jax: note: {name}: all tags are {OUTSIDE}, so the scores of "
-      f"{split} are undefined.",
-      file=sys.stderr,
+    note(
+      f"{name}: all tags are {OUTSIDE}, so the scores of {split} are undefined."
     )
 
 
 def note_unknown(sentences: Sequence[Sentence], tags: Sequence[str]) -> None:
-  """Says which tags can never be right, with the line of the first of each."""
-  strange: dict[str, list[str]] = {}
+  """Prints which tags can never be right, with the line of the first."""
+  places: dict[str, list[str]] = {}
   for sentence in sentences:
     for i, tag in enumerate(sentence.tags):
       if tag not in tags:
-        strange.setdefault(tag, []).append(sentence.place(i))
-  for tag, places in strange.items():
-    print(
-      f"time_jax: note: {places[0]}: the tag {tag!r} is not in the training "
-      f"file, so it is never predicted ({len(places)} words with it in this "
-      "file).",
-      file=sys.stderr,
+        places.setdefault(tag, []).append(sentence.place(i))
+  for tag, where in places.items():
+    note(
+      f"{where[0]}: the tag {tag!r} is not in the training file, so it is "
+      f"never predicted ({len(where)} words with it in this file)."
     )
+
+
+def score_tags(gold: Tags, predicted: Tags) -> dict[str, float | None]:
+  """Returns scores of whole entities, right in type and both ends, in percent.
+
+  seqeval's default mode counts as conlleval does; on valid IOB2, as `iob.read`
+  demands and `iob.repair` gives, its strict mode finds the same.
+
+  Args:
+    gold: the tags of every sentence.
+    predicted: the predicted tags of the same sentences.
+
+  Returns:
+    The metrics; None for each where `gold` has no entity: whatever is
+    predicted, they are not defined, or say nothing about the model.
+  """
+  if not has_entity(gold):
+    return dict.fromkeys(METRICS)
+  seqeval = load_package(SEQEVAL)
+  scores = (seqeval.f1_score, seqeval.precision_score, seqeval.recall_score)
+  tags = list(gold), list(predicted)
+  return {
+    name: 100 * float(function(*tags, zero_division=0))
+    for name, function in zip(METRICS, scores, strict=True)
+  }
+
+
+def has_entity(tags: Tags) -> bool:
+  """Returns whether there is anything to find."""
+  return any(tag != OUTSIDE for sentence in tags for tag in sentence)

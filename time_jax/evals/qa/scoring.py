@@ -1,4 +1,4 @@
-"""Exact match and F1 of answers.
+"""Scores answers by exact match and F1.
 
 As SQuAD v1.1 defines them (arXiv 1606.05250, and the evaluation program that
 came with it): an answer is lower-cased, loses ASCII punctuation and the
@@ -6,7 +6,7 @@ English articles, and is split at whitespace. XQuAD is scored so in every
 language. MLQA (arXiv 1910.07475) has rules of its own for seven languages: all
 of Unicode's punctuation, each language's articles (none in Hindi and Chinese),
 and Chinese split into characters. Both have files in
-the same languages, so whose rules are meant has to be said.
+the same languages, so the recipe says whose rules are meant.
 """
 
 import collections
@@ -37,14 +37,14 @@ _HAN = re.compile("([\u4e00-\u9fa5])")  # MLQA's range
 
 
 def definition(lang: str, rules: str = "squad") -> str:
-  """Whose definition is used for a language, for reports.
+  """Returns whose definition is used for a language, for reports.
 
   Args:
     lang: ISO code; empty: English.
     rules: "squad", or "mlqa".
 
   Raises:
-    UserError: MLQA does not have the language.
+    UserError: the language is unknown, or MLQA does not have it.
   """
   code = _mlqa_code(lang, rules)
   return f"the definition of {f'MLQA ({code})' if code else 'SQuAD v1.1'}"
@@ -56,35 +56,33 @@ def score(
   lang: str,
   rules: str = "squad",
 ) -> dict[str, float]:
-  """Means over the questions, each against its best answer, in percent.
+  """Returns means over the questions, each against its best answer, in percent.
 
   Args:
-    gold: with all right answers.
+    gold: questions with all right answers.
     predicted: the same questions with one answer each.
     lang: ISO code; empty: English.
     rules: "squad", or "mlqa".
   """
-  words = functools.lru_cache(1 << 16)(words_of(lang, rules))
+  split = functools.lru_cache(1 << 16)(splitter(lang, rules))
   total = dict.fromkeys(METRICS, 0.0)
-  for right, found in zip(gold, predicted, strict=True):
-    answer = words(found.answers[0].text)
-    golds = [words(one.text) for one in right.answers]
-    total["F1"] += max(_f1(one, answer) for one in golds)
-    total["EM"] += max(one == answer for one in golds)
+  for right, guess in zip(gold, predicted, strict=True):
+    words = split(guess.answers[0].text)
+    golds = [split(answer.text) for answer in right.answers]
+    total["F1"] += max(_f1(gold_words, words) for gold_words in golds)
+    total["EM"] += words in golds
   return {name: 100 * value / len(gold) for name, value in total.items()}
 
 
-def words_of(lang: str, rules: str) -> Callable[[str], tuple[str, ...]]:
-  """What turns the text of an answer into the words that are compared."""
+def splitter(lang: str, rules: str) -> Callable[[str], tuple[str, ...]]:
+  """Returns a function that splits an answer into the words to compare."""
   code = _mlqa_code(lang, rules)
-  removed = (
-    _unicode_punctuation()
-    if code
-    else dict.fromkeys(map(ord, string.punctuation))
+  removed = dict.fromkeys(map(ord, string.punctuation)) | (
+    _unicode_punctuation() if code else {}
   )
   articles = re.compile(_ARTICLES[code] if code else _ENGLISH)
 
-  def words(text: str) -> tuple[str, ...]:
+  def split(text: str) -> tuple[str, ...]:
     text = text.lower().translate(removed)
     if articles.pattern:
       text = articles.sub(" ", text)
@@ -92,18 +90,18 @@ def words_of(lang: str, rules: str) -> Callable[[str], tuple[str, ...]]:
       text = _HAN.sub(r" \1 ", text)
     return tuple(text.split())
 
-  return words
+  return split
 
 
-def _f1(gold: Sequence[str], found: Sequence[str]) -> float:
-  """Of the words, each as often as both have it."""
-  both = collections.Counter(gold) & collections.Counter(found)
+def _f1(gold: Sequence[str], predicted: Sequence[str]) -> float:
+  """Returns F1 of the words, each as often as both have it."""
+  both = collections.Counter(gold) & collections.Counter(predicted)
   same = sum(both.values())
-  return 2 * same / (len(gold) + len(found)) if same else 0.0
+  return 2 * same / (len(gold) + len(predicted)) if same else 0.0
 
 
 def _mlqa_code(lang: str, rules: str) -> str:
-  """The language, where rules of MLQA's own are meant; else empty."""
+  """Returns the language if rules of MLQA's own are meant, and else ""."""
   code = languages.find(lang).iso1 if lang else "en"
   if rules == "squad":
     return ""
@@ -117,10 +115,5 @@ def _mlqa_code(lang: str, rules: str) -> str:
 
 @functools.cache
 def _unicode_punctuation() -> dict[int, None]:
-  """ASCII's, and what Unicode calls punctuation."""
-  codes = (
-    code
-    for code in range(sys.maxunicode + 1)
-    if unicodedata.category(chr(code)).startswith("P")
-  )
-  return dict.fromkeys([*map(ord, string.punctuation), *codes])
+  codes = range(sys.maxunicode + 1)
+  return {c: None for c in codes if unicodedata.category(chr(c))[0] == "P"}

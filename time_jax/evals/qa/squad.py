@@ -1,38 +1,40 @@
-"""Files of questions in the layout of SQuAD v1.1 (arXiv 1606.05250).
+"""Reads and writes questions in the layout of SQuAD v1.1 (arXiv 1606.05250).
 
 `{"data": [{"paragraphs": [{"context": ..., "qas": [{"id": ..., "question": ...,
 "answers": [{"text": ..., "answer_start": ...}]}]}]}]}`; offsets count the
 characters (code points) of the context. XQuAD and MLQA have the same layout.
 Questions that SQuAD v2 marks as impossible are left out, with a note.
 
-To be answered may also be JSON lines of `{"id", "question", "context"}`.
+`predict` also reads JSON lines of `{"id", "question", "context"}`.
 """
 
 import dataclasses
 import json
 import pathlib
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from time_jax.core.errors import UserError
+from time_jax.core.notes import note
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.text_encoding import check_start
-from time_jax.evals.common.lines import read_bytes
+from time_jax.evals.common.text_lines import read_bytes
 
 _EXPECTED = "questions in the layout of SQuAD v1.1 (JSON)"
 EXPECTED = f'{_EXPECTED}, or lines of {{"id", "question", "context"}}'
 
+Row = dict[str, Any]  # an object of JSON
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """A stretch of a context.
+  """A span of a context.
 
   Attributes:
-    text: as the context has it.
-    start: its first character in the context, from 0.
-    score: of a predicted one, its probability in the best window.
+    text: the characters of the context.
+    start: place of the first character in the context, from 0.
+    score: probability of a predicted answer in its best window.
   """
 
   text: str
@@ -41,7 +43,7 @@ class Answer:
 
   @property
   def stop(self) -> int:
-    """The character behind its last one."""
+    """The place after the last character."""
     return self.start + len(self.text)
 
 
@@ -50,11 +52,11 @@ class Question:
   """A question and the text that answers it.
 
   Attributes:
-    id: of the question, as the file has it.
+    id: its id in the file.
     text: the question.
-    context: the text.
-    answers: all that are right; or the one that is predicted.
-    name: of the file, for messages.
+    context: the text that holds the answer.
+    answers: all right answers; or the predicted one.
+    name: what messages call the file.
   """
 
   id: str
@@ -68,20 +70,8 @@ class Question:
     """FILE: question ID."""
     return f"{self.name}: question {self.id}"
 
-  def misplaced(self, answer: Answer) -> str:
-    """Why an answer does not stand where it is said to; empty: it does."""
-    there = self.context[max(answer.start, 0) : max(answer.stop, 0)]
-    if answer.start >= 0 and there == answer.text:
-      return ""
-    at = self.context.find(answer.text)
-    hint = f"it first occurs at {at}" if at >= 0 else "it occurs nowhere"
-    return (
-      f"the answer {answer.text!r:.80} is not at character {answer.start} of "
-      f"its context, where {there!r:.80} stands; {hint}."
-    )
-
   def with_answer(self, answer: Answer) -> "Question":
-    """The question with a predicted answer."""
+    """Returns the question with a predicted answer."""
     return dataclasses.replace(self, answers=(answer,))
 
 
@@ -89,13 +79,15 @@ def read(path: pathlib.Path) -> list[Question]:
   """Reads an annotated file, plain or .gz.
 
   Raises:
-    UserError: no such file, not this layout, a question without an answer, or
-      an answer that is not at its place; names the line and the question.
+    UserError: the file is missing, not of this layout, or has a question
+      without an answer or an answer that is not at its place; names the line
+      and the question.
   """
-  data = read_bytes(path, f"{_EXPECTED}, plain or .gz")
-  found, seen = _questions(_load(data, str(path)), str(path), data), set()
-  for question in found:
-    problem = next(filter(None, map(question.misplaced, question.answers)), "")
+  name, data = str(path), read_bytes(path, f"{_EXPECTED}, plain or .gz")
+  questions = _questions(_load(data, name, _EXPECTED), name, data)
+  seen: set[str] = set()
+  for question in questions:
+    problem = next(_misplaced(question), "")
     if question.id in seen:
       problem = "an earlier one has the same id."
     elif not question.answers:
@@ -103,74 +95,61 @@ def read(path: pathlib.Path) -> list[Question]:
         "no answer; expected at least one, to train on or to compare with."
       )
     if problem:
-      name = f"{path}:{_line_of(question.id, data)}"
-      place = dataclasses.replace(question, name=name).place
-      raise UserError(f"{place}: {problem}")
+      line = _line_of(question.id, data)
+      raise UserError(f"{name}:{line}: question {question.id}: {problem}")
     seen.add(question.id)
-  return found
+  return questions
 
 
-def _line_of(identity: str, data: bytes) -> int:
-  """The line in which the last question of this id has it, from 1."""
-  forms = (json.dumps(identity, ensure_ascii=plain) for plain in (True, False))
-  # Half a surrogate pair can only stand there escaped: no bytes mean it.
-  texts = b"|".join(
-    re.escape(form[1:-1].encode(errors="replace")) for form in forms
-  )
-  pattern = rb'"id"\s*:\s*"?(?:%b)["\s,}]' % texts
-  places = [match.start() for match in re.finditer(pattern, data)]
-  return data.count(b"\n", 0, places[-1] if places else 0) + 1
+def _misplaced(question: Question) -> Iterator[str]:
+  """Yields why answers are not where they are said to be."""
+  context = question.context
+  for answer in question.answers:
+    actual = context[max(answer.start, 0) : max(answer.stop, 0)]
+    if answer.start < 0 or actual != answer.text:
+      at = context.find(answer.text)
+      hint = f"it first occurs at {at}" if at >= 0 else "it occurs nowhere"
+      yield (
+        f"the answer {answer.text!r:.80} is not at character {answer.start} of "
+        f"its context, where {actual!r:.80} stands; {hint}."
+      )
 
 
 def parse(data: bytes, name: str) -> list[Question]:
-  """Questions to be answered, in the layout of SQuAD or as JSON lines.
+  """Parses questions to be answered, in the layout of SQuAD or as JSON lines.
 
-  All of them, also those that are marked as impossible; answers are ignored.
+  Questions marked as impossible are kept, and answers are ignored.
 
   Args:
-    data: all bytes.
-    name: what messages call the file.
+    data: the whole input.
+    name: what messages call the input.
   """
   try:
     content = _load(data, name, EXPECTED)
-  except _NotJsonError as error:
-    rows = _lines(data, name, error)
-  else:
     if "context" not in content:
       return _questions(content, name, data, answered=False)
     rows = [(f"{name}:1", content)]
+  except _NotJsonError as error:
+    rows = []
+    for number, line in enumerate(data.splitlines(), 1):
+      place = f"{name}:{number}"
+      if line.strip():
+        try:
+          rows.append((place, _load(line, place, EXPECTED)))
+        except _NotJsonError as line_error:
+          raise (line_error if rows else error) from None
   return [
-    _question({**row, "answers": None}, place, row.get("context"), str(number))
+    _question({"id": str(number), **row, "answers": None}, place, place)
     for number, (place, row) in enumerate(rows, 1)
   ]
 
 
-def _lines(
-  data: bytes, name: str, otherwise: UserError
-) -> list[tuple[str, dict[str, Any]]]:
-  """The objects of JSON lines and their places, FILE:LINE.
-
-  Args:
-    data: all bytes.
-    name: of the file.
-    otherwise: raised where already the first line is none.
-  """
-  rows: list[tuple[str, dict[str, Any]]] = []
-  for number, line in enumerate(data.splitlines(), 1):
-    place = f"{name}:{number}"
-    if line.strip():
-      try:
-        rows.append((place, _load(line, place, EXPECTED)))
-      except _NotJsonError as error:
-        raise (error if rows else otherwise) from None
-  return rows
-
-
 class _NotJsonError(UserError):
-  """Something else than an object of JSON."""
+  """Text that is not an object of JSON."""
 
 
-def _load(data: bytes, place: str, expected: str = _EXPECTED) -> dict[str, Any]:
+def _load(data: bytes, place: str, expected: str) -> Row:
+  """Parses an object of JSON."""
   if not data.strip():
     raise UserError(f"{place}: the file is empty; expected {expected}.")
   check_start(data, place)
@@ -191,102 +170,120 @@ def _load(data: bytes, place: str, expected: str = _EXPECTED) -> dict[str, Any]:
   return content
 
 
+def _line_of(identity: str, data: bytes) -> int:
+  """Returns the line, from 1, in which the last question of this id has it."""
+  forms = (json.dumps(identity, ensure_ascii=plain) for plain in (True, False))
+  # Half a surrogate pair can only stand there escaped: no bytes mean it.
+  texts = b"|".join(
+    re.escape(form[1:-1].encode(errors="replace")) for form in forms
+  )
+  pattern = rb'"id"\s*:\s*"?(?:%b)["\s,}]' % texts
+  places = [match.start() for match in re.finditer(pattern, data)]
+  return data.count(b"\n", 0, places[-1] if places else 0) + 1
+
+
 def _questions(
-  content: dict[str, Any], name: str, data: bytes, *, answered: bool = True
+  content: Row, name: str, data: bytes, *, answered: bool = True
 ) -> list[Question]:
-  """The questions of a file; its bytes tell the lines for messages."""
-  found, skipped = [], 0
-  for paragraph, place in _paragraphs(content, name):
-    context = paragraph.get("context")
-    for row, where in _rows(paragraph, "qas", place):
-      if not answered:
-        row = {**row, "answers": None, "is_impossible": None}
-      try:
-        if _is_impossible(row, where):
-          skipped += 1
-        else:
-          found.append(_question(row, where, context, "", name))
-      except UserError as error:
-        if not isinstance(row.get("id"), str | int):
-          raise
-        inside = str(error).removeprefix(name)
-        line = _line_of(str(row["id"]), data)
-        raise UserError(f"{name}:{line}{inside}") from None
+  """Returns the questions of a file.
+
+  Args:
+    content: the object of the file.
+    name: what messages call the file.
+    data: the bytes of the file, for line numbers in messages.
+    answered: whether answers and marks of impossible questions count.
+  """
+  questions, skipped = [], 0
+  for row, place in _question_rows(content, name):
+    if not answered:
+      row |= {"answers": None, "is_impossible": None}
+    try:
+      if _is_impossible(row, place):
+        skipped += 1
+      else:
+        questions.append(_question(row, place, name))
+    except UserError as error:
+      if not isinstance(row.get("id"), str | int):
+        raise
+      line = _line_of(str(row["id"]), data)
+      raise UserError(f"{name}:{line}{str(error)[len(name) :]}") from None
   if skipped:
-    print(
-      f"time_jax: note: {name}: {skipped} questions that SQuAD v2 marks as "
-      "impossible are left out; scores are those of SQuAD v1.1, on the others.",
-      file=sys.stderr,
+    note(
+      f"{name}: {skipped} questions that SQuAD v2 marks as impossible are left "
+      "out; scores are those of SQuAD v1.1, on the others."
     )
-  if not found:
+  if not questions:
     raise UserError(f"{name}: no question in this file; expected {_EXPECTED}.")
-  return found
+  return questions
 
 
-def _paragraphs(
-  content: dict[str, Any], name: str
-) -> Iterator[tuple[dict[str, Any], str]]:
-  for article, place in _rows(content, "data", name):
-    yield from _rows(article, "paragraphs", place)
+def _question_rows(content: Row, name: str) -> Iterator[tuple[Row, str]]:
+  """Yields objects of questions, with their context, and their places."""
+  for article, article_place in _rows(content, "data", name):
+    for paragraph, place in _rows(article, "paragraphs", article_place):
+      for row, row_place in _rows(paragraph, "qas", place):
+        yield row | {"context": paragraph.get("context")}, row_place
 
 
-def _rows(
-  parent: dict[str, Any], key: str, place: str
-) -> Iterator[tuple[dict[str, Any], str]]:
-  """The objects of a list, each with FILE: data[0].paragraphs[1]."""
+def _rows(parent: Row, key: str, place: str) -> Iterator[tuple[Row, str]]:
+  """Yields the objects of a list, each with FILE: data[0].paragraphs[1]."""
   rows = parent.get(key)
-  inside = f"{place}.{key}" if "[" in place else f"{place}: {key}"
+  place = f"{place}.{key}" if "[" in place else f"{place}: {key}"
   if not isinstance(rows, list):
     raise UserError(
-      f"{inside} is {'no list' if key in parent else 'missing'}; expected "
+      f"{place} is {'no list' if key in parent else 'missing'}; expected "
       f"{_EXPECTED}."
     )
   for i, row in enumerate(rows):
     if not isinstance(row, dict):
-      raise UserError(f"{inside}[{i}] is {row!r:.40}; expected an object.")
-    yield row, f"{inside}[{i}]"
+      raise UserError(f"{place}[{i}] is {row!r:.40}; expected an object.")
+    yield row, f"{place}[{i}]"
 
 
-def _question(
-  row: dict[str, Any], place: str, context: Any, otherwise: str, name: str = ""
-) -> Question:
-  """A question from its object.
+def _question(row: Row, place: str, name: str) -> Question:
+  """Returns the question of an object.
 
   Args:
-    row: the object.
-    place: of it, for messages.
-    context: of the question.
-    otherwise: the id where there is none; empty: there must be one.
-    name: of the file; by default `place`.
+    row: the object, with its context.
+    place: place of the object, for messages.
+    name: what messages call the file.
   """
-  identity = row.get("id", otherwise)
-  texts: dict[str, Any] = {
-    "id": identity,
-    "question": row.get("question"),
-    "context": context,
-  }
-  if isinstance(identity, int) and not isinstance(identity, bool):
-    texts["id"] = str(identity)
+  texts: Row = {key: row.get(key) for key in ("id", "question", "context")}
+  if _is_whole(texts["id"]):
+    texts["id"] = str(texts["id"])
   for key, text in texts.items():
     if not isinstance(text, str) or (key != "context" and not text.strip()):
       shown = "missing" if text in (None, "") else f"{text!r:.40}"
       raise UserError(f"{place}: {key} is {shown}; expected text.")
-    _check_text(text, f"{place}: {key}")
-  answers = tuple(
-    _answer(answer, where)
-    for answer, where in (
-      _rows(row, "answers", place) if row.get("answers") else ()
-    )
-  )
-  return Question(
-    texts["id"], texts["question"], texts["context"], answers, name or place
-  )
+    try:
+      text.encode()
+    except UnicodeEncodeError as error:
+      raise UserError(
+        f"{place}: {key} has half a surrogate pair at character {error.start}, "
+        "which is no text; expected Unicode."
+      ) from None
+  answers: list[Answer] = []
+  rows = _rows(row, "answers", place) if row.get("answers") else ()
+  for answer, answer_place in rows:
+    text, start = answer.get("text"), answer.get("answer_start")
+    if not isinstance(text, str) or not _is_whole(start) or not text:
+      raise UserError(
+        f"{answer_place}: text is {text!r:.40} and answer_start {start!r:.40}; "
+        "expected text and the number of its first character in the context."
+      )
+    answers.append(Answer(text, int(start)))
+  question, context = texts["question"], texts["context"]
+  return Question(texts["id"], question, context, tuple(answers), name)
 
 
-def _is_impossible(row: dict[str, Any], place: str) -> bool:
-  """Whether SQuAD v2 marks a question as one without an answer."""
+def _is_whole(value: Any) -> TypeGuard[int]:
+  return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_impossible(row: Row, place: str) -> bool:
+  """Returns whether SQuAD v2 marks a question as one without an answer."""
   mark = row.get("is_impossible")
-  if mark not in (None, False, True):  # A string would always count as true.
+  if mark not in (None, False, True):  # Any string would count as true.
     raise UserError(
       f"{place}: is_impossible is {mark!r:.40}; expected true or false, "
       "without quotation marks."
@@ -294,43 +291,18 @@ def _is_impossible(row: dict[str, Any], place: str) -> bool:
   return bool(mark)
 
 
-def _check_text(text: str, place: str) -> None:
-  try:
-    text.encode()
-  except UnicodeEncodeError as error:
-    raise UserError(
-      f"{place} has half a surrogate pair at character {error.start}, which is "
-      "no text; expected Unicode."
-    ) from None
-
-
-def _answer(row: dict[str, Any], place: str) -> Answer:
-  text, start = row.get("text"), row.get("answer_start")
-  placed = isinstance(start, int) and not isinstance(start, bool)
-  if not isinstance(text, str) or not placed or not text:
-    raise UserError(
-      f"{place}: text is {text!r:.40} and answer_start {start!r:.40}; expected "
-      "text and the number of its first character in the context."
-    )
-  return Answer(text, start)
-
-
 def to_predictions(questions: Iterable[Question]) -> str:
-  """Predicted answers as SQuAD's evaluation takes them: {id: text}."""
-  found = {question.id: question.answers[0].text for question in questions}
-  return atomic_file.as_json(found, ensure_ascii=False, indent=1) + "\n"
+  """Returns predicted answers as SQuAD's evaluation takes them: {id: text}."""
+  answers = {question.id: question.answers[0].text for question in questions}
+  return atomic_file.as_json(answers, ensure_ascii=False, indent=1) + "\n"
 
 
 def to_lines(questions: Sequence[Question]) -> str:
-  """Predicted answers as JSON lines: id, answer, start and score."""
-  rows = [
-    {
-      "id": question.id,
-      "answer": question.answers[0].text,
-      "start": question.answers[0].start,
-      "score": round(question.answers[0].score, 6),
-    }
-    for question in questions
-  ]
-  lines = (atomic_file.as_json(row, ensure_ascii=False) for row in rows)
-  return "".join(line + "\n" for line in lines)
+  """Returns predicted answers as JSON lines: id, answer, start and score."""
+  lines = []
+  for question in questions:
+    (answer,) = question.answers
+    row = {"id": question.id, "answer": answer.text, "start": answer.start}
+    row |= {"score": round(answer.score, 6)}
+    lines.append(atomic_file.as_json(row, ensure_ascii=False) + "\n")
+  return "".join(lines)

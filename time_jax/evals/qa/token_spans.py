@@ -1,8 +1,8 @@
-"""Where tokens stand in a text, so that they end at whole characters of it.
+"""Lengthens the spans of tokens to whole characters of the text.
 
 A normalizer may write several characters of the text as one: the three letters
 of a decomposed Hangul syllable, or a letter and its accent. The tokenizer then
-says that the token ends behind the first of them, and what is cut out there is
+says that the token ends after the first of them, and what is cut out there is
 half a character. Other normalizers drop the accents, with the same outcome.
 """
 
@@ -28,25 +28,25 @@ def whole_characters(
   token for an accent, a span may end before it.
 
   Args:
-    text: what was tokenised.
+    text: the text that was tokenised.
     spans: where each token starts and stops, in characters.
-    normalizer: of the tokenizer.
+    normalizer: normalizer of the tokenizer.
 
   Returns:
     The spans, of which some stop later.
   """
-  # One more than there are characters: nothing behind the text is free.
+  # One more than there are characters: nothing after the text is free.
   changes = np.zeros(len(text) + 2, np.int32)
   np.add.at(changes, spans[:, 0], 1)
   np.add.at(changes, spans[:, 1], -1)
   free = np.cumsum(changes[:-1]) == 0
   free[-1] = False
-  found = spans.copy()
+  lengthened = spans.copy()
   for i in np.flatnonzero(free[spans[:, 1]]):
     start, stop = map(int, spans[i])
     while free[stop] and _continues(text[start:stop], text[stop]):
       stop += 1
-    found[i, 1] = stop
+    lengthened[i, 1] = stop
   # Tokens of bytes may share a character, and the second reach beyond it: that
   # hides what the normalizer has made part of the first one.
   shared = spans[1:, 0] < spans[:-1, 1]
@@ -55,18 +55,18 @@ def whole_characters(
     while stop < len(text) and _continues(text[last:stop], text[stop]):
       stop += 1
     if normalizer and stop > last + 1:
-      found[i, 1] = last + _source_of_first(text[last:stop], normalizer)
+      lengthened[i, 1] = last + _source_of_first(text[last:stop], normalizer)
   # What ends with the same character ends where it does.
   for i in np.flatnonzero(spans[1:, 1] == spans[:-1, 1])[::-1]:
-    found[i, 1] = found[i + 1, 1]
-  return found
+    lengthened[i, 1] = lengthened[i + 1, 1]
+  return lengthened
 
 
 @functools.lru_cache(1 << 12)
 def _source_of_first(
   text: str, normalizer: tokenizers.normalizers.Normalizer
 ) -> int:
-  """How many characters of a text its first one stands for, normalized."""
+  """Returns how many characters the first normalized one stands for."""
   pieces = tokenizers.PreTokenizedString(text)
   pieces.normalize(normalizer.normalize)
   each = tokenizers.Regex(r"[\s\S]")
@@ -76,7 +76,7 @@ def _source_of_first(
 
 
 def _continues(before: str, character: str) -> bool:
-  """Whether a character is part of the one before it, to a reader."""
+  """Returns whether readers see a character as part of the one before it."""
   if character in _JOINERS or unicodedata.category(character)[0] == "M":
     return True
   if character.isspace() or character.isascii():

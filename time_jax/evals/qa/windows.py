@@ -1,17 +1,18 @@
-"""Questions and their contexts -> windows of tokens, and back to characters.
+"""Cuts questions and contexts into windows of tokens, and finds answers there.
 
 A window is a row that an encoder takes: the question and as much of its
 context as fits. A long context is read in several, which overlap.
 """
 
 import dataclasses
-import sys
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int
 
 from time_jax.core.errors import UserError
+from time_jax.core.notes import note
 from time_jax.data.tokenizing import (
   TokenizerSpec,
   batches,
@@ -28,11 +29,11 @@ class Window:
   """A question with consecutive tokens of its context.
 
   Attributes:
-    question: its number.
-    tokens: ids, special ones included.
-    token_types: of BERT's pairs, as the tokenizer says.
-    first: the place of the first token of the context.
-    spans: where these tokens start and stop in the context, in characters.
+    question: number of the question.
+    tokens: token ids, special ones included.
+    token_types: BERT's token types, as the tokenizer gives them.
+    first: place of the first token of the context.
+    spans: where each token of the context starts and stops, in characters.
     reach: where the text starts and stops that has all of its tokens in here,
       in characters; what the tokenizer leaves without a token is included.
   """
@@ -45,25 +46,28 @@ class Window:
   reach: tuple[int, int]
 
   def place_of(self, answer: Answer) -> tuple[int, int] | None:
-    """The first and last token with any of an answer; None: not all in here."""
+    """Returns the places of an answer's first and last token.
+
+    None: the answer is not whole in here, or has no token.
+    """
     if answer.start < self.reach[0] or answer.stop > self.reach[1]:
       return None
     first, last = self._overlapping(answer)
     return (self.first + first, self.first + last) if first <= last else None
 
   def touches(self, answer: Answer) -> bool:
-    """Whether any token in here has any of an answer."""
+    """Returns whether a token in here has a part of an answer."""
     first, last = self._overlapping(answer)
     return first <= last
 
   def _overlapping(self, answer: Answer) -> tuple[int, int]:
-    """The first and last token with any of an answer; none: last < first."""
+    """Returns an answer's first and last token; last < first: it has none."""
     starts, stops = self.spans.T
     first = int(np.searchsorted(stops, answer.start, side="right"))
     return first, int(np.searchsorted(starts, answer.stop, side="left")) - 1
 
   def answer(self, context: str, first: int, last: int, score: float) -> Answer:
-    """What stands at these tokens of the row, without spaces at its ends."""
+    """Returns the answer at these places, without spaces at its ends."""
     start = int(self.spans[first - self.first, 0])
     stop = int(self.spans[last - self.first, 1])
     text = context[start:stop].lstrip()
@@ -82,7 +86,7 @@ class WindowCutter:
       spec: the tokenizer.
       longest: tokens of a window at most.
       overlap: tokens of a context that a window shares with the one before.
-      num_types: token types that the encoder knows.
+      num_types: number of token types that the encoder has.
     """
     self._backend = load_backend(spec)
     self._forbidden = forbidden_ids(self._backend)
@@ -103,59 +107,53 @@ class WindowCutter:
       types = [pair.type_ids[i] for i in (0, a, c - 1, c, -1)]
     self._types = [kind if kind < num_types else 0 for kind in types]
 
-  def windows(self, questions: Sequence[Question]) -> list[Window]:
-    """Cuts every question, in order.
+  def windows(
+    self, questions: Sequence[Question], *, skip_long: bool = False
+  ) -> list[Window]:
+    """Returns the windows of every question, in order.
+
+    Args:
+      questions: questions with their contexts.
+      skip_long: whether questions that leave no room for their context are
+        left out, with a note, instead of being an error.
 
     Raises:
       UserError: a question is too long.
     """
-    return [window for some in self._each(questions) for window in some]
-
-  def windows_that_fit(self, questions: Sequence[Question]) -> list[Window]:
-    """Cuts every question but those that are too long, which it names."""
-    found: list[Window] = []
-    for some in self._each(questions):
-      try:
-        found += list(some)
-      except UserError as error:
-        print(
-          f"time_jax: note: {error} Its answer is left empty.", file=sys.stderr
-        )
-    return found
-
-  def _each(self, questions: Sequence[Question]) -> Iterator[Iterator[Window]]:
-    """The windows of every question, which are cut when they are asked for."""
-    texts = [question.text.strip() for question in questions]
-    ids = list(self._encode(texts))
+    asked = [ids for ids, _ in self._encode(q.text.strip() for q in questions)]
     unique = list(dict.fromkeys(question.context for question in questions))
     contexts = dict(zip(unique, self._encode(unique), strict=True))
+    windows: list[Window] = []
     for number, question in enumerate(questions):
-      asked, context = ids[number][0], contexts[question.context]
-      yield self._of(number, question, asked, *context)
+      try:
+        windows += self._windows_of(
+          number, question, asked[number], *contexts[question.context]
+        )
+      except UserError as error:
+        if not skip_long:
+          raise
+        note(f"{error} Its answer is left empty.")
+    return windows
 
   def _encode(
     self, texts: Iterable[str]
   ) -> Iterator[tuple[Int[np.ndarray, " n"], Int[np.ndarray, "n 2"]]]:
-    """The ids of texts, without special ones, and their characters."""
+    """Yields the ids of texts, without special ones, and their characters."""
     normalizer = self._backend.normalizer
-    for some in batches(texts):
-      for text in some:
-        ids, spans, start = [], [], 0
-        parts = text_parts(text)
-        for part, encoding in zip(
-          parts,
-          self._backend.encode_batch(parts, add_special_tokens=False),
-          strict=True,
-        ):
-          ids += encoding.ids
-          spans += [(start + a, start + b) for a, b in encoding.offsets]
-          start += len(part)
-        tokens = np.array(ids, np.int32)
-        kept = ~self._forbidden[tokens]
-        places = np.array(spans, np.int32).reshape(-1, 2)[kept]
-        yield tokens[kept], whole_characters(text, places, normalizer)
+    for text in itertools.chain.from_iterable(batches(texts)):
+      ids, spans, start = [], [], 0
+      parts = text_parts(text)
+      encodings = self._backend.encode_batch(parts, add_special_tokens=False)
+      for part, encoding in zip(parts, encodings, strict=True):
+        ids += encoding.ids
+        spans += [(start + a, start + b) for a, b in encoding.offsets]
+        start += len(part)
+      tokens = np.array(ids, np.int32)
+      kept = ~self._forbidden[tokens]
+      places = np.array(spans, np.int32).reshape(-1, 2)[kept]
+      yield tokens[kept], whole_characters(text, places, normalizer)
 
-  def _of(
+  def _windows_of(
     self,
     number: int,
     question: Question,
@@ -163,6 +161,15 @@ class WindowCutter:
     tokens: Int[np.ndarray, " n"],
     spans: Int[np.ndarray, "n 2"],
   ) -> Iterator[Window]:
+    """Yields the windows of a question.
+
+    Args:
+      number: number of the question.
+      question: the question.
+      asked: its token ids.
+      tokens: the token ids of its context.
+      spans: the characters of these tokens.
+    """
     before, middle, after = self._around
     special = sum(map(len, self._around))
     room = self._longest - special - len(asked)
@@ -175,41 +182,26 @@ class WindowCutter:
       )
     # Where a question leaves little room, half of it must be new.
     stride = max(room - self._overlap, (room + 1) // 2)
-    head = np.array([*before, *asked, *middle], np.int32)
-    lengths = len(before), len(asked), len(middle)
-    start = 0
+    head = [*before, *asked, *middle]
+    start, last = 0, max(len(tokens) - room, 0)
     while True:
-      some = tokens[start : start + room]
+      stop = min(start + room, len(tokens))
+      lengths = map(len, (before, asked, middle, tokens[start:stop], after))
+      # The text that has all of its tokens in here.
+      reach = [0, len(question.context)]
+      if start:
+        reach[0] = int(min(spans[start - 1, 1], spans[start, 0]))
+      if stop < len(tokens):
+        reach[1] = int(max(spans[stop - 1, 1], spans[stop, 0]))
       yield Window(
         number,
-        np.concatenate([head, some, np.array(after, np.int32)]),
-        np.repeat(self._types, (*lengths, len(some), len(after))).astype(
-          np.int32
-        ),
+        np.array([*head, *tokens[start:stop], *after], np.int32),
+        np.repeat(self._types, [*lengths]).astype(np.int32),
         len(head),
-        spans[start : start + room],
-        _reach(spans, start, start + room, len(question.context)),
+        spans[start:stop],
+        (reach[0], reach[1]),
       )
-      if start + room >= len(tokens):
+      if start == last:
         return
       # The last is as full as the others: between few tokens each is likely.
-      start = min(start + stride, len(tokens) - room)
-
-
-def _reach(
-  spans: Int[np.ndarray, "n 2"], start: int, stop: int, length: int
-) -> tuple[int, int]:
-  """See `Window.reach`, of the tokens from `start` to `stop`.
-
-  Args:
-    spans: of all tokens of a context.
-    start: the first token of a window.
-    stop: the token behind its last one; there may be fewer.
-    length: characters of the context.
-  """
-  first, last = 0, length
-  if start:
-    first = min(spans[start - 1, 1], spans[start, 0])
-  if stop < len(spans):
-    last = max(spans[stop - 1, 1], spans[stop, 0])
-  return int(first), int(last)
+      start = min(start + stride, last)

@@ -1,8 +1,7 @@
-"""The joint model at work: sentences in, annotated sentences out."""
+"""The network of `finetune ud`: tags, lemmas and a dependency tree."""
 
-import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -13,145 +12,139 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
 from time_jax.evals.common import batches
-from time_jax.evals.common.network import Network
-from time_jax.evals.common.subwords import Cutter, Piece
-from time_jax.evals.common.word_batches import WordBatch, WordExamples
+from time_jax.evals.common.task import Beat
+from time_jax.evals.common.word_network import Labels, WordBatch, WordNetwork
+from time_jax.evals.common.word_tokens import Chunk
 from time_jax.evals.ud import labels as ud_labels
 from time_jax.evals.ud.conllu import Sentence
-from time_jax.evals.ud.labels import RELATION, Vocabulary
-from time_jax.evals.ud.model import Output, possible_heads
+from time_jax.evals.ud.heads import ParserHeads, Scores, possible_heads
+from time_jax.evals.ud.labels import RELATION, Classes
 from time_jax.evals.ud.trees import best_tree
 from time_jax.models.family import Params
 from time_jax.parallel import sharding
 
-# Of a later part of a sentence that was too long to be read at once, to the
-# first part's: "side by side, without a clearer relation" in UD's terms.
+# The relation of a later chunk of a sentence that was too long to be read at
+# once, to the first one: "side by side, without a clearer relation" in UD.
 _JOINT = "parataxis"
 
 
-@dataclasses.dataclass(frozen=True)
-class Annotator(Network):
-  """See `network.Network`.
+class Annotator(WordNetwork):
+  """Annotates sentences."""
 
-  Attributes:
-    vocabulary: the classes of every column.
-  """
+  @property
+  def classes(self) -> Classes:
+    """The classes of every column."""
+    return self.spec["classes"]
 
-  vocabulary: Vocabulary
-
-  @functools.cached_property
-  def cutter(self) -> Cutter:
-    """Words to tokens."""
-    return Cutter(self.opened.words, self.buckets.longest)
+  @property
+  def heads(self) -> ParserHeads:
+    """See `task.Network`."""
+    sizes = ((name, len(some)) for name, some in self.classes.items() if some)
+    return ParserHeads(
+      classes=tuple(sizes),
+      dropout=self.dropout,
+      dtype=jnp.dtype(self.dtype),
+      **self.spec["heads"],
+    )
 
   def annotate(
     self,
     params: Params,
-    sentences: Sequence[Sentence],
-    beat: Callable[[], None] = batches.silent,
+    items: Sequence[Sentence],
+    beat: Beat = lambda: None,
   ) -> list[Sentence]:
-    """Replaces what the model predicts in every sentence; keeps the rest."""
-    words = [sentence.column("FORM") for sentence in sentences]
-    pieces = self.cutter.pieces(words)
-    found: list[dict[str, np.ndarray]] = [{} for _ in pieces]
-    examples = WordExamples(pieces, self.opened.words.pad_id)
-    with sharding.use_mesh(self.mesh):
-      for chosen, batch in batches.in_order(examples, self.buckets, beat):
-        labels = self._of_batch(params, batch)
-        for row, i in enumerate(chosen):
-          count = pieces[i].num_words
-          found[i] = {name: all_[row, :count] for name, all_ in labels.items()}
+    """Returns the sentences with all columns that the network predicts."""
+    forms = [sentence.column("FORM") for sentence in items]
+    labels = self._joined(self.label(params, forms, beat))
     return [
-      sentence.with_columns(
-        ud_labels.columns(words[i], labels, self.vocabulary)
-      )
-      for i, (sentence, labels) in enumerate(
-        zip(sentences, self._join(pieces, found), strict=True)
-      )
+      sentence.with_columns(ud_labels.columns(words, numbers, self.classes))
+      for sentence, words, numbers in zip(items, forms, labels, strict=True)
     ]
 
-  def _of_batch(
-    self, params: Params, host: WordBatch
-  ) -> dict[str, Int[np.ndarray, "B W"]]:
+  def run(self, params: Params, host: WordBatch) -> dict[str, np.ndarray]:
+    """Returns the labels of a host batch.
+
+    The host searches the best tree between the two compiled parts.
+    """
     batch = batches.place(host, self.mesh)
-    output, tags, arcs = self.programs[0](params, batch)
-    labels = {name: np.asarray(numbers) for name, numbers in tags.items()}
-    heads = np.zeros_like(np.asarray(host.word_of_token))
-    scores = np.asarray(arcs, np.float64)
+    scores, labels, arcs = self.program(params, batch)
+    labels = {name: np.asarray(numbers) for name, numbers in labels.items()}
+    heads = np.zeros_like(host.word_of_token)
+    arcs = np.asarray(arcs, np.float64)
     for row, count in enumerate(np.asarray(host.num_words)):
       if count:
-        heads[row, :count] = best_tree(scores[row, :count, : count + 1])
+        heads[row, :count] = best_tree(arcs[row, :count, : count + 1])
     labels["HEAD"] = heads
-    if self.vocabulary[RELATION]:
-      layout = sharding.batch_sharding(self.mesh)
-      placed = sharding.place(heads, layout)
-      labels[RELATION] = np.asarray(self.programs[1](params, output, placed))
+    if self.classes[RELATION]:
+      placed = sharding.place(heads, sharding.batch_sharding(self.mesh))
+      relations = self.relation_program(params, scores, placed)
+      labels[RELATION] = np.asarray(relations)
     return labels
 
+  def outputs(
+    self, params: Params, batch: WordBatch
+  ) -> tuple[Scores, dict[str, Array], Array]:
+    """Returns what relations need, the words' classes, and log p of heads."""
+    scores: Any = self.scores(params, batch)
+    labels = {k: jnp.argmax(v, axis=-1) for k, v in scores.tags.items()}
+    arcs = jnp.where(possible_heads(batch), scores.heads, -1e9)
+    arcs = jnp.maximum(jax.nn.log_softmax(arcs), -1e3)
+    return scores._replace(tags={}, heads=None), labels, arcs
+
   @functools.cached_property
-  def programs(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Two compiled parts; between them the host searches the best tree."""
-    everywhere = NamedSharding(self.mesh, P())
-    rows = sharding.batch_sharding(self.mesh)
-    roots = np.array([*map(ud_labels.is_root, self.vocabulary[RELATION])], bool)
+  def relation_program(self) -> Callable[..., Any]:
+    """Compiled: (params, scores, heads) -> the relation of each word."""
+    roots = np.array([*map(ud_labels.is_root, self.classes[RELATION])], bool)
 
-    @functools.partial(jax.jit, out_shardings=(rows, everywhere, everywhere))
-    def read(params: Params, batch: WordBatch) -> tuple:
-      states = self.states(params, batch)
-      output: Any = self.heads.apply({"params": params["heads"]}, states, batch)
-      tags = {k: jnp.argmax(v, axis=-1) for k, v in output.tags.items()}
-      arcs = jnp.where(possible_heads(batch), output.heads, -1e9)
-      arcs = jnp.maximum(jax.nn.log_softmax(arcs), -1e3)
-      return output._replace(tags={}, heads=None), tags, arcs
-
-    @functools.partial(jax.jit, out_shardings=everywhere)
-    def relate(params: Params, output: Output, heads: Array) -> Array:
-      scores: Any = self.heads.apply(
-        {"params": params["heads"]}, output, heads, method="relations"
+    def relations(
+      params: Params, scores: Scores, heads: Int[Array, "B W"]
+    ) -> Array:
+      variables = {"params": params["heads"]}
+      logits: Any = self.heads.apply(
+        variables, scores, heads, method="relations"
       )
       # UD ties them: `root` is the relation of a head 0, and of no other.
       fits = roots[None, None] == (heads == 0)[..., None]
-      return jnp.argmax(jnp.where(fits, scores, -jnp.inf), axis=-1)
+      return jnp.argmax(jnp.where(fits, logits, -jnp.inf), axis=-1)
 
-    return read, relate
+    return jax.jit(relations, out_shardings=NamedSharding(self.mesh, P()))
 
-  def _join(
-    self, pieces: Sequence[Piece], found: Sequence[dict[str, np.ndarray]]
+  def _joined(
+    self, chunks: Iterable[tuple[Chunk, Labels]]
   ) -> list[dict[str, np.ndarray]]:
-    """The labels of sentences from those of their pieces, which follow."""
+    """Returns the labels of whole sentences, from those of their chunks."""
     joined: list[dict[str, np.ndarray]] = []
-    for piece, labels in zip(pieces, found, strict=True):
-      if not piece.start:
+    for chunk, labels in chunks:
+      labels = dict(labels)
+      if not chunk.start:
         joined.append(labels)
         continue
       root = int(np.flatnonzero(joined[-1]["HEAD"] == 0)[0]) + 1
-      below, labels = labels["HEAD"], dict(labels)
-      labels["HEAD"] = np.where(below > 0, below + piece.start, root)
-      names = list(self.vocabulary.get(RELATION, ()))
+      heads = labels["HEAD"]
+      labels["HEAD"] = np.where(heads > 0, heads + chunk.start, root)
+      names = list(self.classes.get(RELATION, ()))
       if _JOINT in names:
-        labels[RELATION] = np.where(
-          below > 0, labels[RELATION], names.index(_JOINT)
-        )
+        joint = names.index(_JOINT)
+        labels[RELATION] = np.where(heads > 0, labels[RELATION], joint)
       joined[-1] = {
-        name: np.concatenate([all_, labels[name]])
-        for name, all_ in joined[-1].items()
+        name: np.concatenate([before, labels[name]])
+        for name, before in joined[-1].items()
       }
     return joined
 
 
-def piece_targets(
-  pieces: Sequence[Piece], sentences: Sequence[Sentence], vocabulary: Vocabulary
+def chunk_targets(
+  chunks: Sequence[Chunk], sentences: Sequence[Sentence], classes: Classes
 ) -> list[dict[str, Int[np.ndarray, " words"]]]:
-  """The targets of every piece; a head in another piece is none."""
-  whole = [ud_labels.targets(sentence, vocabulary) for sentence in sentences]
-  found = []
-  for piece in pieces:
-    words = slice(piece.start, piece.start + piece.num_words)
-    labels = {name: all_[words] for name, all_ in whole[piece.sentence].items()}
-    heads = labels["HEAD"] - piece.start
-    inside = (heads > 0) & (heads <= piece.num_words)
-    labels["HEAD"] = np.where(
-      labels["HEAD"] == 0, 0, np.where(inside, heads, -1)
-    )
-    found.append(labels)
-  return found
+  """Returns the targets of each chunk; a head in another chunk is none (-1)."""
+  whole = [ud_labels.targets(sentence, classes) for sentence in sentences]
+  targets = []
+  for chunk in chunks:
+    words = slice(chunk.start, chunk.start + chunk.num_words)
+    labels = {k: v[words] for k, v in whole[chunk.sentence].items()}
+    heads = labels["HEAD"] - chunk.start
+    inside = (heads > 0) & (heads <= chunk.num_words)
+    roots = labels["HEAD"] == 0
+    labels["HEAD"] = np.where(roots, 0, np.where(inside, heads, -1))
+    targets.append(labels)
+  return targets

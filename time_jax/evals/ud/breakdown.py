@@ -1,9 +1,10 @@
-"""Where a tagger and parser is right: by feature and by part of speech.
+"""Counts what a tagger and parser gets right, by feature and by UPOS.
 
 Numbers are counts of words, so that they add up over files and seeds.
 """
 
-from collections.abc import Iterator, Sequence
+import collections
+from collections.abc import Iterator, Mapping, Sequence
 
 from time_jax.evals.ud import scoring
 from time_jax.evals.ud.conllu import Sentence
@@ -11,35 +12,38 @@ from time_jax.evals.ud.labels import NONE
 
 Counts = dict[str, dict[str, int]]  # class -> what is counted -> words
 
-_OF_POS = ("UPOS", "UFeats", "Lemmas", "LAS")
-
 
 def count(
-  gold: Sequence[Sentence], found: Sequence[Sentence]
+  gold: Sequence[Sentence], predicted: Sequence[Sentence]
 ) -> dict[str, Counts]:
-  """Counts what is right.
+  """Counts what is right, by feature and by part of speech.
 
   Args:
     gold: annotated sentences.
-    found: the same ones with predicted columns.
+    predicted: the same sentences with predicted columns.
 
   Returns:
-    "feats": of every feature, such as Case=Gen, the words that have it (gold),
-    that are said to (predicted), and both (right). "upos": of every part of
-    speech the words, and those with each metric of udtools right.
+    "feats": for each feature, such as Case=Gen, the words that have it (gold),
+    that are predicted to have it (predicted), and both (right). "upos": for
+    each part of speech its words, and those with each metric of udtools right.
   """
-  return {"feats": _by_feature(gold, found), "upos": _by_pos(gold, found)}
+  return {
+    "feats": _by_feature(gold, predicted),
+    "upos": _by_pos(gold, predicted),
+  }
 
 
-def _by_feature(gold: Sequence[Sentence], found: Sequence[Sentence]) -> Counts:
-  table: Counts = {}
-  for right, guess in zip(_features(gold), _features(found), strict=True):
-    for name in right | guess:
-      row = table.setdefault(name, {"gold": 0, "predicted": 0, "right": 0})
-      row["gold"] += name in right
-      row["predicted"] += name in guess
-      row["right"] += name in right & guess
-  return dict(sorted(table.items()))
+def _by_feature(
+  gold: Sequence[Sentence], predicted: Sequence[Sentence]
+) -> Counts:
+  names = "gold", "predicted", "right"
+  counters = {name: collections.Counter[str]() for name in names}
+  for right, guess in zip(_features(gold), _features(predicted), strict=True):
+    for name, features in zip(
+      names, (right, guess, right & guess), strict=True
+    ):
+      counters[name].update(features)
+  return _table(counters)
 
 
 def _features(sentences: Sequence[Sentence]) -> Iterator[set[str]]:
@@ -48,19 +52,27 @@ def _features(sentences: Sequence[Sentence]) -> Iterator[set[str]]:
       yield set(text.split("|")) - {NONE}
 
 
-def _by_pos(gold: Sequence[Sentence], found: Sequence[Sentence]) -> Counts:
-  table: Counts = {}
-  pairs = zip(scoring.compared(gold), scoring.compared(found), strict=True)
-  for right, guess in pairs:
-    if right["UPOS"] == NONE:
+def _by_pos(gold: Sequence[Sentence], predicted: Sequence[Sentence]) -> Counts:
+  names = "words", "UPOS", "UFeats", "Lemmas", "LAS"
+  counters = {name: collections.Counter[str]() for name in names}
+  words = scoring.compared(gold), scoring.compared(predicted)
+  for right, guess in zip(*words, strict=True):
+    pos = right["UPOS"]
+    if pos == NONE:
       continue  # It is not annotated.
-    row = table.setdefault(right["UPOS"], dict.fromkeys(("words", *_OF_POS), 0))
-    row["words"] += 1
-    for metric, same in (
-      ("UPOS", right["UPOS"] == guess["UPOS"]),
-      ("UFeats", right["FEATS"] == guess["FEATS"]),
-      ("Lemmas", right["LEMMA"] in (NONE, guess["LEMMA"])),
-      ("LAS", all(right[c] == guess[c] for c in ("HEAD", "DEPREL"))),
-    ):
-      row[metric] += same
-  return dict(sorted(table.items()))
+    counters["words"][pos] += 1
+    counters["UPOS"][pos] += pos == guess["UPOS"]
+    counters["UFeats"][pos] += right["FEATS"] == guess["FEATS"]
+    counters["Lemmas"][pos] += right["LEMMA"] in (NONE, guess["LEMMA"])
+    counters["LAS"][pos] += all(
+      right[c] == guess[c] for c in ("HEAD", "DEPREL")
+    )
+  return _table(counters)
+
+
+def _table(counters: Mapping[str, collections.Counter[str]]) -> Counts:
+  classes = sorted({name for counter in counters.values() for name in counter})
+  return {
+    name: {kind: counter[name] for kind, counter in counters.items()}
+    for name in classes
+  }

@@ -1,18 +1,20 @@
-"""CoNLL-U files (universaldependencies.org/format.html), in and out.
+"""Reads and writes CoNLL-U (universaldependencies.org/format.html).
 
 Comments, multiword tokens and empty nodes are kept as they stand; only the
 columns of words are ever replaced.
 """
 
 import dataclasses
-import itertools
+import graphlib
+import io
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from time_jax.core.errors import UserError
-from time_jax.evals.common.lines import Problems, decode, read_lines
+from time_jax.evals.common.text_lines import decode, parse_lines, read_bytes
 
+EXPECTED = "a CoNLL-U file"
 COLUMNS = (
   *("ID", "FORM", "LEMMA", "UPOS", "XPOS"),
   *("FEATS", "HEAD", "DEPREL", "DEPS", "MISC"),
@@ -30,8 +32,8 @@ class Sentence:
   Attributes:
     rows: its lines in order: a comment is a single string, every other line
       ten columns.
-    numbers: of these lines in the file, from 1.
-    name: of the file, for messages.
+    numbers: numbers of these lines in the file, from 1.
+    name: what messages call the file.
   """
 
   rows: tuple[tuple[str, ...], ...]
@@ -40,33 +42,29 @@ class Sentence:
 
   @property
   def words(self) -> list[tuple[str, ...]]:
-    """The syntactic words: no comment, multiword token or empty node."""
+    """The rows of words: no comments, multiword tokens or empty nodes."""
     return [row for row in self.rows if _is_word(row)]
 
   def column(self, name: str) -> list[str]:
-    """A column of the words, by its name in `COLUMNS`."""
+    """Returns a column of the words, by its name in `COLUMNS`."""
     return [row[_INDEX[name]] for row in self.words]
 
   def place(self, word: int) -> str:
-    """FILE:LINE of a word, counted from 0."""
-    lines = [
-      number
-      for row, number in zip(self.rows, self.numbers, strict=True)
-      if _is_word(row)
-    ]
+    """Returns FILE:LINE of a word, counted from 0."""
+    pairs = zip(self.rows, self.numbers, strict=True)
+    lines = [number for row, number in pairs if _is_word(row)]
     return f"{self.name}:{lines[word]}"
 
   def with_columns(self, columns: Mapping[str, Sequence[str]]) -> "Sentence":
-    """The sentence with other values in some columns of its words."""
-    rows, count = [], itertools.count()
-    for row in self.rows:
-      if _is_word(row):
-        i, fields = next(count), list(row)
-        for name, values in columns.items():
-          fields[_INDEX[name]] = values[i]
-        row = tuple(fields)
-      rows.append(row)
-    return dataclasses.replace(self, rows=tuple(rows))
+    """Replaces some columns of the words; each has a value for every word."""
+    words = []
+    for i, word in enumerate(self.words):
+      fields = dict(zip(COLUMNS, word, strict=True))
+      fields |= {name: values[i] for name, values in columns.items()}
+      words.append(tuple(fields.values()))
+    new = iter(words)
+    rows = tuple(next(new) if _is_word(row) else row for row in self.rows)
+    return dataclasses.replace(self, rows=rows)
 
 
 def _is_word(row: tuple[str, ...]) -> bool:
@@ -74,70 +72,73 @@ def _is_word(row: tuple[str, ...]) -> bool:
 
 
 def make_sentence(forms: Sequence[str], name: str = "text") -> Sentence:
-  """A sentence of which nothing but its words is known."""
-  rows = [
-    (str(i), form, *["_"] * (len(COLUMNS) - 2))
-    for i, form in enumerate(forms, 1)
-  ]
-  return Sentence(tuple(rows), tuple(range(1, len(rows) + 1)), name)
+  """Makes a sentence of which only the words are known."""
+  nothing = ["_"] * (len(COLUMNS) - 2)
+  rows = tuple((str(i), form, *nothing) for i, form in enumerate(forms, 1))
+  return Sentence(rows, tuple(range(1, len(rows) + 1)), name)
 
 
-def read(path: pathlib.Path, *, trees: bool = True) -> list[Sentence]:
-  """Reads a file, plain or .gz.
-
-  Args:
-    path: of the file.
-    trees: whether heads must be there and make a tree with one root.
+def read(path: pathlib.Path) -> list[Sentence]:
+  """Reads an annotated file, plain or .gz.
 
   Raises:
-    UserError: no such file, or not CoNLL-U; names the lines, ten at most.
+    UserError: the file is missing, or is not CoNLL-U with one tree a sentence;
+      names up to ten lines.
   """
-  lines = read_lines(path, "a CoNLL-U file (.conllu or .conllu.gz)")
-  return parse(lines, str(path), trees=trees)
+  data = read_bytes(path, "a CoNLL-U file (.conllu or .conllu.gz)")
+  return parse(io.BytesIO(data), str(path))
 
 
 def parse(
-  lines: Iterable[bytes], name: str, *, trees: bool = True, first: int = 1
+  lines: Iterable[bytes], name: str, *, trees: bool = True
 ) -> list[Sentence]:
-  """The same for lines, as they are on disk.
+  """Parses undecoded lines; see `read`.
 
   Args:
-    lines: of the file, undecoded.
+    lines: all lines of a file.
     name: what messages call the file.
-    trees: as for `read`.
-    first: number of the first line.
+    trees: whether HEAD must be filled in and make a tree with one root.
   """
-  sentences, problems = [], Problems()
-  for sentence in _sentences(lines, name, first, problems):
-    with problems:
-      sentences.append(_check(sentence, trees))
-  problems.raise_them()
+  decoded = decode(lines, name, EXPECTED)
+  sentences = parse_lines(SentenceParser(name, trees=trees), decoded)
   if not sentences:
     raise UserError(
-      f"{name}:{first}: no sentence in this file; expected CoNLL-U: a line of "
-      "ten tab-separated columns for each word."
+      f"{name}:1: no sentence in this file; expected CoNLL-U: a line of ten "
+      "tab-separated columns for each word."
     )
   return sentences
 
 
-def _sentences(
-  lines: Iterable[bytes], name: str, first: int, problems: Problems
-) -> Iterator[Sentence]:
-  """Those of which every line is sound; of others the lines are noted."""
-  rows: list[tuple[str, ...]] = []
-  numbers: list[int] = []
-  sound = True
-  for number, text in decode(lines, name, "a CoNLL-U file", first):
+class SentenceParser:
+  """Parses CoNLL-U line by line; see `text_lines.LineParser`."""
+
+  def __init__(self, name: str, *, trees: bool) -> None:
+    """Starts before the first line.
+
+    Args:
+      name: what messages call the file.
+      trees: whether HEAD must be filled in and make a tree with one root.
+    """
+    self._name, self._trees = name, trees
+    self._rows: list[tuple[str, ...]] = []
+    self._numbers: list[int] = []
+
+  def feed(self, number: int, text: str) -> list[Sentence]:
+    """Takes the next line and returns the sentence that it ends, if any."""
     if text.strip():
-      before = len(rows)
-      with problems:
-        rows.append(_row(text, f"{name}:{number}"))
-      numbers.append(number)
-      sound = sound and len(rows) > before
-      continue
-    if rows and sound:
-      yield Sentence(tuple(rows), tuple(numbers), name)
-    rows, numbers, sound = [], [], True
+      self._numbers.append(number)
+      self._rows.append(())  # It stays empty if the line is malformed.
+      self._rows[-1] = _row(text, f"{self._name}:{number}")
+      return []
+    rows, numbers = tuple(self._rows), tuple(self._numbers)
+    self._rows, self._numbers = [], []
+    if not rows or () in rows:
+      return []
+    sentence = Sentence(rows, numbers, self._name)
+    _check_ids(sentence)
+    if self._trees:
+      _check_tree(sentence)
+    return [sentence]
 
 
 def _row(text: str, place: str) -> tuple[str, ...]:
@@ -154,75 +155,64 @@ def _row(text: str, place: str) -> tuple[str, ...]:
   return row
 
 
-def _check(sentence: Sentence, trees: bool) -> Sentence:
-  """UserError for a sentence that is none."""
+def _check_ids(sentence: Sentence) -> None:
+  """Raises UserError unless ids count words, word ranges and empty nodes."""
   word, until = 0, 0  # ids so far, and the end of the multiword token
   for row, number in zip(sentence.rows, sentence.numbers, strict=True):
     if len(row) == 1:
       continue
-    place, found = f"{sentence.name}:{number}", row[0]
-    if _WORD.fullmatch(found) and int(found) == word + 1:
+    place, given = f"{sentence.name}:{number}", row[0]
+    if _WORD.fullmatch(given) and int(given) == word + 1:
       word += 1
-    elif span := _RANGE.fullmatch(found):
+    elif span := _RANGE.fullmatch(given):
       first, last = map(int, span.groups())
       if first != word + 1 or last < first or first <= until:
         raise UserError(
-          f"{place}: the multiword token has id {found}, expected one that "
+          f"{place}: the multiword token has id {given}, expected one that "
           f"starts at {word + 1}."
         )
       until = last
-    elif not _EMPTY.fullmatch(found) or found.split(".")[0] != str(word):
+    elif not _EMPTY.fullmatch(given) or given.split(".")[0] != str(word):
       raise UserError(
-        f"{place}: id {found!r}, expected {word + 1}: ids count the words of a "
+        f"{place}: id {given!r}, expected {word + 1}: ids count the words of a "
         "sentence from 1."
       )
-  place = f"{sentence.name}:{sentence.numbers[-1]}"
   if word < max(until, 1):
     raise UserError(
-      f"{place}: the sentence ends after {word} words, expected at least "
-      f"{max(until, 1)}."
+      f"{sentence.name}:{sentence.numbers[-1]}: the sentence ends after {word} "
+      f"words, expected at least {max(until, 1)}."
     )
-  if trees:
-    _check_tree(sentence)
-  return sentence
 
 
 def _check_tree(sentence: Sentence) -> None:
-  heads = [
-    _head(text, sentence, i) for i, text in enumerate(sentence.column("HEAD"))
-  ]
+  """Raises UserError unless the heads make a tree with one root."""
+  column = sentence.column("HEAD")
+  for i, text in enumerate(column):
+    if not text.isdecimal() or int(text) > len(column):
+      raise UserError(
+        f"{sentence.place(i)}: HEAD is {text!r}, expected a number from 0 to "
+        f"{len(column)}."
+      )
+  heads = [int(text) for text in column]
   roots = [i for i, head in enumerate(heads) if head == 0]
   if len(roots) != 1:
     raise UserError(
       f"{sentence.place(roots[1] if roots else 0)}: the sentence has "
       f"{len(roots)} roots (HEAD 0), expected exactly one."
     )
-  sound = {-1}
-  for start in range(len(heads)):
-    path, i = [], start
-    while i not in sound:
-      if i in path:
-        raise UserError(
-          f"{sentence.place(i)}: word {i + 1} is its own ancestor; expected "
-          "heads that make a tree."
-        )
-      path.append(i)
-      i = heads[i] - 1
-    sound.update(path)
-
-
-def _head(text: str, sentence: Sentence, word: int) -> int:
-  count = len(sentence.words)
-  if not text.isdecimal() or int(text) > count:
+  try:
+    edges = {word: [head] for word, head in enumerate(heads, 1)}
+    graphlib.TopologicalSorter(edges).prepare()
+  except graphlib.CycleError as error:
+    word = min(error.args[1])
     raise UserError(
-      f"{sentence.place(word)}: HEAD is {text!r}, expected a number from 0 to "
-      f"{count}."
-    )
-  return int(text)
+      f"{sentence.place(word - 1)}: word {word} is its own ancestor; expected "
+      "heads that make a tree."
+    ) from None
 
 
 def to_text(sentences: Iterable[Sentence]) -> str:
-  """The sentences as a file has them."""
+  """Returns the sentences as the text of a file."""
   return "".join(
     "".join("\t".join(row) + "\n" for row in sentence.rows) + "\n"
     for sentence in sentences

@@ -1,156 +1,135 @@
-"""What the words of a treebank are labelled with, as numbers and back."""
+"""Numbers the labels of a treebank's words, and turns numbers into columns."""
 
 import collections
-import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
 
+from time_jax.core.notes import note
 from time_jax.evals.ud.conllu import Sentence
 from time_jax.evals.ud.edit_scripts import apply_script, script_of
 
-TAGS = ("UPOS", "XPOS", "FEATS", "LEMMA")  # one class a word
-RELATION = "DEPREL"  # one class an edge
+TAGS = ("UPOS", "XPOS", "FEATS", "LEMMA")  # a class for each word
+RELATION = "DEPREL"  # a class for each edge
 _OPTIONAL = ("XPOS", "FEATS")  # in UD a word may have none of these
-NONE = "_"  # CoNLL-U's word for nothing
+NONE = "_"  # what CoNLL-U writes for nothing
 ROOT = "root"  # the relation of the word whose head is 0, and of no other
 _ANY = "dep"  # UD's relation where none is known
 
-Vocabulary = Mapping[str, Sequence[str]]  # column -> classes, common ones first
+Classes = Mapping[str, Sequence[str]]  # column -> classes, common ones first
 
 
 def learn(sentences: Sequence[Sentence]) -> dict[str, list[str]]:
-  """The classes of a training file; of lemmas, their edit scripts.
+  """Returns the classes of a training file; for lemmas, edit scripts.
 
-  A column that is empty throughout has no classes: it is not predicted.
+  A column that is empty throughout has no classes and is not predicted.
   """
-  found: dict[str, list[str]] = {}
+  classes: dict[str, list[str]] = {}
   for column in (*TAGS, RELATION):
     counts: collections.Counter[str] = collections.Counter()
     for sentence in sentences:
-      counts.update(filter(None, _classes(sentence, column, found)))
+      counts.update(filter(None, _classes_of(sentence, column, classes)))
     names = sorted(counts, key=lambda name: (-counts[name], name))
-    found[column] = [] if names == [NONE] else names
-  return found
+    classes[column] = [] if names == [NONE] else names
+  return classes
 
 
-def _classes(
-  sentence: Sentence, column: str, vocabulary: Vocabulary
-) -> list[str]:
-  """The class of every word; empty where there is none to learn.
+def _classes_of(sentence: Sentence, column: str, classes: Classes) -> list[str]:
+  """Returns the class of each word, "" where it is not annotated.
 
   Args:
-    sentence: annotated, in part at least.
-    column: by its name.
-    vocabulary: the classes of UPOS, if it has any.
+    sentence: an annotated sentence.
+    column: name of the column.
+    classes: the classes of UPOS, if it has any.
   """
   values = sentence.column(column)
   if column == "LEMMA":
-    forms = sentence.column("FORM")
+    pairs = zip(sentence.column("FORM"), values, strict=True)
     return [
       "" if lemma == NONE != form else script_of(form, lemma)
-      for form, lemma in zip(forms, values, strict=True)
+      for form, lemma in pairs
     ]
-  if column not in _OPTIONAL:
-    return ["" if value == NONE else value for value in values]
-  # That a word has none is a class; unless the word is not annotated at all.
-  if not vocabulary.get("UPOS"):
+  if column in _OPTIONAL and not classes.get("UPOS"):
     return values
-  tags = sentence.column("UPOS")
-  return [
-    "" if value == tag == NONE else value
-    for value, tag in zip(values, tags, strict=True)
-  ]
+  # That a word has no XPOS is a class; unless it is not annotated at all.
+  tags = sentence.column("UPOS") if column in _OPTIONAL else values
+  pairs = zip(values, tags, strict=True)
+  return ["" if value == tag == NONE else value for value, tag in pairs]
 
 
 def targets(
-  sentence: Sentence, vocabulary: Vocabulary
+  sentence: Sentence, classes: Classes
 ) -> dict[str, Int[np.ndarray, " words"]]:
-  """The numbers of the words' classes, -1 for unknown ones, and the heads."""
-  found = {}
-  for column, names in vocabulary.items():
+  """Returns the number of each word's class, -1 if unknown, and its HEAD."""
+  numbers = {}
+  for column, names in classes.items():
     if names:
       number = {name: i for i, name in enumerate(names)}
-      classes = _classes(sentence, column, vocabulary)
-      found[column] = np.array([number.get(c, -1) for c in classes], np.int32)
-  found["HEAD"] = np.array(sentence.column("HEAD"), np.int32)
-  return found
+      of_words = _classes_of(sentence, column, classes)
+      numbers[column] = np.array(
+        [number.get(c, -1) for c in of_words], np.int32
+      )
+  numbers["HEAD"] = np.array(sentence.column("HEAD"), np.int32)
+  return numbers
 
 
 def columns(
   forms: Sequence[str],
   numbers: Mapping[str, Int[np.ndarray, " words"]],
-  vocabulary: Vocabulary,
+  classes: Classes,
 ) -> dict[str, list[str]]:
-  """The columns of a sentence, from the numbers of its words' classes.
+  """Returns the columns of a sentence, from the numbers of its words' classes.
 
   Args:
-    forms: of its words.
-    numbers: column -> class of every word; HEAD: its head.
-    vocabulary: the classes. A column without classes becomes empty, and so
-      do the enhanced graphs (DEPS): what is written is predicted.
+    forms: the words.
+    numbers: column -> class of each word; HEAD -> its head.
+    classes: the classes. A column without classes becomes empty, and so do
+      the enhanced graphs (DEPS): what is written is predicted.
   """
-  found = {
+  texts = {
     "HEAD": [str(head) for head in numbers["HEAD"]],
     "DEPS": [NONE] * len(forms),
   }
-  for column, names in vocabulary.items():
-    if not names:
-      found[column] = [NONE] * len(forms)
-      continue
-    values = [names[i] for i in numbers[column]]
-    if column == "LEMMA":
-      pairs = zip(values, forms, strict=True)
-      values = [apply_script(script, form) for script, form in pairs]
-    found[column] = values
-  if vocabulary.get(RELATION):
-    found[RELATION] = [
-      _tied(relation, int(head))
-      for relation, head in zip(found[RELATION], numbers["HEAD"], strict=True)
-    ]
-  return found
+  for column, names in classes.items():
+    values = [names[i] for i in numbers[column]] if names else texts["DEPS"]
+    if names and column == "LEMMA":
+      values = [*map(apply_script, values, forms)]
+    if names and column == RELATION:
+      values = [*map(_tied, values, numbers["HEAD"])]
+    texts[column] = values
+  return texts
 
 
 def is_root(relation: str) -> bool:
-  """Whether a relation is that of the root, with or without a subtype."""
+  """Returns whether a relation is the root's, with or without a subtype."""
   return relation.partition(":")[0] == ROOT
 
 
 def _tied(relation: str, head: int) -> str:
-  """The relation, or the nearest that UD allows to such a head."""
+  """Returns the relation, or the nearest that UD allows to such a head."""
   if is_root(relation) == (head == 0):
     return relation
   return _ANY if head else ROOT
 
 
-def note_unknown(sentences: Sequence[Sentence], vocabulary: Vocabulary) -> None:
-  """Says which words can never be right, with the line of the first."""
+def note_unknown(sentences: Sequence[Sentence], classes: Classes) -> None:
+  """Prints which words can never be right, with the line of the first."""
   for column in ("UPOS", RELATION):
-    known = {*vocabulary[column], NONE}
-    strange = [
-      (label, sentence.place(i))
-      for sentence in sentences
-      for i, label in enumerate(sentence.column(column))
-      if label not in known
-    ]
-    if strange:
-      label, place = strange[0]
-      print(
-        f"time_jax: note: {place}: {column} {label!r} is not in the training "
-        f"file, so it is never predicted ({len(strange)} words with unknown "
-        f"{column} in this file).",
-        file=sys.stderr,
+    places: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
+    for sentence in sentences:
+      for i, label in enumerate(sentence.column(column)):
+        if label not in classes[column] and (classes[column] or label != NONE):
+          places[label == NONE].append((label, sentence.place(i)))
+    if places[False]:
+      label, place = places[False][0]
+      note(
+        f"{place}: {column} {label!r} is not in the training file, so it is "
+        f"never predicted ({len(places[False])} words with unknown {column} in "
+        "this file)."
       )
-    missing = [
-      sentence.place(i)
-      for sentence in sentences
-      for i, label in enumerate(sentence.column(column))
-      if label == NONE and vocabulary[column]
-    ]
-    if missing:
-      print(
-        f"time_jax: note: {missing[0]}: no {column} ({len(missing)} words of "
-        "this file); such words count as wrong.",
-        file=sys.stderr,
+    if places[True]:
+      note(
+        f"{places[True][0][1]}: no {column} ({len(places[True])} words of this "
+        "file); such words count as wrong."
       )

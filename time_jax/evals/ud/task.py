@@ -6,152 +6,100 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from time_jax.evals.common import finetuning
-from time_jax.evals.common.batches import Buckets
-from time_jax.evals.common.encoders import Opened
+from time_jax.evals.common.packages import CHU_LIU_EDMONDS, UDTOOLS
 from time_jax.evals.common.task import SPLITS, Task
-from time_jax.evals.common.word_batches import WordBatch, WordExamples
-from time_jax.evals.ud import breakdown as ud_breakdown
-from time_jax.evals.ud import conllu, labels, scoring
-from time_jax.evals.ud.annotator import Annotator, piece_targets
+from time_jax.evals.common.word_layers import smoothed_loss
+from time_jax.evals.common.word_network import WordBatch, WordExamples
+from time_jax.evals.ud import breakdown, conllu, labels, scoring
+from time_jax.evals.ud.annotator import Annotator, chunk_targets
 from time_jax.evals.ud.conllu import Sentence
-from time_jax.evals.ud.model import Heads, losses
-from time_jax.evals.ud.trees import load_library
+from time_jax.evals.ud.heads import Scores, possible_heads
+from time_jax.evals.ud.labels import RELATION
 
 
 def finetune_ud(
   config: ConfigDict, workdir: pathlib.Path, typed: Collection[str] = ()
 ) -> int:
-  """See `finetuning.finetune`; config: see `recipe.ud_config`."""
+  """Runs `finetuning.finetune` with a config of `ud_config`."""
   return finetuning.finetune(config, workdir, Ud, typed)
 
 
 class Ud(Task):
-  """See `task.Task`."""
+  """Tagging and parsing of Universal Dependencies; see `task.Task`."""
 
   name = "ud"
   metrics = scoring.METRICS
   scorer = "udtools"
   ending = ".conllu"
   pipe = "< text > out.conllu"
+  packages = (CHU_LIU_EDMONDS, UDTOOLS)
+  network_class = Annotator
   touch = "everything"
-
-  def __init__(
-    self,
-    config: ConfigDict,
-    data: Mapping[str, Sequence[Sentence]],
-    opened: Opened,
-    buckets: Buckets,
-    mesh: Mesh,
-  ) -> None:
-    """Learns the classes of the training file and cuts it into pieces."""
-    super().__init__(config, data, opened, buckets, mesh)
-    vocabulary = labels.learn(data["train"])
-    for split in SPLITS[1:]:
-      if split in data:
-        scoring.check(data[split])
-        if jax.process_index() == 0:
-          labels.note_unknown(data[split], vocabulary)
-    self.network = make_annotator(
-      opened,
-      vocabulary,
-      config.heads.to_dict(),
-      buckets,
-      mesh,
-      config.train.dropout,
-      config.train.dtype,
-    )
-    self.heads = self.network.heads
-    forms = [sentence.column("FORM") for sentence in data["train"]]
-    pieces = self.network.cutter.pieces(forms)
-    targets = piece_targets(pieces, data["train"], vocabulary)
-    self.examples = WordExamples(pieces, opened.words.pad_id, targets)
-
-  @staticmethod
-  def load_libraries() -> None:
-    """The tree search and the scorer."""
-    load_library()
-    scoring.load_scorer()
 
   @staticmethod
   def read(path: pathlib.Path) -> list[Sentence]:
-    """The sentences of a CoNLL-U file."""
+    """Returns the sentences of a CoNLL-U file."""
     return conllu.read(path)
 
+  def learn(self) -> dict[str, Any]:
+    """Returns the widths of the heads, and the classes of every column."""
+    classes = labels.learn(self.data["train"])
+    for split in SPLITS[1:]:
+      if split in self.data:
+        scoring.check(self.data[split])
+        if jax.process_index() == 0:
+          labels.note_unknown(self.data[split], classes)
+    return {"heads": self.config.heads.to_dict(), "classes": classes}
+
+  def make_examples(self) -> WordExamples:
+    """See `task.Task`."""
+    sentences = self.data["train"]
+    forms = [sentence.column("FORM") for sentence in sentences]
+    chunks = self.network.tokenizer.chunks(forms)
+    targets = chunk_targets(chunks, sentences, self.network.classes)
+    return WordExamples(chunks, self.opened.tokenizer.pad_id, targets)
+
   def losses(
-    self, variables: dict, states: Array, batch: WordBatch, rng: Array
+    self, variables: dict[str, Any], scores: Scores, batch: WordBatch
   ) -> dict[str, Array]:
-    """Of every column."""
-    output: Any = self.heads.apply(
-      variables, states, batch, deterministic=False, rngs={"dropout": rng}
+    """Returns the loss of every column; relations are those to right heads."""
+    smoothing, targets = self.config.train.label_smoothing, batch.targets
+    heads = targets["HEAD"]
+    parts = {
+      name: smoothed_loss(logits, targets[name], smoothing)
+      for name, logits in scores.tags.items()
+    }
+    parts["HEAD"] = smoothed_loss(
+      scores.heads, heads, smoothing, possible_heads(batch)
     )
-    smoothing = self.config.train.label_smoothing
-    return losses(self.heads, variables, output, batch, smoothing)
+    if RELATION in targets:
+      logits: Any = self.network.heads.apply(
+        variables, scores, jnp.maximum(heads, 0), method="relations"
+      )
+      known = jnp.where(heads >= 0, targets[RELATION], -1)
+      parts[RELATION] = smoothed_loss(logits, known, smoothing)
+    return parts
 
-  def score(self, split: str, found: Sequence[Sentence]) -> dict[str, float]:
-    """Those of udtools, against the file's sentences."""
-    return scoring.score(self.data[split], found)
+  def score(
+    self, split: str, predicted: Sequence[Sentence]
+  ) -> dict[str, float]:
+    """Returns udtools' scores against the file."""
+    return scoring.score(self.data[split], predicted)
 
-  def breakdown(self, split: str, found: Sequence[Sentence]) -> dict[str, Any]:
-    """See `ud_breakdown.count`."""
-    return ud_breakdown.count(self.data[split], found)
+  def breakdown(
+    self, split: str, predicted: Sequence[Sentence]
+  ) -> dict[str, Any]:
+    """Returns counts by feature and part of speech; see `breakdown.count`."""
+    return breakdown.count(self.data[split], predicted)
 
   def quality(self, scores: Mapping[str, float]) -> float:
-    """MLAS + BLEX, as the reference stops by."""
+    """Returns MLAS + BLEX, as the reference stops by."""
     return scores["MLAS"] + scores["BLEX"]
 
-  def to_text(self, found: Sequence[Sentence]) -> str:
-    """CoNLL-U."""
-    return conllu.to_text(found)
-
-  def record(self) -> dict[str, Any]:
-    """Widths and classes."""
-    return {
-      "heads": self.config.heads.to_dict(),
-      "classes": dict(self.network.vocabulary),
-    }
-
-
-def make_annotator(
-  opened: Opened,
-  vocabulary: labels.Vocabulary,
-  widths: Mapping[str, int],
-  buckets: Buckets,
-  mesh: Mesh,
-  dropout: float = 0.0,
-  dtype: Any = "float32",
-) -> Annotator:
-  """The model for an encoder, without parameters.
-
-  Args:
-    opened: the encoder.
-    vocabulary: the classes of every column.
-    widths: hidden, arc and relation.
-    buckets: the shapes of batches.
-    mesh: the devices.
-    dropout: above the encoder.
-    dtype: of computation.
-  """
-  sizes = {name: len(names) for name, names in vocabulary.items() if names}
-  heads = Heads(
-    classes=tuple(sizes.items()),
-    dropout=dropout,
-    dtype=jnp.dtype(dtype),
-    hidden=widths["hidden"],
-    arc=widths["arc"],
-    relation=widths["relation"],
-  )
-  return Annotator(opened, heads, buckets, mesh, vocabulary)
-
-
-def from_record(
-  opened: Opened, record: Mapping[str, Any], buckets: Buckets, mesh: Mesh
-) -> Annotator:
-  """The same for what task.json says; see `Ud.record`."""
-  return make_annotator(
-    opened, record["classes"], record["heads"], buckets, mesh
-  )
+  def to_text(self, predicted: Sequence[Sentence]) -> str:
+    """Returns CoNLL-U."""
+    return conllu.to_text(predicted)

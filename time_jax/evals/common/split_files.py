@@ -1,4 +1,4 @@
-"""Where the annotated files of a split lie: a path, the hub, or by name."""
+"""Finds the annotated files of a split: by path, on the hub, or by name."""
 
 import pathlib
 import re
@@ -13,16 +13,16 @@ _WIKIANN_FILES = "hf:unimelb-nlp/wikiann/{subset}/{split}-*.parquet"
 _HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 # Where Universal Dependencies have another code.
 _UD_CODES = {"nb": "no", "nn": "no", "ku": "kmr"}
-# What a file's name has among its parts, besides the language and the split.
+# Parts of a file's name besides the language and the split.
 _PARTS = {"ud": {"ud", "conllu"}, "ner": {"iob2"}, "qa": {"json"}}
 
 
 def fetch(path: str) -> pathlib.Path:
-  """The local file of what a split is called.
+  """Returns the local file of a split.
 
   Args:
-    path: of a file, or hf:OWNER/NAME[@REVISION]/PATTERN, a file of a dataset on
-      the Hugging Face hub, which is downloaded to its cache.
+    path: path of a file, or hf:OWNER/NAME[@REVISION]/PATTERN, a file of a
+      dataset on the Hugging Face hub, which is downloaded to its cache.
 
   Raises:
     UserError: there is no such file on the hub, or there are several.
@@ -36,50 +36,31 @@ def fetch(path: str) -> pathlib.Path:
       "Hugging Face hub."
     )
   repository = f"{owner}/{name}"
-  found = hub.find_files(repository, pattern)
-  if len(found) > 1:
-    raise UserError(f"{path} means several files: {_listed(found)}; name one.")
-  return hub.fetch(repository, found[0])
+  names = hub.find_files(repository, pattern)
+  if len(names) > 1:
+    raise UserError(f"{path} means several files: {_listed(names)}; name one.")
+  return hub.fetch(repository, names[0])
 
 
-def named(task: str, lang: str, split: str, name: str, source: str) -> str:
-  """What `fetch` takes for a split; empty: there is no test file.
+def resolve(task: str, lang: str, split: str, name: str, source: str) -> str:
+  """Returns what `fetch` takes for a split; empty: there is no test file.
 
   Args:
     task: ud, ner or qa.
     lang: ISO code.
     split: train, dev or test.
-    name: what the recipe calls the file, if it does.
-    source: where to look else, see `find`, if anywhere.
+    name: the file that the recipe gives, if any.
+    source: where files are looked up that the recipe does not give: "wikiann";
+      or a folder that holds, at any depth, files by their usual names, such as
+      an unpacked release of Universal Dependencies. Of several treebanks the
+      usual one of the language is taken.
 
   Raises:
-    UserError: the source has no such file, or several.
+    UserError: the source has no such file, several of them, or not the
+      language.
   """
   if name or not source:
     return name
-  found = find(task, lang, split, source)
-  if not found and split != "test":
-    raise UserError(
-      f"data.source={source} has no file of {lang} that is called {split}; "
-      f"give one as {split}=FILE."
-    )
-  return found
-
-
-def find(task: str, lang: str, split: str, source: str) -> str:
-  """What `fetch` takes for a split that is not named; empty: there is none.
-
-  Args:
-    task: ud, ner or qa.
-    lang: ISO code.
-    split: train, dev or test.
-    source: "wikiann"; or a folder that holds, at any depth, files by their
-      usual names, such as an unpacked release of Universal Dependencies. Of
-      several treebanks the usual one of the language is taken.
-
-  Raises:
-    UserError: no such language or folder, or several files could be meant.
-  """
   if not lang:
     raise UserError(f"data.source={source} needs a language, such as lang=da.")
   language = languages.find(lang)
@@ -91,6 +72,19 @@ def find(task: str, lang: str, split: str, source: str) -> str:
       )
     names = {"subset": language.wikiann, "split": _HUB_SPLITS[split]}
     return _WIKIANN_FILES.format(**names)
+  path = _find(task, language, split, source)
+  if not path and split != "test":
+    raise UserError(
+      f"data.source={source} has no file of {lang} that is called {split}; "
+      f"give one as {split}=FILE."
+    )
+  return path
+
+
+def _find(
+  task: str, language: languages.Language, split: str, source: str
+) -> str:
+  """Returns the file of a split in a folder; empty: there is none."""
   folder = local_path(source)
   if not folder.is_dir():
     raise UserError(
@@ -100,20 +94,20 @@ def find(task: str, lang: str, split: str, source: str) -> str:
   if task == "ud":
     code = _UD_CODES.get(code, code)
   needed = {code, split} | _PARTS[task]
-  found = {
+  paths = {
     path: parts
     for path in sorted(folder.rglob("*"))
     if needed <= (parts := set(re.split(r"[._-]", path.name)))
   }
-  usual = language.ud.rpartition("-")[2].lower()
-  if task == "ud" and len(found) > 1:
-    found = {p: parts for p, parts in found.items() if usual in parts} or found
-  if len(found) > 1:
+  if task == "ud" and len(paths) > 1:
+    usual = language.ud.rpartition("-")[2].lower()
+    paths = {p: parts for p, parts in paths.items() if usual in parts} or paths
+  if len(paths) > 1:
     raise UserError(
       f"several files of {folder} could be {split}: "
-      f"{_listed([path.name for path in found])}; give one as {split}=FILE."
+      f"{_listed([path.name for path in paths])}; give one as {split}=FILE."
     )
-  return str(next(iter(found), ""))
+  return str(next(iter(paths), ""))
 
 
 def _listed(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""From an encoder's layers to one vector a word: what all word tasks share."""
+"""Layers that turn hidden states into labels of words, and their loss."""
 
 import flax.linen as nn
 import jax
@@ -9,10 +9,10 @@ from jaxtyping import Array, Float
 from time_jax.core.arrays import Ids
 
 
-def pool(
+def mean_tokens(
   states: Float[Array, "L B T D"], word_of_token: Ids
 ) -> Float[Array, "L B W D"]:
-  """The mean over the tokens of every word, W = T; zero where there is none."""
+  """Returns the mean over the tokens of each word, W = T; 0 for no word."""
   width = word_of_token.shape[1]
   owner_BTW = jax.nn.one_hot(word_of_token - 1, width, dtype=states.dtype)
   count_BW = jnp.sum(owner_BTW, axis=1)
@@ -23,7 +23,7 @@ def pool(
 def first_token(
   states: Float[Array, "B T D"], word_of_token: Ids
 ) -> Float[Array, "B W D"]:
-  """The first token of every word, W = T; of no meaning where there is none."""
+  """Returns the first token of each word, W = T; arbitrary for no word."""
   numbers = jnp.arange(1, word_of_token.shape[1] + 1)
   owner_BWT = word_of_token[:, None, :] == numbers[None, :, None]
   first_BW = jnp.argmax(owner_BWT, axis=-1)
@@ -35,7 +35,7 @@ class Mix(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "L B W D"]) -> Float[Array, "B W D"]:
-    """Weighs the layers, at first all alike."""
+    """Returns the mean, at first with equal weights."""
     weights = self.param("weights", nn.initializers.zeros, (x.shape[0],))
     weights = jax.nn.softmax(weights).astype(x.dtype)
     return jnp.einsum("l,lbwd->bwd", weights, x)
@@ -46,8 +46,8 @@ class GatedLayer(nn.Module):
 
   Attributes:
     features: width of the output.
-    dropout: before and behind it.
-    dtype: of computation.
+    dropout: dropout rate before and after it.
+    dtype: dtype of computation.
   """
 
   features: int
@@ -58,7 +58,7 @@ class GatedLayer(nn.Module):
   def __call__(
     self, x: Float[Array, "B W D"], deterministic: bool
   ) -> Float[Array, "B W F"]:
-    """Applies it."""
+    """Applies the layer to each word."""
     drop = nn.Dropout(self.dropout, deterministic=deterministic)
     both = nn.Dense(2 * self.features, dtype=self.dtype)(drop(x))
     gate, value = jnp.split(both, 2, axis=-1)
@@ -67,13 +67,13 @@ class GatedLayer(nn.Module):
 
 
 class Classifier(nn.Module):
-  """Scores of a word's classes, in float32, on a mix of its own.
+  """Logits of a word's classes, in float32, on a mix of its own.
 
   Attributes:
-    classes: how many.
+    classes: number of classes.
     features: width of the hidden layer.
-    dropout: around it.
-    dtype: of computation.
+    dropout: dropout rate around the hidden layer.
+    dtype: dtype of computation.
   """
 
   classes: int
@@ -85,32 +85,31 @@ class Classifier(nn.Module):
   def __call__(
     self, words: Float[Array, "L B W D"], deterministic: bool
   ) -> Float[Array, "B W classes"]:
-    """Applies it to the words in every layer."""
+    """Applies the classifier to the words in every layer."""
     x = Mix()(words)
     x = GatedLayer(self.features, self.dropout, self.dtype)(x, deterministic)
-    x = nn.Dense(self.classes, dtype=self.dtype)(x)
-    return x.astype(jnp.float32)
+    return nn.Dense(self.classes, dtype=self.dtype)(x).astype(jnp.float32)
 
 
 def smoothed_loss(
-  scores: Float[Array, "B W C"],
+  logits: Float[Array, "B W C"],
   targets: Ids,
   smoothing: float,
   possible: Array | None = None,
 ) -> Float[Array, ""]:
-  """Mean cross-entropy with label smoothing, over words that have a target.
+  """Returns the mean cross-entropy with label smoothing over targets.
 
     (1 - e) * -log p(target) + e * mean over the classes of -log p(class)
 
   Args:
-    scores: unnormalised, float32.
-    targets: -1: none; the word does not count.
+    logits: unnormalised scores, float32.
+    targets: number of the right class; -1: none, and it does not count.
     smoothing: e.
-    possible: bool, of the shape of `scores`: which classes there are.
+    possible: bool, of the shape of `logits`: which classes there are.
   """
   if possible is not None:
-    scores = jnp.where(possible, scores, -1e9)
-  log_p = jax.nn.log_softmax(scores)
+    logits = jnp.where(possible, logits, -1e9)
+  log_p = jax.nn.log_softmax(logits)
   wanted = jnp.maximum(targets, 0)[..., None]
   hit = jnp.take_along_axis(log_p, wanted, axis=-1)[..., 0]
   if possible is None:

@@ -6,7 +6,7 @@ import pytest
 
 from time_jax.core.errors import UserError
 from time_jax.evals.ner import iob
-from time_jax.evals.predict import incoming
+from time_jax.evals.predict import streams
 
 TREES = "".join(
   f"# n = {n}\n1\tOne\t"
@@ -33,52 +33,52 @@ def words(found):
 @pytest.mark.parametrize(
   ("data", "choose", "expected"),
   [
-    (TREES, incoming.ChooseConllu, [["One", "ü"]] * 3),
-    (TOKENS, incoming.ChooseTokens, [["One", "ü"], ["Two"]]),
-    (WORDS, incoming.ChooseTokens, [["One", "ü"], ["Two"]]),
-    (TEXT, incoming.ChooseConllu, [["#One", "ü"], ["Two", "three"], ["Four"]]),
-    (TEXT, incoming.ChooseTokens, [["#One", "ü"], ["Two", "three"], ["Four"]]),
-    (b"# one", incoming.ChooseConllu, [["#", "one"]]),
-    (b"One\tO\n\n#x\tO\n\n", incoming.ChooseTokens, [["One"], ["#x"]]),
+    (TREES, streams.ChooseConllu, [["One", "ü"]] * 3),
+    (TOKENS, streams.ChooseTokens, [["One", "ü"], ["Two"]]),
+    (WORDS, streams.ChooseTokens, [["One", "ü"], ["Two"]]),
+    (TEXT, streams.ChooseConllu, [["#One", "ü"], ["Two", "three"], ["Four"]]),
+    (TEXT, streams.ChooseTokens, [["#One", "ü"], ["Two", "three"], ["Four"]]),
+    (b"# one", streams.ChooseConllu, [["#", "one"]]),
+    (b"One\tO\n\n#x\tO\n\n", streams.ChooseTokens, [["One"], ["#x"]]),
     (
       b"An ox\tin\nTo be",
-      incoming.ChooseTokens,
+      streams.ChooseTokens,
       [["An", "ox", "in"], ["To", "be"]],
     ),
-    (SPACED, incoming.ChooseTokens, [["SID", "er"], ["Ja"]]),
+    (SPACED, streams.ChooseTokens, [["SID", "er"], ["Ja"]]),
     (
       b"dog O\nAnna B-PER\n\ncat O",
-      incoming.ChooseTokens,
+      streams.ChooseTokens,
       [["dog", "Anna"], ["cat"]],
     ),
-    (b"da:A\tO\nda:\tO\n\nda:B\tO", incoming.ChooseTokens, [["A", "_"], ["B"]]),
-    (b"A\tI-X\nb\tO\n", incoming.ChooseTokens, [["A", "b"]]),
+    (b"da:A\tO\nda:\tO\n\nda:B\tO", streams.ChooseTokens, [["A", "_"], ["B"]]),
+    (b"A\tI-X\nb\tO\n", streams.ChooseTokens, [["A", "b"]]),
     (
       b"In group O\nHe is",
-      incoming.ChooseTokens,
+      streams.ChooseTokens,
       [["In", "group", "O"], ["He", "is"]],
     ),
-    (b"# a\nOne\n\nTwo\n", incoming.ChooseTokens, [["One"], ["Two"]]),
+    (b"# a\nOne\n\nTwo\n", streams.ChooseTokens, [["One"], ["Two"]]),
     (
       b"Title\n\nOf a text\n",
-      incoming.ChooseTokens,
+      streams.ChooseTokens,
       [["Title"], ["Of", "a", "text"]],
     ),
-    (b"-DOCSTART-\n\n", incoming.ChooseTokens, []),
+    (b"-DOCSTART-\n\n", streams.ChooseTokens, []),
     (
       b"a B-PER\nb O\n\n# O\n",
-      incoming.ChooseTokens,
+      streams.ChooseTokens,
       [["a", "b"], ["#"]],
     ),
-    (b"a\tO\n\n-DOCSTART-x\tO\n", incoming.ChooseTokens, [["a"], [DOCX]]),
+    (b"a\tO\n\n-DOCSTART-x\tO\n", streams.ChooseTokens, [["a"], [DOCX]]),
     (
       "10\u00a0000\nkr\u3000\n\nOslo\n".encode(),
-      incoming.ChooseTokens,
+      streams.ChooseTokens,
       [["10\u00a0000", "kr\u3000"], ["Oslo"]],
     ),
     (
       b"She lives near I-95\nIt is far away\n\nShe drives to work\n",
-      incoming.ChooseTokens,
+      streams.ChooseTokens,
       [
         ["She", "lives", "near", "I-95"],
         ["It", "is", "far", "away"],
@@ -87,24 +87,24 @@ def words(found):
     ),
     (
       b"Vitamin B-12\n\nIt is good\n",
-      incoming.ChooseTokens,
+      streams.ChooseTokens,
       [["Vitamin", "B-12"], ["It", "is", "good"]],
     ),
     (
       b"He saw I-95\nYes\n\nNo\n",
-      incoming.ChooseTokens,
+      streams.ChooseTokens,
       [["He", "saw", "I-95"], ["Yes"], ["No"]],
     ),
-    (b"SID B-ORG\n\n", incoming.ChooseTokens, [["SID"]]),
-    (b"\xef\xbb\xbf" + TREES, incoming.ChooseConllu, [["One", "\u00fc"]] * 3),
-    (b"", incoming.ChooseTokens, []),
-    (b"\n \n", incoming.ChooseConllu, []),
+    (b"SID B-ORG\n\n", streams.ChooseTokens, [["SID"]]),
+    (b"\xef\xbb\xbf" + TREES, streams.ChooseConllu, [["One", "\u00fc"]] * 3),
+    (b"", streams.ChooseTokens, []),
+    (b"\n \n", streams.ChooseConllu, []),
   ],
 )
 def test_cuts_change_nothing(data, choose, expected, size):
   cut = [data[i : i + size] for i in range(0, len(data), size)]
   (whole, parts) = (
-    [s for some in incoming.sentences(blocks, choose) for s in some]
+    [s for some in streams.sentences(blocks, choose) for s in some]
     for blocks in ([data], cut)
   )
   assert words(whole) == expected
@@ -121,21 +121,21 @@ def test_a_line_is_answered_before_the_next_is_read():
 
   counts = [
     (len(some), len(asked))
-    for some in incoming.sentences(typed(), incoming.ChooseTokens)
+    for some in streams.sentences(typed(), streams.ChooseTokens)
   ]
   assert counts == [(1, 1), (1, 2), (1, 4)]
 
 
 def test_a_sentence_is_answered_at_its_blank_line():
   asked = iter(TREES.splitlines(keepends=True))
-  found = incoming.sentences(asked, incoming.ChooseConllu)
+  found = streams.sentences(asked, streams.ChooseConllu)
   assert words(next(found)) == [["One", "ü"]]
   assert next(asked) == b"# n = 1\n"
 
 
 def test_bad_lines_are_numbered_from_the_start():
   data = [b"a\tO\n\n", b"b\tO\n\n", b"c\tX\n"]
-  found = incoming.sentences(data, incoming.ChooseTokens)
+  found = streams.sentences(data, streams.ChooseTokens)
   assert [words(next(found)), words(next(found))] == [[["a"]], [["b"]]]
   with pytest.raises(UserError, match="^input:5: the tag is 'X'"):
     next(found)
@@ -144,38 +144,38 @@ def test_bad_lines_are_numbered_from_the_start():
 @pytest.mark.parametrize(
   ("data", "choose", "sound", "what"),
   [
-    (b"a O\nb O\n\nc x O\n", incoming.ChooseTokens, 1, "4: 3 columns with sp"),
-    (b"a O\nb O\n\nc X\n", incoming.ChooseTokens, 1, "4: the tag is 'X'"),
-    (b"a O\nb O\nc X\n", incoming.ChooseTokens, 0, "3: the tag is 'X'"),
-    (b"a\tO\nb\tX\n", incoming.ChooseTokens, 0, "2: the tag is 'X'"),
-    (b"a O\nb X\nc O\n", incoming.ChooseTokens, 0, "2: the tag is 'X'"),
-    (b"a O\nb X\n", incoming.ChooseTokens, 0, "1: this line may be a sente"),
-    (b"a\n" * 99 + b"\n" + b"a\nb c\n", incoming.ChooseTokens, 1, "102: sever"),
-    (b"de:a\tO\n\n" * 100 + b"b\tO", incoming.ChooseTokens, 100, "201: the to"),
-    (b"1\ta\tO\n\n1\tb\tO\n2\tc\tO\n", incoming.ChooseTokens, 0, "1: the fir"),
-    (TREES, incoming.ChooseTokens, 0, "2: the first column only counts"),
-    (b"He is in O\n", incoming.ChooseTokens, 0, "1: this line may be a sente"),
+    (b"a O\nb O\n\nc x O\n", streams.ChooseTokens, 1, "4: 3 columns with sp"),
+    (b"a O\nb O\n\nc X\n", streams.ChooseTokens, 1, "4: the tag is 'X'"),
+    (b"a O\nb O\nc X\n", streams.ChooseTokens, 0, "3: the tag is 'X'"),
+    (b"a\tO\nb\tX\n", streams.ChooseTokens, 0, "2: the tag is 'X'"),
+    (b"a O\nb X\nc O\n", streams.ChooseTokens, 0, "2: the tag is 'X'"),
+    (b"a O\nb X\n", streams.ChooseTokens, 0, "1: this line may be a sente"),
+    (b"a\n" * 99 + b"\n" + b"a\nb c\n", streams.ChooseTokens, 1, "102: sever"),
+    (b"de:a\tO\n\n" * 100 + b"b\tO", streams.ChooseTokens, 100, "201: the to"),
+    (b"1\ta\tO\n\n1\tb\tO\n2\tc\tO\n", streams.ChooseTokens, 0, "1: the fir"),
+    (TREES, streams.ChooseTokens, 0, "2: the first column only counts"),
+    (b"He is in O\n", streams.ChooseTokens, 0, "1: this line may be a sente"),
     (
       b"He is O\nIt is x\n",
-      incoming.ChooseTokens,
+      streams.ChooseTokens,
       0,
       "1: this line may be a s",
     ),
     (
       b"-DOCSTART- -X-\n\nEU NN\n",
-      incoming.ChooseTokens,
+      streams.ChooseTokens,
       0,
       "3: the tag is 'N",
     ),
     (
       b"To be\n" + b"a O\n" * 9,
-      incoming.ChooseTokens,
+      streams.ChooseTokens,
       3,
       "4: 'a O' looks like",
     ),
-    (b"a b\n" + b"a\tO\n" * 9, incoming.ChooseConllu, 3, "4: 'a\\tO' looks li"),
-    (b"a b\n" + TREES, incoming.ChooseConllu, 2, "3: '1\\tOne"),
-    (b"a b\rc d\r", incoming.ChooseConllu, 0, "1: a carriage return"),
+    (b"a b\n" + b"a\tO\n" * 9, streams.ChooseConllu, 3, "4: 'a\\tO' looks li"),
+    (b"a b\n" + TREES, streams.ChooseConllu, 2, "3: '1\\tOne"),
+    (b"a b\rc d\r", streams.ChooseConllu, 0, "1: a carriage return"),
   ],
 )
 @pytest.mark.parametrize("size", [1, 9, 4000])
@@ -185,7 +185,7 @@ def test_what_is_of_another_kind_is_told_behind_what_was_sound(
   cut = [data[i : i + size] for i in range(0, len(data), size)]
   found = []
   with pytest.raises(UserError) as caught:
-    for some in incoming.sentences(cut, choose):
+    for some in streams.sentences(cut, choose):
       found += some
   assert str(caught.value).startswith(f"input:{what}")
   assert len(found) == sound
@@ -195,20 +195,20 @@ def test_the_format_is_said_once(capsys):
   for data, choose, what in (
     (
       TOKENS,
-      incoming.ChooseTokens,
+      streams.ChooseTokens,
       "columns with tabs between them, the token",
     ),
     (
       SPACED,
-      incoming.ChooseTokens,
+      streams.ChooseTokens,
       "columns with spaces between them, the tok",
     ),
-    (WORDS, incoming.ChooseTokens, "a token a line."),
-    (TEXT, incoming.ChooseTokens, "running text, a sentence a line."),
-    (TEXT, incoming.ChooseConllu, "running text, a sentence a line."),
-    (TREES, incoming.ChooseConllu, "CoNLL-U."),
+    (WORDS, streams.ChooseTokens, "a token a line."),
+    (TEXT, streams.ChooseTokens, "running text, a sentence a line."),
+    (TEXT, streams.ChooseConllu, "running text, a sentence a line."),
+    (TREES, streams.ChooseConllu, "CoNLL-U."),
   ):
-    assert list(incoming.sentences([data], choose))
+    assert list(streams.sentences([data], choose))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"time_jax: note: input: read as {what}")
 
@@ -225,7 +225,7 @@ def test_names_are_the_same_words_in_training_and_prediction(capsys):
     first = (
       capsys.readouterr().err.partition(" (")[0].replace(" file:", " input:")
     )
-    (found,) = incoming.sentences([text.encode()], incoming.ChooseTokens)
+    (found,) = streams.sentences([text.encode()], streams.ChooseTokens)
     assert words(found) == words(expected)
     assert iob.to_text(found).replace("I-", "B-") == iob.to_text(expected)
     assert capsys.readouterr().err.strip(".\n") == first
@@ -242,8 +242,8 @@ def test_each_line_is_decoded_once_and_comes_when_its_block_is_full(
       count += 1
       yield line
 
-  decode = incoming.decode
-  monkeypatch.setattr(incoming, "decode", counting)
+  decode = streams.decode
+  monkeypatch.setattr(streams, "decode", counting)
   asked, per_block = 0, 1000
 
   def arriving():
@@ -254,11 +254,11 @@ def test_each_line_is_decoded_once_and_comes_when_its_block_is_full(
 
   found = [
     (len(some), asked)
-    for some in incoming.sentences(arriving(), incoming.ChooseTokens)
+    for some in streams.sentences(arriving(), streams.ChooseTokens)
   ]
   assert found == [(per_block // 2, i + 1) for i in range(20)]
   assert 30 * per_block <= count < 31 * per_block
 
 
 def test_blocks_of_a_stream():
-  assert b"".join(incoming.blocks(io.BytesIO(TREES))) == TREES
+  assert b"".join(streams.blocks(io.BytesIO(TREES))) == TREES

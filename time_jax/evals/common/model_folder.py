@@ -1,8 +1,10 @@
-"""The folder of a fine-tuned model: all that `predict` needs, and no more.
+"""Writes and reads the folder of a fine-tuned model.
+
+It holds all that `predict` needs, and no more:
 
 encoder/            config.json, model.safetensors, tokenizer
 heads.safetensors   what was trained on top of it
-task.json           task, classes, sizes, scores, where it came from
+task.json           task, classes, sizes, scores, provenance
 """
 
 import pathlib
@@ -19,72 +21,75 @@ from jax.sharding import Mesh
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder, explain_missing
-from time_jax.evals.common.encoders import Opened, open_encoder, write_encoder
+from time_jax.evals.common.encoders import (
+  OpenedEncoder,
+  open_encoder,
+  write_encoder,
+)
 from time_jax.hf import files
 from time_jax.models import stepwise
 from time_jax.models.family import Params
 from time_jax.parallel import sharding
 
-RECORD = "task.json"
+DESCRIPTION = "task.json"
 _HEADS = "heads.safetensors"
 
 
 def write_folder(
-  out: pathlib.Path, opened: Opened, params: Params, record: Mapping[str, Any]
+  out: pathlib.Path,
+  opened: OpenedEncoder,
+  params: Params,
+  description: Mapping[str, Any],
 ) -> None:
   """Writes a folder, whole or not at all.
 
   Args:
-    out: the folder to be.
-    opened: where the encoder came from.
+    out: the folder, which is replaced.
+    opened: the encoder that was fine-tuned.
     params: "encoder" and "heads".
-    record: for task.json.
+    description: the content of task.json.
   """
   with atomic_folder(out, "--workdir") as fresh:
     (fresh / "encoder").mkdir()
     write_encoder(fresh / "encoder", opened, params["encoder"])
     flat = flax.traverse_util.flatten_dict(params["heads"], sep="/")
-    tensors = {
-      name: np.ascontiguousarray(jax.device_get(leaf))
-      for name, leaf in flat.items()
-    }
+    tensors = jax.tree.map(np.ascontiguousarray, jax.device_get(flat))
     safetensors.numpy.save_file(tensors, fresh / _HEADS)
     (fresh / _HEADS).chmod(0o644)  # It is written as private.
-    text = atomic_file.as_json(record, indent=1, ensure_ascii=False) + "\n"
-    (fresh / RECORD).write_text(text, encoding="utf-8")
+    text = atomic_file.as_json(description, indent=1, ensure_ascii=False)
+    (fresh / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
 
-def read_record(folder: pathlib.Path) -> dict[str, Any]:
-  """What task.json says.
+def read_description(folder: pathlib.Path) -> dict[str, Any]:
+  """Returns the content of task.json.
 
   Raises:
-    UserError: it is no folder of a fine-tuned model.
+    UserError: the folder is not that of a fine-tuned model.
   """
-  if not (folder / RECORD).exists():
+  path = folder / DESCRIPTION
+  if not path.exists():
     raise UserError(
       explain_missing(folder)
-      or f"{folder} holds no {RECORD}; expected the folder of a fine-tuned "
-      "model, such as WORKDIR/seed-0/model of `time_jax finetune`."
+      or f"{folder} holds no {DESCRIPTION}; expected the folder of a "
+      "fine-tuned model, such as WORKDIR/seed-0/model of `time_jax finetune`."
     )
-  record = files.read_json(folder / RECORD)
-  missing = {"task", "heads", "classes", "buckets"} - set(record)
+  description = files.read_json(path)
+  missing = {"task", "heads", "classes", "buckets"} - set(description)
   if missing:
     raise UserError(
-      f"{folder / RECORD} lacks {', '.join(sorted(missing))}; fine-tune again."
+      f"{path} lacks {', '.join(sorted(missing))}; fine-tune again."
     )
-  return record
+  return description
 
 
-def read_folder(
+def read_model(
   folder: pathlib.Path, mesh: Mesh
-) -> tuple[Opened, Params, dict[str, Any]]:
-  """Reads what `write_folder` wrote.
+) -> tuple[OpenedEncoder, Params]:
+  """Reads the encoder and the heads that `write_folder` wrote.
 
   Returns:
-    The encoder; the parameters of encoder, unstacked, and heads on the mesh;
-    task.json.
+    The encoder; the parameters of encoder, unstacked, and heads on the mesh.
   """
-  record = read_record(folder)
   opened = open_encoder(str(folder / "encoder"), mesh=mesh, dtype=np.float32)
   try:
     flat = safetensors.numpy.load_file(folder / _HEADS)
@@ -96,4 +101,4 @@ def read_folder(
     "encoder": stepwise.unstack(opened.params),
     "heads": sharding.replicate(heads, mesh),
   }
-  return opened, params, record
+  return opened, params

@@ -1,0 +1,76 @@
+"""The network of `finetune ner`: a tag for the first token of each word."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from time_jax.evals.common.task import Beat
+from time_jax.evals.common.word_layers import first_token
+from time_jax.evals.common.word_network import WordBatch, WordNetwork
+from time_jax.evals.ner import iob
+from time_jax.evals.ner.iob import Sentence
+from time_jax.models.family import Params
+
+TAG = "TAG"  # name of the labels
+
+
+class TagHead(nn.Module):
+  """Dropout and a linear layer.
+
+  Attributes:
+    classes: number of tags.
+    dropout: dropout rate before the layer.
+    dtype: dtype of computation.
+  """
+
+  classes: int
+  dropout: float
+  dtype: DTypeLike = jnp.dtype("float32")
+
+  @nn.compact
+  def __call__(
+    self,
+    states: Float[Array, "L B T D"],
+    batch: WordBatch,
+    deterministic: bool = True,
+  ) -> Float[Array, "B W C"]:
+    """Returns logits of the tags of each word, from the last hidden state."""
+    words = first_token(states[-1].astype(self.dtype), batch.word_of_token)
+    words = nn.Dropout(self.dropout, deterministic=deterministic)(words)
+    return nn.Dense(self.classes, dtype=self.dtype)(words).astype(jnp.float32)
+
+
+class Tagger(WordNetwork):
+  """Tags the words of sentences."""
+
+  @property
+  def tags(self) -> Sequence[str]:
+    """The tags, by number."""
+    return self.spec["classes"][TAG]
+
+  @property
+  def heads(self) -> TagHead:
+    """See `task.Network`."""
+    return TagHead(len(self.tags), self.dropout, jnp.dtype(self.dtype))
+
+  def outputs(
+    self, params: Params, batch: WordBatch
+  ) -> dict[str, Int[Array, "B W"]]:
+    """Returns the number of each word's tag."""
+    return {TAG: jnp.argmax(self.scores(params, batch), axis=-1)}
+
+  def annotate(
+    self,
+    params: Params,
+    items: Sequence[Sentence],
+    beat: Beat = lambda: None,
+  ) -> list[Sentence]:
+    """Returns the sentences with predicted tags, which are valid IOB2."""
+    tags: list[list[str]] = [[] for _ in items]
+    for chunk, labels in self.label(params, [s.words for s in items], beat):
+      tags[chunk.sentence] += [self.tags[number] for number in labels[TAG]]
+    pairs = zip(items, tags, strict=True)
+    return [sentence.with_tags(iob.repair(raw)) for sentence, raw in pairs]
