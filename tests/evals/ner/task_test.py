@@ -122,7 +122,7 @@ def test_two_processes_with_the_weights_between_them(model, tmp_path):
   for processes, flags in ((1, ()), (2, ("--config.mesh.fsdp=2",))):
     workdir = tmp_path / str(processes)
     command = tiny_ner.command(
-      model, workdir, *LEARN, *flags, "--config.train.epochs=1", dev="da-train"
+      model, workdir, *LEARN, *flags, "--config.train.epochs=2", dev="da-train"
     )
     code, output = running.run(command, processes)
     assert code == 0, output
