@@ -10,7 +10,7 @@ from time_jax.report.table import Cell, Row
 
 def row(lang, label, score):
   cells = {"UPOS": Cell(score, 0.0, 1, "test")}
-  return Row(lang, (label,), 1_000_000, cells, None)
+  return Row(lang, (label,), 1_000_000, cells)
 
 
 def lines_of(drawn):

@@ -1,16 +1,18 @@
-"""`report`: the paper's table from result files, and what lies behind it."""
+"""`report`: the paper's table from result files, in Markdown, CSV and a plot."""
 
 import csv
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from time_jax.core.display import markdown_table
 from time_jax.core.errors import UserError
 from time_jax.report import plot, results, table
-from time_jax.report.results import Breakdown, Result
-from time_jax.report.table import COLUMNS, Row
+from time_jax.report.results import Result
+from time_jax.report.table import COLUMNS, Cell, Row
 
 MISSING = "-"
+_ALIGN = "<<>"
 COMMON = (
   "Mean of common: of the test scores that all models of the language have, "
   "which is what the plot shows; (of N): these are N."
@@ -41,10 +43,10 @@ def report(
 
   Args:
     paths: see `results.read`.
-    teacher: label of the model that others are compared with; empty: none.
-    by: a key of `BY`, for a table of every feature or part of speech; empty:
+    teacher: label of the model that others are compared with; "" is none.
+    by: a key of `BY`, for a table of every feature or part of speech; "" is
       none.
-    out: the folder; made if need be.
+    out: folder for the files, made when missing.
 
   Returns:
     The exit code, 0.
@@ -52,20 +54,24 @@ def report(
   Raises:
     UserError: a path without results, or results that contradict each other.
   """
-  found, speeds = results.read(paths)
-  if not found:
+  scores, speeds = results.read(paths)
+  if not scores:
     raise UserError(
       "no scores in what is given; expected workdirs of `finetune`, besides "
       "those of `bench inference`."
     )
-  rows = table.rows(found, speeds, teacher)
-  lines = markdown([HEADER, *map(texts, rows)])
-  notes = ["", *_notes(rows, found, teacher)]
-  details = _by_class(found, by) if by else []
+  rows = table.rows(scores, speeds, teacher)
+  text = "\n".join(
+    [
+      markdown_table([HEADER, *map(texts, rows)], _ALIGN),
+      "",
+      *(f"* {note}" for note in _notes(rows, scores, teacher)),
+      *(_tables_by_class(scores, by) if by else []),
+    ]
+  )
   out.mkdir(parents=True, exist_ok=True)
   with (out / "report.csv").open("w", encoding="utf-8", newline="") as file:
     csv.writer(file).writerows([PLAIN_HEADER, *map(plain, rows)])
-  text = "\n".join([*lines, *notes, *details])
   (out / "report.md").write_text(text + "\n", encoding="utf-8")
   drawn = plot.plot(rows, out / "pareto.png")
   print(text)
@@ -74,19 +80,7 @@ def report(
 
 
 def texts(row: Row) -> list[str]:
-  """The cells of a row, below `HEADER`."""
-  cells = []
-  for name in COLUMNS:
-    cell = row.cells.get(name)
-    if cell is None:
-      cells.append(MISSING)
-      continue
-    if cell.mean is None or cell.std is None:
-      cells.append("undefined")
-      continue
-    spread = f" ± {cell.std:.2f}" if cell.seeds > 1 else ""
-    dev = " (dev)" if cell.split == "dev" else ""
-    cells.append(f"{cell.mean:.2f}{spread}{dev}")
+  """Returns the cells of a row as people read them, below `HEADER`."""
 
   def of(count: int) -> str:
     return f" (of {count})" if 0 < count < len(COLUMNS) else ""
@@ -95,14 +89,23 @@ def texts(row: Row) -> list[str]:
   return [
     row.lang or MISSING,
     row.label,
-    *cells,
+    *(_score(row.cells.get(name)) for name in COLUMNS),
     _number(row.average, ".2f"),
     _number(row.mean, ".2f") + of(len(row.common)),
     _number(row.share, ".1f") + of(row.shared),
     MISSING if row.parameters is None else f"{row.parameters / 1e6:.2f} M",
-    _number(speed.milliseconds if speed else None, ".2f"),
-    _number(speed.joules if speed else None, ".3g"),
+    _number(speed and speed.milliseconds, ".2f"),
+    _number(speed and speed.joules, ".3g"),
   ]
+
+
+def _score(cell: Cell | None) -> str:
+  if cell is None:
+    return MISSING
+  if cell.mean is None or cell.std is None:
+    return "undefined"
+  spread = f" ± {cell.std:.2f}" if cell.seeds > 1 else ""
+  return f"{cell.mean:.2f}{spread}{' (dev)' * (cell.split == 'dev')}"
 
 
 def _number(value: float | None, form: str) -> str:
@@ -110,7 +113,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def plain(row: Row) -> list[object]:
-  """The same for programs: whole numbers, and nothing where nothing is."""
+  """Returns the cells of a row unrounded, below `PLAIN_HEADER`, for a CSV."""
   line: list[object] = [row.lang, row.label]
   for name in COLUMNS:
     cell = row.cells.get(name)
@@ -125,17 +128,10 @@ def plain(row: Row) -> list[object]:
   return [*line, row.mean, len(row.common) or None]
 
 
-def markdown(lines: Sequence[Sequence[str]]) -> list[str]:
-  """A table in Markdown, of a header and rows."""
-  header, *rest = (f"| {' | '.join(line)} |" for line in lines)
-  marks = ["---" if i < 2 else "--:" for i in range(len(lines[0]))]
-  return [header, f"| {' | '.join(marks)} |", *rest]
-
-
 def _notes(
-  rows: Sequence[Row], found: Sequence[Result], teacher: str
+  rows: Sequence[Row], scores: Sequence[Result], teacher: str
 ) -> list[str]:
-  """What the table means, as far as it is not plain."""
+  """Returns what the table means, as far as it is not plain."""
   cells = [cell for row in rows for cell in row.cells.values()]
   notes = [
     f"Scores in percent; {MISSING}: not measured. The average is of test "
@@ -160,42 +156,44 @@ def _notes(
     f"ms: median of a batch of {size} in JAX on {hardware}."
     for size, hardware in sorted(kinds)
   ]
-  machines = sorted({result.hardware for result in found})
-  notes.append(f"Fine-tuned on {', '.join(machines)}.")
-  return [f"* {note}" for note in notes]
+  machines = sorted({result.hardware for result in scores})
+  return [*notes, f"Fine-tuned on {', '.join(machines)}."]
 
 
-def _by_class(found: Sequence[Result], by: str) -> list[str]:
-  """Tables of every feature or part of speech, a language and metric each."""
+def _tables_by_class(scores: Sequence[Result], by: str) -> list[str]:
+  """Returns a table of all features or parts of speech by language and metric.
+
+  Args:
+    scores: results; those of another task than `ud` are left out.
+    by: a key of `BY`.
+  """
   lines: list[str] = []
-  tagged = [result for result in found if result.task == "ud"]
+  tagged = [result for result in scores if result.task == "ud"]
   for lang in sorted({result.lang for result in tagged}):
-    of_lang = [result for result in tagged if result.lang == lang]
-    counts = [result.breakdown(by) for result in of_lang]
+    own = [result for result in tagged if result.lang == lang]
+    breakdowns = [result.breakdown(by) for result in own]
     sizes = {
-      name: row["gold" if by == "feats" else "words"] // len(result.seeds)
-      for result, table_ in zip(of_lang, counts, strict=True)
-      for name, row in table_.items()
+      name: counts["gold" if by == "feats" else "words"] // len(result.seeds)
+      for result, breakdown in zip(own, breakdowns, strict=True)
+      for name, counts in breakdown.items()
     }
-    names = sorted(sizes, key=lambda name: (-sizes[name], name))
     for metric in BY[by]:
-      header = [by, "words", *(f"{r.label} ({r.split})" for r in of_lang)]
-      body = [
-        [name, str(sizes[name]), *(_share(c, name, metric) for c in counts)]
-        for name in names
-      ]
+      rows = [[by, "words", *(f"{r.label} ({r.split})" for r in own)]]
+      for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        shares = (
+          _share(breakdown.get(name), metric) for breakdown in breakdowns
+        )
+        rows.append([name, str(sizes[name]), *shares])
       lines += ["", f"## {lang or MISSING}: {metric} by {by}", ""]
-      lines += markdown([header, *body])
+      lines.append(markdown_table(rows, _ALIGN))
   return lines
 
 
-def _share(counts: Breakdown, name: str, metric: str) -> str:
-  """F1 of a feature; or how many words of a part of speech are right."""
-  row = counts.get(name)
-  if row is None:
+def _share(counts: Mapping[str, int] | None, metric: str) -> str:
+  """Returns F1 of a feature, or the share of words of a class that are right."""
+  if counts is None:
     return MISSING
+  right, whole = counts.get(metric, 0), counts.get("words", 0)
   if metric == "F1":
-    whole = row["gold"] + row["predicted"]
-    return _number(200 * row["right"] / whole if whole else None, ".2f")
-  words = row["words"]
-  return _number(100 * row[metric] / words if words else None, ".2f")
+    right, whole = 2 * counts["right"], counts["gold"] + counts["predicted"]
+  return _number(100 * right / whole if whole else None, ".2f")

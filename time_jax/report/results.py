@@ -41,21 +41,21 @@ Breakdown = dict[str, dict[str, int]]  # class -> what is counted -> words
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What a workdir of `finetune` found.
+  """The scores in a workdir of `finetune`.
 
   Attributes:
     place: the workdir.
     task: ud, ner or qa.
-    lang: the shortest ISO code, however the recipe had it.
-    label: of the model.
-    fingerprint: which model it is; see `identity`.
-    before: by which earlier versions knew it; empty: not known.
-    parameters: of the encoder, "all".
-    scores: split -> metric -> mean and std in percent, values of the seeds.
-    seeds: one run each.
-    hardware: kind of device.
-    model: the path or hub id that it was opened by.
-    init: whether its weights or only its shape were taken.
+    lang: the shortest ISO code of the language.
+    label: what reports call the model.
+    fingerprint: hash of the model.
+    before: its hash in earlier versions; "" if not known.
+    parameters: "all" -> number of parameters of the encoder.
+    scores: split -> metric -> mean and std in percent, and values by seed.
+    seeds: one for each run.
+    hardware: number and kind of the devices.
+    model: path or hub id that was fine-tuned.
+    init: "model", or "random" where only its shape was taken.
   """
 
   place: pathlib.Path
@@ -73,11 +73,11 @@ class Result:
 
   @property
   def split(self) -> str:
-    """Test, where it was scored; else dev."""
+    """The split of the scores: test where it was scored, else dev."""
     return "test" if "test" in self.scores else "dev"
 
   def breakdown(self, kind: str) -> Breakdown:
-    """Counts of `split`, the sum over the seeds.
+    """Returns counts on `split` by class, summed over the seeds.
 
     Args:
       kind: "feats" or "upos".
@@ -97,17 +97,17 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-  """How fast an encoder is, in one engine and batch size.
+  """The latency of an encoder in one engine at one batch size.
 
   Attributes:
-    place: the file that says so.
-    fingerprint: which model it is; see `identity`.
-    engine: such as jax.
-    batch_size: sentences at a time.
-    milliseconds: of a batch, median.
-    joules: of a sentence; None: not measured.
-    hardware: kind of device.
-    before: by which earlier versions knew it; empty: not known.
+    place: the file with the numbers.
+    fingerprint: hash of the model.
+    engine: such as "jax".
+    batch_size: sentences in a batch.
+    milliseconds: median latency of a batch.
+    joules: energy of a sentence; None: not measured.
+    hardware: number and kind of the devices.
+    before: its hash in earlier versions; "" if not known.
   """
 
   place: pathlib.Path
@@ -162,48 +162,50 @@ def _file(path: pathlib.Path) -> pathlib.Path:
 
 
 class _File:
-  """A JSON file that somebody may have damaged, or written otherwise."""
+  """A JSON file that may be damaged, or of another program."""
 
   def __init__(self, path: pathlib.Path) -> None:
     self.path, self.content = path, files.read_json(path)
 
   def get(self, kind: type, *names: str | int, empty: bool = False) -> Any:
-    """What stands at a path of names.
+    """Returns the value at a path of names.
 
     Args:
       kind: a key of `_KINDS`.
-      *names: keys of objects, and numbers in lists.
-      empty: whether it may be empty.
+      *names: keys of objects, and indices of lists whose length is known.
+      empty: whether the value may be empty.
 
     Raises:
       UserError: it is not there, or of another kind.
     """
-    found: Any = self.content
+    value: Any = self.content
     place = ""
     for name in names:
       if isinstance(name, int):
-        place += f"[{name}]"
-        found = found[name]  # Of a list that was there.
+        place, value = f"{place}[{name}]", value[name]
       else:
-        place += f".{name}" if place else name
-        found = found.get(name) if isinstance(found, dict) else None
-      if found is None:
-        raise UserError(
-          f"{self.path} lacks {place!r}; run the command that wrote it again."
-        )
+        place = f"{place}.{name}".lstrip(".")
+        value = value.get(name) if isinstance(value, dict) else None
+      if value is None:
+        raise self.damaged(f" lacks {place!r}")
     kinds = (int, float) if kind is float else kind
-    right = isinstance(found, kinds) and not isinstance(found, bool)
-    if not right or (isinstance(found, float) and not math.isfinite(found)):
-      raise UserError(
-        f"{self.path}: {place!r} is {found!r:.40}, expected {_KINDS[kind]}; "
-        "run the command that wrote it again."
+    if (
+      not isinstance(value, kinds)
+      or isinstance(value, bool)
+      or (isinstance(value, float) and not math.isfinite(value))
+    ):
+      raise self.damaged(
+        f": {place!r} is {value!r:.40}, expected {_KINDS[kind]}"
       )
-    if found in ("", [], {}) and not empty:
-      raise UserError(
-        f"{self.path} lacks {place!r}: it is empty; run the command that wrote "
-        "it again."
-      )
-    return found
+    if value in ("", [], {}) and not empty:
+      raise self.damaged(f" lacks {place!r}: it is empty")
+    return value
+
+  def damaged(self, problem: str) -> UserError:
+    """Returns an error that names the file, and what to do."""
+    return UserError(
+      f"{self.path}{problem}; run the command that wrote it again."
+    )
 
 
 def _result(file: _File) -> Result:
@@ -217,13 +219,11 @@ def _result(file: _File) -> Result:
   scores = file.get(dict, "scores")
   split = "dev" if "dev" in scores and "test" not in scores else "test"
   for metric in metrics:
-    score = file.get(dict, "scores", split, metric)
-    values = score.get("values")
-    # Undefined, as F1 is where there is no name to find.
+    values = file.get(dict, "scores", split, metric).get("values")
+    # A score is undefined where there was nothing to find.
     if not (isinstance(values, list) and None in values):
       for name in ("mean", "std"):
         file.get(float, "scores", split, metric, name)
-  seeds = file.get(list, "seeds")
   return Result(
     place=file.path.parent,
     task=task,
@@ -232,7 +232,9 @@ def _result(file: _File) -> Result:
     fingerprint=file.get(str, "fingerprint"),
     parameters={"all": file.get(int, "parameters", "all")},
     scores=scores,
-    seeds=[file.get(int, "seeds", i) for i in range(len(seeds))],
+    seeds=[
+      file.get(int, "seeds", i) for i in range(len(file.get(list, "seeds")))
+    ],
     hardware=_hardware(file),
     before=file.content.get("fingerprint_before") or "",
     model=file.content.get("model") or "",
@@ -241,33 +243,31 @@ def _result(file: _File) -> Result:
 
 
 def _language(code: str) -> str:
-  """One code for a language, which recipes may have had by several."""
+  """Returns one code for a language that recipes may give by several."""
   try:
     return languages.short_code(languages.find(code)) if code else ""
-  except UserError:  # It may have been of a corpus of the user's own.
+  except UserError:  # The user's own text may be in any language.
     return code
 
 
 def _speeds(file: _File) -> list[Speed]:
-  prints = {}
+  models: dict[str, tuple[str, str]] = {}
   for i, model in enumerate(file.get(list, "models")):
     name = file.get(str, "models", i, "name")
     fingerprint = file.get(str, "models", i, "fingerprint")
-    prints[name] = fingerprint, model.get("fingerprint_before") or ""
-  found = []
+    models[name] = fingerprint, model.get("fingerprint_before") or ""
+  speeds = []
   for i, row in enumerate(file.get(list, "rows")):
     name = file.get(str, "rows", i, "model")
-    if name not in prints:
-      raise UserError(
-        f"{file.path} lacks {name!r} among its models; run the command that "
-        "wrote it again."
-      )
-    fingerprint, before = prints[name]
-    energy = row.get("energy") and file.get(dict, "rows", i, "energy")
-    joules = (energy or {}).get("joules_per_sentence")
+    if name not in models:
+      raise file.damaged(f" lacks {name!r} among its models")
+    joules = None
+    if row.get("energy") and file.get(dict, "rows", i, "energy"):
+      joules = row["energy"].get("joules_per_sentence")
     if joules is not None:
       file.get(float, "rows", i, "energy", "joules_per_sentence")
-    found.append(
+    fingerprint, before = models[name]
+    speeds.append(
       Speed(
         place=file.path,
         fingerprint=fingerprint,
@@ -279,7 +279,7 @@ def _speeds(file: _File) -> list[Speed]:
         before=before,
       )
     )
-  return found
+  return speeds
 
 
 def _hardware(file: _File) -> str:

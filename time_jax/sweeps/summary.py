@@ -5,9 +5,10 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from time_jax.core.display import markdown_table
 from time_jax.core.errors import EXIT_PREEMPTED, UserError
 from time_jax.data import manifest
-from time_jax.report import plot, report, results, same_model, table
+from time_jax.report import fingerprints, plot, report, results, table
 from time_jax.report.results import Result
 from time_jax.report.table import Row
 from time_jax.sweeps import stages
@@ -88,7 +89,7 @@ def write(sweep: Sweep, points: Sequence[Point], workdir: pathlib.Path) -> None:
     )
     for row in flat
   ]
-  lines = report.markdown([header, *body])
+  lines = [markdown_table([header, *body], "<<>")]
   lines += ["", f"Scores in percent; {report.MISSING}: not measured."]
   lines += ["", f"{report.COMMON} Of points that are done.", "", _TOKENS_NOTE]
   text = "\n".join(lines) + "\n"
@@ -154,7 +155,7 @@ def _rows(point: Point) -> list[Row]:
     for one in found
   ]
   speed = stages.speed_of(point)
-  rows = table.rows(named) or [Row("", (point.name,), None, {}, None)]
+  rows = table.rows(named) or [Row("", (point.name,), None, {})]
   return [dataclasses.replace(row, speed=speed) for row in rows]
 
 
@@ -168,7 +169,7 @@ def check_models(found: Sequence[Result]) -> None:
     UserError: one place held different models as it was fine-tuned.
   """
   first: dict[tuple[str, str], Result] = {}
-  for one in same_model.reconcile(found, [])[0]:
+  for one in fingerprints.unify(found, [])[0]:
     other = first.setdefault((one.model, one.init), one)
     if other.fingerprint != one.fingerprint:
       raise UserError(
