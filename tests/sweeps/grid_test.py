@@ -10,6 +10,7 @@ from time_jax.cli import main
 from time_jax.core.errors import UserError
 from time_jax.run import assembly
 from time_jax.sweeps import grid
+from time_jax.sweeps.points import make_points
 
 
 def test_no_such_file_or_argument(capsys, tmp_path):
@@ -45,7 +46,7 @@ def test_the_sweeps_here(monkeypatch, tmp_path, name, arguments, count):
   monkeypatch.chdir(running.ROOT)
   text = ",".join(f"{k}={v}" for k, v in {"ud": tmp_path, **arguments}.items())
   found = grid.load(f"configs/sweep_{name}.py:{text}")
-  points = grid.points(found, pathlib.Path("runs/x"), main.COMMANDS)
+  points = make_points(found, pathlib.Path("runs/x"), main.COMMANDS)
   assert len(points) == count == len(seen)
   for config in seen:
     assert config.teacher.path == "FacebookAI/xlm-roberta-large"
@@ -65,7 +66,7 @@ def test_a_sweep_with_a_teacher_of_the_users_own(monkeypatch, tiny, tmp_path):
   found = grid.load(f"configs/sweep_shapes.py:{text}")
   fields = "--config.data.seq_len=32", "--config.train.num_steps=9"
   found = grid.with_fields(found, fields)
-  points = grid.points(found, pathlib.Path("runs/x"), main.COMMANDS)
+  points = make_points(found, pathlib.Path("runs/x"), main.COMMANDS)
   assert len(points) == 12
   for point in points:
     measure, distill, *_ = (stage.values for stage in point.stages)
@@ -85,11 +86,11 @@ def test_a_typed_warmup_of_a_point_that_is_begun(tiny, tmp_path):
 
   sweep = grid.Sweep({"steps": (5,)}, stages, x="steps")
   with pytest.raises(UserError, match="warmup_steps=5 is not shorter than"):
-    grid.points(sweep, tmp_path, main.COMMANDS)
+    make_points(sweep, tmp_path, main.COMMANDS)
   record = tmp_path / "steps=5" / "student" / "config.json"
   record.parent.mkdir(parents=True)
   record.write_text('{"train": {"num_steps": 4, "warmup_steps": 5}}')
-  (point,) = grid.points(sweep, tmp_path, main.COMMANDS)
+  (point,) = make_points(sweep, tmp_path, main.COMMANDS)
   assert point.stages[0].values.config.train.warmup_steps == 5
 
 
@@ -108,12 +109,12 @@ def test_fields_that_cannot_be(tiny, tmp_path, field, message):
     return [["distill", recipe, f"--config.seed={a}", f"--workdir={folder}"]]
 
   found = grid.Sweep({"a": (1, 2)}, stages, x="a")
-  assert len(grid.points(found, tmp_path, main.COMMANDS)) == 2
+  assert len(make_points(found, tmp_path, main.COMMANDS)) == 2
   with pytest.raises(UserError) as caught:
     found = grid.with_fields(found, [f"--config.{field}"])
-    grid.points(found, tmp_path, main.COMMANDS)
+    make_points(found, tmp_path, main.COMMANDS)
   assert message in str(caught.value)
   found = grid.Sweep({"a": (1,)}, lambda folder, a: [["choose"]])
   found = grid.with_fields(found, ["--config.seed=1"])
   with pytest.raises(UserError, match="no stage is 'distill', which would"):
-    grid.points(found, tmp_path, main.COMMANDS)
+    make_points(found, tmp_path, main.COMMANDS)

@@ -98,6 +98,13 @@ def stub(monkeypatch, tiny, tmp_path):
   return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, request):
+  """One test looks at the picture; drawing it takes longer than all else."""
+  if request.function is not test_all_points_once_and_a_table_of_them:
+    monkeypatch.setattr(plot, "draw", lambda *_, **__: False)
+
+
 def sweep(capsys, stub, arguments="", *fields, code=0):
   """Runs it; (output, error, the commands that were started)."""
   calls = stub / "calls"

@@ -1,4 +1,4 @@
-"""`report`: the paper's table from result files, in Markdown, CSV and a plot."""
+"""`report`: the paper's table from result files, as Markdown, CSV and plot."""
 
 import csv
 import dataclasses
@@ -190,7 +190,7 @@ def _tables_by_class(scores: Sequence[Result], by: str) -> list[str]:
 
 
 def _share(counts: Mapping[str, int] | None, metric: str) -> str:
-  """Returns F1 of a feature, or the share of words of a class that are right."""
+  """Returns F1 of a feature, or the share of right words of a class."""
   if counts is None:
     return MISSING
   right, whole = counts.get(metric, 0), counts.get("words", 0)

@@ -1,4 +1,4 @@
-"""The stages of a point: processes of their own, and what became of them.
+"""The stages of a point: each a process, and a record of how it ended.
 
 POINT/point.json says which stages were started, and how each ended: with it, no
 finished one is started again.
@@ -21,7 +21,8 @@ from time_jax.core.storage import atomic_file
 from time_jax.hf import files
 from time_jax.report import results, table
 from time_jax.report.results import Speed
-from time_jax.sweeps.grid import BENCH, Point, Stage
+from time_jax.sweeps.grid import BENCH
+from time_jax.sweeps.points import Point, Stage
 
 RECORD = "point.json"
 _SCHEMA = "time_jax.sweep/1"
@@ -32,9 +33,9 @@ class Ended:
   """How a stage ended.
 
   Attributes:
-    words: of its command; the sweep's folder is WORKDIR in them.
+    words: its command, with WORKDIR for the sweep's folder.
     code: its exit code.
-    seconds: over all its starts.
+    seconds: time over all its starts.
   """
 
   words: tuple[str, ...]
@@ -49,7 +50,7 @@ class Record:
     """Reads what an earlier session left.
 
     Raises:
-      UserError: a stage was finished that is another one now.
+      UserError: a finished stage has another command now.
     """
     self._point, self._path = point, point.folder / RECORD
     self._ended: list[Ended] = []
@@ -64,34 +65,28 @@ class Record:
         raise UserError(
           f"{self._path} is damaged; delete {point.folder} to run it again."
         ) from error
-    for i, stage in enumerate(point.stages):
-      if self.finished(i):
-        self._check_same(self._ended[i].words, self._words(stage), i)
+    for i in filter(self.finished, range(len(point.stages))):
+      before, now = self._ended[i].words, self._words(i)
+      if before != now:
+        gone = " ".join(word for word in before if word not in now) or "no more"
+        new = " ".join(word for word in now if word not in before) or "no more"
+        raise UserError(
+          f"{self._path}: stage {i + 1} was finished with {gone!r}, and has "
+          f"{new!r} now. Use another --workdir, or the sweep as it was, or "
+          f"delete {point.folder}."
+        )
 
-  def _words(self, stage: Stage) -> tuple[str, ...]:
+  def _words(self, i: int) -> tuple[str, ...]:
     # The folder may be called otherwise on another machine.
-    workdir = str(self._point.folder.parent)
+    workdir, stage = str(self._point.folder.parent), self._point.stages[i]
     return tuple(word.replace(workdir, "WORKDIR") for word in stage.words)
 
-  def _check_same(
-    self, before: tuple[str, ...], now: tuple[str, ...], i: int
-  ) -> None:
-    if before == now:
-      return
-    gone = " ".join(word for word in before if word not in now)
-    new = " ".join(word for word in now if word not in before)
-    raise UserError(
-      f"{self._path}: stage {i + 1} was finished with {gone or 'no more'!r}, "
-      f"and has {new or 'no more'!r} now. Use another --workdir, or the sweep "
-      f"as it was, or delete {self._point.folder}."
-    )
-
   def finished(self, i: int) -> bool:
-    """Whether stage i, from 0, is done."""
+    """Returns whether stage i, from 0, is done."""
     return i < len(self._ended) and self._ended[i].code == 0
 
   def failure(self) -> tuple[Stage, int] | None:
-    """The last stage that was started and its exit code, if it is not 0."""
+    """Returns the last started stage and its exit code, if it is not 0."""
     i = len(self._ended) - 1
     if not 0 <= i < len(self._point.stages) or self.finished(i):
       return None
@@ -100,8 +95,8 @@ class Record:
   def add(self, i: int, code: int, seconds: float) -> None:
     """Writes down how stage i ended, after so many seconds of this start."""
     before = self._ended[i].seconds if i < len(self._ended) else 0.0
-    words = self._words(self._point.stages[i])
-    self._ended[i:] = [Ended(words, code, round(before + seconds, 1))]
+    ended = Ended(self._words(i), code, round(before + seconds, 1))
+    self._ended[i:] = [ended]
     content = {
       "schema": _SCHEMA,
       "values": dict(self._point.values),
@@ -115,8 +110,8 @@ def run(stage: Stage, log: pathlib.Path, lock: int) -> tuple[int, float, bool]:
 
   Args:
     stage: the command.
-    log: file that its output is added to.
-    lock: a file descriptor that it keeps open, see `alone`.
+    log: file to which its output is added.
+    lock: file descriptor that the stage keeps open, see `alone`.
 
   Returns:
     Its exit code, the seconds that it took, and whether there was a SIGTERM.
@@ -157,7 +152,7 @@ def run(stage: Stage, log: pathlib.Path, lock: int) -> tuple[int, float, bool]:
 
 @contextlib.contextmanager
 def alone(workdir: pathlib.Path) -> Generator[int, None, None]:
-  """Holds a lock, and gives its file descriptor.
+  """Holds the lock of a sweep, and yields its file descriptor.
 
   Processes that inherit it hold the lock, too: a stage whose sweep was killed
   keeps the next one waiting, instead of working beside it.
@@ -177,20 +172,20 @@ def alone(workdir: pathlib.Path) -> Generator[int, None, None]:
 
 
 def log_of(point: Point, i: int) -> pathlib.Path:
-  """Where the output of stage i, from 0, goes."""
+  """Returns the file for the output of stage i, from 0."""
   name = point.stages[i].name.replace(" ", "-")
   return point.folder / f"{i + 1}-{name}.log"
 
 
 def reason_in(log: pathlib.Path) -> str:
-  """The last line of a stage's output."""
+  """Returns the last line of a stage's output."""
   lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
   last = next((line for line in reversed(lines) if line.strip()), "no output")
   return last.removeprefix("time_jax: error: ").strip()[:300]
 
 
 def speed_of(point: Point) -> Speed | None:
-  """What `bench inference` measured; None: not yet, or nothing."""
+  """Returns what `bench inference` measured, or None."""
   paths = [
     pathlib.Path(stage.values.json).expanduser()
     for stage in point.stages

@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from time_jax.core.display import markdown_table
 from time_jax.core.errors import EXIT_PREEMPTED, UserError
@@ -12,11 +12,12 @@ from time_jax.report import fingerprints, plot, report, results, table
 from time_jax.report.results import Result
 from time_jax.report.table import Row
 from time_jax.sweeps import stages
-from time_jax.sweeps.grid import DISTILL, LATENCY, TOKENS, Point, Sweep
+from time_jax.sweeps.grid import DISTILL, LATENCY, TOKENS, Sweep
+from time_jax.sweeps.points import Point
 from time_jax.telemetry import history
 
 DONE = "done"
-_NOT_HERE = "% of teacher"
+_LEFT_OUT = "% of teacher"
 _TOKENS_NOTE = (
   "Tokens: of the text that training read, each counted once however often it "
   "was read."
@@ -24,7 +25,7 @@ _TOKENS_NOTE = (
 
 
 def state(sweep: Sweep, point: Point) -> str:
-  """How a point is doing, in words."""
+  """Returns how a point is doing, such as "2 of 4 stages"."""
   record = stages.Record(point)
   if failure := record.failure():
     stage, code = failure
@@ -39,11 +40,11 @@ def state(sweep: Sweep, point: Point) -> str:
 
 
 def over_limit(sweep: Sweep, point: Point) -> str:
-  """Says how far a point is above the limit; empty: it is not, as far as known.
+  """Returns how far a point is above the limit; "" if it is not, or not known.
 
   Args:
-    sweep: has the limit.
-    point: may have been measured.
+    sweep: the grid, with its limit.
+    point: one of its points, measured or not.
   """
   speed = stages.speed_of(point) if sweep.limit_ms is not None else None
   if not speed or speed.milliseconds <= (sweep.limit_ms or 0):
@@ -56,132 +57,131 @@ def write(sweep: Sweep, points: Sequence[Point], workdir: pathlib.Path) -> None:
 
   Args:
     sweep: the grid.
-    points: of it.
-    workdir: for the files.
+    points: its points.
+    workdir: folder for the files.
 
   Raises:
     UserError: a file of results is damaged, or two are for one cell.
   """
-  found = {point.name: _rows(point) for point in points}
-  states = {point.name: state(sweep, point) for point in points}
-  tokens = {point.name: _tokens(point) for point in points}
-  flat = [row for rows in found.values() for row in rows]
-  drawn = table.with_common([row for row in flat if states[row.label] == DONE])
-  # The others are not compared with these yet.
-  known = {(row.lang, row.label): row.common for row in drawn}
-  flat = [
-    dataclasses.replace(row, common=known.get((row.lang, row.label), ()))
-    for row in flat
+  entries = [_Entry(sweep, point) for point in points]
+  done = [row for e in entries if e.state == DONE for row in e.rows]
+  compared = {(row.lang, row.label): row for row in table.with_common(done)}
+  pairs = [  # Unfinished points are not compared with the others yet.
+    (entry, compared.get((row.lang, row.label), row))
+    for entry in entries
+    for row in entry.rows
   ]
-  shown = [name != _NOT_HERE for name in report.HEADER]
-
-  def cells(texts: Sequence[str], *more: str) -> list[str]:
-    kept = [text for text, show in zip(texts, shown, strict=True) if show]
-    return [*kept, *more]
-
-  header = cells(report.HEADER, "tokens", "state")
+  kept = [i for i, name in enumerate(report.HEADER) if name != _LEFT_OUT]
+  header = [report.HEADER[i] for i in kept] + ["tokens", "state"]
   header[1] = "point"
-  body = [
-    cells(
-      report.texts(row),
-      f"{tokens[row.label]:,}" if tokens[row.label] else report.MISSING,
-      states[row.label],
-    )
-    for row in flat
-  ]
-  lines = [markdown_table([header, *body], "<<>")]
-  lines += ["", f"Scores in percent; {report.MISSING}: not measured."]
-  lines += ["", f"{report.COMMON} Of points that are done.", "", _TOKENS_NOTE]
-  text = "\n".join(lines) + "\n"
+  body = []
+  for entry, row in pairs:
+    tokens = f"{entry.tokens:,}" if entry.tokens else report.MISSING
+    cells = report.texts(row)
+    body.append([*(cells[i] for i in kept), tokens, entry.state])
+  text = f"""{markdown_table([header, *body], "<<>")}
+
+Scores in percent; {report.MISSING}: not measured.
+
+{report.COMMON} Of points that are done.
+
+{_TOKENS_NOTE}
+"""
   (workdir / "sweep.md").write_text(text, encoding="utf-8")
-  by_name = {point.name: point for point in points}
   with (workdir / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
-    rows = csv.writer(file)
-    rows.writerow([*sweep.axes, *report.PLAIN_HEADER, "tokens", "state"])
-    for row in flat:
-      values = by_name[row.label].values.values()
-      more = tokens[row.label], states[row.label]
-      rows.writerow([*values, *report.plain(row), *more])
-  _draw(sweep, drawn, by_name, tokens, workdir / "sweep.png")
+    lines = csv.writer(file)
+    lines.writerow([*sweep.axes, *report.PLAIN_HEADER, "tokens", "state"])
+    for entry, row in pairs:
+      values = entry.point.values.values()
+      lines.writerow([*values, *report.plain(row), entry.tokens, entry.state])
+  drawn = [(e, row) for e, row in pairs if e.state == DONE]
+  _draw(sweep, drawn, workdir / "sweep.png")
+
+
+class _Entry:
+  """A point with its state, the tokens that it read, and a row a language."""
+
+  def __init__(self, sweep: Sweep, point: Point) -> None:
+    self.point, self.state = point, state(sweep, point)
+    self.rows, self.tokens = _rows(point), _tokens(point)
+
+  def x(self, axis: str, row: Row) -> float | None:
+    """Returns where a row is drawn; None if that is not known."""
+    if axis == LATENCY:
+      return row.speed and row.speed.milliseconds
+    if axis == TOKENS:
+      return self.tokens and self.tokens / 1e6
+    return self.point.values[axis]
 
 
 def _draw(
-  sweep: Sweep,
-  rows: Sequence[Row],
-  points: Mapping[str, Point],
-  tokens: Mapping[str, int | None],
-  path: pathlib.Path,
+  sweep: Sweep, rows: Sequence[tuple[_Entry, Row]], path: pathlib.Path
 ) -> None:
-
-  def x(row: Row) -> float | None:
-    if sweep.x == LATENCY:
-      return row.speed.milliseconds if row.speed else None
-    if sweep.x == TOKENS:
-      count = tokens[row.label]
-      return count and count / 1e6
-    return points[row.label].values[sweep.x]
-
   # A line joins rows that differ in one axis; the legend names the others.
   moving = sweep.x if sweep.x in sweep.axes else [*sweep.axes][-1]
-  groups, named = [], []
-  for row in rows:
-    values = points[row.label].values
-    others = [f"{name}={values[name]}" for name in values if name != moving]
-    groups.append(", ".join(others))
-    name = f"{moving}={values[moving]}"
-    named.append(dataclasses.replace(row, labels=(name,)))
-  xs = [x(row) for row in rows]
-  label = {LATENCY: plot.MS, TOKENS: "million tokens of text"}.get(sweep.x)
-  costs = sweep.x in (LATENCY, TOKENS)
-  if not plot.draw(
-    named, xs, label or sweep.x, path, costs=costs, groups=groups
-  ):
+  named, groups = [], []
+  for entry, row in rows:
+    texts = {name: f"{name}={x}" for name, x in entry.point.values.items()}
+    named.append(dataclasses.replace(row, labels=(texts.pop(moving),)))
+    groups.append(", ".join(texts.values()))
+  drawn = plot.draw(
+    named,
+    [entry.x(sweep.x, row) for entry, row in rows],
+    {LATENCY: plot.MS, TOKENS: "million tokens of text"}.get(sweep.x, sweep.x),
+    path,
+    costs=sweep.x in (LATENCY, TOKENS),
+    groups=groups,
+  )
+  if not drawn:
     path.unlink(missing_ok=True)
 
 
 def _rows(point: Point) -> list[Row]:
-  """A row a language; one without scores where nothing was scored."""
-  places = [
+  """Returns a row a language; one without scores where nothing was scored."""
+  workdirs = [
     pathlib.Path(stage.values.workdir).expanduser()
     for stage in point.stages
     if stage.name.startswith("finetune")
   ]
-  found, _ = results.read([p for p in places if (p / results.SCORES).exists()])
-  check_models(found)
+  scores, _ = results.read(
+    [workdir for workdir in workdirs if (workdir / results.SCORES).exists()]
+  )
+  check_models(scores)
   # Known by the point: its parts may be of other weights, as the shape is that
   # was measured, and two points may share theirs.
   named = [
-    dataclasses.replace(one, label=point.name, fingerprint=point.name)
-    for one in found
+    dataclasses.replace(score, label=point.name, fingerprint=point.name)
+    for score in scores
   ]
-  speed = stages.speed_of(point)
   rows = table.rows(named) or [Row("", (point.name,), None, {})]
-  return [dataclasses.replace(row, speed=speed) for row in rows]
+  speed = stages.speed_of(point)
+  # `write` compares points with each other, and a point not with itself.
+  return [dataclasses.replace(row, speed=speed, common=()) for row in rows]
 
 
-def check_models(found: Sequence[Result]) -> None:
+def check_models(scores: Sequence[Result]) -> None:
   """Refuses results of a point that stand for two models.
 
   Args:
-    found: of its `finetune` stages.
+    scores: results of its `finetune` stages.
 
   Raises:
     UserError: one place held different models as it was fine-tuned.
   """
   first: dict[tuple[str, str], Result] = {}
-  for one in fingerprints.unify(found, [])[0]:
-    other = first.setdefault((one.model, one.init), one)
-    if other.fingerprint != one.fingerprint:
+  for score in fingerprints.unify(scores, [])[0]:
+    other = first.setdefault((score.model, score.init), score)
+    if other.fingerprint != score.fingerprint:
       raise UserError(
-        f"{other.place} and {one.place} were made of {one.model}, which held "
-        f"another model each time ({other.fingerprint[:12]} and "
-        f"{one.fingerprint[:12]}); they cannot stand in one row. Delete the "
+        f"{other.place} and {score.place} were made of {score.model}, which "
+        f"held another model each time ({other.fingerprint[:12]} and "
+        f"{score.fingerprint[:12]}); they cannot stand in one row. Delete the "
         "folder of the point to run all of its stages again."
       )
 
 
 def _tokens(point: Point) -> int | None:
-  """Of the text that `distill` read; None: nothing yet, or no text.
+  """Returns the tokens of text that `distill` read; None if there are none.
 
   Text that was prepared and not reached is not counted, nor is text twice.
   """

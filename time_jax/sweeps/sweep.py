@@ -1,4 +1,4 @@
-"""`sweep`: runs the points of a grid, and says what came of them."""
+"""`sweep`: runs the points of a grid, and reports what they gave."""
 
 import os
 import pathlib
@@ -10,7 +10,8 @@ from time_jax.core.storage import lease
 from time_jax.core.storage.paths import prepare_workdir
 from time_jax.parallel import launcher_env
 from time_jax.sweeps import grid, stages, summary
-from time_jax.sweeps.grid import Point, Sweep
+from time_jax.sweeps.grid import Sweep
+from time_jax.sweeps.points import Point, make_points
 
 
 def sweep_command(
@@ -19,12 +20,12 @@ def sweep_command(
   commands: Mapping[str, type[Command]],
   fields: Sequence[str] = (),
 ) -> int:
-  """Runs what is not done yet of a sweep; the table and the plot at its end.
+  """Runs what is not done yet of a sweep, then prints its table.
 
   Args:
     file: see `grid.load`.
     workdir: gets a folder for every point, and the table.
-    commands: all there are.
+    commands: all commands there are, by name.
     fields: see `grid.with_fields`.
 
   Returns:
@@ -42,51 +43,62 @@ def sweep_command(
       "runs in one, which may use all devices of its host."
     )
   sweep = grid.with_fields(grid.load(file), fields)
-  points = grid.points(sweep, workdir, commands)
+  points = make_points(sweep, workdir, commands)
   prepare_workdir(workdir)
   with (
     lease.hold(workdir / lease.RUN, f"--workdir={workdir}"),
     stages.alone(workdir) as lock,
   ):
-    records = {point.name: stages.Record(point) for point in points}
-    count = sum(len(point.stages) for point in points)
-    done = sum(
-      records[point.name].finished(i)
-      for point in points
+    records = [stages.Record(point) for point in points]
+    finished = [
+      record.finished(i)
+      for point, record in zip(points, records, strict=True)
       for i in range(len(point.stages))
-    )
+    ]
     print(
-      f"{len(points)} points, {done} of {count} stages done before. Output: "
-      f"{workdir}/POINT/STAGE.log",
+      f"{len(points)} points, {sum(finished)} of {len(finished)} stages done "
+      f"before. Output: {workdir}/POINT/STAGE.log",
       flush=True,
     )
-    for number, point in enumerate(points, 1):
+    for number, (point, record) in enumerate(
+      zip(points, records, strict=True), 1
+    ):
       head = f"{number}/{len(points)} {point.name}"
-      going_on = _run(sweep, point, records[point.name], head, lock)
+      goes_on = _run(sweep, point, record, head, lock)
       summary.write(sweep, points, workdir)
-      if not going_on:
+      if not goes_on:
         return EXIT_PREEMPTED
   print("\n" + (workdir / "sweep.md").read_text(encoding="utf-8"))
   plot = ", sweep.png" if (workdir / "sweep.png").exists() else ""
   print(f"Written: {workdir}/sweep.md, sweep.csv{plot}")
-  _raise_failures(sweep, points)
+  states = {point.name: summary.state(sweep, point) for point in points}
+  failed = [
+    f"{name} ({text.removeprefix('failed: ')})"
+    for name, text in states.items()
+    if text.startswith("failed")
+  ]
+  if failed:
+    raise RunError(
+      f"{len(failed)} of {len(points)} points failed: {'; '.join(failed)}. "
+      "Those stages start again when the sweep does."
+    )
   return 0
 
 
 def _run(
   sweep: Sweep, point: Point, record: stages.Record, head: str, lock: int
 ) -> bool:
-  """Runs the stages of a point that are to be run; a line for each.
+  """Runs the stages of a point that are not done, and prints a line for each.
 
   Args:
     sweep: the grid.
-    point: of it.
-    record: of the point.
-    head: of the lines.
+    point: the point to run.
+    record: what is known of its stages.
+    head: start of each line.
     lock: see `stages.alone`.
 
   Returns:
-    False if all is to end here, to go on later.
+    Whether the sweep goes on; False after a signal or a preempted stage.
   """
   point.folder.mkdir(exist_ok=True)
   for i, stage in enumerate(point.stages):
@@ -110,17 +122,3 @@ def _run(
       print(f"{head}: skipped: {over}", flush=True)
       return True
   return True
-
-
-def _raise_failures(sweep: Sweep, points: Sequence[Point]) -> None:
-  states = {point.name: summary.state(sweep, point) for point in points}
-  failed = [
-    f"{name} ({text.removeprefix('failed: ')})"
-    for name, text in states.items()
-    if text.startswith("failed")
-  ]
-  if failed:
-    raise RunError(
-      f"{len(failed)} of {len(points)} points failed: {'; '.join(failed)}. "
-      "Those stages start again when the sweep does."
-    )
