@@ -15,12 +15,14 @@ from time_jax.config import finetune as recipe_fields
 from time_jax.config.distill import (
   RANGES,
   check_config,
-  completed,
   default_config,
-  differences,
   flatten,
-  harmless_differences,
   missing_fields,
+)
+from time_jax.config.recorded import (
+  completed,
+  differences,
+  harmless_differences,
 )
 from time_jax.core.errors import UserError
 from time_jax.run import assembly, run_files

@@ -31,21 +31,21 @@ def parse(text: str) -> Changes:
   Raises:
     UserError: it has another form.
   """
-  found: Changes = {}
+  changes: Changes = {}
   try:
     for part in filter(None, text.replace(" ", "").split(";")):
       number, _, values = part.partition(":")
       pairs = [pair.split("=") for pair in values.split(",")]
       new = {name: _number(value) for name, value in pairs}
-      if int(number) in found or len(new) < len(pairs):
+      if int(number) in changes or len(new) < len(pairs):
         raise ValueError(part)
-      found[int(number)] = new
+      changes[int(number)] = new
   except ValueError:
     raise UserError(
       f"train.changes={text!r} cannot be read; expected {_FORM}, each step and "
       "each of its fields once, such as '1200:peak_lr=0.0003'."
     ) from None
-  return dict(sorted(found.items()))
+  return dict(sorted(changes.items()))
 
 
 def _number(text: str) -> float:
@@ -58,18 +58,18 @@ def _number(text: str) -> float:
 def problems(
   text: str, num_steps: int, ranges: Mapping[str, Range]
 ) -> list[str]:
-  """Says what no run could use of `train.changes`.
+  """Returns phrases about what no run could use of `train.changes`.
 
   Args:
     text: see `parse`.
-    num_steps: of the whole run.
-    ranges: "train." and the name of a field -> its numbers.
+    num_steps: number of steps of the run.
+    ranges: "train.FIELD" -> allowed numbers.
   """
   try:
     changes = parse(text)
   except UserError as error:
     return [str(error).rstrip(".")]
-  found = [
+  wrong = [
     f"train.changes names step {step}, expected 1 to {num_steps - 1}"
     for step in changes
     if not 1 <= step < num_steps
@@ -77,23 +77,23 @@ def problems(
   for step, values in changes.items():
     for name, value in values.items():
       if name not in FIELDS:
-        found.append(
+        wrong.append(
           f"train.changes names {name!r}, expected one of {', '.join(FIELDS)}"
         )
       elif value not in ranges[f"train.{name}"]:
-        found.append(
+        wrong.append(
           f"train.changes has {name}={value!r} after step {step}, expected "
           f"{ranges[f'train.{name}']}"
         )
-  return found
+  return wrong
 
 
 def at(config: ConfigDict, step: int) -> ConfigDict:
-  """The config by which the step after `step` steps is done.
+  """Returns the config of the step that follows `step` steps.
 
   Args:
-    config: of the run; it is not changed.
-    step: how many steps are done before.
+    config: config of the run; it is not changed.
+    step: number of steps before.
   """
   if not config.train.changes:
     return config
@@ -103,11 +103,11 @@ def at(config: ConfigDict, step: int) -> ConfigDict:
 
 
 def fields_at(train: ConfigDict, step: int) -> dict[str, float]:
-  """The same for the fields that may change alone, by name.
+  """Returns the fields that may change, as they are after `step` steps.
 
   Args:
-    train: the part of the config.
-    step: how many steps are done before.
+    train: the section `train` of a config.
+    step: number of steps before.
   """
   now = {name: train[name] for name in FIELDS}
   for first, values in parse(train.changes).items():
@@ -117,12 +117,12 @@ def fields_at(train: ConfigDict, step: int) -> dict[str, float]:
 
 
 def agree(before: str, now: str, step: int) -> bool:
-  """Whether two values of `train.changes` give a run the same first steps.
+  """Returns whether two values of `train.changes` agree on the first steps.
 
   Args:
-    before: as it was.
-    now: as it is.
-    step: how many steps are done.
+    before: the recorded value.
+    now: the value of this start.
+    step: number of steps that are done.
   """
   first, second = (
     {s: values for s, values in parse(text).items() if s < step}
@@ -132,23 +132,23 @@ def agree(before: str, now: str, step: int) -> bool:
 
 
 def line(step: int, values: Mapping[str, float]) -> str:
-  """Says a change to people.
+  """Returns a change in words, such as "after step 4: peak_lr 0.001".
 
   Args:
-    step: after which it comes.
-    values: by field.
+    step: the last step before the change.
+    values: field -> value from then on.
   """
   new = ", ".join(f"{name} {value:g}" for name, value in values.items())
   return f"after step {step}: {new}"
 
 
 def added(text: str, step: int, **values: float) -> str:
-  """The flag by which fields change after a step, beside other changes.
+  """Returns the flag that adds a change to those of `train.changes`.
 
   Args:
     text: `train.changes` so far.
-    step: after which they change.
-    **values: by field.
+    step: the last step before the change.
+    **values: field -> value from then on.
   """
   changes = parse(text)
   changes[step] = changes.get(step, {}) | values
@@ -162,15 +162,15 @@ def added(text: str, step: int, **values: float) -> str:
 def instead(
   before: Mapping[str, Any], now: Mapping[str, Any], step: int
 ) -> str:
-  """Says how to change a field from a step on that was changed for all steps.
+  """Returns how to change fields from a step on instead of for all steps.
 
   Args:
-    before: "train" of the run's config as it was.
-    now: as it is.
-    step: of the last checkpoint.
+    before: the section `train` of the recorded config.
+    now: that of this start.
+    step: step of the last checkpoint.
 
   Returns:
-    A sentence; empty where no field differs that may change.
+    A sentence; "" where no field differs that may change.
   """
   new = {
     n: now[n] for n in FIELDS if n != "max_skipped" and now[n] != before[n]
@@ -185,11 +185,11 @@ def instead(
 
 
 def way_on(config: ConfigDict, step: int) -> str:
-  """Says how a run can go on that skipped too many steps in a row.
+  """Returns how a run goes on that skipped too many consecutive steps.
 
   Args:
-    config: of the run.
-    step: of the last checkpoint; 0: there is none of this run.
+    config: config of the run.
+    step: step of its last checkpoint; 0 if there is none.
   """
   causes = "look for damaged text or teacher weights."
   if not step:

@@ -1,4 +1,4 @@
-"""Every field that a run can be told, with its default and what it means.
+"""Every field of `distill`, with its default, its meaning and its range.
 
 A file in `configs/` starts from `default_config` and changes what its recipe
 needs. The ConfigDict stops in the command functions; code below them takes
@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from time_jax.config import changes, ranges
 from time_jax.config.ranges import real, whole
-from time_jax.core.errors import UserError
 
 # The paper's three sizes (TiME, arXiv 2512.14645), each with 12 heads.
 STUDENT_SIZES = {
@@ -23,7 +22,7 @@ STUDENT_SIZES = {
 
 
 def default_config() -> ConfigDict:
-  """The paper's recipe (TiME, arXiv 2512.14645) without teacher and text."""
+  """Returns the paper's recipe (arXiv 2512.14645) without teacher and text."""
   config = ConfigDict()
   config.lang = ""  # ISO code; goes into the exported model's card
   config.seed = 21  # of weights, dropout and the order of the data
@@ -37,7 +36,7 @@ def default_config() -> ConfigDict:
   # Whether pytorch_model.bin is read where there is no safetensors; of
   # student.init_from, too.
   t.allow_pickle = False
-  # What is distilled: "projections", or "post_rope" behind rotary positions.
+  # What is distilled: "projections", or "post_rope" after rotary positions.
   t.capture = "projections"
   # Of LTG-BERT: "flat" or "per_head"; empty: what its architecture suggests.
   t.relative_layout = ""
@@ -74,7 +73,7 @@ def default_config() -> ConfigDict:
 
 
 def _run_fields(config: ConfigDict) -> None:
-  """Adds what the run reads and does, beside the models."""
+  """Adds the fields of the run: what it reads, how it trains, when it saves."""
   config.data = d = ConfigDict()
   # Text. Each entry: GLOB, tfds:NAME[:SPLIT], hf:OWNER/NAME/GLOB or
   # hf:NAME[:CONFIG[:SPLIT]], then [#FIELD]; see time_jax/data/sources.py.
@@ -83,7 +82,7 @@ def _run_fields(config: ConfigDict) -> None:
   d.folder = ""  # of prepared rows; empty: WORKDIR/data
   d.seq_len = 512
   d.packing = "pack"  # or "none": one document a row, truncated and padded
-  d.shard_text_mb = 16  # text behind one file of rows
+  d.shard_text_mb = 16  # MiB of text that become one file of rows
   d.max_bad_records = 100  # broken lines and files to skip before giving up
   d.max_tokens = d.max_documents = 0  # end a split after so many; 0: no limit
   d.synthetic_rows = 0  # > 0: random tokens instead of text, for measuring
@@ -192,54 +191,7 @@ RANGES = SHARED_RANGES | {
   "eval.every": COUNT,
   "eval.global_batch_size": SIZE,
 }
-
-# What may differ between a run and its resumption: where and how fast it
-# runs, how often it writes. Everything else shapes the result.
-HARMLESS = (
-  "checkpoint.",
-  "data.folder",
-  "data.max_bad_records",
-  "data.prefetch",
-  "eval.",
-  "log.",
-  "mesh.",
-  "teacher.allow_pickle",
-  "train.max_skipped",
-  "train.watchdog",
-  "teacher.path",  # the teacher's fingerprint is compared instead
-)
-
-
-def check_config(config: ConfigDict) -> None:
-  """Raises UserError for values that no run could use, all at once."""
-  fields = dict(flatten(config.to_dict()))
-  problems = ranges.problems(fields, RANGES)
-  problems += [
-    f"{name}={value} is negative"  # Of no range of ours: another's config.json.
-    for name, value in fields.items()
-    if name.startswith("teacher.architecture.")
-    and isinstance(value, int | float)
-    and value < 0
-  ]
-  problems += [
-    f"{name}={fields[name]!r}, expected one of {', '.join(known)}"
-    for name, known in _CHOICES.items()
-    if fields[name] not in known
-  ]
-  if not problems:
-    problems += changes.problems(
-      config.train.changes, config.train.num_steps, RANGES
-    )
-  if not problems and config.data.seq_len > config.student.max_positions:
-    problems.append(
-      f"data.seq_len={config.data.seq_len} is longer than the student's "
-      f"position table, student.max_positions={config.student.max_positions}"
-    )
-  if problems:
-    raise UserError("bad configuration: " + "; ".join(problems) + ".")
-
-
-_CHOICES = {
+CHOICES = {
   "teacher.loader": ("own", "flax"),
   "teacher.dtype": ("bfloat16", "float32"),
   "teacher.capture": ("projections", "post_rope"),
@@ -250,10 +202,32 @@ _CHOICES = {
 }
 
 
+def check_config(config: ConfigDict) -> None:
+  """Raises UserError for values that no run could use, all at once."""
+  fields = dict(flatten(config.to_dict()))
+  problems = ranges.problems(fields, RANGES, CHOICES)
+  problems += [
+    f"{name}={value} is negative"  # Another's config.json has no ranges here.
+    for name, value in fields.items()
+    if name.startswith("teacher.architecture.")
+    and isinstance(value, int | float)
+    and value < 0
+  ]
+  if not problems:  # Comparing values makes sense only where each is valid.
+    train, d = config.train, config.data
+    problems += changes.problems(train.changes, train.num_steps, RANGES)
+    if not problems and d.seq_len > config.student.max_positions:
+      problems.append(
+        f"data.seq_len={d.seq_len} is longer than the student's position "
+        f"table, student.max_positions={config.student.max_positions}"
+      )
+  ranges.refuse(problems)
+
+
 def flatten(
   tree: dict[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-  """{"a": {"b": 1}} -> ("a.b", 1)."""
+  """Yields the leaves of nested dicts: {"a": {"b": 1}} -> ("a.b", 1)."""
   for key, value in tree.items():
     if isinstance(value, dict):
       yield from flatten(value, f"{prefix}{key}.")
@@ -262,85 +236,14 @@ def flatten(
 
 
 def missing_fields(
-  tree: dict[str, Any], wanted: ConfigDict | None = None
+  tree: dict[str, Any], expected: ConfigDict | None = None
 ) -> list[str]:
-  """Fields that a config, as a dict, does not have.
-
-  Args:
-    tree: the config.
-    wanted: has all fields; by default `default_config`.
-  """
-  found = dict(flatten(tree))
-  known = flatten((wanted or default_config()).to_dict())
-  return [name for name, _ in known if name not in found]
-
-
-def completed(
-  tree: dict[str, Any], known: dict[str, Any] | None = None
-) -> dict[str, Any]:
-  """A config, as a dict, with the fields that came after it was written.
-
-  Each has its default, with which a run is what it was without the field.
-
-  Args:
-    tree: the config.
-    known: all fields; by default those of `default_config`.
-  """
-  known = default_config().to_dict() if known is None else known
-  filled = {
-    name: completed(tree.get(name, {}), value)
-    if isinstance(value, dict)
-    else tree.get(name, value)
-    for name, value in known.items()
-  }
-  return tree | filled
-
-
-def lacking(
-  tree: dict[str, Any], known: dict[str, Any] | None = None
-) -> list[str]:
-  """Parts that every config of a run has, and this one has not.
+  """Returns the names of fields that a config lacks.
 
   Args:
     tree: the config, as a dict.
-    known: all fields; by default those of `default_config`. A field inside of
-      a part may be absent: it may have come later.
+    expected: has all fields; by default `default_config`.
   """
-  whole = known is None
-  known = default_config().to_dict() if known is None else known
-  missing = [name for name in known if whole and name not in tree]
-  for name, value in known.items():
-    if isinstance(value, dict) and name in tree:
-      inside = tree[name]
-      is_part = isinstance(inside, dict)
-      missing += lacking(inside, value) if is_part else [name]
-  return missing
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-  """Lines about the fields that differ and would change a run's result."""
-  changed = _changes(before, now)
-  return [line for name, line in changed if not name.startswith(HARMLESS)]
-
-
-def harmless_differences(
-  before: dict[str, Any], now: dict[str, Any]
-) -> list[str]:
-  """Lines about the fields that differ and change no run's result."""
-  changed = _changes(before, now)
-  return [line for name, line in changed if name.startswith(HARMLESS)]
-
-
-def _changes(
-  before: dict[str, Any], now: dict[str, Any]
-) -> Iterator[tuple[str, str]]:
-  old, new = dict(flatten(before)), dict(flatten(now))
-  for name in sorted(old | new):
-    then, today = _show(old, name), _show(new, name)
-    if then != today:
-      yield name, f"{name}: {then} then, {today} now"
-
-
-def _show(values: dict[str, Any], name: str) -> str:
-  value = values.get(name, "(absent)")
-  return repr(list(value) if isinstance(value, tuple) else value)
+  present = dict(flatten(tree))
+  known = flatten((expected or default_config()).to_dict())
+  return [name for name, _ in known if name not in present]

@@ -1,4 +1,4 @@
-"""Every field that `finetune` can be told, with its default and meaning.
+"""Every field of `finetune`, with its default, its meaning and its range.
 
 A file in `configs/` starts from one of these and changes what it needs.
 """
@@ -15,11 +15,10 @@ from time_jax.config.distill import (
   flatten,
 )
 from time_jax.config.ranges import real, whole
-from time_jax.core.errors import UserError
 
 
 def _any_config(task: str) -> ConfigDict:
-  """What every task has; where a task differs, it says so."""
+  """Returns the fields that every task has; a task changes some of them."""
   config = ConfigDict()
   config.task = task
   config.lang = ""  # ISO code, for reports
@@ -76,7 +75,7 @@ def _any_config(task: str) -> ConfigDict:
 
 
 def ud_config() -> ConfigDict:
-  """Universal Dependencies, as TiME (arXiv 2512.14645) evaluates on it."""
+  """Returns the recipe of TiME (2512.14645) for Universal Dependencies."""
   config = _any_config("ud")
   # Widths, of which the paper says nothing.
   config.heads = h = ConfigDict()
@@ -88,7 +87,7 @@ def ud_config() -> ConfigDict:
 
 
 def _plain_config(task: str) -> ConfigDict:
-  """The same without smoothing and averages, for short runs."""
+  """Returns the fields of a task for short runs: no smoothing, no averages."""
   config = _any_config(task)
   n = config.train
   n.b2 = 0.999
@@ -99,10 +98,10 @@ def _plain_config(task: str) -> ConfigDict:
 
 
 def ner_config() -> ConfigDict:
-  """Named entities: what TiME states of its recipe, and else what we chose."""
+  """Returns a recipe for named entities: TiME's, as far as it is stated."""
   config = _plain_config("ner")
   config.seeds = (101,)
-  config.data.longest = 400  # tokens; what is behind them is read separately
+  config.data.longest = 400  # tokens; a longer sentence is read in parts
   n = config.train
   n.epochs = 5
   n.batch_size = 64
@@ -115,7 +114,7 @@ def ner_config() -> ConfigDict:
 
 
 def qa_config() -> ConfigDict:
-  """Extractive questions: of TiME's recipe nothing is stated, this is ours."""
+  """Returns a recipe for extractive questions: ours, TiME states none."""
   config = _plain_config("qa")
   d = config.data
   d.buckets = (128, 192, 256, 384)
@@ -133,7 +132,7 @@ def qa_config() -> ConfigDict:
 
 
 def with_arguments(config: ConfigDict, arguments: str) -> ConfigDict:
-  """Fills in the arguments of a config file; see `recipe_arguments`."""
+  """Sets the arguments of a config file in a config, see `recipe_arguments`."""
   places = {
     **{name: (config, name) for name in ("lang", "model")},
     **{name: (config.data, name) for name in ("train", "dev", "test")},
@@ -166,7 +165,7 @@ RANGES = SHARED_RANGES | {
   "train.dropout": DECAY,
   "train.encoder_dropout": DECAY,
 }
-_CHOICES = {
+CHOICES = {
   "init": ("model", "random"),
   "train.dtype": ("float32", "bfloat16"),
   "data.rules": ("squad", "mlqa"),
@@ -176,25 +175,21 @@ _CHOICES = {
 def check_recipe(config: ConfigDict) -> None:
   """Raises UserError for values that no run could use, all at once."""
   fields = dict(flatten(config.to_dict()))
+  needed = {"model": "a workdir, a folder or a hub id"}
+  if not config.data.source:
+    needed |= {
+      "data.train": "a file to train on, or data.source",
+      "data.dev": "a file to choose the best epoch by, or data.source",
+    }
   problems = [
-    f"{name} is empty, expected {what}"
-    for name, what in (
-      ("model", "a workdir, a folder or a hub id"),
-      ("data.train", "a file to train on, or data.source"),
-      ("data.dev", "a file to choose the best epoch by, or data.source"),
-    )
-    if not fields[name] and (name == "model" or not fields["data.source"])
+    f"{name} is empty, expected {expected}"
+    for name, expected in needed.items()
+    if not fields[name]
   ]
-  problems += ranges.problems(fields, RANGES)
-  problems += [
-    f"{name}={fields[name]!r}, expected one of {', '.join(known)}"
-    for name, known in _CHOICES.items()
-    if name in fields and fields[name] not in known
-  ]
+  problems += ranges.problems(fields, RANGES, CHOICES)
   seeds = tuple(config.seeds)
   if not seeds or len(set(seeds)) < len(seeds):
     problems.append(
       f"seeds={seeds}, expected different whole numbers such as (0, 1, 2)"
     )
-  if problems:
-    raise UserError("bad configuration: " + "; ".join(problems) + ".")
+  ranges.refuse(problems)

@@ -1,17 +1,19 @@
-"""The ranges that the numbers of a config may lie in."""
+"""The values that the fields of a config may have."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from time_jax.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-  """The numbers that a field may have; both ends belong to them.
+  """The numbers that a field may have.
 
   Attributes:
-    lowest: the smallest.
-    highest: the largest.
+    lowest: the smallest one.
+    highest: the largest one.
     whole: whether only whole numbers may be given.
   """
 
@@ -20,45 +22,59 @@ class Range:
   whole: bool
 
   def __contains__(self, value: object) -> bool:
-    """Whether a value is such a number; NaN, infinity and a bool are not."""
+    """Returns whether a value is in the range; NaN and a bool never are."""
     kinds = int if self.whole else int | float
     if isinstance(value, bool) or not isinstance(value, kinds):
       return False
     return self.lowest <= value <= self.highest
 
   def __str__(self) -> str:
-    """As a help text shows it."""
+    """Returns the range as a help text shows it."""
     form = "{:,}" if self.whole else "{:g}"
     return " to ".join(form.format(end) for end in (self.lowest, self.highest))
 
 
 def whole(lowest: int, highest: int) -> Range:
-  """Whole numbers between two, which belong to them."""
+  """Returns the range of the whole numbers from lowest to highest."""
   return Range(lowest, highest, whole=True)
 
 
 def real(lowest: float, highest: float) -> Range:
-  """All numbers between two, which belong to them."""
+  """Returns the range of all numbers from lowest to highest."""
   return Range(lowest, highest, whole=False)
 
 
 def problems(
-  fields: Mapping[str, Any], ranges: Mapping[str, Range]
+  fields: Mapping[str, Any],
+  ranges: Mapping[str, Range],
+  choices: Mapping[str, Sequence[str]] | None = None,
 ) -> list[str]:
-  """Says which fields lie outside of their range.
+  """Returns a phrase for each field whose value is not among those allowed.
 
   Args:
-    fields: name -> value. Of a tuple every element is looked at.
-    ranges: name -> range; a field without one may have any value.
+    fields: name -> value; of a tuple every element is checked.
+    ranges: name -> allowed numbers; fields without a range are not checked.
+    choices: name -> allowed texts; those of absent fields are ignored.
   """
-  found = []
+  wrong = []
   for name, value in fields.items():
     if name not in ranges:
       continue
+    allowed = ranges[name]
     several = isinstance(value, list | tuple)
-    if all(one in ranges[name] for one in (value if several else [value])):
-      continue
-    kind = "whole number" if ranges[name].whole else "number"
-    wanted = f"{kind}s" if several else f"a {kind}"
-    found.append(f"{name}={value!r}, expected {wanted} from {ranges[name]}")
-  return found
+    if not all(one in allowed for one in (value if several else [value])):
+      kind = "whole number" if allowed.whole else "number"
+      expected = f"{kind}s" if several else f"a {kind}"
+      wrong.append(f"{name}={value!r}, expected {expected} from {allowed}")
+  for name, texts in (choices or {}).items():
+    if name in fields and fields[name] not in texts:
+      wrong.append(
+        f"{name}={fields[name]!r}, expected one of {', '.join(texts)}"
+      )
+  return wrong
+
+
+def refuse(problems: Sequence[str]) -> None:
+  """Raises a UserError that lists the problems of a config, if any."""
+  if problems:
+    raise UserError("bad configuration: " + "; ".join(problems) + ".")

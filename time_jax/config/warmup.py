@@ -21,14 +21,14 @@ def fitting(
   typed: Collection[str] = (),
   begun: bool = False,
 ) -> int:
-  """The warm-up of a run, which ends before the run does.
+  """Returns the warm-up steps of a run, which end before the run does.
 
   A learning rate that rises until the end never falls, and may never come
   close to its peak.
 
   Args:
-    asked: steps of the warm-up that the config says.
-    num_steps: of the whole run.
+    asked: warm-up steps of the config.
+    num_steps: number of steps of the run.
     typed: names of the fields that were given with the command. A warm-up that
       came from the recipe is shortened to a tenth of the run, with a line.
     begun: whether the workdir holds a run with this very warm-up: one of an
@@ -55,11 +55,11 @@ def fitting(
 def fit(
   train: ConfigDict, workdir: pathlib.Path, typed: Collection[str]
 ) -> None:
-  """Puts the warm-up that fits into the config of a run of `distill`.
+  """Sets the warm-up that fits in the config of a run of `distill`.
 
   Args:
-    train: the part of the config.
-    workdir: of the run.
+    train: the section `train` of the config.
+    workdir: folder of the run.
     typed: see `fitting`.
   """
   asked = {name: train[name] for name in ("num_steps", "warmup_steps")}
@@ -74,14 +74,14 @@ def fit(
 def is_recorded(
   paths: Iterable[pathlib.Path], asked: Mapping[str, Any]
 ) -> bool:
-  """Whether a run was recorded with some values in its part `train`.
+  """Returns whether a run was recorded with these values in `train`.
 
-  What is damaged, or of another run, is told where it is needed.
+  A file that is damaged, or of another run, is reported where it is needed.
 
   Args:
     paths: of JSON files, the record itself or what has it as `run`; the first
       that can be read counts.
-    asked: the values, by name.
+    asked: field -> value.
   """
   for path in paths:
     with contextlib.suppress(OSError, *DAMAGED_JSON):

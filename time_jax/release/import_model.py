@@ -8,7 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from time_jax.checkpoint.writer import CheckpointWriter
-from time_jax.config.distill import completed, default_config, lacking
+from time_jax.config.distill import default_config
+from time_jax.config.recorded import completed, lacking
 from time_jax.core import nonfinite
 from time_jax.core.errors import UserError
 from time_jax.core.notes import note

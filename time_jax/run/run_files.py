@@ -6,7 +6,7 @@ import json
 from ml_collections import ConfigDict
 
 from time_jax.checkpoint import layout
-from time_jax.config.distill import completed, lacking
+from time_jax.config.recorded import completed, lacking
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder, explain_missing

@@ -9,10 +9,10 @@ import jax
 from ml_collections import ConfigDict
 
 from time_jax.config import changes
-from time_jax.config.distill import (
+from time_jax.config.distill import flatten
+from time_jax.config.recorded import (
   completed,
   differences,
-  flatten,
   harmless_differences,
 )
 from time_jax.core.errors import UserError

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.checkpoint.writer import CheckpointWriter
-from time_jax.config.distill import differences
+from time_jax.config.recorded import differences
 from time_jax.core import nonfinite
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import Path
