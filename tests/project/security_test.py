@@ -15,7 +15,7 @@ import zstandard
 
 from time_jax.cli import main
 from time_jax.core.errors import UserError, without_secrets
-from time_jax.data import text_files
+from time_jax.data import compressed, text_files
 from time_jax.data.records import Tally
 from time_jax.hf import files, tokenizer, weights
 
@@ -90,7 +90,7 @@ def test_bombs_of_text_are_skipped(tmp_path, monkeypatch, kind, name):
   path = tmp_path / f"{name}.{kind}"
   path.write_bytes(bomb(kind, 256 << 20))
   assert path.stat().st_size < 1 << 19
-  monkeypatch.setattr(text_files, "_LONGEST_LINE", 8 << 20)
+  monkeypatch.setattr(compressed, "LONGEST_LINE", 8 << 20)
   tally = Tally(5)
   before = peak_megabytes()
   assert list(text_files.read_files([path], "text", tally)) == []
@@ -100,14 +100,14 @@ def test_bombs_of_text_are_skipped(tmp_path, monkeypatch, kind, name):
 
 
 def test_what_stands_behind_a_line_too_long_is_read(tmp_path, monkeypatch):
-  monkeypatch.setattr(text_files, "_LONGEST_LINE", 50)
-  monkeypatch.setattr(text_files, "_CHUNK_BYTES", 7)
+  monkeypatch.setattr(compressed, "LONGEST_LINE", 50)
+  monkeypatch.setattr(compressed, "_CHUNK", 7)
   lines = ["one", "x" * 49, "two", "y" * 50, "three"]
   path = tmp_path / "a.jsonl"
   path.write_text("\n".join(json.dumps(x) for x in lines))
   found = [
     None if raw is None else json.loads(raw)
-    for raw in text_files._split_lines(text_files._chunks(path))
+    for raw in compressed.split_lines(compressed.chunks(path))
   ]
   assert found == ["one", None, "two", None, "three"]
 
@@ -118,7 +118,7 @@ def test_a_bomb_of_parquet(tmp_path, monkeypatch):
   packed = tmp_path / "a.parquet.gz"
   packed.write_bytes(gzip.compress(plain.read_bytes()))
   assert len(list(text_files.read_files([packed], "text", Tally(0)))) == 999
-  monkeypatch.setattr(text_files, "_LARGEST_PACKED", 100)
+  monkeypatch.setattr(compressed, "_LARGEST_UNPACKED", 100)
   with pytest.raises(UserError, match=r"parquet.gz' unpacks to more than 100"):
     list(text_files.read_files([packed], "text", Tally(0)))
 

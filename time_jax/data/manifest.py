@@ -1,4 +1,4 @@
-"""What a prepared folder holds: its manifest, and its shards as TFDS sees them.
+"""The manifest of a prepared folder, and its shards as a TFDS dataset.
 
 FOLDER/manifest.json          written last: with it the folder is finished
 FOLDER/time_rows/1.0.0/
@@ -62,7 +62,7 @@ class SourceFile:
 
 @dataclasses.dataclass(frozen=True)
 class SplitManifest:
-  """What one split was made from, and what it holds.
+  """The sources and the contents of one split.
 
   Attributes:
     sources: the sources of text, as given.
@@ -91,7 +91,7 @@ class SplitManifest:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """What a prepared folder holds: the content of its manifest.json.
+  """The content of a prepared folder, as its manifest.json states it.
 
   Attributes:
     version: version of this format.
@@ -109,7 +109,7 @@ class Manifest:
 
   @property
   def content(self) -> str:
-    """Hash of the settings and, by the hashes of their files, of all rows."""
+    """The hash of the settings and of the hashes of all files."""
     files = {
       name: [shard.sha256 for shard in split.shards]
       for name, split in self.splits.items()
@@ -119,13 +119,13 @@ class Manifest:
 
 
 def fingerprint(settings: dict[str, Any]) -> str:
-  """Hash of the settings of a manifest."""
+  """Returns the hash of the settings of a manifest."""
   plain = json.dumps(settings, sort_keys=True)
   return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def is_prepared(folder: str | os.PathLike[str]) -> bool:
-  """Says whether `prepare` has finished in this folder."""
+  """Returns whether `prepare` has finished in this folder."""
   return (pathlib.Path(folder) / MANIFEST).is_file()
 
 
@@ -148,12 +148,12 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
 
 
 def shard_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
-  """Returns the place of the shards inside a prepared folder."""
+  """Returns the folder of the shards inside a prepared folder."""
   return pathlib.Path(folder) / NAME / VERSION
 
 
 def features(seq_len: int) -> tfds.features.FeaturesDict:
-  """Returns what TFDS has to know about a row."""
+  """Returns the features of a row, as TFDS has to know them."""
   # TFDS's default is a list of integers, each written on its own.
   row = tfds.features.Tensor(
     shape=(seq_len,), dtype=np.int32, encoding=tfds.features.Encoding.BYTES

@@ -1,4 +1,4 @@
-"""Pieces of tokens to fixed-length rows with segment ids. Pure functions."""
+"""Windows of tokens to fixed-length rows with segment ids. Pure functions."""
 
 from collections.abc import Sequence
 
@@ -7,22 +7,22 @@ from numpy.typing import NDArray
 
 
 def pack(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
-  """Distributes pieces over as few rows as best-fit finds, none split.
+  """Distributes windows over as few rows as best-fit finds, none split.
 
-  The longest pieces go first, each into the fullest row that still has room:
+  The longest windows go first, each into the fullest row that still has room:
 
     lengths [3, 5, 2, 6], seq_len 8  ->  [[3, 2], [1, 0]]
     (row 0 holds 6 + 2 tokens, row 1 holds 5 + 3 tokens)
 
-  Sorting apart, the time is linear in the number of pieces: rows are kept by
+  Sorting apart, the time is linear in the number of windows: rows are kept by
   their free room, and one integer has a bit set for each room that occurs.
 
   Args:
-    lengths: number of tokens of each piece, each from 1 to `seq_len`.
+    lengths: number of tokens of each window, each from 1 to `seq_len`.
     seq_len: number of places in a row.
 
   Returns:
-    For each row the indices of its pieces, the longest first.
+    For each row the indices of its windows, the longest first.
   """
   rows: list[list[int]] = []
   rows_by_room: list[list[int]] = [[] for _ in range(seq_len + 1)]
@@ -47,22 +47,22 @@ def pack(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
 
 
 def lay_out(
-  pieces: Sequence[NDArray[np.int32]],
+  windows: Sequence[NDArray[np.int32]],
   rows: Sequence[Sequence[int]],
   *,
   seq_len: int,
   pad_id: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-  """Writes pieces into rows, one behind the other.
+  """Writes windows into rows, one after the other.
 
-    pieces [[7, 8], [9], [5, 6, 4]], rows [[2, 0], [1]], seq_len 6, pad_id 0
+    windows [[7, 8], [9], [5, 6, 4]], rows [[2, 0], [1]], seq_len 6, pad_id 0
 
     tokens       5 6 4 7 8 0        segment_ids  1 1 1 2 2 0
                  9 0 0 0 0 0                     1 0 0 0 0 0
 
   Args:
-    pieces: token ids of each piece.
-    rows: for each row the indices of its pieces, as `pack` returns them.
+    windows: token ids of each window.
+    rows: for each row the indices of its windows, as `pack` returns them.
     seq_len: number of places in a row.
     pad_id: token id of the places that stay free.
 
@@ -75,8 +75,8 @@ def lay_out(
   for row, indices in enumerate(rows):
     start = 0
     for segment, index in enumerate(indices, start=1):
-      end = start + len(pieces[index])
-      tokens[row, start:end] = pieces[index]
+      end = start + len(windows[index])
+      tokens[row, start:end] = windows[index]
       segment_ids[row, start:end] = segment
       start = end
   return tokens, segment_ids

@@ -1,4 +1,4 @@
-"""The text in one record, and the count of records without."""
+"""The text in a record, and the count of records without text."""
 
 import dataclasses
 import logging
@@ -12,7 +12,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Tally:
-  """Counts of what a stream of documents met so far.
+  """Counts the records of a stream of documents, and limits the bad ones.
 
   Attributes:
     max_bad_records: one more bad record than this ends the stream.
@@ -46,22 +46,22 @@ class BadRecordError(Exception):
 
 
 class MissingFieldError(BadRecordError):
-  """A record without the field that has the text elsewhere."""
+  """A record without the field that should hold its text."""
 
 
 def check_field(records: Iterable[Any], field: str, where: str) -> list[Any]:
-  """Tells a wrong field once, instead of for each record.
+  """Reports a wrong field once, instead of for each record.
 
   Args:
     records: the first ones of a source.
-    field: as `text_of` takes it.
-    where: they come from.
+    field: name of the field with the text, see `text_of`.
+    where: name of the source, for messages.
 
   Returns:
-    Those that were looked at, up to the first that has the field.
+    The records that were looked at, up to the first that has the field.
 
   Raises:
-    UserError: none has it.
+    UserError: none of the records has the field.
   """
   seen, missing = [], []
   for record in records:
@@ -76,7 +76,7 @@ def check_field(records: Iterable[Any], field: str, where: str) -> list[Any]:
   if missing:
     raise errors.UserError(
       f"{where}: {missing[0]}; expected the name of the field with the text "
-      "behind the # of the source"
+      "after the # of the source"
     )
   return seen
 

@@ -1,7 +1,7 @@
 """Where text comes from: local files, TFDS datasets, Hugging Face datasets.
 
-A source is written as one string, the text field (`text` if left out) behind
-the last `#`:
+A source is written as one string, with the text field (`text` if left out)
+after the last `#`:
 
   corpus/*.jsonl.gz#body.en     JSON lines; nested fields are joined by dots
   corpus/part-?.parquet         parquet, one row group in memory at a time
@@ -13,7 +13,7 @@ the last `#`:
 Files may be plain, `.gz` or `.zst`; globs are read in sorted order, so the
 stream of documents is the same in every run. Files on the Hugging Face hub are
 fetched when reading comes to them: whoever stops early has fetched no more. A
-revision behind the name, `hf:OWNER/NAME@REVISION/...`, keeps them the same. The
+revision after the name, `hf:OWNER/NAME@REVISION/...`, keeps them the same. The
 form with a configuration needs the package `datasets`, and streams.
 """
 
@@ -107,7 +107,7 @@ def documents(sources: Sequence[Source], tally: Tally) -> Iterator[str]:
 
   Args:
     sources: where to read, in this order.
-    tally: receives the counts, and holds the limit of bad records.
+    tally: counts what is read, and holds the limit of bad records.
 
   Returns:
     The documents, none of them empty, in an order that never changes.
@@ -118,13 +118,13 @@ def documents(sources: Sequence[Source], tally: Tally) -> Iterator[str]:
 
 
 def _stream(source: Source, tally: Tally) -> Iterator[str]:
+  """Looks a source up, and returns its documents, which are not read yet."""
   if source.kind == "files":
     files = local_files([source])
     text_files.check_fields(files, source.field)
     return text_files.read_files(files, source.field, tally)
   if source.kind == "hub":
-    paths = hub.find_files(source.name, source.config)
-    return _read_hub(source, paths, tally)
+    return _read_hub(source, hub.find_files(source.name, source.config), tally)
   return _read_records(source, tally)
 
 
@@ -132,8 +132,7 @@ def _read_hub(
   source: Source, paths: Sequence[str], tally: Tally
 ) -> Iterator[str]:
   for path in paths:
-    fetched = str(hub.fetch(source.name, path))
-    files = text_files.find_files(fetched)
+    files = text_files.find_files(str(hub.fetch(source.name, path)))
     if path == paths[0]:
       text_files.check_fields(files, source.field)
     yield from text_files.read_files(files, source.field, tally)
@@ -179,14 +178,14 @@ def _open_hf(source: Source) -> Iterable[Any]:
 
 def _records(source: Source) -> Iterator[Any]:
   try:
-    yield from {"tfds": _open_tfds, "hf": _open_hf}[source.kind](source)
+    yield from (_open_tfds if source.kind == "tfds" else _open_hf)(source)
   except errors.UserError:
     raise
   except Exception as error:  # Networks and loading scripts raise anything.
     if source.kind == "hf":
       raise hub.explain(source.name, error) from error
     raise errors.UserError(
-      f"cannot read {source.kind}:{source.name}, split {source.split!r}: "
+      f"cannot read tfds:{source.name}, split {source.split!r}: "
       f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; check "
       "the name and the network, then run again"
     ) from error

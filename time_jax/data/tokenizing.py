@@ -1,4 +1,4 @@
-"""Documents to windows of token ids."""
+"""Documents to windows of token ids, each with its special tokens."""
 
 import dataclasses
 import functools
@@ -24,9 +24,9 @@ class TokenizerSpec:
   """A tokenizer and the table of embeddings that its ids must stay within.
 
   Attributes:
-    backend: the JSON text of a `tokenizers.Tokenizer` (`tokenizer.json`).
-    pad_id: the id written into free places.
-    vocab_size: rows of the teacher's token table; each id is below it.
+    backend: JSON text of a `tokenizers.Tokenizer` (`tokenizer.json`).
+    pad_id: id of the token in free places.
+    vocab_size: rows of the teacher's token table; every id is below it.
     name: what error messages call the tokenizer, such as its path.
   """
 
@@ -83,8 +83,8 @@ class WindowEncoder:
         )
       )
       for document_parts in parts:
-        found = itertools.islice(encodings, len(document_parts))
-        yield self._windows([encoding.ids for encoding in found])
+        own = itertools.islice(encodings, len(document_parts))
+        yield self._windows([encoding.ids for encoding in own])
 
   def first_windows(
     self, documents: Iterable[str]
@@ -120,7 +120,7 @@ class WindowEncoder:
 def _special_ids_around(
   tokenizer: tokenizers.Tokenizer,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-  """The ids that a tokenizer puts before and after every text."""
+  """Returns the ids that a tokenizer puts before and after every text."""
   # Any text will do that has tokens at all.
   encoding = tokenizer.encode("a 1 \u8a9e")
   special = np.array(encoding.special_tokens_mask, bool)
@@ -134,7 +134,8 @@ def load_backend(spec: TokenizerSpec) -> tokenizers.Tokenizer:
   """Builds a tokenizer that neither pads nor cuts nor reads special tokens.
 
   Raises:
-    UserError: it is none, or its padding has no row in the token table.
+    UserError: the JSON is no tokenizer, or the padding has no row in the token
+      table.
   """
   try:
     tokenizer = tokenizers.Tokenizer.from_str(spec.backend)
@@ -155,7 +156,7 @@ def load_backend(spec: TokenizerSpec) -> tokenizers.Tokenizer:
 
 
 def forbidden_ids(tokenizer: tokenizers.Tokenizer) -> NDArray[np.bool_]:
-  """Marks the ids that text may not produce: the special ones, but unknown."""
+  """Returns a mask of the special ids but the unknown one: no text gives them."""
   added = tokenizer.get_added_tokens_decoder()
   ids = {i for i, token in added.items() if token.special}
   ids |= set(tokenizer.encode("").ids)
@@ -170,13 +171,13 @@ def forbidden_ids(tokenizer: tokenizers.Tokenizer) -> NDArray[np.bool_]:
 
 
 def text_parts(document: str) -> list[str]:
-  """Cuts a very long document, at whitespace where there is some.
+  """Cuts a document of over 200,000 characters, at whitespace if possible.
 
   Args:
     document: text.
 
   Returns:
-    What is tokenised on its own; in nearly all cases the one document.
+    The parts that are tokenised on their own; nearly always the document.
   """
   parts = []
   start = 0
@@ -190,7 +191,7 @@ def text_parts(document: str) -> list[str]:
 
 
 def batches(documents: Iterable[str]) -> Iterator[list[str]]:
-  """Yields documents in lists that do not need much memory, tokenised."""
+  """Yields lists of documents that stay small in memory when tokenised."""
   batch: list[str] = []
   size = 0
   for document in documents:
