@@ -156,7 +156,7 @@ def load_backend(spec: TokenizerSpec) -> tokenizers.Tokenizer:
 
 
 def forbidden_ids(tokenizer: tokenizers.Tokenizer) -> NDArray[np.bool_]:
-  """Returns a mask of the special ids but the unknown one: no text gives them."""
+  """Returns a mask of the ids that no text gives: special, but not unknown."""
   added = tokenizer.get_added_tokens_decoder()
   ids = {i for i, token in added.items() if token.special}
   ids |= set(tokenizer.encode("").ids)
