@@ -1,0 +1,68 @@
+"""A sweep of two points whose stages really run."""
+
+import json
+
+import pytest
+import running
+import tiny_ud
+
+REAL = """
+from time_jax.sweeps.grid import Sweep
+
+def stages(folder, tokens):
+  run = f"{{folder}}/student"
+  return [
+    ["bench", "inference", "--models=student=random:2x16x2", "--engines=jax",
+     "--text={tiny}/validation.txt", "--tokenizer={tiny}/teacher",
+     "--batch_sizes=1", "--batches=2", "--repeats=1",
+     f"--json={{folder}}/speed.json"],
+    ["distill", "--config={root}/tests/support/tiny_recipe.py:{tiny}",
+     f"--config.data.max_tokens={{tokens}}", f"--workdir={{run}}",
+     "--config.train.num_steps=30"],
+    ["choose", f"--workdir={{run}}"],
+    [*{finetune}, f"--config.model={{run}}", f"--workdir={{folder}}/ud"],
+  ]
+
+def get_sweep():
+  return Sweep({{"tokens": (5000, 9000)}}, stages, x="tokens")
+"""
+
+
+@pytest.mark.slow
+def test_a_real_grid(tiny, tmp_path):
+  words = tiny_ud.command(
+    "later",
+    "later",
+    "--config.train.epochs=1",
+    "--config.train.warmup_steps=2",  # of 5
+    f"--config.data.test={tiny_ud.UD}/ga-dev.conllu.gz",
+  )
+  kept = [word for word in words if not word.startswith("--workdir")]
+  text = REAL.format(tiny=tiny, root=running.ROOT, finetune=kept)
+  (tmp_path / "sweep.py").write_text(text)
+  command = ["sweep", f"{tmp_path}/sweep.py", f"--workdir={tmp_path}/run"]
+  code, output = running.run(command)
+  assert code == 0, output
+  lines = output.splitlines()
+  for asked in (5000, 9000):
+    place = tmp_path / "run" / f"tokens={asked}"
+    manifest = json.loads((place / "student/data/manifest.json").read_text())
+    tokens = manifest["splits"]["train"]["tokens"]
+    assert 0.9 * asked < tokens < 1.1 * asked
+    steps = (place / "student" / "metrics.jsonl").read_text().splitlines()
+    read = sum(json.loads(line).get("data/tokens", 0) for line in steps)
+    # The first point reads all of its text, the second not.
+    assert (read > tokens) == (asked == 5000)
+    tokens = min(tokens, round(read))
+    scores = json.loads((place / "ud" / "scores.json").read_text())["scores"]
+    upos = scores["test"]["UPOS"]["mean"]
+    speed = json.loads((place / "speed.json").read_text())["rows"][0]
+    (line,) = (x for x in lines if f"| tokens={asked} |" in x)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2] == f"{upos:.2f}"
+    assert cells[10] == f"{1000 * speed['latency_s']['p50']:.2f}"
+    assert cells[-2:] == [f"{tokens:,}", "done"]
+  assert (tmp_path / "run" / "sweep.png").stat().st_size > 1000
+  code, again = running.run(command)
+  assert code == 0 and "8 of 8 stages done before" in again
+  assert again.splitlines()[1:] == lines[9:]
