@@ -17,11 +17,11 @@ def plot(rows: Sequence[Row], path: pathlib.Path) -> bool:
   """Draws mean score against latency, or against size where none is known.
 
   Args:
-    rows: models and languages.
-    path: of the PNG.
+    rows: models in languages.
+    path: the PNG file.
 
   Returns:
-    Whether there was anything to draw; see `draw`.
+    Whether there was anything to draw.
   """
   if any(row.speed for row in rows):
     xs = [row.speed.milliseconds if row.speed else None for row in rows]
@@ -39,7 +39,7 @@ def draw(
   costs: bool = True,
   groups: Sequence[str] | None = None,
 ) -> bool:
-  """Writes the plot of `figure`; returns whether there was anything to draw."""
+  """Saves what `figure` draws; returns whether there was anything to draw."""
   drawn = figure(rows, xs, xlabel, costs=costs, groups=groups)
   if drawn:
     drawn.savefig(path, format="png")
@@ -54,21 +54,21 @@ def figure(
   costs: bool = True,
   groups: Sequence[str] | None = None,
 ) -> Any:
-  """Draws the mean score of every row against something.
+  """Draws the mean score of every row against its cost or a setting.
 
   The mean is over the test scores that all models of a language have.
 
   Args:
-    rows: with scores.
-    xs: of each; None: not known, it is left out.
-    xlabel: what they are.
-    costs: whether less of it is better: then a dashed line shows the best that
-      is to be had for each cost.
-    groups: what else is set in each row: a line joins the rows of a language
-      that agree in it. None: no rows are joined.
+    rows: models in languages, with their scores.
+    xs: the cost or setting of each row; rows with None are left out.
+    xlabel: label of the x axis.
+    costs: whether a smaller x is better: then a dashed line shows the best
+      score that can be had for each cost, and the axis is logarithmic.
+    groups: the other settings of each row: a line joins the rows of a language
+      that agree in them. None: no rows are joined.
 
   Returns:
-    The figure, of matplotlib; None: there is nothing to draw.
+    The figure of matplotlib, or None if there is nothing to draw.
   """
   rows = table.with_common(rows)
   spots = _spots(rows, xs, groups or [""] * len(rows))
@@ -79,10 +79,10 @@ def figure(
 
   drawn = Figure(figsize=(7, 5), dpi=120, layout="constrained")
   axes = drawn.subplots()
-  for (lang, group), found in spots.items():
+  for (lang, group), own in spots.items():
     scores = ", ".join(next(row.common for row in rows if row.lang == lang))
     axes.plot(
-      *_columns(sorted(found)),
+      *_columns(sorted(own)),
       "o" if groups is None else "o-",
       label=f"{lang or '-'}: {scores}{f', {group}' if group else ''}",
     )
@@ -97,8 +97,8 @@ def figure(
       fontsize="small",
       in_layout=False,  # The frame does not shrink for them, see below.
     )
-    for found in spots.values()
-    for x, y, name in found
+    for own in spots.values()
+    for x, y, name in own
   ]
   axes.set(xlabel=xlabel, ylabel="mean score (%)")
   axes.margins(0.1)
@@ -113,7 +113,7 @@ def figure(
 def _spots(
   rows: Sequence[Row], xs: Sequence[float | None], groups: Sequence[str]
 ) -> dict[tuple[str, str], list[_Spot]]:
-  """What is to be drawn of each language and group."""
+  """Returns the points to draw of each language and group."""
   spots: dict[tuple[str, str], list[_Spot]] = {}
   for row, x, group in zip(rows, xs, groups, strict=True):
     if x is not None and row.mean is not None:
@@ -129,7 +129,7 @@ def _columns(spots: Sequence[_Spot]) -> tuple[list[float], list[float]]:
 def _draw_best(
   axes: Any, spots: Mapping[tuple[str, str], Sequence[_Spot]]
 ) -> None:
-  """A dashed line a language, the first of them with its meaning."""
+  """Draws a dashed line for each language; the first one is in the legend."""
   label = BEST
   for lang in dict.fromkeys(lang for lang, _ in spots):
     own = [s for (of, _), some in spots.items() if of == lang for s in some]
@@ -157,7 +157,7 @@ def _set_ticks(axes: Any, *, logarithmic: bool) -> None:
 
 
 def _keep_inside(drawn: Any, axes: Any, names: Sequence[Any]) -> None:
-  """Shifts names that would leave the frame, once its size is known."""
+  """Shifts names that would leave the frame, whose size is known by now."""
   drawn.draw_without_rendering()
   frame, points = axes.get_window_extent(), 72 / drawn.dpi
   edge = _OFFSET / points
@@ -171,7 +171,7 @@ def _keep_inside(drawn: Any, axes: Any, names: Sequence[Any]) -> None:
 
 
 def front(points: Sequence[_Spot]) -> list[tuple[float, float]]:
-  """The points (x, y) that no other beats in both; x rises, y too."""
+  """Returns the Pareto front: points (x, y) with no better y at a smaller x."""
   best: list[tuple[float, float]] = []
   for x, y, _ in sorted(points, key=lambda point: (point[0], -point[1])):
     if not best or y > best[-1][1]:

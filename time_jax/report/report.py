@@ -94,8 +94,8 @@ def texts(row: Row) -> list[str]:
     _number(row.mean, ".2f") + of(len(row.common)),
     _number(row.share, ".1f") + of(row.shared),
     MISSING if row.parameters is None else f"{row.parameters / 1e6:.2f} M",
-    _number(speed and speed.milliseconds, ".2f"),
-    _number(speed and speed.joules, ".3g"),
+    _number(speed.milliseconds if speed else None, ".2f"),
+    _number(speed.joules if speed else None, ".3g"),
   ]
 
 

@@ -9,13 +9,13 @@ from time_jax.config import recipe_arguments
 def distil_and_score(
   folder: pathlib.Path, ud: str, recipe: Mapping[str, str], *fields: str
 ) -> list[list[str]]:
-  """Trains a student, chooses a checkpoint, fine-tunes it on a treebank.
+  """Returns commands that train, choose and fine-tune the student of a point.
 
   Args:
-    folder: of the point.
-    ud: a folder with a release of Universal Dependencies.
+    folder: folder of the point.
+    ud: folder with a release of Universal Dependencies.
     recipe: arguments of configs/time.py.
-    *fields: what is different in this point, --config.FIELD=VALUE.
+    *fields: --config.FIELD=VALUE of this point.
   """
   student = folder / "student"
   arguments = recipe_arguments.join(recipe)
@@ -37,5 +37,5 @@ def distil_and_score(
 
 
 def same_text(folder: pathlib.Path) -> str:
-  """The flag by which all points share one folder of prepared text."""
+  """Returns the flag by which all points share one folder of prepared text."""
   return f"--config.data.folder={folder.parent / 'data'}"

@@ -108,7 +108,7 @@ class _Entry:
   def x(self, axis: str, row: Row) -> float | None:
     """Returns where a row is drawn; None if that is not known."""
     if axis == LATENCY:
-      return row.speed and row.speed.milliseconds
+      return row.speed.milliseconds if row.speed else None
     if axis == TOKENS:
       return self.tokens and self.tokens / 1e6
     return self.point.values[axis]
