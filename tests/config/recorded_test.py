@@ -86,7 +86,7 @@ def test_an_older_config_has_the_fields_that_came_later():
 def test_a_config_survives_its_file(tmp_path):
   config = changed(data__train=("a.txt", "b.txt"), train__eps=1e-7)
   (tmp_path / "config.json").write_text(config.to_json())
-  again = run_files.read_run(tmp_path)
+  again = run_files.read_config(tmp_path)
   assert differences(config.to_dict(), again.to_dict()) == []
   assert list(again.data.train) == ["a.txt", "b.txt"]
   check_config(again)
@@ -99,7 +99,7 @@ def test_a_config_of_another_program_is_refused(tmp_path):
   ):
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=words):
-      run_files.read_run(tmp_path)
+      run_files.read_config(tmp_path)
   without = default_config().to_dict()
   del without["train"]["b1"]
   assert missing_fields(without) == ["train.b1"]
