@@ -28,6 +28,6 @@ def test_tokens_are_of_the_text_that_was_read(
   monkeypatch.setattr(summary.manifest, "is_prepared", lambda _: True)
   monkeypatch.setattr(summary.manifest, "load_manifest", lambda _: prepared)
   data = SimpleNamespace(data=SimpleNamespace(folder=""))
-  values = SimpleNamespace(workdir=str(tmp_path), config=data)
+  values = SimpleNamespace(workdir=tmp_path, config=data)
   stage = SimpleNamespace(name="distill", values=values)
   assert summary._tokens(SimpleNamespace(stages=[stage])) == found

@@ -139,7 +139,7 @@ def _draw(
 def _rows(point: Point) -> list[Row]:
   """Returns a row a language; one without scores where nothing was scored."""
   workdirs = [
-    pathlib.Path(stage.values.workdir).expanduser()
+    stage.values.workdir
     for stage in point.stages
     if stage.name.startswith("finetune")
   ]
@@ -187,7 +187,7 @@ def _tokens(point: Point) -> int | None:
   """
   for stage in point.stages:
     if stage.name == DISTILL:
-      workdir = pathlib.Path(stage.values.workdir).expanduser()
+      workdir = stage.values.workdir
       folder = stage.values.config.data.folder
       place = pathlib.Path(folder).expanduser() if folder else workdir / "data"
       read = history.tokens_read(history.read_metrics(workdir))
