@@ -2,10 +2,6 @@
 
 import pathlib
 import re
-import shutil
-import subprocess
-import sys
-import zipfile
 
 import pytest
 
@@ -195,23 +191,3 @@ def test_text_that_is_not_there_names_what_is():
     corpora.training_text("culturax", find("zu"))
   with pytest.raises(UserError, match="unknown corpus 'c4'; known: culturax, "):
     corpora.training_text("c4", find("zu"))
-
-
-def test_the_tables_are_part_of_the_package(tmp_path):
-  # Building needs setuptools, which comes with what makes environments.
-  pytest.importorskip("setuptools", minversion="70.1")
-  source = tmp_path / "source"
-  shutil.copytree(ROOT / "time_jax", source / "time_jax")
-  for name in ("pyproject.toml", "README.md", "LICENSE"):
-    shutil.copy(ROOT / name, source)
-  words = [sys.executable, "-c", "import setuptools; setuptools.setup()"]
-  subprocess.run(
-    [*words, "-q", "bdist_wheel", "-d", str(tmp_path)],
-    cwd=source,
-    check=True,
-    capture_output=True,
-  )
-  (wheel,) = tmp_path.glob("*.whl")
-  shipped = zipfile.ZipFile(wheel).namelist()
-  for name in ("languages", "teachers"):
-    assert f"time_jax/{name}.tsv" in shipped

@@ -15,7 +15,7 @@ from time_jax.config.command import RecipeCommand
 from time_jax.config.distill import check_config, default_config, flatten
 from time_jax.core.errors import UserError
 from time_jax.run import assembly
-from time_jax.sweeps import grid
+from time_jax.sweeps import grid, points
 
 CHEAP = ("doctor", "languages", "teachers")
 # Flags of other programs, and names that stand for any.
@@ -67,7 +67,7 @@ def check(monkeypatch, tmp_path):
       assert teacher.allow_pickle or not teacher.path.startswith("HPLT/")
     if command.name == "sweep":
       file = re.sub(r"ud=(FOLDER|UD)\b", f"ud={tmp_path}", values.file)
-      grid.points(grid.load(file), tmp_path / "run", COMMANDS)
+      points.make_points(grid.load(file), tmp_path / "run", COMMANDS)
 
   return check_words
 

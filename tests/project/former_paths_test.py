@@ -7,7 +7,7 @@ import pytest
 
 from time_jax import former_paths
 from time_jax.cli import main
-from time_jax.sweeps import grid
+from time_jax.sweeps import grid, points
 
 RECIPE = """
 import tiny_recipe
@@ -64,7 +64,7 @@ def test_a_recipe_and_a_sweep_of_before_the_move(tiny, tmp_path):
   recipe.write_text(RECIPE)
   sweep.write_text(SWEEP)
   with pytest.warns(DeprecationWarning, match="time_jax.evals.recipe is"):
-    found = grid.points(
+    found = points.make_points(
       grid.load(f"{sweep}:recipe={recipe}:folder={tiny}\\,size=xs"),
       tmp_path,
       main.COMMANDS,

@@ -87,6 +87,7 @@ def problems(output):
 @pytest.mark.parametrize("name", exporting.CLASSES)
 def test_a_sound_folder(capsys, imported, exports, name):
   folder = exports(name)
+  capsys.readouterr()  # What was said when it was exported.
   output = command(capsys, "verify", folder, f"--against={imported}")
   assert output.splitlines()[-1].startswith("No problem found; 0 of 10 could")
   marks = re.findall(r"^  (\S+) ", output, re.M)

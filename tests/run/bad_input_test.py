@@ -197,7 +197,7 @@ TEACHERS = {
     change_weights(several_wrong),
     f"{WORDS} has shape (153, 8), expected (153, 32); {QUERY} is missing.",
   ),
-  "no tokenizer": (without("tokenizer.json"), "no usable tokenizer in "),
+  "no tokenizer": (without("tokenizer.json"), " has no tokenizer; expected "),
 }
 
 

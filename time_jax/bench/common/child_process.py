@@ -3,7 +3,6 @@
 import contextlib
 import multiprocessing
 import os
-import pickle
 import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
@@ -39,13 +38,14 @@ class ChildProcess:
     """
     context = multiprocessing.get_context("spawn")
     self._pipe, other = context.Pipe()
-    # Pickled here, so that the child sets its variables before it imports JAX.
-    made = pickle.dumps((make, arguments))
     self._process = context.Process(
-      target=_serve, args=(other, dict(environment or {}), made), daemon=True
+      target=_serve, args=(other, dict(environment or {})), daemon=True
     )
     self._process.start()
     other.close()
+    # Not as arguments of `_serve`: to read them, the child imports their
+    # modules, and with these JAX, which must find its variables set.
+    self._pipe.send((make, arguments))
     self.receive()
 
   def __enter__(self) -> "ChildProcess":
@@ -88,11 +88,11 @@ class ChildProcess:
     self._process.join()
 
 
-def _serve(pipe: Connection, environment: dict[str, str], made: bytes) -> None:
+def _serve(pipe: Connection, environment: dict[str, str]) -> None:
   os.environ.update(environment)
   with contextlib.suppress(EOFError, KeyboardInterrupt):  # The parent is done.
     try:
-      make, arguments = pickle.loads(made)
+      make, arguments = pipe.recv()
       instance = make(*arguments)
     except Exception as error:
       pipe.send((_portable(error), None))
