@@ -119,6 +119,8 @@ def test_files_and_functions_stay_small(path):
   for node in ast.walk(ast.parse(text)):
     if isinstance(node, ast.FunctionDef):
       assert node.end_lineno - node.lineno < 80, node.name
+      taken = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+      assert sum(a.arg not in ("self", "cls") for a in taken) <= 8, node.name
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
