@@ -25,7 +25,7 @@ CONFIG = {
 PROGRAM = """
 import json, pathlib, sys
 import jax, jax.numpy as jnp
-from time_jax import sharding
+from time_jax.parallel import sharding
 from time_jax.hf import load, weights
 
 def peak():  # Unlike getrusage's, it does not begin with the parent's.
