@@ -252,11 +252,11 @@ def test_every_number_has_a_range_and_every_range_a_number():
 
 
 def test_elements_of_a_tuple_have_a_range():
-  assert ranges.problems({"seeds": (0, -1)}, recipe_fields.RANGES) == [
+  assert ranges.out_of_range({"seeds": (0, -1)}, recipe_fields.RANGES) == [
     "seeds=(0, -1), expected whole numbers from 0 to 9,223,372,036,854,775,807"
   ]
   for odd in (("a",), (True,), [1.5]):
-    assert ranges.problems({"seeds": odd}, recipe_fields.RANGES), odd
+    assert ranges.out_of_range({"seeds": odd}, recipe_fields.RANGES), odd
 
 
 def test_a_mesh_may_be_negative():

@@ -55,7 +55,7 @@ def _number(text: str) -> float:
     return float(text)
 
 
-def problems(
+def invalid_changes(
   text: str, num_steps: int, ranges: Mapping[str, Range]
 ) -> list[str]:
   """Returns phrases about what no run could use of `train.changes`.

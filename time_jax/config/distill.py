@@ -10,8 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from time_jax.config import changes, ranges
-from time_jax.config.ranges import real, whole
+from time_jax.config.changes import invalid_changes
+from time_jax.config.ranges import out_of_range, real, refuse, whole
 
 # The paper's three sizes (TiME, arXiv 2512.14645), each with 12 heads.
 STUDENT_SIZES = {
@@ -205,7 +205,7 @@ CHOICES = {
 def check_config(config: ConfigDict) -> None:
   """Raises UserError for values that no run could use, all at once."""
   fields = dict(flatten(config.to_dict()))
-  problems = ranges.problems(fields, RANGES, CHOICES)
+  problems = out_of_range(fields, RANGES, CHOICES)
   problems += [
     f"{name}={value} is negative"  # Another's config.json has no ranges here.
     for name, value in fields.items()
@@ -215,13 +215,13 @@ def check_config(config: ConfigDict) -> None:
   ]
   if not problems:  # Comparing values makes sense only where each is valid.
     train, d = config.train, config.data
-    problems += changes.problems(train.changes, train.num_steps, RANGES)
+    problems += invalid_changes(train.changes, train.num_steps, RANGES)
     if not problems and d.seq_len > config.student.max_positions:
       problems.append(
         f"data.seq_len={d.seq_len} is longer than the student's position "
         f"table, student.max_positions={config.student.max_positions}"
       )
-  ranges.refuse(problems)
+  refuse(problems)
 
 
 def flatten(

@@ -5,7 +5,6 @@ A file in `configs/` starts from one of these and changes what it needs.
 
 from ml_collections import ConfigDict
 
-from time_jax.config import ranges, recipe_arguments
 from time_jax.config.distill import (
   COUNT,
   DECAY,
@@ -14,7 +13,8 @@ from time_jax.config.distill import (
   SIZE,
   flatten,
 )
-from time_jax.config.ranges import real, whole
+from time_jax.config.ranges import out_of_range, real, refuse, whole
+from time_jax.config.recipe_arguments import parse
 
 
 def _any_config(task: str) -> ConfigDict:
@@ -139,7 +139,7 @@ def with_arguments(config: ConfigDict, arguments: str) -> ConfigDict:
     "data": (config.data, "source"),
   }
   file = f"configs/{config.task}.py"
-  for name, value in recipe_arguments.parse(arguments, file, places).items():
+  for name, value in parse(arguments, file, places).items():
     place, field = places[name]
     place[field] = value
   return config
@@ -186,10 +186,10 @@ def check_recipe(config: ConfigDict) -> None:
     for name, expected in needed.items()
     if not fields[name]
   ]
-  problems += ranges.problems(fields, RANGES, CHOICES)
+  problems += out_of_range(fields, RANGES, CHOICES)
   seeds = tuple(config.seeds)
   if not seeds or len(set(seeds)) < len(seeds):
     problems.append(
       f"seeds={seeds}, expected different whole numbers such as (0, 1, 2)"
     )
-  ranges.refuse(problems)
+  refuse(problems)

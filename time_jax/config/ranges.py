@@ -44,7 +44,7 @@ def real(lowest: float, highest: float) -> Range:
   return Range(lowest, highest, whole=False)
 
 
-def problems(
+def out_of_range(
   fields: Mapping[str, Any],
   ranges: Mapping[str, Range],
   choices: Mapping[str, Sequence[str]] | None = None,
