@@ -14,6 +14,7 @@ token embeddings are 0.5 G parameters in bfloat16; the students of `time.py` add
 
 from ml_collections import ConfigDict
 
+from time_jax.catalog.teachers import XLMR_LARGE, XLMR_LARGE_LAYER
 from time_jax.config import STUDENT_SIZES, default_config
 from time_jax.core.errors import UserError
 
@@ -22,21 +23,8 @@ def get_config(arguments: str = "size=m") -> ConfigDict:
   """Returns the recipe for `size=..`."""
   config = default_config()
   config.teacher.path = "random"
-  config.teacher.layer = 19
-  config.teacher.architecture = ConfigDict(
-    {
-      "model_type": "xlm-roberta",
-      "vocab_size": 250_002,
-      "hidden_size": 1024,
-      "num_hidden_layers": 24,
-      "num_attention_heads": 16,
-      "intermediate_size": 4096,
-      "max_position_embeddings": 514,
-      "type_vocab_size": 1,
-      "layer_norm_eps": 1e-5,
-      "pad_token_id": 1,
-    }
-  )
+  config.teacher.layer = XLMR_LARGE_LAYER
+  config.teacher.architecture = ConfigDict(XLMR_LARGE)
   size = arguments.removeprefix("size=")
   if size not in STUDENT_SIZES:
     raise UserError(

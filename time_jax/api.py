@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from time_jax.core.arrays import Batch, Qkv, make_batch
+from time_jax.core.arrays import Batch, Qkv
+from time_jax.core.arrays import make_batch as make_batch
 from time_jax.core.errors import RestartableError, UserError
 from time_jax.evals.common import embedding
 from time_jax.evals.common.encoders import OpenedEncoder, open_encoder
@@ -32,22 +33,6 @@ from time_jax.step.objective import Objective
 from time_jax.step.state import StepSettings, TrainState, init_state
 from time_jax.step.train_step import Metrics, train_step
 from time_jax.telemetry import history
-
-__all__ = [
-  "Batch",
-  "distill",
-  "embed",
-  "export",
-  "finetune",
-  "load_student",
-  "load_teacher",
-  "make_batch",
-  "make_student",
-  "make_train_step",
-  "predict",
-  "read_metrics",
-  "relation_loss",
-]
 
 Place = str | os.PathLike[str]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]

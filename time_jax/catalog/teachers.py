@@ -24,6 +24,21 @@ from time_jax.core.errors import UserError
 # their names.
 _PER_LANGUAGE = {"hplt": "hplt_bert", "hplt_v1": "hplt_bert_v1"}
 
+# config.json of XLM-R-Large, the paper's main teacher, and its distilled layer.
+XLMR_LARGE = {
+  "model_type": "xlm-roberta",
+  "vocab_size": 250_002,
+  "hidden_size": 1024,
+  "num_hidden_layers": 24,
+  "num_attention_heads": 16,
+  "intermediate_size": 4096,
+  "max_position_embeddings": 514,
+  "type_vocab_size": 1,
+  "layer_norm_eps": 1e-5,
+  "pad_token_id": 1,
+}
+XLMR_LARGE_LAYER = 19
+
 
 @dataclasses.dataclass(frozen=True)
 class Recommendation:

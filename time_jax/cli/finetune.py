@@ -23,9 +23,10 @@ class FinetuneUd(RecipeCommand):
 
   def run(self) -> int:
     """Trains and evaluates on Universal Dependencies."""
-    from time_jax.evals.ud import task
+    from time_jax.evals.common.finetuning import finetune
+    from time_jax.evals.ud.task import Ud
 
-    return task.finetune_ud(self.config, self.workdir, self.changed_fields)
+    return finetune(self.config, self.workdir, Ud, self.changed_fields)
 
 
 class FinetuneNer(RecipeCommand):
@@ -42,9 +43,10 @@ class FinetuneNer(RecipeCommand):
 
   def run(self) -> int:
     """Trains and evaluates on named entities."""
-    from time_jax.evals.ner import task
+    from time_jax.evals.common.finetuning import finetune
+    from time_jax.evals.ner.task import Ner
 
-    return task.finetune_ner(self.config, self.workdir, self.changed_fields)
+    return finetune(self.config, self.workdir, Ner, self.changed_fields)
 
 
 class FinetuneQa(RecipeCommand):
@@ -61,9 +63,10 @@ class FinetuneQa(RecipeCommand):
 
   def run(self) -> int:
     """Trains and evaluates on extractive questions."""
-    from time_jax.evals.qa import task
+    from time_jax.evals.common.finetuning import finetune
+    from time_jax.evals.qa.task import Qa
 
-    return task.finetune_qa(self.config, self.workdir, self.changed_fields)
+    return finetune(self.config, self.workdir, Qa, self.changed_fields)
 
 
 class Predict(Command):

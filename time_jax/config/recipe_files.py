@@ -50,8 +50,10 @@ def find(name: str, kind: Kind) -> pathlib.Path:
   if stem in known:
     return known[stem]
   near = difflib.get_close_matches(pathlib.Path(name).stem, known, 1)
+  absolute = pathlib.Path(name).expanduser().is_absolute()
+  place = "" if absolute else f" in {pathlib.Path.cwd()}"
   raise UserError(
-    f"no {kind} {name!r} in {pathlib.Path.cwd()}; expected a file, or one of "
+    f"no {kind} {name!r}{place}; expected a file, or one of "
     f"{', '.join(known)}{f': did you mean {near[0]}?' if near else '.'}"
   )
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from time_jax.bench.peers.compare import XLMR_LARGE
+from time_jax.catalog.teachers import XLMR_LARGE
 from time_jax.config.distill import STUDENT_SIZES
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import local_path

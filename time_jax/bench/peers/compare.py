@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from time_jax.bench.common import report
 from time_jax.bench.common.child_process import ChildProcess
 from time_jax.bench.peers.timed_steps import JaxStep, Needs, TorchStep
+from time_jax.catalog.teachers import XLMR_LARGE, XLMR_LARGE_LAYER
 from time_jax.config.distill import STUDENT_SIZES, check_config, default_config
 from time_jax.core.display import aligned_table, number
 from time_jax.core.errors import RunError, UserError
@@ -22,20 +23,6 @@ from time_jax.run import assembly
 SCHEMA = "time_jax.bench.compare/1"
 OURS = "time_jax"
 EAGER = "PyTorch"
-# config.json of the main teacher; random weights are as fast as its own.
-XLMR_LARGE = {
-  "model_type": "xlm-roberta",
-  "vocab_size": 250_002,
-  "hidden_size": 1024,
-  "num_hidden_layers": 24,
-  "num_attention_heads": 16,
-  "intermediate_size": 4096,
-  "max_position_embeddings": 514,
-  "type_vocab_size": 1,
-  "layer_norm_eps": 1e-5,
-  "pad_token_id": 1,
-}
-_LAYER = 19
 # Implementation -> of each round, seconds of a step and seconds of all cores.
 Rounds = dict[str, list[tuple[float, float]]]
 
@@ -113,7 +100,7 @@ def make_config(
   """Returns the paper's recipe with a random teacher and another batch."""
   config = default_config()
   config.teacher.path = assembly.RANDOM
-  config.teacher.layer = _LAYER
+  config.teacher.layer = XLMR_LARGE_LAYER
   config.teacher.dtype = config.train.dtype = dtype
   config.teacher.architecture = ConfigDict(XLMR_LARGE)
   config.student.update(STUDENT_SIZES[size])

@@ -2,17 +2,15 @@
 
 import collections
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array
-from ml_collections import ConfigDict
 
 from time_jax.core.errors import UserError
 from time_jax.core.notes import note
-from time_jax.evals.common import finetuning
 from time_jax.evals.common.packages import SEQEVAL, load_package
 from time_jax.evals.common.task import SPLITS, Task
 from time_jax.evals.common.word_layers import smoothed_loss
@@ -24,13 +22,6 @@ from time_jax.evals.ner.tagger import TAG, Tagger
 
 METRICS = ("F1", "precision", "recall")
 Tags = Sequence[Sequence[str]]  # of the words of every sentence
-
-
-def finetune_ner(
-  config: ConfigDict, workdir: pathlib.Path, typed: Collection[str] = ()
-) -> int:
-  """Runs `finetuning.finetune` with a config of `ner_config`."""
-  return finetuning.finetune(config, workdir, Ner, typed)
 
 
 class Ner(Task):

@@ -1,16 +1,14 @@
 """`finetune qa`: questions whose answers stand in a text."""
 
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
-from ml_collections import ConfigDict
 
 from time_jax.core.notes import note
-from time_jax.evals.common import finetuning
 from time_jax.evals.common.task import Task
 from time_jax.evals.common.word_layers import smoothed_loss
 from time_jax.evals.qa import scoring, squad
@@ -25,13 +23,6 @@ from time_jax.evals.qa.squad import Question
 from time_jax.evals.qa.windows import Window
 
 Target = tuple[int, int]  # places of the first and the last token
-
-
-def finetune_qa(
-  config: ConfigDict, workdir: pathlib.Path, typed: Collection[str] = ()
-) -> int:
-  """Runs `finetuning.finetune` with a config of `qa_config`."""
-  return finetuning.finetune(config, workdir, Qa, typed)
 
 
 class Qa(Task):

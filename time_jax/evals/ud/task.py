@@ -1,15 +1,13 @@
 """`finetune ud`: tags, lemmas and trees of Universal Dependencies."""
 
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
-from ml_collections import ConfigDict
 
-from time_jax.evals.common import finetuning
 from time_jax.evals.common.packages import CHU_LIU_EDMONDS, UDTOOLS
 from time_jax.evals.common.task import SPLITS, Task
 from time_jax.evals.common.word_layers import smoothed_loss
@@ -19,13 +17,6 @@ from time_jax.evals.ud.annotator import Annotator, chunk_targets
 from time_jax.evals.ud.conllu import Sentence
 from time_jax.evals.ud.heads import Scores, possible_heads
 from time_jax.evals.ud.labels import RELATION
-
-
-def finetune_ud(
-  config: ConfigDict, workdir: pathlib.Path, typed: Collection[str] = ()
-) -> int:
-  """Runs `finetuning.finetune` with a config of `ud_config`."""
-  return finetuning.finetune(config, workdir, Ud, typed)
 
 
 class Ud(Task):
