@@ -23,20 +23,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("saved")
-  with open_in(workdir) as checkpoints:
-    save_all(checkpoints, (1, 2), {2: 0.5})
-  return workdir
-
-
-@pytest.fixture
-def copy(saved, tmp_path):
-  shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
-  return tmp_path
-
-
 def delete_slowly(folder):
   for path in sorted(folder.rglob("*"), reverse=True):
     time.sleep(0.02)

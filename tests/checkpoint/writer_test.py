@@ -41,21 +41,6 @@ def no_leftovers():
   gc.collect()
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-  """A workdir with the checkpoints 1 and 2, not to be changed."""
-  workdir = tmp_path_factory.mktemp("saved")
-  with open_in(workdir) as checkpoints:
-    save_all(checkpoints, (1, 2), {2: 0.5})
-  return workdir
-
-
-@pytest.fixture
-def copy(saved, tmp_path):
-  shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
-  return tmp_path
-
-
 def test_the_latest_and_the_multiples_stay(tmp_path):
   with open_in(tmp_path, keep_latest=2, keep_every=3) as checkpoints:
     save_all(checkpoints, range(1, 9))
