@@ -1,6 +1,7 @@
 """Preparing is complete: every token is in a row, and every file counted."""
 
 import pathlib
+import pickle
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from preparing import (
 
 from time_jax.core import errors
 from time_jax.data.manifest import is_prepared, load_manifest
+from time_jax.data.shards import Block, RowFormat, ShardWriter
 
 
 def ids(document: str) -> list[int]:
@@ -187,6 +189,19 @@ def test_wrong_settings(
   corpus = write_corpus(tmp_path / "a.jsonl", ["og"])
   with pytest.raises(errors.UserError, match=message):
     run(tmp_path / "out", corpus, **changes)
+
+
+def test_a_writer_that_was_used_is_the_same_in_a_worker(
+  tmp_path: pathlib.Path,
+) -> None:
+  # It waits to be sent until a worker reads, and is used here meanwhile.
+  block = Block("train", 0, ("og[SEP]det",), 0, 0)
+  writer = ShardWriter(tmp_path, RowFormat(tiny_tokenizer(), 16))
+  here = writer.write(block)
+  sent = pickle.loads(pickle.dumps(writer))
+  assert sent == writer
+  (there,) = sent.encoder.all_windows(block.documents)
+  assert sum(map(len, there)) == here.tokens == 3  # [CLS], [UNK], [SEP]
 
 
 def test_errors_of_workers_reach_the_caller(tmp_path: pathlib.Path) -> None:
