@@ -159,6 +159,20 @@ def test_a_field_of_another_type(capsys, flag):
   assert flag in line
 
 
+@pytest.mark.parametrize("index", ["0", "9", "x"])
+def test_elements_of_a_field_cannot_be_changed(capsys, index):
+  recipe = f"--config={ROOT}/configs/ud.py"
+  flag = f"--config.seeds[{index}]=3"
+  line = error_of(capsys, "finetune", "ud", recipe, flag, "--workdir=runs/x")
+  assert line.startswith("a field of --config cannot be changed: ")
+
+
+def test_a_section_that_is_replaced_needs_all_of_its_fields(capsys):
+  flag = "--config.relations.weights={'qq': 1.0}"
+  line = error_of(capsys, "distill", RECIPE, flag, "--workdir=runs/x")
+  assert "lacks fields such as relations.weights.kk, " in line
+
+
 def test_a_recipe_that_reads_a_file_which_is_not_there(capsys, tmp_path):
   (tmp_path / "recipe.py").write_text("get_config = lambda: open('/no/text')")
   words = "distill", f"--config={tmp_path}/recipe.py", "--workdir=x"

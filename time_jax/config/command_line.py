@@ -117,7 +117,9 @@ def parse_values(
   for name, flag in known.items():
     if parser[name].present:
       values[flag.field] = parser[name].value
-  if "config" in values:
+  if issubclass(command, RecipeCommand) and "config" in values:
+    # A section may have been replaced as a whole: --config.train={...}.
+    _check_complete(values["config"], command)
     changed = config_flags.get_override_values(parser["config"])
     values["changed_fields"] = frozenset(changed)
   return values, others
@@ -147,18 +149,13 @@ def _load_config(
 ) -> ConfigDict:
   """Returns the recipe's config, with all fields that the words change."""
   config = recipe_files.load_config(spec)
-  made_by = f"{command.recipe.__module__}.{command.recipe.__name__}()"
   if not isinstance(config, ConfigDict):
     raise UserError(
       f"the recipe of --config gives {type(config).__name__}, expected a "
-      f"changed {made_by}."
+      f"changed {_made_by(command)}."
     )
+  _check_complete(config, command)
   content = config.to_dict()
-  if missing := missing_fields(content, command.recipe()):
-    raise UserError(
-      f"the recipe of --config lacks fields such as {', '.join(missing[:3])}; "
-      f"expected a changed {made_by}."
-    )
   names = [name for name, _ in flatten(content)]
   for match in filter(None, map(_FIELD.fullmatch, words)):
     if not _exists(match[2], content):
@@ -166,6 +163,19 @@ def _load_config(
       near = [name for name in names if name.startswith(f"{section}.")] or names
       raise UserError(unknown("config field", match[2], near))
   return config
+
+
+def _made_by(command: type[RecipeCommand]) -> str:
+  return f"{command.recipe.__module__}.{command.recipe.__name__}()"
+
+
+def _check_complete(config: ConfigDict, command: type[RecipeCommand]) -> None:
+  """Raises UserError for fields that the command needs and a config lacks."""
+  if missing := missing_fields(config.to_dict(), command.recipe()):
+    raise UserError(
+      f"the recipe of --config lacks fields such as {', '.join(missing[:3])}; "
+      f"expected a changed {_made_by(command)}."
+    )
 
 
 def _exists(field: str, content: Any) -> bool:
@@ -308,6 +318,12 @@ def _parse_words(
     if isinstance(error.__context__, UserError):
       raise error.__context__ from None
     raise UserError(_wrong_value(error, command)) from error
+  except (AttributeError, LookupError, TypeError) as error:
+    # ml_collections raises any of them for an index, as in seeds[0].
+    reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+    raise UserError(
+      f"a field of --config cannot be changed: {reason}."
+    ) from error
 
 
 def _known_flags(command: type[Command]) -> str:
