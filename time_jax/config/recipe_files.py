@@ -10,6 +10,7 @@ import types
 from typing import Any, Literal
 
 from time_jax.core.errors import UserError
+from time_jax.core.storage.paths import local_path
 
 Kind = Literal["recipe", "sweep"]
 _PACKAGE = pathlib.Path(__file__).parents[1]
@@ -39,10 +40,7 @@ def find(name: str, kind: Kind) -> pathlib.Path:
   Raises:
     UserError: there is no such file.
   """
-  for path in (
-    pathlib.Path(name).expanduser(),
-    pathlib.Path(f"configs/{name}.py"),
-  ):
+  for path in (local_path(name), pathlib.Path(f"configs/{name}.py")):
     if path.is_file():
       return path
   known = shipped(kind)

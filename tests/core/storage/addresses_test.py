@@ -48,6 +48,22 @@ def test_an_address_is_no_path(capsys, monkeypatch, tiny, tmp_path, words):
 
 
 @pytest.mark.parametrize(
+  "words",
+  [
+    "prepare --config=~nobody-here/recipe.py --workdir=run",
+    "prepare --config={recipe} --workdir=~nobody-here/run",
+    "sweep ~nobody-here/sweep.py --workdir=run",
+    "status ~nobody-here/run",
+  ],
+)
+def test_the_home_folder_of_a_user_who_is_not_there(capsys, tiny, words):
+  recipe = f"{running.ROOT}/tests/support/tiny_recipe.py:{tiny}"
+  assert main.main(words.format(recipe=recipe).split()) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("time_jax: error: ~nobody-here/")
+
+
+@pytest.mark.parametrize(
   "source", ["tfds:wiki40b/da", "hf:owner/name/da/*.txt", "/a/b.txt#t", "a:b"]
 )
 def test_other_forms_of_sources_stay(source):

@@ -26,14 +26,20 @@ def local_path(text: str) -> Path:
     text: a path; `~` stands for the home folder.
 
   Raises:
-    UserError: it is an address, which would become a folder called `gs:`.
+    UserError: it is an address, which would become a folder called `gs:`; or
+      in the home folder of a user who is not known.
   """
   if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
     raise UserError(
       f"{text} is an address; expected a path on a file system of this "
       "machine: mount what it names, or copy it here."
     )
-  return Path(text).expanduser()
+  try:
+    return Path(text).expanduser()
+  except RuntimeError as error:
+    raise UserError(
+      f"{text}: there is no home folder of that name on this machine."
+    ) from error
 
 
 def prepare_workdir(workdir: Path) -> None:
