@@ -9,7 +9,6 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module
@@ -104,10 +103,6 @@ class ShardWriter:
   def encoder(self) -> WindowEncoder:
     """The tokenizer; UserError when it cannot serve."""
     return WindowEncoder(self.row_format.tokenizer, self.row_format.seq_len)
-
-  def __reduce__(self) -> tuple[Any, ...]:
-    """Leaves out the encoder: a pickled tokenizer forgets a setting of it."""
-    return type(self), (self.folder, self.row_format)
 
   def write(self, block: Block) -> Written:
     """Writes the shard and then its counts, unless both are there."""

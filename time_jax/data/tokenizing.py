@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -56,7 +57,7 @@ class WindowEncoder:
       spec: the tokenizer; its own padding and truncation are ignored.
       seq_len: tokens in a window at most, special tokens included.
     """
-    self._spec = spec
+    self._spec, self._seq_len = spec, seq_len
     self._tokenizer = load_backend(spec)
     self._before, self._after = _special_ids_around(self._tokenizer)
     num_special = len(self._before) + len(self._after)
@@ -68,6 +69,10 @@ class WindowEncoder:
       )
     self._room = seq_len - num_special
     self._forbidden = forbidden_ids(self._tokenizer)
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    """Sends what it is built of: a pickled tokenizer forgets a setting."""
+    return type(self), (self._spec, self._seq_len)
 
   def all_windows(
     self, documents: Iterable[str]
