@@ -274,7 +274,7 @@ def distill(config: ConfigDict, workdir: Place) -> None:
   """Distils a student, or continues; see the command `distill`.
 
   Args:
-    config: see `time_jax.config.default_config`; fields may be changed by it.
+    config: see `time_jax.config.default_config`; it is not changed.
     workdir: folder of the run.
 
   Raises:
@@ -283,7 +283,7 @@ def distill(config: ConfigDict, workdir: Place) -> None:
   """
   from time_jax.run.distill import distill as run
 
-  _finish(run(config, pathlib.Path(workdir)), workdir)
+  _finish(run(_own(config), pathlib.Path(workdir)), workdir)
 
 
 def finetune(task: str, config: ConfigDict, workdir: Place) -> None:
@@ -291,7 +291,8 @@ def finetune(task: str, config: ConfigDict, workdir: Place) -> None:
 
   Args:
     task: "ud", "ner" or "qa".
-    config: see `time_jax.config.ud_config` and the other two.
+    config: see `time_jax.config.ud_config` and the other two; it is not
+      changed.
     workdir: folder of the run.
 
   Raises:
@@ -306,7 +307,7 @@ def finetune(task: str, config: ConfigDict, workdir: Place) -> None:
   kinds = {"ud": Ud, "ner": Ner, "qa": Qa}
   if task not in kinds:
     raise UserError(f"task={task!r} is not known; expected one of {[*kinds]}.")
-  _finish(run(config, pathlib.Path(workdir), kinds[task]), workdir)
+  _finish(run(_own(config), pathlib.Path(workdir), kinds[task]), workdir)
 
 
 def predict(folder: Place, text: str) -> str:
@@ -346,6 +347,11 @@ def export(
   from time_jax.release.export import export as run
 
   return run(pathlib.Path(workdir), step, pathlib.Path(out) if out else None)
+
+
+def _own(config: ConfigDict) -> ConfigDict:
+  """Copies a config: a run fits its own to what it finds."""
+  return config.copy_and_resolve_references()
 
 
 def _finish(code: int, workdir: Place) -> None:

@@ -11,6 +11,7 @@ import running
 import tiny_recipe
 
 import time_jax
+from time_jax.config import default_config, ud_config
 from time_jax.core.errors import UserError
 
 
@@ -89,6 +90,31 @@ def test_a_relation_loss_that_cannot_be(projections, options, message):
   teacher, student, segment_ids = projections
   with pytest.raises(UserError, match=message):
     time_jax.relation_loss(teacher, student, segment_ids, **options)
+
+
+@pytest.mark.parametrize(
+  ("module", "name", "make_config", "task"),
+  [
+    ("run.distill", "distill", default_config, ()),
+    ("evals.common.finetuning", "finetune", ud_config, ("ud",)),
+  ],
+)
+def test_a_run_leaves_its_config_to_the_next(
+  monkeypatch, tmp_path, module, name, make_config, task
+):
+  """What is fitted to one run of a notebook is not that of another."""
+  fitted = []
+
+  def run(config, *_):
+    config.train.warmup_steps = 1
+    fitted.append(config)
+    return 0
+
+  monkeypatch.setattr(f"time_jax.{module}.{name}", run)
+  config = make_config()
+  getattr(time_jax, name)(*task, config, tmp_path)
+  assert fitted[0].train.warmup_steps == 1
+  assert config == make_config()
 
 
 def test_distil_export_and_embed(tiny, tmp_path):
