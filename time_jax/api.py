@@ -155,16 +155,11 @@ def relation_loss(
     for qkv in (teacher, student)
   )
   names = ("query", "key", "value")
-  ours, theirs = (
+  theirs, ours = (
     {name: getattr(qkv, name).shape[-1] for name in names}
-    for qkv in (student, teacher)
+    for qkv in (teacher, student)
   )
-  relations.check_relations(weights, theirs, implementation)
-  relations.check_heads(
-    num_relation_heads,
-    {f"teacher's {name}": width for name, width in theirs.items()}
-    | {f"student's {name}": width for name, width in ours.items()},
-  )
+  _check_loss(weights, num_relation_heads, theirs, ours, implementation)
   sums = relations.relation_sums(
     teacher,
     student,
@@ -177,6 +172,22 @@ def relation_loss(
   parts = {name: total / documents for name, total in sums.items()}
   loss = sum(weights[name] * parts[name] for name in parts)
   return jnp.asarray(loss), parts
+
+
+def _check_loss(
+  weights: Mapping[str, float],
+  num_relation_heads: int,
+  teacher: Mapping[str, int],
+  student: Mapping[str, int],
+  implementation: str = "auto",
+) -> None:
+  """Raises UserError unless projections of these widths can be compared."""
+  relations.check_relations(weights, teacher, implementation)
+  relations.check_heads(
+    num_relation_heads,
+    {f"teacher's {name}": width for name, width in teacher.items()}
+    | {f"student's {name}": width for name, width in student.items()},
+  )
 
 
 def make_train_step(
@@ -209,12 +220,16 @@ def make_train_step(
     The state of step 0, and `step(state, batch) -> (state, metrics)`. The step
     donates the state that it is given.
   """
+  weights = dict(weights or _RELATIONS)
+  _check_loss(
+    weights, num_relation_heads, teacher.widths, student.config.widths
+  )
   mesh = mesh or _first_device()
   objective = Objective(
     teacher=teacher,
     student=student,
     num_heads=num_relation_heads,
-    weights=dict(weights or _RELATIONS),
+    weights=weights,
     implementation="auto",
   )
   rate = learning_rate if callable(learning_rate) else _constant(learning_rate)
@@ -280,6 +295,8 @@ def distill(config: ConfigDict, workdir: Place) -> None:
   Raises:
     UserError: bad input, or a workdir that belongs to another run.
     RunError: the run failed; RestartableError: call it again to continue.
+      Where JAX is in use before the first call, SIGTERM ends the program as
+      usual, and the next call continues after the newest checkpoint.
   """
   from time_jax.run.distill import distill as run
 

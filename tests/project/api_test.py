@@ -117,6 +117,24 @@ def test_a_run_leaves_its_config_to_the_next(
   assert config == make_config()
 
 
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"num_relation_heads": 3}, "must divide every width: .*student's query=8"),
+    ({"num_relation_heads": 4, "weights": {"qx": 1.0}}, "qx"),
+  ],
+)
+def test_a_step_that_cannot_be(tiny, options, message):
+  teacher = time_jax.load_teacher(tiny / "teacher", layer=2)
+  student = time_jax.make_student(
+    teacher, num_layers=1, hidden_size=8, num_heads=2
+  )
+  with pytest.raises(UserError, match=message):
+    time_jax.make_train_step(
+      teacher, student, global_batch_size=2, learning_rate=1e-3, **options
+    )
+
+
 def test_distil_export_and_embed(tiny, tmp_path):
   """JAX runs already: a notebook's run joins no other process."""
   config = tiny_recipe.get_config(tiny)

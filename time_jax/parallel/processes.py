@@ -14,6 +14,7 @@ from jax._src import distributed as runtime
 from jax.experimental import multihost_utils
 
 from time_jax.core.errors import RestartableError, UserError
+from time_jax.core.notes import note
 from time_jax.core.storage import lease
 from time_jax.core.storage.paths import Path
 from time_jax.parallel import launcher_env, rendezvous
@@ -46,9 +47,9 @@ def join() -> ProcessSpec:
   JAX finds it by asking (Cloud TPU VMs, Kubernetes); else this process is
   alone. JAX is initialised even then: only so it notices SIGTERM, and lets the
   loop save. But a process that is alone and uses JAX already, such as a
-  notebook, is left as it is. The processes wait for each other TIME_JAX_TIMEOUT
-  seconds (900), take one for dead that has not been heard of for
-  TIME_JAX_HEARTBEAT (100), and wait TIME_JAX_SHUTDOWN (300) for all to end.
+  notebook, is left as it is: SIGTERM ends it. The processes wait for each other
+  TIME_JAX_TIMEOUT seconds (900), take one for dead that has not been heard of
+  for TIME_JAX_HEARTBEAT (100), and wait TIME_JAX_SHUTDOWN (300) for all to end.
 
   Returns:
     This process among them.
@@ -60,6 +61,8 @@ def join() -> ProcessSpec:
   timeout, heartbeat, shutdown = check_timeouts()
   spec = _detect(timeout)
   if spec.num_processes == 1 and xla_bridge.backends_are_initialized():
+    if not runtime.global_state.client:  # It is there in a second run.
+      note("JAX is in use already, so SIGTERM ends this run without saving.")
     return spec
   if spec.num_processes == 1:
     address = f"localhost:{_free_port()}"
