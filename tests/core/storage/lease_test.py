@@ -124,6 +124,18 @@ def test_of_another_machine_it_is_refused_for_a_minute(
   assert line.endswith("no sign for 61 s")
 
 
+def test_a_container_is_known_where_the_system_hides_its_start(monkeypatch):
+  """Some sandboxes have no boot_id; containers may share the host's name."""
+  known = holders.this_process().processes
+
+  def refuse(*arguments, **options):
+    raise FileNotFoundError
+
+  monkeypatch.setattr(holders.Path, "read_text", refuse)
+  hidden = holders.this_process()
+  assert (hidden.boot, hidden.processes) == ("", known)
+
+
 def test_after_a_restart_of_the_machine_it_is_free(place, monkeypatch, capsys):
   monkeypatch.setattr(holders, "_uptime", lambda: 20.0)
   assert refusal(holder(place, 15, boot="before"))

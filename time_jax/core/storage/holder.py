@@ -1,5 +1,6 @@
 """The process that holds a lease, and whether it still runs."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -86,11 +87,11 @@ def parse(text: bytes) -> Holder:
 def this_process() -> Holder:
   """Describes this process as the holder of a new lease."""
   pid = os.getpid()
-  try:
+  boot = namespace = ""  # Some sandboxes have only one of the two files.
+  with contextlib.suppress(OSError):
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+  with contextlib.suppress(OSError):
     namespace = os.readlink("/proc/self/ns/pid")
-  except OSError:  # Not Linux.
-    boot = namespace = ""
   return Holder(
     host=socket.gethostname(),
     boot=boot,
