@@ -18,7 +18,7 @@ from saving import (
   values,
 )
 
-from time_jax.checkpoint import checksums, layout
+from time_jax.checkpoint import checksums, layout, quarantine
 from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.errors import RestartableError, UserError
 
@@ -67,6 +67,28 @@ def test_what_cannot_be_read_for_now_is_not_damaged(copy, monkeypatch):
   monkeypatch.undo()
   with open_in(copy, keep_every=1) as checkpoints:
     assert checkpoints.steps() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+  ("number", "kind", "advice"),
+  [
+    (errno.EACCES, UserError, "get permission there and run the same"),
+    (errno.EIO, RestartableError, "check the disk"),
+  ],
+)
+def test_tensorstore_says_by_a_number_that_it_could_not_look(
+  copy, monkeypatch, number, kind, advice
+):
+  """Of a checkpoint of an older version, which has no checksums."""
+
+  def refuse(*arguments, **options):
+    raise ValueError(f"Error reading \"kernel/0.0\" [os_error_code='{number}']")
+
+  (folder_of(copy, 3) / checksums.FILE).unlink()
+  monkeypatch.setattr(quarantine.ocp.Checkpointer, "restore", refuse)
+  with pytest.raises(kind, match=f"cannot be looked at.*{advice}"):
+    open_in(copy, keep_every=1)
+  assert not (copy / "damaged").exists()
 
 
 @pytest.mark.parametrize("way", spoiling.WAYS)

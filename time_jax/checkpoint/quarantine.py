@@ -39,7 +39,9 @@ def set_damaged_aside(workdir: Path) -> None:
       lease.check()
       for line in _move_damaged(workdir):
         say(line)
-    except OSError as error:
+    except UserError:
+      raise
+    except (OSError, ValueError) as error:  # TensorStore raises the latter.
       kind = RestartableError if is_storage_lost(error) else UserError
       raise kind(
         f"the checkpoints in {workdir} cannot be looked at, or a damaged one "
