@@ -1,7 +1,8 @@
 """Text to train on and to choose by: where each corpus keeps a language.
 
-The recipes name files, not configurations: files are fetched one at a time as
-reading needs them, so a limit of tokens is a limit of downloads.
+The corpora are in corpora.tsv. They name files, not configurations: files are
+fetched one at a time as reading needs them, so a limit of tokens is a limit of
+downloads.
 
 Confirmed by the addresses of single files in public code, for some languages
 each: CulturaX (ru/ru_part_00000.parquet), FineWeb2 (data/aai_Latn/train/
@@ -16,6 +17,7 @@ of FLORES+, for which the pattern takes any.
 import dataclasses
 
 from time_jax.catalog.languages import Language, short_code
+from time_jax.catalog.tables import read_table
 from time_jax.core.errors import UserError
 
 OWN = "own"  # In place of a corpus: the user names the text.
@@ -34,48 +36,23 @@ class Corpus:
   """A collection of text on the Hugging Face hub.
 
   Attributes:
+    name: as `corpus=` of configs/time.py takes it, and the field of `Language`
+      with what the corpus calls a language.
     title: as people write it.
+    gated: "gated" where its terms must be accepted on its page, with a login;
+      else "".
     source: its text, as `data.train` takes it; {} is the language's name.
-    column: the field of `Language` with that name.
-    gated: its terms must be accepted on its page, with a login.
-    english: the English text, where that is another repository.
+    english: the English text, where that is another repository; else "".
   """
 
+  name: str
   title: str
+  gated: str
   source: str
-  column: str
-  gated: bool = False
-  english: str = ""
+  english: str
 
 
-CORPORA = {
-  "culturax": Corpus(
-    "CulturaX",
-    "hf:uonlp/CulturaX/{0}/{0}_part_*.parquet#text",
-    "culturax",
-    gated=True,
-  ),
-  "fineweb2": Corpus(
-    "FineWeb2",
-    "hf:HuggingFaceFW/fineweb-2/data/{}/train/*.parquet#text",
-    "fineweb2",
-    english="hf:HuggingFaceFW/fineweb/sample/100BT/*.parquet#text",
-  ),
-  "hplt": Corpus(
-    "HPLT v2, cleaned", "hf:HPLT/HPLT2.0_cleaned/{}*/*.parquet#text", "hplt"
-  ),
-  "wikipedia": Corpus(
-    "Wikipedia, November 2023",
-    "hf:wikimedia/wikipedia/20231101.{}/*.parquet#text",
-    "wikipedia",
-  ),
-  "oscar": Corpus(
-    "OSCAR 23.01",
-    "hf:oscar-corpus/OSCAR-2301/{}_meta/*.jsonl.zst#content",
-    "oscar",
-    gated=True,
-  ),
-}
+CORPORA = {row["name"]: Corpus(**row) for row in read_table("corpora.tsv")}
 
 
 def text_of(language: Language) -> dict[str, str]:
@@ -84,7 +61,7 @@ def text_of(language: Language) -> dict[str, str]:
   for name, corpus in CORPORA.items():
     if corpus.english and language.iso3 == "eng":
       texts[name] = corpus.english
-    elif subset := getattr(language, corpus.column):
+    elif subset := getattr(language, name):
       texts[name] = corpus.source.format(subset)
   return texts
 
@@ -115,8 +92,8 @@ def training_text(corpus: str, language: Language) -> str:
 def held_out_text(language: Language) -> str:
   """Returns the source of text to choose a checkpoint by; "" if none is known.
 
-  It is WMT24++, else FLORES+ (gated). WMT24++ translates one English
-  text, so that side is English's own.
+  It is WMT24++ where that has the language, else FLORES+, which is gated.
+  WMT24++ translates one English text, so English is read from its source side.
   """
   if language.iso3 == "eng":
     return _WMT.format("en-de_DE", "source")

@@ -37,7 +37,7 @@ from time_jax.hf.weights import Weights
 from time_jax.models import bert
 from time_jax.models.attention import attend
 from time_jax.models.attention_operands import Mask
-from time_jax.models.family import Params, Teacher
+from time_jax.models.family import LEAVES, Params, Teacher
 from time_jax.parallel import sharding
 
 # model_type -> class. Not here: those whose attention is not BERT's (ALBERT,
@@ -52,7 +52,6 @@ _CLASSES = {
 }
 _WAY_OUT = "use teacher.loader=own"
 
-_WEIGHT_NAMES = {"kernel": "weight", "embedding": "weight", "scale": "weight"}
 # Names from before 2019 in files converted from TensorFlow.
 _LEGACY = {"weight": "gamma", "bias": "beta"}
 
@@ -95,11 +94,10 @@ def load_flax_teacher(
   module, shapes = _build(folder, model, config, dtype)
   with Weights(folder, allow_pickle) as weights:
     params = _read_params(weights, model, shapes, mesh, dtype)
-  width = config.hidden_size
   return Teacher(
     project=functools.partial(_project, module, offset),
     params=params,
-    widths=dict.fromkeys(PROJECTIONS.values(), width),
+    widths=dict.fromkeys(PROJECTIONS.values(), config.hidden_size),
     vocab_size=config.vocab_size,
     max_positions=config.max_position_embeddings - offset,
     fingerprint=fingerprint(folder, allow_pickle),
@@ -224,7 +222,7 @@ def _read_params(
 def _name(weights: Weights, prefix: str, path: Path) -> str:
   """Returns a parameter's name in a file: Flax's path but for its end."""
   stem = prefix + ".".join(path[:-1])
-  leaf = _WEIGHT_NAMES.get(path[-1], path[-1])
+  leaf = LEAVES[path[-1]]
   name, legacy = f"{stem}.{leaf}", f"{stem}.{_LEGACY.get(leaf)}"
   return legacy if name not in weights and legacy in weights else name
 

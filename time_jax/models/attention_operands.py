@@ -86,6 +86,11 @@ def document_mask(
   return matrix & near[None, None]
 
 
+def matrix_mask(segment_ids: Ids) -> Mask:
+  """Makes the mask that the blocks of a network share, matrix included."""
+  return Mask(segment_ids, document_mask(segment_ids))
+
+
 def row_of_document_mask(
   segment_ids: Int[Array, " T"],
   window: Int[Array, ""] | None,

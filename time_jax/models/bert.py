@@ -8,6 +8,7 @@ may embed in fewer dimensions and project up.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,13 +21,14 @@ from time_jax.core.arrays import PROJECTIONS, Batch, Qkv
 from time_jax.core.errors import UserError
 from time_jax.models import encoder, layers
 from time_jax.models.attention import attend
-from time_jax.models.attention_operands import Mask, document_mask
+from time_jax.models.attention_operands import Mask, matrix_mask
 from time_jax.models.dropout import AttentionDropout, Dropout
+from time_jax.models.encoder import Context, Hidden
 from time_jax.models.family import Family, KeyTable
 
 
 @dataclasses.dataclass(frozen=True)
-class BertConfig(encoder.Sizes):
+class BertConfig(encoder.EvenSizes):
   """Shape of an encoder of this family. Immutable and hashable.
 
   Attributes:
@@ -56,7 +58,7 @@ class BertConfig(encoder.Sizes):
 def parse_config(hf: Mapping[str, Any]) -> BertConfig:
   """Reads a Hugging Face config.json (transformers 4.x or 5.x).
 
-  Dropout is left at 0: a teacher is deterministic.
+  Dropout is 0: a teacher is deterministic.
   """
   kind = hf.get("position_embedding_type") or "absolute"
   if kind != "absolute":
@@ -65,15 +67,14 @@ def parse_config(hf: Mapping[str, Any]) -> BertConfig:
     )
   roberta = hf["model_type"] not in ("bert", "electra")
   offset = position_offset(hf) if roberta else 0
-  return BertConfig(
-    **encoder.sizes(hf),
+  return encoder.read_fields(
+    BertConfig,
+    hf,
+    {"num_token_types": "type_vocab_size"},
     max_positions=hf["max_position_embeddings"] - offset,
     position_offset=offset,
-    num_token_types=hf.get("type_vocab_size", 2),
-    layer_norm_eps=hf.get("layer_norm_eps", 1e-12),
-    activation=hf.get("hidden_act", "gelu"),
-    initializer_range=hf.get("initializer_range", 0.02),
-    embedding_size=hf.get("embedding_size"),
+    dropout=0.0,
+    attention_dropout=0.0,
   )
 
 
@@ -95,7 +96,7 @@ def position_offset(hf: Mapping[str, Any]) -> int:
   return pad + 1
 
 
-class Embeddings(nn.Module):
+class Embeddings(layers.Parts, nn.Module):
   """LN(word + position + token type), dropout; ELECTRA's are projected to D."""
 
   config: BertConfig
@@ -103,31 +104,24 @@ class Embeddings(nn.Module):
 
   def setup(self) -> None:  # noqa: D102
     c = self.config
-    options = dict(stddev=c.initializer_range, dtype=self.dtype)
     rows = c.max_positions + c.position_offset
     width = c.embedding_size or c.hidden_size
-    self.word = layers.Embed(c.vocab_size, width, "vocab", **options)
-    self.position = layers.Embed(rows, width, "positions", **options)
-    self.token_type = layers.Embed(
-      c.num_token_types, width, "token_types", **options
-    )
-    self.norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
+    self.word = self.embed(c.vocab_size, "vocab", width)
+    self.position = self.embed(rows, "positions", width)
+    self.token_type = self.embed(c.num_token_types, "token_types", width)
+    self.norm = self.layer_norm()
     self.drop = Dropout(c.dropout)
     if width != c.hidden_size:
-      self.project = layers.dense(
-        c.hidden_size, ("vectors", "embed"), **options
-      )
+      self.project = self.dense(c.hidden_size, ("vectors", "embed"))
 
-  def __call__(
-    self, batch: Batch, deterministic: bool
-  ) -> Float[Array, "B T D"]:
+  def __call__(self, batch: Batch, deterministic: bool) -> Hidden:
     """Looks up and adds the three embeddings of every token."""
     x = self.word(batch.tokens)
     x += self.position(batch.positions + self.config.position_offset)
     types = batch.token_types
-    if types is None:
-      types = jnp.zeros_like(batch.tokens)
-    x += self.token_type(types)
+    x += self.token_type(
+      jnp.zeros_like(batch.tokens) if types is None else types
+    )
     x = self.drop(self.norm(x), deterministic=deterministic)
     return self.project(x) if x.shape[-1] != self.config.hidden_size else x
 
@@ -141,42 +135,33 @@ class Block(encoder.Block):
     self.key = self.dense(c.hidden_size, layers.TO_HEADS)
     self.value = self.dense(c.hidden_size, layers.TO_HEADS)
     self.attention_out = self.dense(c.hidden_size, layers.FROM_HEADS)
-    self.attention_norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
+    self.attention_norm = self.layer_norm()
     self.ffn_in = self.dense(c.intermediate_size, layers.TO_MLP)
     self.ffn_out = self.dense(c.hidden_size, layers.FROM_MLP)
-    self.ffn_norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
+    self.ffn_norm = self.layer_norm()
     self.drop = Dropout(c.dropout)
 
-  def project(self, x: Float[Array, "B T D"]) -> Qkv:
+  def project(self, x: Hidden) -> Qkv:
     """Computes the three projections of the block's input."""
     return Qkv(self.query(x), self.key(x), self.value(x))
 
-  def attention(
-    self, qkv: Qkv, kind: Any, shared: Any, deterministic: bool
-  ) -> Float[Array, "B T D"]:
+  def attention(self, qkv: Qkv, context: Context) -> Hidden:
     """Attends inside documents; blocks share the mask."""
     c, dropout = self.config, None
-    if c.attention_dropout and not deterministic:
+    if c.attention_dropout and not context.deterministic:
       dropout = AttentionDropout(c.attention_dropout, self.make_rng("dropout"))
-    return attend(qkv, shared, num_heads=c.num_heads, dropout=dropout)
+    return attend(qkv, context.shared, num_heads=c.num_heads, dropout=dropout)
 
-  def ffn_hidden(self, x: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
+  def ffn_hidden(self, x: Hidden) -> Float[Array, "B T F"]:
     """Computes the activated half of the feed-forward layer."""
     return layers.ACTIVATIONS[self.config.activation](self.ffn_in(x))
 
-  def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    kind: Any,
-    shared: Any,
-    deterministic: bool = True,
-  ) -> Float[Array, "B T D"]:
+  def __call__(self, x: Hidden, context: Context) -> Hidden:
     """Computes attention and feed-forward, each with residual and LayerNorm."""
-    mixed = self.attention(self.project(x), kind, shared, deterministic)
-    mixed = self.drop(self.attention_out(mixed), deterministic=deterministic)
-    x = self.attention_norm(x + mixed)
-    y = self.drop(self.ffn_out(self.ffn_hidden(x)), deterministic=deterministic)
-    return self.ffn_norm(x + y)
+    drop = functools.partial(self.drop, deterministic=context.deterministic)
+    mixed = self.attention(self.project(x), context)
+    x = self.attention_norm(x + drop(self.attention_out(mixed)))
+    return self.ffn_norm(x + drop(self.ffn_out(self.ffn_hidden(x))))
 
 
 class Encoder(encoder.Encoder):
@@ -186,20 +171,12 @@ class Encoder(encoder.Encoder):
     c = self.config
     self.embeddings = Embeddings(c, self.dtype)
     self.setup_blocks(Block)
-    self.pooler = layers.dense(
-      c.hidden_size,
-      layers.TO_HEADS,
-      stddev=c.initializer_range,
-      dtype=self.dtype,
-    )
+    self.pooler = self.dense(c.hidden_size, layers.TO_HEADS)
 
-  def enter(
-    self, batch: Batch, deterministic: bool
-  ) -> tuple[Float[Array, "B T D"], Mask]:
+  def enter(self, batch: Batch, deterministic: bool) -> tuple[Hidden, Mask]:
     """Embeds a batch; its blocks share the mask."""
-    matrix = document_mask(batch.segment_ids)
-    x = self.embeddings(batch, deterministic)
-    return x, Mask(batch.segment_ids, matrix)
+    mask = matrix_mask(batch.segment_ids)
+    return self.embeddings(batch, deterministic), mask
 
   def all_outputs(self, batch: Batch) -> tuple[Array, Array]:
     """Uses every parameter, the pooler's too."""

@@ -6,26 +6,25 @@ and 2111.09543). The version with a convolution beside block 1 is v2-xlarge's.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
 
 from time_jax.core.arrays import PROJECTIONS, Batch, Ids, Qkv
 from time_jax.core.errors import UserError
 from time_jax.models import bert, encoder, layers, relative
-from time_jax.models.attention import attend
-from time_jax.models.attention_operands import Mask, document_mask
+from time_jax.models.attention_operands import matrix_mask
+from time_jax.models.encoder import Context, Hidden
 from time_jax.models.family import Family, KeyTable
+from time_jax.models.relative import Shared
 
 
 @dataclasses.dataclass(frozen=True)
-class DebertaConfig(encoder.Sizes):
+class DebertaConfig(encoder.EvenSizes):
   """Shape of an encoder of this family.
 
   Attributes:
@@ -45,10 +44,10 @@ class DebertaConfig(encoder.Sizes):
   num_buckets: int
   max_distance: int
   terms: tuple[str, ...] = ("c2p", "p2c")
-  shared_projections: bool = True
+  shared_projections: bool = False
   table_norm: bool = True
   conv_size: int = 0
-  conv_activation: str = "gelu"
+  conv_activation: str = "tanh"
   layer_norm_eps: float = 1e-7
   activation: str = "gelu"
   initializer_range: float = 0.02
@@ -94,26 +93,19 @@ def parse_config(hf: Mapping[str, Any]) -> DebertaConfig:
     raise UserError(f"this DeBERTa is not supported: {'; '.join(wrong)}.")
   terms = hf.get("pos_att_type") or ()
   farthest = hf.get("max_relative_positions", -1)
-  return DebertaConfig(
-    **encoder.sizes(hf),
-    num_buckets=hf["position_buckets"],
+  return encoder.read_fields(
+    DebertaConfig,
+    hf,
+    {
+      "num_buckets": "position_buckets",
+      "shared_projections": "share_att_key",
+      "conv_activation": "conv_act",
+    },
     max_distance=farthest if farthest > 0 else hf["max_position_embeddings"],
     terms=tuple(terms.split("|") if isinstance(terms, str) else terms),
-    shared_projections=hf.get("share_att_key", False),
     table_norm="layer_norm" in hf.get("norm_rel_ebd", "none"),
     conv_size=hf.get("conv_kernel_size") or 0,
-    conv_activation=hf.get("conv_act", "tanh"),
-    layer_norm_eps=hf.get("layer_norm_eps", 1e-7),
-    activation=hf.get("hidden_act", "gelu"),
-    initializer_range=hf.get("initializer_range", 0.02),
   )
-
-
-class Shared(NamedTuple):
-  """What all blocks use: the relative table, normed, and the mask."""
-
-  table: Float[Array, "rows D"]
-  mask: Mask
 
 
 class Convolution(nn.Module):
@@ -131,9 +123,7 @@ class Convolution(nn.Module):
     zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
     self.bias = self.param("bias", zeros, shape[-1:])
 
-  def __call__(
-    self, x: Float[Array, "B T D"], segment_ids: Ids
-  ) -> Float[Array, "B T D"]:
+  def __call__(self, x: Hidden, segment_ids: Ids) -> Hidden:
     """Sums over the taps; a neighbour outside the document counts as 0."""
     length, reach = x.shape[1], (self.config.conv_size - 1) // 2
     wide = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
@@ -166,14 +156,11 @@ class Block(bert.Block):
       self.table_query = self.dense(c.hidden_size, layers.TO_HEADS)
     if self.convolution:
       self.conv = Convolution(c, self.dtype)
-      self.conv_norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
+      self.conv_norm = self.layer_norm()
 
-  def attention(
-    self, qkv: Qkv, kind: Any, shared: Shared, deterministic: bool
-  ) -> Float[Array, "B T D"]:
+  def attention(self, qkv: Qkv, context: Context) -> Hidden:
     """Attends inside documents, by content and by relative position."""
-    c = self.config
-    scale = ((1 + len(c.terms)) * c.head_dim) ** -0.5
+    c, shared = self.config, context.shared
     table_query = table_key = None
     if "c2p" in c.terms:
       key = self.key if c.shared_projections else self.table_key
@@ -181,35 +168,17 @@ class Block(bert.Block):
     if "p2c" in c.terms:
       query = self.query if c.shared_projections else self.table_query
       table_query = self.split_heads(query(shared.table))
-    positions = relative.disentangled_scores(
-      self.split_heads(qkv.query),
-      self.split_heads(qkv.key),
-      table_query,
-      table_key,
-      c.row_of,
-    )
-    return attend(
-      qkv,
-      shared.mask,
-      num_heads=c.num_heads,
-      scale=scale,
-      bias=positions * scale,
+    return relative.attend_disentangled(
+      qkv, shared.mask, c, table_query, table_key
     )
 
-  def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    kind: Any,
-    shared: Shared,
-    deterministic: bool = True,
-  ) -> Float[Array, "B T D"]:
+  def __call__(self, x: Hidden, context: Context) -> Hidden:
     """Computes BERT's block, with the convolution where there is one."""
     if not self.convolution:
-      return super().__call__(x, kind, shared, deterministic)
-    local = self.conv(x, shared.mask.segment_ids)
+      return super().__call__(x, context)
+    local = self.conv(x, context.shared.mask.segment_ids)
     local = layers.ACTIVATIONS[self.config.conv_activation](local)
-    output = super().__call__(x, kind, shared, deterministic)
-    return self.conv_norm(output + local)
+    return self.conv_norm(super().__call__(x, context) + local)
 
 
 class Encoder(encoder.Encoder):
@@ -217,25 +186,20 @@ class Encoder(encoder.Encoder):
 
   def setup(self) -> None:  # noqa: D102
     c = self.config
-    make_norm = functools.partial(
-      layers.layer_norm, c.layer_norm_eps, dtype=self.dtype
-    )
-    self.embeddings = layers.NormedWords(c, make_norm, self.dtype)
+    self.embeddings = layers.NormedWords(c, self.dtype)
     self.relative = self.embed(2 * c.num_buckets, "positions")
     if c.table_norm:
-      self.relative_norm = make_norm()
+      self.relative_norm = self.layer_norm()
     first = {"convolution": True} if c.conv_size else None
     self.setup_blocks(Block, first)
 
-  def enter(
-    self, batch: Batch, deterministic: bool
-  ) -> tuple[Float[Array, "B T D"], Shared]:
+  def enter(self, batch: Batch, deterministic: bool) -> tuple[Hidden, Shared]:
     """Embeds a batch, padding as 0; its blocks share the relative table."""
     ids = batch.segment_ids
     table = self.relative(np.arange(2 * self.config.num_buckets))
     if self.config.table_norm:
       table = self.relative_norm(table)
-    shared = Shared(table, Mask(ids, document_mask(ids)))
+    shared = Shared(table, matrix_mask(ids))
     x = jnp.where(ids[..., None] > 0, self.embeddings(batch.tokens), 0)
     return x, shared
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,6 +15,17 @@ from time_jax.core.errors import UserError
 from time_jax.models import layers
 from time_jax.models.attention_operands import split_heads
 
+Hidden = Float[Array, "B T D"]
+Config = TypeVar("Config", bound="Sizes")
+
+# Field of a config -> its key in most config.json, where that has another name.
+_KEYS = {
+  "num_layers": "num_hidden_layers",
+  "num_heads": "num_attention_heads",
+  "max_positions": "max_position_embeddings",
+  "activation": "hidden_act",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
@@ -24,7 +35,7 @@ class Sizes:
     vocab_size: rows of the word table.
     hidden_size: D.
     num_layers: transformer blocks of the complete network.
-    num_heads: attention heads N.
+    num_heads: attention heads N of the queries.
     intermediate_size: F.
   """
 
@@ -35,13 +46,21 @@ class Sizes:
   intermediate_size: int
 
   def __post_init__(self) -> None:
+    if activation := getattr(self, "activation", None):
+      layers.check_activation(activation)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvenSizes(Sizes):
+  """The sizes of a family whose attention heads share D evenly."""
+
+  def __post_init__(self) -> None:
     if self.hidden_size % self.num_heads:
       raise UserError(
         f"num_heads={self.num_heads} must divide "
         f"hidden_size={self.hidden_size}."
       )
-    if activation := getattr(self, "activation", None):
-      layers.check_activation(activation)
+    super().__post_init__()
 
   @property
   def head_dim(self) -> int:
@@ -54,18 +73,48 @@ class Sizes:
     return dict.fromkeys(PROJECTIONS.values(), self.hidden_size)
 
 
-def sizes(hf: Mapping[str, Any]) -> dict[str, int]:
-  """Reads the fields of `Sizes` from a Hugging Face config.json."""
-  return {
-    "vocab_size": hf["vocab_size"],
-    "hidden_size": hf["hidden_size"],
-    "num_layers": hf["num_hidden_layers"],
-    "num_heads": hf["num_attention_heads"],
-    "intermediate_size": hf["intermediate_size"],
-  }
+def read_fields(
+  kind: type[Config],
+  hf: Mapping[str, Any],
+  keys: Mapping[str, str] | None = None,
+  **values: Any,
+) -> Config:
+  """Makes a family's config of a Hugging Face config.json.
+
+  Args:
+    kind: class of the config. A field takes the value of its key in
+      config.json, and its default where there is no such key.
+    hf: the content of config.json.
+    keys: field -> its key, where the family differs from most.
+    **values: fields that are more than the value of a key.
+
+  Raises:
+    KeyError: a key is missing whose field has no default.
+  """
+  keys = _KEYS | dict(keys or {})
+  for field in dataclasses.fields(kind):
+    key = keys.get(field.name, field.name)
+    required = field.default is dataclasses.MISSING
+    if field.name not in values and (required or key in hf):
+      values[field.name] = hf[key]
+  return kind(**values)
 
 
-class Block(nn.Module):
+class Context(NamedTuple):
+  """What a block takes besides its input.
+
+  Attributes:
+    shared: what `Encoder.enter` returns for all blocks.
+    kind: the block's number in `Encoder.kinds`.
+    deterministic: False switches dropout on.
+  """
+
+  shared: Any
+  kind: Any
+  deterministic: bool = True
+
+
+class Block(layers.Parts, nn.Module):
   """One transformer block, pre-norm unless a family overrides `__call__`.
 
   A family says in `setup` what the modules are, by the names that their
@@ -80,48 +129,27 @@ class Block(nn.Module):
   config: Any
   dtype: DTypeLike = jnp.dtype("float32")
 
-  @nn.nowrap
-  def dense(
-    self, features: int, axes: layers.Axes, use_bias: bool = True
-  ) -> nn.Dense:
-    """Makes a linear layer, see `layers.dense`."""
-    stddev = self.config.initializer_range
-    return layers.dense(
-      features, axes, stddev=stddev, dtype=self.dtype, use_bias=use_bias
-    )
-
-  def project(self, x: Float[Array, "B T D"]) -> Qkv:
+  def project(self, x: Hidden) -> Qkv:
     """Computes the three projections of the normed input, not rotated."""
     x = self.attention_norm(x)
     return Qkv(self.query(x), self.key(x), self.value(x))
 
-  def attention(
-    self, qkv: Qkv, kind: Any, shared: Any, deterministic: bool
-  ) -> Float[Array, "B T D"]:
-    """Computes attention without its output projection, see `__call__`."""
+  def attention(self, qkv: Qkv, context: Context) -> Hidden:
+    """Computes attention without its output projection."""
     raise NotImplementedError
 
-  def ffn_hidden(self, x: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
+  def ffn_hidden(self, x: Hidden) -> Float[Array, "B T F"]:
     """Computes the feed-forward layer without its output projection."""
     raise NotImplementedError
 
-  def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    kind: Any,
-    shared: Any,
-    deterministic: bool = True,
-  ) -> Float[Array, "B T D"]:
+  def __call__(self, x: Hidden, context: Context) -> Hidden:
     """Adds attention and feed-forward, each of its normed input.
 
     Args:
       x: output of the block below.
-      kind: the block's number in `Encoder.kinds`.
-      shared: what `Encoder.enter` returns for all blocks.
-      deterministic: False switches dropout on.
+      context: what else the block takes.
     """
-    mixed = self.attention(self.project(x), kind, shared, deterministic)
-    x = x + self.attention_out(mixed)
+    x = x + self.attention_out(self.attention(self.project(x), context))
     return x + self.ffn_out(self.ffn_hidden(self.ffn_norm(x)))
 
   def split_heads(self, x: Float[Array, "... D"]) -> Float[Array, "... N H"]:
@@ -129,7 +157,7 @@ class Block(nn.Module):
     return split_heads(x, self.config.num_heads)
 
 
-class Encoder(nn.Module):
+class Encoder(layers.Parts, nn.Module):
   """The first `num_layers` blocks of a network.
 
   A family derives from it, once, and says in `setup` what the parts are, by
@@ -174,20 +202,7 @@ class Encoder(nn.Module):
     options = only if only and self.num_layers == 1 else {}
     self.last = block(self.config, self.dtype, **options)
 
-  @nn.nowrap
-  def embed(self, rows: int, axis: str, features: int = 0) -> layers.Embed:
-    """Makes a table of embeddings, D wide unless said otherwise."""
-    return layers.Embed(
-      rows,
-      features or self.config.hidden_size,
-      axis,
-      stddev=self.config.initializer_range,
-      dtype=self.dtype,
-    )
-
-  def enter(
-    self, batch: Batch, deterministic: bool
-  ) -> tuple[Float[Array, "B T D"], Any]:
+  def enter(self, batch: Batch, deterministic: bool) -> tuple[Hidden, Any]:
     """Embeds a batch.
 
     Returns:
@@ -196,7 +211,7 @@ class Encoder(nn.Module):
     """
     raise NotImplementedError
 
-  def leave(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+  def leave(self, x: Hidden) -> Hidden:
     """Makes the model's output: by the final norm, if there is one."""
     final_norm = getattr(self, "final_norm", None)
     return x if final_norm is None else final_norm(x)
@@ -215,13 +230,10 @@ class Encoder(nn.Module):
     states, _ = self.below(batch, deterministic)
     return self.last.project(states[-1])
 
-  def rotated_projections(
-    self, batch: Batch, *, deterministic: bool = True
-  ) -> Qkv:
+  def rotated_projections(self, batch: Batch) -> Qkv:
     """Computes the same after RoPE, in families that have it."""
-    states, shared = self.below(batch, deterministic)
-    projections = self.last.project(states[-1])
-    return self.last.rotate(projections, self.kinds()[-1], shared)
+    states, context = self.below(batch, deterministic=True)
+    return self.last.rotate(self.last.project(states[-1]), context)
 
   def hidden_states(
     self, batch: Batch, *, deterministic: bool = True
@@ -230,28 +242,31 @@ class Encoder(nn.Module):
 
     The last one is what the model hands on, after its final norm.
     """
-    states, shared = self.below(batch, deterministic)
-    x = self.last(states[-1], self.kinds()[-1], shared, deterministic)
+    states, context = self.below(batch, deterministic)
+    x = self.last(states[-1], context)
     return jnp.stack([*states, self.leave(x)])
 
   def all_outputs(self, batch: Batch) -> Any:
     """Uses every parameter: fresh weights are initialised by this call."""
     return self.hidden_states(batch)
 
-  def below(self, batch: Batch, deterministic: bool) -> tuple[list[Array], Any]:
-    """Returns the inputs of blocks 1 ... num_layers, and what blocks share."""
+  def below(
+    self, batch: Batch, deterministic: bool
+  ) -> tuple[list[Hidden], Context]:
+    """Returns the inputs of blocks 1 ... num_layers, and the last's context."""
     x, shared = self.enter(batch, deterministic)
     states, kinds = [_lay_out(x)], self.kinds()
+    context = Context(shared, kinds[0], deterministic)
     first = getattr(self, "first", None)
     if first is not None:
-      x = first(states[0], kinds[0], shared, deterministic)
+      x = first(states[0], context)
       states.append(_lay_out(x))
     middle = jnp.asarray(kinds[len(states) - 1 : -1])
     if len(middle):
-      x, outputs = self.layers(states[-1], middle, shared, deterministic)
+      x, outputs = self.layers(states[-1], context._replace(kind=middle))
       # A program that reads the last output only then keeps no stack of all.
       states += [*outputs[:-1], x]
-    return states, shared
+    return states, context._replace(kind=kinds[-1])
 
 
 def stack(block: type[nn.Module], length: int) -> type[nn.Module]:
@@ -262,15 +277,16 @@ def stack(block: type[nn.Module], length: int) -> type[nn.Module]:
   """
 
   class Step(block):
-    def __call__(self, x: Array, *arguments: Any) -> tuple[Array, Array]:
-      x = _lay_out(super().__call__(x, *arguments))
+    def __call__(self, x: Hidden, context: Context) -> tuple[Hidden, Hidden]:
+      x = _lay_out(super().__call__(x, context))
       return x, x
 
+  shared: Any = nn.broadcast
   return nn.scan(
     Step,
     variable_axes={"params": 0},
     split_rngs={"params": True, "dropout": True},
-    in_axes=(0, nn.broadcast, nn.broadcast),
+    in_axes=(Context(shared, kind=0, deterministic=shared),),
     length=length,
     metadata_params={nn.PARTITION_NAME: "layers"},
   )

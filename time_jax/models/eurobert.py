@@ -16,19 +16,15 @@ from time_jax.core.errors import UserError
 from time_jax.models import encoder, layers, rotary
 from time_jax.models.attention import attend
 from time_jax.models.attention_operands import Mask
+from time_jax.models.encoder import Context, Hidden
 from time_jax.models.family import Family, KeyTable
 
 
 @dataclasses.dataclass(frozen=True)
-class EuroBertConfig:
+class EuroBertConfig(encoder.Sizes):
   """Shape of an encoder of this family.
 
   Attributes:
-    vocab_size: rows of the word table.
-    hidden_size: D.
-    num_layers: transformer blocks of the complete network.
-    num_heads: attention heads N of the queries.
-    intermediate_size: F.
     num_key_heads: heads of keys and values; each serves N / num_key_heads
       heads of the queries in a row.
     head_dim: H; N x H may differ from D.
@@ -41,11 +37,6 @@ class EuroBertConfig:
     initializer_range: standard deviation of fresh weights.
   """
 
-  vocab_size: int
-  hidden_size: int
-  num_layers: int
-  num_heads: int
-  intermediate_size: int
   num_key_heads: int
   head_dim: int
   theta: float
@@ -57,7 +48,7 @@ class EuroBertConfig:
   initializer_range: float = 0.02
 
   def __post_init__(self) -> None:
-    layers.check_activation(self.activation)
+    super().__post_init__()
     if self.num_heads % self.num_key_heads:
       raise UserError(
         f"num_key_value_heads={self.num_key_heads} must divide "
@@ -78,17 +69,13 @@ def parse_config(hf: Mapping[str, Any]) -> EuroBertConfig:
   theta = hf.get("rope_theta", 250_000.0)
   for rope in (hf.get("rope_scaling"), hf.get("rope_parameters")):
     theta = rotary.theta_of(rope or {}, theta)
-  return EuroBertConfig(
-    **encoder.sizes(hf),
+  return encoder.read_fields(
+    EuroBertConfig,
+    hf,
+    {"layer_norm_eps": "rms_norm_eps"},
     num_key_heads=hf.get("num_key_value_heads") or heads,
     head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
     theta=theta,
-    max_positions=hf["max_position_embeddings"],
-    attention_bias=hf.get("attention_bias", False),
-    mlp_bias=hf.get("mlp_bias", False),
-    layer_norm_eps=hf.get("rms_norm_eps", 1e-5),
-    activation=hf.get("hidden_act", "silu"),
-    initializer_range=hf.get("initializer_range", 0.02),
   )
 
 
@@ -105,33 +92,31 @@ class Block(encoder.Block):
   def setup(self) -> None:  # noqa: D102
     c, widths = self.config, self.config.widths
     bias = c.attention_bias
-    self.attention_norm = layers.rms_norm(c.layer_norm_eps, dtype=self.dtype)
+    self.attention_norm = self.rms_norm()
     self.query = self.dense(widths["query"], layers.TO_HEADS, bias)
     self.key = self.dense(widths["key"], layers.TO_HEADS, bias)
     self.value = self.dense(widths["value"], layers.TO_HEADS, bias)
     self.attention_out = self.dense(c.hidden_size, layers.FROM_HEADS, bias)
     bias = c.mlp_bias
-    self.ffn_norm = layers.rms_norm(c.layer_norm_eps, dtype=self.dtype)
+    self.ffn_norm = self.rms_norm()
     self.ffn_gate = self.dense(c.intermediate_size, layers.TO_MLP, bias)
     self.ffn_in = self.dense(c.intermediate_size, layers.TO_MLP, bias)
     self.ffn_out = self.dense(c.hidden_size, layers.FROM_MLP, bias)
 
-  def rotate(self, qkv: Qkv, kind: Any, shared: Shared) -> Qkv:
+  def rotate(self, qkv: Qkv, context: Context) -> Qkv:
     """Rotates query and key by their positions."""
-    return rotary.rotate_qkv(qkv, shared.angles)
+    return rotary.rotate_qkv(qkv, context.shared.angles)
 
-  def attention(
-    self, qkv: Qkv, kind: Any, shared: Shared, deterministic: bool
-  ) -> Float[Array, "B T D"]:
+  def attention(self, qkv: Qkv, context: Context) -> Hidden:
     """Attends inside documents."""
     return attend(
-      self.rotate(qkv, kind, shared),
-      Mask(shared.segment_ids),
+      self.rotate(qkv, context),
+      Mask(context.shared.segment_ids),
       num_heads=self.config.num_heads,
       num_key_heads=self.config.num_key_heads,
     )
 
-  def ffn_hidden(self, x: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
+  def ffn_hidden(self, x: Hidden) -> Float[Array, "B T F"]:
     """Multiplies the linear half by the activated one."""
     gate = layers.ACTIVATIONS[self.config.activation](self.ffn_gate(x))
     return gate * self.ffn_in(x)
@@ -141,14 +126,11 @@ class Encoder(encoder.Encoder):
   """See `encoder.Encoder`."""
 
   def setup(self) -> None:  # noqa: D102
-    c = self.config
-    self.word = self.embed(c.vocab_size, "vocab")
+    self.word = self.embed(self.config.vocab_size, "vocab")
     self.setup_blocks(Block)
-    self.final_norm = layers.rms_norm(c.layer_norm_eps, dtype=self.dtype)
+    self.final_norm = self.rms_norm()
 
-  def enter(
-    self, batch: Batch, deterministic: bool
-  ) -> tuple[Float[Array, "B T D"], Shared]:
+  def enter(self, batch: Batch, deterministic: bool) -> tuple[Hidden, Shared]:
     """Embeds a batch; its blocks share documents and angles."""
     c = self.config
     angles = rotary.angles(batch.positions, c.head_dim, c.theta)

@@ -16,7 +16,7 @@ Params = Any  # A nested dict of arrays, keyed by module names.
 Path = tuple[str, ...]  # The keys that lead to one of its arrays.
 
 # Our name for a parameter of a module -> PyTorch's.
-_LEAVES = {
+LEAVES = {
   "kernel": "weight",
   "scale": "weight",
   "embedding": "weight",
@@ -52,7 +52,7 @@ class KeyTable:
     named = {
       f"{path}/{ours}": f"{name}.{theirs}"
       for path, name in self.whole.items()
-      for ours, theirs in _LEAVES.items()
+      for ours, theirs in LEAVES.items()
     }
     return named | dict(self.whole)
 
@@ -71,7 +71,7 @@ class KeyTable:
     if once is not None:
       return [once]
     module = self.block["/".join(path[1:-1])]
-    name = f"{self.block_prefix}{module}.{_LEAVES[path[-1]]}"
+    name = f"{self.block_prefix}{module}.{LEAVES[path[-1]]}"
     last = num_layers - 1
     blocks = {
       "first": [0],

@@ -6,7 +6,6 @@ Weights carry *logical* axis names (embed, heads, mlp, vocab, layers);
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -50,6 +49,8 @@ FROM_HEADS: Axes = ("heads", "embed")
 TO_MLP: Axes = ("embed", "mlp")
 FROM_MLP: Axes = ("mlp", "embed")
 
+_ZEROS, _ONES = nn.initializers.zeros, nn.initializers.ones
+
 
 def check_activation(name: str) -> None:
   """Raises UserError unless there is such an activation."""
@@ -57,34 +58,6 @@ def check_activation(name: str) -> None:
     raise UserError(
       f"activation {name!r} is unknown; known: {', '.join(ACTIVATIONS)}."
     )
-
-
-def dense(
-  features: int,
-  axes: Axes,
-  *,
-  stddev: float,
-  dtype: DTypeLike,
-  use_bias: bool = True,
-) -> nn.Dense:
-  """Makes a linear layer initialised like BERT's, by N(0, stddev).
-
-  Args:
-    features: width of the output.
-    axes: logical axes of the kernel, input first.
-    stddev: of fresh weights.
-    dtype: of computation.
-    use_bias: whether it has a bias.
-  """
-  kernel = nn.with_logical_partitioning(nn.initializers.normal(stddev), axes)
-  bias = nn.with_logical_partitioning(nn.initializers.zeros, axes[1:])
-  return nn.Dense(
-    features,
-    use_bias=use_bias,
-    dtype=dtype,
-    kernel_init=kernel,
-    bias_init=bias,
-  )
 
 
 class Embed(nn.Module):
@@ -127,55 +100,82 @@ class Embed(nn.Module):
     return jnp.take(table, ids, axis=0).astype(self.dtype)
 
 
-class NormedWords(nn.Module):
-  """Word embeddings, normed.
+class Parts:
+  """Makes the parts of a module from its `config` and in its `dtype`."""
+
+  config: Any
+  dtype: DTypeLike
+
+  def dense(self, features: int, axes: Axes, use_bias: bool = True) -> nn.Dense:
+    """Makes a linear layer with a kernel from N(0, initializer_range).
+
+    Args:
+      features: width of the output.
+      axes: logical axes of the kernel, input first.
+      use_bias: whether it has a bias, which starts at zero.
+    """
+    normal = nn.initializers.normal(self.config.initializer_range)
+    return nn.Dense(
+      features,
+      use_bias=use_bias,
+      dtype=self.dtype,
+      kernel_init=nn.with_logical_partitioning(normal, axes),
+      bias_init=nn.with_logical_partitioning(_ZEROS, axes[1:]),
+    )
+
+  def embed(self, rows: int, axis: str, features: int = 0) -> Embed:
+    """Makes a table of embeddings, D wide unless `features` are given."""
+    c = self.config
+    features = features or c.hidden_size
+    return Embed(rows, features, axis, c.initializer_range, self.dtype)
+
+  def layer_norm(
+    self, use_scale: bool = True, use_bias: bool = True
+  ) -> nn.LayerNorm:
+    """Makes a LayerNorm, whose mean and variance Flax computes in float32.
+
+    The variance takes two passes, as in PyTorch: E[x^2] - E[x]^2 loses digits.
+
+    Args:
+      use_scale: whether it has a scale, which starts at one.
+      use_bias: whether it has a bias, which starts at zero.
+    """
+    return nn.LayerNorm(
+      self.config.layer_norm_eps,
+      dtype=self.dtype,
+      use_fast_variance=False,
+      use_scale=use_scale,
+      use_bias=use_bias,
+      scale_init=nn.with_logical_partitioning(_ONES, ("embed",)),
+      bias_init=nn.with_logical_partitioning(_ZEROS, ("embed",)),
+    )
+
+  def rms_norm(self) -> nn.RMSNorm:
+    """Makes an RMSNorm: x / sqrt(mean(x^2) + epsilon), scaled, in float32."""
+    scale = nn.with_logical_partitioning(_ONES, ("embed",))
+    epsilon = self.config.layer_norm_eps
+    return nn.RMSNorm(epsilon, dtype=self.dtype, scale_init=scale)
+
+
+class NormedWords(Parts, nn.Module):
+  """Word embeddings, followed by a LayerNorm.
 
   Attributes:
     config: the family's frozen config.
-    make_norm: makes the norm.
     dtype: of computation.
+    use_scale: whether the LayerNorm has a scale.
+    use_bias: whether it has a bias.
   """
 
   config: Any
-  make_norm: Callable[[], nn.Module]
   dtype: DTypeLike
+  use_scale: bool = True
+  use_bias: bool = True
 
   def setup(self) -> None:  # noqa: D102
-    c, dtype = self.config, self.dtype
-    self.word = Embed(
-      c.vocab_size, c.hidden_size, "vocab", c.initializer_range, dtype
-    )
-    self.norm = self.make_norm()
+    self.word = self.embed(self.config.vocab_size, "vocab")
+    self.norm = self.layer_norm(self.use_scale, self.use_bias)
 
   def __call__(self, tokens: Ids) -> Float[Array, "B T D"]:
     """Looks every token up."""
     return self.norm(self.word(tokens))
-
-
-def layer_norm(
-  epsilon: float,
-  *,
-  dtype: DTypeLike,
-  use_scale: bool = True,
-  use_bias: bool = True,
-) -> nn.LayerNorm:
-  """Makes a LayerNorm, whose mean and variance Flax computes in float32.
-
-  Two-pass variance, as PyTorch has it: E[x^2] - E[x]^2 loses digits.
-  """
-  ones, zeros = nn.initializers.ones, nn.initializers.zeros
-  return nn.LayerNorm(
-    epsilon,
-    dtype=dtype,
-    use_fast_variance=False,
-    use_scale=use_scale,
-    use_bias=use_bias,
-    scale_init=nn.with_logical_partitioning(ones, ("embed",)),
-    bias_init=nn.with_logical_partitioning(zeros, ("embed",)),
-  )
-
-
-def rms_norm(epsilon: float, *, dtype: DTypeLike) -> nn.RMSNorm:
-  """Makes an RMSNorm: x / sqrt(mean(x^2) + epsilon), scaled, in float32."""
-  ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
-  return nn.RMSNorm(epsilon, dtype=dtype, scale_init=ones)

@@ -6,28 +6,26 @@ et al., arXiv 2303.09859). Most LayerNorms have no parameters.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from time_jax.core.arrays import Batch, Qkv
 from time_jax.core.errors import UserError
 from time_jax.models import encoder, layers, relative
-from time_jax.models.attention import attend
-from time_jax.models.attention_operands import Mask, document_mask
+from time_jax.models.attention_operands import matrix_mask
+from time_jax.models.encoder import Context, Hidden
 from time_jax.models.family import Family, KeyTable
+from time_jax.models.relative import Shared
 
 LAYOUTS = ("flat", "per_head")
 
 
 @dataclasses.dataclass(frozen=True)
-class LtgConfig(encoder.Sizes):
+class LtgConfig(encoder.EvenSizes):
   """Shape of an encoder of this family.
 
   Attributes:
@@ -69,22 +67,13 @@ def parse_config(hf: Mapping[str, Any]) -> LtgConfig:
   """
   names = hf.get("architectures") or [""]
   norbert = names[0].lower().startswith("norbert")
-  return LtgConfig(
-    **encoder.sizes(hf),
-    num_buckets=hf.get("position_bucket_size", 32),
-    max_positions=hf.get("max_position_embeddings", 512),
-    relative_layout=hf.get(
-      "relative_layout", "per_head" if norbert else "flat"
-    ),
-    layer_norm_eps=hf.get("layer_norm_eps", 1e-7),
+  layout = "per_head" if norbert else "flat"
+  return encoder.read_fields(
+    LtgConfig,
+    {"relative_layout": layout, **hf},
+    {"num_buckets": "position_bucket_size"},
+    initializer_range=LtgConfig.initializer_range,
   )
-
-
-class Shared(NamedTuple):
-  """What all blocks use: the relative table, normed, and the mask."""
-
-  table: Float[Array, "rows D"]
-  mask: Mask
 
 
 class Block(encoder.Block):
@@ -92,54 +81,34 @@ class Block(encoder.Block):
 
   def setup(self) -> None:  # noqa: D102
     c, width = self.config, self.config.hidden_size
-    self.plain_norm = _plain_norm(c, self.dtype)
+    self.plain_norm = self.layer_norm(use_scale=False, use_bias=False)
     self.query_key = self.dense(2 * width, layers.TO_HEADS)
     self.value = self.dense(width, layers.TO_HEADS)
     self.attention_out = self.dense(width, layers.FROM_HEADS)
-    self.attention_norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
+    self.attention_norm = self.layer_norm()
     self.ffn_in = self.dense(2 * c.intermediate_size, layers.TO_MLP, False)
     self.ffn_out = self.dense(width, layers.FROM_MLP, False)
 
-  def project(self, x: Float[Array, "B T D"]) -> Qkv:
+  def project(self, x: Hidden) -> Qkv:
     """Computes the three projections of the normed input."""
     x = self.plain_norm(x)
     query, key = jnp.split(self.query_key(x), 2, axis=-1)
     return Qkv(query, key, self.value(x))
 
-  def attention(
-    self, qkv: Qkv, kind: Any, shared: Shared, deterministic: bool
-  ) -> Float[Array, "B T D"]:
+  def attention(self, qkv: Qkv, context: Context) -> Hidden:
     """Attends inside documents, by content and by relative position."""
-    c = self.config
-    scale = (3 * c.head_dim) ** -0.5
-    positions = relative.disentangled_scores(
-      self.split_heads(qkv.query),
-      self.split_heads(qkv.key),
-      *self._split_table(self.query_key(shared.table)),
-      c.row_of,
-    )
-    return attend(
-      qkv,
-      shared.mask,
-      num_heads=c.num_heads,
-      scale=scale,
-      bias=positions * scale,
-    )
+    table, mask = context.shared
+    tables = self._split_table(self.query_key(table))
+    return relative.attend_disentangled(qkv, mask, self.config, *tables)
 
-  def ffn_hidden(self, x: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
+  def ffn_hidden(self, x: Hidden) -> Float[Array, "B T F"]:
     """Multiplies the first half by the second, activated, and norms it."""
     inner, gate = jnp.split(self.ffn_in(self.plain_norm(x)), 2, axis=-1)
     return self.plain_norm(inner * layers.ACTIVATIONS["gelu_new"](gate))
 
-  def __call__(
-    self,
-    x: Float[Array, "B T D"],
-    kind: Any,
-    shared: Shared,
-    deterministic: bool = True,
-  ) -> Float[Array, "B T D"]:
+  def __call__(self, x: Hidden, context: Context) -> Hidden:
     """Adds LN(attention(LN x)) to x, then the same of the feed-forward."""
-    mixed = self.attention(self.project(x), kind, shared, deterministic)
+    mixed = self.attention(self.project(x), context)
     x = x + self.attention_norm(self.attention_out(mixed))
     return x + self.ffn_out(self.ffn_hidden(x))
 
@@ -154,29 +123,20 @@ class Block(encoder.Block):
     return self.split_heads(query), self.split_heads(key)
 
 
-def _plain_norm(config: LtgConfig, dtype: DTypeLike) -> nn.LayerNorm:
-  return layers.layer_norm(
-    config.layer_norm_eps, dtype=dtype, use_scale=False, use_bias=False
-  )
-
-
 class Encoder(encoder.Encoder):
   """See `encoder.Encoder`. There is no final norm."""
 
   def setup(self) -> None:  # noqa: D102
     c = self.config
-    make_norm = functools.partial(_plain_norm, c, self.dtype)
-    self.embeddings = layers.NormedWords(c, make_norm, self.dtype)
+    self.embeddings = layers.NormedWords(c, self.dtype, False, False)
     self.relative = self.embed(2 * c.num_buckets - 1, "positions")
-    self.relative_norm = layers.layer_norm(c.layer_norm_eps, dtype=self.dtype)
+    self.relative_norm = self.layer_norm()
     self.setup_blocks(Block)
 
-  def enter(
-    self, batch: Batch, deterministic: bool
-  ) -> tuple[Float[Array, "B T D"], Shared]:
+  def enter(self, batch: Batch, deterministic: bool) -> tuple[Hidden, Shared]:
     """Embeds a batch; its blocks share the relative table."""
     table = self.relative(np.arange(2 * self.config.num_buckets - 1))
-    mask = Mask(batch.segment_ids, document_mask(batch.segment_ids))
+    mask = matrix_mask(batch.segment_ids)
     shared = Shared(self.relative_norm(table), mask)
     return self.embeddings(batch.tokens), shared
 

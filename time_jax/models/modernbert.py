@@ -6,15 +6,12 @@ block sees the whole document, the others a window (Warner et al., arXiv
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from time_jax.core.arrays import Batch, Ids, Qkv
@@ -22,6 +19,7 @@ from time_jax.core.errors import UserError
 from time_jax.models import encoder, layers, rotary
 from time_jax.models.attention import attend
 from time_jax.models.attention_operands import Mask
+from time_jax.models.encoder import Context, Hidden
 from time_jax.models.family import Family, KeyTable
 
 # Kinds of blocks.
@@ -30,7 +28,7 @@ _KINDS = {"sliding_attention": LOCAL, "full_attention": GLOBAL}
 
 
 @dataclasses.dataclass(frozen=True)
-class ModernBertConfig(encoder.Sizes):
+class ModernBertConfig(encoder.EvenSizes):
   """Shape of an encoder of this family.
 
   Attributes:
@@ -49,7 +47,7 @@ class ModernBertConfig(encoder.Sizes):
   kinds: tuple[int, ...]
   window: int
   thetas: tuple[float, float]
-  max_positions: int = 8192
+  max_positions: int
   norm_bias: bool = False
   attention_bias: bool = False
   mlp_bias: bool = False
@@ -60,18 +58,13 @@ class ModernBertConfig(encoder.Sizes):
 
 def parse_config(hf: Mapping[str, Any]) -> ModernBertConfig:
   """Reads a Hugging Face config.json (transformers 4.x or 5.x)."""
-  return ModernBertConfig(
-    **encoder.sizes(hf),
+  return encoder.read_fields(
+    ModernBertConfig,
+    hf,
+    {"layer_norm_eps": "norm_eps", "activation": "hidden_activation"},
     kinds=_kinds(hf),
     window=hf["local_attention"] // 2,
     thetas=_thetas(hf),
-    max_positions=hf["max_position_embeddings"],
-    norm_bias=hf.get("norm_bias", False),
-    attention_bias=hf.get("attention_bias", False),
-    mlp_bias=hf.get("mlp_bias", False),
-    layer_norm_eps=hf.get("norm_eps", 1e-5),
-    activation=hf.get("hidden_activation", "gelu"),
-    initializer_range=hf.get("initializer_range", 0.02),
   )
 
 
@@ -127,34 +120,30 @@ class Block(encoder.Block):
     c, width = self.config, self.config.hidden_size
     bias = c.attention_bias
     if not self.first:
-      self.attention_norm = _norm(c, self.dtype)
+      self.attention_norm = self.layer_norm(use_bias=c.norm_bias)
     self.projections = self.dense(3 * width, layers.TO_HEADS, bias)
     self.attention_out = self.dense(width, layers.FROM_HEADS, bias)
-    self.ffn_norm = _norm(c, self.dtype)
+    self.ffn_norm = self.layer_norm(use_bias=c.norm_bias)
     self.ffn_in = self.dense(2 * c.intermediate_size, layers.TO_MLP, c.mlp_bias)
     self.ffn_out = self.dense(width, layers.FROM_MLP, c.mlp_bias)
 
-  def project(self, x: Float[Array, "B T D"]) -> Qkv:
+  def project(self, x: Hidden) -> Qkv:
     """Computes the three projections of the normed input, not rotated."""
     x = x if self.first else self.attention_norm(x)
     return Qkv(*jnp.split(self.projections(x), 3, axis=-1))
 
-  def rotate(self, qkv: Qkv, kind: Any, shared: Shared) -> Qkv:
+  def rotate(self, qkv: Qkv, context: Context) -> Qkv:
     """Rotates query and key by their positions."""
-    return rotary.rotate_qkv(qkv, shared.angles[kind])
+    return rotary.rotate_qkv(qkv, context.shared.angles[context.kind])
 
-  def attention(
-    self, qkv: Qkv, kind: Any, shared: Shared, deterministic: bool
-  ) -> Float[Array, "B T D"]:
+  def attention(self, qkv: Qkv, context: Context) -> Hidden:
     """Attends inside documents, in a local block to near tokens only."""
-    window = _window(self.config, kind, qkv.query.shape[1])
-    return attend(
-      self.rotate(qkv, kind, shared),
-      Mask(shared.segment_ids, window=window),
-      num_heads=self.config.num_heads,
-    )
+    window = _window(self.config, context.kind, qkv.query.shape[1])
+    mask = Mask(context.shared.segment_ids, window=window)
+    qkv = self.rotate(qkv, context)
+    return attend(qkv, mask, num_heads=self.config.num_heads)
 
-  def ffn_hidden(self, x: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
+  def ffn_hidden(self, x: Hidden) -> Float[Array, "B T F"]:
     """Multiplies the first half, activated, by the second, which is linear."""
     inner, linear = jnp.split(self.ffn_in(x), 2, axis=-1)
     return layers.ACTIVATIONS[self.config.activation](inner) * linear
@@ -169,29 +158,20 @@ def _window(
   return config.window if kind == LOCAL else None
 
 
-def _norm(config: ModernBertConfig, dtype: DTypeLike) -> nn.LayerNorm:
-  return layers.layer_norm(
-    config.layer_norm_eps, dtype=dtype, use_bias=config.norm_bias
-  )
-
-
 class Encoder(encoder.Encoder):
   """See `encoder.Encoder`."""
 
   def setup(self) -> None:  # noqa: D102
     c = self.config
-    make_norm = functools.partial(_norm, c, self.dtype)
-    self.embeddings = layers.NormedWords(c, make_norm, self.dtype)
+    self.embeddings = layers.NormedWords(c, self.dtype, use_bias=c.norm_bias)
     self.setup_blocks(Block, first={"first": True}, only={"first": True})
-    self.final_norm = make_norm()
+    self.final_norm = self.layer_norm(use_bias=c.norm_bias)
 
   def kinds(self) -> np.ndarray:
     """Returns LOCAL or GLOBAL for each block."""
     return np.array(self.config.kinds[: self.num_layers], np.int32)
 
-  def enter(
-    self, batch: Batch, deterministic: bool
-  ) -> tuple[Float[Array, "B T D"], Shared]:
+  def enter(self, batch: Batch, deterministic: bool) -> tuple[Hidden, Shared]:
     """Embeds a batch; its blocks share documents and angles."""
     c = self.config
     angles = [

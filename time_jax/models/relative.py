@@ -6,11 +6,15 @@ row they mean nothing, but there the mask hides them.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from time_jax.core.arrays import Qkv
+from time_jax.models.attention import attend
+from time_jax.models.attention_operands import Mask, split_heads
 
 Distances = Any  # An integer array of any shape, on the host.
 
@@ -53,6 +57,51 @@ def t5_buckets(
   far = np.minimum(exact + (growth * (half - exact)).astype(np.int32), half - 1)
   ahead = np.where(np.asarray(distances) > 0, half, 0)
   return (ahead + np.where(size < exact, size, far)).astype(np.int32)
+
+
+class Shared(NamedTuple):
+  """What blocks with disentangled attention share.
+
+  Attributes:
+    table: a row for each relative position, with a LayerNorm if there is one.
+    mask: which keys a query sees.
+  """
+
+  table: Float[Array, "rows D"]
+  mask: Mask
+
+
+def attend_disentangled(
+  qkv: Qkv,
+  mask: Mask,
+  config: Any,
+  table_query: Float[Array, "rows N H"] | None,
+  table_key: Float[Array, "rows N H"] | None,
+) -> Float[Array, "B T D"]:
+  """Attends by content and by relative position, see `disentangled_scores`.
+
+  Args:
+    qkv: projections before the split into heads.
+    mask: which keys a query sees.
+    config: the family's config, whose `row_of` maps distances to rows of the
+      relative table.
+    table_query: queries of the relative table; None without that term.
+    table_key: keys of the relative table; None without that term.
+  """
+  num_heads = config.num_heads
+  scores = disentangled_scores(
+    split_heads(qkv.query, num_heads),
+    split_heads(qkv.key, num_heads),
+    table_query,
+    table_key,
+    config.row_of,
+  )
+  # Each term has the variance of H products.
+  terms = 1 + (table_query is not None) + (table_key is not None)
+  scale = (terms * config.head_dim) ** -0.5
+  return attend(
+    qkv, mask, num_heads=num_heads, scale=scale, bias=scores * scale
+  )
 
 
 def disentangled_scores(

@@ -12,6 +12,7 @@ import jax
 from jaxtyping import Array, Float
 
 from time_jax.core.arrays import Batch
+from time_jax.models.encoder import Context
 from time_jax.models.family import Params
 
 _BLOCKS = ("first", "layers", "last")
@@ -53,7 +54,7 @@ def states(
   outputs = [x]
   for (block, own), kind in zip(blocks, bound.kinds(), strict=True):
     unbound = block.clone(parent=None, name=None)
-    x = unbound.apply({"params": own}, outputs[-1], kind, shared, True)
+    x = unbound.apply({"params": own}, outputs[-1], Context(shared, kind))
     outputs.append(x)
   return [*outputs[:-1], bound.leave(outputs[-1])]
 

@@ -20,21 +20,17 @@ from time_jax.core.arrays import PROJECTIONS, Batch, Qkv
 from time_jax.core.errors import UserError
 from time_jax.models import encoder, layers, relative
 from time_jax.models.attention import attend
-from time_jax.models.attention_operands import Mask, document_mask
+from time_jax.models.attention_operands import Mask, matrix_mask
+from time_jax.models.encoder import Context, Hidden
 from time_jax.models.family import Family, KeyTable
 
 
 @dataclasses.dataclass(frozen=True)
-class T5Config:
+class T5Config(encoder.Sizes):
   """Shape of an encoder of this family.
 
   Attributes:
-    vocab_size: rows of the word table.
-    hidden_size: D.
-    num_layers: blocks of the complete encoder.
-    num_heads: attention heads N.
     head_dim: H; N x H may differ from D.
-    intermediate_size: F.
     activation: a key of `layers.ACTIVATIONS`.
     gated: whether the feed-forward has a linear gate.
     num_buckets: relative positions of both signs.
@@ -43,12 +39,7 @@ class T5Config:
     initializer_range: standard deviation of fresh weights.
   """
 
-  vocab_size: int
-  hidden_size: int
-  num_layers: int
-  num_heads: int
   head_dim: int
-  intermediate_size: int
   activation: str = "relu"
   gated: bool = False
   num_buckets: int = 32
@@ -59,14 +50,21 @@ class T5Config:
   max_positions = None  # Any length: distances are all there is.
 
   @property
-  def inner_size(self) -> int:
-    """Returns the width of all heads together."""
-    return self.num_heads * self.head_dim
-
-  @property
   def widths(self) -> dict[str, int]:
     """Returns the widths of the three projections."""
-    return dict.fromkeys(PROJECTIONS.values(), self.inner_size)
+    return dict.fromkeys(PROJECTIONS.values(), self.num_heads * self.head_dim)
+
+
+_KEYS = {
+  "hidden_size": "d_model",
+  "num_layers": "num_layers",
+  "num_heads": "num_heads",
+  "head_dim": "d_kv",
+  "intermediate_size": "d_ff",
+  "num_buckets": "relative_attention_num_buckets",
+  "max_distance": "relative_attention_max_distance",
+  "layer_norm_eps": "layer_norm_epsilon",
+}
 
 
 def parse_config(hf: Mapping[str, Any]) -> T5Config:
@@ -80,18 +78,8 @@ def parse_config(hf: Mapping[str, Any]) -> T5Config:
       f"feed_forward_proj={projection!r} is unknown; expected an activation "
       f"({', '.join(layers.ACTIVATIONS)}), 'gated-' before it or not."
     )
-  return T5Config(
-    vocab_size=hf["vocab_size"],
-    hidden_size=hf["d_model"],
-    num_layers=hf["num_layers"],
-    num_heads=hf["num_heads"],
-    head_dim=hf["d_kv"],
-    intermediate_size=hf["d_ff"],
-    activation=activation,
-    gated=gate == "gated",
-    num_buckets=hf.get("relative_attention_num_buckets", 32),
-    max_distance=hf.get("relative_attention_max_distance", 128),
-    layer_norm_eps=hf.get("layer_norm_epsilon", 1e-6),
+  return encoder.read_fields(
+    T5Config, hf, _KEYS, activation=activation, gated=gate == "gated"
   )
 
 
@@ -107,12 +95,12 @@ class Block(encoder.Block):
 
   def setup(self) -> None:  # noqa: D102
     c = self.config
-    self.attention_norm = layers.rms_norm(c.layer_norm_eps, dtype=self.dtype)
-    self.query = self.dense(c.inner_size, layers.TO_HEADS, False)
-    self.key = self.dense(c.inner_size, layers.TO_HEADS, False)
-    self.value = self.dense(c.inner_size, layers.TO_HEADS, False)
+    self.attention_norm = self.rms_norm()
+    self.query = self.dense(c.widths["query"], layers.TO_HEADS, False)
+    self.key = self.dense(c.widths["key"], layers.TO_HEADS, False)
+    self.value = self.dense(c.widths["value"], layers.TO_HEADS, False)
     self.attention_out = self.dense(c.hidden_size, layers.FROM_HEADS, False)
-    self.ffn_norm = layers.rms_norm(c.layer_norm_eps, dtype=self.dtype)
+    self.ffn_norm = self.rms_norm()
     inward = (c.intermediate_size, layers.TO_MLP, False)
     if c.gated:
       self.ffn_activated = self.dense(*inward)
@@ -121,19 +109,13 @@ class Block(encoder.Block):
       self.ffn_in = self.dense(*inward)
     self.ffn_out = self.dense(c.hidden_size, layers.FROM_MLP, False)
 
-  def attention(
-    self, qkv: Qkv, kind: Any, shared: Shared, deterministic: bool
-  ) -> Float[Array, "B T D"]:
+  def attention(self, qkv: Qkv, context: Context) -> Hidden:
     """Attends inside documents, with unscaled scores."""
-    return attend(
-      qkv,
-      shared.mask,
-      num_heads=self.config.num_heads,
-      scale=1.0,
-      bias=shared.bias,
-    )
+    bias, mask = context.shared
+    num_heads = self.config.num_heads
+    return attend(qkv, mask, num_heads=num_heads, scale=1.0, bias=bias)
 
-  def ffn_hidden(self, x: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
+  def ffn_hidden(self, x: Hidden) -> Float[Array, "B T F"]:
     """Activates, and multiplies by the linear half where there is one."""
     activation = layers.ACTIVATIONS[self.config.activation]
     if self.config.gated:
@@ -149,18 +131,16 @@ class Encoder(encoder.Encoder):
     self.word = self.embed(c.vocab_size, "vocab")
     self.relative = self.embed(c.num_buckets, "positions", c.num_heads)
     self.setup_blocks(Block)
-    self.final_norm = layers.rms_norm(c.layer_norm_eps, dtype=self.dtype)
+    self.final_norm = self.rms_norm()
 
-  def enter(
-    self, batch: Batch, deterministic: bool
-  ) -> tuple[Float[Array, "B T D"], Shared]:
+  def enter(self, batch: Batch, deterministic: bool) -> tuple[Hidden, Shared]:
     """Embeds a batch; its blocks share the scores of the distances."""
     c, steps = self.config, np.arange(batch.tokens.shape[1])
     distances = steps[None, :] - steps[:, None]
     buckets = relative.t5_buckets(distances, c.num_buckets, c.max_distance)
     bias = jnp.moveaxis(self.relative(buckets), -1, 0)[None]
-    mask = Mask(batch.segment_ids, document_mask(batch.segment_ids))
-    return self.word(batch.tokens), Shared(bias, mask)
+    shared = Shared(bias, matrix_mask(batch.segment_ids))
+    return self.word(batch.tokens), shared
 
 
 NAMES = KeyTable(
