@@ -8,6 +8,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from time_jax.core.errors import UserError
+from time_jax.trim.trimmed_tokenizer import named_ids
 from time_jax.trim.vocabulary import Vocabulary, ancestors
 
 LETTERS = "abcdef"
@@ -121,6 +122,15 @@ def test_a_cut_changes_every_id_in_the_file():
   fewer = tokenizers.Tokenizer.from_str(json.dumps(content))
   assert fewer.token_to_id("w15") == 8
   assert fewer.token_to_id("w16") is None
+
+
+def test_an_id_in_a_config_may_be_written_with_a_point(tmp_path):
+  vocabulary = Vocabulary(wordpiece(random.Random(0)).to_str(), "it")
+  ids = {"pad_token_id": 40.0, "eos_token_id": [41.0, 42], "bos_token_id": None}
+  (tmp_path / "config.json").write_text(json.dumps(ids))
+  named = named_ids(tmp_path, vocabulary, {"a"})
+  assert sorted(named) == sorted({40, 41, 42, vocabulary.ids["a"]})
+  assert {type(token_id) for token_id in named} == {int}
 
 
 def test_ancestors():

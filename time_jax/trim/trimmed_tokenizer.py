@@ -86,7 +86,8 @@ def named_ids(
       for key, value in files.read_json(folder / name).items():
         if key.endswith("_token_id"):
           named |= set(value if isinstance(value, list) else [value])
-  return named & vocabulary.tokens.keys()
+  # Not `&`, which would keep an id as a config has it, such as 5.0.
+  return {i for i in vocabulary.tokens if i in named}
 
 
 def _write_model_configs(
