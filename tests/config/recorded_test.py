@@ -13,7 +13,6 @@ from time_jax.config.distill import (
 from time_jax.config.recorded import (
   completed,
   differences,
-  harmless_differences,
   lacking,
 )
 from time_jax.core.errors import UserError
@@ -42,10 +41,10 @@ def test_where_and_how_fast_a_run_goes_makes_no_other_run():
     data__max_bad_records=0,
   )
   assert differences(before, now.to_dict()) == []
-  assert "mesh.fsdp: 1 then, 4 now" in harmless_differences(
-    before, now.to_dict()
+  assert "mesh.fsdp: 1 then, 4 now" in differences(
+    before, now.to_dict(), harmless=True
   )
-  assert len(harmless_differences(before, now.to_dict())) == 9
+  assert len(differences(before, now.to_dict(), harmless=True)) == 9
 
 
 @pytest.mark.parametrize(

@@ -157,18 +157,6 @@ def test_impossible_rows_of_a_batch_are_refused(wanted: list[int]) -> None:
     next(pipeline.sequential_batches(NumberedRows(50), 8, wanted=wanted))
 
 
-def test_a_batch_without_rows_is_refused() -> None:
-  with pytest.raises(errors.UserError, match="batch_size=0"):
-    source(50, 0)
-
-
-def test_no_rows_and_negative_seeds_are_refused() -> None:
-  with pytest.raises(errors.UserError, match="no rows"):
-    source(0, 8)
-  with pytest.raises(errors.UserError, match="seed=-1"):
-    source(5, 8, seed=-1)
-
-
 def test_synthetic_rows_depend_on_seed_and_index() -> None:
   rows = pipeline.SyntheticRows(100, seq_len=32, vocab_size=50, seed=1)
   first, again, other = rows.__getitems__([7, 7, 8])

@@ -294,7 +294,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
   corpus = write_corpus(tmp_path / "a.jsonl", ["og"])
   with pytest.raises(errors.UserError, match=r"cannot write to .*Not a dir"):
     run(pathlib.Path(corpus) / "out", corpus)
-  with pytest.raises(errors.UserError, match="expected a local path"):
+  with pytest.raises(errors.UserError, match="expected a path on a file"):
     prepare.prepare(
       "gs://bucket/x", {"train": [corpus]}, RowFormat(tiny_tokenizer())
     )

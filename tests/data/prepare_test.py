@@ -171,14 +171,6 @@ def test_documents_without_tokens_make_no_shard(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"splits": {}}, "splits is None, expected one at least"),
-    ({"splits": {"train": ()}}, "sources of train"),
-    ({"splits": {"a/b": ("x",)}}, "split is 'a/b'"),
-    ({"packing": "yes"}, "packing is 'yes', expected pack, none"),
-    ({"seq_len": 0}, "seq_len is 0, expected 1 or more"),
-    ({"shard_text_mb": 0}, "shard_text_mb is 0.0, expected above 0"),
-    ({"max_tokens": -1}, "max_tokens is -1"),
-    ({"max_documents": -1}, "max_documents is -1"),
     ({"seq_len": 2}, "seq_len=2 leaves no room"),
     ({"splits": {"train": ("nowhere.txt",)}}, "no file at 'nowhere.txt'"),
   ],

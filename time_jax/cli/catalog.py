@@ -1,8 +1,7 @@
 """Commands that list what there is: recipes, languages, teachers, devices."""
 
-import pathlib
-
 from time_jax.config.command import Command
+from time_jax.core.storage.paths import Path
 
 
 class Recipes(Command):
@@ -78,7 +77,7 @@ class Doctor(Command):
 
   name = "doctor"
   example = "doctor"
-  workdir: pathlib.Path | None = None  # Folder of a run, to check as well.
+  workdir: Path | None = None  # Folder of a run, to check as well.
 
   def run(self) -> int:
     """Prints the findings."""

@@ -1,9 +1,8 @@
 """The table of all commands."""
 
-import pathlib
-
 from time_jax.cli import bench, catalog, finetune, release, train
 from time_jax.config.command import Command
+from time_jax.core.storage.paths import Path
 
 
 class Sweep(Command):
@@ -16,7 +15,7 @@ class Sweep(Command):
   # [:NAME=VALUE,...]. --config.FIELD=VALUE holds for `distill` and `prepare` in
   # all points.
   file: str
-  workdir: pathlib.Path  # Folder of the sweep.
+  workdir: Path  # Folder of the sweep.
   config_fields: tuple[str, ...] = ()
 
   def run(self) -> int:

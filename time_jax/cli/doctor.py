@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-import pathlib
 import platform
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ import jax
 from packaging.requirements import Requirement
 
 from time_jax.core.errors import EXIT_BAD_INPUT, UserError
-from time_jax.core.storage.paths import prepare_workdir
+from time_jax.core.storage.paths import Path, prepare_workdir
 from time_jax.parallel import processes
 
 _OPTIONAL = (
@@ -38,7 +37,7 @@ _SETTINGS = (
 )
 
 
-def doctor(workdir: pathlib.Path | None) -> int:
+def doctor(workdir: Path | None) -> int:
   """Prints what a run would find here, and each problem.
 
   Args:
@@ -128,12 +127,12 @@ def _check_devices() -> Iterator[str]:
     )
 
 
-def _check_folders(workdir: pathlib.Path | None) -> Iterator[str]:
+def _check_folders(workdir: Path | None) -> Iterator[str]:
   cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
   folders = {
     "workdir": workdir,
-    "temporary files": pathlib.Path(tempfile.gettempdir()),
-    "downloaded models": pathlib.Path(cache).expanduser(),
+    "temporary files": Path(tempfile.gettempdir()),
+    "downloaded models": Path(cache).expanduser(),
   }
   for name, folder in folders.items():
     if folder is None:

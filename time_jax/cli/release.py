@@ -1,8 +1,7 @@
 """Commands on models: what a student is made from, and what is published."""
 
-import pathlib
-
 from time_jax.config.command import Command, Count, CountOrZero
+from time_jax.core.storage.paths import Path
 
 
 class Export(Command):
@@ -11,10 +10,10 @@ class Export(Command):
   name = "export"
   example = "export --workdir=runs/quickstart"
   once = True
-  workdir: pathlib.Path  # Folder of the run.
+  workdir: Path  # Folder of the run.
   # Checkpoint to export; by default the chosen one, else the newest.
   step: CountOrZero | None = None
-  out: pathlib.Path | None = None  # Folder to write; WORKDIR/export.
+  out: Path | None = None  # Folder to write; WORKDIR/export.
   class_: str = ""  # BertModel or XLMRobertaModel; the first, or as imported.
   dtype: str = ""  # float32 or bfloat16; the first, or as imported.
   # For the card, such as cc-by-4.0; none is stated otherwise.
@@ -53,7 +52,7 @@ class Verify(Command):
   example = "verify runs/quickstart/export --against=runs/quickstart"
   argument = "folder"
   folder: str  # Folder, or hub id OWNER/NAME.
-  against: pathlib.Path | None = None  # Workdir of the run that made it.
+  against: Path | None = None  # Workdir of the run that made it.
   # Read pytorch_model.bin where there is no safetensors.
   allow_pickle: bool = False
 
@@ -73,7 +72,7 @@ class Import(Command):
   once = True
   # Folder, hub id OWNER/NAME[@REVISION], or package:NAME/FOLDER.
   model: str
-  workdir: pathlib.Path  # Folder of the run.
+  workdir: Path  # Folder of the run.
   # Read pytorch_model.bin where there is no safetensors.
   allow_pickle: bool = False
 
@@ -124,7 +123,7 @@ class Trim(Command):
   # Folder, hub id OWNER/NAME[@REVISION], or package:NAME/FOLDER.
   teacher: str
   text: list[str]  # A source of text, as in data.train; may be repeated.
-  out: pathlib.Path  # Folder to write.
+  out: Path  # Folder to write.
   keep: int | None = None  # Tokens to keep at most.
   min_count: int | None = None  # Keep the tokens that occur so often.
   # Keep tokens that make up this share of the text. By default 0.9999, and what

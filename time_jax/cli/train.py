@@ -1,8 +1,7 @@
 """Commands that make a student: text to rows, training, the checkpoint."""
 
-import pathlib
-
 from time_jax.config.command import Command, RecipeCommand
+from time_jax.core.storage.paths import Path
 
 _RECIPE = "--config=configs/quickstart.py --workdir=runs/quickstart"
 
@@ -12,7 +11,7 @@ class Prepare(RecipeCommand):
 
   name = "prepare"
   example = f"prepare {_RECIPE}"
-  workdir: pathlib.Path  # Folder of the run.
+  workdir: Path  # Folder of the run.
   # Compare every byte on disk with the hashes of when it was written.
   verify: bool = False
 
@@ -28,7 +27,7 @@ class Distill(RecipeCommand):
 
   name = "distill"
   example = f"distill {_RECIPE} --config.train.num_steps=100"
-  workdir: pathlib.Path  # Folder of the run.
+  workdir: Path  # Folder of the run.
   # START:STOP, steps to trace into WORKDIR/profile; STOP is not one of them.
   profile: str = ""
 
@@ -47,8 +46,8 @@ class Status(Command):
   name = "status"
   example = "status runs/quickstart --plot=losses.png"
   argument = "workdir"
-  workdir: pathlib.Path  # Folder of the run.
-  plot: pathlib.Path | None = None  # PNG to draw the losses into.
+  workdir: Path  # Folder of the run.
+  plot: Path | None = None  # PNG to draw the losses into.
 
   def run(self) -> int:
     """Prints what the run has written down."""
@@ -63,7 +62,7 @@ class Choose(Command):
   name = "choose"
   example = "choose --workdir=runs/quickstart"
   once = True
-  workdir: pathlib.Path  # Folder of the run.
+  workdir: Path  # Folder of the run.
 
   def run(self) -> int:
     """Evaluates the checkpoints and writes which is the best."""

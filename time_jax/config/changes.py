@@ -58,7 +58,7 @@ def _number(text: str) -> float:
 def invalid_changes(
   text: str, num_steps: int, ranges: Mapping[str, Range]
 ) -> list[str]:
-  """Returns phrases about what no run could use of `train.changes`.
+  """Returns a phrase for each mistake in `train.changes`.
 
   Args:
     text: see `parse`.
@@ -132,7 +132,7 @@ def agree(before: str, now: str, step: int) -> bool:
 
 
 def line(step: int, values: Mapping[str, float]) -> str:
-  """Returns a change in words, such as "after step 4: peak_lr 0.001".
+  """Describes a change, such as "after step 4: peak_lr 0.001".
 
   Args:
     step: the last step before the change.
@@ -162,7 +162,7 @@ def added(text: str, step: int, **values: float) -> str:
 def instead(
   before: Mapping[str, Any], now: Mapping[str, Any], step: int
 ) -> str:
-  """Returns how to change fields from a step on instead of for all steps.
+  """Says how to change fields from a step on, instead of for the whole run.
 
   Args:
     before: the section `train` of the recorded config.
@@ -170,7 +170,7 @@ def instead(
     step: step of the last checkpoint.
 
   Returns:
-    A sentence; "" where no field differs that may change.
+    A sentence; empty if none of the fields that may change differs.
   """
   new = {
     n: now[n] for n in FIELDS if n != "max_skipped" and now[n] != before[n]
@@ -185,7 +185,7 @@ def instead(
 
 
 def way_on(config: ConfigDict, step: int) -> str:
-  """Returns how a run goes on that skipped too many consecutive steps.
+  """Says how to continue a run that ended after too many skipped steps.
 
   Args:
     config: config of the run.

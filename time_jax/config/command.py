@@ -94,14 +94,12 @@ class Flag:
   """A flag of a command.
 
   Attributes:
-    name: as typed, without the dashes.
     field: name of the command's field.
     kind: type of the field, without None.
     default: the value where it is not given.
     required: whether it must be given.
   """
 
-  name: str
   field: str
   kind: Any
   default: Any
@@ -109,7 +107,14 @@ class Flag:
 
 
 def flags_of(command: type[Command]) -> dict[str, Flag]:
-  """Returns the flags of a command by name, in the order of its fields."""
+  """Returns the flags of a command in the order of its fields.
+
+  Args:
+    command: the command.
+
+  Returns:
+    The flags by name, as they are typed without the dashes.
+  """
   hints = typing.get_type_hints(command, include_extras=True)
   flags = {}
   for field in dataclasses.fields(typing.cast(Any, command)):
@@ -118,9 +123,7 @@ def flags_of(command: type[Command]) -> dict[str, Flag]:
     kind, *others = typing.get_args(hints[field.name]) or (hints[field.name],)
     optional = others == [type(None)]
     required = field.default is dataclasses.MISSING
-    name = field.name.rstrip("_")
-    flags[name] = Flag(
-      name=name,
+    flags[field.name.rstrip("_")] = Flag(
       field=field.name,
       kind=kind if optional else hints[field.name],
       default=None if required else field.default,

@@ -3,7 +3,6 @@
 import decimal
 import difflib
 import functools
-import pathlib
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,16 +12,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from time_jax.config import comments, recipe_files
-from time_jax.config.command import (
-  AtLeast,
-  Command,
-  Flag,
-  RecipeCommand,
-  flags_of,
-)
+from time_jax.config.command import Command, Flag, RecipeCommand, flags_of
 from time_jax.config.distill import flatten, missing_fields
-from time_jax.core.errors import UserError
-from time_jax.core.storage.paths import local_path
+from time_jax.core.errors import UserError, first_line
+from time_jax.core.storage.paths import Path, local_path
 
 _MAX_EXPONENT = 18  # of a whole number, which may be written as 1e5
 _FIELD = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
@@ -111,8 +104,8 @@ def parse_values(
       values["config"] = _load_config(spec, command, words)
   elif hasattr(command, "config_fields"):
     values["config_fields"], words = _take_config_fields(words)
-  for flag in known.values():
-    _define(flag, parser)
+  for name, flag in known.items():
+    _define(name, flag, parser)
   others = _parse_words(parser, command, words, values.get("config"))
   for name, flag in known.items():
     if parser[name].present:
@@ -212,14 +205,14 @@ class _Parser(flags.ArgumentParser):
     return self._convert(argument) if typed else argument
 
 
-def _define(flag: Flag, parser: flags.FlagValues) -> None:
+def _define(name: str, flag: Flag, parser: flags.FlagValues) -> None:
   """Defines a flag whose value is converted to the type of its field."""
   kind, several = flag.kind, typing.get_origin(flag.kind) is list
   flag_class = flags.MultiFlag if several else flags.Flag
   holder = flag_class(
     _Parser(_converter(typing.get_args(kind)[0] if several else kind)),
     flags.ArgumentSerializer(),
-    flag.name,
+    name,
     flag.default,
     "",
     boolean=kind is bool,
@@ -229,9 +222,9 @@ def _define(flag: Flag, parser: flags.FlagValues) -> None:
 
 def _converter(kind: Any) -> Callable[[str], Any]:
   """Returns the function that converts a flag's text to a type."""
-  lowest = None
   if typing.get_origin(kind) is Annotated:
-    kind, (lowest,) = kind.__origin__, kind.__metadata__
+    convert, (limit,) = _converter(kind.__origin__), kind.__metadata__
+    return functools.partial(_at_least, convert, limit.lowest)
   if typing.get_origin(kind) is typing.Literal:
     return functools.partial(_choice, typing.get_args(kind))
   if typing.get_origin(kind) is tuple:
@@ -239,9 +232,9 @@ def _converter(kind: Any) -> Callable[[str], Any]:
     return lambda text: tuple(map(element, flags.ListParser().parse(text)))
   known = {
     bool: _boolean,
-    int: functools.partial(_whole_number, at_least=lowest),
-    float: functools.partial(_number, at_least=lowest),
-    pathlib.Path: lambda text: local_path(text) if text else None,
+    int: _whole_number,
+    float: _number,
+    Path: lambda text: local_path(text) if text else None,
   }
   return known.get(kind, str)
 
@@ -253,27 +246,28 @@ def _boolean(text: str) -> bool:
     raise ValueError("expected true or false") from None
 
 
-def _whole_number(text: str, at_least: AtLeast | None = None) -> int:
+def _whole_number(text: str) -> int:
   try:
     number = decimal.Decimal(text)  # Takes 1e5, too.
-    if number.adjusted() > _MAX_EXPONENT or number != int(number):
-      raise ValueError
+    if number.adjusted() <= _MAX_EXPONENT and number == int(number):
+      return int(number)
   except (ArithmeticError, ValueError):
-    raise ValueError("expected a whole number") from None
-  return _checked(int(number), at_least, "a whole number")
+    pass
+  raise ValueError("expected a whole number")
 
 
-def _number(text: str, at_least: AtLeast | None = None) -> float:
+def _number(text: str) -> float:
   try:
-    number = float(text)
+    return float(text)
   except ValueError:
     raise ValueError("expected a number") from None
-  return _checked(number, at_least, "a number")
 
 
-def _checked(number: Any, at_least: AtLeast | None, kind: str) -> Any:
-  if at_least and not number >= at_least.lowest:
-    raise ValueError(f"expected {kind} of at least {at_least.lowest}")
+def _at_least(convert: Callable[[str], Any], lowest: float, text: str) -> Any:
+  number = convert(text)
+  if not number >= lowest:
+    kind = "a whole number" if isinstance(number, int) else "a number"
+    raise ValueError(f"expected {kind} of at least {lowest}")
   return number
 
 
@@ -320,9 +314,9 @@ def _parse_words(
     raise UserError(_wrong_value(error, command)) from error
   except (AttributeError, LookupError, TypeError) as error:
     # ml_collections raises any of them for an index, as in seeds[0].
-    reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
     raise UserError(
-      f"a field of --config cannot be changed: {reason}."
+      f"a field of --config cannot be changed: {type(error).__name__}: "
+      f"{first_line(error)}"
     ) from error
 
 
@@ -332,9 +326,9 @@ def _known_flags(command: type[Command]) -> str:
 
 
 def _wrong_value(error: Exception, command: type[Command]) -> str:
-  line = str(error).strip().splitlines()[0].rstrip(".")
-  match = re.fullmatch(r"Missing value for flag --?(\w+)", line)
+  line = first_line(error)
+  match = re.fullmatch(r"Missing value for flag --?(\w+)\.", line)
   if match and match[1] in flags_of(command):
     comment = comments.of_class(command)[flags_of(command)[match[1]].field]
     return f"--{match[1]} needs a value: {comment}"
-  return f"{line}."
+  return line

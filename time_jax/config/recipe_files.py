@@ -4,31 +4,30 @@ import ast
 import difflib
 import importlib.machinery
 import importlib.util
-import pathlib
 import sys
 import types
 from typing import Any, Literal
 
-from time_jax.core.errors import UserError
-from time_jax.core.storage.paths import local_path
+from time_jax.core.errors import UserError, first_line
+from time_jax.core.storage.paths import Path, list_files, local_path
 
 Kind = Literal["recipe", "sweep"]
-_PACKAGE = pathlib.Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[1]
 _IN_WHEEL = (_PACKAGE / "recipes").is_dir()  # They lie beside it in a checkout.
 SHIPPED = _PACKAGE / "recipes" if _IN_WHEEL else _PACKAGE.parent / "configs"
 LAUNCHERS = (_PACKAGE if _IN_WHEEL else _PACKAGE.parent) / "launch"
 
 
-def shipped(kind: Kind) -> dict[str, pathlib.Path]:
+def shipped(kind: Kind) -> dict[str, Path]:
   """Returns the files that come with time_jax, by name."""
   return {
     path.stem: path
-    for path in sorted(SHIPPED.glob("*.py"))
+    for path in list_files(SHIPPED, "*.py")
     if path.stem.startswith("sweep_") == (kind == "sweep")
   }
 
 
-def find(name: str, kind: Kind) -> pathlib.Path:
+def find(name: str, kind: Kind) -> Path:
   """Finds a recipe or a sweep file.
 
   Args:
@@ -40,30 +39,30 @@ def find(name: str, kind: Kind) -> pathlib.Path:
   Raises:
     UserError: there is no such file.
   """
-  for path in (local_path(name), pathlib.Path(f"configs/{name}.py")):
+  for path in (local_path(name), Path(f"configs/{name}.py")):
     if path.is_file():
       return path
   known = shipped(kind)
   stem = name.removeprefix("configs/").removesuffix(".py")
   if stem in known:
     return known[stem]
-  near = difflib.get_close_matches(pathlib.Path(name).stem, known, 1)
-  absolute = pathlib.Path(name).expanduser().is_absolute()
-  place = "" if absolute else f" in {pathlib.Path.cwd()}"
+  near = difflib.get_close_matches(Path(name).stem, known, 1)
+  absolute = Path(name).expanduser().is_absolute()
+  place = "" if absolute else f" in {Path.cwd()}"
   raise UserError(
     f"no {kind} {name!r}{place}; expected a file, or one of "
     f"{', '.join(known)}{f': did you mean {near[0]}?' if near else '.'}"
   )
 
 
-def summary(path: pathlib.Path) -> str:
+def summary(path: Path) -> str:
   """Returns the first line of a file's docstring; empty: it has none."""
   text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
   return text.partition("\n")[0]
 
 
-def load_module(path: pathlib.Path) -> types.ModuleType:
-  """Executes a recipe or a sweep file, whatever it raises."""
+def load_module(path: Path) -> types.ModuleType:
+  """Executes a recipe or a sweep file, and passes on what it raises."""
   name = f"_recipe_{path.stem}"  # That of no other module, as `time` would be.
   loader = importlib.machinery.SourceFileLoader(name, str(path))
   spec = importlib.util.spec_from_loader(name, loader)
@@ -89,13 +88,9 @@ def load_config(spec: str) -> Any:
     return load_module(path).get_config(*arguments)
   except UserError:
     raise
-  except OSError as error:
-    line = str(error).strip().rstrip(".")
-    raise UserError(
-      f"the recipe of --config cannot be read: {line}."
-    ) from error
   except Exception as error:  # A recipe is a program, which may raise anything.
-    line = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    is_read = not isinstance(error, OSError)
+    fault = f"fails: {type(error).__name__}" if is_read else "cannot be read"
     raise UserError(
-      f"the recipe of --config fails: {type(error).__name__}: {line}."
+      f"the recipe of --config {fault}: {first_line(error)}"
     ) from error

@@ -25,13 +25,14 @@ HARMLESS = (
 def completed(
   tree: dict[str, Any], known: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-  """Adds the fields that came after a config was recorded.
+  """Adds the fields that did not exist yet when a config was recorded.
 
-  Each gets its default, with which a run is what it was without the field.
+  Each gets its default, with which a run gives the result that it gave before
+  the field existed.
 
   Args:
     tree: the config, as a dict.
-    known: all fields; by default those of `default_config`.
+    known: all fields with their defaults; None: those of `default_config`.
   """
   known = default_config().to_dict() if known is None else known
   sections = {
@@ -43,10 +44,11 @@ def completed(
 
 
 def lacking(tree: dict[str, Any]) -> list[str]:
-  """Returns the names of fields without which a dict is no config of a run.
+  """Returns why a dict cannot be the config of a run: fields that it lacks.
 
-  Those are the outermost ones, and every section, at any depth, in the place
-  of which another value stands. Single fields may have come later.
+  These are the outermost fields, and sections at any depth in whose place there
+  is a value of another kind. A field inside of a section may be absent: it may
+  have been added after the config was recorded.
 
   Args:
     tree: the config, as a dict.
@@ -68,29 +70,24 @@ def _replaced(tree: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
         yield name
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-  """Returns lines about fields that differ and would change a run's result."""
-  changed = _changes(before, now)
-  return [line for name, line in changed if not name.startswith(HARMLESS)]
-
-
-def harmless_differences(
-  before: dict[str, Any], now: dict[str, Any]
+def differences(
+  before: dict[str, Any], now: dict[str, Any], *, harmless: bool = False
 ) -> list[str]:
-  """Returns lines about fields that differ and change no run's result."""
-  changed = _changes(before, now)
-  return [line for name, line in changed if name.startswith(HARMLESS)]
+  """Returns a line for each field of two configs that differs.
 
-
-def _changes(
-  before: dict[str, Any], now: dict[str, Any]
-) -> Iterator[tuple[str, str]]:
-  """Yields the name of each field that differs, and a line about it."""
+  Args:
+    before: the recorded config.
+    now: that of this start.
+    harmless: whether to compare the fields that do not change the result of a
+      run, instead of those that do.
+  """
   old, new = dict(flatten(before)), dict(flatten(now))
+  lines = []
   for name in sorted(old | new):
     then, today = (_shown(fields, name) for fields in (old, new))
-    if then != today:
-      yield name, f"{name}: {then} then, {today} now"
+    if then != today and name.startswith(HARMLESS) == harmless:
+      lines.append(f"{name}: {then} then, {today} now")
+  return lines
 
 
 def _shown(fields: dict[str, Any], name: str) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import pathlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from ml_collections import ConfigDict
 
 from time_jax.core.errors import DAMAGED_JSON, UserError
 from time_jax.core.notes import note
+from time_jax.core.storage.paths import Path
 
 FIELD = "train.warmup_steps"
 
@@ -52,9 +52,7 @@ def fitting(
   return fits
 
 
-def fit(
-  train: ConfigDict, workdir: pathlib.Path, typed: Collection[str]
-) -> None:
+def fit(train: ConfigDict, workdir: Path, typed: Collection[str]) -> None:
   """Sets the warm-up that fits in the config of a run of `distill`.
 
   Args:
@@ -71,17 +69,16 @@ def fit(
   )
 
 
-def is_recorded(
-  paths: Iterable[pathlib.Path], asked: Mapping[str, Any]
-) -> bool:
+def is_recorded(paths: Iterable[Path], asked: Mapping[str, Any]) -> bool:
   """Returns whether a run was recorded with these values in `train`.
 
-  A file that is damaged, or of another run, is reported where it is needed.
+  A file that is damaged, or that is of another run, does not count: it is
+  reported where its content is needed.
 
   Args:
-    paths: of JSON files, the record itself or what has it as `run`; the first
-      that can be read counts.
-    asked: field -> value.
+    paths: JSON files that hold the config of the run, or an object `run` with
+      it. The first one that can be read decides.
+    asked: the values by the names of their fields.
   """
   for path in paths:
     with contextlib.suppress(OSError, *DAMAGED_JSON):

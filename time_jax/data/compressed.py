@@ -1,11 +1,10 @@
 """The bytes and lines of files that may be plain, `.gz` or `.zst`.
 
-What comes before damage in a file is handed out before the damage is raised,
-and a small file cannot fill the memory.
+All that comes before a damaged place is yielded before the error is raised, and
+a small file cannot fill the memory.
 """
 
 import gzip
-import pathlib
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
@@ -13,21 +12,28 @@ from typing import BinaryIO
 import zstandard
 
 from time_jax.core.errors import UserError
+from time_jax.core.storage.paths import Path
 
 ENDINGS = (".gz", ".zst")
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
-# Little compressed text must not fill the memory, nor a line of JSON, which
-# can become 24 times as much in it.
+# A small compressed file must not fill the memory. Neither must a line of JSON,
+# which takes up to 24 times its length once it is parsed.
 LONGEST_LINE = 16 << 20
 _LARGEST_UNPACKED = 4 << 30  # bytes
 _CHUNK = 1 << 20  # bytes
-# What 8 KiB of zstd can become is 256 MiB of text, no more: 128 KiB from 4
-# bytes.
+# 8 KiB of zstd unpack to 256 MiB at most: 4 bytes can stand for 128 KiB.
 _ZST_CHUNK = 8 << 10
 
 
-def chunks(path: pathlib.Path) -> Iterator[bytes]:
-  """Yields the unpacked content of a file; at damage raises a `DAMAGED`."""
+def chunks(path: Path) -> Iterator[bytes]:
+  """Yields the unpacked content of a file.
+
+  Args:
+    path: the file, whose name says how it is compressed.
+
+  Raises:
+    Exception: one of `DAMAGED`, where the file is damaged or cut off.
+  """
   suffix = path.suffix.lower()
   with path.open("rb") as file:
     if suffix == ".zst":
@@ -39,7 +45,7 @@ def chunks(path: pathlib.Path) -> Iterator[bytes]:
       yield chunk
 
 
-def unpacked(path: pathlib.Path) -> bytes:
+def unpacked(path: Path) -> bytes:
   """Returns the unpacked content of a file.
 
   Raises:

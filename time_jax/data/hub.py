@@ -6,7 +6,6 @@ They go through the hub's own cache (HF_HOME), with its own login (HF_TOKEN or
 
 import fnmatch
 import glob
-import pathlib
 from collections.abc import Iterator, Sequence
 
 import huggingface_hub
@@ -15,6 +14,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from time_jax.catalog import corpora
 from time_jax.core.errors import UserError
+from time_jax.core.storage.paths import Path
 
 _OFFLINE = (
   hub_errors.LocalEntryNotFoundError,
@@ -80,15 +80,19 @@ def _matching(
         yield entry.path
 
 
-def fetch(repository: str, path: str) -> pathlib.Path:
+def fetch(repository: str, path: str) -> Path:
   """Downloads a file unless it is in the cache, and returns its local path.
+
+  Args:
+    repository: OWNER/NAME[@REVISION] of a dataset.
+    path: the file's path in it.
 
   Raises:
     UserError: there is no such file, no access, or no network.
   """
   name, revision = _split(repository)
   try:
-    return pathlib.Path(
+    return Path(
       huggingface_hub.hf_hub_download(
         name, path, repo_type="dataset", revision=revision
       )
@@ -98,7 +102,12 @@ def fetch(repository: str, path: str) -> pathlib.Path:
 
 
 def explain(repository: str, error: BaseException) -> UserError:
-  """Returns what a user can do about an error, or about the cause of it."""
+  """Returns an error that says why the hub failed, and what a user can do.
+
+  Args:
+    repository: OWNER/NAME[@REVISION] of the dataset.
+    error: what was raised; its causes are looked at, too.
+  """
   name, revision = _split(repository)
   causes = [error]
   while cause := causes[-1].__cause__ or causes[-1].__context__:

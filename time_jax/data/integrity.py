@@ -1,8 +1,7 @@
-"""Whether prepared rows are still what was written."""
+"""Checks that prepared rows are still as they were written."""
 
 import hashlib
 import os
-import pathlib
 from collections.abc import Sequence
 from io import BufferedReader
 
@@ -10,6 +9,7 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from time_jax.core.errors import UserError, is_inconclusive
+from time_jax.core.storage.paths import Path
 from time_jax.data import manifest as manifests
 from time_jax.data.manifest import Manifest, Shard, shard_folder
 
@@ -24,7 +24,7 @@ def check_rows(
   Args:
     folder: the folder of the prepared rows.
     manifest: what was written with them.
-    shards: the files to read, which takes long; all by default.
+    shards: the files to read, which may take long; by default all of them.
 
   Returns:
     The number of bytes in these files.
@@ -48,7 +48,15 @@ def check_rows(
 
 
 def check_metadata(folder: str | os.PathLike[str], manifest: Manifest) -> None:
-  """Compares the small files with the manifest; UserError if they differ."""
+  """Compares what TFDS reads of a prepared folder with the manifest.
+
+  Args:
+    folder: the folder of the prepared rows.
+    manifest: what was written with them.
+
+  Raises:
+    UserError: the settings, or the files of TFDS, have changed.
+  """
   place = shard_folder(folder)
   _raise(place, _metadata_problems(place, manifest))
 
@@ -56,12 +64,20 @@ def check_metadata(folder: str | os.PathLike[str], manifest: Manifest) -> None:
 def check_sizes(
   folder: str | os.PathLike[str], shards: Sequence[Shard]
 ) -> None:
-  """Compares the sizes of files with the manifest; UserError if they differ."""
+  """Compares the sizes of files with those in the manifest.
+
+  Args:
+    folder: the folder of the prepared rows.
+    shards: the files to look at.
+
+  Raises:
+    UserError: names the files that are missing or have another size.
+  """
   place = shard_folder(folder)
   _raise(place, [p for s in shards for p in _shard_problems(place, s)])
 
 
-def _raise(place: pathlib.Path, problems: list[str]) -> None:
+def _raise(place: Path, problems: list[str]) -> None:
   if problems:
     more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
     raise UserError(
@@ -71,7 +87,7 @@ def _raise(place: pathlib.Path, problems: list[str]) -> None:
     )
 
 
-def _metadata_problems(place: pathlib.Path, manifest: Manifest) -> list[str]:
+def _metadata_problems(place: Path, manifest: Manifest) -> list[str]:
   problems = []
   if manifest.fingerprint != manifests.fingerprint(manifest.settings):
     problems.append(f"{manifests.MANIFEST} has other settings")
@@ -102,7 +118,7 @@ def _metadata_problems(place: pathlib.Path, manifest: Manifest) -> list[str]:
 
 
 def _shard_problems(
-  place: pathlib.Path, shard: Shard, *, content: bool = False
+  place: Path, shard: Shard, *, content: bool = False
 ) -> list[str]:
   """Returns what is wrong with the size, and the content, of a file."""
   try:

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from time_jax.core import errors
 from time_jax.core.storage.atomic_file import from_json, read_json
+from time_jax.core.storage.paths import Path
 from time_jax.data.tf_example import FEATURES
 
 NAME = "time_rows"
@@ -114,24 +114,34 @@ class Manifest:
       name: [shard.sha256 for shard in split.shards]
       for name, split in self.splits.items()
     }
-    plain = json.dumps([self.fingerprint, files], sort_keys=True)
-    return hashlib.sha256(plain.encode()).hexdigest()
+    return fingerprint([self.fingerprint, files])
 
 
-def fingerprint(settings: dict[str, Any]) -> str:
-  """Returns the hash of the settings of a manifest."""
+def fingerprint(settings: Any) -> str:
+  """Returns the SHA-256 of JSON values, such as the settings of a manifest.
+
+  Args:
+    settings: the values; the order of the fields in an object does not matter.
+  """
   plain = json.dumps(settings, sort_keys=True)
   return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def is_prepared(folder: str | os.PathLike[str]) -> bool:
   """Returns whether `prepare` has finished in this folder."""
-  return (pathlib.Path(folder) / MANIFEST).is_file()
+  return (Path(folder) / MANIFEST).is_file()
 
 
 def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
-  """Reads the manifest of a folder in which `prepare` has finished."""
-  path = pathlib.Path(folder) / MANIFEST
+  """Reads the manifest of prepared rows.
+
+  Args:
+    folder: a folder in which `prepare` has finished.
+
+  Raises:
+    UserError: there is no manifest, or it is damaged.
+  """
+  path = Path(folder) / MANIFEST
   try:
     values = read_json(path)
     for name, split in values["splits"].items():
@@ -147,9 +157,9 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
     ) from error
 
 
-def shard_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
+def shard_folder(folder: str | os.PathLike[str]) -> Path:
   """Returns the folder of the shards inside a prepared folder."""
-  return pathlib.Path(folder) / NAME / VERSION
+  return Path(folder) / NAME / VERSION
 
 
 def features(seq_len: int) -> tfds.features.FeaturesDict:
@@ -161,8 +171,13 @@ def features(seq_len: int) -> tfds.features.FeaturesDict:
   return tfds.features.FeaturesDict(dict.fromkeys(FEATURES, row))
 
 
-def write_metadata(place: pathlib.Path, manifest: Manifest) -> None:
-  """Writes the files that make a folder of shards a TFDS dataset."""
+def write_metadata(place: Path, manifest: Manifest) -> None:
+  """Writes the files by which TFDS reads a folder of shards as a dataset.
+
+  Args:
+    place: the folder of the shards.
+    manifest: describes them.
+  """
   template = tfds.core.ShardedFileTemplate(
     data_dir=place, dataset_name=NAME, filetype_suffix="array_record"
   )

@@ -48,7 +48,15 @@ class Rows(Protocol):
 
 
 def open_rows(folder: str | os.PathLike[str], split: str) -> Rows:
-  """Opens the rows of a split, after a look at the size of every file."""
+  """Opens the rows of a split after comparing the sizes of its files.
+
+  Args:
+    folder: a folder of prepared rows.
+    split: name of the split.
+
+  Raises:
+    UserError: there is no such split, or its files are damaged.
+  """
   manifest = load_manifest(folder)
   if split not in manifest.splits:
     raise errors.UserError(
@@ -97,7 +105,7 @@ class _PreparedRows:
         # the fault is in the program, of which the files say nothing.
         integrity.check_metadata(self._folder, load_manifest(self._folder))
         raise
-    # Storage that fails is told from files that are not what was written.
+    # Tell files that are no longer what was written from storage that fails.
     manifest = load_manifest(self._folder)
     shards = manifest.splits[self._split].shards
     ends = np.cumsum([shard.rows for shard in shards])
@@ -164,20 +172,16 @@ class BatchSource:
       wanted: which rows of each global batch to read: ascending, from 0 to
         B - 1; those of two processes may overlap. None is all of them.
     """
-    if not len(rows):
-      raise errors.UserError("no rows to train on; expected at least one")
-    if seed < 0:
-      raise errors.UserError(f"{seed=} is negative; expected 0 or more")
     self._wanted = _checked_rows(wanted, global_batch_size)
     self._rows = rows
     self._global_batch_size = global_batch_size
-    order = grain.MapDataset.range(len(rows)).seed(seed).shuffle()
+    order: Any = grain.MapDataset.range(len(rows)).seed(seed).shuffle()
     self._order = order.repeat()
 
   def indices_at(self, step: int) -> list[int]:
     """Returns which rows are read at a step, in the order of the batch."""
     start = step * self._global_batch_size
-    return [self._index_at(start + i) for i in self._wanted]
+    return [self._order[start + i] for i in self._wanted]
 
   def batch_at(self, step: int) -> Row:
     """Returns the wanted rows of the global batch of a step.
@@ -189,11 +193,6 @@ class BatchSource:
       tokens and segment_ids, int32 [wanted rows, seq_len].
     """
     return _stack(self._rows.__getitems__(self.indices_at(step)))
-
-  def _index_at(self, place: int) -> int:
-    index = self._order[place]
-    assert index is not None  # Only a filter leaves a place empty.
-    return index
 
 
 def sequential_batches(
@@ -267,14 +266,11 @@ def _checked_rows(
   wanted: Sequence[int] | None, batch_size: int
 ) -> Sequence[int]:
   """Returns the rows of a batch that are wanted, by default all of them."""
-  if batch_size < 1:
-    raise errors.UserError(f"{batch_size=}: expected 1 or more")
   if wanted is None:
     return range(batch_size)
-  ascending = all(low < high for low, high in itertools.pairwise(wanted))
-  assert len(wanted) and ascending, f"{wanted=} must ascend"
-  inside = wanted[0] >= 0 and wanted[-1] < batch_size
-  assert inside, f"{wanted=} must be in 0..{batch_size - 1}"
+  ascending = itertools.pairwise([-1, *wanted, batch_size])
+  possible = len(wanted) and all(low < high for low, high in ascending)
+  assert possible, f"{wanted=} must ascend in 0..{batch_size - 1}"
   return tuple(wanted)
 
 

@@ -21,8 +21,6 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import pathlib
-import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
@@ -31,6 +29,7 @@ import tqdm
 
 from time_jax.core import errors
 from time_jax.core.storage.atomic_file import read_json, write_json
+from time_jax.core.storage.paths import Path, delete, list_files, local_path
 from time_jax.data import manifest as manifests
 from time_jax.data import sources, text_files, workers
 from time_jax.data.manifest import Manifest, is_prepared, load_manifest
@@ -91,7 +90,7 @@ def prepare(
   Raises:
     UserError: wrong settings or text, or a folder of other settings or text.
   """
-  folder, limits = pathlib.Path(folder), limits or Limits()
+  folder, limits = local_path(os.fspath(folder)), limits or Limits()
   # Everything that decides the bytes of the rows. It is a format: a folder is
   # known by the hash of this.
   settings = {
@@ -105,12 +104,11 @@ def prepare(
     "max_tokens": limits.max_tokens,
     "max_documents": limits.max_documents,
   }
-  _check(folder, settings)
   unfinished = _unfinished(folder)
-  with _explained_errors(folder):
+  with explained_errors(folder):
     if is_prepared(folder):
       manifest = _load_same(folder, folder, settings)
-      shutil.rmtree(unfinished, ignore_errors=True)
+      delete(unfinished)
       return manifest
     _start_or_resume(folder, settings)
     if is_prepared(unfinished):
@@ -141,22 +139,27 @@ def prepare(
     return _finish(folder)
 
 
-def plan_of(folder: pathlib.Path) -> pathlib.Path:
+def plan_of(folder: Path) -> Path:
   """Returns the file with the settings of text whose preparation has begun."""
   return _unfinished(folder) / "plan.json"
 
 
-def _unfinished(folder: pathlib.Path) -> pathlib.Path:
+def _unfinished(folder: Path) -> Path:
   return folder / "unfinished"
 
 
 @contextlib.contextmanager
-def _explained_errors(folder: pathlib.Path) -> Generator[None, None, None]:
+def explained_errors(folder: Path) -> Generator[None, None, None]:
+  """Raises a UserError for what ends the work on a folder from outside.
+
+  Args:
+    folder: receives the rows.
+  """
   try:
     yield
   except OSError as error:
     raise errors.UserError(
-      f"cannot write to {str(folder)!r}: {errors.explain_unwritable(error)}; "
+      f"cannot write to {folder}: {errors.explain_unwritable(error)}; "
       f"{_RUN_AGAIN}"
     ) from error
   except futures.BrokenExecutor as error:
@@ -166,35 +169,11 @@ def _explained_errors(folder: pathlib.Path) -> Generator[None, None, None]:
     ) from error
 
 
-def _check(folder: pathlib.Path, settings: dict[str, Any]) -> None:
-  """Raises UserError for settings that cannot be prepared, all at once."""
-  s = settings
-  checks = [
-    (":/" not in str(folder), "folder", str(folder), "a local path"),
-    (bool(s["splits"]), "splits", None, "one at least"),
-    (s["seq_len"] >= 1, "seq_len", s["seq_len"], "1 or more"),
-    (s["max_tokens"] >= 0, "max_tokens", s["max_tokens"], "0 or more"),
-    (s["max_documents"] >= 0, "max_documents", s["max_documents"], "0 or more"),
-    (s["shard_text_mb"] > 0, "shard_text_mb", s["shard_text_mb"], "above 0"),
-    (s["packing"] in ("pack", "none"), "packing", s["packing"], "pack, none"),
-  ]
-  for name, texts in s["splits"].items():
-    checks.append((name.isidentifier(), "split", name, "one word"))
-    checks.append((bool(texts), f"sources of {name}", None, "one at least"))
-  problems = [
-    f"{name} is {value!r}, expected {expected}"
-    for is_right, name, value, expected in checks
-    if not is_right
-  ]
-  if problems:
-    raise errors.UserError("cannot prepare: " + "; ".join(problems))
-
-
-def _start_or_resume(folder: pathlib.Path, settings: dict[str, Any]) -> None:
+def _start_or_resume(folder: Path, settings: dict[str, Any]) -> None:
   """Writes down the settings, or compares them with those of what is there."""
   unfinished, plan = _unfinished(folder), plan_of(folder)
   unfinished.mkdir(parents=True, exist_ok=True)
-  for leftover in unfinished.glob("*.tmp"):
+  for leftover in list_files(unfinished, "*.tmp"):
     leftover.unlink()
   # Without a shard, as after a mistyped path, other settings may follow.
   if not (plan.exists() and any(path != plan for path in unfinished.iterdir())):
@@ -209,9 +188,7 @@ def _start_or_resume(folder: pathlib.Path, settings: dict[str, Any]) -> None:
   return _refuse_other_settings(folder, planned, settings)
 
 
-def _load_same(
-  place: pathlib.Path, folder: pathlib.Path, settings: dict[str, Any]
-) -> Manifest:
+def _load_same(place: Path, folder: Path, settings: dict[str, Any]) -> Manifest:
   """Reads a manifest that was made with these settings from this text."""
   manifest = load_manifest(place)
   _refuse_other_settings(folder, manifest.settings, settings)
@@ -229,11 +206,10 @@ def _load_same(
 
 
 def _refuse_other_settings(
-  folder: pathlib.Path, before: dict[str, Any], now: dict[str, Any]
+  folder: Path, before: dict[str, Any], now: dict[str, Any]
 ) -> None:
-  before = {
-    "max_documents": 0
-  } | before  # Absent before there was such a limit.
+  # It is absent where text was prepared before there was such a limit.
+  before = {"max_documents": 0} | before
   differences = [
     f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
     for name in sorted({*before, *now})
@@ -271,25 +247,18 @@ def _open_text(names: Sequence[str], limits: Limits) -> _Text:
 
 def _blocks(split: str, text: _Text, shard_text_mb: float) -> Iterator[Block]:
   """Groups documents, in order, into blocks of about this many MiB."""
-  tally, start = text.tally, 0
-  documents: list[str] = []
-  numbers = itertools.count()
-
-  def block() -> Block:
-    return Block(
-      split,
-      next(numbers),
-      tuple(documents),
-      tally.empty_documents,
-      tally.bad_records,
-    )
-
-  for document in text.documents:
-    documents.append(document)
-    if tally.text_bytes - start >= shard_text_mb * 2**20:
-      yield block()
-      start, documents = tally.text_bytes, []
-  yield block()
+  tally, size = text.tally, shard_text_mb * 2**20
+  for number in itertools.count():
+    start = tally.text_bytes
+    documents: list[str] = []
+    for document in text.documents:
+      documents.append(document)
+      if tally.text_bytes - start >= size:
+        break
+    counts = tally.empty_documents, tally.bad_records
+    yield Block(split, number, tuple(documents), *counts)
+    if tally.text_bytes - start < size:  # The text is at its end.
+      return
 
 
 def _until_limit(
@@ -366,13 +335,13 @@ def _split_manifest(
   )
 
 
-def _finish(folder: pathlib.Path) -> Manifest:
+def _finish(folder: Path) -> Manifest:
   """Gives every file its final name; may be repeated from any point."""
   unfinished, final = _unfinished(folder), manifests.shard_folder(folder)
   manifest = load_manifest(unfinished)
   final.mkdir(parents=True, exist_ok=True)
   names = {s.name for split in manifest.splits.values() for s in split.shards}
-  for stale in final.glob(f"{manifests.NAME}-*.array_record-*"):
+  for stale in list_files(final, f"{manifests.NAME}-*.array_record-*"):
     if stale.name not in names:
       stale.unlink()
   for split, content in manifest.splits.items():
@@ -383,5 +352,5 @@ def _finish(folder: pathlib.Path) -> Manifest:
   manifests.write_metadata(final, manifest)
   # From here on the folder counts as prepared.
   (unfinished / manifests.MANIFEST).replace(folder / manifests.MANIFEST)
-  shutil.rmtree(unfinished, ignore_errors=True)
+  delete(unfinished)
   return manifest

@@ -82,7 +82,15 @@ def check_field(records: Iterable[Any], field: str, where: str) -> list[Any]:
 
 
 def text_of(record: Any, field: str) -> str:
-  """Returns the text in a field of a record; a null is an empty text."""
+  """Returns the text in a field of a record; a null is an empty text.
+
+  Args:
+    record: what was read.
+    field: name of the field; dots lead into nested records.
+
+  Raises:
+    BadRecordError: the record has no such field, or no text in it.
+  """
   if not isinstance(record, dict):
     raise BadRecordError(f"found {type(record).__name__}, expected an object")
   value = record[field] if field in record else _nested(record, field)

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +19,7 @@ from time_jax.core.storage.atomic_file import (
   read_json,
   write_json,
 )
+from time_jax.core.storage.paths import Path
 from time_jax.data import packing
 from time_jax.data.tf_example import FEATURES, serialize
 from time_jax.data.tokenizing import TokenizerSpec, WindowEncoder
@@ -96,7 +96,7 @@ class ShardWriter:
     row_format: how text becomes rows.
   """
 
-  folder: pathlib.Path
+  folder: Path
   row_format: RowFormat
 
   @functools.cached_property
@@ -161,7 +161,7 @@ def block_file(split: str, number: int) -> str:
 
 
 def _read_written(
-  shard: pathlib.Path, block: Block, text_sha256: str
+  shard: Path, block: Block, text_sha256: str
 ) -> Written | None:
   """Returns the counts of a shard that is whole and of this block."""
   try:
@@ -191,7 +191,7 @@ def _text_sha256(documents: Sequence[str]) -> str:
 
 
 def _write_rows(
-  path: pathlib.Path,
+  path: Path,
   tokens: NDArray[np.int32],
   segment_ids: NDArray[np.int32],
 ) -> tuple[int, str]:

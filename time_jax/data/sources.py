@@ -21,13 +21,12 @@ import dataclasses
 import importlib
 import itertools
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from time_jax.core import errors
-from time_jax.core.storage.paths import local_path
+from time_jax.core.storage.paths import Path, local_path
 from time_jax.data import hub, text_files
 from time_jax.data.records import BadRecordError, Tally, check_field, text_of
 
@@ -88,7 +87,7 @@ class Source:
     return cls("files", place, field=field)
 
 
-def local_files(sources: Sequence[Source]) -> list[pathlib.Path]:
+def local_files(sources: Sequence[Source]) -> list[Path]:
   """Returns the local files of all sources, in the order of reading."""
   return [
     path

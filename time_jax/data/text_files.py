@@ -1,6 +1,7 @@
 """Local files to documents: plain text, JSON lines and parquet.
 
-Each may be plain, `.gz` or `.zst`. Damage costs what it damages, no more.
+Each may be plain, `.gz` or `.zst`. Of a damaged file only the damaged records
+are lost, or what comes after the damage.
 """
 
 import contextlib
@@ -9,12 +10,12 @@ import io
 import itertools
 import json
 import os
-import pathlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from time_jax.core import errors
 from time_jax.core.storage import text_encoding
+from time_jax.core.storage.paths import Path
 from time_jax.core.storage.text_encoding import HEAD
 from time_jax.data import compressed
 from time_jax.data.records import BadRecordError, Tally, check_field, text_of
@@ -22,16 +23,23 @@ from time_jax.data.records import BadRecordError, Tally, check_field, text_of
 # A .txt file without any blank line must not have to fit into memory.
 _LONGEST_PARAGRAPH = 1 << 20
 _FIRST = 100  # lines that are looked at before reading
-_Reader = Callable[[pathlib.Path, str, Tally], Iterator[str]]
+_Reader = Callable[[Path, str, Tally], Iterator[str]]
 
 
-def find_files(pattern: str) -> list[pathlib.Path]:
-  """Returns the files of a path or glob, sorted; each can be read."""
+def find_files(pattern: str) -> list[Path]:
+  """Returns the files that a path or glob names, in sorted order.
+
+  Args:
+    pattern: path or glob; `~` stands for the home folder. A path that exists is
+      no glob, even with [ or * in its name.
+
+  Raises:
+    UserError: there is no such file, or one that is not of a known kind.
+  """
   pattern = os.path.expanduser(pattern)
-  # A path that exists is taken literally, even with [ or * in its name.
   exact = os.path.exists(pattern)
   names = [pattern] if exact else glob.glob(pattern, recursive=True)
-  paths = [pathlib.Path(name) for name in sorted(names)]
+  paths = [Path(name) for name in sorted(names)]
   if not paths:
     raise errors.UserError(
       f"no file at {pattern!r}; expected a path or a glob such as "
@@ -47,13 +55,13 @@ def find_files(pattern: str) -> list[pathlib.Path]:
   return paths
 
 
-def file_size(path: pathlib.Path) -> int:
+def file_size(path: Path) -> int:
   """Returns the bytes of a file."""
   with _explained_errors(path):
     return path.stat().st_size
 
 
-def check_fields(paths: list[pathlib.Path], field: str) -> None:
+def check_fields(paths: list[Path], field: str) -> None:
   """Checks the field of the first file that is not empty, before reading.
 
   Args:
@@ -81,9 +89,7 @@ def check_fields(paths: list[pathlib.Path], field: str) -> None:
       _column(path, names, field)
 
 
-def read_files(
-  paths: list[pathlib.Path], field: str, tally: Tally
-) -> Iterator[str]:
+def read_files(paths: list[Path], field: str, tally: Tally) -> Iterator[str]:
   """Yields the documents of files, one file after the other.
 
   Args:
@@ -101,7 +107,7 @@ def read_files(
       yield from reader(path, field, tally)
 
 
-def _reader(path: pathlib.Path) -> _Reader | None:
+def _reader(path: Path) -> _Reader | None:
   """Returns the reader of a kind of file, or None for an unknown kind."""
   name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
   return {
@@ -112,7 +118,7 @@ def _reader(path: pathlib.Path) -> _Reader | None:
 
 
 @contextlib.contextmanager
-def _explained_errors(path: pathlib.Path) -> Generator[None, None, None]:
+def _explained_errors(path: Path) -> Generator[None, None, None]:
   try:
     yield
   except OSError as error:
@@ -122,7 +128,7 @@ def _explained_errors(path: pathlib.Path) -> Generator[None, None, None]:
     ) from error
 
 
-def _first_objects(path: pathlib.Path) -> list[Any]:
+def _first_objects(path: Path) -> list[Any]:
   """Returns the JSON of a file's first lines that are JSON."""
   objects: list[Any] = []
   with contextlib.suppress(*compressed.DAMAGED):
@@ -133,7 +139,7 @@ def _first_objects(path: pathlib.Path) -> list[Any]:
   return objects
 
 
-def _column(path: pathlib.Path, names: list[str], field: str) -> str:
+def _column(path: Path, names: list[str], field: str) -> str:
   """Returns the column of a parquet file that holds a field."""
   column = field if field in names else field.partition(".")[0]
   if column not in names:
@@ -144,9 +150,7 @@ def _column(path: pathlib.Path, names: list[str], field: str) -> str:
   return column
 
 
-def _read_paragraphs(
-  path: pathlib.Path, field: str, tally: Tally
-) -> Iterator[str]:
+def _read_paragraphs(path: Path, field: str, tally: Tally) -> Iterator[str]:
   del field  # Plain text has no fields.
   lines: list[str] = []
   size = 0
@@ -162,7 +166,7 @@ def _read_paragraphs(
     yield "\n".join(lines)
 
 
-def _read_json(path: pathlib.Path, field: str, tally: Tally) -> Iterator[str]:
+def _read_json(path: Path, field: str, tally: Tally) -> Iterator[str]:
   for number, line in _lines(path, tally):
     if not line.strip():
       continue
@@ -174,9 +178,7 @@ def _read_json(path: pathlib.Path, field: str, tally: Tally) -> Iterator[str]:
       tally.bad(f"{path}:{number}", str(error))
 
 
-def _read_parquet(
-  path: pathlib.Path, field: str, tally: Tally
-) -> Iterator[str]:
+def _read_parquet(path: Path, field: str, tally: Tally) -> Iterator[str]:
   import pyarrow.parquet  # Heavy, for this format only.
 
   is_packed = path.suffix.lower() in compressed.ENDINGS
@@ -200,7 +202,7 @@ def _read_parquet(
     tally.bad(str(path), f"damaged parquet file, its rest is left out: {error}")
 
 
-def _lines(path: pathlib.Path, tally: Tally) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, tally: Tally) -> Iterator[tuple[int, str]]:
   """Yields (number from 1, line) for each line that is valid UTF-8."""
   number = 0
   try:
@@ -227,9 +229,7 @@ def _lines(path: pathlib.Path, tally: Tally) -> Iterator[tuple[int, str]]:
     tally.bad(str(path), "empty file")
 
 
-def _checked_chunks(
-  chunks: Iterable[bytes], path: pathlib.Path
-) -> Iterator[bytes]:
+def _checked_chunks(chunks: Iterable[bytes], path: Path) -> Iterator[bytes]:
   """Yields the chunks; raises UserError where they start as no UTF-8 does."""
   head = b""
   for chunk in chunks:

@@ -102,8 +102,13 @@ class WindowEncoder:
 
   def _windows(self, parts: list[list[int]]) -> list[NDArray[np.int32]]:
     ids = np.array(list(itertools.chain(*parts)), np.int32)
-    if len(ids) and ids.max() >= self._spec.vocab_size:
-      self._refuse(int(ids.max()))
+    if len(ids) and (highest := int(ids.max())) >= self._spec.vocab_size:
+      raise errors.UserError(
+        f"{self._spec.name} gives the id {highest} "
+        f"({self._tokenizer.id_to_token(highest)!r}), but the teacher's token "
+        f"table has {self._spec.vocab_size} rows; expected smaller ids; use "
+        "the tokenizer that belongs to the teacher"
+      )
     # Some vocabularies list the special tokens as ordinary pieces too.
     ids = ids[~self._forbidden[ids]]
     return [
@@ -112,14 +117,6 @@ class WindowEncoder:
       )
       for start in range(0, len(ids), self._room)
     ]
-
-  def _refuse(self, token_id: int) -> None:
-    raise errors.UserError(
-      f"{self._spec.name} gives the id {token_id} "
-      f"({self._tokenizer.id_to_token(token_id)!r}), but the teacher's token "
-      f"table has {self._spec.vocab_size} rows; expected smaller ids; use "
-      "the tokenizer that belongs to the teacher"
-    )
 
 
 def _special_ids_around(

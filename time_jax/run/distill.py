@@ -139,7 +139,7 @@ class Distillation(loop.Job):
     config: config of the run.
     objective: the relation loss, with teacher and student.
     mesh: devices of the run.
-    record: what every checkpoint says of the run, see `run_record`.
+    record: what every checkpoint records of the run, see `run_record`.
   """
 
   tells_speed = True

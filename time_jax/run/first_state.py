@@ -1,4 +1,4 @@
-"""The state that a session of a run begins with."""
+"""The state that a run starts with, or continues from."""
 
 from collections.abc import Collection
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is known of the model in a workdir that `import` made."""
+"""The model that `import` put into a workdir, and what is recorded of it."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -22,7 +22,14 @@ def is_imported(checkpoints: CheckpointReader) -> bool:
 
 
 def origin(checkpoints: CheckpointReader) -> dict[str, Any]:
-  """Returns what all checkpoints say of the imported model, if there is one."""
+  """Returns what is recorded of an imported model in all later checkpoints.
+
+  Args:
+    checkpoints: the workdir's checkpoints.
+
+  Returns:
+    The facts as "imported"; empty if the workdir's student was not imported.
+  """
   if 0 not in checkpoints.steps():
     return {}
   imported = checkpoints.metadata(0)["imported"]
@@ -30,14 +37,14 @@ def origin(checkpoints: CheckpointReader) -> dict[str, Any]:
 
 
 def mark_imported(workdir: Path, imported: Mapping[str, Any]) -> None:
-  """Writes down that a workdir's first weights were imported.
+  """Records in a file that the first weights of a workdir were imported.
 
-  Without the file, a workdir whose checkpoints are gone would be taken for a
-  new one.
+  Without it, a workdir that has lost its checkpoints would look like a new one.
 
   Args:
     workdir: folder with a checkpoint of step 0.
-    imported: what that checkpoint says of the model; empty writes nothing.
+    imported: what that checkpoint records of the model; if empty, no file is
+      written.
   """
   if imported and not (workdir / _MARK).exists():
     facts = {n: imported[n] for n in _FACTS if n in imported}
@@ -45,14 +52,14 @@ def mark_imported(workdir: Path, imported: Mapping[str, Any]) -> None:
 
 
 def check_not_lost(workdir: Path, checkpoints: Collection[Any]) -> None:
-  """Checks that a run does not start anew where an imported student is gone.
+  """Refuses to start anew in a workdir that has lost its imported student.
 
   Args:
     workdir: folder of the run.
     checkpoints: the checkpoints in it.
 
   Raises:
-    UserError: there is no checkpoint, and there was an imported one.
+    UserError: there is no checkpoint, although one was imported.
   """
   if checkpoints:
     return
@@ -87,13 +94,13 @@ def shape_of(
 
 
 def vocabulary_sha256(workdir: Path) -> str:
-  """Returns the hash of a vocabulary whose model came without its tokenizer.
+  """Returns the SHA-256 of the vocabulary of a model without a tokenizer.
 
   Args:
     workdir: folder that `import` made.
 
   Returns:
-    The hash, as far as it is recorded; else an empty string.
+    The hash as it was recorded; empty if it was not.
   """
   mark = workdir / _MARK
   return files.read_json(mark).get("words", "") if mark.exists() else ""

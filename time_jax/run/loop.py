@@ -38,11 +38,11 @@ class Schedule:
 
   Attributes:
     num_steps: steps of the whole run.
-    eval_every: the state is evaluated at multiples of it and at the last step;
-      None evaluates never.
-    save_every: the state is saved at multiples of each, after each evaluation
-      and at the last step.
-    log_every: metrics are recorded at multiples of each.
+    eval_every: the state is evaluated at multiples of this number and at the
+      last step; None: it is never evaluated.
+    save_every: the state is saved at multiples of each of these numbers, after
+      each evaluation and at the last step.
+    log_every: metrics are recorded at multiples of each of these numbers.
   """
 
   num_steps: int
@@ -67,7 +67,9 @@ class Schedule:
 
 
 class Job(abc.ABC):
-  """What is trained. States and metrics are those of all students, by name.
+  """Defines what is trained: batches, steps, scores and checkpoints.
+
+  States and metrics are always those of all students, by name.
 
   Attributes:
     workdir: folder of the run.
@@ -103,17 +105,17 @@ class Job(abc.ABC):
     """Starts a step, counted from 1, and returns without waiting for it."""
 
   def notice(self, done: int) -> str:
-    """Returns what people are told after `done` steps."""
+    """Returns a line to print after `done` steps; empty: there is none."""
     del done
     return ""
 
   @abc.abstractmethod
   def reason_to_end(self, step: int, skipped_in_a_row: int) -> str:
-    """Returns why skipped steps end the run; empty where it goes on."""
+    """Returns why skipped steps end the run; empty: it goes on."""
 
   @abc.abstractmethod
   def advice(self, saved: int) -> str:
-    """Returns what to do then, with a newest checkpoint of step `saved`."""
+    """Says how to go on after that; the newest checkpoint is of `saved`."""
 
   @abc.abstractmethod
   def lacks_evaluation(self, done: int) -> bool:
@@ -127,7 +129,7 @@ class Job(abc.ABC):
 
   @abc.abstractmethod
   def describe_scores(self, step: int, scores: Mapping[str, float]) -> str:
-    """Returns the scores in a line for people."""
+    """Returns a line to print that shows the scores."""
 
   @abc.abstractmethod
   def trees(self, states: States) -> dict[str, Any]:
@@ -135,7 +137,7 @@ class Job(abc.ABC):
 
   @abc.abstractmethod
   def metadata(self, states: States) -> dict[str, Any]:
-    """Returns what a checkpoint says of itself, as JSON."""
+    """Returns what a checkpoint records of itself, as JSON values."""
 
   def is_over(self) -> bool:
     """Returns whether the run ends before its last step."""
@@ -196,7 +198,7 @@ def train(
 
 
 class _StopError(Exception):
-  """Told to stop in the middle of an evaluation."""
+  """The run was told to stop in the middle of an evaluation."""
 
 
 @dataclasses.dataclass(frozen=True)

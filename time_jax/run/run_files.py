@@ -19,7 +19,17 @@ SHAPE = "student.json"
 
 
 def read_config(workdir: Path) -> ConfigDict:
-  """Returns the config that the run in `workdir` was started with."""
+  """Returns the config that a run was started with.
+
+  Args:
+    workdir: folder of a run of `distill`.
+
+  Returns:
+    All fields; those that did not exist then have their defaults.
+
+  Raises:
+    UserError: there is no such run, or its config is damaged.
+  """
   path = workdir / "config.json"
   if not path.exists():
     raise UserError(
@@ -37,7 +47,7 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def write_shape(workdir: Path, shape: BertConfig) -> None:
-  """Writes a student's sizes, so that later nobody must ask the teacher."""
+  """Writes a student's sizes, so that they are known without the teacher."""
   atomic_file.write_json(workdir / SHAPE, dataclasses.asdict(shape))
 
 

@@ -1,4 +1,4 @@
-"""What a run's checkpoints say of its settings, and whether it is the same."""
+"""The record of a run in its checkpoints, by which it is known again."""
 
 import importlib.metadata
 import json
@@ -10,11 +10,7 @@ from ml_collections import ConfigDict
 
 from time_jax.config import changes
 from time_jax.config.distill import flatten
-from time_jax.config.recorded import (
-  completed,
-  differences,
-  harmless_differences,
-)
+from time_jax.config.recorded import completed, differences
 from time_jax.core.errors import UserError
 from time_jax.hf import files, weight_files
 from time_jax.parallel import host_collectives
@@ -31,7 +27,7 @@ _PATHS = ("data.folder", "teacher.path")
 def make_record(
   config: ConfigDict, teacher: str, rows: corpus.Corpus
 ) -> dict[str, Any]:
-  """Returns what every checkpoint of a run says of it, as JSON.
+  """Returns what every checkpoint of a run records of it, as JSON values.
 
   Args:
     config: config of the run.
@@ -112,10 +108,9 @@ def check_same(before: dict[str, Any], now: dict[str, Any], step: int) -> None:
   """
   # Older runs did not record their rows.
   before = {ROWS: now[ROWS]} | completed(before)
-  compared, train, train_now = before, before["train"], now["train"]
-  if changes.agree(train["changes"], train_now["changes"], step):
-    same = {"changes": train_now["changes"]}
-    compared = before | {"train": train | same}
+  compared, train, planned = before, before["train"], now["train"]["changes"]
+  if changes.agree(train["changes"], planned, step):
+    compared = before | {"train": train | {"changes": planned}}
   if changed := differences(compared, now):
     raise UserError(
       "this workdir belongs to another run: " + "; ".join(changed) + ". Use "
@@ -124,8 +119,8 @@ def check_same(before: dict[str, Any], now: dict[str, Any], step: int) -> None:
       + _as_change(compared, now, step)
     )
   if jax.process_index() == 0:
-    lines = differences(before, now) + harmless_differences(before, now)
-    for line in lines:
+    harmless = differences(before, now, harmless=True)
+    for line in differences(before, now) + harmless:
       print(f"changed since step {step}: {line}", file=sys.stderr, flush=True)
 
 
@@ -136,14 +131,14 @@ def _other_weights(before: dict[str, Any], now: dict[str, Any]) -> str:
     return ""
   folder = files.resolve(path, allow_pickle)
   layout = weight_files.find_weights(folder, allow_pickle)
-  index = layout.ignored_index
-  if not index:
+  if not layout.ignored_index:
     return ""
   single = layout.paths[0].name
   return (
-    f" {folder} holds {single} and {index}: earlier versions read the "
-    "files that the index names, this one reads the whole file. If the run "
-    f"began with those, move {single} to another folder and start it again."
+    f" {folder} holds {single} and {layout.ignored_index}: earlier versions "
+    "read the files that the index names, this one reads the whole file. If "
+    f"the run began with those, move {single} to another folder and start it "
+    "again."
   )
 
 

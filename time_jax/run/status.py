@@ -1,15 +1,13 @@
-"""`status`: tells from its files how a run is doing; needs no JAX."""
+"""`status`: says from the files of a run how it is doing, without JAX."""
 
-import contextlib
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Sequence
 
 from time_jax.checkpoint import checksums, layout
 from time_jax.config import changes
-from time_jax.core.display import aligned_table
+from time_jax.core.display import aligned_table, number
 from time_jax.core.errors import (
   DAMAGED_JSON,
   EXIT_BAD_INPUT,
@@ -19,15 +17,17 @@ from time_jax.core.errors import (
   UserError,
   explain_refusal,
 )
+from time_jax.core.storage.atomic_file import read_json
 from time_jax.core.storage.paths import Path
 from time_jax.telemetry import history
 from time_jax.telemetry.goodput import KINDS
 from time_jax.telemetry.history import METRIC, Row
 
-# A run is silent after this many times the usual time between its records, but
-# not before so many seconds; starting and compiling may take longer.
+# A run counts as silent when its last record is older than this many times the
+# usual time between two records, and older than this many seconds.
 _SILENT_FACTOR = 10
 _SILENT_SECONDS = 120.0
+# Before its first record it gets more time, to start and to compile.
 _START_SECONDS = 1800.0
 
 
@@ -35,18 +35,19 @@ def status_command(workdir: Path, plot: Path | None = None) -> int:
   """Prints progress, health, speed, losses and goodput of a run.
 
   Args:
-    workdir: folder of a run of `distill`, which may be running.
-    plot: PNG file to draw the losses into.
+    workdir: folder of a run of `distill`, which may still be going on.
+    plot: file to draw the losses into, as a PNG; None: no picture is drawn.
 
   Returns:
-    0; EXIT_RUN_FAILED if the run failed, or is silent for too long.
+    The exit code: EXIT_RUN_FAILED if the run has failed or has been silent for
+    too long, otherwise 0.
 
   Raises:
-    UserError: there is no run, or the plot cannot be written.
+    UserError: the folder holds no run, or the picture cannot be written.
   """
   rows = history.read_metrics(workdir)
   sessions = history.read_sessions(workdir)
-  num_steps, problems = _num_steps(workdir)
+  num_steps, changed, problems = _read_config(workdir)
   if not rows and not sessions:
     raise UserError(
       f"no run in {workdir}: neither metrics.jsonl nor sessions.jsonl has a "
@@ -66,10 +67,11 @@ def status_command(workdir: Path, plot: Path | None = None) -> int:
     "restarts": _restarts(sessions),
     "checkpoints": _checkpoints(workdir, rows),
     "skipped": _skipped(rows),
-    "changes": _changes(workdir),
+    "changes": "; ".join(changes.line(*change) for change in changed.items()),
     "note": "; ".join(problems),
   }
-  print(f"{workdir}: {word}, {_progress(step, num_steps)}")
+  of_all = f" of {num_steps:,} ({step / num_steps:.1%})" if num_steps else ""
+  print(f"{workdir}: {word}, step {step:,}{of_all}")
   for name, text in lines.items():
     if text:
       print(f"  {name:<12} {text}")
@@ -82,12 +84,17 @@ def status_command(workdir: Path, plot: Path | None = None) -> int:
 
 
 def print_summary(workdir: Path, num_steps: int) -> None:
-  """Draws the losses of a finished run, and prints a summary."""
+  """Draws the losses of a finished run, and prints a summary of it.
+
+  Args:
+    workdir: folder of the run; the picture is its `loss.png`.
+    num_steps: number of steps of the run.
+  """
   rows = history.read_metrics(workdir)
   history.plot_losses(workdir)
   print(f"Done: {num_steps} steps.")
   for key, name in (("train/loss", "training"), (METRIC, "held-out")):
-    values = [value for _, value in history.curve(rows, key)]
+    values = _values(rows, key)
     if len(values) > 1:
       print(
         f"  relation loss, {name} text: {values[0]:.4f} -> {values[-1]:.4f}"
@@ -95,27 +102,27 @@ def print_summary(workdir: Path, num_steps: int) -> None:
   print(f"  curve: {workdir / 'loss.png'}")
   if (workdir / "profile").exists():
     print(f"  trace: {workdir / 'profile'}")
-  then = "choose" if history.curve(rows, METRIC) else "export"
+  then = "choose" if _values(rows, METRIC) else "export"
   print(f"Next: python -m time_jax {then} --workdir={workdir}")
 
 
-def _num_steps(workdir: Path) -> tuple[int | None, list[str]]:
-  """Returns the run's number of steps, and problems with reading it."""
-  path = workdir / "config.json"
+def _read_config(
+  workdir: Path,
+) -> tuple[int | None, changes.Changes, list[str]]:
+  """Returns a run's number of steps, its changes, and what is unreadable."""
+  num_steps, changed, problems = None, {}, []
   try:
-    return int(json.loads(path.read_text())["train"]["num_steps"]), []
+    train = read_json(workdir / "config.json")["train"]
+    num_steps = int(train["num_steps"])
+    changed = changes.parse(train.get("changes", ""))
   except (OSError, *DAMAGED_JSON) as error:
-    return None, [f"{path.name} cannot be read ({type(error).__name__})"]
+    problems = [f"config.json cannot be read ({type(error).__name__})"]
+  return num_steps, changed, problems
 
 
-def _changes(workdir: Path) -> str:
-  """Describes the changes of `train.changes`."""
-  try:
-    config = json.loads((workdir / "config.json").read_text())
-    parsed = changes.parse(config["train"].get("changes", ""))
-  except (OSError, *DAMAGED_JSON):  # `_num_steps` says so.
-    return ""
-  return "; ".join(changes.line(*change) for change in parsed.items())
+def _values(rows: Sequence[Row], name: str) -> list[float]:
+  """Returns the recorded values of a metric, in the order of the steps."""
+  return [value for _, value in history.curve(rows, name)]
 
 
 def _state(
@@ -124,16 +131,17 @@ def _state(
   over: bool,
   now: float,
 ) -> tuple[str, str, bool]:
-  """Judges whether a run is going on.
+  """Judges from the records of a run whether it is still going on.
 
   Args:
     rows: rows of its metrics.
     sessions: starts and ends of its sessions.
-    over: whether the checkpoint of the last step is there.
-    now: time, in Unix seconds.
+    over: whether there is a checkpoint of the run's last step.
+    now: the current time, in Unix seconds.
 
   Returns:
-    A word for the state, its reason, and whether the run is healthy.
+    The state in one word, what it was concluded from, and whether the run is
+    healthy.
   """
   last = sessions[-1] if sessions else {"event": "start"}
   if over and last.get("code") == EXIT_BAD_INPUT:
@@ -146,14 +154,15 @@ def _state(
     if code in (EXIT_PREEMPTED, EXIT_INTERRUPTED):
       return "stopped", f"{why or 'stopped'} {when}; start it again", True
     return "failed", f"{why or f'exit code {code}'} ({when})", False
-  times = _times(rows)
+  times = _values(rows, "time/unix")
   if over:
     return "done", "all steps are done", True
   since = max([last.get("time", 0.0), *times[-1:]])
   if not since:
     return "unknown", "the files tell no times", True
   age = max(now - since, 0.0)
-  usual = _usual(times)
+  gaps = [b - a for a, b in itertools.pairwise(times[-50:]) if b > a]
+  usual = statistics.median(gaps) if gaps else 0.0
   fresh = not times or times[-1] <= last.get("time", 0.0)
   limit = (
     _START_SECONDS if fresh else max(_SILENT_SECONDS, _SILENT_FACTOR * usual)
@@ -166,40 +175,25 @@ def _state(
   return "silent", text + "; it hangs, was killed, or lost its host", False
 
 
-def _times(rows: Sequence[Row]) -> list[float]:
-  return [value for _, value in history.curve(rows, "time/unix")]
-
-
-def _usual(times: Sequence[float]) -> float:
-  recent = list(times[-50:])
-  gaps = [b - a for a, b in itertools.pairwise(recent) if b > a]
-  return statistics.median(gaps) if gaps else 0.0
-
-
-def _progress(step: int, num_steps: int | None) -> str:
-  if not num_steps:
-    return f"step {step:,}"
-  return f"step {step:,} of {num_steps:,} ({step / num_steps:.1%})"
-
-
 def _speed(rows: Sequence[Row], to_do: int | None, running: bool) -> str:
-  speeds = [v for _, v in history.curve(rows, "perf/steps_per_second")][-20:]
-  if not speeds:
-    return ""
-  speed = statistics.median(speeds)
-  text = f"{speed:.3g} steps/s"
+  """Describes the last 20 records; estimates the time of the steps to do."""
+  text, speed = "", 0.0
   for name, form in (
-    ("perf/tokens_per_second", ", {:,.0f} tokens/s"),
-    ("perf/input_wait", ", {:.0%} of it waiting for input"),
+    ("steps_per_second", "{:.3g} steps/s"),
+    ("tokens_per_second", ", {:,.0f} tokens/s"),
+    ("input_wait", ", {:.0%} of it waiting for input"),
   ):
-    values = [v for _, v in history.curve(rows, name)][-20:]
-    text += form.format(statistics.median(values)) if values else ""
+    if values := _values(rows, f"perf/{name}")[-20:]:
+      median = statistics.median(values)
+      speed = speed or median
+      text += form.format(median)
   if running and to_do and speed > 0:
     text += f"; {_duration(to_do / speed)} left"
   return text
 
 
 def _goodput(rows: Sequence[Row], sessions: Sequence[Row]) -> str:
+  """Describes what the time since the run's first start was spent on."""
   known = [row for row in rows if isinstance(row.get("time/steps"), float)]
   if not known or not sessions:
     return ""
@@ -219,14 +213,13 @@ def _restarts(sessions: Sequence[Row]) -> str:
   starts = [row for row in sessions if row["event"] == "start"]
   if not starts:
     return ""
-  last = starts[-1]
-  names = ("devices", "kind", "processes")
-  devices, kind, processes = (last.get(name, "?") for name in names)
-  where = f"{devices} x {kind} in {processes} process(es)"
+  last = dict.fromkeys(("devices", "kind", "processes"), "?") | starts[-1]
+  where = "{devices} x {kind} in {processes} process(es)".format_map(last)
   return f"{len(starts) - 1}; last on {where}"
 
 
 def _checkpoints(workdir: Path, rows: Sequence[Row]) -> str:
+  """Describes a run's checkpoints, and the time that saving them took."""
   folders = layout.step_folders(workdir)
   text = "none"
   if folders:
@@ -235,21 +228,23 @@ def _checkpoints(workdir: Path, rows: Sequence[Row]) -> str:
     sealed = any(map(checksums.exist, folders))
     if why := sealed and checksums.find_damage(folders[-1], quick=True):
       text += f", which is damaged: {why}"
-  if saving := history.curve(rows, "run/saving"):
-    text += f"; {_duration(saving[-1][1])} of saving, beside the steps too"
-  with contextlib.suppress(OSError):
-    aside = len(list((workdir / layout.DAMAGED).iterdir()))
-    text += f"; {aside} damaged in {workdir / layout.DAMAGED}" if aside else ""
+  if saving := _values(rows, "run/saving"):
+    text += f"; {_duration(saving[-1])} of saving, beside the steps too"
+  damaged = workdir / layout.DAMAGED
+  if count := len(list(damaged.glob("*"))):
+    text += f"; {count} damaged in {damaged}"
   return text
 
 
 def _skipped(rows: Sequence[Row]) -> str:
-  skipped = history.curve(rows, "train/skipped")
-  if not skipped or not skipped[-1][1]:
+  """Counts the skipped steps; those whose loss or gradient jumped, as well."""
+  skipped = _values(rows, "train/skipped")
+  if not skipped or not skipped[-1]:
     return ""
-  spikes = history.curve(rows, "train/spikes")
-  of_them = f", {spikes[-1][1]} of them spikes" if spikes else ""
-  return f"{skipped[-1][1]} steps{of_them}"
+  spikes = _values(rows, "train/spikes")
+  return f"{skipped[-1]} steps" + (
+    f", {spikes[-1]} of them spikes" if spikes else ""
+  )
 
 
 def _table(rows: Sequence[Row], lines: int = 8) -> list[str]:
@@ -262,14 +257,10 @@ def _table(rows: Sequence[Row], lines: int = 8) -> list[str]:
   places = {round(i * (len(steps) - 1) / (lines - 1)) for i in range(lines)}
   table = [["step", "training", "held-out"]]
   for step in [steps[i] for i in sorted(places)]:
-    before = [train[s] for s in sorted(train) if s <= step]
-    table.append(
-      [
-        f"{step:,}",
-        f"{before[-1]:.4f}" if before else "-",
-        f"{held_out[step]:.4f}" if step in held_out else "-",
-      ]
-    )
+    # The newest by then: training losses may be recorded at other steps.
+    logged = [train[s] for s in sorted(train) if s <= step] or [None]
+    losses = logged[-1], held_out.get(step)
+    table.append([f"{step:,}", *(number(loss, ".4f") for loss in losses)])
   return ["", *aligned_table(table, ">").splitlines(), ""]
 
 
@@ -293,6 +284,7 @@ def _next(word: str, workdir: Path) -> str:
 
 
 def _duration(seconds: float) -> str:
+  """Returns seconds in the largest unit of which there are at least two."""
   for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
     if seconds >= 2 * size:
       return f"{seconds / size:.1f} {unit}"
