@@ -33,7 +33,7 @@ RELATIONS = {"qq": 1.0, "kk": 1.0, "vv": 1.0}
 ADAMW = dict(b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, clip_norm=1.0)
 
 
-def make_step(objective, *, peak_lr=6e-4, **changes):
+def make_step(objective, *, peak_lr=1e-2, **changes):
   """Returns the step with its constants bound, and its settings."""
   schedule = functools.partial(
     optimizer.warmup_linear_decay,
@@ -52,23 +52,25 @@ def state_of(params, tx):
   return TrainState(zero, params, tx.init(params), zero, zero)
 
 
-@pytest.mark.parametrize("implementation", ["dense", "one_pass"])
-def test_five_steps_of_the_reference(golden, mesh, implementation):
+@pytest.fixture(scope="module")
+def reference(golden, mesh):
+  """The reference's settings, teacher and student, and first parameters."""
   folder = golden / "end_to_end"
   settings = json.loads((folder / "settings.json").read_text())
-  teacher = load.load_teacher(
-    str(folder / "teacher"),
-    settings["teacher_layer"],
-    dtype=FLOAT32,
-    mesh=mesh,
-  )
-  student, params = load.load_encoder(
-    folder / "student_init", dtype=FLOAT32, mesh=mesh
-  )
+  layer, how = settings["teacher_layer"], dict(dtype=FLOAT32, mesh=mesh)
+  teacher = load.load_teacher(str(folder / "teacher"), layer, **how)
+  student, params = load.load_encoder(folder / "student_init", **how)
+  return settings, teacher, student, params
+
+
+@pytest.mark.parametrize("implementation", ["dense", "one_pass"])
+def test_five_steps_of_the_reference(golden, reference, implementation):
+  folder = golden / "end_to_end"
+  settings, teacher, student, params = reference
   objective = Objective(
     teacher, student, settings["relation_heads"], RELATIONS, implementation
   )
-  step, constants = make_step(objective)
+  step, constants = make_step(objective, peak_lr=settings["learning_rate"])
   step = jax.jit(step)
   state = state_of(params, constants.tx)
   expected = np.load(folder / "trajectory.npz")
@@ -100,25 +102,38 @@ def test_five_steps_of_the_reference(golden, mesh, implementation):
       np.testing.assert_array_equal(values, initial[name], err_msg=name)
 
 
-def tiny_problem(mesh, dropout=0.0):
-  """A teacher and a student of different widths, and packed batches."""
-  sizes = dict(vocab_size=64, num_heads=4, intermediate_size=64)
-  rates = dict(dropout=dropout, attention_dropout=dropout)
-  wide = bert.BertConfig(hidden_size=48, num_layers=3, **sizes)
-  thin = bert.BertConfig(hidden_size=32, num_layers=3, **sizes, **rates)
+SIZES = dict(vocab_size=64, num_heads=4, intermediate_size=64, num_layers=3)
+
+
+@functools.cache
+def tiny_teacher(mesh):
   hf_config = {
     "model_type": "bert",
-    "vocab_size": 64,
-    "hidden_size": wide.hidden_size,
-    "num_hidden_layers": wide.num_layers,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
+    "vocab_size": SIZES["vocab_size"],
+    "hidden_size": 48,
+    "num_hidden_layers": SIZES["num_layers"],
+    "num_attention_heads": SIZES["num_heads"],
+    "intermediate_size": SIZES["intermediate_size"],
     "max_position_embeddings": 32,
     "initializer_range": 0.3,
   }
-  teacher = load.random_teacher(hf_config, 2, seed=5, dtype=FLOAT32, mesh=mesh)
-  student = bert.Encoder(thin, thin.num_layers)
-  return Objective(teacher, student, 8, RELATIONS, "one_pass")
+  return load.random_teacher(hf_config, 2, seed=5, dtype=FLOAT32, mesh=mesh)
+
+
+def tiny_problem(mesh, dropout=0.0):
+  """A teacher and a student of different widths."""
+  rates = dict(dropout=dropout, attention_dropout=dropout)
+  config = bert.BertConfig(hidden_size=32, **SIZES, **rates)
+  student = bert.Encoder(config, config.num_layers)
+  return Objective(tiny_teacher(mesh), student, 8, RELATIONS, "one_pass")
+
+
+@functools.cache
+def first_state():
+  """State of step 0 on one device, from which all runs start."""
+  mesh = make_mesh(1, 1, 1)
+  objective = tiny_problem(mesh)
+  return init_state(objective.init, make_step(objective)[1], mesh)
 
 
 def tiny_rows(step):
@@ -134,9 +149,21 @@ def tiny_rows(step):
   }
 
 
-def run_three_steps(mesh, *, how="jit", dropout=0.0, accumulation=1):
+def three_steps(step, state, teacher, put_batch):
+  """The last state, and the metrics of every step."""
+  history = []
+  for i in range(3):
+    state, metrics = step(state, teacher, put_batch(tiny_rows(i)))
+    history.append({k: np.asarray(v) for k, v in metrics.items()})
+  return state, history
+
+
+@functools.cache
+def compiled_for(*sizes, how="jit", dropout=0.0, accumulation=1):
+  """A step for a mesh, and its state of step 0 and teacher, not donated."""
+  mesh = make_mesh(*sizes)
   objective = tiny_problem(mesh, dropout)
-  step, settings = make_step(objective, accumulation=accumulation, peak_lr=1e-2)
+  step, settings = make_step(objective, accumulation=accumulation)
   abstract = abstract_state(objective.init, settings, mesh)
   spread = (
     partitioning.with_jit(step, abstract, mesh, 16)
@@ -144,16 +171,18 @@ def run_three_steps(mesh, *, how="jit", dropout=0.0, accumulation=1):
     else partitioning.with_pmap(step, mesh)
   )
   # The same start everywhere, to the last bit.
-  start = init_state(objective.init, settings, make_mesh(1, 1, 1))
   start = jax.tree.map(
-    lambda x, a: jax.device_put(np.asarray(x), a.sharding), start, abstract
+    lambda x, a: jax.device_put(np.asarray(x), a.sharding),
+    first_state(),
+    abstract,
   )
-  state = spread.put(start)
-  teacher = spread.put(objective.teacher.params)
-  history = []
-  for i in range(3):
-    state, metrics = spread.step(state, teacher, spread.put_batch(tiny_rows(i)))
-    history.append({k: np.asarray(v) for k, v in metrics.items()})
+  return spread, spread.put(start), spread.put(objective.teacher.params)
+
+
+def run_three_steps(*sizes, **how):
+  spread, start, teacher = compiled_for(*sizes, **how)
+  copy = jax.tree.map(jnp.copy, start)
+  state, history = three_steps(spread.step, copy, teacher, spread.put_batch)
   return spread.get(state), history
 
 
@@ -171,11 +200,31 @@ def assert_same_run(found, expected, atol=1e-5):
 
 
 @pytest.fixture(scope="module")
-def single_device():
-  return {
-    dropout: run_three_steps(make_mesh(1, 1, 1), dropout=dropout)
-    for dropout in (0.0, 0.2)
-  }
+def compiled():
+  """Name -> (objective, step, state of step 0); without mesh and donation."""
+  mesh, made = make_mesh(1, 1, 1), {}
+  for name, dropout, guards in (
+    ("plain", 0.0, {}),
+    ("dropout", 0.2, {}),
+    ("guarded", 0.0, {"spike": 6.0, "ema": 0.3}),
+  ):
+    objective = tiny_problem(mesh, dropout)
+    step, settings = make_step(objective, **guards)
+    state = init_state(objective.init, settings, mesh)
+    made[name] = objective, jax.jit(step), state
+  return made
+
+
+@pytest.fixture(scope="module")
+def single_device(compiled):
+  """Dropout -> the run of one device."""
+  runs = {}
+  for dropout, name in (0.0, "plain"), (0.2, "dropout"):
+    objective, step, state = compiled[name]
+    runs[dropout] = three_steps(
+      step, state, objective.teacher.params, lambda rows: make_batch(**rows)
+    )
+  return runs
 
 
 @pytest.mark.parametrize(
@@ -189,7 +238,7 @@ def single_device():
 )
 def test_any_mesh_gives_the_single_device_run(single_device, sizes):
   """Dropout included: its masks do not depend on the mesh."""
-  found = run_three_steps(make_mesh(*sizes), dropout=0.2)
+  found = run_three_steps(*sizes, dropout=0.2)
   assert_same_run(found, single_device[0.2])
   kernel = found[0].params["layers"]["ffn_in"]["kernel"]
   shard = kernel.addressable_shards[0].data.shape
@@ -199,13 +248,13 @@ def test_any_mesh_gives_the_single_device_run(single_device, sizes):
 
 
 def test_pmap_gives_the_single_device_run(single_device):
-  found = run_three_steps(make_mesh(8, 1, 1), how="pmap")
+  found = run_three_steps(8, 1, 1, how="pmap")
   assert_same_run(found, single_device[0.0])
 
 
 @pytest.mark.parametrize("how", ["jit", "pmap"])
 def test_micro_batches_give_the_same_run(single_device, how):
-  found = run_three_steps(make_mesh(2, 1, 1), how=how, accumulation=4)
+  found = run_three_steps(2, 1, 1, how=how, accumulation=4)
   assert_same_run(found, single_device[0.0])
 
 
@@ -217,16 +266,13 @@ def test_micro_batches_give_the_same_run(single_device, how):
 def test_micro_batches_give_the_same_run_on_any_mesh(sizes):
   """Whether each device adds up its own gradients or the compiler decides."""
   how = dict(dropout=0.2, accumulation=2)
-  alone = run_three_steps(make_mesh(1, 1, 1), **how)
-  assert_same_run(run_three_steps(make_mesh(*sizes), **how), alone)
+  alone = run_three_steps(1, 1, 1, **how)
+  assert_same_run(run_three_steps(*sizes, **how), alone)
 
 
 def test_training_changes_what_it_should(single_device):
   state, history = single_device[0.0]
-  objective = tiny_problem(make_mesh(1, 1, 1))
-  _, settings = make_step(objective)
-  fresh = init_state(objective.init, settings, make_mesh(1, 1, 1))
-  before = flax.traverse_util.flatten_dict(fresh.params)
+  before = flax.traverse_util.flatten_dict(first_state().params)
   after = flax.traverse_util.flatten_dict(state.params)
   for path in before:
     same = bool((before[path] == after[path]).all())
@@ -236,30 +282,15 @@ def test_training_changes_what_it_should(single_device):
   assert int(state.step) == 3
 
 
-def test_dropout_depends_on_seed_and_step_alone(mesh):
-  objective = tiny_problem(mesh, dropout=0.3)
-  step, settings = make_step(objective)
-  state = init_state(objective.init, settings, mesh)
+def test_dropout_depends_on_seed_and_step_alone(compiled):
+  objective, step, state = compiled["dropout"]
   rows = make_batch(**tiny_rows(0))
-  step = jax.jit(step)
   _, first = step(state, objective.teacher.params, rows)
   _, again = step(state, objective.teacher.params, rows)
   assert first["train/loss"] == again["train/loss"]
   later = dataclasses.replace(state, step=state.step + 1)
   _, other = step(later, objective.teacher.params, rows)
   assert first["train/loss"] != other["train/loss"]
-
-
-@pytest.fixture(scope="module")
-def compiled():
-  """Name -> (objective, step, state of step 0); compiled once for all tests."""
-  mesh = make_mesh(1, 1, 1)
-  objective, made = tiny_problem(mesh), {}
-  for name, guards in ("plain", {}), ("guarded", {"spike": 6.0, "ema": 0.3}):
-    step, settings = make_step(objective, **guards)
-    state = init_state(objective.init, settings, mesh)
-    made[name] = objective, jax.jit(step), state
-  return made
 
 
 def test_a_bad_step_changes_nothing_but_the_counters(compiled):
@@ -329,10 +360,8 @@ def test_the_average_is_one_and_touches_nothing_else(compiled):
 def test_sharded_init_equals_the_plain_one():
   objective = tiny_problem(make_mesh(1, 1, 1))
   _, settings = make_step(objective)
-  states = [
-    init_state(objective.init, settings, make_mesh(*sizes))
-    for sizes in ((1, 1, 1), (2, 2, 2))
-  ]
+  split = init_state(objective.init, settings, make_mesh(2, 2, 2))
+  states = first_state(), split
   for a, b in zip(*map(jax.tree.leaves, states), strict=True):
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-6)
 
@@ -350,28 +379,17 @@ def test_a_state_survives_being_taken_apart(extras):
   assert jax.tree.structure(again) == jax.tree.structure(state)
 
 
-@pytest.mark.parametrize("how", ["jit", "pmap"])
-def test_the_lowered_step_is_the_step_with_its_scopes(golden, how):
-  mesh = make_mesh(2, 1, 1)
-  hf_config = json.loads((golden / "bert" / "config.json").read_text())
-  teacher = load.random_teacher(hf_config, 2, seed=5, dtype=FLOAT32, mesh=mesh)
-  student = bert.Encoder(bert.BertConfig(96, 12, 2, 2, 24, max_positions=32), 2)
-  objective = Objective(teacher, student, 4, RELATIONS, "one_pass")
-  step, settings = make_step(objective)
-  state = init_state(objective.init, settings, mesh)
-  spread = partitioning.with_pmap(step, mesh)
-  if how == "jit":
-    abstract = abstract_state(objective.init, settings, mesh)
-    spread = partitioning.with_jit(step, abstract, mesh, 4)
-  row = {"tokens": np.ones((4, 8), np.int32), "segment_ids": np.ones((4, 8))}
-  arguments = spread.put(teacher.params), spread.put_batch(row)
-  state = spread.put(state)
+@pytest.mark.parametrize("how", [{"dropout": 0.2}, {"how": "pmap"}], ids=str)
+def test_the_lowered_step_is_the_step_with_its_scopes(how):
+  spread, state, teacher = compiled_for(8, 1, 1, **how)
+  arguments = teacher, spread.put_batch(tiny_rows(0))
   compiled = spread.lower(state, *arguments).compile()
   text = compiled.as_text()
   for scope in ("teacher", "student", "relations", "optimizer"):
     assert re.search(rf'op_name="[^"]*[/(]{scope}[/)]', text), scope
   assert not re.search(r'[/(]student[/)][^"]*[/(]teacher[/)]', text)
-  copy = jax.tree.map(jnp.copy, state)
-  found, _ = compiled(state, *arguments)
-  expected, _ = spread.step(copy, *arguments)
-  jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+  found, expected = (
+    step(jax.tree.map(jnp.copy, state), *arguments)
+    for step in (compiled, spread.step)
+  )
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
