@@ -29,7 +29,8 @@ if "FUZZ" not in os.environ:  # There, nothing may stand before the code.
     [f"time_jax.{name}" for name in _CHECKED], "beartype.beartype"
   )
 
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+# Each of a run's many small programs, too: together they take seconds.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
@@ -49,14 +50,10 @@ def golden() -> pathlib.Path:
 
 @pytest.fixture
 def one_process(monkeypatch):
-  """A run in this process: joining others is possible once, and only first."""
-  from time_jax.parallel import launcher_env, processes
+  """A run in this process."""
+  import alone
 
-  alone = launcher_env.ProcessSpec("alone", "localhost:1", 1, 0)
-  for name in ("initialize", "join"):
-    monkeypatch.setattr(processes, name, lambda: alone)
-  monkeypatch.setattr(processes, "hear_signals", lambda: None)
-  monkeypatch.setattr(processes, "preempted", lambda: False)
+  alone.stay_alone(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import alone
 import pytest
 import running
 
@@ -89,6 +90,17 @@ def test_the_flag_to_type():
 
 
 @pytest.mark.parametrize(
+  ("step", "value"),
+  [(2, "2:peak_lr=0.00125"), (4, "2:peak_lr=0.0025;4:peak_lr=0.00125")],
+)
+def test_the_way_on_lowers_the_rate_that_there_was(step, value):
+  config = default_config()
+  config.train.changes = "2:peak_lr=0.0025"
+  flag = f"add --config.train.changes='{value}' to the same command"
+  assert flag in changes.way_on(config, step)
+
+
+@pytest.mark.parametrize(
   ("more", "helps"),
   [({}, True), ({"max_skipped": 3}, True), ({"weight_decay": 0.5}, False)],
 )
@@ -112,18 +124,18 @@ CHANGE = "--config.train.changes=4:peak_lr=1e-3,spike=9,clip_norm=0.1"
 def changed(tiny, tmp_path_factory):
   """A run that changes after step 4, in one go."""
   workdir = tmp_path_factory.mktemp("changed")
-  code, output = running.run(running.command(tiny, workdir, *FLAGS, CHANGE))
-  assert code == 0, output
-  assert "after step 4: peak_lr 0.001, spike 9, clip_norm 0.1" in output
+  with pytest.MonkeyPatch.context() as patch:
+    alone.stay_alone(patch)
+    assert main.main(running.command(tiny, workdir, *FLAGS, CHANGE)) == 0
   return workdir
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_change_may_be_told_late(tiny, changed, tmp_path, capsys):
   """A run without it, resumed with it before it, is the run with it at once."""
   run = tmp_path / "run"
   words = running.command(tiny, run, *FLAGS)
-  code, output = running.run(words)
-  assert code == 0, output
+  assert main.main(words) == 0
   early = (running.saved(folder, 4) for folder in (run, changed))
   running.assert_same_state(*early)
   rates = {
@@ -136,9 +148,11 @@ def test_a_change_may_be_told_late(tiny, changed, tmp_path, capsys):
 
   for step in ("4", "6"):
     shutil.rmtree(run / "checkpoints" / step)
-  code, output = running.run([*words, CHANGE])
-  assert code == 0, output
-  assert "changed since step 2: train.changes: '' then, '4:peak_lr=" in output
+  capsys.readouterr()
+  assert main.main([*words, CHANGE]) == 0
+  told = "".join(capsys.readouterr())
+  assert "changed since step 2: train.changes: '' then, '4:peak_lr=" in told
+  assert "after step 4: peak_lr 0.001, spike 9, clip_norm 0.1" in told
   both = [running.saved(folder, 6) for folder in (run, changed)]
   running.assert_same_state(*both)
   assert any("usual" in path for path in both[0])

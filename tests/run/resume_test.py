@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -18,12 +19,12 @@ NUM_STEPS = 60
 FLAGS = (
   f"--config.train.num_steps={NUM_STEPS}",
   "--config.checkpoint.every=10",
-  "--config.eval.every=30",
+  # Evaluations that are cut off are in stopping_test.
+  "--config.data.validation=()",
   # Low enough that what rounding differs by between meshes does not grow.
   "--config.train.peak_lr=1e-3",
   # What one to four processes can share.
   "--config.train.global_batch_size=12",
-  "--config.eval.global_batch_size=12",
 )
 
 
@@ -35,10 +36,23 @@ def undisturbed(tiny, tmp_path_factory):
   return workdir
 
 
+@pytest.fixture
+def workdir(undisturbed, tmp_path):
+  """A run of its own, whose rows are prepared."""
+  shutil.copytree(undisturbed / "data", tmp_path / "data")
+  return tmp_path
+
+
+@pytest.fixture
+def command(tiny, workdir):
+  return running.command(tiny, workdir, *FLAGS)
+
+
 @pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
-def test_killed_it_ends_bit_equal(undisturbed, tiny, tmp_path, kills, capsys):
+def test_killed_it_ends_bit_equal(
+  undisturbed, command, tmp_path, kills, capsys
+):
   """And told to stop, which loses no step."""
-  command = running.command(tiny, tmp_path, *FLAGS)
   random = np.random.default_rng()
   moments = sorted(random.integers(1, NUM_STEPS - 20, size=kills))
   moments[-1] = max(moments[-1], NUM_STEPS // 2)  # Something is saved by then.
@@ -97,9 +111,8 @@ MESHES = {
 @pytest.mark.parametrize(
   "path", [(2, 1), pytest.param((4, 2, 1, 3), marks=pytest.mark.slow)]
 )
-def test_moved_to_other_processes(undisturbed, tiny, tmp_path, path):
+def test_moved_to_other_processes(undisturbed, command, tmp_path, path):
   """Stopped by SIGTERM, which all processes hear of: it loses no step."""
-  command = running.command(tiny, tmp_path, *FLAGS)
   reached = 0
   # Of this session; afterwards it goes slowly, or it would be over before JAX
   # has heard of the signal.
@@ -172,15 +185,11 @@ def test_two_runs_do_not_write_one_workdir(tiny, tmp_path, capsys, one_process):
   assert not {name for name in changed if not name.startswith("events")}
 
 
-def test_the_others_end_with_one_that_is_killed(tiny, tmp_path):
-  endless = ["--config.train.num_steps=1000000", "--config.eval.every=500000"]
-  command = running.command(tiny, tmp_path, *endless)
-  (tmp_path / "logs").mkdir()
-  process = running.start(command, 2, LOGS=str(tmp_path / "logs"))
-  running.wait_for(process, tmp_path, 5)
-  processes = running.processes_of(process)
-  os.kill(processes[1], signal.SIGKILL)
-  running.wait_until_gone(processes[0], 200)
-  output, _ = process.communicate(timeout=60)
-  assert process.returncode in (42, 137), output
+def test_the_others_end_with_one_that_is_killed(command, tmp_path):
+  logs = tmp_path / "logs"
+  logs.mkdir()
+  code, output = running.disturbed(
+    [*command, *MESHES[2]], "step:5:SIGKILL", 2, victim=1, LOGS=str(logs)
+  )
+  assert code in (42, 137), output
   assert "error: process 0 lost another process of the run" in output

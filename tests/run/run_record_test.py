@@ -3,10 +3,12 @@
 import json
 import shutil
 
+import alone
 import jax
 import numpy as np
 import pytest
 import running
+import tree_names
 
 from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.cli import main
@@ -32,12 +34,11 @@ def distill(tiny, run, *flags):
 
 @pytest.fixture(scope="module")
 def whole(tiny, tmp_path_factory):
-  """A finished run, in a process of its own."""
+  """A finished run."""
   workdir = tmp_path_factory.mktemp("whole")
-  devices = str(jax.device_count())
-  command = running.command(tiny, workdir, *FLAGS)
-  code, output = running.run(command, JAX_NUM_CPU_DEVICES=devices)
-  assert code == 0, output
+  with pytest.MonkeyPatch.context() as patch:
+    alone.stay_alone(patch)
+    assert distill(tiny, workdir) == 0
   return workdir
 
 
@@ -51,11 +52,7 @@ def begun(whole, tmp_path):
 
 
 def assert_same_end(run, whole):
-  """But for rounding: it had a process, and so a compilation, of its own."""
-  found, expected = running.saved(run, 6), running.saved(whole, 6)
-  assert found.keys() == expected.keys()
-  for path, leaf in found.items():
-    np.testing.assert_allclose(leaf, expected[path], atol=1e-6, err_msg=path)
+  running.assert_same_state(running.saved(run, 6), running.saved(whole, 6))
 
 
 def test_a_run_of_an_older_version_goes_on(tiny, whole, begun):
@@ -110,6 +107,13 @@ def test_the_average_is_what_is_used(tiny, tmp_path):
   run = tmp_path / "run"
   flags = "--config.train.ema=0.5", "--config.train.spike=6"
   assert distill(tiny, run, *flags) == 0
+  assert tree_names.saved_names(run / "checkpoints" / "6") == {
+    "params": tree_names.STUDENT,
+    "ema": tree_names.STUDENT,
+    "rest": tree_names.OPTIMIZER
+    | {"step", "skipped", "skipped_in_a_row"}
+    | {f"usual/{name}" for name in ("count", "mean", "spikes", "variance")},
+  }
   state = running.saved(run, 6, ("ema",))
   kernel = ("last", "ffn_in", "kernel")  # Not trained.
   np.testing.assert_array_equal(

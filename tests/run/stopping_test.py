@@ -3,6 +3,7 @@
 import pytest
 import running
 import tiny_ner
+import tree_names
 
 from time_jax.cli import main
 from time_jax.parallel import processes, watchdog
@@ -11,7 +12,7 @@ from time_jax.telemetry import history
 FLAGS = (
   "--config.checkpoint.every=2",
   "--config.eval.every=2",
-  "--config.train.num_steps=6",
+  "--config.train.num_steps=4",
   "--config.train.warmup_steps=1",
   # Low enough that what rounding differs by between meshes does not grow.
   "--config.train.peak_lr=1e-3",
@@ -47,15 +48,15 @@ def test_told_to_stop(distill, tmp_path, capsys, monkeypatch):
   whole, beats = tmp_path / "whole", []
   monkeypatch.setattr(watchdog.Watchdog, "beat", lambda self: beats.append(1))
   code, total = distill(whole)
-  assert code == 0 and set(evaluations(whole)) == {0, 2, 4, 6}
-  # Four evaluations of some batches each, and six steps.
-  batches, rest = divmod(total - 6, 4)
+  assert code == 0 and set(evaluations(whole)) == {0, 2, 4}
+  # Three evaluations of some batches each, and four steps.
+  batches, rest = divmod(total - 4, 3)
   assert batches > 1 and rest == 0
   assert len(beats) == total + 1  # The watchdog hears of every batch.
   rows, split = ("--config.mesh.fsdp=4",), ("--config.mesh.tensor=4",)
   for place, number, step, mesh, later_mesh in (
     ("in an evaluation", batches + 3, 2, rows, split),
-    ("in the last evaluation", total, 6, (), ()),
+    ("in the last evaluation", total, 4, (), ()),
   ):
     run = tmp_path / place
     code, _ = distill(run, *mesh, yes=number)
@@ -66,10 +67,10 @@ def test_told_to_stop(distill, tmp_path, capsys, monkeypatch):
     assert distill(run, *later_mesh)[0] == 0
     assert evaluations(run) == pytest.approx(evaluations(whole), 1e-5), place
     found, expected = running.losses(run), running.losses(whole)
-    assert found.keys() == expected.keys() == set(range(1, 7))
+    assert found.keys() == expected.keys() == set(range(1, 5))
     for i, (loss, checksum) in expected.items():
       assert found[i] == (pytest.approx(loss, abs=1e-5), checksum)
-  running.assert_same_state(running.saved(run, 6), running.saved(whole, 6))
+  running.assert_same_state(running.saved(run, 4), running.saved(whole, 4))
   assert distill(run) == (0, 0)  # Nothing is left to do, or to evaluate.
 
 
@@ -94,6 +95,12 @@ def test_finetuning_told_to_stop(monkeypatch, tmp_path, capsys, one_process):
   code, total = tune(whole)
   assert code == 0 and total % 2 == 0
   seed = "seed-101"
+  (*_, last) = (whole / seed / "checkpoints").glob("[0-9]*")
+  assert tree_names.saved_names(last) == {
+    "params": tree_names.MODEL,
+    "averaged": tree_names.MODEL,
+    "rest": tree_names.OPTIMIZER | {"step"},
+  }
   per_epoch = history.read_metrics(whole / seed)[-1]["step"] // 2
   assert total // 2 > per_epoch  # It asks in evaluations, too.
   expected = running.scores(whole / seed)

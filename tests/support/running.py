@@ -22,7 +22,7 @@ def environment(**more):
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": "1",
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "PYTHON": sys.executable,
     "USE_TORCH": "0",  # Of transformers: its import is half of a short run.
     **more,

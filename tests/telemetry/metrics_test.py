@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+import subprocess
 import sys
 
 import numpy as np
@@ -126,6 +127,15 @@ def test_tensorboard_has_the_same_numbers(tmp_path):
     (2, "eval/relation_loss", 0.125),
     (2, "train/loss", 0.5),
   ]
+
+
+def test_pytorch_is_not_imported():
+  """Nor hidden from whoever needs it later."""
+  program = (
+    "import sys; from time_jax.telemetry import metrics; "
+    "sys.exit('torch' in sys.modules)"
+  )
+  subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_lines_where_there_is_no_terminal(tmp_path, capsys, monkeypatch):

@@ -9,17 +9,34 @@ from collections.abc import Mapping
 from typing import Any
 
 import tqdm
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
 
 from time_jax.core.storage import atomic_file, lease
 from time_jax.core.storage.paths import Path
 from time_jax.telemetry import history
 from time_jax.telemetry.tracking import Tracker
 
-_proto: Any = event_pb2  # Type checkers do not see its classes.
 _LINE_EVERY = 60  # seconds between two lines of progress in a log
+
+
+def _import_tensorboardx() -> tuple[Any, Any, Any]:
+  """Imports tensorboardX without PyTorch, which takes it seconds to import.
+
+  Returns:
+    The class that writes files, the function that makes a summary of a scalar,
+    and the module of the messages, whose classes type checkers do not see.
+  """
+  modules: dict[str, Any] = sys.modules
+  hidden = modules.setdefault("torch", None) is None
+  try:
+    from tensorboardX import event_file_writer, summary
+    from tensorboardX.proto import event_pb2
+  finally:
+    if hidden:
+      del modules["torch"]
+  return event_file_writer.EventsWriter, summary.scalar, event_pb2
+
+
+_EventsWriter, _scalar_summary, _proto = _import_tensorboardx()
 
 
 class Recorder:
@@ -135,7 +152,7 @@ class _Board:
 
   def __init__(self, folder: Path, first: int) -> None:
     folder.mkdir(exist_ok=True)
-    self._file = EventsWriter(str(folder / "events"))
+    self._file = _EventsWriter(str(folder / "events"))
     # What an earlier session has of the steps from here on is not shown.
     start = _proto.SessionLog(status=_proto.SessionLog.START)
     self._file.write_event(
@@ -148,7 +165,7 @@ class _Board:
     for name, value in scalars.items():
       if name == "time/unix":  # TensorBoard has its own times.
         continue
-      scalar = summary.scalar(name, value)
+      scalar = _scalar_summary(name, value)
       event = _proto.Event(wall_time=time.time(), step=step, summary=scalar)
       self._file.write_event(event)
     if time.monotonic() > self._flushed + 60:
