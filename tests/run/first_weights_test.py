@@ -222,7 +222,7 @@ def test_all_processes_begin_with_the_same_weights(golden, monkeypatch):
       ["teacher", *TEACHER_SHAPE, "student.layer_norm_eps=1e-3"],
       "student.layer_norm_eps=0.001, there it is 1e-12",
     ),
-    (["teacher:1", *TEACHER_SHAPE], "student.num_layers=2, there are 1"),
+    (["teacher:1", *TEACHER_SHAPE], "student.num_layers=2, there it is 1"),
     (["teacher:0,1", *TEACHER_SHAPE], "teacher.layer=0 does not exist"),
     (["teacher:a", *TEACHER_SHAPE], "expected layer numbers"),
     (["nowhere/at/all"], "no model folder at"),

@@ -26,10 +26,10 @@ RANDOM = "random"
 
 
 def teacher_config(config: ConfigDict) -> Any:
-  """Returns the teacher's config, its sizes, without reading its weights.
+  """Returns the sizes of the teacher without reading its weights.
 
-  Checks whether teacher, student, text and relations fit together, before
-  hours of work.
+  It also checks that teacher, student, text and relations fit together, so that
+  a mistake shows before hours of work.
 
   Args:
     config: config of the run.
@@ -37,20 +37,20 @@ def teacher_config(config: ConfigDict) -> Any:
   Raises:
     UserError: the teacher is missing or does not fit the rest.
   """
-  if not config.teacher.path:
+  t = config.teacher
+  if not t.path:
     raise UserError(
       "teacher.path is empty; expected a folder or a hub id OWNER/NAME, such "
       "as --config.teacher.path=FacebookAI/xlm-roberta-base."
     )
-  if config.teacher.path == RANDOM:
-    hf_config = config.teacher.architecture.to_dict()
+  if t.path == RANDOM:
+    hf_config = t.architecture.to_dict()
     family, teacher = load.parse_config(hf_config, "teacher.architecture")
   else:
-    allow_pickle = config.teacher.allow_pickle
-    folder = files.resolve(config.teacher.path, allow_pickle)
+    folder = files.resolve(t.path, t.allow_pickle)
     family, teacher = load.read_config(folder, _overrides(config))
-    load.check_teacher(folder, config.teacher.layer, allow_pickle=allow_pickle)
-  load.check_layer(config.teacher.layer, teacher.num_layers)
+    load.check_teacher(folder, t.layer, allow_pickle=t.allow_pickle)
+  load.check_layer(t.layer, teacher.num_layers)
   _check_capture(config, family, teacher)
   check_relations(
     relation_weights(config), teacher.widths, config.relations.implementation
@@ -60,10 +60,11 @@ def teacher_config(config: ConfigDict) -> Any:
     {f"teacher's {name}": width for name, width in teacher.widths.items()}
     | {"student.hidden_size": config.student.hidden_size},
   )
-  if config.data.seq_len > (teacher.max_positions or config.data.seq_len):
+  seq_len, longest = config.data.seq_len, teacher.max_positions
+  if longest and seq_len > longest:
     raise UserError(
-      f"data.seq_len={config.data.seq_len} is longer than the teacher's "
-      f"position table, {teacher.max_positions}."
+      f"data.seq_len={seq_len} is longer than the teacher's position table, "
+      f"{longest}."
     )
   student_config(config, teacher.vocab_size)
   return teacher
@@ -75,7 +76,7 @@ def _overrides(config: ConfigDict) -> dict[str, str]:
 
 
 def _check_capture(config: ConfigDict, family: Family, teacher: Any) -> None:
-  """Checks that the teacher has what is to be captured of it."""
+  """Raises UserError where the teacher lacks what is to be distilled."""
   if config.teacher.relative_layout and not hasattr(teacher, "relative_layout"):
     raise UserError(
       f"teacher.relative_layout={config.teacher.relative_layout!r} is for "
@@ -129,7 +130,7 @@ def make_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
 
 
 def teacher_origin(config: ConfigDict) -> dict[str, str]:
-  """Returns where the teacher came from; nothing of a random one."""
+  """Returns where the teacher came from; empty for random weights."""
   t = config.teacher
   return {} if t.path == RANDOM else lineage.describe(t.path, t.allow_pickle)
 

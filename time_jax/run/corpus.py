@@ -2,10 +2,8 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import socket
-import sys
 from collections.abc import Generator, Iterator
 
 import filelock
@@ -15,7 +13,9 @@ from ml_collections import ConfigDict
 from time_jax.config import warmup
 from time_jax.config.distill import check_config
 from time_jax.core.arrays import Batch
-from time_jax.core.errors import DAMAGED_JSON, UserError, explain_unwritable
+from time_jax.core.errors import DAMAGED_JSON, UserError
+from time_jax.core.notes import say
+from time_jax.core.storage.atomic_file import read_json
 from time_jax.core.storage.paths import Path, local_path, prepare_workdir
 from time_jax.data import integrity, manifest, pipeline, prepare
 from time_jax.data.shards import RowFormat
@@ -29,14 +29,14 @@ _REPORT_EVERY = 30.0  # seconds
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-  """Rows to train on and to choose by.
+  """Rows to train on, and rows to choose a checkpoint by.
 
   Attributes:
     train: rows of the training text.
     validation: rows of the held-out text; None if there is no such text.
-    fingerprint: hash of the settings that the rows were made with.
-    content: hash of the rows themselves.
-    tokenizer: hash of the tokenizer.
+    fingerprint: SHA-256 of the settings that the rows were made with.
+    content: SHA-256 of the rows themselves.
+    tokenizer: SHA-256 of the tokenizer.
   """
 
   train: pipeline.Rows
@@ -47,12 +47,13 @@ class Corpus:
 
 
 def open_corpus(config: ConfigDict, workdir: Path, vocab_size: int) -> Corpus:
-  """Opens a run's rows, which are prepared first where there are none yet.
+  """Opens the rows of a run, after preparing them if there are none yet.
 
   Args:
     config: config of the run.
-    workdir: folder of the run, which has the rows unless `data.folder` is set.
-    vocab_size: rows of the teacher's token table.
+    workdir: folder of the run; its rows are in there unless `data.folder` is
+      set.
+    vocab_size: number of rows of the teacher's token table.
   """
   d = config.data
   if d.synthetic_rows:
@@ -73,47 +74,52 @@ def open_corpus(config: ConfigDict, workdir: Path, vocab_size: int) -> Corpus:
 
 
 def keep_limit(config: ConfigDict, workdir: Path) -> None:
-  """Keeps the limit of tokens with which a run's text was prepared.
+  """Raises `data.max_tokens` to the limit that a run's text was prepared with.
 
   A recipe may derive `data.max_tokens` from the number of steps. Text that was
-  prepared for more steps has all that these read, so it is used as it is.
+  prepared for more steps contains all that fewer steps read, so it is used as
+  it is instead of being refused for its other limit.
 
   Args:
-    config: config of the run, whose `data.max_tokens` may change.
+    config: config of the run; its `data.max_tokens` may be changed.
     workdir: folder of the run.
 
   Raises:
-    UserError: `data.folder` is no path.
+    UserError: `data.folder` is not a path of this machine.
   """
   d, train = config.data, config.train
   folder = data_folder(config, workdir)
   if d.max_tokens != train.num_steps * train.global_batch_size * d.seq_len:
-    return  # It was not derived from the steps.
+    return  # The limit was not derived from the steps.
   record = workdir / "config.json"
   before = _limit(record, "data")
-  # A run that began with these steps keeps the limit of its recipe at the time,
-  # even a lower one; any other text has to be enough.
+  # A run that was begun with this number of steps keeps the limit that its
+  # recipe had then, even a lower one. Text of any other run has to be enough.
   asked = {name: train[name] for name in ("num_steps", "global_batch_size")}
   if not before or not warmup.is_recorded([record], asked):
     made = _limit(folder / manifest.MANIFEST, "settings")
     planned = _limit(prepare.plan_of(folder))
     before = max(before, made, planned, d.max_tokens)
   if before != d.max_tokens:
-    print(
-      f"time_jax: note: text was prepared up to {before:,} tokens, the steps "
-      f"read at most {d.max_tokens:,}; it is used as it is.",
-      file=sys.stderr,
-      flush=True,
+    say(
+      f"note: text was prepared up to {before:,} tokens, the steps read at "
+      f"most {d.max_tokens:,}; it is used as it is."
     )
     d.max_tokens = before
 
 
 def _limit(path: Path, part: str = "") -> int:
-  """Returns the limit of tokens in a file of settings; 0 if there is none."""
+  """Returns the limit of tokens that a JSON file of settings states.
+
+  Args:
+    path: the file. One that is missing or damaged counts as 0: it is reported
+      where its content is needed.
+    part: name of the object in it that has the settings; empty: the outermost.
+  """
   try:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     return int((content[part] if part else content)["max_tokens"])
-  except (OSError, *DAMAGED_JSON):  # Whoever needs the file says so.
+  except (OSError, *DAMAGED_JSON):
     return 0
 
 
@@ -122,14 +128,22 @@ def prepare_corpus(
 ) -> manifest.Manifest:
   """Tokenises a run's text into rows on disk, unless that was done before.
 
-  Several processes may call it: on a shared disk the first one works and the
-  others wait; on disks of their own each makes the same files. A teacher with
-  random weights takes the rows of `data.folder` as they are.
+  All processes of a run may call it. On a shared disk the first one does the
+  work while the others wait; on disks of their own each makes the same files.
+  A teacher with random weights has no tokenizer, so the rows in `data.folder`
+  are taken as they are.
 
   Args:
     config: config of the run.
     workdir: folder of the run.
-    vocab_size: rows of the teacher's token table.
+    vocab_size: number of rows of the teacher's token table.
+
+  Returns:
+    The manifest of the rows.
+
+  Raises:
+    UserError: no text is named, it cannot be read, or the folder cannot be
+      written to or holds rows that were made with other settings.
   """
   d = config.data
   if config.teacher.path == RANDOM:
@@ -146,26 +160,20 @@ def prepare_corpus(
   splits = {TRAIN: tuple(d.train)}
   if d.validation:
     splits[VALIDATION] = tuple(d.validation)
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-      return prepare.prepare(
-        folder,
-        splits,
-        RowFormat(spec, d.seq_len, d.packing),
-        limits=prepare.Limits(d.max_tokens, d.max_documents, d.max_bad_records),
-        shard_text_mb=d.shard_text_mb,
-      )
-  except OSError as error:
-    raise UserError(
-      f"cannot write to {folder}: {explain_unwritable(error)}."
-    ) from error
+  with prepare.explained_errors(folder), _locked(folder):
+    return prepare.prepare(
+      folder,
+      splits,
+      RowFormat(spec, d.seq_len, d.packing),
+      limits=prepare.Limits(d.max_tokens, d.max_documents, d.max_bad_records),
+      shard_text_mb=d.shard_text_mb,
+    )
 
 
 def _rows_without_tokenizer(
   config: ConfigDict, vocab_size: int
 ) -> manifest.Manifest:
-  """Returns rows in `data.folder`, for a teacher without a tokenizer."""
+  """Returns the manifest of the rows in `data.folder`, made by another run."""
   folder = config.data.folder
   if not folder or not manifest.is_prepared(folder):
     raise UserError(
@@ -187,11 +195,16 @@ def _rows_without_tokenizer(
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Generator[None, None, None]:
-  """Lets one process at a time prepare; the others print whom they wait for.
+  """Lets one process at a time prepare the rows in a folder.
 
-  They wait without a limit: nobody knows how long text takes, and a process
-  releases the lock however it ends.
+  The others say which process they wait for, again and again. They wait without
+  a limit: nobody knows how long the text takes, and the system releases the
+  lock of a process however it ends.
+
+  Args:
+    folder: the folder, which is made if it is missing.
   """
+  folder.mkdir(parents=True, exist_ok=True)
   lock = filelock.FileLock(folder / "prepare.lock")
   holder = folder / "prepare.holder"
   while not lock.is_locked:
@@ -199,11 +212,8 @@ def _locked(folder: Path) -> Generator[None, None, None]:
       lock.acquire(timeout=_REPORT_EVERY)
     except filelock.Timeout:
       with contextlib.suppress(OSError):
-        print(
-          f"time_jax: waiting for {holder.read_text()}, which prepares text in "
-          f"{folder}",
-          file=sys.stderr,
-          flush=True,
+        say(
+          f"waiting for {holder.read_text()}, which prepares text in {folder}"
         )
   try:
     holder.write_text(f"{socket.gethostname()} (pid {os.getpid()})")
@@ -214,7 +224,15 @@ def _locked(folder: Path) -> Generator[None, None, None]:
 
 
 def data_folder(config: ConfigDict, workdir: Path) -> Path:
-  """Returns the folder of the prepared rows."""
+  """Returns the folder of a run's prepared rows, as an absolute path.
+
+  Args:
+    config: config of the run.
+    workdir: folder of the run.
+
+  Raises:
+    UserError: `data.folder` is not a path of this machine.
+  """
   folder = config.data.folder
   return (local_path(folder) if folder else workdir / "data").absolute()
 
@@ -222,7 +240,13 @@ def data_folder(config: ConfigDict, workdir: Path) -> Path:
 def evaluation_batches(
   rows: pipeline.Rows, batch_size: int, mesh: Mesh
 ) -> Iterator[Batch]:
-  """Yields every row once, in global batches of one shape."""
+  """Yields every row once, in order, in global batches of one shape.
+
+  Args:
+    rows: the rows of all processes.
+    batch_size: rows of a global batch; the last one is filled up with padding.
+    mesh: devices that the batches are put on.
+  """
   wanted = sharding.local_rows(mesh, batch_size)
   for row in pipeline.sequential_batches(rows, batch_size, wanted=wanted):
     yield sharding.global_batch(
@@ -233,26 +257,29 @@ def evaluation_batches(
 def prepare_command(
   config: ConfigDict, workdir: Path, verify: bool = False
 ) -> int:
-  """Prepares a run's text and prints a summary.
+  """Prepares the text of a run and prints a summary of its rows.
 
   Args:
     config: config of the run.
     workdir: folder of the run.
-    verify: whether every byte on disk is compared with its checksum.
+    verify: whether to compare all bytes on disk with their checksums.
 
   Returns:
     The exit code, 0.
+
+  Raises:
+    UserError: see `prepare_corpus`; with `verify`, also damaged rows.
   """
   check_config(config)
   vocab_size = teacher_config(config).vocab_size
   keep_limit(config, workdir)
   folder = data_folder(config, workdir)
   with contextlib.ExitStack() as stack:
-    # Rows in `data.folder` are shared between runs: see `_locked`.
+    # Rows in `data.folder` may be those of several runs: see `_locked`.
     if not config.data.folder and not manifest.is_prepared(folder):
       prepare_workdir(workdir)
       stack.enter_context(processes.hold_workdir(workdir))
-      processes.meet()  # None works before process 0 holds the workdir.
+      processes.meet()  # Wait until process 0 holds the workdir.
     prepared = prepare_corpus(config, workdir, vocab_size)
   print(f"Prepared rows in {folder}")
   for name, split in prepared.splits.items():

@@ -336,26 +336,21 @@ def _check_sizes(
   source: BertConfig, layers: Sequence[int], shape: BertConfig
 ) -> None:
   """Raises UserError with all sizes in which a model does not fit a student."""
-  problems = []
-  if len(layers) != shape.num_layers:
-    problems.append(
-      f"student.num_layers={shape.num_layers}, there are {len(layers)}"
-    )
-  for name in ("hidden_size", "num_heads", "intermediate_size"):
-    given, wanted = getattr(source, name), getattr(shape, name)
-    if given != wanted:
-      problems.append(f"student.{name}={wanted}, there it is {given}")
-  given, wanted = source.layer_norm_eps, shape.layer_norm_eps
-  if not same_epsilon(given, wanted):
-    problems.append(f"student.layer_norm_eps={wanted}, there it is {given}")
+  wanted = dataclasses.asdict(shape)
+  given = dataclasses.asdict(source) | {"num_layers": len(layers)}
+  names = ["num_layers", "hidden_size", "num_heads", "intermediate_size"]
+  names = [name for name in names if given[name] != wanted[name]]
+  if not same_epsilon(source.layer_norm_eps, shape.layer_norm_eps):
+    names.append("layer_norm_eps")
+  if source.max_positions < shape.max_positions:
+    names.append("max_positions")
+  problems = [
+    f"student.{name}={wanted[name]}, there it is {given[name]}"
+    for name in names
+  ]
   if source.vocab_size != shape.vocab_size:
     problems.append(
       f"the teacher has {shape.vocab_size} words, there are {source.vocab_size}"
-    )
-  if source.max_positions < shape.max_positions:
-    problems.append(
-      f"student.max_positions={shape.max_positions}, there are "
-      f"{source.max_positions}"
     )
   if problems:
     raise UserError(
