@@ -7,6 +7,7 @@ import pytest
 from time_jax.cli import main
 from time_jax.config import recipe_files
 from time_jax.core.errors import UserError
+from time_jax.sweeps import grid
 
 ROOT = pathlib.Path(__file__).parents[2]
 RECIPES = ["ner", "qa", "quickstart", "time", "ud", "xlmr_random"]
@@ -39,7 +40,6 @@ def test_a_file_comes_before_a_name(elsewhere):
   [
     ("configs/tim.py", "recipe", f"{', '.join(RECIPES)}: did you mean time?"),
     ("", "recipe", f"{', '.join(RECIPES)}."),
-    ("sweep_heads", "recipe", f"{', '.join(RECIPES)}."),
     ("sweep_head", "sweep", f"{', '.join(SWEEPS)}: did you mean sweep_heads?"),
   ],
 )
@@ -51,6 +51,46 @@ def test_what_is_not_found_is_told_with_what_there_is(
   assert str(caught.value) == (
     f"no {kind} {name!r} in {elsewhere}; expected a file, or one of {advice}"
   )
+
+
+@pytest.mark.parametrize("name", ["sweep_heads", "my_sweep.py"])
+def test_a_sweep_is_no_recipe(elsewhere, name):
+  (elsewhere / "my_sweep.py").write_text("def get_sweep(): ...")
+  with pytest.raises(UserError) as caught:
+    recipe_files.load_config(name)
+  assert str(caught.value) == (
+    f"{name} is a sweep, expected a recipe; run it by `time_jax sweep`, or "
+    "give another file."
+  )
+
+
+@pytest.mark.parametrize("name", ["time", "my_recipe.py"])
+def test_a_recipe_is_no_sweep(elsewhere, name):
+  (elsewhere / "my_recipe.py").write_text("def get_config(): ...")
+  with pytest.raises(UserError, match=f"{name} is a recipe, expected a sweep"):
+    grid.load(name)
+
+
+@pytest.mark.parametrize(
+  ("program", "reason"),
+  [
+    ("import sys; sys.exit('no text here.')", "SystemExit: no text here"),
+    ("import sys; sys.exit(0)", "SystemExit: 0"),
+    ("raise ValueError", "ValueError"),
+    ("raise KeyError('lang')", "KeyError: 'lang'"),
+    ("", "AttributeError: module '_recipe_mine' has no attribute"),
+  ],
+)
+def test_what_a_file_raises_is_told_with_its_name(
+  elsewhere, capsys, program, reason
+):
+  (elsewhere / "mine.py").write_text(program)
+  assert main.main(["prepare", "--config=mine.py", "--workdir=w"]) == 2
+  said = capsys.readouterr().err
+  assert said.startswith(f"time_jax: error: the recipe mine.py fails: {reason}")
+  assert said.endswith(".\n") and ": .\n" not in said
+  with pytest.raises(UserError, match=f"^mine.py fails: {reason}"):
+    grid.load("mine.py")
 
 
 def test_each_recipe_is_executed_anew(elsewhere):

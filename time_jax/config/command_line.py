@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from time_jax.config import comments, recipe_files
 from time_jax.config.command import Command, Flag, RecipeCommand, flags_of
 from time_jax.config.distill import flatten, missing_fields
-from time_jax.core.errors import UserError, first_line
+from time_jax.core.errors import UserError, first_line, kind_and_reason
 from time_jax.core.storage.paths import Path, local_path
 
 _MAX_EXPONENT = 18  # of a whole number, which may be written as 1e5
@@ -315,8 +315,7 @@ def _parse_words(
   except (AttributeError, LookupError, TypeError) as error:
     # ml_collections raises any of them for an index, as in seeds[0].
     raise UserError(
-      f"a field of --config cannot be changed: {type(error).__name__}: "
-      f"{first_line(error)}"
+      f"a field of --config cannot be changed: {kind_and_reason(error)}."
     ) from error
 
 

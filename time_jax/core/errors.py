@@ -167,6 +167,19 @@ def first_line(error: BaseException) -> str:
   return lines[0].rstrip(".") + "."
 
 
+def kind_and_reason(error: BaseException) -> str:
+  """Returns the type of an error, and the first line of its text if it has one.
+
+  Args:
+    error: what a user's own code raised, such as a recipe.
+
+  Returns:
+    Such as "KeyError: 'lang'", without a full stop.
+  """
+  kind, line = type(error).__name__, first_line(error).rstrip(".")
+  return f"{kind}: {line}" if str(error).strip() else kind
+
+
 def without_secrets(text: object) -> str:
   """Cuts tokens and passwords out of a message, so that it may be shown."""
   shown = re.sub(r"\bhf_[A-Za-z0-9]{8,}", "hf_...", str(text))

@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from time_jax.config import recipe_arguments, recipe_files
-from time_jax.core.errors import UserError
+from time_jax.core.errors import UserError, kind_and_reason
 from time_jax.core.storage.paths import local_path
 
 LATENCY, TOKENS = "latency", "tokens"
@@ -72,12 +72,12 @@ def load(spec: str) -> Sweep:
   path = recipe_files.find(name, "sweep")
   given = recipe_arguments.parse(text, name)
   try:
-    module = recipe_files.load_module(path)
-    _check_arguments(path, module.get_sweep, given)
-    sweep = module.get_sweep(**given)
+    get_sweep = recipe_files.load_function(path, "sweep")
+    _check_arguments(path, get_sweep, given)
+    sweep = get_sweep(**given)
   except UserError:
     raise
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise failed(path, error) from error
   if not isinstance(sweep, Sweep):
     kind = type(sweep).__name__
@@ -118,10 +118,9 @@ def with_fields(sweep: Sweep, fields: Sequence[str]) -> Sweep:
   return dataclasses.replace(sweep, stages=stages)
 
 
-def failed(place: pathlib.Path | str, error: Exception) -> UserError:
+def failed(place: pathlib.Path | str, error: BaseException) -> UserError:
   """Returns an error that says which part of a sweep's file failed, and why."""
-  reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
-  return UserError(f"{place} fails: {reason}.")
+  return UserError(f"{place} fails: {kind_and_reason(error)}.")
 
 
 def as_name(value: Any) -> str:
