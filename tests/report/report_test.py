@@ -188,6 +188,7 @@ def test_what_cannot_be_reported(workdirs, capsys, tmp_path):
   assert "report needs WORKDIRS; for example" in error()
   assert "no scores in what is given" in error(speed)
   assert "holds neither scores.json nor inference.json" in error(tmp_path)
+  assert "/no does not exist, so it has neither" in error(tmp_path / "no")
   line = error(*workdirs, "--teacher=huge")
   assert "no result is of teacher 'huge'; known: big, small." in line
   again = ud(tmp_path / "again", "other", (1, 2, 3), fingerprint="bigbig")

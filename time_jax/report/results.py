@@ -150,13 +150,14 @@ def read(
 
 
 def _file(path: pathlib.Path) -> pathlib.Path:
-  if not path.is_dir():
+  if path.exists() and not path.is_dir():
     return path
   for name in (SCORES, _SPEEDS):
     if (path / name).exists():
       return path / name
   raise UserError(
-    f"{path} holds neither {SCORES} nor {_SPEEDS}; expected the --workdir of a "
+    f"{path} {'holds' if path.exists() else 'does not exist, so it has'} "
+    f"neither {SCORES} nor {_SPEEDS}; expected the --workdir of a "
     "finished `finetune`, or the --out of `bench inference`."
   )
 
