@@ -51,6 +51,12 @@ def test_an_unknown_command_names_the_known_ones(capsys, command, near):
   assert all(name in line for name in COMMANDS)
 
 
+def test_the_version_is_printed(capsys):
+  assert main.main(["--version"]) == 0
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+  assert capsys.readouterr().out == f"time-jax {project['version']}\n"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_unknown_flag_names_the_known_ones(capsys, name):
   line = error_of(capsys, *name.split(), "--wings=2")

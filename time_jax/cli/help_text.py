@@ -33,7 +33,8 @@ def overview(commands: Mapping[str, type[Command]], group: str = "") -> str:
       "commands:",
       *lines,
       "",
-      "python -m time_jax COMMAND --help shows a command's flags.",
+      "python -m time_jax COMMAND --help shows a command's flags,",
+      "python -m time_jax --version the version.",
     ]
   )
 

@@ -1,6 +1,7 @@
 """The command line: which command runs, and how it ends."""
 
 import contextlib
+import importlib.metadata
 import signal
 import sys
 import threading
@@ -48,6 +49,9 @@ def _exit_code(work: Callable[[], int]) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
+  if [*argv] == ["--version"]:
+    print(f"time-jax {importlib.metadata.version('time-jax')}")
+    return 0
   if shown := _help(argv):
     print(shown)
     return 0
