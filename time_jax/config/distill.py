@@ -207,6 +207,12 @@ def check_config(config: ConfigDict) -> None:
   fields = dict(flatten(config.to_dict()))
   problems = out_of_range(fields, RANGES, CHOICES)
   problems += [
+    f"{name}={fields[name]!r}, expected texts such as ('texts/*.jsonl.gz',)"
+    for name in ("data.train", "data.validation")
+    if isinstance(fields[name], str)
+    or not all(isinstance(source, str) for source in fields[name] or ())
+  ]
+  problems += [
     f"{name}={value} is negative"  # Another's config.json has no ranges here.
     for name, value in fields.items()
     if name.startswith("teacher.architecture.")
