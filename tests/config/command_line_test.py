@@ -65,6 +65,10 @@ def test_a_missing_flag_comes_with_an_example(capsys, argv, needs):
       ("--devices=1,two: expected a whole number.",),
     ),
     (
+      ["bench", "relations", "--seq_lens="],
+      ("--seq_lens=: expected one value or more, with commas between them.",),
+    ),
+    (
       ["bench", "step", "--peak_tflops=fast"],
       ("--peak_tflops=fast: expected a number.",),
     ),
@@ -121,7 +125,7 @@ def test_a_whole_number_may_be_written_with_an_exponent(value, number):
   assert config_of("finetune", "ud", *label, "--workdir=x").label == "1e5"
 
 
-@pytest.mark.parametrize("value", ["1.5", "1e-1", "1e400", "inf", "nan", "1e"])
+@pytest.mark.parametrize("value", ["1.5", "1e-1", "1e400", "0x10", "nan", "1e"])
 def test_what_is_no_whole_number_is_refused(capsys, value):
   field = f"--config.train.num_steps={value}"
   line = error_of(capsys, "distill", RECIPE, field, "--workdir=x")

@@ -208,9 +208,12 @@ class _Parser(flags.ArgumentParser):
 def _define(name: str, flag: Flag, parser: flags.FlagValues) -> None:
   """Defines a flag whose value is converted to the type of its field."""
   kind, several = flag.kind, typing.get_origin(flag.kind) is list
+  convert = _converter(typing.get_args(kind)[0] if several else kind)
+  if isinstance(flag.default, tuple) and flag.default:
+    convert = functools.partial(_one_or_more, convert)
   flag_class = flags.MultiFlag if several else flags.Flag
   holder = flag_class(
-    _Parser(_converter(typing.get_args(kind)[0] if several else kind)),
+    _Parser(convert),
     flags.ArgumentSerializer(),
     name,
     flag.default,
@@ -237,6 +240,15 @@ def _converter(kind: Any) -> Callable[[str], Any]:
     Path: lambda text: local_path(text) if text else None,
   }
   return known.get(kind, str)
+
+
+def _one_or_more(
+  convert: Callable[[str], tuple[Any, ...]], text: str
+) -> tuple[Any, ...]:
+  values = convert(text)
+  if not values:
+    raise ValueError("expected one value or more, with commas between them")
+  return values
 
 
 def _boolean(text: str) -> bool:
