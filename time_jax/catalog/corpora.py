@@ -69,6 +69,10 @@ def text_of(language: Language) -> dict[str, str]:
 def training_text(corpus: str, language: Language) -> str:
   """Returns the source of a language's text in a corpus; "" for the user's own.
 
+  Args:
+    corpus: a key of `CORPORA`, or `OWN`.
+    language: the language.
+
   Raises:
     UserError: there is no such corpus, or it lacks the language; the message
       names the corpora that have it.

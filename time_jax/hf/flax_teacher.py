@@ -83,7 +83,13 @@ def load_flax_teacher(
   """
   folder = files.resolve(path, allow_pickle)
   hf_config = files.model_config(folder)
-  model = _import_model(_class_name(hf_config.get("model_type")))
+  model_type = hf_config.get("model_type")
+  if model_type not in _CLASSES:
+    raise UserError(
+      f"teacher.loader=flax does not know model_type={model_type!r}; known: "
+      f"{', '.join(sorted(_CLASSES))}; or {_WAY_OUT}."
+    )
+  model = _import_model(_CLASSES[model_type])
   config = _parse_config(folder, hf_config, model)
   load.check_layer(layer, config.num_hidden_layers)
   config.num_hidden_layers = layer
@@ -102,15 +108,6 @@ def load_flax_teacher(
     max_positions=config.max_position_embeddings - offset,
     fingerprint=fingerprint(folder, allow_pickle),
   )
-
-
-def _class_name(model_type: Any) -> str:
-  if model_type not in _CLASSES:
-    raise UserError(
-      f"teacher.loader=flax does not know model_type={model_type!r}; known: "
-      f"{', '.join(sorted(_CLASSES))}; or {_WAY_OUT}."
-    )
-  return _CLASSES[model_type]
 
 
 def _import_model(name: str) -> Any:

@@ -1,10 +1,9 @@
-"""Where a model came from, recorded when it is known, as a card may say it."""
-
-import pathlib
+"""Describes where a model came from, in words for the model card."""
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
+from time_jax.core.storage.paths import Path
 from time_jax.hf import files
 
 TRIM_RECORD = "trim.json"  # What `trim` writes into a teacher's folder.
@@ -13,8 +12,7 @@ TRIM_RECORD = "trim.json"  # What `trim` writes into a teacher's folder.
 def describe(path: str, allow_pickle: bool = False) -> dict[str, str]:
   """Describes a run's teacher, beyond the path that the run was given.
 
-  A path means what it means on the machine and in the folder of the run, so a
-  run calls this when it starts.
+  A run calls this when it starts: its paths mean nothing on other machines.
 
   Args:
     path: the teacher's path, see `files.resolve`.
@@ -28,8 +26,7 @@ def describe(path: str, allow_pickle: bool = False) -> dict[str, str]:
   """
   facts = {"name": shown_path(path)}
   folder = files.resolve(path, allow_pickle)
-  if (folder / TRIM_RECORD).exists():
-    record = files.read_json(folder / TRIM_RECORD)
+  if record := files.read_json_if_there(folder / TRIM_RECORD):
     path, size = record["teacher"], record["vocab_size"]
     facts["trimmed_from"] = (
       f"{shown_path(path)}: {size['after']:,} of {size['before']:,} tokens"
@@ -43,7 +40,7 @@ def hub_id(path: str) -> str:
   The hub's cache decides: a folder elsewhere may have a name of that form.
   """
   name, _, revision = path.partition("@")
-  if pathlib.Path(path).expanduser().is_dir():
+  if Path(path).expanduser().is_dir():
     return ""
   try:
     cached = try_to_load_from_cache(
@@ -59,6 +56,6 @@ def shown_path(path: str) -> str:
   local = (
     path.startswith(("/", ".", "~"))
     or path.count("/") > 1
-    or pathlib.Path(path).is_dir()
+    or Path(path).is_dir()
   )
-  return pathlib.PurePath(path).name if local and ":" not in path else path
+  return Path(path).name if local and ":" not in path else path

@@ -1,6 +1,5 @@
-"""A Hugging Face folder -> encoder and parameters, straight to the devices."""
+"""Loads encoders from Hugging Face folders, straight to the devices."""
 
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from jax.typing import DTypeLike
 
 from time_jax.core.arrays import Batch, Qkv
 from time_jax.core.errors import DAMAGED_JSON, UserError
+from time_jax.core.storage.paths import Path
 from time_jax.hf import files
 from time_jax.hf.read_params import find_tensors, read_params
 from time_jax.hf.weight_files import fingerprint
@@ -62,7 +62,7 @@ def load_teacher(
 
 
 def check_teacher(
-  folder: pathlib.Path, layer: int, allow_pickle: bool = False
+  folder: Path, layer: int, allow_pickle: bool = False
 ) -> list[str]:
   """Checks a teacher by the headers of its files, without reading weights.
 
@@ -144,7 +144,7 @@ def abstract_teacher(
 
 
 def load_encoder(
-  folder: pathlib.Path,
+  folder: Path,
   *,
   dtype: DTypeLike,
   mesh: Mesh,
@@ -172,7 +172,7 @@ def load_encoder(
 
 
 def read_config(
-  folder: pathlib.Path, overrides: Mapping[str, Any] | None = None
+  folder: Path, overrides: Mapping[str, Any] | None = None
 ) -> tuple[Family, Any]:
   """Returns family and frozen config of a folder, from its config.json alone.
 
@@ -203,7 +203,15 @@ def parse_config(hf_config: Mapping[str, Any], name: str) -> tuple[Family, Any]:
 
 
 def check_layer(layer: int, num_layers: int) -> None:
-  """Raises UserError unless `layer` is one of 1 ... num_layers."""
+  """Checks that a teacher has a layer.
+
+  Args:
+    layer: the distilled layer, 1-based.
+    num_layers: layers of the teacher.
+
+  Raises:
+    UserError: `layer` is not one of 1 ... num_layers.
+  """
   if not 1 <= layer <= num_layers:
     raise UserError(
       f"teacher.layer={layer} does not exist; this teacher has layers 1 to "
@@ -223,7 +231,7 @@ def _cut_off(
 def _select(
   params: Params, wanted: Callable[[tuple[str, ...]], bool]
 ) -> Params:
-  """Returns the part of a parameter tree whose paths are wanted."""
+  """Returns a parameter tree without the paths that are not wanted."""
   flat = flax.traverse_util.flatten_dict(params)
   return flax.traverse_util.unflatten_dict(
     {path: leaf for path, leaf in flat.items() if wanted(path)}

@@ -1,4 +1,4 @@
-"""Which model this is: a hash of what it computes with, whatever the files are.
+"""Identifies a model by a hash of what it computes with, not of its files.
 
 A checkpoint, its float32 export as either class, and the import of that export
 have one identity. An export in bfloat16 holds other numbers, so it has an
@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax
@@ -20,7 +20,7 @@ from time_jax.core.errors import UserError
 from time_jax.core.notes import note
 from time_jax.hf import save, tokenizer, weight_files
 from time_jax.models.bert import NAMES, BertConfig
-from time_jax.models.family import Params
+from time_jax.models.family import Params, Path
 from time_jax.parallel import sharding
 
 # Under this key the record of a fine-tuned model holds the identity.
@@ -30,7 +30,7 @@ _SIZES = (
   *("vocab_size", "hidden_size", "num_layers", "num_heads"),
   *("intermediate_size", "max_positions", "activation"),
 )
-_TOKEN_TYPES = 2  # rows of a student's table
+TOKEN_TYPES = 2  # rows of a student's table
 # Two tokenizers with one vocabulary may still cut a text in different ways, so
 # the ids of these texts are hashed too. They must never change.
 _TEXTS = (
@@ -139,31 +139,45 @@ def tokenizer_sha256(folder: pathlib.Path, vocab_size: int) -> str:
 
 
 def arrays_sha256(config: BertConfig, params: Params) -> str:
-  """Returns a hash of a student's arrays, in float32 and the student's form.
-
-  That form has positions from row 0 on, two token types, and a pooler, which
-  is of zeros where there was none: it is never distilled, but it ships.
+  """Returns a hash of a student's arrays, see `student_arrays`.
 
   Args:
     config: config of the model that the arrays are of, which may be any BERT.
+    params: float32; all processes take part where they lie on several.
+  """
+  hashes = {}
+  for path, array in student_arrays(config, params):
+    tree = flax.traverse_util.unflatten_dict({path: array})
+    for name, x in save.to_tensors(tree, NAMES, config.num_layers).items():
+      hashes[name] = (str(x.dtype), x.shape, hashlib.sha256(x.data).hexdigest())
+  return _sha256(hashes)
+
+
+def student_arrays(
+  config: BertConfig, params: Params
+) -> Iterator[tuple[Path, np.ndarray]]:
+  """Yields the arrays that a model has as a student, by their paths.
+
+  A student has positions from row 0 on, `TOKEN_TYPES` token types and a pooler,
+  which is never distilled but belongs to the files. What the model does not
+  have is zero.
+
+  Args:
+    config: config of the model, which may be any BERT.
     params: float32; all processes take part where they lie on several.
   """
   flat: Any = dict(flax.traverse_util.flatten_dict(params))
   width = config.hidden_size
   flat.setdefault(("pooler", "kernel"), np.zeros((width, width), np.float32))
   flat.setdefault(("pooler", "bias"), np.zeros(width, np.float32))
-  hashes = {}
   for path, leaf in sorted(flat.items()):
     array = _on_host(leaf)
     if path == ("embeddings", "position", "embedding"):
       array = array[config.position_offset :]
     if path == ("embeddings", "token_type", "embedding"):
-      missing = max(0, _TOKEN_TYPES - len(array))
-      array = np.pad(array[:_TOKEN_TYPES], ((0, missing), (0, 0)))
-    tree = flax.traverse_util.unflatten_dict({path: array})
-    for name, x in save.to_tensors(tree, NAMES, config.num_layers).items():
-      hashes[name] = (str(x.dtype), x.shape, hashlib.sha256(x.data).hexdigest())
-  return _sha256(hashes)
+      missing = max(0, TOKEN_TYPES - len(array))
+      array = np.pad(array[:TOKEN_TYPES], ((0, missing), (0, 0)))
+    yield path, array
 
 
 def _on_host(leaf: Any) -> np.ndarray:

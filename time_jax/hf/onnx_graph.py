@@ -2,13 +2,13 @@
 
 import importlib
 import math
-import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 
 from time_jax.core.errors import UserError
+from time_jax.core.storage.paths import Path
 from time_jax.models.bert import BertConfig
 from time_jax.models.family import Params
 
@@ -23,7 +23,7 @@ _LARGEST = 2**31 - 1  # bytes of a file, a limit of its format
 _OF_GRAPH = 2**20  # bytes; more than what is in it besides the weights
 
 
-def save_onnx(path: pathlib.Path, config: BertConfig, params: Params) -> None:
+def save_onnx(path: Path, config: BertConfig, params: Params) -> None:
   """Writes a student as an ONNX file, and checks the file.
 
   The graph takes int64 `input_ids` and `attention_mask` (batch, length), both

@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-import pathlib
 
 from time_jax.catalog import teachers
 from time_jax.catalog.teachers import Recommendation
+from time_jax.core.storage.paths import Path
 from time_jax.hf import files, load
 from time_jax.hf.lineage import TRIM_RECORD
 
@@ -14,7 +14,7 @@ _MOST_HEADS = 64  # of the recommended teachers
 
 def is_place(name: str) -> bool:
   """Returns whether a name is a folder or id rather than a short name."""
-  folder = pathlib.Path(name).expanduser()
+  folder = Path(name).expanduser()
   return "/" in name or name.startswith("package:") or folder.is_dir()
 
 
@@ -32,14 +32,13 @@ def own_teacher(path: str, hidden_size: int) -> Recommendation:
   Raises:
     UserError: there is no such model, or its architecture is unknown.
   """
-  local = pathlib.Path(path).expanduser().is_dir()
+  local = Path(path).expanduser().is_dir()
   known = None if local else teachers.recommended(path)
   if known:
     return dataclasses.replace(known, path=path)
   folder = files.resolve(path)
   _, config = load.read_config(folder)
-  if (folder / TRIM_RECORD).exists():
-    record = files.read_json(folder / TRIM_RECORD)
+  if record := files.read_json_if_there(folder / TRIM_RECORD):
     known = teachers.recommended(str(record.get("teacher")))
   last = config.num_layers
   common = math.gcd(hidden_size, *config.widths.values())

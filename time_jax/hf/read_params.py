@@ -1,4 +1,4 @@
-"""The tensors of a model's files -> parameters on the devices of a mesh."""
+"""Reads the tensors of a model's files as parameters on a mesh's devices."""
 
 import functools
 import math
@@ -141,7 +141,10 @@ def _shape_in_file(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _renaming(
   weights: Weights, table: KeyTable, names: Sequence[str]
 ) -> Callable[[str], str]:
-  """Returns what maps the table's names to these files': prefix and aliases."""
+  """Returns a function from names in the table to names in these files.
+
+  They differ by the prefix, and by the aliases of the table.
+  """
 
   def rename(prefix: str, name: str) -> str:
     name = prefix + name

@@ -1,7 +1,6 @@
-"""Our parameters -> the files that transformers loads."""
+"""Writes our parameters as the files that transformers loads."""
 
 import importlib.metadata
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import safetensors.numpy
 
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
+from time_jax.core.storage.paths import Path
 from time_jax.models.bert import NAMES, BertConfig
 from time_jax.models.family import KeyTable, Params
 
@@ -22,7 +22,7 @@ _POSITIONS = NAMES.tensors["embeddings/position/embedding"]
 
 
 def save_bert(
-  folder: pathlib.Path,
+  folder: Path,
   config: BertConfig,
   params: Params,
   special_ids: Mapping[str, int],
@@ -50,12 +50,15 @@ def save_bert(
   )
 
 
-def write_safetensors(
-  path: pathlib.Path, tensors: Mapping[str, np.ndarray]
-) -> None:
-  """Writes tensors as transformers does; safetensors' files are private."""
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+  """Writes tensors as transformers does.
+
+  Args:
+    path: the file.
+    tensors: the tensors by name.
+  """
   safetensors.numpy.save_file(dict(tensors), path, metadata={"format": "pt"})
-  path.chmod(0o644)
+  path.chmod(0o644)  # The library lets the owner alone read it.
 
 
 def hf_config(
@@ -138,7 +141,13 @@ def bert_tensors(
 def to_tensors(
   params: Params, table: KeyTable, num_layers: int
 ) -> dict[str, np.ndarray]:
-  """Renames, unstacks and transposes parameters into a file's tensors."""
+  """Returns parameters as a file holds them: renamed, unstacked, transposed.
+
+  Args:
+    params: parameters of an encoder, or some of them.
+    table: key table of its family.
+    num_layers: blocks of the encoder.
+  """
   tensors: dict[str, np.ndarray] = {}
   for path, leaf in flax.traverse_util.flatten_dict(params).items():
     array = np.asarray(leaf)

@@ -2,22 +2,22 @@
 
 import hashlib
 import json
-import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import tokenizers
 
-from time_jax.core.errors import UserError
+from time_jax.core.errors import UserError, first_line
 from time_jax.core.notes import note
 from time_jax.core.storage import atomic_file
+from time_jax.core.storage.paths import Path, list_files
 from time_jax.data.tokenizing import TokenizerSpec
 from time_jax.hf import files
 
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _KINDS = tuple(f"{name}_token" for name in _SPECIAL)
-# Text of which no tokenizer knows everything: letters of rare scripts, all
-# signs of ASCII, and a word longer than WordPiece takes.
+# Text that no tokenizer knows completely: letters of rare scripts, all signs
+# of ASCII, and a word longer than WordPiece takes.
 _STRANGE = " ".join(
   [
     *map(chr, (0x10000, 0x1032F, 0x10400, 0x12000, 0x13080, 0x16800, 0x1400)),
@@ -27,7 +27,7 @@ _STRANGE = " ".join(
 )
 
 
-def load_tokenizer(folder: pathlib.Path, vocab_size: int) -> TokenizerSpec:
+def load_tokenizer(folder: Path, vocab_size: int) -> TokenizerSpec:
   """Reads a folder's tokenizer, whatever its file format.
 
   Special tokens past the embedding table are dropped, with a note: some files
@@ -55,7 +55,7 @@ def load_tokenizer(folder: pathlib.Path, vocab_size: int) -> TokenizerSpec:
   return TokenizerSpec(text, backend.token_to_id(pad), vocab_size, name)
 
 
-def load_alone(folder: pathlib.Path) -> TokenizerSpec:
+def load_alone(folder: Path) -> TokenizerSpec:
   """Reads a tokenizer that may lie apart from its model, as in a workdir.
 
   The table's size comes from the model's config.json where there is one; else
@@ -70,7 +70,7 @@ def load_alone(folder: pathlib.Path) -> TokenizerSpec:
   if not has_tokenizer(folder) and has_tokenizer(folder / "tokenizer"):
     folder /= "tokenizer"
   path = folder / "config.json"
-  size = (files.read_json(path) if path.exists() else {}).get("vocab_size")
+  size = files.read_json_if_there(path).get("vocab_size")
   if size is None:
     size = 1 + max(open_tokenizer(folder).get_vocab().values())
   if not isinstance(size, int):
@@ -78,14 +78,14 @@ def load_alone(folder: pathlib.Path) -> TokenizerSpec:
   return load_tokenizer(folder, size)
 
 
-def has_tokenizer(folder: pathlib.Path) -> bool:
+def has_tokenizer(folder: Path) -> bool:
   """Returns whether a folder holds a tokenizer of any format."""
   names = ("tokenizer.json", "*.model", "vocab.*")
-  return any(path for name in names for path in folder.glob(name))
+  return any(list_files(folder, name) for name in names)
 
 
 def encoder(spec: TokenizerSpec) -> Callable[[str], list[int]]:
-  """Returns what maps a text to ids, special tokens included, nothing cut."""
+  """Returns a function from a text to its ids, special tokens included."""
   backend = tokenizers.Tokenizer.from_str(spec.backend)
   backend.no_padding()
   backend.no_truncation()
@@ -93,7 +93,7 @@ def encoder(spec: TokenizerSpec) -> Callable[[str], list[int]]:
 
 
 def save_tokenizer(
-  folder: pathlib.Path, out: pathlib.Path, max_length: int, vocab_size: int
+  folder: Path, out: Path, max_length: int, vocab_size: int
 ) -> None:
   """Writes the tokenizer that `load_tokenizer` reads for transformers.
 
@@ -135,8 +135,8 @@ def _with_flags(
 ) -> dict[str, Any]:
   """Returns tokens as special_tokens_map.json has them, with their flags.
 
-  Who reads the file adds them to the tokenizer once more, and must not change
-  what it does with the spaces around them.
+  Programs that read the file add its tokens to the tokenizer once more. With
+  other flags they would change what it does with the spaces around them.
   """
   flags: dict[str, Any] = {}
   for token in backend.get_added_tokens_decoder().values():
@@ -146,7 +146,7 @@ def _with_flags(
 
 
 def vocabulary_sha256(
-  folder: pathlib.Path, vocab_size: int, texts: Sequence[str] = ()
+  folder: Path, vocab_size: int, texts: Sequence[str] = ()
 ) -> str:
   """Returns a hash of all tokens and their ids, whatever the file's format.
 
@@ -161,7 +161,7 @@ def vocabulary_sha256(
   return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def special_ids(folder: pathlib.Path, vocab_size: int) -> dict[str, int]:
+def special_ids(folder: Path, vocab_size: int) -> dict[str, int]:
   """Returns the ids that a model's config.json names: pad, bos and eos.
 
   Args:
@@ -177,13 +177,13 @@ def special_ids(folder: pathlib.Path, vocab_size: int) -> dict[str, int]:
   return {k: backend.token_to_id(token) for k, token in named.items() if token}
 
 
-def special_tokens(folder: pathlib.Path) -> set[str]:
-  """Returns all tokens that a tokenizer's files add or give a meaning to."""
+def special_tokens(folder: Path) -> set[str]:
+  """Returns all tokens that are added to a tokenizer, or special in it."""
   tokenizer = open_tokenizer(folder)
   return {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
 
 
-def open_tokenizer(folder: pathlib.Path) -> Any:
+def open_tokenizer(folder: Path) -> Any:
   """Opens a folder's tokenizer as transformers' AutoTokenizer.
 
   Raises:
@@ -207,7 +207,7 @@ def open_tokenizer(folder: pathlib.Path) -> Any:
       raise ValueError("its vocabulary is empty")
   except Exception as error:
     # One of transformers' goes on with the names of all its architectures.
-    reason = files.first_line(error).partition(", or contain one of")[0]
+    reason = first_line(error).partition(", or contain one of")[0]
     raise UserError(
       f"no usable tokenizer in {folder}: {reason.rstrip('.')}. Expected "
       "tokenizer.json, or a SentencePiece or WordPiece model that transformers "
@@ -218,7 +218,12 @@ def open_tokenizer(folder: pathlib.Path) -> Any:
 
 
 def round_trips(tokenizer: Any, texts: Iterable[str]) -> list[str]:
-  """Returns the texts whose ids, decoded and encoded again, are the same."""
+  """Returns the texts whose ids are the same after decoding and encoding.
+
+  Args:
+    tokenizer: a tokenizer of transformers.
+    texts: the texts to try.
+  """
 
   def encode(text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -226,12 +231,12 @@ def round_trips(tokenizer: Any, texts: Iterable[str]) -> list[str]:
   return [t for t in texts if encode(tokenizer.decode(encode(t))) == encode(t)]
 
 
-def _name(folder: pathlib.Path) -> str:
+def _name(folder: Path) -> str:
   return f"the tokenizer in {folder}"
 
 
 def _read_with_special(
-  folder: pathlib.Path, vocab_size: int
+  folder: Path, vocab_size: int
 ) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
   """Returns the tokenizer, and kind ("pad_token") -> token of those it has."""
   _, backend = _read(folder, vocab_size)
@@ -239,9 +244,7 @@ def _read_with_special(
   return backend, _with_ids(tokens, backend, _name(folder))
 
 
-def _read(
-  folder: pathlib.Path, vocab_size: int
-) -> tuple[str, tokenizers.Tokenizer]:
+def _read(folder: Path, vocab_size: int) -> tuple[str, tokenizers.Tokenizer]:
   """Returns a tokenizer as JSON and as an object, without tokens past a table.
 
   The file is taken as it is: what transformers makes of it may change from
@@ -302,13 +305,10 @@ def _check_unknown(backend: tokenizers.Tokenizer, name: str) -> None:
     raise UserError(f"{name} is damaged: tokenizer.json: {error}.") from error
 
 
-def _compare_prefix_space(
-  folder: pathlib.Path, content: Mapping[str, Any]
-) -> None:
+def _compare_prefix_space(folder: Path, content: Mapping[str, Any]) -> None:
   """Notes where two files differ in whether a space is put before a text."""
   path = folder / "tokenizer_config.json"
-  config = files.read_json(path) if path.exists() else {}
-  configured = config.get("add_prefix_space")
+  configured = files.read_json_if_there(path).get("add_prefix_space")
   splitting = content.get("pre_tokenizer") or {}
   steps = [splitting, *(splitting.get("pretokenizers") or [])]
   counts = {s["add_prefix_space"] for s in steps if "add_prefix_space" in s}
@@ -363,11 +363,11 @@ def _note_dropped(name: str, tokens: Iterable[str]) -> None:
   note(f"{name} names {listed}, which have no row in the token table; dropped.")
 
 
-def _configured(folder: pathlib.Path) -> dict[str, str]:
+def _configured(folder: Path) -> dict[str, str]:
   """Returns kind, such as "pad_token" -> token, as JSON files name it."""
   tokens: dict[str, str] = {}
   for name in ("special_tokens_map.json", "tokenizer_config.json"):
-    content = files.read_json(folder / name) if (folder / name).exists() else {}
+    content = files.read_json_if_there(folder / name)
     for kind in _KINDS:
       token = content.get(kind)
       token = token.get("content") if isinstance(token, dict) else token

@@ -9,7 +9,6 @@ for part, what that class builds: then both give the ids of the file.
 
 import dataclasses
 import json
-import pathlib
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from tokenizers import decoders, pre_tokenizers
 
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
+from time_jax.core.storage.paths import Path
 from time_jax.hf import files, tokenizer
 
 _NUM_LINES = 10_000
@@ -98,7 +98,7 @@ def find(
 
 def _bert(file: _File) -> dict[str, Any]:
   model, normalizer = file.content["model"], file.part("normalizer")
-  fits = (
+  if not (
     model["continuing_subword_prefix"] == "##"
     and model["max_input_chars_per_word"] == 100
     and normalizer.get("type") == "BertNormalizer"
@@ -108,23 +108,20 @@ def _bert(file: _File) -> dict[str, Any]:
     and file.names_all(_BERT, mask_takes_space=False)
     and model["unk_token"] == file.tokens["unk_token"]
     and file.surrounds("cls sep", "cls sep sep")
-  )
-  return (
-    {
-      "tokenizer_class": "BertTokenizerFast",
-      "do_lower_case": normalizer["lowercase"],
-      "strip_accents": normalizer["strip_accents"],
-      "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
-    }
-    if fits
-    else {}
-  )
+  ):
+    return {}
+  return {
+    "tokenizer_class": "BertTokenizerFast",
+    "do_lower_case": normalizer["lowercase"],
+    "strip_accents": normalizer["strip_accents"],
+    "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
+  }
 
 
 def _roberta(file: _File) -> dict[str, Any]:
   model, after = file.content["model"], file.part("post_processor")
   before = file.part("pre_tokenizer")
-  fits = (
+  if not (
     all(model.get(k) in known for k, known in _PLAIN_BPE.items())
     and not file.part("normalizer")
     and before.get("type") == "ByteLevel"
@@ -135,16 +132,13 @@ def _roberta(file: _File) -> dict[str, Any]:
     and after.get("type") == "RobertaProcessing"
     and after["add_prefix_space"] == before["add_prefix_space"]
     and file.surrounds("cls sep", "cls sep sep sep")
-  )
-  return (
-    {
-      "tokenizer_class": "RobertaTokenizerFast",
-      "add_prefix_space": before["add_prefix_space"],
-      "trim_offsets": after["trim_offsets"],
-    }
-    if fits
-    else {}
-  )
+  ):
+    return {}
+  return {
+    "tokenizer_class": "RobertaTokenizerFast",
+    "add_prefix_space": before["add_prefix_space"],
+    "trim_offsets": after["trim_offsets"],
+  }
 
 
 def _xlm_roberta(file: _File) -> dict[str, Any]:
@@ -194,7 +188,7 @@ def sample_lines(backend: tokenizers.Tokenizer) -> list[str]:
   ]
 
 
-def name_class(folder: pathlib.Path, texts: Sequence[str]) -> str:
+def name_class(folder: Path, texts: Sequence[str]) -> str:
   """Names the class in a folder's tokenizer_config.json, where one is right.
 
   What the class gives in the installed transformers is compared with what the
@@ -227,7 +221,7 @@ def name_class(folder: pathlib.Path, texts: Sequence[str]) -> str:
   return content["tokenizer_class"]
 
 
-def _readings(folder: pathlib.Path, texts: Sequence[str]) -> list[Any]:
+def _readings(folder: Path, texts: Sequence[str]) -> list[Any]:
   """Returns what transformers makes of texts with a folder's tokenizer."""
   opened = tokenizer.open_tokenizer(folder)
   ids = opened(list(texts))["input_ids"]

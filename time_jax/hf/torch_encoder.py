@@ -1,13 +1,13 @@
 """An encoder as PyTorch and transformers run it, to compare with."""
 
 import importlib.util
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from time_jax.core.errors import RunError
+from time_jax.core.errors import RunError, first_line
+from time_jax.core.storage.paths import Path
 from time_jax.hf import files
 
 # (tokens (B, T), mask (B, T)) -> hidden states.
@@ -29,7 +29,7 @@ def knows(hf_config: Mapping[str, Any]) -> bool:
 
 
 def load_torch(
-  folder: pathlib.Path,
+  folder: Path,
   strict: bool,
   every_layer: bool = True,
   allow_pickle: bool = False,
@@ -66,9 +66,9 @@ def load_torch(
       use_safetensors=None if allow_pickle else True,  # None: if there.
       dtype=torch.float32,
     )
-  except Exception as error:  # It raises what it likes.
+  except Exception as error:  # Its errors share no base class.
     raise RunError(
-      f"transformers cannot load {folder}: {files.first_line(error)}"
+      f"transformers cannot load {folder}: {first_line(error)}"
     ) from error
   if not strict:
     report.pop("unexpected_keys", None)

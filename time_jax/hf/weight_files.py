@@ -1,4 +1,4 @@
-"""Which files of a model's folder hold its weights: one, or those of an index.
+"""Finds the files that hold a model's weights: a single one, or an index's.
 
 Weights are safetensors; pickles only where the user allows them.
 """
@@ -6,12 +6,12 @@ Weights are safetensors; pickles only where the user allows them.
 import dataclasses
 import hashlib
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from time_jax.core.errors import UserError
 from time_jax.core.notes import note
+from time_jax.core.storage.paths import Path, list_files
 from time_jax.hf import files
 
 _ALLOW = (
@@ -31,14 +31,12 @@ class WeightFiles:
     ignored_index: name of an index that lies beside a single file, or "".
   """
 
-  paths: list[pathlib.Path]
+  paths: list[Path]
   index: Mapping[str, str] | None = None
   ignored_index: str = ""
 
 
-def find_weights(
-  folder: pathlib.Path, allow_pickle: bool = False
-) -> WeightFiles:
+def find_weights(folder: Path, allow_pickle: bool = False) -> WeightFiles:
   """Finds the files of a folder that hold its weights.
 
   Args:
@@ -53,7 +51,7 @@ def find_weights(
     weights = _find("pytorch_model.bin", folder)
   if weights:
     return weights
-  if list(folder.glob("*.bin")) and not allow_pickle:
+  if list_files(folder, "*.bin") and not allow_pickle:
     raise UserError(
       f"{folder} holds its weights as a pickle only, which can run code when "
       "loaded. Convert it once where you trust it: AutoModel.from_pretrained("
@@ -71,7 +69,7 @@ def find_weights(
   )
 
 
-def _find(single: str, folder: pathlib.Path) -> WeightFiles | None:
+def _find(single: str, folder: Path) -> WeightFiles | None:
   """Returns the file `single`, else the parts in its index, else None.
 
   transformers looks in the same order, so an index that was left behind by an
@@ -92,7 +90,7 @@ def _find(single: str, folder: pathlib.Path) -> WeightFiles | None:
   names = sorted(set(file_of.values()))
   # An index is input: it must not point outside of its own folder, nor have a
   # pickle opened that nobody allowed.
-  end = pathlib.Path(single).suffix
+  end = Path(single).suffix
   odd = [n for n in names if os.path.basename(n) != n or not n.endswith(end)]
   if odd or not names:
     raise UserError(
@@ -108,12 +106,12 @@ def _find(single: str, folder: pathlib.Path) -> WeightFiles | None:
   return WeightFiles([folder / n for n in names], file_of)
 
 
-def _weight_map(index: pathlib.Path) -> Mapping[str, Any]:
+def _weight_map(index: Path) -> Mapping[str, Any]:
   table = files.read_json(index).get("weight_map")
   return table if isinstance(table, dict) else {}
 
 
-def _names_only(index: pathlib.Path, single: str) -> bool:
+def _names_only(index: Path, single: str) -> bool:
   """Returns whether an index says that all tensors are in one file."""
   try:
     return set(map(str, _weight_map(index).values())) == {single}
@@ -121,7 +119,7 @@ def _names_only(index: pathlib.Path, single: str) -> bool:
     return False
 
 
-def fingerprint(folder: pathlib.Path, allow_pickle: bool = False) -> str:
+def fingerprint(folder: Path, allow_pickle: bool = False) -> str:
   """Returns the SHA-256 over config.json and the weights of a folder."""
   digest = hashlib.sha256()
   weights = find_weights(folder, allow_pickle)

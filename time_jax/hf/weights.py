@@ -9,7 +9,6 @@ that are made of it.
 import dataclasses
 import importlib
 import math
-import pathlib
 import pickle
 import re
 import zipfile
@@ -20,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from time_jax.core.errors import UserError
+from time_jax.core.errors import UserError, first_line
 from time_jax.core.notes import note
-from time_jax.hf.files import first_line
+from time_jax.core.storage.paths import Path
 from time_jax.hf.weight_files import find_weights
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -64,7 +63,7 @@ class Weights:
     files: which of its files are read, see `weight_files.WeightFiles`.
   """
 
-  def __init__(self, folder: pathlib.Path, allow_pickle: bool = False) -> None:
+  def __init__(self, folder: Path, allow_pickle: bool = False) -> None:
     """Reads the headers of the folder's files.
 
     Args:
@@ -139,7 +138,7 @@ class Weights:
     """Returns the file in which the index has a name, or "" without one."""
     return (self.files.index or {}).get(name, "")
 
-  def names_in(self, path: pathlib.Path) -> list[str]:
+  def names_in(self, path: Path) -> list[str]:
     """Returns the names of the tensors that are read from one file."""
     reader = self._readers[path.name]
     return [name for name, (its, _) in self._tensors.items() if its is reader]
@@ -204,7 +203,7 @@ class Weights:
 class _Safetensors:
   """A file in safetensors' format."""
 
-  def __init__(self, path: pathlib.Path) -> None:
+  def __init__(self, path: Path) -> None:
     self._path = path
     self._file: Any = None
     names = self._open().keys()
@@ -246,7 +245,7 @@ class _Safetensors:
 class _Pickle:
   """A file of `torch.save`, which torch opens if it holds only tensors."""
 
-  def __init__(self, path: pathlib.Path) -> None:
+  def __init__(self, path: Path) -> None:
     self._path = path
     # Before torch 1.6 it was no zip file. Such a file is read whole, once.
     self._mapped = zipfile.is_zipfile(path)
@@ -289,7 +288,7 @@ class _Pickle:
 _Reader = _Safetensors | _Pickle
 
 
-def _unpickle(path: pathlib.Path, mapped: bool) -> Any:
+def _unpickle(path: Path, mapped: bool) -> Any:
   try:
     torch = importlib.import_module("torch")
   except ImportError as error:
@@ -309,5 +308,5 @@ def _unpickle(path: pathlib.Path, mapped: bool) -> Any:
   except Exception as error:  # Damage shows as nearly anything.
     raise UserError(
       f"{path} is damaged or incomplete: {type(error).__name__}: "
-      f"{first_line(error).split('. ')[0]}; download it again."
+      f"{first_line(error).split('. ')[0].rstrip('.')}; download it again."
     ) from error

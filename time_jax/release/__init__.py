@@ -1,1 +1,1 @@
-"""From a run to a Hugging Face folder, and the proof that both are equal."""
+"""Exports students as Hugging Face folders, and checks that both are equal."""

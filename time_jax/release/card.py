@@ -1,4 +1,4 @@
-"""The model card: a template, filled with what the run recorded."""
+"""The model card: templates filled with what the run recorded."""
 
 import importlib.resources
 import re
@@ -9,41 +9,15 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from time_jax.catalog.languages import find
+from time_jax.catalog.tables import read_table
 from time_jax.core.display import markdown_table
-from time_jax.hf.files import first_line
+from time_jax.core.errors import first_line
 from time_jax.models.bert import BertConfig
 from time_jax.release.options import Options
 
 NOT_STATED = "not stated"
 _NOT_RECORDED = "not recorded"
-# Key of the facts -> label of its row on the card.
-_MADE = {
-  "imported_from": "taken over from",
-  "teacher": "teacher",
-  "trimmed_from": "teacher's tokens trimmed, from",
-  "teacher_layer": "distilled layer of the teacher",
-  "teacher_sha256": "teacher's weights (SHA-256)",
-  "relation_heads": "relation heads R",
-  "relations": "relations",
-  "init_from": "first weights from",
-  "text_train": "training text",
-  "text_validation": "held-out text",
-  "text_fingerprint": "prepared text (fingerprint)",
-  "tokenizer_sha256": "tokenizer (SHA-256)",
-  "step": "steps",
-  "planned_steps": "steps of the whole run",
-  "batch": "batch",
-  "tokens": "tokens read",
-  "optimizer": "optimizer",
-  "changes": "changed after a step",
-  "ema": "weights averaged over the steps, with decay",
-  "precision": "precision of the computation",
-  "seed": "seed",
-  "hardware": "hardware of the session that saved it",
-  "loss": "relation loss in training",
-  "held_out_loss": "relation loss on held-out text",
-  "chosen": "chosen as",
-}
+_ROWS = read_table("card_rows.tsv", "time_jax.release")
 _DISTILLED = """\
 A small text encoder{}, distilled from a larger one with time_jax after TiME
 ([arXiv 2512.14645](https://arxiv.org/abs/2512.14645)): its last layer learned
@@ -58,11 +32,6 @@ The loss sees the query, key and value projections of the last layer and all
 below them. What follows them in that layer, and the pooler, are as they were
 initialised: fine-tune the model, or take an earlier layer. There is no
 masked-language-model head. Quality on tasks: not stated."""
-# Facts without which the card has no row.
-_OPTIONAL = (
-  *("imported_from", "trimmed_from", "init_from"),
-  *("ema", "changes", "chosen"),
-)
 _SECTIONS = (
   *("Use", "Limits", "How it was made", "Shape"),
   *("Verified when exported", "Licence"),
@@ -88,10 +57,11 @@ def render(
     has_tokenizer: whether there is a tokenizer in the folder.
     has_pooler: whether the pooler is more than zeros.
   """
-  template = importlib.resources.files("time_jax.release").joinpath("card.md")
-  text = template.read_text(encoding="utf-8")
-  return string.Template(text).substitute(
-    front=_front(facts, options.licence),
+  licence = options.licence
+  stated = f"Licence of this model: {NOT_STATED}."
+  return _fill(
+    "card.md",
+    front=_front(facts, licence),
     title=options.name.rstrip("/").rpartition("/")[2] or options.name,
     about=_about(facts),
     usage=_usage(options, config, has_tokenizer),
@@ -110,17 +80,31 @@ def render(
       ]
     ),
     checks=_table(checks),
-    licence=_licence(options.licence),
+    licence=f"{licence}, as stated at export." if licence else stated,
   )
 
 
+def _fill(name: str, **values: str) -> str:
+  """Returns the text of a template in this folder, its blanks filled."""
+  path = importlib.resources.files("time_jax.release").joinpath(name)
+  return string.Template(path.read_text(encoding="utf-8")).substitute(values)
+
+
 def problems(text: str) -> list[str]:
-  """Returns what a card of ours lacks, a sentence each."""
+  """Returns what a card lacks that `render` would have written.
+
+  Args:
+    text: the card, front matter included.
+
+  Returns:
+    A sentence for each part that is missing.
+  """
   lacking = []
   try:
     front = ModelCard(text).data.to_dict()
   except Exception as error:  # It raises what YAML and its own checks raise.
-    return [f"README.md: the front matter cannot be read: {first_line(error)}"]
+    reason = first_line(error).rstrip(".")
+    return [f"README.md: the front matter cannot be read: {reason}"]
   for key in ("library_name", "pipeline_tag", "tags"):
     if not front.get(key):
       lacking.append(f"README.md: the front matter lacks {key}")
@@ -128,20 +112,17 @@ def problems(text: str) -> list[str]:
     body = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
     if not body or not body[1].strip():
       lacking.append(f"README.md lacks the section {title!r}")
-  for key, label in _MADE.items():
-    if key not in _OPTIONAL and not _has_row(text, label):
-      lacking.append(f"README.md does not say: {label}")
+  for row in _ROWS:
+    pattern = rf"^\| {re.escape(row['label'])} \| \S"
+    if not row["optional"] and not re.search(pattern, text, re.M):
+      lacking.append(f"README.md does not say: {row['label']}")
   if re.search(r"\$\w|\bTODO\b|More Information Needed", text):
     lacking.append("README.md has places that were not filled")
   return lacking
 
 
-def _has_row(text: str, label: str) -> bool:
-  return bool(re.search(rf"^\| {re.escape(label)} \| \S", text, re.M))
-
-
 def _front(facts: Mapping[str, Any], licence: str) -> str:
-  front: dict[str, Any] = {
+  front = {
     "library_name": "transformers",
     "pipeline_tag": "feature-extraction",
     "tags": ["time_jax", "distillation", "encoder"],
@@ -169,47 +150,22 @@ def _limits(facts: Mapping[str, Any], has_pooler: bool) -> str:
 
 def _usage(options: Options, config: BertConfig, has_tokenizer: bool) -> str:
   """Returns code blocks that work as they stand, and what to know of them."""
-  model_class, place = options.model_class, repr(options.name)
+  place = repr(options.name)
   if options.revision:
     place += f", revision={options.revision!r}"
-  load_model = f"model = {model_class}.from_pretrained({place})"
-  blocks = [
-    [
-      f"from transformers import AutoTokenizer, {model_class}",
-      "",
-      f"tokenizer = AutoTokenizer.from_pretrained({place})",
-      load_model,
-      'inputs = tokenizer(["Small is fast."], return_tensors="pt")',
-      "print(model(**inputs).last_hidden_state)",
-    ],
-    [
-      "from transformers import pipeline",
-      "",
-      f'encode = pipeline("feature-extraction", model={place})',
-      'print(encode("Small is fast."))',
-    ],
-  ]
-  remark = f"At most {config.max_positions} tokens."
-  if not has_tokenizer:
-    blocks = [
-      [
-        "import torch",
-        f"from transformers import {model_class}",
-        "",
-        load_model,
-        "print(model(torch.tensor([[5, 6, 7]])).last_hidden_state)",
-      ]
-    ]
-    remark += " There is no tokenizer: ids only."
-  code = ["```python\n" + "\n".join(lines) + "\n```" for lines in blocks]
-  return "\n\n".join([*code, remark])
+  return _fill(
+    "card_usage.md" if has_tokenizer else "card_usage_ids.md",
+    model_class=options.model_class,
+    place=place,
+    max_positions=str(config.max_positions),
+  ).rstrip()
 
 
 def _made(facts: Mapping[str, Any]) -> str:
   rows = [
-    (label, str(facts.get(key, _NOT_RECORDED)))
-    for key, label in _MADE.items()
-    if key in facts or key not in _OPTIONAL
+    (row["label"], str(facts.get(row["fact"], _NOT_RECORDED)))
+    for row in _ROWS
+    if row["fact"] in facts or not row["optional"]
   ]
   versions = facts.get("versions") or {}
   listed = ", ".join(f"{name} {number}" for name, number in versions.items())
@@ -219,12 +175,3 @@ def _made(facts: Mapping[str, Any]) -> str:
 def _table(rows: Sequence[tuple[str, str]]) -> str:
   cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
   return markdown_table([["what", "value"], *cells], align="<")
-
-
-def _licence(licence: str) -> str:
-  stated = (
-    f"{licence}, as stated at export."
-    if licence
-    else f"Licence of this model: {NOT_STATED}."
-  )
-  return f"{stated} The teacher and the text have their own."

@@ -1,7 +1,8 @@
-"""What can be checked in a Hugging Face folder, one function a check.
+"""The checks of `verify`, one function each.
 
-Each takes the opened folder and returns what it found in words. It raises
-RunError or UserError if that is wrong, NotCheckedError if it cannot be known.
+A check takes the opened folder and returns its finding in words. It raises
+RunError or UserError if the folder is wrong, and NotCheckedError if there is
+nothing to compare with.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,11 +15,11 @@ import tokenizers
 
 from time_jax.core.errors import RunError
 from time_jax.hf import files, load, save, tokenizer
-from time_jax.models.family import abstract_params
 from time_jax.release import card, probe
 from time_jax.release.model_folder import RECORD, ModelFolder, NotCheckedError
 
-TOLERANCE = 1e-5  # of hidden states in float32, of their largest value above 1
+# Of hidden states in float32, relative to the largest one if that exceeds 1.
+TOLERANCE = 1e-5
 # A fingerprint may have been made on another machine.
 _FINGERPRINT_TOLERANCE = 1e-4
 
@@ -91,18 +92,16 @@ def _list(values: Mapping[str, Any]) -> str:
 
 def check_tensors(folder: ModelFolder) -> str:
   """Compares the tensors with those that the encoder has."""
-  family, config = load.read_config(folder.path)
-  encoder = family.encoder(config, config.num_layers, "float32")
-  shapes: Any = flax.traverse_util.flatten_dict(
-    flax.linen.meta.unbox(abstract_params(encoder))
-  )
+  # Raises if a tensor is missing or of another shape.
+  encoder, params = folder.encoder
+  leaves: Any = flax.traverse_util.flatten_dict(params)
+  table = load.read_config(folder.path)[0].names
   known = {
     prefix + name
-    for path, leaf in shapes.items()
-    for name in family.names.names(path, leaf.shape, config.num_layers)
-    for prefix in family.names.prefixes
+    for path, leaf in leaves.items()
+    for name in table.names(path, leaf.shape, encoder.num_layers)
+    for prefix in table.prefixes
   }
-  _ = folder.encoder  # Raises if a tensor is missing or of another shape.
   with folder.weights() as weights:
     names = set(weights)
   others = sorted(names - known)
@@ -113,7 +112,7 @@ def check_tensors(folder: ModelFolder) -> str:
 
 
 def check_tokenizer(folder: ModelFolder) -> str:
-  """Compares transformers' ids with those of the file and of the record."""
+  """Compares transformers' ids with tokenizer.json's and the record's."""
   opened, rows = folder.tokenizer, folder.config.vocab_size
   texts = folder.probe.texts or probe.TEXTS
   ids = [folder.token_ids(text) for text in texts]
@@ -132,10 +131,10 @@ def check_tokenizer(folder: ModelFolder) -> str:
       if backend.encode(text).ids != row:
         raise RunError(f"transformers reads tokenizer.json otherwise: {text!r}")
   record = folder.record or {}
-  if record:
-    for text, row, then in zip(texts, ids, folder.probe.rows, strict=False):
-      if tuple(row[: folder.config.max_positions]) != then:
-        raise RunError(f"other tokens than when exported, of {text!r}")
+  recorded = folder.probe.rows if record else ()
+  for text, row, then in zip(texts, ids, recorded, strict=False):
+    if tuple(row[: folder.config.max_positions]) != then:
+      raise RunError(f"other tokens than when exported, of {text!r}")
   _check_vocabulary(folder)
   # None may: a tokenizer of one language need not know these scripts.
   back = tokenizer.round_trips(opened, texts)
@@ -150,11 +149,11 @@ def check_tokenizer(folder: ModelFolder) -> str:
 
 def _check_vocabulary(folder: ModelFolder) -> None:
   """Raises RunError if the vocabulary is not that of the record or the run."""
-  known = {}
-  if folder.record:
-    known["exported"] = folder.record["fingerprint"].get("words")
-  if folder.student:
-    known["trained"] = folder.student.words
+  record = folder.record or {"fingerprint": {}}
+  known = {
+    "exported": record["fingerprint"].get("words"),
+    "trained": folder.student.words if folder.student else "",
+  }
   for when, expected in known.items():
     if expected and expected != tokenizer.vocabulary_sha256(
       folder.path, folder.config.vocab_size
@@ -208,7 +207,7 @@ def check_against_run(folder: ModelFolder) -> str:
 
 
 def check_torch(folder: ModelFolder, of_texts: bool) -> str:
-  """Compares PyTorch with JAX on rows of the probe, padded and each alone.
+  """Compares PyTorch with JAX on rows of the probe, padded and one by one.
 
   Args:
     folder: the opened folder.
@@ -236,9 +235,9 @@ def check_torch(folder: ModelFolder, of_texts: bool) -> str:
 def _check_equal(
   expected: np.ndarray, actual: np.ndarray, tolerance: float
 ) -> str:
-  """Says how equal hidden states are; raises RunError if they are not."""
+  """Says how close hidden states are; raises RunError if not close enough."""
   difference = float(np.abs(expected - actual).max())
-  # Beyond 1, float32 has no more than so many digits.
+  # The error of float32 grows with the size of the numbers.
   largest = float(np.abs(expected).max())
   allowed = tolerance * max(1.0, largest)
   if not difference <= allowed:
@@ -263,12 +262,12 @@ def check_card(folder: ModelFolder) -> str:
 
 
 class Check(NamedTuple):
-  """A check.
+  """A check and its place among the others.
 
   Attributes:
     name: what users see.
-    run: the function.
-    needs: the check without which it makes no sense, or "".
+    run: checks the folder, and returns what it found.
+    needs: name of the check that must pass before; "" for none.
   """
 
   name: str

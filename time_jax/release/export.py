@@ -1,8 +1,7 @@
-"""A checkpoint -> a Hugging Face folder that is proven equal to it."""
+"""Exports a checkpoint as a Hugging Face folder and proves both equal."""
 
 import dataclasses
 import importlib.metadata
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 from time_jax.core.errors import RunError, UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder
-from time_jax.core.storage.paths import list_files
+from time_jax.core.storage.paths import Path, list_files
 from time_jax.hf import files, save, tokenizer, tokenizer_class
 from time_jax.release import card, onnx_files, probe, provenance, push, verify
 from time_jax.release.model_folder import RECORD
@@ -28,16 +27,29 @@ _PACKAGES = (
 
 
 def export_command(
-  workdir: pathlib.Path,
+  workdir: Path,
   *,
   step: int | None,
-  out: pathlib.Path | None,
+  out: Path | None,
   options: Options,
   push_to: str = "",
   private: bool = True,
   dry_run: bool = False,
 ) -> int:
-  """Exports, and uploads where that was asked for; returns exit code 0."""
+  """Exports a student, and uploads it if a repository is named.
+
+  Args:
+    workdir: see `export`.
+    step: see `export`.
+    out: see `export`.
+    options: what the export is to be.
+    push_to: repository OWNER/NAME on the hub; "": nothing is uploaded.
+    private: whether a repository that has to be made is private.
+    dry_run: whether to list what would be uploaded instead of uploading it.
+
+  Returns:
+    The exit code, 0.
+  """
   if push_to:
     push.check_name(push_to)
     if not dry_run:
@@ -59,11 +71,11 @@ def export_command(
 
 
 def export(
-  workdir: pathlib.Path,
+  workdir: Path,
   step: int | None = None,
-  out: pathlib.Path | None = None,
+  out: Path | None = None,
   options: Options | None = None,
-) -> pathlib.Path:
+) -> Path:
   """Writes a student as a model folder, loads it back and compares.
 
   Args:
@@ -100,16 +112,15 @@ def export(
   return out
 
 
-def _complete(options: Options, student: Student, out: pathlib.Path) -> Options:
+def _complete(options: Options, student: Student, out: Path) -> Options:
   """Fills in what was not given, and checks what was."""
   imported = student.record.get("imported") or {}
-  options = Options(
+  options = dataclasses.replace(
+    options,
     model_class=options.model_class or imported.get("class") or "BertModel",
     dtype=options.dtype or imported.get("dtype") or "float32",
     licence=options.licence or imported.get("facts", {}).get("licence", ""),
     name=options.name or str(out.resolve()),
-    revision=options.revision,
-    onnx=options.onnx,
   )
   for flag, value, known in (
     ("class", options.model_class, tuple(save.CLASSES)),
@@ -121,12 +132,9 @@ def _complete(options: Options, student: Student, out: pathlib.Path) -> Options:
 
 
 def _write_and_verify(
-  folder: pathlib.Path,
-  workdir: pathlib.Path,
-  student: Student,
-  options: Options,
+  folder: Path, workdir: Path, student: Student, options: Options
 ) -> list[Result]:
-  """Fills the folder; raises RunError unless it is what it should be."""
+  """Fills the folder; raises RunError if it differs from the checkpoint."""
   facts = provenance.collect(workdir, student)
   if options.licence:
     facts["licence"] = options.licence
@@ -140,7 +148,7 @@ def _write_and_verify(
     has_tokenizer=tokenizer.has_tokenizer(folder),
     has_pooler=any(map(jnp.any, jax.tree.leaves(student.params["pooler"]))),
   )
-  (folder / "README.md").write_text(text, encoding="utf-8")
+  atomic_file.write_text(folder / "README.md", text)
   wrong = [f"{r.name}: {r.text}" for r in results if r.ok is False]
   if wrong := wrong + card.problems(text):
     raise RunError(
@@ -151,13 +159,13 @@ def _write_and_verify(
 
 
 def write_folder(
-  folder: pathlib.Path,
-  workdir: pathlib.Path,
+  folder: Path,
+  workdir: Path,
   student: Student,
   options: Options,
   facts: provenance.Facts,
 ) -> list[Result]:
-  """Writes everything but the card.
+  """Writes all files of an export but the card, README.md.
 
   Args:
     folder: an empty folder.
@@ -167,7 +175,7 @@ def write_folder(
     facts: facts for time_jax.json.
 
   Returns:
-    What was measured while writing.
+    How far the ONNX files are from JAX; empty without them.
   """
   config, source = student.config, workdir / "tokenizer"
   ids: dict[str, int] = {}
@@ -227,7 +235,7 @@ def write_folder(
   return [Result(name, text, True) for name, text in measured]
 
 
-def _hashes(folder: pathlib.Path) -> dict[str, Any]:
+def _hashes(folder: Path) -> dict[str, Any]:
   return {
     str(path.relative_to(folder)): {
       "bytes": path.stat().st_size,

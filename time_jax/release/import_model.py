@@ -1,10 +1,11 @@
-"""A model folder -> a workdir with a checkpoint, as if a run had saved it."""
+"""Imports a model folder as a workdir, as if a run had saved a checkpoint."""
 
 import dataclasses
 import json
-import pathlib
 from typing import Any
 
+import flax
+import jax
 import jax.numpy as jnp
 
 from time_jax.checkpoint.writer import CheckpointWriter
@@ -15,6 +16,7 @@ from time_jax.core.errors import UserError
 from time_jax.core.notes import note
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder, check_empty
+from time_jax.core.storage.paths import Path
 from time_jax.hf import (
   files,
   lineage,
@@ -26,16 +28,13 @@ from time_jax.hf import (
 )
 from time_jax.hf.weights import Weights
 from time_jax.models.bert import BertConfig
-from time_jax.models.family import Params
 from time_jax.parallel import sharding
 from time_jax.release.model_folder import RECORD, read_record
 from time_jax.run import first_weights, imported_model, run_files
 
 
-def import_command(
-  name: str, workdir: pathlib.Path, allow_pickle: bool = False
-) -> int:
-  """Makes a workdir of a model, to distil on, evaluate or export.
+def import_command(name: str, workdir: Path, allow_pickle: bool = False) -> int:
+  """Makes a workdir from a model, to be distilled further or exported.
 
   Args:
     name: a folder, package or hub id, see `files.resolve`.
@@ -60,7 +59,14 @@ def import_command(
     allow_pickle=allow_pickle,
   )
   nonfinite.check_first_weights(params, name)
-  config, params = _as_student(config, params)
+  arrays = dict(model_identity.student_arrays(config, params))
+  params = jax.tree.map(jnp.asarray, flax.traverse_util.unflatten_dict(arrays))
+  config = dataclasses.replace(
+    config,
+    position_offset=0,
+    embedding_size=None,
+    num_token_types=model_identity.TOKEN_TYPES,
+  )
   with atomic_folder(workdir, "--workdir", replace=False) as fresh:
     if tokenizer.has_tokenizer(folder):
       tokenizer.save_tokenizer(
@@ -107,34 +113,8 @@ def import_command(
   return 0
 
 
-def _as_student(
-  config: BertConfig, params: Params
-) -> tuple[BertConfig, Params]:
-  """Returns a model in the form of students.
-
-  That form has positions from row 0 on, two token types and a pooler. What a
-  model does not have, and no text needs, is zero: the second token type, the
-  pooler.
-  """
-  width, num_types = config.hidden_size, 2
-  embeddings = dict(params["embeddings"])
-  table = embeddings["position"]["embedding"]
-  embeddings["position"] = {"embedding": table[config.position_offset :]}
-  types = embeddings["token_type"]["embedding"][:num_types]
-  missing = jnp.zeros((num_types - len(types), width))
-  embeddings["token_type"] = {"embedding": jnp.concatenate([types, missing])}
-  zeros = {"kernel": jnp.zeros((width, width)), "bias": jnp.zeros(width)}
-  pooler = params.get("pooler", zeros)
-  config = dataclasses.replace(
-    config, position_offset=0, embedding_size=None, num_token_types=num_types
-  )
-  return config, dict(params) | {"embeddings": embeddings, "pooler": pooler}
-
-
-def _describe(
-  name: str, folder: pathlib.Path, allow_pickle: bool
-) -> dict[str, Any]:
-  """Returns what a workdir records of the folder that it was made from."""
+def _describe(name: str, folder: Path, allow_pickle: bool) -> dict[str, Any]:
+  """Describes the folder, for the record of the workdir made from it."""
   with Weights(folder, allow_pickle) as weights:
     dtype = weights.info(next(iter(weights))).dtype
   bert = files.model_config(folder)["model_type"] == "bert"
@@ -146,11 +126,11 @@ def _describe(
   }
 
 
-def _vocabulary(name: str, folder: pathlib.Path) -> str:
-  """Returns the hash of the vocabulary that a model was trained with.
+def _vocabulary(name: str, folder: Path) -> str:
+  """Returns the recorded hash of a model's vocabulary.
 
   Returns:
-    "" where there is a tokenizer, or nobody knows.
+    The hash; "" if there is a tokenizer to hash instead, or no record.
   """
   if tokenizer.has_tokenizer(folder):
     return ""
@@ -164,7 +144,7 @@ def _vocabulary(name: str, folder: pathlib.Path) -> str:
 
 
 def _run_config(run: dict[str, Any], config: BertConfig) -> dict[str, Any]:
-  """Returns the config of the run that made it, or defaults with its shape."""
+  """Returns the config of the model's run, or defaults with its sizes."""
   content = completed(
     {k: v for k, v in run.items() if not k.endswith("(SHA-256)")}
   )

@@ -1,10 +1,9 @@
-"""`inspect`: what a checkpoint is, and what would stop a run from using it."""
+"""`inspect`: describes a checkpoint, and finds what would stop a run on it."""
 
 import collections
 import contextlib
 import json
 import math
-import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from time_jax.catalog.teachers import Recommendation, recommended
 from time_jax.config.distill import STUDENT_SIZES, default_config
 from time_jax.core.display import byte_size
 from time_jax.core.errors import EXIT_BAD_INPUT, UserError
+from time_jax.core.storage.paths import Path
 from time_jax.hf import files, load, tokenizer
 from time_jax.hf.weights import Weights
 
@@ -29,8 +29,8 @@ def inspect_model(
 ) -> int:
   """Prints what a model folder holds, and what is wrong with it.
 
-  It reads JSON files, headers, tokenizer, and the weights that a run would
-  read, in search of numbers that are not finite.
+  It reads the JSON files, the headers of the weights, the tokenizer and, in
+  search of numbers that are not finite, the tensors that a run would read.
 
   Args:
     name: a folder, package or hub id, see `files.resolve`.
@@ -77,7 +77,7 @@ def inspect_model(
 
 @contextlib.contextmanager
 def _collecting(problems: list[str]) -> Iterator[None]:
-  """Adds a UserError to the problems, and goes on with the next part."""
+  """Adds a UserError to the problems instead of ending the inspection."""
   try:
     yield
   except UserError as error:
@@ -88,7 +88,7 @@ def _row(title: str, text: str) -> None:
   print(f"{title:<15} {text}")
 
 
-def _print_config(folder: pathlib.Path) -> Any:
+def _print_config(folder: Path) -> Any:
   family, config = load.read_config(folder)
   content = files.model_config(folder)
   kind = content.get("model_type") or content["architectures"][0]
@@ -144,7 +144,7 @@ def _print_tensors(
 def _check_finite(
   weights: Weights, needed: Sequence[str], problems: list[str]
 ) -> None:
-  """Reads what a run would read; a gigabyte takes about a second."""
+  """Reads the tensors that a run would read, in about a second a gigabyte."""
   bad = {}
   for name in needed:
     chunks = (chunk for _, chunk in weights.chunks(name))
@@ -179,9 +179,7 @@ def _print_widths(
     _row(f"R for size {name}", f"{shown}{misfit}")
 
 
-def _print_tokenizer(
-  folder: pathlib.Path, num_rows: int, problems: list[str]
-) -> None:
+def _print_tokenizer(folder: Path, num_rows: int, problems: list[str]) -> None:
   backend = tokenizers.Tokenizer.from_str(
     tokenizer.load_tokenizer(folder, num_rows).backend
   )

@@ -1,7 +1,6 @@
-"""A Hugging Face folder, opened part by part, each part at most once."""
+"""A Hugging Face folder whose parts are read when first needed, and kept."""
 
 import functools
-import pathlib
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import numpy as np
 
 from time_jax.core.arrays import Batch
 from time_jax.core.errors import UserError
+from time_jax.core.storage.paths import Path
 from time_jax.hf import files, load, tokenizer, torch_encoder
 from time_jax.hf.weights import Weights
 from time_jax.parallel import sharding
@@ -19,11 +19,21 @@ RECORD = "time_jax.json"
 
 
 class NotCheckedError(Exception):
-  """Something cannot be checked; the message says why."""
+  """There is nothing to check against; the message says what is missing."""
 
 
-def read_record(folder: pathlib.Path) -> dict[str, Any] | None:
-  """Returns what an export of ours says of itself; None of any other folder."""
+def read_record(folder: Path) -> dict[str, Any] | None:
+  """Reads the record that `export` writes into a folder.
+
+  Args:
+    folder: a model's folder.
+
+  Returns:
+    The record, or None if the folder is no export of ours.
+
+  Raises:
+    UserError: the record is damaged, or of a version that recorded less.
+  """
   path = folder / RECORD
   if not path.exists():
     return None
@@ -38,16 +48,16 @@ def read_record(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 class ModelFolder:
-  """A folder, and what it should be equal to.
+  """A folder, and the student that it should hold.
 
   Attributes:
     path: the folder.
-    student: the student of the run that it should be, or None.
+    student: the student to compare with, or None.
   """
 
   def __init__(
     self,
-    path: pathlib.Path,
+    path: Path,
     student: saved_student.Student | None = None,
     allow_pickle: bool = False,
   ) -> None:

@@ -1,29 +1,30 @@
-"""ONNX files of a student, each measured against JAX before it is kept."""
+"""Writes a student as ONNX files, and measures each of them against JAX."""
 
 import logging
-import pathlib
 from typing import Any
 
 import numpy as np
 
 from time_jax.core.display import byte_size
 from time_jax.core.errors import RunError
+from time_jax.core.storage.paths import Path, list_files
 from time_jax.hf import onnx_graph
 from time_jax.hf.torch_encoder import Encode
 from time_jax.release import probe
 from time_jax.run.saved_student import Student
 
 FOLDER = "onnx"
-# The names by which transformers.js looks for them. Earlier exports have
+# The names that transformers.js looks for. Earlier exports have
 # model_int8.onnx, which `verify` finds in their record.
 PLAIN, INT8 = "model.onnx", "model_quantized.onnx"
-TOLERANCE = 1e-4  # of hidden states in float32, of their largest value above 1
+# Of hidden states in float32, relative to the largest one if that exceeds 1.
+TOLERANCE = 1e-4
 
 
 def write_onnx(
-  folder: pathlib.Path, student: Student, rows: probe.Probe
+  folder: Path, student: Student, rows: probe.Probe
 ) -> list[tuple[str, str]]:
-  """Writes onnx/model.onnx, and its int8 twin, and measures both.
+  """Writes a graph in float32 and one in int8, and compares both with JAX.
 
   Args:
     folder: the export's folder.
@@ -31,54 +32,45 @@ def write_onnx(
     rows: rows to compare on.
 
   Returns:
-    (file, what was measured) of each.
+    For each file its name and the finding, in words.
 
   Raises:
     UserError: onnx or onnxruntime is not installed.
-    RunError: onnxruntime and JAX differ.
+    RunError: the float32 graph gives other hidden states than JAX.
   """
   target = folder / FOLDER
   target.mkdir()
   plain, int8 = target / PLAIN, target / INT8
   onnx_graph.save_onnx(plain, student.config, student.params)
   write_int8(plain, int8, large=onnx_graph.is_large(student.params))
-  for path in target.iterdir():
+  for path in list_files(target):
     path.chmod(0o644)  # Weights beside a file are written as private.
   batch = rows.batch()
   real = np.asarray(batch.segment_ids) > 0
   tokens = np.asarray(batch.tokens)
   states = probe.hidden_states(student.encoder, student.params, batch)[-1]
-  expected = states[real]
-  difference = float(
-    np.abs(load_onnx(plain)(tokens, real)[real] - expected).max()
-  )
-  if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+  actual = load_onnx(plain)(tokens, real)
+  difference = float(np.abs(actual - states)[real].max())
+  if not difference <= TOLERANCE * max(1.0, float(np.abs(states[real]).max())):
     raise RunError(
       f"onnxruntime differs from JAX by {difference:.2e}, expected at most "
       f"{TOLERANCE}."
     )
-  # Rounding is judged by real text: random ids are of rare words.
+  # The error of int8 is measured on text: random ids are mostly rare words.
   text = slice(len(rows.texts) or None)
   rough = load_onnx(int8)(tokens[text], real[text])[real[text]]
   exact = states[text][real[text]]
   kind = "text" if rows.texts else "ids"
-  return [
-    (
-      f"{FOLDER}/{PLAIN}",
-      f"onnxruntime equals JAX within {difference:.1e}; "
-      f"{byte_size(size_of(plain))}, opset {onnx_graph.OPSET}",
-    ),
-    (
-      f"{FOLDER}/{INT8}",
-      f"{_error(exact, rough)} on {len(exact)} tokens of {kind}; "
-      f"{byte_size(size_of(int8))}",
-    ),
-  ]
+  found = {
+    PLAIN: f"onnxruntime equals JAX within {difference:.1e}; "
+    f"{byte_size(size_of(plain))}, opset {onnx_graph.OPSET}",
+    INT8: f"{_error(exact, rough)} on {len(exact)} tokens of {kind}; "
+    f"{byte_size(size_of(int8))}",
+  }
+  return [(f"{FOLDER}/{name}", text) for name, text in found.items()]
 
 
-def write_int8(
-  path: pathlib.Path, target: pathlib.Path, *, large: bool
-) -> None:
+def write_int8(path: Path, target: Path, *, large: bool) -> None:
   """Writes a graph with its weights in 8 bits, a scale for every column.
 
   Args:
@@ -104,11 +96,15 @@ def write_int8(
     logging.disable(before)
 
 
-def load_onnx(path: pathlib.Path) -> Encode:
-  """Returns a file's model as a function of tokens and mask -> (B, T, D).
+def load_onnx(path: Path) -> Encode:
+  """Opens an ONNX file in onnxruntime, on the CPU.
 
   Args:
-    path: the file, which onnxruntime runs on the CPU.
+    path: the file.
+
+  Returns:
+    A function of tokens (B, T) and mask (B, T) that gives the last hidden
+    states (B, T, D).
   """
   (runtime,) = onnx_graph.require("onnxruntime")
   options = runtime.SessionOptions()
@@ -126,7 +122,7 @@ def load_onnx(path: pathlib.Path) -> Encode:
 
 
 def _error(exact: np.ndarray, rough: np.ndarray) -> str:
-  """Says what rounding to int8 costs, over vectors (N, D) of tokens."""
+  """Says how far vectors of tokens (N, D) are off in int8."""
   norms = np.linalg.norm(exact, axis=-1), np.linalg.norm(rough, axis=-1)
   cosine = (exact * rough).sum(-1) / (norms[0] * norms[1])
   relative = np.linalg.norm(rough - exact, axis=-1) / norms[0]
@@ -137,6 +133,7 @@ def _error(exact: np.ndarray, rough: np.ndarray) -> str:
   )
 
 
-def size_of(path: pathlib.Path) -> int:
+def size_of(path: Path) -> int:
   """Returns the bytes of a file and of the weights beside it."""
-  return sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
+  parts = list_files(path.parent, f"{path.name}*")
+  return sum(part.stat().st_size for part in parts)

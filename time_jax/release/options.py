@@ -1,22 +1,22 @@
-"""What an export is to be."""
+"""The options of `export`."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What an export is to be.
+  """The options of `export`.
 
   Attributes:
-    model_class: a key of `save.CLASSES`; "": the class that an imported student
-      had, else BertModel.
-    dtype: dtype of the weights, one of `save.DTYPES`; "": likewise, else
-      float32.
-    licence: identifier for the card; "": the licence that an imported export
-      had, else the card says that none is stated.
-    name: how the card's code loads the model; "": by the folder's path.
+    model_class: class in config.json, a key of `save.CLASSES`; "": that of the
+      imported model, or BertModel if the student was not imported.
+    dtype: dtype of the weights, one of `save.DTYPES`; "": that of the imported
+      model, or float32.
+    licence: its identifier, for the card; "": that of the imported export; the
+      card says so where there is none.
+    name: name by which the card's code loads the model; "": the folder's path.
     revision: branch of the hub that the export is for; None: the main one.
-    onnx: whether ONNX files are written, too.
+    onnx: whether to write ONNX files, too.
   """
 
   model_class: str = ""

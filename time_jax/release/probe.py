@@ -1,8 +1,8 @@
-"""Fixed inputs, and what an encoder makes of them: its fingerprint.
+"""Fixed inputs, and the fingerprint of an encoder: what it makes of them.
 
-The rows are a few texts, as the model's own tokenizer cuts them, and random
-tokens of several lengths, from one token to all positions. All of them go
-through the encoder as one padded batch, so one program is compiled.
+The rows are a few texts, tokenized by the model's own tokenizer, and random
+tokens in several lengths, from one token to as many as the model takes. They
+form one padded batch, so that a single program is compiled.
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ _GROUPS = 16  # numbers of a fingerprint for each row and layer
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-  """Rows to show to an encoder.
+  """Rows that encoders are compared on.
 
   Attributes:
-    rows: token ids, without padding; those of `texts` come first.
-    texts: the texts that the first rows are made of.
+    rows: token ids without padding; the rows of `texts` come first.
+    texts: the texts of the first rows.
     pad_id: id of the padding after each row.
   """
 
@@ -49,13 +49,16 @@ class Probe:
     return make_batch(tokens, np.arange(lengths.max()) < lengths[:, None])
 
   def fingerprint(self, states: np.ndarray) -> np.ndarray:
-    """Returns numbers (states, rows, groups) that every weight has a part in.
+    """Summarises hidden states by a few numbers that all weights influence.
 
-    They are means over groups of components of the last token of every row,
-    which has seen all others.
+    They are means over groups of components of the last token of each row,
+    which attends to all others.
 
     Args:
       states: hidden states (states, B, T, D) of `batch`.
+
+    Returns:
+      The numbers, (states, rows, groups).
     """
     last = [len(row) - 1 for row in self.rows]
     ends = states[:, np.arange(len(last)), last]
@@ -72,13 +75,14 @@ def make_probe(
   pad_id: int,
   tokenize: Callable[[str], Sequence[int]] | None,
 ) -> Probe:
-  """Makes the rows.
+  """Makes the rows that are recorded with an export.
 
   Args:
     vocab_size: token ids are below it.
     longest: number of tokens of the longest row.
-    pad_id: an id that no row contains: RoBERTa and its kin do not count it.
-    tokenize: maps a text to ids, or None where there is no tokenizer.
+    pad_id: the padding token, which no row contains: RoBERTa's positions skip
+      it.
+    tokenize: maps a text to ids; None where there is no tokenizer.
   """
   texts = TEXTS if tokenize else ()
   rows = [tuple(tokenize(text))[:longest] for text in texts] if tokenize else []
@@ -94,7 +98,16 @@ def make_probe(
 def hidden_states(
   encoder: nn.Module, params: Params, batch: Batch
 ) -> np.ndarray:
-  """Returns hidden states (states, B, T, D) of all layers, in full float32."""
+  """Computes the hidden states of all layers, with products in full float32.
+
+  Args:
+    encoder: a complete encoder.
+    params: its parameters.
+    batch: rows of tokens.
+
+  Returns:
+    The states, (states, B, T, D).
+  """
   run: Any = jax.jit(
     lambda params: encoder.apply(
       {"params": params}, batch, method="hidden_states"
@@ -105,7 +118,12 @@ def hidden_states(
 
 
 def to_json(probe: Probe, numbers: np.ndarray) -> dict[str, Any]:
-  """Returns rows and fingerprint as JSON that stays readable."""
+  """Returns a probe and its fingerprint as JSON that people can read.
+
+  Args:
+    probe: the rows.
+    numbers: what `Probe.fingerprint` returned.
+  """
   return {
     "texts": list(probe.texts),
     "rows": [" ".join(map(str, row)) for row in probe.rows],
@@ -117,7 +135,15 @@ def to_json(probe: Probe, numbers: np.ndarray) -> dict[str, Any]:
 
 
 def from_json(content: dict[str, Any], pad_id: int) -> tuple[Probe, np.ndarray]:
-  """Inverts `to_json`."""
+  """Reads what `to_json` returned.
+
+  Args:
+    content: the JSON.
+    pad_id: the padding of the probe, which is not in the JSON.
+
+  Returns:
+    The probe and its fingerprint.
+  """
   rows = tuple(tuple(map(int, row.split())) for row in content["rows"])
   numbers = [[row.split() for row in state] for state in content["states"]]
   probe = Probe(rows, tuple(content["texts"]), pad_id)

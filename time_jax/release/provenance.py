@@ -1,15 +1,15 @@
-"""The facts that a run recorded of itself, for the card of its student.
+"""Collects what a run recorded of itself, for the card of its student.
 
-Nothing is computed that a reader could take for a measurement, and what was
-not recorded is absent.
+Facts that were not recorded are left out rather than computed afterwards: a
+reader could take them for measurements.
 """
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from time_jax.catalog import languages
 from time_jax.core.errors import UserError
+from time_jax.core.storage.paths import Path
 from time_jax.data import manifest
 from time_jax.hf.lineage import shown_path
 from time_jax.run import choose
@@ -21,16 +21,16 @@ from time_jax.telemetry.history import METRIC
 Facts = dict[str, Any]
 
 
-def collect(workdir: pathlib.Path, student: Student) -> Facts:
-  """Gathers the facts, as plain JSON.
+def collect(workdir: Path, student: Student) -> Facts:
+  """Collects the facts about a student.
 
   Args:
     workdir: workdir of the run.
     student: one of its checkpoints.
 
   Returns:
-    Facts by name, see `card._MADE`. Of a student that `import` took over from
-    an export of ours, and that was not trained further: what that export says.
+    Facts by name as plain JSON, see card_rows.tsv. If `import` took the student
+    over and it was not trained further, the facts are those that came with it.
   """
   imported = student.record.get("imported") or {}
   if student.step == 0 and imported:
@@ -40,7 +40,7 @@ def collect(workdir: pathlib.Path, student: Student) -> Facts:
     **_of_config(run, student.record.get("teacher") or {}),
     **_of_text(workdir, run),
     **_of_metrics(workdir, student.step),
-    "hardware": _hardware(student.record.get("hardware")),
+    "hardware": _hardware(student.record.get("hardware") or {}),
     "versions": student.record.get("versions"),
   }
   if imported:
@@ -52,6 +52,8 @@ def _of_config(run: Mapping[str, Any], known: Mapping[str, str]) -> Facts:
   if "teacher" not in run:
     return {}
   teacher, train = run["teacher"], run["train"]
+  clip_norm = train["clip_norm"]
+  clipping = f"clipping at {clip_norm:g}" if clip_norm else "no clipping"
   return {
     "language": _language(run["lang"]),
     "teacher": known.get("name") or shown_path(teacher["path"]),
@@ -67,17 +69,13 @@ def _of_config(run: Mapping[str, Any], known: Mapping[str, str]) -> Facts:
     "optimizer": (
       f"AdamW, peak learning rate {train['peak_lr']:g}, "
       f"{train['warmup_steps']} warm-up steps, weight decay "
-      f"{train['weight_decay']:g}, {_clipping(train['clip_norm'])}"
+      f"{train['weight_decay']:g}, {clipping}"
     ),
     "changes": train.get("changes", ""),
     "ema": f"{train['ema']:g}" if train.get("ema") else "",
     "precision": train["dtype"],
     "seed": run["seed"],
   }
-
-
-def _clipping(clip_norm: float) -> str:
-  return f"clipping at {clip_norm:g}" if clip_norm else "no clipping"
 
 
 def _language(code: str) -> str:
@@ -93,9 +91,9 @@ def _relations(weights: Mapping[str, float]) -> str:
   return ", ".join(p if plain else f"{w:g} {p}" for p, w in used.items())
 
 
-def _of_text(workdir: pathlib.Path, run: Mapping[str, Any]) -> Facts:
+def _of_text(workdir: Path, run: Mapping[str, Any]) -> Facts:
   data = run.get("data") or {}
-  folder = pathlib.Path(data.get("folder") or workdir / "data")
+  folder = Path(data.get("folder") or workdir / "data")
   if data.get("synthetic_rows"):
     return {"text_train": "none: random tokens"}
   if not manifest.is_prepared(folder):
@@ -127,7 +125,7 @@ def _datasets(sources: Sequence[str]) -> list[str]:
   return sorted({name.partition("@")[0].partition(":")[0] for name in ids})
 
 
-def _of_metrics(workdir: pathlib.Path, step: int) -> Facts:
+def _of_metrics(workdir: Path, step: int) -> Facts:
   rows = [r for r in history.read_metrics(workdir) if r["step"] <= step]
   logged = [row["data/tokens"] for row in rows if "data/tokens" in row]
   facts: Facts = {"step": step}
@@ -151,15 +149,13 @@ def _of_metrics(workdir: pathlib.Path, step: int) -> Facts:
   return facts
 
 
-def _choice(workdir: pathlib.Path) -> int | None:
+def _choice(workdir: Path) -> int | None:
   try:
     return choose.read_choice(workdir)
-  except UserError:  # Damaged; who gave --step need not care.
+  except UserError:  # It is damaged, and not needed where --step is given.
     return None
 
 
-def _hardware(recorded: Mapping[str, Any] | None) -> str:
-  if not recorded:
-    return ""
-  devices = f"{recorded['devices']} x {recorded['kind']}"
-  return f"{devices}, {recorded['processes']} process(es)"
+def _hardware(recorded: Mapping[str, Any]) -> str:
+  text = "{devices} x {kind}, {processes} process(es)"
+  return text.format(**recorded) if recorded else ""

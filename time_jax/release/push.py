@@ -1,19 +1,23 @@
-"""An exported folder -> a repository on the Hugging Face hub."""
-
-import pathlib
+"""Uploads an exported folder to a repository on the Hugging Face hub."""
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from time_jax.core.display import aligned_table
-from time_jax.core.errors import RunError, UserError
-from time_jax.core.storage.paths import list_files
-from time_jax.hf.files import first_line
+from time_jax.core.errors import RunError, UserError, first_line
+from time_jax.core.storage.paths import Path, list_files
 
 
 def check_name(name: str) -> None:
-  """Raises UserError unless a name is OWNER/NAME, before any work is done."""
+  """Checks the name of a repository before any work is done.
+
+  Args:
+    name: as given by --push.
+
+  Raises:
+    UserError: it is not of the form OWNER/NAME, or the hub does not allow it.
+  """
   try:
     validate_repo_id(name)
     if "/" not in name:
@@ -26,7 +30,7 @@ def check_name(name: str) -> None:
 
 
 def check_token() -> None:
-  """Raises UserError without a token; the hub alone knows if it will do."""
+  """Raises UserError if there is no token; whether it is valid stays open."""
   if get_token() is None:
     raise UserError(
       "--push needs a token of the hub: run `hf auth login`, or set HF_TOKEN; "
@@ -35,25 +39,19 @@ def check_token() -> None:
 
 
 def push(
-  folder: pathlib.Path,
-  name: str,
-  *,
-  private: bool,
-  revision: str | None,
-  dry_run: bool,
+  folder: Path, name: str, *, private: bool, revision: str | None, dry_run: bool
 ) -> None:
   """Uploads a folder in one commit, or lists what would be uploaded.
 
-  The token comes from `hf auth login` or HF_TOKEN, as the hub's own library
-  finds it.
+  The hub's library finds the token, from `hf auth login` or in HF_TOKEN.
 
   Args:
-    folder: an export; all files in it are uploaded. The same commit deletes
+    folder: an export, all files of which are uploaded. The same commit deletes
       ONNX files of an earlier export that this one lacks.
-    name: OWNER/NAME; the repository is made if it does not exist.
-    private: whether a repository that is made is private.
-    revision: branch, made if it does not exist; None: main.
-    dry_run: whether to list only, without asking the hub.
+    name: OWNER/NAME; the repository is created if it does not exist.
+    private: whether to create it as a private one.
+    revision: the branch, created if it does not exist; None: main.
+    dry_run: whether to list the files only, without asking the hub.
 
   Raises:
     RunError: the hub cannot be reached or refuses; the folder stays.
@@ -83,7 +81,7 @@ def push(
 
 
 def _listing(
-  folder: pathlib.Path, name: str, revision: str | None, private: bool
+  folder: Path, name: str, revision: str | None, private: bool
 ) -> str:
   sizes = {
     str(path.relative_to(folder)): path.stat().st_size

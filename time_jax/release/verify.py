@@ -1,18 +1,18 @@
-"""Whether a Hugging Face folder is what it should be.
+"""Verifies that a Hugging Face folder holds the model that it should.
 
-What can be told depends on what there is to compare with. An export of ours
-carries, in time_jax.json, hashes of its files and a fingerprint: what the
-checkpoint's own parameters made of fixed inputs before a file was written. In
-any other folder weights that load but are wrong look like right ones, unless
-PyTorch and JAX disagree about them; the output says so.
+How much can be verified depends on what there is to compare with. The
+time_jax.json of an export holds hashes of its files and a fingerprint: what
+the checkpoint's parameters made of fixed inputs before any file was written.
+In other folders wrong weights that load pass unseen, unless PyTorch and JAX
+disagree about them; the output says so.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 
 from time_jax.core.display import aligned_table
 from time_jax.core.errors import EXIT_BAD_INPUT, RunError, UserError
+from time_jax.core.storage.paths import Path
 from time_jax.hf import files
 from time_jax.release import checks
 from time_jax.release.model_folder import (
@@ -29,8 +29,8 @@ class Result:
 
   Attributes:
     name: name of the check.
-    text: what was found, in words.
-    ok: whether it is right; None where it could not be checked.
+    text: the finding, in words.
+    ok: whether it passed; None where it could not be made.
   """
 
   name: str
@@ -39,9 +39,9 @@ class Result:
 
 
 def verify_command(
-  name: str, against: pathlib.Path | None, allow_pickle: bool = False
+  name: str, against: Path | None, allow_pickle: bool = False
 ) -> int:
-  """Checks a folder and prints what was found.
+  """Runs all checks on a folder and prints their results.
 
   Args:
     name: a folder, package or hub id, see `files.resolve`.
@@ -54,7 +54,7 @@ def verify_command(
   folder = files.resolve(name, allow_pickle)
   student = None
   if against:
-    # Another step than the exported one would differ for a good reason.
+    # Other steps of the run are expected to differ.
     step = (read_record(folder) or {}).get("step")
     student = saved_student.read_student(against, step)
   results = verify(folder, student, allow_pickle=allow_pickle)
@@ -70,7 +70,7 @@ def verify_command(
 
 
 def table(results: Sequence[Result]) -> str:
-  """Returns aligned lines, problems marked."""
+  """Returns the results as aligned lines, each marked ok, WRONG or -."""
   marks = {True: "ok", False: "WRONG", None: "-"}
   return aligned_table(
     [[f"  {marks[r.ok]:<5}", r.name, r.text] for r in results]
@@ -78,18 +78,21 @@ def table(results: Sequence[Result]) -> str:
 
 
 def verify(
-  folder: pathlib.Path,
+  folder: Path,
   student: saved_student.Student | None = None,
   with_card: bool = True,
   allow_pickle: bool = False,
 ) -> list[Result]:
-  """Checks everything, whatever was found wrong before.
+  """Runs all checks on a folder, even after one has failed.
 
   Args:
     folder: a model's folder.
-    student: the student that it should be, if there is one.
+    student: the student to compare with; None: there is none.
     with_card: whether README.md is checked.
     allow_pickle: see `weight_files.find_weights`.
+
+  Returns:
+    The results, in the order of the checks.
   """
   opened = ModelFolder(folder, student, allow_pickle)
   results: dict[str, Result] = {}

@@ -43,7 +43,7 @@ def count(spec: TokenizerSpec, documents: Iterable[str]) -> Counts:
     documents: the text, read once.
   """
   backend = load_backend(spec)
-  tokens, frequency = np.zeros((2, spec.vocab_size), np.int64)
+  tokens, document_frequency = np.zeros((2, spec.vocab_size), np.int64)
   characters: collections.Counter[str] = collections.Counter()
   number = 0
   for batch in batches(documents):
@@ -60,8 +60,8 @@ def count(spec: TokenizerSpec, documents: Iterable[str]) -> Counts:
       ids = np.array([i for encoding in own for i in encoding.ids], np.int64)
       unique, counts = np.unique(ids, return_counts=True)
       tokens[unique] += counts
-      frequency[unique] += 1
-  return Counts(number, tokens, frequency, characters)
+      document_frequency[unique] += 1
+  return Counts(number, tokens, document_frequency, characters)
 
 
 @dataclasses.dataclass
@@ -94,18 +94,6 @@ class Comparison:
     """The share of the whole tokenizer's tokens that stay the same."""
     return self.same_tokens / max(self.tokens, 1)
 
-  def add(
-    self, text: str, before: Sequence["Token"], after: Sequence["Token"]
-  ) -> None:
-    """Adds a document; ids in `after` are the whole tokenizer's."""
-    same = collections.Counter(before) & collections.Counter(after)
-    self.documents += 1
-    self.words += len(text.split())
-    self.tokens += len(before)
-    self.tokens_after += len(after)
-    self.same_tokens += same.total()
-    self.same_documents += list(before) == list(after)
-
 
 Token = tuple[int, int, int, int]  # part of the document, start, end, id
 
@@ -127,15 +115,21 @@ def compare(
     unreadable: the whole one's ids for unknown text.
   """
   whole, fewer = load_backend(spec), load_backend(trimmed)
-  comparison = Comparison()
+  c = Comparison()
   for text in documents:
     parts = text_parts(text)
     before = _tokens(whole, parts, range(spec.vocab_size))
     after = _tokens(fewer, parts, old_ids)
-    comparison.add(text, before, after)
-    comparison.unreadable += sum(t[-1] in unreadable for t in before)
-    comparison.unreadable_after += sum(t[-1] in unreadable for t in after)
-  return comparison
+    same = collections.Counter(before) & collections.Counter(after)
+    c.documents += 1
+    c.words += len(text.split())
+    c.tokens += len(before)
+    c.tokens_after += len(after)
+    c.unreadable += sum(token[-1] in unreadable for token in before)
+    c.unreadable_after += sum(token[-1] in unreadable for token in after)
+    c.same_tokens += same.total()
+    c.same_documents += before == after
+  return c
 
 
 def _tokens(

@@ -5,11 +5,11 @@ the scores, the pieces that are no text (control, unknown, bytes, user-defined).
 """
 
 import importlib
-import pathlib
 from collections.abc import Container, Mapping
 from typing import Any
 
 from time_jax.core.errors import UserError
+from time_jax.core.storage.paths import Path
 
 _NORMAL = 1  # ModelProto.SentencePiece.Type
 
@@ -22,7 +22,7 @@ class SentencePieceFile:
     self._model = model
 
   @classmethod
-  def read(cls, path: pathlib.Path) -> "SentencePieceFile | None":
+  def read(cls, path: Path) -> "SentencePieceFile | None":
     """Reads a file; returns None if it is no SentencePiece model."""
     try:
       proto = importlib.import_module("sentencepiece.sentencepiece_model_pb2")

@@ -1,4 +1,4 @@
-"""Which tokens of a vocabulary are kept for the text of one language.
+"""Chooses the tokens of a vocabulary that are kept for one language.
 
 These are always kept: `Vocabulary.fixed`, and of the tokens that are a single
 character those that occur in the text, those of its scripts and of Latin, which
@@ -83,15 +83,13 @@ def choose(
   Raises:
     UserError: the rule asks for fewer than must stay.
   """
-  kept: set[int] = set()
   alphabet = _alphabet(counts.characters)
   always = vocabulary.fixed | set(named)
   for token_id in vocabulary.tokens:
     character = vocabulary.text(token_id)
     if len(character) == 1 and _written_in(alphabet, character):
       always.add(token_id)
-  for token_id in always:
-    kept |= vocabulary.needed(token_id)
+  kept = set().union(*map(vocabulary.needed, always))
   if rule.keep is not None and rule.keep < len(kept):
     raise UserError(
       f"--keep={rule.keep} is less than the {len(kept)} tokens that must stay: "

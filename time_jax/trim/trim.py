@@ -8,7 +8,6 @@ any other.
 
 import dataclasses
 import itertools
-import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder, check_empty
+from time_jax.core.storage.paths import Path, list_files
 from time_jax.data import sources
 from time_jax.data.records import Tally
 from time_jax.hf import files, load, tokenizer, weight_files
@@ -38,7 +38,7 @@ _AS_BEFORE = 0.999  # share of the held-out tokens; fewer are worth a note
 def trim(
   teacher: str,
   text: Sequence[str],
-  out: pathlib.Path,
+  out: Path,
   rule: Rule | None,
   *,
   max_documents: int = 0,
@@ -81,7 +81,9 @@ def trim(
       left_out = trimmed_tokenizer.write_tokenizer(
         folder, fresh, vocabulary, old_ids
       )
-      _copy_code(folder, fresh)
+      # config.json may point to code, which never runs here.
+      for path in list_files(folder, "*.py") + list_files(folder, "LICENSE*"):
+        shutil.copyfile(path, fresh / path.name)
       trimmed_weights.write_weights(weights, fresh, tables, old_ids)
       comparison = counting.compare(
         spec,
@@ -90,8 +92,7 @@ def trim(
         held_out,
         vocabulary.unreadable,
       )
-      numbers, size = trimmed_weights.count_numbers(folder)
-      numbers_after, size_after = trimmed_weights.count_numbers(fresh)
+      before, after = map(trimmed_weights.count_numbers, (folder, fresh))
       record = {
         "teacher": teacher,
         "teacher_fingerprint": weight_files.fingerprint(folder, allow_pickle),
@@ -103,8 +104,8 @@ def trim(
         "tokens": int(counts.tokens.sum()),
         "held_out": dataclasses.asdict(comparison),
         "vocab_size": {"before": config.vocab_size, "after": len(old_ids)},
-        "parameters": {"before": numbers, "after": numbers_after},
-        "bytes": {"before": size, "after": size_after},
+        "parameters": {"before": before[0], "after": after[0]},
+        "bytes": {"before": before[1], "after": after[1]},
         "left_out": left_out,
         "old_ids": old_ids,  # the place in this list is the new id
       }
@@ -153,21 +154,13 @@ def _check_readable(counts: Counts, vocabulary: Vocabulary, name: str) -> None:
     )
 
 
-def _named(
-  folder: pathlib.Path, config: Any, vocabulary: Vocabulary
-) -> set[int]:
+def _named(folder: Path, config: Any, vocabulary: Vocabulary) -> set[int]:
   """Returns ids that stay for what files beside tokenizer.json say of them."""
   special = tokenizer.special_tokens(folder)
   named = trimmed_tokenizer.named_ids(folder, vocabulary, special)
   # RoBERTa counts positions from its padding id, which must not move.
   first = set(range(getattr(config, "position_offset", 0)))
   return named | (first & vocabulary.tokens.keys())
-
-
-def _copy_code(folder: pathlib.Path, out: pathlib.Path) -> None:
-  """Copies files that config.json may point to, which never run here."""
-  for path in (*folder.glob("*.py"), *folder.glob("LICENSE*")):
-    shutil.copyfile(path, out / path.name)
 
 
 def _unfilled(
@@ -181,10 +174,7 @@ def _unfilled(
 
 
 def _report(
-  folder: pathlib.Path,
-  out: pathlib.Path,
-  record: dict[str, Any],
-  comparison: Comparison,
+  folder: Path, out: Path, record: dict[str, Any], comparison: Comparison
 ) -> None:
   before, after = record["vocab_size"].values()
   numbers, fewer = record["parameters"].values()

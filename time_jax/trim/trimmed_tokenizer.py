@@ -6,27 +6,28 @@ with merges.txt; the SentencePiece model; and the configs beside them, where
 they name ids. A form that disagrees with tokenizer.json is left out.
 """
 
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tokenizers
 
 from time_jax.core.errors import RunError
 from time_jax.core.storage import atomic_file
+from time_jax.core.storage.paths import Path, list_files
 from time_jax.hf import files
 from time_jax.trim.sentencepiece_file import SentencePieceFile
 from time_jax.trim.vocabulary import Vocabulary
 
 _MODEL_CONFIGS = ("config.json", "generation_config.json")
+_TOKENIZER_CONFIGS = (
+  *("special_tokens_map.json", "added_tokens.json"),
+  "tokenizer_config.json",
+)
 _PLAIN_FORMS = ("vocab.txt", "vocab.json", "merges.txt")
 
 
 def write_tokenizer(
-  folder: pathlib.Path,
-  out: pathlib.Path,
-  vocabulary: Vocabulary,
-  old_ids: Sequence[int],
+  folder: Path, out: Path, vocabulary: Vocabulary, old_ids: Sequence[int]
 ) -> list[str]:
   """Writes the tokenizer in every form that its folder has, and configs.
 
@@ -44,31 +45,38 @@ def write_tokenizer(
   """
   ids = {vocabulary.tokens[old]: i for i, old in enumerate(old_ids)}
   text = atomic_file.as_json(vocabulary.cut(old_ids), ensure_ascii=False)
-  (out / "tokenizer.json").write_text(text, encoding="utf-8")
+  atomic_file.write_text(out / "tokenizer.json", text)
   backend = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
   if backend.get_vocab(with_added_tokens=True) != ids:
     raise RunError(
       f"the tokenizer in {folder} gets other ids than expected when trimmed; "
       "please report it with its tokenizer.json."
     )
-  _write_tokenizer_configs(folder, out, ids, old_ids)
-  _write_model_configs(folder, out, old_ids)
+  _write_configs(folder, out, ids, old_ids)
   left_out = {name for name in _PLAIN_FORMS if (folder / name).exists()}
   if _plain_form_agrees(folder, vocabulary):
-    left_out -= {pathlib.Path(p).name for p in backend.model.save(str(out))}
-  for path in folder.glob("*.model"):
-    model = SentencePieceFile.read(path)
-    if model and model.fits(vocabulary.ids):
-      (out / path.name).write_bytes(model.cut(ids))
+    left_out -= {Path(p).name for p in backend.model.save(str(out))}
+  for path, model in _sentencepiece_files(folder, vocabulary):
+    if model:
+      atomic_file.write_bytes(out / path.name, model.cut(ids))
     else:
       left_out.add(path.name)
   return sorted(left_out)
 
 
+def _sentencepiece_files(
+  folder: Path, vocabulary: Vocabulary
+) -> Iterator[tuple[Path, SentencePieceFile | None]]:
+  """Yields each *.model, and its content if that fits the vocabulary."""
+  for path in list_files(folder, "*.model"):
+    model = SentencePieceFile.read(path)
+    yield path, model if model and model.fits(vocabulary.ids) else None
+
+
 def named_ids(
-  folder: pathlib.Path, vocabulary: Vocabulary, special: set[str]
+  folder: Path, vocabulary: Vocabulary, special: set[str]
 ) -> set[int]:
-  """Returns ids that stay as files beside tokenizer.json give them a meaning.
+  """Returns the ids to which files beside tokenizer.json give a meaning.
 
   Args:
     folder: the tokenizer's folder.
@@ -76,64 +84,52 @@ def named_ids(
     special: the special tokens that its configs name.
   """
   names = set(special)
-  for path in folder.glob("*.model"):
-    model = SentencePieceFile.read(path)
-    if model and model.fits(vocabulary.ids):
+  for _, model in _sentencepiece_files(folder, vocabulary):
+    if model:
       names |= model.others() | (vocabulary.ids.keys() - model.places().keys())
   named = {vocabulary.ids[name] for name in names if name in vocabulary.ids}
   for name in _MODEL_CONFIGS:
-    if (folder / name).exists():
-      for key, value in files.read_json(folder / name).items():
-        if key.endswith("_token_id"):
-          named |= set(value if isinstance(value, list) else [value])
+    for key, value in files.read_json_if_there(folder / name).items():
+      if key.endswith("_token_id"):
+        named |= set(value if isinstance(value, list) else [value])
   # Not `&`, which would keep an id as a config has it, such as 5.0.
   return {i for i in vocabulary.tokens if i in named}
 
 
-def _write_model_configs(
-  folder: pathlib.Path, out: pathlib.Path, old_ids: Sequence[int]
+def _write_configs(
+  folder: Path, out: Path, ids: Mapping[str, int], old_ids: Sequence[int]
 ) -> None:
-  """Writes config.json and generation_config.json with the new ids."""
+  """Writes the configs of model and tokenizer with the new ids."""
   new = {old: i for i, old in enumerate(old_ids)}
-  for name in _MODEL_CONFIGS:
+  for name in (*_MODEL_CONFIGS, *_TOKENIZER_CONFIGS):
     if not (folder / name).exists():
       continue
     content = files.read_json(folder / name)
-    for key, value in content.items():
-      # Not every id in a config is one: -1, or an id past the table, is none.
-      if key.endswith("_token_id") and isinstance(value, list):
-        content[key] = [new[i] for i in value if i in new]
-      elif key.endswith("_token_id"):
-        content[key] = new.get(value)
-    if "vocab_size" in content:
-      content["vocab_size"] = len(old_ids)
-    atomic_file.write_json(out / name, content, ensure_ascii=False)
-
-
-def _write_tokenizer_configs(
-  folder: pathlib.Path,
-  out: pathlib.Path,
-  ids: Mapping[str, int],
-  old_ids: Sequence[int],
-) -> None:
-  for name in (
-    *("special_tokens_map.json", "added_tokens.json"),
-    "tokenizer_config.json",
-  ):
-    if not (folder / name).exists():
-      continue
-    content = files.read_json(folder / name)
-    if name == "added_tokens.json":
-      content: dict[str, Any] = {t: ids[t] for t in content if t in ids}
+    if name in _MODEL_CONFIGS:
+      _renumber(content, new)
+    elif name == "added_tokens.json":
+      content = {token: ids[token] for token in content if token in ids}
     elif decoder := content.get("added_tokens_decoder"):
-      new = {str(old): str(i) for i, old in enumerate(old_ids)}
+      texts = {str(old): str(i) for old, i in new.items()}
       content["added_tokens_decoder"] = {
-        new[i]: token for i, token in decoder.items() if i in new
+        texts[i]: token for i, token in decoder.items() if i in texts
       }
     atomic_file.write_json(out / name, content, ensure_ascii=False)
 
 
-def _plain_form_agrees(folder: pathlib.Path, vocabulary: Vocabulary) -> bool:
+def _renumber(config: dict[str, Any], new: Mapping[int, int]) -> None:
+  """Changes the ids in a model's config, and its number of tokens."""
+  for key, value in config.items():
+    # Not every id in a config is one: -1, or an id past the table, is none.
+    if key.endswith("_token_id") and isinstance(value, list):
+      config[key] = [new[i] for i in value if i in new]
+    elif key.endswith("_token_id"):
+      config[key] = new.get(value)
+    elif key == "vocab_size":
+      config[key] = len(new)
+
+
+def _plain_form_agrees(folder: Path, vocabulary: Vocabulary) -> bool:
   """Returns whether vocab.txt or vocab.json has the ids of tokenizer.json."""
   path = folder / {"WordPiece": "vocab.txt"}.get(vocabulary.kind, "vocab.json")
   if vocabulary.kind == "Unigram" or not path.exists():

@@ -5,12 +5,12 @@ language model and its bias. All other tensors are copied bit by bit.
 """
 
 import math
-import pathlib
 import re
 from collections.abc import Collection, Sequence
 
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
+from time_jax.core.storage.paths import Path
 from time_jax.hf.save import write_safetensors
 from time_jax.hf.weights import Weights
 from time_jax.models.family import KeyTable
@@ -65,10 +65,7 @@ def vocabulary_tables(
 
 
 def write_weights(
-  weights: Weights,
-  out: pathlib.Path,
-  tables: Collection[str],
-  old_ids: Sequence[int],
+  weights: Weights, out: Path, tables: Collection[str], old_ids: Sequence[int]
 ) -> None:
   """Writes all tensors as safetensors, in as many files as they come from.
 
@@ -96,7 +93,7 @@ def write_weights(
     atomic_file.write_json(out / _INDEX, index, sort_keys=True)
 
 
-def count_numbers(folder: pathlib.Path) -> tuple[int, int]:
+def count_numbers(folder: Path) -> tuple[int, int]:
   """Returns how many numbers a folder's weights have, and bytes of files."""
   with Weights(folder, allow_pickle=True) as weights:
     numbers = sum(math.prod(weights.shape(name)) for name in weights)

@@ -75,7 +75,8 @@ class Vocabulary:
     self._added = set(backend.get_added_tokens_decoder())
     splitting = [content.get("pre_tokenizer"), content.get("normalizer")]
     self._of_bytes = '"ByteLevel"' in json.dumps(splitting)
-    self._bytes = {i for i, t in self.tokens.items() if self._is_byte(t)}
+    is_byte = _ALPHABET.__contains__ if self._of_bytes else _BYTE.fullmatch
+    self._bytes = {i for i, t in self.tokens.items() if is_byte(t)}
     unknown = self.ids.get(self._model.get("unk_token"))
     if self.kind == "Unigram":
       unknown = self._model.get("unk_id")
@@ -99,11 +100,6 @@ class Vocabulary:
         f"expected one of {', '.join(_KINDS)} as BERT, XLM-R and RoBERTa have "
         "them."
       )
-
-  def _is_byte(self, token: str) -> bool:
-    if self._of_bytes:
-      return token in _ALPHABET
-    return bool(_BYTE.fullmatch(token))
 
   def _fixed(self, content: dict[str, Any]) -> set[int]:
     fixed = self._added | self._bytes | self._unknown | set(range(_FIRST))
