@@ -7,8 +7,8 @@
   NVIDIA GPU   `attention_kernels`: cuDNN's, in 16 bits, for any mask
   otherwise    `attention_tiled`: larger tiles
 
-But for the definition none of them holds the T x T scores of all rows and heads
-at once, and the gradient keeps the operands only.
+All but the definition avoid holding the T x T scores of all rows and heads at
+once. For the gradient all of them keep the operands only.
 """
 
 import functools
@@ -112,7 +112,7 @@ def _platform(mesh: Any) -> str:
 
 
 def _fits_flash(mask: Mask, operands: Operands) -> bool:
-  """Whether the kernel may serve, for every layer or for those of a scan."""
+  """Returns whether the kernel computes this call, or a branch of it."""
   length, window = operands.qkv.query.shape[1], mask.window
   return (
     operands.bias is None

@@ -11,7 +11,6 @@ from time_jax.models.attention_operands import (
   Operands,
   Settings,
   at_least_float32,
-  document_mask,
   split_heads,
 )
 from time_jax.models.dropout import is_kept, kept_fraction
@@ -37,10 +36,8 @@ def attend_dense(
   )
   if x.bias is not None:
     logits += x.bias
-  matrix = x.matrix
-  if x.segment_ids is not None:
-    matrix = document_mask(x.segment_ids, x.window)
-  weights = jax.nn.softmax(jnp.where(matrix, logits, MASKED), axis=-1)
+  logits = jnp.where(x.whole_matrix(), logits, MASKED)
+  weights = jax.nn.softmax(logits, axis=-1)
   if x.dropout_key is not None:
     rate, length = settings.dropout_rate, weights.shape[-1]
     keep = functools.partial(is_kept, x.dropout_key, rate, length)

@@ -8,12 +8,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import flash_attention as flash
 from jaxtyping import Array, Float
 
-from time_jax.models.attention_operands import (
-  Operands,
-  Settings,
-  document_mask,
-  split_heads,
-)
+from time_jax.models.attention_operands import Operands, Settings, split_heads
 
 LANES = 128  # of a TPU's vector unit; the length of a row must be a multiple
 
@@ -48,7 +43,7 @@ def attend_flash(
 
 
 def fits_cudnn(settings: Settings, operands: Operands) -> bool:
-  """Whether `attend_cudnn` takes these operands."""
+  """Returns whether `attend_cudnn` takes these operands."""
   query = operands.qkv.query
   head_dim = query.shape[-1] // settings.num_heads
   return (
@@ -73,15 +68,12 @@ def attend_cudnn(
   """
   qkv = operands.qkv
   head_dim = qkv.query.shape[-1] // len(operands.heads)
-  matrix = operands.matrix
-  if operands.segment_ids is not None:
-    matrix = document_mask(operands.segment_ids, operands.window)
   mixed_BTNH = jax.nn.dot_product_attention(
     *(
       split_heads(x, x.shape[-1] // head_dim)
       for x in (qkv.query, qkv.key, qkv.value)
     ),
-    mask=matrix,
+    mask=operands.whole_matrix(),
     scale=settings.scale,
     implementation=implementation,
   )

@@ -1,4 +1,4 @@
-"""What attention takes: the static settings, the arrays, and who sees whom."""
+"""The operands of attention: static settings, arrays, and masks."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -71,6 +71,12 @@ class Operands(NamedTuple):
   window: Any = None
   bias: Any = None
   dropout_key: Any = None
+
+  def whole_matrix(self) -> Bool[Array, "B 1 T T"]:
+    """Returns the mask as a matrix, which is made here unless it is given."""
+    if self.segment_ids is None:
+      return self.matrix
+    return document_mask(self.segment_ids, self.window)
 
 
 def document_mask(

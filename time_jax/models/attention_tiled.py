@@ -1,9 +1,9 @@
-"""Attention tile by tile: the T x T scores are never there all at once.
+"""Attention tile by tile, so that all T x T scores are never held at once.
 
-A tile is several rows, or some heads of a row, or some queries of a head: it is
-written for one query, and looped over as many at once as fit. Heads are laid
-side by side first: XLA multiplies batches of matrices on a CPU several times
-faster than what an einsum makes of strided ones.
+A tile is several rows, some heads of a row, or some queries of a head: the code
+is written for one query, and as many queries are computed at once as fit. Heads
+are transposed to the front first: on a CPU, XLA multiplies contiguous
+matrices several times faster than the strided ones of an einsum.
 """
 
 from collections.abc import Callable
@@ -105,7 +105,7 @@ def attend_tiled(
 def _map(function: Callable[..., Array], xs: Any, batch_size: int) -> Array:
   """Maps over the first axis, up to `batch_size` at once.
 
-  The gradient computes again what is inside.
+  The gradient computes each call again, rather than keep its results.
   """
   size = len(jax.tree.leaves(xs)[0])
   batch_size = min(max(batch_size, 1), size)

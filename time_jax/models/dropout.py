@@ -1,6 +1,6 @@
-"""Dropout whose bits no tile, mesh or backend changes.
+"""Dropout that is the same on every mesh and backend, and in every tile.
 
-A row of the batch draws by its number in the batch of all devices.
+What a row drops depends on its number in the batch of all devices.
 """
 
 from typing import NamedTuple

@@ -139,10 +139,7 @@ class Encoder(encoder.Encoder):
 
 NAMES = KeyTable(
   prefixes=("", "model."),
-  whole={
-    "word": "embed_tokens",
-    "final_norm": "norm",
-  },
+  whole={"word": "embed_tokens", "final_norm": "norm"},
   block_prefix="layers.{layer}.",
   block={
     "attention_norm": "input_layernorm",

@@ -1,4 +1,4 @@
-"""What every encoder family provides, and what can be done with any of them."""
+"""Defines what an encoder family provides, and functions for all families."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -103,11 +103,14 @@ class Family:
   rotary: bool = False
 
   def feeds_projections(self, path: Path) -> bool:
-    """Whether the last block's projections depend on the parameter at `path`.
+    """Returns whether the last block's projections depend on a parameter.
 
     Only these need a teacher keep, and only these can a student learn: what
     comes after the projections gets no gradient. PyTorch leaves such tensors
     alone; plain AdamW in optax would decay them away.
+
+    Args:
+      path: of the parameter.
     """
     if path[0] == "last":
       return path[1] in self.projecting

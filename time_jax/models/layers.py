@@ -21,10 +21,10 @@ from time_jax.models.sharded_embedding import lookup
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-  """Exact GELU. Flax defaults to the tanh form, which is 1e-3 away.
+  """Computes the exact GELU; Flax defaults to the tanh form, 1e-3 away.
 
-  XLA computes erf on a CPU in less than half of the time of erfc, by which
-  JAX has it. In 16 bits 1 + erf would have no digits left below zero.
+  JAX computes it by erfc. On a CPU erf takes less than half of the time, but in
+  16 bits 1 + erf would have no digits left below zero.
   """
   if x.dtype != jnp.float32:
     return nn.gelu(x, approximate=False)

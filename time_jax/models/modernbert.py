@@ -92,8 +92,7 @@ def _thetas(hf: Mapping[str, Any]) -> tuple[float, float]:
   ropes = hf.get("rope_parameters") or {}  # transformers 5.x
   return (
     rotary.theta_of(
-      ropes.get("sliding_attention") or {},
-      hf.get("local_rope_theta") or of_all,
+      ropes.get("sliding_attention") or {}, hf.get("local_rope_theta") or of_all
     ),
     rotary.theta_of(ropes.get("full_attention") or {}, of_all),
   )

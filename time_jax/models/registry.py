@@ -1,4 +1,4 @@
-"""Which family reads which config.json."""
+"""Finds the family of encoders that reads a config.json."""
 
 import dataclasses
 from collections.abc import Mapping

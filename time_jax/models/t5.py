@@ -163,9 +163,7 @@ NAMES = KeyTable(
     "ffn_linear": "layer.1.DenseReluDense.wi_1",
     "ffn_out": "layer.1.DenseReluDense.wo",
   },
-  aliases={
-    "shared.weight": "encoder.embed_tokens.weight",
-  },
+  aliases={"shared.weight": "encoder.embed_tokens.weight"},
 )
 
 
