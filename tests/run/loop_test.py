@@ -6,6 +6,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import saving
 from tiny_recipe import get_config
 
@@ -205,3 +206,25 @@ def test_compiled_programs_are_kept_unless_told_where(monkeypatch, tmp_path):
     assert folder() == str(tmp_path / ".cache" / "time_jax" / "compiled")
   finally:
     jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_a_tracker_is_closed_where_the_run_cannot_begin(tmp_path, one_process):
+  closed = []
+  job = Counting(tmp_path)
+
+  def begin(done, states):
+    raise MemoryError
+
+  def close(failed):
+    closed.append(failed)
+
+  job.begin = begin
+  with saving.open_in(tmp_path) as checkpoints, pytest.raises(MemoryError):
+    loop.train(
+      job,
+      job.start(),
+      checkpoints,
+      beat=lambda: None,
+      tracker=types.SimpleNamespace(close=close),
+    )
+  assert closed == [True]

@@ -175,7 +175,6 @@ def train(
   beat()
   done = int(next(iter(states.values())).step)
   num_steps, active = job.schedule.num_steps, jax.process_index() == 0
-  states = job.begin(done, states)
   batches = pipeline.prefetch(
     job.batch_at, done, num_steps, depth=job.prefetch, put=job.place
   )
@@ -187,6 +186,7 @@ def train(
     # Closing the checkpoints would wait for the others.
     failures.fail_together(),
   ):
+    states = job.begin(done, states)  # Fails where a tracker is closed.
     recorder.say(f"{'continuing after' if done else 'starting at'} step {done}")
     job.ledger.resume(
       history.read_metrics(job.workdir) if done else [],
