@@ -205,7 +205,7 @@ def test_relation_heads_that_do_not_divide_a_student(monkeypatch):
     ({"teacher__loader": "x"}, "'x', expected one of own, flax"),
     ({"train__parallel": "x"}, "'x', expected one of jit, pmap"),
     ({"data__train": (3,)}, "data.train=(3,), expected texts such as ('text"),
-    ({"data__validation": ["a", None]}, "data.validation=['a', None], exp"),
+    ({"data__validation": ("a", None)}, "data.validation=('a', None), exp"),
     ({"data__seq_len": 513}, "longer than the student's position table"),
   ],
 )
