@@ -7,7 +7,6 @@ instead of a command line, and raise errors instead of ending the program.
 import functools
 import io
 import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from ml_collections import ConfigDict
 from time_jax.core.arrays import Batch, Qkv
 from time_jax.core.arrays import make_batch as make_batch
 from time_jax.core.errors import RestartableError, UserError
+from time_jax.core.storage.paths import Path
 from time_jax.evals.common import embedding
 from time_jax.evals.common.encoders import OpenedEncoder, open_encoder
 from time_jax.hf import load
@@ -119,7 +119,7 @@ def make_student(
     intermediate_size=intermediate_size or 4 * hidden_size,
     **shape,
   )
-  return Encoder(config, num_layers, jnp.dtype("float32"))
+  return Encoder(config, num_layers)
 
 
 def relation_loss(
@@ -282,7 +282,7 @@ def embed(
 
 def read_metrics(workdir: Place) -> list[dict[str, float]]:
   """Returns the rows of metrics that a run has recorded, one a logged step."""
-  return history.read_metrics(pathlib.Path(workdir))
+  return history.read_metrics(Path(workdir))
 
 
 def distill(config: ConfigDict, workdir: Place) -> None:
@@ -300,7 +300,7 @@ def distill(config: ConfigDict, workdir: Place) -> None:
   """
   from time_jax.run.distill import distill as run
 
-  _finish(run(_own(config), pathlib.Path(workdir)), workdir)
+  _finish(run(_own(config), Path(workdir)), workdir)
 
 
 def finetune(task: str, config: ConfigDict, workdir: Place) -> None:
@@ -317,14 +317,11 @@ def finetune(task: str, config: ConfigDict, workdir: Place) -> None:
     RunError: the run failed; RestartableError: call it again to continue.
   """
   from time_jax.evals.common.finetuning import finetune as run
-  from time_jax.evals.ner.task import Ner
-  from time_jax.evals.qa.task import Qa
-  from time_jax.evals.ud.task import Ud
+  from time_jax.evals.predict.tasks import TASKS
 
-  kinds = {"ud": Ud, "ner": Ner, "qa": Qa}
-  if task not in kinds:
-    raise UserError(f"task={task!r} is not known; expected one of {[*kinds]}.")
-  _finish(run(_own(config), pathlib.Path(workdir), kinds[task]), workdir)
+  if task not in TASKS:
+    raise UserError(f"task={task!r} is not known; expected one of {[*TASKS]}.")
+  _finish(run(_own(config), Path(workdir), TASKS[task]), workdir)
 
 
 def predict(folder: Place, text: str) -> str:
@@ -340,13 +337,13 @@ def predict(folder: Place, text: str) -> str:
   from time_jax.evals.predict.predict import predict as run
 
   out = io.StringIO()
-  run(pathlib.Path(folder), io.BytesIO(text.encode()), out)
+  run(Path(folder), io.BytesIO(text.encode()), out)
   return out.getvalue()
 
 
 def export(
   workdir: Place, out: Place | None = None, *, step: int | None = None
-) -> pathlib.Path:
+) -> Path:
   """Writes a Hugging Face folder and proves it equal; see `export`.
 
   Args:
@@ -363,7 +360,7 @@ def export(
   """
   from time_jax.release.export import export as run
 
-  return run(pathlib.Path(workdir), step, pathlib.Path(out) if out else None)
+  return run(Path(workdir), step, Path(out) if out else None)
 
 
 def _own(config: ConfigDict) -> ConfigDict:

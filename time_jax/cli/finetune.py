@@ -1,15 +1,30 @@
 """Commands that fine-tune encoders, and use and compare the results."""
 
-import pathlib
 import sys
 from typing import Literal
 
 from time_jax.config.command import Command, RecipeCommand
 from time_jax.config.finetune import RANGES, ner_config, qa_config, ud_config
 from time_jax.core.errors import UserError
+from time_jax.core.storage.paths import Path
 
 
-class FinetuneUd(RecipeCommand):
+class _Finetune(RecipeCommand):
+  """What the commands `finetune TASK` have in common."""
+
+  ranges = RANGES
+  workdir: Path  # Folder of the run.
+
+  def run(self) -> int:
+    """Trains a model for each seed, and evaluates it."""
+    from time_jax.evals.common.finetuning import finetune
+    from time_jax.evals.predict.tasks import TASKS
+
+    kind = TASKS[self.name.removeprefix("finetune ")]
+    return finetune(self.config, self.workdir, kind, self.changed_fields)
+
+
+class FinetuneUd(_Finetune):
   """Train an encoder to tag and parse a treebank; official scores."""
 
   name = "finetune ud"
@@ -18,18 +33,9 @@ class FinetuneUd(RecipeCommand):
     "train=TRAIN.conllu,dev=DEV.conllu,test=TEST.conllu --workdir=runs/ga-ud"
   )
   recipe = staticmethod(ud_config)
-  ranges = RANGES
-  workdir: pathlib.Path  # Folder of the run.
-
-  def run(self) -> int:
-    """Trains and evaluates on Universal Dependencies."""
-    from time_jax.evals.common.finetuning import finetune
-    from time_jax.evals.ud.task import Ud
-
-    return finetune(self.config, self.workdir, Ud, self.changed_fields)
 
 
-class FinetuneNer(RecipeCommand):
+class FinetuneNer(_Finetune):
   """Train an encoder to find names; entity F1 by seqeval."""
 
   name = "finetune ner"
@@ -38,18 +44,9 @@ class FinetuneNer(RecipeCommand):
     "train=TRAIN.iob2,dev=DEV.iob2,test=TEST.iob2 --workdir=runs/da-ner"
   )
   recipe = staticmethod(ner_config)
-  ranges = RANGES
-  workdir: pathlib.Path  # Folder of the run.
-
-  def run(self) -> int:
-    """Trains and evaluates on named entities."""
-    from time_jax.evals.common.finetuning import finetune
-    from time_jax.evals.ner.task import Ner
-
-    return finetune(self.config, self.workdir, Ner, self.changed_fields)
 
 
-class FinetuneQa(RecipeCommand):
+class FinetuneQa(_Finetune):
   """Train an encoder to find answers in a text; EM and F1 of SQuAD."""
 
   name = "finetune qa"
@@ -58,15 +55,6 @@ class FinetuneQa(RecipeCommand):
     "train=TRAIN.json,dev=DEV.json,test=TEST.json --workdir=runs/en-qa"
   )
   recipe = staticmethod(qa_config)
-  ranges = RANGES
-  workdir: pathlib.Path  # Folder of the run.
-
-  def run(self) -> int:
-    """Trains and evaluates on extractive questions."""
-    from time_jax.evals.common.finetuning import finetune
-    from time_jax.evals.qa.task import Qa
-
-    return finetune(self.config, self.workdir, Qa, self.changed_fields)
 
 
 class Predict(Command):
@@ -75,7 +63,7 @@ class Predict(Command):
   name = "predict"
   example = "predict runs/ga-ud/seed-0/model < text > out.conllu"
   argument = "folder"
-  folder: pathlib.Path  # Folder of a fine-tuned model.
+  folder: Path  # Folder of a fine-tuned model.
 
   def run(self) -> int:
     """Reads the standard input, and writes to the standard output."""
@@ -103,9 +91,9 @@ class Report(Command):
   argument = "workdirs"
   once = True
   # Workdirs of `finetune`, and folders of `bench inference`.
-  workdirs: tuple[pathlib.Path, ...]
+  workdirs: tuple[Path, ...]
   teacher: str = ""  # Label of the model that others are compared with.
-  out: pathlib.Path  # Folder to write.
+  out: Path  # Folder to write.
   # Scores of every feature, or of every part of speech, too.
   by: Literal["feats", "upos"] | None = None
 

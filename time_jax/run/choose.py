@@ -1,7 +1,6 @@
 """`choose`: selects the checkpoint with the lowest held-out relation loss."""
 
 import contextlib
-import json
 import math
 from collections.abc import Callable, Sequence
 
@@ -83,7 +82,7 @@ def _choose(config: ConfigDict, workdir: Path) -> int:
 def scores_of(
   checkpoints: CheckpointReader, score: Callable[[int], dict[str, float]]
 ) -> Scores:
-  """Scores every checkpoint that exists throughout.
+  """Scores every checkpoint that is still there when all have been scored.
 
   Those that a running `distill` deletes meanwhile are left out, with a note.
 
@@ -108,7 +107,10 @@ def scores_of(
 
 
 def best(scores: Scores) -> int:
-  """Returns the step with the lowest loss; of equals the last one.
+  """Returns the step with the lowest loss; of equal losses the last step.
+
+  Args:
+    scores: the scores by step, among them "relation_loss".
 
   Raises:
     UserError: no step has a finite loss.
@@ -120,12 +122,22 @@ def best(scores: Scores) -> int:
 
 
 def read_choice(workdir: Path) -> int | None:
-  """Returns the chosen step of a run; None if `choose` has not run there."""
+  """Returns the step that `choose` has selected.
+
+  Args:
+    workdir: folder of a run of `distill`.
+
+  Returns:
+    The step; None if `choose` has not run there.
+
+  Raises:
+    UserError: the file with the choice is damaged.
+  """
   path = workdir / FILE
   if not path.exists():
     return None
   try:
-    return int(json.loads(path.read_text(encoding="utf-8"))["step"])
+    return int(atomic_file.read_json(path)["step"])
   except (OSError, *DAMAGED_JSON) as error:
     raise UserError(
       f"{path} is damaged: {error!r}; run `time_jax choose` again."
@@ -133,10 +145,11 @@ def read_choice(workdir: Path) -> int | None:
 
 
 def _ranked(scores: Scores) -> list[int]:
-  def key(step: int) -> tuple[bool, float, int]:
+  """Returns the steps, the best first; those of equal loss the last first."""
+
+  def key(step: int) -> tuple[float, int]:
     loss = scores[step]["relation_loss"]
-    finite = math.isfinite(loss)
-    return (not finite, loss if finite else 0, -step)
+    return (loss if math.isfinite(loss) else math.inf, -step)
 
   return sorted(scores, key=key)
 

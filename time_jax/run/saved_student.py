@@ -7,8 +7,6 @@ import hashlib
 import json
 from typing import Any
 
-import jax.numpy as jnp
-
 from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.errors import GoneError, UserError
 from time_jax.core.storage.paths import Path
@@ -17,12 +15,7 @@ from time_jax.hf.model_identity import Identity
 from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import Params, abstract_params
 from time_jax.parallel import sharding
-from time_jax.run import (
-  choose,
-  first_weights,
-  imported_model,
-  run_files,
-)
+from time_jax.run import choose, first_weights, imported_model, run_files
 
 _TRIES = 3
 
@@ -50,7 +43,7 @@ class Student:
   @property
   def encoder(self) -> Encoder:
     """Returns the complete network, which computes in float32."""
-    return Encoder(self.config, self.config.num_layers, jnp.dtype("float32"))
+    return Encoder(self.config, self.config.num_layers)
 
   @functools.cached_property
   def identity(self) -> Identity:
@@ -102,8 +95,7 @@ def _read_student(workdir: Path, step: int | None) -> Student:
       )
     chosen = steps[-1] if chosen is None else chosen
     shape = imported_model.shape_of(shape, checkpoints, chosen)
-    encoder = Encoder(shape, shape.num_layers, jnp.dtype("float32"))
-    boxed = abstract_params(encoder)
+    boxed = abstract_params(Encoder(shape, shape.num_layers))
     abstract = sharding.abstract(boxed, sharding.make_mesh())
     params = checkpoints.student(chosen, abstract)
     record = checkpoints.metadata(chosen)
