@@ -1,4 +1,8 @@
-"""Commands on models: what a student is made from, and what is published."""
+"""Commands on models: what a student is made from, and what is published.
+
+The fields of a command are its flags, and their comments its help text; see
+`config.command`.
+"""
 
 from time_jax.config.command import Command, Count, CountOrZero
 from time_jax.core.storage.paths import Path

@@ -1,7 +1,8 @@
 """Prepared rows to batches: `batch_at(step)` is a pure function.
 
-The global batch of a step depends on the seed, the step and the global batch
-size alone, not on the number of processes nor on what was read before. So the
+The global batch of a step depends on the prepared rows, the seed, the step and
+the global batch size alone, not on the number of processes nor on what was read
+before. So the
 position in the data, as a checkpoint keeps it, is the step.
 """
 
@@ -151,8 +152,8 @@ class SyntheticRows:
 class BatchSource:
   """The training batches, or the part of them that one process reads.
 
-  Step s takes the rows s * B ... s * B + B - 1 of an endless order in which
-  each epoch holds every row once, newly shuffled.
+  The batch after s steps takes the rows s * B ... s * B + B - 1 of an endless
+  order in which each epoch holds every row once, newly shuffled.
   """
 
   def __init__(

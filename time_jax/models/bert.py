@@ -213,4 +213,9 @@ NAMES = KeyTable(
 )
 
 
-FAMILY = Family(parse_config, Encoder, NAMES, tuple(PROJECTIONS.values()))
+FAMILY = Family(
+  parse_config,
+  encoder=Encoder,
+  names=NAMES,
+  projecting=tuple(PROJECTIONS.values()),
+)

@@ -157,8 +157,8 @@ NAMES = KeyTable(
 
 FAMILY = Family(
   parse_config,
-  Encoder,
-  NAMES,
-  ("attention_norm", *PROJECTIONS.values()),
+  encoder=Encoder,
+  names=NAMES,
+  projecting=("attention_norm", *PROJECTIONS.values()),
   rotary=True,
 )

@@ -92,8 +92,7 @@ class Family:
     encoder: its `models.encoder.Encoder`.
     names: key table of its Hugging Face files.
     projecting: modules of a block that its projections are computed by.
-    rotary: whether the family has RoPE; its encoder then also has
-      `rotated_projections`.
+    rotary: whether the family has RoPE; its block then has a method `rotate`.
   """
 
   parse_config: Callable[[Mapping[str, Any]], Any]

@@ -68,7 +68,8 @@ class Embed(nn.Module):
   there, which bfloat16 cannot add up.
 
   Attributes:
-    rows: number of rows. None is special: padding is masked out elsewhere.
+    rows: number of rows, that of the padding token included: attention masks
+      padding, so its row needs no treatment of its own.
     features: width of a row.
     axis: logical axis of the rows.
     stddev: of fresh weights.

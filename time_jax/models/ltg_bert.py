@@ -160,4 +160,9 @@ NAMES = KeyTable(
 )
 
 
-FAMILY = Family(parse_config, Encoder, NAMES, ("query_key", "value"))
+FAMILY = Family(
+  parse_config,
+  encoder=Encoder,
+  names=NAMES,
+  projecting=("query_key", "value"),
+)

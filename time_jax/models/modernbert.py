@@ -200,5 +200,9 @@ NAMES = KeyTable(
 
 
 FAMILY = Family(
-  parse_config, Encoder, NAMES, ("attention_norm", "projections"), rotary=True
+  parse_config,
+  encoder=Encoder,
+  names=NAMES,
+  projecting=("attention_norm", "projections"),
+  rotary=True,
 )

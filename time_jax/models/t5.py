@@ -168,5 +168,8 @@ NAMES = KeyTable(
 
 
 FAMILY = Family(
-  parse_config, Encoder, NAMES, ("attention_norm", *PROJECTIONS.values())
+  parse_config,
+  encoder=Encoder,
+  names=NAMES,
+  projecting=("attention_norm", *PROJECTIONS.values()),
 )

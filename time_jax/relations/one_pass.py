@@ -15,9 +15,10 @@ with teacher logits t, student logits s, P = softmax(t), Q = softmax(s):
 Plain JAX, for any backend; the Pallas kernels beside it do the same in a
 single launch.
 
-On a CPU the elementwise work is what costs. Where the logits of a head cannot
-leave what exp takes without subtracting a maximum, all that is elementwise is
-E = exp(t) and F = exp(s); the rest are products with narrow matrices:
+On a CPU the elementwise work is what costs. Where the logits of a head are
+bounded, so that exp cannot overflow and no maximum has to be subtracted, the
+only elementwise work is E = exp(t) and F = exp(s); the rest are products with
+narrow matrices:
 
 .. math::
   \textstyle\sum_j P_{ij} t_{ij} = \frac{x_i \cdot (E y)_i}{(E 1)_i \sqrt{C}},

@@ -49,14 +49,20 @@ class Objective:
     num_documents: Float[Array, ""],
     dropout_rng: Array | None = None,
   ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Returns some rows' share of the mean loss over the documents of a batch.
+    """Returns the share of the global loss that these rows contribute.
+
+    The global loss is the mean over the documents of the global batch; the
+    shares of all its rows add up to it.
+
+    A term that reaches parameters which do not feed the projections of the last
+    block needs a change of `Family.feeds_projections` too: the optimizer leaves
+    all other parameters as they are.
 
     Args:
       params: parameters of the student.
       batch: rows, all or some of the global batch.
       targets: the teacher's projections of these rows.
-      num_documents: number of documents in the global batch, so that shares
-        add up to the mean.
+      num_documents: number of documents in the global batch.
       dropout_rng: random key of dropout; None: no dropout.
 
     Returns:

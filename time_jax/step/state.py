@@ -66,7 +66,7 @@ class TrainState:
   ema: Params = dataclasses.field(default_factory=dict)
 
   def as_trees(self) -> dict[str, Any]:
-    """Returns the trees of a checkpoint: params, ema and the rest.
+    """Returns the trees of a checkpoint of `distill`: params, ema, the rest.
 
     What is empty is left out, so that checkpoints look as they did before
     there were statistics and averages.
