@@ -3,9 +3,11 @@
 import functools
 
 import exporting
+import in_process
 import pytest
 
 from time_jax.hf import torch_encoder
+from time_jax.parallel import sharding
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +15,7 @@ def imported(tiny, tmp_path_factory):
   """A workdir with an imported student, beside its `source`."""
   home = tmp_path_factory.mktemp("imported")
   source = exporting.random_model(home / "source", tiny / "teacher")
-  exporting.quietly("import", source, f"--workdir={home / 'run'}")
+  in_process.run("import", source, f"--workdir={home / 'run'}")
   return home / "run"
 
 
@@ -25,10 +27,16 @@ def exports(imported, tmp_path_factory):
   def export(name):
     out = tmp_path_factory.mktemp("exported") / name
     flags = f"--workdir={imported}", f"--class={name}", f"--out={out}"
-    exporting.quietly("export", *flags)
+    in_process.run("export", *flags)
     return out
 
   return export
+
+
+@pytest.fixture(autouse=True)
+def one_device(mesh, monkeypatch):
+  """So that nothing is compiled for, and computed by, eight of them."""
+  monkeypatch.setattr(sharding, "make_mesh", lambda **sizes: mesh)
 
 
 @pytest.fixture

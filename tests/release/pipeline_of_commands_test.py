@@ -7,6 +7,7 @@ import re
 import shutil
 
 import flax
+import in_process
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,7 @@ from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.cli import main
 from time_jax.core.arrays import make_batch
 from time_jax.core.errors import RunError
-from time_jax.hf import save, torch_encoder
+from time_jax.hf import save
 from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import abstract_params
 from time_jax.parallel import sharding
@@ -30,19 +31,30 @@ from time_jax.run import choose
 from time_jax.step import evaluate
 
 STEPS = [10, 20, 30]
+ALL_DEVICES = sharding.make_mesh
 
 pytestmark = pytest.mark.usefixtures("without_torch")  # Where it is not wanted.
 
 
 @pytest.fixture(scope="module")
 def distilled(tiny, tmp_path_factory):
-  """A finished run of a process of its own, with three checkpoints."""
+  """A finished run with three checkpoints."""
   workdir = tmp_path_factory.mktemp("distilled")
   flag = "--config.checkpoint.keep_every=10"
-  code, output = running.run(running.command(tiny, workdir, flag))
-  assert code == 0, output
+  output = in_process.run(*running.command(tiny, workdir, flag))
   assert f"Next: python -m time_jax choose --workdir={workdir}" in output
   return workdir
+
+
+@pytest.fixture(scope="module")
+def released(distilled, tmp_path_factory):
+  """A copy of the run, chosen and exported; and what the commands printed."""
+  workdir = tmp_path_factory.mktemp("released") / "run"
+  shutil.copytree(distilled, workdir)
+  chosen = in_process.run("choose", f"--workdir={workdir}")
+  flag = "--license=cc-by-4.0"
+  exported = in_process.run("export", f"--workdir={workdir}", flag)
+  return workdir, chosen, exported
 
 
 @pytest.fixture
@@ -82,8 +94,8 @@ def saved(run, step):
     return encoder, checkpoints.restore(step, abstract)["params"]
 
 
-def test_choose_ranks_by_the_loss_on_held_out_text(capsys, tiny, run):
-  out = command(capsys, "choose", f"--workdir={run}")
+def test_choose_ranks_by_the_loss_on_held_out_text(tiny, released):
+  run, out, _ = released
   choice = json.loads((run / "choice.json").read_text())
   losses = {
     int(step): values["relation_loss"]
@@ -154,7 +166,10 @@ def test_a_run_without_a_finite_loss_has_no_choice(capsys, monkeypatch, run):
   assert not (run / "choice.json").exists()
 
 
-def test_choose_needs_neither_the_mesh_nor_the_batch_of_the_run(capsys, run):
+def test_choose_needs_neither_the_mesh_nor_the_batch_of_the_run(
+  capsys, monkeypatch, run
+):
+  monkeypatch.setattr(sharding, "make_mesh", ALL_DEVICES)
   config = json.loads((run / "config.json").read_text())
   config["mesh"] = {"data": 1, "fsdp": 3, "tensor": 1}
   config["eval"]["global_batch_size"] = 3
@@ -162,10 +177,8 @@ def test_choose_needs_neither_the_mesh_nor_the_batch_of_the_run(capsys, run):
   assert "Chosen: step " in command(capsys, "choose", f"--workdir={run}")
 
 
-def test_the_export_is_equal_in_torch(capsys, monkeypatch, tiny, run):
-  monkeypatch.setattr(torch_encoder, "installed", lambda: True)
-  command(capsys, "choose", f"--workdir={run}")
-  out = command(capsys, "export", f"--workdir={run}")
+def test_the_export_is_equal_in_torch(tiny, released):
+  run, _, out = released
   step, weights = exported(run)
   assert step == choose.read_choice(run)
   assert f"Exported step {step} to {run}/export (BertModel, float32)\n" in out
@@ -199,9 +212,8 @@ def test_the_export_is_equal_in_torch(capsys, monkeypatch, tiny, run):
     assert difference.max() < 1e-5
 
 
-def test_the_exported_tokenizer_is_the_teachers(capsys, tiny, run):
-  command(capsys, "export", f"--workdir={run}")
-  folder = run / "export"
+def test_the_exported_tokenizer_is_the_teachers(tiny, released):
+  folder = released[0] / "export"
   student = transformers.AutoTokenizer.from_pretrained(str(folder))
   teacher = transformers.AutoTokenizer.from_pretrained(str(tiny / "teacher"))
   texts = (tiny / "validation.txt").read_text().split("\n\n")
@@ -357,8 +369,8 @@ def test_an_export_that_is_not_equal_is_refused(capsys, monkeypatch, run):
   assert content_of(run / "export") == before
 
 
-def test_the_card_says_what_the_run_recorded(capsys, tiny, run):
-  command(capsys, "export", f"--workdir={run}", "--license=cc-by-4.0")
+def test_the_card_says_what_the_run_recorded(tiny, released):
+  run, *_ = released
   text = (run / "export" / "README.md").read_text()
   rows = [r for r in running.metrics(run) if "train/loss" in r]
   manifest = json.loads((run / "data" / "manifest.json").read_text())
@@ -374,7 +386,8 @@ def test_the_card_says_what_the_run_recorded(capsys, tiny, run):
     "tokens read": f"{sum(r['data/tokens'] for r in rows):,.0f}",
     "relation loss in training": f"{rows[0]['train/loss']:.4f} (step 1), "
     f"{rows[-1]['train/loss']:.4f} (step 30)",
-    "hardware of the session that saved it": "1 x cpu, 1 process(es)",
+    "hardware of the session that saved it": f"{jax.device_count()} x cpu, "
+    "1 process(es)",
   }.items():
     assert f"| {name} | {value} |" in text, name
   assert str(tiny) not in text

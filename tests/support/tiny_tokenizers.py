@@ -1,14 +1,18 @@
 """Tokenizers of the usual kinds, trained on a little text."""
 
+import functools
 import gzip
+import hashlib
 import itertools
 import json
+import os
 import pathlib
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-TEXT = pathlib.Path(__file__).parents[1] / "text"
+ROOT = pathlib.Path(__file__).parents[2]
+TEXT = ROOT / "tests" / "text"
 LANGUAGES = sorted(path.name.partition(".")[0] for path in TEXT.glob("*.gz"))
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
 
@@ -22,6 +26,30 @@ def read(path, most=None):
     return [json.loads(line)["text"] for line in itertools.islice(file, most)]
 
 
+def kept(train):
+  """Keeps tokenizers for later runs of the tests.
+
+  Two that are trained alike differ, and so would the batches of their text and
+  the programs for these: none would be found in the cache of compiled programs.
+  """
+
+  @functools.wraps(train)
+  def trained(texts, size):
+    texts = list(texts)
+    what = json.dumps([train.__name__, size, tokenizers.__version__, *texts])
+    name = hashlib.sha256(what.encode()).hexdigest()
+    path = ROOT / ".cache" / "tokenizers" / f"{name}.json"
+    if not path.exists():
+      path.parent.mkdir(parents=True, exist_ok=True)
+      fresh = path.with_suffix(f".{os.getpid()}")
+      train(texts, size).save(str(fresh))
+      fresh.rename(path)
+    return tokenizers.Tokenizer.from_file(str(path))
+
+  return trained
+
+
+@kept
 def unigram(texts, size):
   """As XLM-R, T5 and mDeBERTa: SentencePiece's Unigram model."""
   tokenizer = tokenizers.Tokenizer(models.Unigram())
@@ -38,6 +66,7 @@ def unigram(texts, size):
   return tokenizer
 
 
+@kept
 def wordpiece(texts, size):
   """As BERT."""
   tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
