@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 
+import in_process
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -68,24 +69,35 @@ def by_hand(gold, found):
   )
 
 
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+  """A test file without entities, and flags of a short run."""
+  empty = tmp_path_factory.mktemp("empty") / "empty.iob2"
+  empty.write_text("Ja\tO\n")
+  test = f"--config.data.test={empty}"
+  return empty, (*LEARN, "--config.train.epochs=4", test)
+
+
+@pytest.fixture(scope="module")
+def short_run(model, short, tmp_path_factory):
+  """Its workdir, and what it printed."""
+  workdir = tmp_path_factory.mktemp("short")
+  command = tiny_ner.command(model, workdir, *short[1], dev="da-train")
+  return workdir, in_process.run(*command)
+
+
 @pytest.mark.usefixtures("one_process")
 def test_a_short_run_is_scored_and_predicts(
-  model, mesh, capsys, monkeypatch, tmp_path
+  short_run, mesh, capsys, monkeypatch
 ):
   # One device, so that little is compiled.
   monkeypatch.setattr(sharding, "make_mesh", lambda **sizes: mesh)
-  empty = tmp_path / "empty.iob2"
-  empty.write_text("Ja\tO\n")
-  flags = (*LEARN, "--config.train.epochs=4", f"--config.data.test={empty}")
-  command = tiny_ner.command(model, tmp_path, *flags, dev="da-train")
-  assert main.main(command) == 0
-  output = capsys.readouterr()
-  assert f"{empty}: all tags are O, so the scores of test are un" in output.err
-  assert "\ntest " + "  undefined" * 3 in output.out
-  summary = json.loads((tmp_path / "scores.json").read_text())["scores"]
+  workdir, output = short_run
+  assert "\ntest " + "  undefined" * 3 in output
+  summary = json.loads((workdir / "scores.json").read_text())["scores"]
   nothing = {"mean": None, "std": None, "values": [None]}
   assert summary["test"] == dict.fromkeys(task.METRICS, nothing)
-  folder = tmp_path / "seed-101"
+  folder = workdir / "seed-101"
   gold, found = tags_of(TRAIN), tags_of(folder / "dev.iob2")
   scores = json.loads((folder / "scores.json").read_text())["scores"]
   assert scores["dev"] == by_hand(gold, found)
@@ -117,18 +129,20 @@ def test_a_short_run_is_scored_and_predicts(
       )
 
 
-def test_two_processes_with_the_weights_between_them(model, tmp_path):
-  scores = []
-  for processes, flags in ((1, ()), (2, ("--config.mesh.fsdp=2",))):
-    workdir = tmp_path / str(processes)
-    command = tiny_ner.command(
-      model, workdir, *LEARN, *flags, "--config.train.epochs=2", dev="da-train"
-    )
-    code, output = running.run(command, processes)
-    assert code == 0, output
-    done = json.loads((workdir / "scores.json").read_text())
-    scores.append(done["scores"])
-  assert scores[0] == scores[1]
+def test_two_processes_with_the_weights_between_them(
+  model, short, short_run, tmp_path
+):
+  empty, flags = short
+  flags = (*flags, "--config.mesh.fsdp=2")
+  command = tiny_ner.command(model, tmp_path, *flags, dev="da-train")
+  code, output = running.run(command, 2)
+  assert code == 0, output
+  assert f"{empty}: all tags are O, so the scores of test are un" in output
+  one, two = (
+    json.loads((workdir / "scores.json").read_text())["scores"]
+    for workdir in (short_run[0], tmp_path)
+  )
+  assert one == two
 
 
 @pytest.mark.slow
