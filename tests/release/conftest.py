@@ -1,10 +1,12 @@
 """Students and exports that the tests of this folder share."""
 
 import functools
+import shutil
 
 import exporting
 import in_process
 import pytest
+import running
 
 from time_jax.hf import torch_encoder
 from time_jax.parallel import sharding
@@ -43,3 +45,24 @@ def one_device(mesh, monkeypatch):
 def without_torch(monkeypatch):
   """For what is not about the check in PyTorch, which takes its time."""
   monkeypatch.setattr(torch_encoder, "installed", lambda: False)
+
+
+@pytest.fixture(scope="module")
+def distilled(tiny, tmp_path_factory):
+  """A finished run with three checkpoints."""
+  workdir = tmp_path_factory.mktemp("distilled")
+  flag = "--config.checkpoint.keep_every=10"
+  output = in_process.run(*running.command(tiny, workdir, flag))
+  assert f"Next: python -m time_jax choose --workdir={workdir}" in output
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def released(distilled, tmp_path_factory):
+  """A copy of the run, chosen and exported; and what the commands printed."""
+  workdir = tmp_path_factory.mktemp("released") / "run"
+  shutil.copytree(distilled, workdir)
+  chosen = in_process.run("choose", f"--workdir={workdir}")
+  flag = "--license=cc-by-4.0"
+  exported = in_process.run("export", f"--workdir={workdir}", flag)
+  return workdir, chosen, exported

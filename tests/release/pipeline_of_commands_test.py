@@ -7,7 +7,6 @@ import re
 import shutil
 
 import flax
-import in_process
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,27 +33,6 @@ STEPS = [10, 20, 30]
 ALL_DEVICES = sharding.make_mesh
 
 pytestmark = pytest.mark.usefixtures("without_torch")  # Where it is not wanted.
-
-
-@pytest.fixture(scope="module")
-def distilled(tiny, tmp_path_factory):
-  """A finished run with three checkpoints."""
-  workdir = tmp_path_factory.mktemp("distilled")
-  flag = "--config.checkpoint.keep_every=10"
-  output = in_process.run(*running.command(tiny, workdir, flag))
-  assert f"Next: python -m time_jax choose --workdir={workdir}" in output
-  return workdir
-
-
-@pytest.fixture(scope="module")
-def released(distilled, tmp_path_factory):
-  """A copy of the run, chosen and exported; and what the commands printed."""
-  workdir = tmp_path_factory.mktemp("released") / "run"
-  shutil.copytree(distilled, workdir)
-  chosen = in_process.run("choose", f"--workdir={workdir}")
-  flag = "--license=cc-by-4.0"
-  exported = in_process.run("export", f"--workdir={workdir}", flag)
-  return workdir, chosen, exported
 
 
 @pytest.fixture
