@@ -61,8 +61,8 @@ def test_one_program_a_bucket(compiled, mesh, tmp_path):
   assert step._cache_size() == 2
   assert marks[0] < marks[1] == marks[2] == len(compiled)
 
-  task.annotate(state.ema, sentences(range(1, 20)))
+  task.network.annotate(state.ema, sentences(range(1, 20)))
   assert task.network.program._cache_size() == 2
   before = len(compiled)
-  task.annotate(state.ema, sentences([5, 17, 2, 40, 31]))
+  task.network.annotate(state.ema, sentences([5, 17, 2, 40, 31]))
   assert len(compiled) == before

@@ -93,7 +93,7 @@ def test_a_step_that_is_not_finite_changes_nothing(run):
   """Two of six steps: the others learn what four steps learn."""
   spoiled = run("spoiled", odd=(2, 4))
   tuned = spoiled.tune(beat)
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tuned.params))
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tuned))
   assert skipped(spoiled.workdir) == [0, 1, 1, 2, 2, 2]
   state, batch = spoiled.first_state(), jnp.full((1, 1), jnp.nan)
   step = jax.jit(
@@ -139,7 +139,7 @@ def test_a_checkpoint_without_counters_goes_on(run):
   assert content.pop("skipped") == 1 and content.pop("skipped_in_a_row") == 0
   path.write_text(json.dumps(content))
   found = begun.tune(beat)
-  jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_an_encoder_that_is_not_finite_is_refused(run):

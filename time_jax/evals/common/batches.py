@@ -28,17 +28,18 @@ class Examples(Protocol):
   def sizes(self) -> Int[np.ndarray, " n"]:
     """Tokens of each example."""
 
-  def fill(self, chosen: Numbers, length: int, rows: int) -> Any:
-    """Writes each chosen example into a row of its own.
+  def fill(self, rows: Sequence[Numbers], length: int, count: int) -> Any:
+    """Writes examples into the rows of a batch.
 
     Args:
-      chosen: numbers of the examples, at most `rows`; other rows stay empty.
+      rows: for each row the numbers of its examples, of which there is one
+        today; rows beyond these stay empty.
       length: tokens in a row.
-      rows: rows of the batch.
+      count: rows of the batch.
 
     Returns:
       A pytree of host arrays with the rows in front. Its field `batch` is what
-      the encoder reads; its `segment_ids` keep the documents of a row apart.
+      the encoder reads; its `segment_ids` keep the examples of a row apart.
     """
 
 
@@ -129,7 +130,8 @@ class Epochs:
     if epoch != self._epoch[0]:
       self._epoch = epoch, self._order(epoch)
     length, chosen = self._epoch[1][i]
-    return self._examples.fill(chosen, length, self._buckets.rows_of(length))
+    rows = self._buckets.rows_of(length)
+    return self._examples.fill([[i] for i in chosen], length, rows)
 
   def _order(self, epoch: int) -> list[tuple[int, np.ndarray]]:
     random = np.random.default_rng((self._seed, epoch))
@@ -156,15 +158,12 @@ def in_order(
     for i in range(0, len(numbers), rows):
       chosen = numbers[i : i + rows]
       least = buckets.rows_of(length, len(chosen))
-      yield chosen, examples.fill(chosen, length, least)
+      yield chosen, examples.fill([[i] for i in chosen], length, least)
       beat()
 
 
 def pad_rows(
-  documents: Sequence[Int[np.ndarray, " t"]],
-  length: int,
-  rows: int,
-  pad_id: int,
+  documents: Sequence[Numbers], length: int, rows: int, pad_id: int
 ) -> Batch:
   """Writes each document into a row of its own.
 

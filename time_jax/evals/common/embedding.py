@@ -9,17 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from time_jax.core.arrays import Batch, make_batch
+from time_jax.core.arrays import Batch
 from time_jax.data.tokenizing import load_backend
+from time_jax.evals.common import batches
 from time_jax.evals.common.encoders import OpenedEncoder
 from time_jax.models.family import Params
 
 
 def embed(
-  student: OpenedEncoder,
-  texts: Sequence[str],
-  *,
-  batch_size: int = 32,
+  student: OpenedEncoder, texts: Sequence[str], *, batch_size: int = 32
 ) -> Float[np.ndarray, "N D"]:
   """Returns a vector for every text: the mean of its tokens' hidden states.
 
@@ -37,14 +35,11 @@ def embed(
     chosen = order[start : start + batch_size]
     # Few lengths and one number of rows: each new shape is compiled.
     length = 16 * -(-max(len(ids[i]) for i in chosen) // 16)
-    tokens = np.full((batch_size, length), student.tokenizer.pad_id, np.int32)
-    real = np.zeros((batch_size, length), np.int32)
-    for row, i in enumerate(chosen):
-      tokens[row, : len(ids[i])] = ids[i]
-      real[row, : len(ids[i])] = 1
-    means = _mean_state(
-      student.encoder, student.params, make_batch(tokens, real)
+    pad_id = student.tokenizer.pad_id
+    batch = batches.pad_rows(
+      [ids[i] for i in chosen], length, batch_size, pad_id
     )
+    means = _mean_state(student.encoder, student.params, batch)
     vectors[chosen] = np.asarray(means)[: len(chosen)]
   return vectors
 

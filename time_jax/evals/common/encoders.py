@@ -89,14 +89,12 @@ class OpenedEncoder:
     return _without_pooler(init_params(self.encoder, rng))
 
 
-class _Model(NamedTuple):
+class _Stored(NamedTuple):
   """A model as it is stored; see `OpenedEncoder`.
 
-  Without parameters it has no identity yet: they are to be drawn.
+  Without parameters, which are to be drawn then, it has no identity yet.
   """
 
-  family: Family
-  config: Any
   hf_config: Mapping[str, Any]
   folder: pathlib.Path
   name: str
@@ -141,15 +139,16 @@ def open_encoder(
     raise UserError(f"model={model} is no workdir, so step has no meaning.")
   else:
     stored = _open_folder(model, mesh, random, allow_pickle)
-  config = stored.config
-  if random:
+  hf_config, folder, name, params, identity = stored
+  family, config = load.parse_config(hf_config, f"{folder}/config.json")
+  if random or identity is None:
     name = f"random {config.num_layers}x{config.hidden_size}"
-    stored = stored._replace(params=None, identity=None, name=name)
+    identity = model_identity.of_random(hf_config, config, folder)
+    params = None
   rates = {"dropout", "attention_dropout"}
   rates &= {field.name for field in dataclasses.fields(config)}
   config = dataclasses.replace(config, **dict.fromkeys(rates, dropout))
-  encoder = stored.family.encoder(config, config.num_layers, jnp.dtype(dtype))
-  params = stored.params
+  encoder = family.encoder(config, config.num_layers, jnp.dtype(dtype))
   if params is not None:
     boxed = _without_pooler(abstract_params(encoder))
     layout = sharding.param_shardings(boxed, mesh)
@@ -157,17 +156,16 @@ def open_encoder(
   return OpenedEncoder(
     encoder=encoder,
     params=params,
-    family=stored.family,
-    hf_config=stored.hf_config,
-    tokenizer=tokenizer.load_tokenizer(stored.folder, config.vocab_size),
-    folder=stored.folder,
-    identity=stored.identity
-    or model_identity.of_random(stored.hf_config, stored.config, stored.folder),
-    name=stored.name,
+    family=family,
+    hf_config=hf_config,
+    tokenizer=tokenizer.load_tokenizer(folder, config.vocab_size),
+    folder=folder,
+    identity=identity,
+    name=name,
   )
 
 
-def _open_workdir(workdir: pathlib.Path, step: int | None) -> _Model:
+def _open_workdir(workdir: pathlib.Path, step: int | None) -> _Stored:
   student = saved_student.read_student(workdir, step)
   folder = workdir / "tokenizer"
   if not folder.is_dir():
@@ -176,20 +174,18 @@ def _open_workdir(workdir: pathlib.Path, step: int | None) -> _Model:
     )
   ids = tokenizer.special_ids(folder, student.config.vocab_size)
   hf_config = save.hf_config(student.config, ids)
-  family, config = load.parse_config(hf_config, str(workdir))
   name = f"{workdir.name}@{student.step}"
-  stored = _Model(family, config, hf_config, folder, name)
-  return stored._replace(params=student.params, identity=student.identity)
+  return _Stored(hf_config, folder, name, student.params, student.identity)
 
 
 def _open_folder(
   model: str, mesh: Mesh, random: bool, allow_pickle: bool
-) -> _Model:
+) -> _Stored:
   folder = files.resolve(model, allow_pickle)
-  family, config = load.read_config(folder)
+  _, config = load.read_config(folder)
   # Without the folders of whoever trained it.
   name = "/".join(pathlib.PurePath(model).parts[-2:])
-  stored = _Model(family, config, files.model_config(folder), folder, name)
+  stored = _Stored(files.model_config(folder), folder, name)
   if random:
     return stored
   _, params = load.load_encoder(
@@ -214,9 +210,8 @@ def write_encoder(
     opened: the encoder that was fine-tuned.
     params: its parameters.
   """
-  text = atomic_file.as_json(opened.hf_config, indent=2, sort_keys=True) + "\n"
-  (folder / "config.json").write_text(text, encoding="utf-8")
-  config = opened.config
+  path, config = folder / "config.json", opened.config
+  atomic_file.write_json(path, opened.hf_config, sort_keys=True)
   tensors = save.to_tensors(params, opened.family.names, config.num_layers)
   safetensors.numpy.save_file(
     tensors, folder / "model.safetensors", metadata={"format": "pt"}

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from time_jax.config import finetune as config_finetune
 from time_jax.config import warmup
 from time_jax.core.display import aligned_table
 from time_jax.core.errors import EXIT_PREEMPTED, UserError
-from time_jax.core.storage import atomic_file, lease
+from time_jax.core.storage import atomic_file
 from time_jax.core.storage.paths import Path, prepare_workdir
 from time_jax.evals.common import (
   batches,
@@ -25,7 +25,7 @@ from time_jax.evals.common import (
   tuning,
 )
 from time_jax.evals.common.encoders import open_encoder
-from time_jax.evals.common.task import SPLITS, Task, path_of
+from time_jax.evals.common.task import SPLITS, Beat, Task, path_of
 from time_jax.hf import files, model_identity
 from time_jax.models.family import Params
 from time_jax.parallel import failures, host_collectives, processes, sharding
@@ -34,8 +34,6 @@ from time_jax.report.results import SCHEMA, SCORES
 from time_jax.run.run_record import check_processes, versions
 from time_jax.step import machine
 
-# Split -> metric -> percent; None: undefined.
-Scores = dict[str, Mapping[str, float | None]]
 Result = dict[str, Any]  # content of the file SCORES of a seed
 
 
@@ -113,7 +111,12 @@ def _finetune(
   )
   task = kind(config, data, opened, buckets, mesh)
   steps = batches.Epochs(task.examples, buckets, config.seeds[0]).steps
-  _fit_warmup(config, workdir, steps, typed)
+  config.train.warmup_steps = warmup.fitting(
+    config.train.warmup_steps,
+    config.train.epochs * steps,
+    typed=typed,
+    begun=_is_begun(config, workdir),
+  )
   settings["train"]["warmup_steps"] = config.train.warmup_steps
   common = _record(task, settings, steps)
   results: dict[int, Result] = {}
@@ -121,15 +124,26 @@ def _finetune(
     record, folder = {**common, "seed": seed}, workdir / f"seed-{seed}"
     result = _known_result(task, record, folder)
     if not result:
-      tuned = _tune(task, record, folder, mesh, watchdog.beat)
-      if tuned is None:
+      prepare_workdir(folder)
+      run = tuning.Tuning(
+        task=task,
+        recipe=optimization.recipe_of(config, seed),
+        batches=batches.Epochs(task.examples, buckets, seed),
+        mesh=mesh,
+        workdir=folder,
+        record=record,
+        encoder=opened.params,
+        model=opened.identity,
+      )
+      params = run.tune(watchdog.beat)
+      if params is None:
         return EXIT_PREEMPTED
-      params = tuned.params
-      result = _predict(task, params, folder, watchdog.beat) | {
+      result = {
         "run": record,
-        "best_epoch": tuning.best_epoch(tuned.history) + 1,
-        "epochs": tuned.history,
-        "seconds": tuned.seconds,
+        "best_epoch": tuning.best_epoch(run.history) + 1,
+        "epochs": run.history,
+        "seconds": run.seconds,
+        **_predict(task, params, folder, watchdog.beat),
       }
       whole = sharding.replicate(params, mesh)  # By all processes.
       if jax.process_index() == 0:
@@ -157,44 +171,17 @@ def locate(config: ConfigDict) -> None:
     d[split] = str(split_files.fetch(name)) if name else ""
 
 
-def _tune(
-  task: Task,
-  record: Mapping[str, Any],
-  folder: Path,
-  mesh: Mesh,
-  beat: Callable[[], None],
-) -> tuning.Tuned | None:
-  """Trains with the seed of a record; None where told to stop."""
-  prepare_workdir(folder)
-  run = tuning.Tuning(
-    task=task,
-    recipe=optimization.recipe_of(task.config, record["seed"]),
-    batches=batches.Epochs(task.examples, task.buckets, record["seed"]),
-    mesh=mesh,
-    workdir=folder,
-    record=record,
-    encoder=task.opened.params,
-    model=task.opened.identity,
-  )
-  return run.tune(beat)
-
-
-def _predict(
-  task: Task, params: Params, folder: Path, beat: Callable[[], None]
-) -> Result:
-  """Writes predictions of dev and test; returns their scores."""
-  scores: Scores = {}
-  by: dict[str, Any] = {}
+def _predict(task: Task, params: Params, folder: Path, beat: Beat) -> Result:
+  """Writes predictions of dev and test; returns their scores and counts."""
+  scores, by = {}, {}
   for split in SPLITS[1:]:
-    if split not in task.data:
-      continue
-    predicted = task.annotate(params, task.data[split], beat)
-    if jax.process_index() == 0:
-      lease.check()
-      path = folder / f"{split}{task.ending}"
-      path.write_text(task.to_text(predicted), encoding="utf-8")
-    scores[split] = task.score(split, predicted)
-    by[split] = task.breakdown(split, predicted)
+    if gold := task.data.get(split):
+      predicted = task.network.annotate(params, gold, beat)
+      if jax.process_index() == 0:
+        path = folder / f"{split}{task.ending}"
+        atomic_file.write_text(path, task.to_text(predicted))
+      scores[split] = task.score(gold, predicted)
+      by[split] = task.breakdown(gold, predicted)
   return {"scores": scores, "by": by}
 
 
@@ -209,8 +196,7 @@ def _write(task: Task, params: Params, result: Result, folder: Path) -> None:
     "run": result["run"],
   }
   model_folder.write_folder(folder / "model", task.opened, params, record)
-  order = ("run", "best_epoch", "epochs", "seconds", "scores", "by")
-  atomic_file.write_json(folder / SCORES, {n: result[n] for n in order})
+  atomic_file.write_json(folder / SCORES, result)
 
 
 def _known_result(
@@ -218,25 +204,12 @@ def _known_result(
 ) -> Result | None:
   """Returns the result of a seed; None if it is not finished.
 
-  Raises:
-    UserError: it is that of another run.
-  """
-  if result := _read_result(folder / SCORES):
-    before = model_identity.upgrade_record(
-      result["run"], task.opened.identity, folder
-    )
-    tuning.check_same(before, record, folder)
-  return result
-
-
-def _read_result(path: Path) -> Result | None:
-  """Returns the result of a seed; None if it is not finished.
-
   Process 0 reads it for all: the others might see a new file only later.
 
   Raises:
-    UserError: in all processes, when the file is damaged.
+    UserError: in all processes, when the file is damaged or of another run.
   """
+  path = folder / SCORES
 
   def read() -> str:
     if not path.exists():
@@ -250,7 +223,13 @@ def _read_result(path: Path) -> Result | None:
     return json.dumps(result)
 
   text = host_collectives.run_on_first(read)
-  return json.loads(text) if text else None
+  if not text:
+    return None
+  result = json.loads(text)
+  identity = task.opened.identity
+  before = model_identity.upgrade_record(result["run"], identity, folder)
+  tuning.check_same(before, record, folder)
+  return result
 
 
 def _settings(config: ConfigDict) -> dict[str, Any]:
@@ -273,36 +252,10 @@ def _record(
 ) -> dict[str, Any]:
   """Returns what shapes the result of a seed."""
   shaping = {k: v for k, v in settings.items() if k not in task.no_matter}
-  shaping["train"] = {
-    name: value
-    for name, value in settings["train"].items()
-    if name != "watchdog"
-  }
+  train = {k: v for k, v in settings["train"].items() if k != "watchdog"}
   # The rows of a batch are a multiple of the number of devices.
-  shaping["steps of an epoch, by the number of devices"] = steps
-  return shaping
-
-
-def _fit_warmup(
-  config: ConfigDict,
-  workdir: Path,
-  steps: int,
-  typed: Collection[str],
-) -> None:
-  """Shortens a warm-up that is longer than the run, see `warmup.fitting`.
-
-  Args:
-    config: config of the task; its train.warmup_steps may change.
-    workdir: folder of all seeds.
-    steps: number of steps of an epoch.
-    typed: names of the fields that were given on the command line.
-  """
-  config.train.warmup_steps = warmup.fitting(
-    config.train.warmup_steps,
-    config.train.epochs * steps,
-    typed=typed,
-    begun=_is_begun(config, workdir),
-  )
+  by_devices = {"steps of an epoch, by the number of devices": steps}
+  return shaping | {"train": train} | by_devices
 
 
 def _is_begun(config: ConfigDict, workdir: Path) -> bool:
@@ -313,11 +266,11 @@ def _is_begun(config: ConfigDict, workdir: Path) -> bool:
     newest = layout.step_folders(folder)[-1:]
     records += [step / METADATA / METADATA for step in newest]
   asked = {n: config.train[n] for n in ("epochs", "warmup_steps")}
-  return bool(
-    host_collectives.run_on_first(
-      lambda: "yes" * warmup.is_recorded(records, asked)
-    )
-  )
+
+  def begun() -> str:
+    return "yes" * warmup.is_recorded(records, asked)
+
+  return bool(host_collectives.run_on_first(begun))
 
 
 def _report(
@@ -343,7 +296,7 @@ def _report(
     "init": config.init,
     "fingerprint": opened.identity.value,
     # By which earlier versions knew it, if no other model's could be the same.
-    "fingerprint_before": (opened.identity.known_before),
+    "fingerprint_before": opened.identity.known_before,
     "shape": opened.shape,
     "parameters": opened.parameters,
     "files": {

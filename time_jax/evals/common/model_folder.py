@@ -56,8 +56,8 @@ def write_folder(
     tensors = jax.tree.map(np.ascontiguousarray, jax.device_get(flat))
     safetensors.numpy.save_file(tensors, fresh / _HEADS)
     (fresh / _HEADS).chmod(0o644)  # It is written as private.
-    text = atomic_file.as_json(description, indent=1, ensure_ascii=False)
-    (fresh / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    path = fresh / DESCRIPTION
+    atomic_file.write_json(path, description, indent=1, ensure_ascii=False)
 
 
 def read_description(folder: pathlib.Path) -> dict[str, Any]:

@@ -124,11 +124,14 @@ class Task(abc.ABC):
   Attributes:
     name: the word after `finetune`.
     metrics: metrics of the scorer, in the order of reports.
+    chosen_by: metrics whose sum chooses the best epoch.
     scorer: the scorer, as reports call it.
     ending: suffix of the files with predictions.
     pipe: input and output of `predict`, as a shell has them.
     packages: modules of optional packages that a run needs.
     network_class: the class of `network`.
+    read: returns the items of a file.
+    to_text: returns items as the text of a file that the scorer reads.
     touch: method of the heads that uses all their parameters.
     no_matter: fields of the recipe that do not change the result of a seed.
     config: the recipe.
@@ -142,11 +145,14 @@ class Task(abc.ABC):
 
   name: ClassVar[str]
   metrics: ClassVar[tuple[str, ...]]
+  chosen_by: ClassVar[tuple[str, ...]]
   scorer: str
   ending: ClassVar[str]
   pipe: ClassVar[str]
   packages: ClassVar[tuple[str, ...]] = ()
   network_class: ClassVar[type[Network]]
+  read: ClassVar[Callable[[pathlib.Path], list[Any]]]
+  to_text: ClassVar[Callable[[Sequence[Any]], str]]
   touch: ClassVar[str] = "__call__"
   no_matter: ClassVar[tuple[str, ...]] = (
     *("seeds", "model", "step", "lang", "label", "allow_pickle"),
@@ -165,12 +171,7 @@ class Task(abc.ABC):
     self.opened, self.buckets = opened, buckets
     self.spec = self.learn()
     self.network: Any = self.network_class(
-      self.spec,
-      opened,
-      buckets,
-      mesh,
-      config.train.dropout,
-      config.train.dtype,
+      self.spec, opened, buckets, mesh, config.train.dropout, config.train.dtype
     )
     self.examples = self.make_examples()
 
@@ -179,11 +180,6 @@ class Task(abc.ABC):
     """Raises UserError if a package is missing that is needed later."""
     for module in cls.packages:
       load_package(module)
-
-  @staticmethod
-  @abc.abstractmethod
-  def read(path: pathlib.Path) -> list[Any]:
-    """Returns the items of a file."""
 
   @abc.abstractmethod
   def learn(self) -> dict[str, Any]:
@@ -211,28 +207,24 @@ class Task(abc.ABC):
 
   @abc.abstractmethod
   def score(
-    self, split: str, predicted: Sequence[Any]
-  ) -> Mapping[str, float | None]:
-    """Returns the metrics of predicted items, in percent; None: undefined."""
+    self, gold: Sequence[Any], predicted: Sequence[Any]
+  ) -> dict[str, Any]:
+    """Returns the metrics of predicted items.
 
-  def breakdown(self, split: str, predicted: Sequence[Any]) -> dict[str, Any]:
-    """Returns the counts behind the metrics, for `report --by`."""
-    del split, predicted
+    Args:
+      gold: items with the right annotation.
+      predicted: the same items with the predicted one.
+
+    Returns:
+      Metric -> percent, or None where it is undefined.
+    """
+
+  def breakdown(
+    self, gold: Sequence[Any], predicted: Sequence[Any]
+  ) -> dict[str, Any]:
+    """Returns the counts behind the metrics of `score`, for `report --by`."""
+    del gold, predicted
     return {}
-
-  @abc.abstractmethod
-  def quality(self, scores: Mapping[str, Any]) -> float:
-    """Returns what the best epoch is chosen by; higher is better."""
-
-  @abc.abstractmethod
-  def to_text(self, predicted: Sequence[Any]) -> str:
-    """Returns items as the text of a file that the scorer reads."""
-
-  def annotate(
-    self, params: Params, items: Sequence[Any], beat: Beat = lambda: None
-  ) -> list[Any]:
-    """Returns the items with what is predicted for them."""
-    return self.network.annotate(params, items, beat)
 
   def fresh(self, rng: Array) -> Params:
     """Returns random parameters, "encoder" and "heads", boxed."""
@@ -283,10 +275,10 @@ class Task(abc.ABC):
       params: "encoder" and "heads".
       beat: called after every batch.
     """
-    predicted = self.annotate(params, self.data["dev"], beat)
-    scores = self.score("dev", predicted)
+    gold = self.data["dev"]
+    scores = self.score(gold, self.network.annotate(params, gold, beat))
     known = {f"dev/{k}": v for k, v in scores.items() if v is not None}
-    return {SCORE: self.quality(scores), **known}
+    return {SCORE: sum(scores[name] for name in self.chosen_by), **known}
 
 
 def path_of(config: ConfigDict, split: str) -> pathlib.Path:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import Path
 from time_jax.evals.common import batches
 from time_jax.evals.common.optimization import Recipe
-from time_jax.evals.common.task import SCORE, Task
+from time_jax.evals.common.task import SCORE, Beat, Task
 from time_jax.evals.common.tuning_step import tuning_step
 from time_jax.hf.model_identity import Identity, upgrade_record
 from time_jax.models.family import Params
@@ -41,20 +41,6 @@ from time_jax.step.state import (
 from time_jax.telemetry.goodput import Ledger
 
 _COUNTERS = ("skipped", "skipped_in_a_row")  # Kept in the metadata.
-
-
-class Tuned(NamedTuple):
-  """The result of a run.
-
-  Attributes:
-    params: averaged parameters of the best epoch, "encoder" and "heads".
-    history: scores of every epoch.
-    seconds: time of training and of scoring dev, earlier sessions included.
-  """
-
-  params: Params
-  history: list[dict[str, float]]
-  seconds: float
 
 
 class Batches(Protocol):
@@ -88,7 +74,7 @@ class Tuning(loop.Job):
     encoder: the encoder's first weights; None: random ones.
     model: identity of the model that has these weights.
     history: scores of every epoch so far.
-    seconds: time so far, earlier sessions included.
+    seconds: time of training and of scoring dev, earlier sessions included.
   """
 
   task: Task
@@ -162,14 +148,15 @@ class Tuning(loop.Job):
     encoder = jax.tree.map(jnp.copy, self.encoder)  # The step donates it.
     return state.starting_from({**state.params, "encoder": encoder})
 
-  def tune(self, beat: Callable[[], None]) -> Tuned | None:
+  def tune(self, beat: Beat) -> Params | None:
     """Trains to the end, going on after the newest checkpoint.
 
     Args:
       beat: tells the watchdog that the run goes on.
 
     Returns:
-      None where told to stop, with everything saved.
+      The averaged parameters of the best epoch, "encoder" and "heads"; None
+      where told to stop, with everything saved.
     """
     with CheckpointWriter(
       self.workdir, keep_latest=2, keep_every=None, metric=SCORE, highest=True
@@ -181,8 +168,7 @@ class Tuning(loop.Job):
     with CheckpointReader(self.workdir) as checkpoints:
       step = (best_epoch(self.history) + 1) * self.batches.steps
       wanted = {"averaged": self.abstract().ema}
-      params = checkpoints.restore(step, wanted)["averaged"]
-    return Tuned(params, self.history, self.seconds)
+      return checkpoints.restore(step, wanted)["averaged"]
 
   def _restore(self, checkpoints: CheckpointReader) -> TrainState:
     """Returns the state that the run goes on with; sets history and seconds."""
@@ -290,22 +276,18 @@ class Tuning(loop.Job):
     }
 
   def is_over(self) -> bool:
-    """See `loop.Job`."""
-    return is_over(self.history, self.recipe)
+    """Returns whether all epochs are done, or the best is too long ago."""
+    if not self.history:
+      return False
+    worse_since = len(self.history) - 1 - best_epoch(self.history)
+    all_done = len(self.history) >= self.recipe.epochs
+    return all_done or worse_since >= self.recipe.patience
 
 
 def best_epoch(history: list[dict[str, float]]) -> int:
   """Returns the epoch, from 0, with the highest score; of equals the last."""
   scores = [epoch[SCORE] for epoch in history]
   return max(range(len(scores)), key=lambda i: (scores[i], i))
-
-
-def is_over(history: list[dict[str, float]], recipe: Recipe) -> bool:
-  """Returns whether all epochs are done, or the best one is too long ago."""
-  if not history:
-    return False
-  worse_since = len(history) - 1 - best_epoch(history)
-  return len(history) >= recipe.epochs or worse_since >= recipe.patience
 
 
 def check_same(

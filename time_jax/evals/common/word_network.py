@@ -21,19 +21,25 @@ Labels = Mapping[str, Int[np.ndarray, " words"]]  # name -> number of each label
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class WordBatch:
-  """Rows of one chunk each; W = T, since every word has a token.
+  """Rows of chunks; W = T, since every word has a token.
 
   Attributes:
     batch: the tokens, as an encoder takes them.
     word_of_token: the word of each token, from 1; 0: of none, or padding.
-    num_words: number of words of each row; 0: an empty row.
+    segment_of_word: the document of each word, as `batch.segment_ids` number
+      them; 0: there is no word.
     targets: name -> number of each word's label; -1: none.
   """
 
   batch: Batch
   word_of_token: Int[Array | np.ndarray, "B T"]
-  num_words: Int[Array | np.ndarray, " B"]
+  segment_of_word: Int[Array | np.ndarray, "B W"]
   targets: Mapping[str, Int[Array | np.ndarray, "B W"]]
+
+  @property
+  def num_words(self) -> Int[Array | np.ndarray, " B"]:
+    """Number of words of each row."""
+    return (self.segment_of_word > 0).sum(axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,21 +61,20 @@ class WordExamples:
     """Tokens of each chunk."""
     return np.array([len(chunk.tokens) for chunk in self.chunks])
 
-  def fill(self, chosen: Numbers, length: int, rows: int) -> WordBatch:
-    """Writes each chosen chunk into a row."""
+  def fill(self, rows: Sequence[Numbers], length: int, count: int) -> WordBatch:
+    """Writes a chunk into each row."""
     names = self.targets[0] if self.targets else ()
-    owners = np.zeros((rows, length), np.int32)
-    num_words = np.zeros(rows, np.int32)
-    targets = {name: np.full((rows, length), -1, np.int32) for name in names}
-    for row, i in enumerate(chosen):
+    owners, segments = np.zeros((2, count, length), np.int32)
+    targets = {name: np.full((count, length), -1, np.int32) for name in names}
+    for row, (i,) in enumerate(rows):
       chunk = self.chunks[i]
       owners[row, : len(chunk.tokens)] = chunk.word_of_token
-      num_words[row] = chunk.num_words
+      segments[row, : chunk.num_words] = 1
       for name, array in targets.items():
         array[row, : chunk.num_words] = self.targets[i][name]
-    tokens = [self.chunks[i].tokens for i in chosen]
-    batch = batches.pad_rows(tokens, length, rows, self.pad_id)
-    return WordBatch(batch, owners, num_words, targets)
+    tokens = [self.chunks[i].tokens for (i,) in rows]
+    batch = batches.pad_rows(tokens, length, count, self.pad_id)
+    return WordBatch(batch, owners, segments, targets)
 
 
 class WordNetwork(Network):

@@ -63,10 +63,7 @@ class Tagger(WordNetwork):
     return {TAG: jnp.argmax(self.scores(params, batch), axis=-1)}
 
   def annotate(
-    self,
-    params: Params,
-    items: Sequence[Sentence],
-    beat: Beat = lambda: None,
+    self, params: Params, items: Sequence[Sentence], beat: Beat = lambda: None
   ) -> list[Sentence]:
     """Returns the sentences with predicted tags, which are valid IOB2."""
     tags: list[list[str]] = [[] for _ in items]

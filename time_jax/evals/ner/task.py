@@ -2,7 +2,7 @@
 
 import collections
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,22 +24,25 @@ METRICS = ("F1", "precision", "recall")
 Tags = Sequence[Sequence[str]]  # of the words of every sentence
 
 
+def read(path: pathlib.Path) -> list[Sentence]:
+  """Returns the sentences of a file of IOB2, or of parquet."""
+  reader = parquet_tags if path.suffix == ".parquet" else iob
+  return reader.read(path)
+
+
 class Ner(Task):
   """Named entity recognition; see `task.Task`."""
 
   name = "ner"
   metrics = METRICS
+  chosen_by = ("F1",)  # of entities, as the reference chooses by
   scorer = "seqeval"
   ending = ".iob2"
   pipe = "< text > out.iob2"
   packages = (SEQEVAL,)
   network_class = Tagger
-
-  @staticmethod
-  def read(path: pathlib.Path) -> list[Sentence]:
-    """Returns the sentences of a file of IOB2, or of parquet."""
-    reader = parquet_tags if path.suffix == ".parquet" else iob
-    return reader.read(path)
+  read = staticmethod(read)
+  to_text = staticmethod(iob.to_text)
 
   def learn(self) -> dict[str, Any]:
     """Returns the tags of the training file."""
@@ -71,19 +74,13 @@ class Ner(Task):
     return {TAG: smoothed_loss(scores, batch.targets[TAG], smoothing)}
 
   def score(
-    self, split: str, predicted: Sequence[Sentence]
+    self, gold: Sequence[Sentence], predicted: Sequence[Sentence]
   ) -> dict[str, float | None]:
-    """Returns seqeval's scores against the file."""
-    both = self.data[split], predicted
-    return score_tags(*([list(s.tags) for s in items] for items in both))
-
-  def quality(self, scores: Mapping[str, Any]) -> float:
-    """Returns entity F1, which the reference chooses by."""
-    return scores["F1"]
-
-  def to_text(self, predicted: Sequence[Sentence]) -> str:
-    """Returns IOB2, with the columns of the file."""
-    return iob.to_text(predicted)
+    """Returns seqeval's scores, see `score_tags`."""
+    return score_tags(
+      [list(sentence.tags) for sentence in gold],
+      [list(sentence.tags) for sentence in predicted],
+    )
 
 
 def learn_tags(sentences: Sequence[Sentence]) -> list[str]:

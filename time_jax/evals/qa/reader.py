@@ -63,19 +63,19 @@ class SpanExamples:
     """Tokens of each window."""
     return np.array([len(window.tokens) for window in self.windows])
 
-  def fill(self, chosen: Numbers, length: int, rows: int) -> SpanBatch:
-    """Writes each chosen window into a row."""
-    types = np.zeros((rows, length), np.int32)
-    in_context = np.zeros((rows, length), bool)
-    targets = np.full((rows, 2), -1, np.int32)
-    for row, i in enumerate(chosen):
+  def fill(self, rows: Sequence[Numbers], length: int, count: int) -> SpanBatch:
+    """Writes a window into each row."""
+    types = np.zeros((count, length), np.int32)
+    in_context = np.zeros((count, length), bool)
+    targets = np.full((count, 2), -1, np.int32)
+    for row, (i,) in enumerate(rows):
       window = self.windows[i]
       types[row, : len(window.tokens)] = window.token_types
       in_context[row, window.first : window.first + len(window.spans)] = True
       if self.targets:
         targets[row] = self.targets[i]
-    tokens = [self.windows[i].tokens for i in chosen]
-    batch = batches.pad_rows(tokens, length, rows, self.pad_id)
+    tokens = [self.windows[i].tokens for (i,) in rows]
+    batch = batches.pad_rows(tokens, length, count, self.pad_id)
     batch = dataclasses.replace(batch, token_types=types)
     return SpanBatch(batch, in_context, targets)
 
@@ -161,10 +161,7 @@ class Reader(Network):
     return best_spans(self.scores(params, batch), batch, longest)
 
   def annotate(
-    self,
-    params: Params,
-    items: Sequence[Question],
-    beat: Beat = lambda: None,
+    self, params: Params, items: Sequence[Question], beat: Beat = lambda: None
   ) -> list[Question]:
     """Returns the questions with predicted answers.
 

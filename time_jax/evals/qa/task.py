@@ -1,7 +1,6 @@
 """`finetune qa`: questions whose answers stand in a text."""
 
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -30,16 +29,14 @@ class Qa(Task):
 
   name = "qa"
   metrics = scoring.METRICS
+  chosen_by = ("F1",)
   ending = ".json"
   pipe = "< questions.json > answers.jsonl"
   network_class = Reader
+  read = staticmethod(squad.read)
+  to_text = staticmethod(squad.to_predictions)
   # The language may decide how answers are compared.
   no_matter = ("seeds", "model", "step", "label", "allow_pickle")
-
-  @staticmethod
-  def read(path: pathlib.Path) -> list[Question]:
-    """Returns the questions of a file in the layout of SQuAD v1.1."""
-    return squad.read(path)
 
   def learn(self) -> dict[str, Any]:
     """Returns how windows are cut and answers found; there are no classes."""
@@ -71,19 +68,11 @@ class Qa(Task):
     return {"SPAN": smoothed_loss(scores, batch.targets, smoothing, places)}
 
   def score(
-    self, split: str, predicted: Sequence[Question]
+    self, gold: Sequence[Question], predicted: Sequence[Question]
   ) -> dict[str, float]:
-    """Returns F1 and exact match against the file."""
+    """Returns F1 and exact match by the rules of the recipe."""
     lang, rules = self.config.lang, self.config.data.rules
-    return scoring.score(self.data[split], predicted, lang, rules)
-
-  def quality(self, scores: Mapping[str, float]) -> float:
-    """Returns F1."""
-    return scores["F1"]
-
-  def to_text(self, predicted: Sequence[Question]) -> str:
-    """Returns predictions as the program of SQuAD reads them."""
-    return squad.to_predictions(predicted)
+    return scoring.score(gold, predicted, lang, rules)
 
 
 def note_lost(

@@ -48,10 +48,7 @@ class Annotator(WordNetwork):
     )
 
   def annotate(
-    self,
-    params: Params,
-    items: Sequence[Sentence],
-    beat: Beat = lambda: None,
+    self, params: Params, items: Sequence[Sentence], beat: Beat = lambda: None
   ) -> list[Sentence]:
     """Returns the sentences with all columns that the network predicts."""
     forms = [sentence.column("FORM") for sentence in items]

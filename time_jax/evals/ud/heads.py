@@ -131,9 +131,9 @@ def _with_root(
 
 
 def possible_heads(batch: WordBatch) -> Bool[Array, "B W W+1"]:
-  """Returns a mask: a word's head is the root or another word of its row."""
-  width = batch.word_of_token.shape[1]
-  numbers = jnp.arange(width + 1)
-  real = numbers[None] <= batch.num_words[:, None]
-  other = numbers[None, 1:, None] != numbers[None, None]
-  return real[:, None, :] & real[:, 1:, None] & other
+  """Returns a mask: a word's head is the root, or another of its document."""
+  segments = jnp.asarray(batch.segment_of_word)
+  real = (segments > 0)[:, :, None]
+  same = segments[:, :, None] == segments[:, None]
+  other = ~jnp.eye(segments.shape[1], dtype=bool)
+  return jnp.concatenate([real, real & same & other], axis=-1)

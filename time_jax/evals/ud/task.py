@@ -1,7 +1,5 @@
 """`finetune ud`: tags, lemmas and trees of Universal Dependencies."""
 
-import pathlib
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +12,6 @@ from time_jax.evals.common.word_layers import smoothed_loss
 from time_jax.evals.common.word_network import WordBatch, WordExamples
 from time_jax.evals.ud import breakdown, conllu, labels, scoring
 from time_jax.evals.ud.annotator import Annotator, chunk_targets
-from time_jax.evals.ud.conllu import Sentence
 from time_jax.evals.ud.heads import Scores, possible_heads
 from time_jax.evals.ud.labels import RELATION
 
@@ -24,17 +21,17 @@ class Ud(Task):
 
   name = "ud"
   metrics = scoring.METRICS
+  chosen_by = ("MLAS", "BLEX")  # as the reference stops by
   scorer = "udtools"
   ending = ".conllu"
   pipe = "< text > out.conllu"
   packages = (CHU_LIU_EDMONDS, UDTOOLS)
   network_class = Annotator
+  read = staticmethod(conllu.read)
+  to_text = staticmethod(conllu.to_text)
+  score = staticmethod(scoring.score)
+  breakdown = staticmethod(breakdown.count)
   touch = "everything"
-
-  @staticmethod
-  def read(path: pathlib.Path) -> list[Sentence]:
-    """Returns the sentences of a CoNLL-U file."""
-    return conllu.read(path)
 
   def learn(self) -> dict[str, Any]:
     """Returns the widths of the heads, and the classes of every column."""
@@ -74,23 +71,3 @@ class Ud(Task):
       known = jnp.where(heads >= 0, targets[RELATION], -1)
       parts[RELATION] = smoothed_loss(logits, known, smoothing)
     return parts
-
-  def score(
-    self, split: str, predicted: Sequence[Sentence]
-  ) -> dict[str, float]:
-    """Returns udtools' scores against the file."""
-    return scoring.score(self.data[split], predicted)
-
-  def breakdown(
-    self, split: str, predicted: Sequence[Sentence]
-  ) -> dict[str, Any]:
-    """Returns counts by feature and part of speech; see `breakdown.count`."""
-    return breakdown.count(self.data[split], predicted)
-
-  def quality(self, scores: Mapping[str, float]) -> float:
-    """Returns MLAS + BLEX, as the reference stops by."""
-    return scores["MLAS"] + scores["BLEX"]
-
-  def to_text(self, predicted: Sequence[Sentence]) -> str:
-    """Returns CoNLL-U."""
-    return conllu.to_text(predicted)
