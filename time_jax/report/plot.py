@@ -25,22 +25,13 @@ def plot(rows: Sequence[Row], path: pathlib.Path) -> bool:
   """
   if any(row.speed for row in rows):
     xs = [row.speed.milliseconds if row.speed else None for row in rows]
-    return draw(rows, xs, MS, path)
+    return save(figure(rows, xs, MS), path)
   sizes = [row.parameters and row.parameters / 1e6 for row in rows]
-  return draw(rows, sizes, "million parameters", path)
+  return save(figure(rows, sizes, "million parameters"), path)
 
 
-def draw(
-  rows: Sequence[Row],
-  xs: Sequence[float | None],
-  xlabel: str,
-  path: pathlib.Path,
-  *,
-  costs: bool = True,
-  groups: Sequence[str] | None = None,
-) -> bool:
-  """Saves what `figure` draws; returns whether there was anything to draw."""
-  drawn = figure(rows, xs, xlabel, costs=costs, groups=groups)
+def save(drawn: Any, path: pathlib.Path) -> bool:
+  """Saves what `figure` returns; says whether there was anything to draw."""
   if drawn:
     drawn.savefig(path, format="png")
   return drawn is not None
@@ -81,22 +72,15 @@ def figure(
   axes = drawn.subplots()
   for (lang, group), own in spots.items():
     scores = ", ".join(next(row.common for row in rows if row.lang == lang))
-    axes.plot(
-      *_columns(sorted(own)),
-      "o" if groups is None else "o-",
-      label=f"{lang or '-'}: {scores}{f', {group}' if group else ''}",
-    )
+    label = f"{lang or '-'}: {scores}{f', {group}' if group else ''}"
+    xs, ys, _ = zip(*sorted(own), strict=True)
+    axes.plot(xs, ys, "o" if groups is None else "o-", label=label)
   if costs:
     _draw_best(axes, spots)
+  # The frame does not shrink for names, see `_keep_inside`.
+  style = {"textcoords": "offset points", "fontsize": "small"}
   names = [
-    axes.annotate(
-      name,
-      (x, y),
-      (_OFFSET, _OFFSET),
-      textcoords="offset points",
-      fontsize="small",
-      in_layout=False,  # The frame does not shrink for them, see below.
-    )
+    axes.annotate(name, (x, y), (_OFFSET, _OFFSET), in_layout=False, **style)
     for own in spots.values()
     for x, y, name in own
   ]
@@ -122,10 +106,6 @@ def _spots(
   return spots
 
 
-def _columns(spots: Sequence[_Spot]) -> tuple[list[float], list[float]]:
-  return [x for x, _, _ in spots], [y for _, y, _ in spots]
-
-
 def _draw_best(
   axes: Any, spots: Mapping[tuple[str, str], Sequence[_Spot]]
 ) -> None:
@@ -135,14 +115,8 @@ def _draw_best(
     own = [s for (of, _), some in spots.items() if of == lang for s in some]
     best = front(own)
     if len(best) > 1:
-      axes.plot(
-        *zip(*best, strict=True),
-        "--",
-        color="0.5",
-        drawstyle="steps-post",
-        label=label,
-        zorder=1,
-      )
+      style = {"color": "0.5", "drawstyle": "steps-post", "zorder": 1}
+      axes.plot(*zip(*best, strict=True), "--", label=label, **style)
       label = "_"  # matplotlib leaves it out of the legend.
 
 

@@ -2,11 +2,13 @@
 
 import csv
 import dataclasses
-import pathlib
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterable, Mapping, Sequence
 
-from time_jax.core.display import markdown_table
+from time_jax.core.display import markdown_table, number
 from time_jax.core.errors import UserError
+from time_jax.core.storage import atomic_file
+from time_jax.core.storage.paths import Path
 from time_jax.report import plot, results, table
 from time_jax.report.results import Result
 from time_jax.report.table import COLUMNS, Cell, Row
@@ -36,9 +38,7 @@ PLAIN_HEADER = (
 BY = {"feats": ("F1",), "upos": ("UPOS", "UFeats", "Lemmas", "LAS")}
 
 
-def report(
-  paths: Sequence[pathlib.Path], *, teacher: str, by: str, out: pathlib.Path
-) -> int:
+def report(paths: Sequence[Path], *, teacher: str, by: str, out: Path) -> int:
   """Writes report.md, report.csv and pareto.png, and prints the table.
 
   Args:
@@ -61,22 +61,24 @@ def report(
       "those of `bench inference`."
     )
   rows = table.rows(scores, speeds, teacher)
-  text = "\n".join(
-    [
-      markdown_table([HEADER, *map(texts, rows)], _ALIGN),
-      "",
-      *(f"* {note}" for note in _notes(rows, scores, teacher)),
-      *(_tables_by_class(scores, by) if by else []),
-    ]
-  )
+  lines = [markdown_table([HEADER, *map(texts, rows)], _ALIGN), ""]
+  lines += [f"* {note}" for note in _notes(rows, scores, teacher)]
+  lines += _tables_by_class(scores, by) if by else []
+  text = "\n".join(lines)
   out.mkdir(parents=True, exist_ok=True)
-  with (out / "report.csv").open("w", encoding="utf-8", newline="") as file:
-    csv.writer(file).writerows([PLAIN_HEADER, *map(plain, rows)])
-  (out / "report.md").write_text(text + "\n", encoding="utf-8")
+  write_csv(out / "report.csv", [PLAIN_HEADER, *map(plain, rows)])
+  atomic_file.write_text(out / "report.md", text + "\n")
   drawn = plot.plot(rows, out / "pareto.png")
   print(text)
   print(f"\nWritten: {out}/report.md, report.csv{', pareto.png' * drawn}")
   return 0
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
+  """Writes rows of cells, the header among them, as a CSV file."""
+  text = io.StringIO(newline="")
+  csv.writer(text).writerows(rows)
+  atomic_file.write_text(path, text.getvalue())
 
 
 def texts(row: Row) -> list[str]:
@@ -90,12 +92,12 @@ def texts(row: Row) -> list[str]:
     row.lang or MISSING,
     row.label,
     *(_score(row.cells.get(name)) for name in COLUMNS),
-    _number(row.average, ".2f"),
-    _number(row.mean, ".2f") + of(len(row.common)),
-    _number(row.share, ".1f") + of(row.shared),
-    MISSING if row.parameters is None else f"{row.parameters / 1e6:.2f} M",
-    _number(speed.milliseconds if speed else None, ".2f"),
-    _number(speed.joules if speed else None, ".3g"),
+    number(row.average, ".2f"),
+    number(row.mean, ".2f") + of(len(row.common)),
+    number(row.share, ".1f") + of(row.shared),
+    number(row.parameters and row.parameters / 1e6, ".2f", " M"),
+    number(speed and speed.milliseconds, ".2f"),
+    number(speed and speed.joules, ".3g"),
   ]
 
 
@@ -108,10 +110,6 @@ def _score(cell: Cell | None) -> str:
   return f"{cell.mean:.2f}{spread}{' (dev)' * (cell.split == 'dev')}"
 
 
-def _number(value: float | None, form: str) -> str:
-  return MISSING if value is None else format(value, form)
-
-
 def plain(row: Row) -> list[object]:
   """Returns the cells of a row unrounded, below `PLAIN_HEADER`, for a CSV."""
   line: list[object] = [row.lang, row.label]
@@ -119,12 +117,8 @@ def plain(row: Row) -> list[object]:
     cell = row.cells.get(name)
     line += dataclasses.astuple(cell) if cell else [None] * 4
   line += [row.average, row.share, row.shared or None, row.parameters]
-  s = row.speed
-  line += (
-    [s.milliseconds, s.joules, s.engine, s.batch_size, s.hardware]
-    if s
-    else [None] * 5
-  )
+  measured = "milliseconds", "joules", "engine", "batch_size", "hardware"
+  line += [getattr(row.speed, name, None) for name in measured]
   return [*line, row.mean, len(row.common) or None]
 
 
@@ -180,9 +174,7 @@ def _tables_by_class(scores: Sequence[Result], by: str) -> list[str]:
     for metric in BY[by]:
       rows = [[by, "words", *(f"{r.label} ({r.split})" for r in own)]]
       for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        shares = (
-          _share(breakdown.get(name), metric) for breakdown in breakdowns
-        )
+        shares = (_share(counts.get(name), metric) for counts in breakdowns)
         rows.append([name, str(sizes[name]), *shares])
       lines += ["", f"## {lang or MISSING}: {metric} by {by}", ""]
       lines.append(markdown_table(rows, _ALIGN))
@@ -196,4 +188,4 @@ def _share(counts: Mapping[str, int] | None, metric: str) -> str:
   right, whole = counts.get(metric, 0), counts.get("words", 0)
   if metric == "F1":
     right, whole = 2 * counts["right"], counts["gold"] + counts["predicted"]
-  return _number(100 * right / whole if whole else None, ".2f")
+  return number(100 * right / whole if whole else None, ".2f")

@@ -1,5 +1,6 @@
 """Results side by side: a row for a model and a language."""
 
+import collections
 import dataclasses
 import pathlib
 import statistics
@@ -121,18 +122,11 @@ def rows(
 
 def with_common(rows: Sequence[Row]) -> list[Row]:
   """Fills in the columns that all rows of a language have."""
-  tested: dict[str, list[dict[str, float]]] = {}
+  common: dict[str, tuple[str, ...]] = {}  # language -> columns
   for row in rows:
-    tested.setdefault(row.lang, []).append(row.tested)
-  return [
-    dataclasses.replace(
-      row,
-      common=tuple(
-        name for name in COLUMNS if all(name in x for x in tested[row.lang])
-      ),
-    )
-    for row in rows
-  ]
+    before = common.get(row.lang, tuple(COLUMNS))
+    common[row.lang] = tuple(name for name in before if name in row.tested)
+  return [dataclasses.replace(row, common=common[row.lang]) for row in rows]
 
 
 def speed_of(speeds: Iterable[Speed]) -> Speed | None:
@@ -164,10 +158,8 @@ def _compared(row: Row, teachers: Sequence[Row]) -> Row:
   for teacher in teachers:
     both = [name for name in row.tested if name in teacher.tested]
     if teacher.lang == row.lang and both:
-      own, full = (
-        statistics.fmean(one.tested[name] for name in both)
-        for one in (row, teacher)
-      )
+      own = statistics.fmean(row.tested[name] for name in both)
+      full = statistics.fmean(teacher.tested[name] for name in both)
       share = 100 * own / full if full else None
       return dataclasses.replace(row, share=share, shared=len(both))
   return row
@@ -182,15 +174,14 @@ def _with_distinct_labels(results: Sequence[Result]) -> list[Result]:
   Raises:
     UserError: the paths do not tell them apart either.
   """
-  models: dict[tuple[str, str], set[str]] = {}
+  models: dict[tuple[str, str], set[str]] = collections.defaultdict(set)
   for result in results:
-    models.setdefault((result.lang, result.label), set()).add(
-      result.fingerprint
-    )
-  ambiguous: dict[str, set[str]] = {}  # label -> fingerprints
+    models[result.lang, result.label].add(result.fingerprint)
+  # Label -> fingerprints of models of one language that share it.
+  ambiguous: dict[str, set[str]] = collections.defaultdict(set)
   for (_, label), prints in models.items():
     if len(prints) > 1:
-      ambiguous.setdefault(label, set()).update(prints)
+      ambiguous[label] |= prints
   renamed = {}
   for label, prints in ambiguous.items():
     same = [r for r in results if r.label == label and r.fingerprint in prints]

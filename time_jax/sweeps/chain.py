@@ -18,21 +18,13 @@ def distil_and_score(
     *fields: --config.FIELD=VALUE of this point.
   """
   student = folder / "student"
-  arguments = recipe_arguments.join(recipe)
-  lang = recipe.get("lang", "en")
-  scored = recipe_arguments.join(
-    {"lang": lang, "model": str(student), "data": ud}
-  )
+  scored = {"lang": recipe.get("lang", "en"), "model": str(student), "data": ud}
+  training = f"--config=configs/time.py:{recipe_arguments.join(recipe)}"
+  scoring = f"--config=configs/ud.py:{recipe_arguments.join(scored)}"
   return [
-    [
-      *("distill", f"--config=configs/time.py:{arguments}"),
-      *(f"--workdir={student}", *fields),
-    ],
+    ["distill", training, f"--workdir={student}", *fields],
     ["choose", f"--workdir={student}"],
-    [
-      *("finetune", "ud", f"--config=configs/ud.py:{scored}"),
-      f"--workdir={folder / 'ud'}",
-    ],
+    ["finetune", "ud", scoring, f"--workdir={folder / 'ud'}"],
   ]
 
 

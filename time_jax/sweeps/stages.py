@@ -38,7 +38,7 @@ class Ended:
     seconds: time over all its starts.
   """
 
-  words: tuple[str, ...]
+  words: list[str]
   code: int
   seconds: float
 
@@ -57,10 +57,8 @@ class Record:
     if self._path.exists():
       content = files.read_json(self._path)
       try:
-        self._ended = [
-          Ended(tuple(map(str, row["words"])), row["code"], row["seconds"])
-          for row in content["stages"]
-        ]
+        stages = content["stages"]
+        self._ended = [atomic_file.from_json(Ended, row) for row in stages]
       except DAMAGED_JSON as error:
         raise UserError(
           f"{self._path} is damaged; delete {point.folder} to run it again."
@@ -76,10 +74,10 @@ class Record:
           f"delete {point.folder}."
         )
 
-  def _words(self, i: int) -> tuple[str, ...]:
+  def _words(self, i: int) -> list[str]:
     # The folder may be called otherwise on another machine.
     workdir, stage = str(self._point.folder.parent), self._point.stages[i]
-    return tuple(word.replace(workdir, "WORKDIR") for word in stage.words)
+    return [word.replace(workdir, "WORKDIR") for word in stage.words]
 
   def finished(self, i: int) -> bool:
     """Returns whether stage i, from 0, is done."""

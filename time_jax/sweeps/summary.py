@@ -1,12 +1,13 @@
 """What a sweep has found so far: a table and a plot, from its files alone."""
 
-import csv
 import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 from time_jax.core.display import markdown_table
 from time_jax.core.errors import EXIT_PREEMPTED, UserError
+from time_jax.core.storage import atomic_file
+from time_jax.core.storage.paths import delete, local_path
 from time_jax.data import manifest
 from time_jax.report import fingerprints, plot, report, results, table
 from time_jax.report.results import Result
@@ -87,13 +88,13 @@ Scores in percent; {report.MISSING}: not measured.
 
 {_TOKENS_NOTE}
 """
-  (workdir / "sweep.md").write_text(text, encoding="utf-8")
-  with (workdir / "sweep.csv").open("w", encoding="utf-8", newline="") as file:
-    lines = csv.writer(file)
-    lines.writerow([*sweep.axes, *report.PLAIN_HEADER, "tokens", "state"])
-    for entry, row in pairs:
-      values = entry.point.values.values()
-      lines.writerow([*values, *report.plain(row), entry.tokens, entry.state])
+  atomic_file.write_text(workdir / "sweep.md", text)
+  lines: list[list[object]]
+  lines = [[*sweep.axes, *report.PLAIN_HEADER, "tokens", "state"]]
+  for entry, row in pairs:
+    values = entry.point.values.values()
+    lines.append([*values, *report.plain(row), entry.tokens, entry.state])
+  report.write_csv(workdir / "sweep.csv", lines)
   drawn = [(e, row) for e, row in pairs if e.state == DONE]
   _draw(sweep, drawn, workdir / "sweep.png")
 
@@ -124,16 +125,16 @@ def _draw(
     texts = {name: f"{name}={x}" for name, x in entry.point.values.items()}
     named.append(dataclasses.replace(row, labels=(texts.pop(moving),)))
     groups.append(", ".join(texts.values()))
-  drawn = plot.draw(
+  costs = {LATENCY: plot.MS, TOKENS: "million tokens of text"}
+  drawn = plot.figure(
     named,
     [entry.x(sweep.x, row) for entry, row in rows],
-    {LATENCY: plot.MS, TOKENS: "million tokens of text"}.get(sweep.x, sweep.x),
-    path,
-    costs=sweep.x in (LATENCY, TOKENS),
+    costs.get(sweep.x, sweep.x),
+    costs=sweep.x in costs,
     groups=groups,
   )
-  if not drawn:
-    path.unlink(missing_ok=True)
+  if not plot.save(drawn, path):
+    delete(path)
 
 
 def _rows(point: Point) -> list[Row]:
@@ -142,10 +143,9 @@ def _rows(point: Point) -> list[Row]:
     stage.values.workdir
     for stage in point.stages
     if stage.name.startswith("finetune")
+    and (stage.values.workdir / results.SCORES).exists()
   ]
-  scores, _ = results.read(
-    [workdir for workdir in workdirs if (workdir / results.SCORES).exists()]
-  )
+  scores, _ = results.read(workdirs)
   check_models(scores)
   # Known by the point: its parts may be of other weights, as the shape is that
   # was measured, and two points may share theirs.
@@ -189,7 +189,7 @@ def _tokens(point: Point) -> int | None:
     if stage.name == DISTILL:
       workdir = stage.values.workdir
       folder = stage.values.config.data.folder
-      place = pathlib.Path(folder).expanduser() if folder else workdir / "data"
+      place = local_path(folder) if folder else workdir / "data"
       read = history.tokens_read(history.read_metrics(workdir))
       if read and manifest.is_prepared(place):
         prepared = manifest.load_manifest(place).splits["train"].tokens

@@ -25,7 +25,7 @@ from time_jax.evals.common import (
   tuning,
 )
 from time_jax.evals.common.encoders import open_encoder
-from time_jax.evals.common.task import SPLITS, Beat, Task, path_of
+from time_jax.evals.common.task import SPLITS, Beat, Task
 from time_jax.hf import files, model_identity
 from time_jax.models.family import Params
 from time_jax.parallel import failures, host_collectives, processes, sharding
@@ -64,11 +64,8 @@ def finetune(
   kind.load_libraries()
   prepare_workdir(workdir)
   locate(config)
-  data = {
-    split: kind.read(path_of(config, split))
-    for split in SPLITS
-    if config.data[split]
-  }
+  paths = {split: config.data[split] for split in SPLITS}
+  data = {k: kind.read(Path(path)) for k, path in paths.items() if path}
   with processes.hold_workdir(workdir):
     processes.initialize()
     with failures.supervise(config.train.watchdog) as watchdog:
@@ -123,31 +120,9 @@ def _finetune(
   for seed in config.seeds:
     record, folder = {**common, "seed": seed}, workdir / f"seed-{seed}"
     result = _known_result(task, record, folder)
+    result = result or _train(task, record, folder, mesh, watchdog.beat)
     if not result:
-      prepare_workdir(folder)
-      run = tuning.Tuning(
-        task=task,
-        recipe=optimization.recipe_of(config, seed),
-        batches=batches.Epochs(task.examples, buckets, seed),
-        mesh=mesh,
-        workdir=folder,
-        record=record,
-        encoder=opened.params,
-        model=opened.identity,
-      )
-      params = run.tune(watchdog.beat)
-      if params is None:
-        return EXIT_PREEMPTED
-      result = {
-        "run": record,
-        "best_epoch": tuning.best_epoch(run.history) + 1,
-        "epochs": run.history,
-        "seconds": run.seconds,
-        **_predict(task, params, folder, watchdog.beat),
-      }
-      whole = sharding.replicate(params, mesh)  # By all processes.
-      if jax.process_index() == 0:
-        _write(task, whole, result, folder)
+      return EXIT_PREEMPTED
     results[seed] = result
   if jax.process_index() == 0:
     _report(task, workdir, results, mesh)
@@ -169,6 +144,41 @@ def locate(config: ConfigDict) -> None:
       config.task, config.lang, split, d[split], d.source
     )
     d[split] = str(split_files.fetch(name)) if name else ""
+
+
+def _train(
+  task: Task, record: Mapping[str, Any], folder: Path, mesh: Mesh, beat: Beat
+) -> Result | None:
+  """Trains and scores the seed of a record, and writes what comes of it.
+
+  Returns:
+    The result; None where told to stop before the end of training.
+  """
+  prepare_workdir(folder)
+  run = tuning.Tuning(
+    task=task,
+    recipe=optimization.recipe_of(task.config, record["seed"]),
+    batches=batches.Epochs(task.examples, task.buckets, record["seed"]),
+    mesh=mesh,
+    workdir=folder,
+    record=record,
+    encoder=task.opened.params,
+    model=task.opened.identity,
+  )
+  params = run.tune(beat)
+  if params is None:
+    return None
+  result = {
+    "run": record,
+    "best_epoch": tuning.best_epoch(run.history) + 1,
+    "epochs": run.history,
+    "seconds": run.seconds,
+    **_predict(task, params, folder, beat),
+  }
+  params = sharding.replicate(params, mesh)  # By all processes.
+  if jax.process_index() == 0:
+    _write(task, params, result, folder)
+  return result
 
 
 def _predict(task: Task, params: Params, folder: Path, beat: Beat) -> Result:
@@ -235,15 +245,15 @@ def _known_result(
 def _settings(config: ConfigDict) -> dict[str, Any]:
   """Returns the config as all processes must have it.
 
-  Hashes of files stand for their paths, which may differ between hosts.
+  Hashes of files stand for their paths, which may differ between hosts. The
+  splits are those that `locate` has set.
   """
   settings = json.loads(config.to_json())
   settings.pop("model")
   settings["data"].pop("source")
   for split in SPLITS:
-    if settings["data"].pop(split):
-      digest = files.sha256(path_of(config, split))
-      settings[f"{split} file (SHA-256)"] = digest
+    if path := settings["data"].pop(split):
+      settings[f"{split} file (SHA-256)"] = files.sha256(Path(path))
   return settings
 
 
@@ -278,6 +288,7 @@ def _report(
 ) -> None:
   """Writes and prints the mean and the spread over the seeds."""
   config, opened = task.config, task.opened
+  paths = {split: Path(config.data[split]) for split in task.data}
   scores = [result["scores"] for result in results.values()]
   summary = {
     split: {
@@ -300,11 +311,8 @@ def _report(
     "shape": opened.shape,
     "parameters": opened.parameters,
     "files": {
-      split: {
-        "path": config.data[split],
-        "sha256": files.sha256(path_of(config, split)),
-      }
-      for split in task.data
+      split: {"path": str(path), "sha256": files.sha256(path)}
+      for split, path in paths.items()
     },
     "seeds": list(results),
     "seconds": _spread([result["seconds"] for result in results.values()]),

@@ -279,8 +279,3 @@ class Task(abc.ABC):
     scores = self.score(gold, self.network.annotate(params, gold, beat))
     known = {f"dev/{k}": v for k, v in scores.items() if v is not None}
     return {SCORE: sum(scores[name] for name in self.chosen_by), **known}
-
-
-def path_of(config: ConfigDict, split: str) -> pathlib.Path:
-  """Returns the file of a split."""
-  return pathlib.Path(config.data[split]).expanduser()

@@ -1,6 +1,7 @@
 """Tokenises sentences, given as words, into chunks that fit an encoder."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 
@@ -103,14 +104,11 @@ class WordTokenizer:
   def _chunk(
     self, sentence: int, start: int, ids: Sequence[Sequence[int]]
   ) -> Chunk:
-    tokens, owners = [*self._before], [0] * len(self._before)
-    for word, some in enumerate(ids, 1):
-      tokens += some
-      owners += [word] * len(some)
-    tokens += self._after
-    owners += [0] * len(self._after)
-    arrays = np.array(tokens, np.int32), np.array(owners, np.int32)
-    return Chunk(sentence, start, len(ids), *arrays)
+    parts = [self._before, *ids, self._after]
+    tokens = np.array([*itertools.chain(*parts)], np.int32)
+    words = np.array([0, *range(1, len(ids) + 1), 0], np.int32)
+    owners = np.repeat(words, [*map(len, parts)])
+    return Chunk(sentence, start, len(ids), tokens, owners)
 
 
 def _unknown_id(backend: tokenizers.Tokenizer, pad_id: int) -> int:

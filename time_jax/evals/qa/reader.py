@@ -1,8 +1,8 @@
 """The network of `finetune qa`: logits of an answer's first and last token.
 
-As BERT does it (arXiv 1810.04805, section 4.2). A window without the answer is
-trained to point at its first token; so the probabilities of all windows of a
-question can be compared, and the best span of all is the answer.
+As in BERT (arXiv 1810.04805, section 4.2). A window without the answer is
+trained to point at its own first token. So the probabilities of spans can be
+compared between the windows of a question, and the best span is the answer.
 """
 
 import dataclasses
@@ -107,7 +107,7 @@ class SpanHead(nn.Module):
 
 
 def possible_places(batch: SpanBatch) -> Bool[Array, "B 1 T"]:
-  """Returns which tokens may be pointed at: of the context, and `ELSEWHERE`."""
+  """Returns which tokens may be pointed at: the context's, and `ELSEWHERE`."""
   elsewhere = jnp.arange(batch.in_context.shape[1]) == ELSEWHERE
   return (jnp.asarray(batch.in_context) | elsewhere[None])[:, None]
 

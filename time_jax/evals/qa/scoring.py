@@ -5,8 +5,8 @@ came with it): an answer is lower-cased, loses ASCII punctuation and the
 English articles, and is split at whitespace. XQuAD is scored so in every
 language. MLQA (arXiv 1910.07475) has rules of its own for seven languages: all
 of Unicode's punctuation, each language's articles (none in Hindi and Chinese),
-and Chinese split into characters. Both have files in
-the same languages, so the recipe says whose rules are meant.
+and Chinese split into characters. XQuAD and MLQA share
+languages, so the recipe says whose rules are meant.
 """
 
 import collections
@@ -37,7 +37,7 @@ _HAN = re.compile("([\u4e00-\u9fa5])")  # MLQA's range
 
 
 def definition(lang: str, rules: str = "squad") -> str:
-  """Returns whose definition is used for a language, for reports.
+  """Names the definition by which answers are scored, for reports.
 
   Args:
     lang: ISO code; empty: English.
@@ -56,13 +56,17 @@ def score(
   lang: str,
   rules: str = "squad",
 ) -> dict[str, float]:
-  """Returns means over the questions, each against its best answer, in percent.
+  """Scores predicted answers.
 
   Args:
     gold: questions with all right answers.
     predicted: the same questions with one answer each.
     lang: ISO code; empty: English.
     rules: "squad", or "mlqa".
+
+  Returns:
+    Metric -> percent: the mean over the questions, where the right answer that
+    is closest to the predicted one counts.
   """
   split = functools.lru_cache(1 << 16)(splitter(lang, rules))
   total = dict.fromkeys(METRICS, 0.0)
@@ -101,7 +105,7 @@ def _f1(gold: Sequence[str], predicted: Sequence[str]) -> float:
 
 
 def _mlqa_code(lang: str, rules: str) -> str:
-  """Returns the language if rules of MLQA's own are meant, and else ""."""
+  """Returns MLQA's code of the language; "" where SQuAD's rules are meant."""
   code = languages.find(lang).iso1 if lang else "en"
   if rules == "squad":
     return ""

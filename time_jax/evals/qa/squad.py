@@ -79,9 +79,9 @@ def read(path: pathlib.Path) -> list[Question]:
   """Reads an annotated file, plain or .gz.
 
   Raises:
-    UserError: the file is missing, not of this layout, or has a question
-      without an answer or an answer that is not at its place; names the line
-      and the question.
+    UserError: the file is missing or not of this layout; or a question has no
+      answer, or an answer that does not stand at its offset. The message names
+      the line and the question.
   """
   name, data = str(path), read_bytes(path, f"{_EXPECTED}, plain or .gz")
   questions = _questions(_load(data, name, _EXPECTED), name, data)
@@ -102,7 +102,7 @@ def read(path: pathlib.Path) -> list[Question]:
 
 
 def _misplaced(question: Question) -> Iterator[str]:
-  """Yields why answers are not where they are said to be."""
+  """Yields a message for each answer that does not stand at its offset."""
   context = question.context
   for answer in question.answers:
     actual = context[max(answer.start, 0) : max(answer.stop, 0)]
@@ -123,6 +123,9 @@ def parse(data: bytes, name: str) -> list[Question]:
   Args:
     data: the whole input.
     name: what messages call the input.
+
+  Raises:
+    UserError: the input is neither.
   """
   try:
     content = _load(data, name, EXPECTED)
@@ -171,7 +174,7 @@ def _load(data: bytes, place: str, expected: str) -> Row:
 
 
 def _line_of(identity: str, data: bytes) -> int:
-  """Returns the line, from 1, in which the last question of this id has it."""
+  """Returns the line, from 1, with the last mention of a question's id."""
   forms = (json.dumps(identity, ensure_ascii=plain) for plain in (True, False))
   # Half a surrogate pair can only stand there escaped: no bytes mean it.
   texts = b"|".join(

@@ -46,7 +46,7 @@ class Qa(Task):
     return {"heads": {}, "classes": {}, "windows": windows}
 
   def make_examples(self) -> SpanExamples:
-    """Cuts all splits, so that a question too long is told before training."""
+    """Cuts all splits: a question that is too long stops the run at once."""
     windows = {k: self.network.cutter.windows(v) for k, v in self.data.items()}
     questions, windows = self.data["train"], windows["train"]
     targets = [
@@ -80,7 +80,13 @@ def note_lost(
   targets: Sequence[Target],
   questions: Sequence[Question],
 ) -> None:
-  """Prints how many answers no window is trained on, why, and what helps."""
+  """Prints how many answers are in no window, why, and what to do.
+
+  Args:
+    windows: all windows of the training file.
+    targets: for each window what it is trained to point at.
+    questions: the questions of the training file.
+  """
   pairs = zip(windows, targets, strict=True)
   taught = {w.question for w, target in pairs if target != (ELSEWHERE,) * 2}
   lost = set(range(len(questions))) - taught

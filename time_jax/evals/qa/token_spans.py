@@ -22,10 +22,10 @@ def whole_characters(
   spans: Int[np.ndarray, "n 2"],
   normalizer: tokenizers.normalizers.Normalizer | None,
 ) -> Int[np.ndarray, "n 2"]:
-  """Lengthens spans by the characters that belong to what they end with.
+  """Lengthens spans to whole characters, as readers see them.
 
-  Only characters that no token has are given away: where a tokenizer has a
-  token for an accent, a span may end before it.
+  A span only takes characters that belong to no token: where a tokenizer has a
+  token for an accent, the span before it may end without it.
 
   Args:
     text: the text that was tokenised.
@@ -33,7 +33,7 @@ def whole_characters(
     normalizer: normalizer of the tokenizer.
 
   Returns:
-    The spans, of which some stop later.
+    The spans; their starts are as before, and some stop later.
   """
   # One more than there are characters: nothing after the text is free.
   changes = np.zeros(len(text) + 2, np.int32)
@@ -47,8 +47,9 @@ def whole_characters(
     while free[stop] and _continues(text[start:stop], text[stop]):
       stop += 1
     lengthened[i, 1] = stop
-  # Tokens of bytes may share a character, and the second reach beyond it: that
-  # hides what the normalizer has made part of the first one.
+  # Tokens of a byte-level tokenizer may share a character. If the second one
+  # reaches beyond it, the characters that follow look taken, although the
+  # normalizer has made them part of the shared one.
   shared = spans[1:, 0] < spans[:-1, 1]
   for i in np.flatnonzero(shared & (spans[1:, 1] > spans[:-1, 1])):
     last, stop = int(spans[i, 1]) - 1, int(spans[i, 1])
@@ -56,7 +57,7 @@ def whole_characters(
       stop += 1
     if normalizer and stop > last + 1:
       lengthened[i, 1] = last + _source_of_first(text[last:stop], normalizer)
-  # What ends with the same character ends where it does.
+  # Tokens that end with the same character stop at the same place.
   for i in np.flatnonzero(spans[1:, 1] == spans[:-1, 1])[::-1]:
     lengthened[i, 1] = lengthened[i + 1, 1]
   return lengthened

@@ -34,8 +34,8 @@ class Window:
     token_types: BERT's token types, as the tokenizer gives them.
     first: place of the first token of the context.
     spans: where each token of the context starts and stops, in characters.
-    reach: where the text starts and stops that has all of its tokens in here,
-      in characters; what the tokenizer leaves without a token is included.
+    reach: start and stop, in characters, of the text whose tokens all lie in
+      this window; characters without a token count as part of it.
   """
 
   question: int
@@ -48,7 +48,12 @@ class Window:
   def place_of(self, answer: Answer) -> tuple[int, int] | None:
     """Returns the places of an answer's first and last token.
 
-    None: the answer is not whole in here, or has no token.
+    Args:
+      answer: an answer in the context of this window's question.
+
+    Returns:
+      The places in the window; None where the answer is not whole in it, or
+      has no token.
     """
     if answer.start < self.reach[0] or answer.stop > self.reach[1]:
       return None
@@ -56,7 +61,7 @@ class Window:
     return (self.first + first, self.first + last) if first <= last else None
 
   def touches(self, answer: Answer) -> bool:
-    """Returns whether a token in here has a part of an answer."""
+    """Returns whether a token of this window holds a part of an answer."""
     first, last = self._overlapping(answer)
     return first <= last
 
@@ -67,7 +72,17 @@ class Window:
     return first, int(np.searchsorted(starts, answer.stop, side="left")) - 1
 
   def answer(self, context: str, first: int, last: int, score: float) -> Answer:
-    """Returns the answer at these places, without spaces at its ends."""
+    """Returns the text between two tokens as an answer.
+
+    Args:
+      context: the context of this window's question.
+      first: place of the answer's first token in the window.
+      last: place of its last token.
+      score: probability of the answer.
+
+    Returns:
+      The answer, without white space at its ends.
+    """
     start = int(self.spans[first - self.first, 0])
     stop = int(self.spans[last - self.first, 1])
     text = context[start:stop].lstrip()
@@ -96,7 +111,8 @@ class WindowCutter:
       np.flatnonzero([s == i for s in pair.sequence_ids]) for i in (0, 1)
     ]
     if not all(map(len, places)) or places[1][0] == places[0][-1] + 1:
-      # No word on pairs, or nothing between the two: as two texts in a row.
+      # The tokenizer has no template for pairs, or puts nothing between the
+      # two texts: each is then wrapped like a text of its own.
       single = self._backend.encode("a")
       inside = np.flatnonzero([s == 0 for s in single.sequence_ids])
       before, after = single.ids[: inside[0]], single.ids[inside[-1] + 1 :]
@@ -180,14 +196,13 @@ class WindowCutter:
         f"{self._longest - special - 1}. Shorten it, or train with a larger "
         "data.longest, if the encoder takes it."
       )
-    # Where a question leaves little room, half of it must be new.
+    # Where a question leaves little room, half of each window must be new.
     stride = max(room - self._overlap, (room + 1) // 2)
     head = [*before, *asked, *middle]
     start, last = 0, max(len(tokens) - room, 0)
     while True:
       stop = min(start + room, len(tokens))
       lengths = map(len, (before, asked, middle, tokens[start:stop], after))
-      # The text that has all of its tokens in here.
       reach = [0, len(question.context)]
       if start:
         reach[0] = int(min(spans[start - 1, 1], spans[start, 0]))
@@ -203,5 +218,6 @@ class WindowCutter:
       )
       if start == last:
         return
-      # The last is as full as the others: between few tokens each is likely.
+      # The last window is as full as the others: among few tokens each would
+      # get a high probability.
       start = min(start + stride, last)

@@ -39,10 +39,9 @@ def _by_feature(
   names = "gold", "predicted", "right"
   counters = {name: collections.Counter[str]() for name in names}
   for right, guess in zip(_features(gold), _features(predicted), strict=True):
-    for name, features in zip(
-      names, (right, guess, right & guess), strict=True
-    ):
-      counters[name].update(features)
+    counters["gold"].update(right)
+    counters["predicted"].update(guess)
+    counters["right"].update(right & guess)
   return _table(counters)
 
 

@@ -57,13 +57,10 @@ class Sentence:
 
   def with_columns(self, columns: Mapping[str, Sequence[str]]) -> "Sentence":
     """Replaces some columns of the words; each has a value for every word."""
-    words = []
-    for i, word in enumerate(self.words):
-      fields = dict(zip(COLUMNS, word, strict=True))
-      fields |= {name: values[i] for name, values in columns.items()}
-      words.append(tuple(fields.values()))
-    new = iter(words)
-    rows = tuple(next(new) if _is_word(row) else row for row in self.rows)
+    before = zip(COLUMNS, zip(*self.words, strict=True), strict=True)
+    after = [columns.get(name, values) for name, values in before]
+    words = zip(*after, strict=True)
+    rows = tuple(next(words) if _is_word(row) else row for row in self.rows)
     return dataclasses.replace(self, rows=rows)
 
 
