@@ -130,7 +130,7 @@ def with_common(rows: Sequence[Row]) -> list[Row]:
 
 
 def speed_of(speeds: Iterable[Speed]) -> Speed | None:
-  """Returns that of the smallest batch in our engine: what a pipeline waits."""
+  """Returns the latency of the smallest batch in our engine, if measured."""
   own = [speed for speed in speeds if speed.engine == "jax"]
   return min(own, key=lambda speed: speed.batch_size, default=None)
 

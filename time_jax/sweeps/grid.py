@@ -21,11 +21,12 @@ grid, which commands one would type:
 Another axis is another entry of `axes` and another argument of `stages`.
 """
 
+import contextlib
 import dataclasses
 import inspect
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from time_jax.config import recipe_arguments, recipe_files
@@ -71,14 +72,10 @@ def load(spec: str) -> Sweep:
   name, _, text = spec.partition(":")
   path = recipe_files.find(name, "sweep")
   given = recipe_arguments.parse(text, name)
-  try:
+  with explaining(path):
     get_sweep = recipe_files.load_function(path, "sweep")
     _check_arguments(path, get_sweep, given)
     sweep = get_sweep(**given)
-  except UserError:
-    raise
-  except (Exception, SystemExit) as error:
-    raise failed(path, error) from error
   if not isinstance(sweep, Sweep):
     kind = type(sweep).__name__
     raise UserError(f"{path}: get_sweep gives {kind}, expected a Sweep.")
@@ -118,9 +115,15 @@ def with_fields(sweep: Sweep, fields: Sequence[str]) -> Sweep:
   return dataclasses.replace(sweep, stages=stages)
 
 
-def failed(place: pathlib.Path | str, error: BaseException) -> UserError:
-  """Returns an error that says which part of a sweep's file failed, and why."""
-  return UserError(f"{place} fails: {kind_and_reason(error)}.")
+@contextlib.contextmanager
+def explaining(place: pathlib.Path | str) -> Iterator[None]:
+  """Turns what a part of a sweep's file raises into a UserError."""
+  try:
+    yield
+  except UserError:
+    raise
+  except (Exception, SystemExit) as error:
+    raise UserError(f"{place} fails: {kind_and_reason(error)}.") from error
 
 
 def as_name(value: Any) -> str:

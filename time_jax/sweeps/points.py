@@ -14,7 +14,7 @@ from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import local_path
 from time_jax.evals.common import split_files
 from time_jax.run import assembly
-from time_jax.sweeps.grid import BENCH, DISTILL, Sweep, as_name, failed
+from time_jax.sweeps.grid import BENCH, DISTILL, Sweep, as_name, explaining
 
 _SHOWN = 5  # different problems in a message
 
@@ -96,12 +96,8 @@ def _stages(
   values: Mapping[str, Any],
   commands: Mapping[str, type[Command]],
 ) -> tuple[Stage, ...]:
-  try:
+  with explaining("stages"):
     lines = [[*map(str, words)] for words in sweep.stages(folder, **values)]
-  except UserError:
-    raise
-  except Exception as error:
-    raise failed("stages", error) from error
   stages = tuple(_stage(words, folder.parent, commands) for words in lines)
   if not stages:
     raise UserError("stages gives no command.")

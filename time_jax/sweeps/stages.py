@@ -183,7 +183,7 @@ def reason_in(log: pathlib.Path) -> str:
 
 
 def speed_of(point: Point) -> Speed | None:
-  """Returns what `bench inference` measured, or None."""
+  """Returns the latency that `bench inference` measured; None: not yet."""
   paths = [stage.values.json for stage in point.stages if stage.name == BENCH]
   _, speeds = results.read([path for path in paths if path.exists()])
   return table.speed_of(speeds)

@@ -49,10 +49,10 @@ def sweep_command(
     lease.hold(workdir / lease.RUN, f"--workdir={workdir}"),
     stages.alone(workdir) as lock,
   ):
-    records = [stages.Record(point) for point in points]
+    runs = [(point, stages.Record(point)) for point in points]
     finished = [
       record.finished(i)
-      for point, record in zip(points, records, strict=True)
+      for point, record in runs
       for i in range(len(point.stages))
     ]
     print(
@@ -60,9 +60,7 @@ def sweep_command(
       f"before. Output: {workdir}/POINT/STAGE.log",
       flush=True,
     )
-    for number, (point, record) in enumerate(
-      zip(points, records, strict=True), 1
-    ):
+    for number, (point, record) in enumerate(runs, 1):
       head = f"{number}/{len(points)} {point.name}"
       goes_on = _run(sweep, point, record, head, lock)
       summary.write(sweep, points, workdir)

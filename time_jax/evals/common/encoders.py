@@ -14,7 +14,9 @@ import numpy as np
 import safetensors.numpy
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
+from time_jax.core.arrays import Batch
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.paths import local_path
@@ -84,9 +86,24 @@ class OpenedEncoder:
     whole = sum(sizes.values())
     return {"all": whole, "without_embeddings": whole - tables}
 
-  def fresh(self, rng: jax.Array) -> Params:
+  def fresh(self, rng: Array) -> Params:
     """Returns random parameters of its shape, boxed, without a pooler."""
     return _without_pooler(init_params(self.encoder, rng))
+
+  def hidden_states(
+    self, params: Params, batch: Batch, dropout: Array | None = None
+  ) -> Float[Array, "L B T D"]:
+    """Returns the hidden states of all layers, the embeddings first.
+
+    Args:
+      params: parameters such as `params`.
+      batch: rows of tokens.
+      dropout: random key for dropout; None: without dropout.
+    """
+    options: dict[str, Any] = {"method": "hidden_states"}
+    if dropout is not None:
+      options |= {"deterministic": False, "rngs": {"dropout": dropout}}
+    return self.encoder.apply({"params": params}, batch, **options)
 
 
 class _Stored(NamedTuple):

@@ -5,7 +5,7 @@ import re
 
 from time_jax.catalog import languages
 from time_jax.core.errors import UserError
-from time_jax.core.storage.paths import local_path
+from time_jax.core.storage.paths import list_files, local_path
 from time_jax.data import hub
 
 WIKIANN = "wikiann"  # a source of names, by the language alone
@@ -96,7 +96,7 @@ def _find(
   needed = {code, split} | _PARTS[task]
   paths = {
     path: parts
-    for path in sorted(folder.rglob("*"))
+    for path in list_files(folder)
     if needed <= (parts := set(re.split(r"[._-]", path.name)))
   }
   if task == "ud" and len(paths) > 1:

@@ -79,13 +79,10 @@ class Network(abc.ABC):
 
   def states(self, params: Params, batch: Any) -> Float[Array, "L B T D"]:
     """Returns the encoder's hidden states, without dropout."""
-    encoder, own = self.opened.encoder, params["encoder"]
+    own = params["encoder"]
     if isinstance(own.get("layers"), list):
-      return jnp.stack(stepwise.states(encoder, own, batch.batch))
-    states: Any = encoder.apply(
-      {"params": own}, batch.batch, method="hidden_states"
-    )
-    return states
+      return jnp.stack(stepwise.states(self.opened.encoder, own, batch.batch))
+    return self.opened.hidden_states(own, batch.batch)
 
   def scores(self, params: Params, batch: Any) -> Any:
     """Returns what the heads make of a batch, without dropout."""
@@ -94,7 +91,7 @@ class Network(abc.ABC):
 
   @functools.cached_property
   def program(self) -> Callable[..., Any]:
-    """`outputs`, compiled for every shape; all processes get all rows."""
+    """Compiles `outputs` for every shape; all processes get all rows."""
     return jax.jit(
       lambda params, batch: self.outputs(params, batch),
       out_shardings=NamedSharding(self.mesh, P()),
@@ -232,9 +229,7 @@ class Task(abc.ABC):
     params = self.opened.fresh(for_encoder)
     batch = self.examples.fill([], 1, 1)
     states = jax.eval_shape(
-      lambda: self.opened.encoder.apply(
-        {"params": params}, batch.batch, method="hidden_states"
-      )
+      lambda: self.opened.hidden_states(params, batch.batch)
     )
     variables = self.network.heads.init(
       for_heads, jnp.zeros(states.shape), batch, method=self.touch
@@ -253,12 +248,8 @@ class Task(abc.ABC):
       rng: random key for dropout.
     """
     for_encoder, for_heads = jax.random.split(rng)
-    states: Any = self.opened.encoder.apply(
-      {"params": params["encoder"]},
-      batch.batch,
-      deterministic=False,
-      rngs={"dropout": for_encoder},
-      method="hidden_states",
+    states = self.opened.hidden_states(
+      params["encoder"], batch.batch, for_encoder
     )
     variables = {"params": params["heads"]}
     scores: Any = self.network.heads.apply(

@@ -77,10 +77,7 @@ class Ner(Task):
     self, gold: Sequence[Sentence], predicted: Sequence[Sentence]
   ) -> dict[str, float | None]:
     """Returns seqeval's scores, see `score_tags`."""
-    return score_tags(
-      [list(sentence.tags) for sentence in gold],
-      [list(sentence.tags) for sentence in predicted],
-    )
+    return score_tags([s.tags for s in gold], [s.tags for s in predicted])
 
 
 def learn_tags(sentences: Sequence[Sentence]) -> list[str]:
@@ -151,7 +148,7 @@ def score_tags(gold: Tags, predicted: Tags) -> dict[str, float | None]:
     return dict.fromkeys(METRICS)
   seqeval = load_package(SEQEVAL)
   scores = (seqeval.f1_score, seqeval.precision_score, seqeval.recall_score)
-  tags = list(gold), list(predicted)
+  tags = [[*own] for own in gold], [[*own] for own in predicted]
   return {
     name: 100 * float(function(*tags, zero_division=0))
     for name, function in zip(METRICS, scores, strict=True)
