@@ -96,8 +96,8 @@ def texts(row: Row) -> list[str]:
     number(row.mean, ".2f") + of(len(row.common)),
     number(row.share, ".1f") + of(row.shared),
     number(row.parameters and row.parameters / 1e6, ".2f", " M"),
-    number(speed and speed.milliseconds, ".2f"),
-    number(speed and speed.joules, ".3g"),
+    number(speed.milliseconds if speed else None, ".2f"),
+    number(speed.joules if speed else None, ".3g"),
   ]
 
 

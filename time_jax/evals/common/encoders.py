@@ -103,7 +103,8 @@ class OpenedEncoder:
     options: dict[str, Any] = {"method": "hidden_states"}
     if dropout is not None:
       options |= {"deterministic": False, "rngs": {"dropout": dropout}}
-    return self.encoder.apply({"params": params}, batch, **options)
+    states: Any = self.encoder.apply({"params": params}, batch, **options)
+    return states
 
 
 class _Stored(NamedTuple):
