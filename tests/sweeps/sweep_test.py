@@ -102,7 +102,7 @@ def stub(monkeypatch, tiny, tmp_path):
 def quick(monkeypatch, request):
   """One test looks at the picture; drawing it takes longer than all else."""
   if request.function is not test_all_points_once_and_a_table_of_them:
-    monkeypatch.setattr(plot, "draw", lambda *_, **__: False)
+    monkeypatch.setattr(plot, "figure", lambda *_, **__: None)
 
 
 def sweep(capsys, stub, arguments="", *fields, code=0):
@@ -168,7 +168,7 @@ def test_the_plot_joins_points_that_differ_in_one_axis(
 ):
   drawn = []
   monkeypatch.setattr(
-    plot, "draw", lambda *args, **more: drawn.append((args, more))
+    plot, "figure", lambda *args, **more: drawn.append((args, more))
   )
   for x, moving, others in (
     ("heads", "heads", "seed"),

@@ -1,11 +1,14 @@
-"""Schedule and optimizer of a fine-tuning run."""
+"""How a model is fine-tuned: schedule, optimizer, and when it ends."""
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
+
+ADAMW = ("b1", "b2", "eps", "weight_decay", "clip_norm")  # of `config.train`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +22,7 @@ class Recipe:
     encoder_factor: learning rate of the encoder, relative to the heads'.
     warmup_steps: steps before the peak; after it, the learning rate falls to 0
       along a cosine.
-    b1: decay of Adam's first moment.
-    b2: decay of Adam's second moment.
-    eps: added to the square root of the second moment.
-    weight_decay: decay of kernels and embeddings.
-    clip_norm: gradients are scaled down to this global norm; 0: never.
+    adamw: arguments of `optimizer.make_optimizer` by their names in `ADAMW`.
     max_skipped: the run ends after so many consecutive steps that were not
       finite.
     ema: decay of the averaged parameters, which are evaluated and kept.
@@ -37,11 +36,7 @@ class Recipe:
   peak_lr: float
   encoder_factor: float
   warmup_steps: int
-  b1: float
-  b2: float
-  eps: float
-  weight_decay: float
-  clip_norm: float
+  adamw: Mapping[str, float]
   max_skipped: int
   ema: float
   checkpoint_every: int
@@ -72,6 +67,7 @@ def recipe_of(config: ConfigDict, seed: int) -> Recipe:
   values = {k: v for k, v in config.train.to_dict().items() if k in known}
   return Recipe(
     **values,
+    adamw={name: config.train[name] for name in ADAMW},
     checkpoint_every=config.checkpoint.every,
     log_every=config.log.every,
     seed=seed,

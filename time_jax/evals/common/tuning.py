@@ -108,14 +108,7 @@ class Tuning(loop.Job):
   def settings(self) -> StepSettings:
     """Returns the constants of the step: AdamW and its schedule."""
     r = self.recipe
-    tx = optimizer.make_optimizer(
-      lambda path: True,
-      b1=r.b1,
-      b2=r.b2,
-      eps=r.eps,
-      weight_decay=r.weight_decay,
-      clip_norm=r.clip_norm,
-    )
+    tx = optimizer.make_optimizer(lambda path: True, **r.adamw)
     rate = functools.partial(r.learning_rate, num_steps=self.num_steps)
     return StepSettings(tx, rate, seed=r.seed, ema=r.ema)
 
