@@ -100,9 +100,7 @@ def parse(lines: Iterable[bytes], name: str) -> list[Sentence]:
   if not sentences:
     raise UserError(f"{name}:1: no sentence in this file; expected {EXPECTED}.")
   _check_nested(sentences, layout)
-  repaired = [
-    sentence.with_tags(repair(sentence.tags)) for sentence in sentences
-  ]
+  repaired = [s.with_tags(repair(s.tags)) for s in sentences]
   scheme = "IOB2"
   if repaired != sentences:
     if any(map(_has_iob2_start, sentences)):

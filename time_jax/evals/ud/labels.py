@@ -66,10 +66,8 @@ def targets(
   for column, names in classes.items():
     if names:
       number = {name: i for i, name in enumerate(names)}
-      of_words = _classes_of(sentence, column, classes)
-      numbers[column] = np.array(
-        [number.get(c, -1) for c in of_words], np.int32
-      )
+      texts = _classes_of(sentence, column, classes)
+      numbers[column] = np.array([number.get(c, -1) for c in texts], np.int32)
   numbers["HEAD"] = np.array(sentence.column("HEAD"), np.int32)
   return numbers
 
