@@ -126,8 +126,8 @@ def _set_ticks(axes: Any, *, logarithmic: bool) -> None:
   if logarithmic:
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-  for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-    axis(ScalarFormatter())
+  axes.xaxis.set_major_formatter(ScalarFormatter())
+  axes.xaxis.set_minor_formatter(ScalarFormatter())
 
 
 def _keep_inside(drawn: Any, axes: Any, names: Sequence[Any]) -> None:

@@ -199,8 +199,10 @@ class WindowCutter:
     # Where a question leaves little room, half of each window must be new.
     stride = max(room - self._overlap, (room + 1) // 2)
     head = [*before, *asked, *middle]
-    start, last = 0, max(len(tokens) - room, 0)
-    while True:
+    # The last window is as full as the others: among few tokens each would get
+    # a high probability.
+    last = max(len(tokens) - room, 0)
+    for start in (*range(0, last, stride), last):
       stop = min(start + room, len(tokens))
       lengths = map(len, (before, asked, middle, tokens[start:stop], after))
       reach = [0, len(question.context)]
@@ -216,8 +218,3 @@ class WindowCutter:
         spans[start:stop],
         (reach[0], reach[1]),
       )
-      if start == last:
-        return
-      # The last window is as full as the others: among few tokens each would
-      # get a high probability.
-      start = min(start + stride, last)
