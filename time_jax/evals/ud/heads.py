@@ -135,5 +135,5 @@ def possible_heads(batch: WordBatch) -> Bool[Array, "B W W+1"]:
   segments = jnp.asarray(batch.segment_of_word)
   real = (segments > 0)[:, :, None]
   same = segments[:, :, None] == segments[:, None]
-  other = ~jnp.eye(segments.shape[1], dtype=bool)
+  other = ~jnp.eye(segments.shape[1], dtype=bool)[None]
   return jnp.concatenate([real, real & same & other], axis=-1)
