@@ -5,7 +5,19 @@ takes a terminal to end, also in a log file, and the other is not installed by
 anything that this package needs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+
+def with_header(rows: Sequence[Mapping[str, str]]) -> list[list[str]]:
+  """Returns the lines of a table: the names of its columns, then the cells.
+
+  >>> with_header([{"name": "a", "ms": "12.50"}, {"name": "b", "ms": "3.10"}])
+  [['name', 'ms'], ['a', '12.50'], ['b', '3.10']]
+
+  Args:
+    rows: name of a column -> its cell, for each row; the same names in all.
+  """
+  return [list(rows[0]), *(list(row.values()) for row in rows)]
 
 
 def aligned_table(

@@ -6,7 +6,6 @@ Does it fit, and what limits it?
 import copy
 import dataclasses
 import math
-import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
@@ -17,6 +16,7 @@ from time_jax.bench.aot.rendering import lines
 from time_jax.bench.aot.topology import Topology, find
 from time_jax.bench.aot.variant_report import Report
 from time_jax.bench.common import report as results
+from time_jax.bench.common.flags import Aot
 from time_jax.config.distill import check_config
 from time_jax.core.errors import EXIT_BAD_INPUT, UserError
 from time_jax.run import assembly
@@ -39,25 +39,12 @@ _COLUMNS = {
 }
 
 
-def bench_aot(
-  config: ConfigDict,
-  topology: str,
-  *,
-  sweep: bool = False,
-  batches: Sequence[int] = (),
-  meshes: Sequence[str] = (),
-  json: pathlib.Path | None = None,
-) -> int:
+def bench_aot(flags: Aot) -> int:
   """Prints what compiling the step of a run for a topology shows.
 
   Args:
-    config: recipe of the run.
-    topology: name that `topology.find` knows.
-    sweep: whether to compile several variants and recommend one.
-    batches: global batch sizes of the sweep; empty: the run's, and four times.
-    meshes: meshes of the sweep, DATAxFSDPxTENSOR; empty: some that use all
-      devices.
-    json: file for the reports, or None.
+    flags: flags of the command. Without --meshes a sweep tries those of
+      `usual_meshes`.
 
   Returns:
     0, or EXIT_BAD_INPUT if nothing fits.
@@ -65,18 +52,18 @@ def bench_aot(
   Raises:
     UserError: the topology is unknown, or it refuses the run.
   """
+  config = flags.config
   check_config(config)
-  results.check_writable(json)
+  results.check_writable(flags.json)
   # Nothing is computed, and an accelerator of this machine may be in use.
   jax.config.update("jax_platforms", "cpu")
   assembly.teacher_config(config)
-  target = find(topology)
+  target = find(flags.topology)
   # What is compiled for a TPU cannot be read back where there is none.
   if target.devices[0].platform == "cpu":
     machine.use_compilation_cache()
-  if sweep:
-    variants = list(_variants(config, len(target.devices), batches, meshes))
-    reports = _sweep(variants, target)
+  if flags.sweep:
+    reports = _sweep(list(_variants(flags, len(target.devices))), target)
   else:
     reports = [examine(config, target)]
     print("\n".join(lines(reports[0], config)))
@@ -85,21 +72,16 @@ def bench_aot(
     "config": config.to_dict(),
     "reports": [dataclasses.asdict(report) for report in reports],
   }
-  results.write(json, "time_jax.bench.aot/1", content)
+  results.write(flags.json, "time_jax.bench.aot/1", content)
   return EXIT_BAD_INPUT if all(r.fits is False for r in reports) else 0
 
 
-def _variants(
-  config: ConfigDict,
-  devices: int,
-  batches: Sequence[int],
-  meshes: Sequence[str],
-) -> Iterator[ConfigDict]:
-  rows = config.train.global_batch_size
-  shapes = [read_mesh(mesh) for mesh in meshes] or usual_meshes(devices)
-  for batch in batches or (rows, 4 * rows):
+def _variants(flags: Aot, devices: int) -> Iterator[ConfigDict]:
+  rows = flags.config.train.global_batch_size
+  shapes = [read_mesh(mesh) for mesh in flags.meshes] or usual_meshes(devices)
+  for batch in flags.batches or (rows, 4 * rows):
     for data, fsdp, tensor in shapes:
-      variant = copy.deepcopy(config)
+      variant = copy.deepcopy(flags.config)
       variant.train.global_batch_size = batch
       variant.mesh.update(data=data, fsdp=fsdp, tensor=tensor)
       yield variant
@@ -117,7 +99,10 @@ def read_mesh(text: str) -> tuple[int, int, int]:
 
 
 def usual_meshes(devices: int) -> list[tuple[int, int, int]]:
-  """Returns replicas only, two ways of splitting parameters, and halved work.
+  """Returns the meshes that a sweep tries by default.
+
+  They hold replicas only, split parameters in two ways, and halve the work
+  inside layers.
 
   Args:
     devices: number of devices, which each mesh uses all of.

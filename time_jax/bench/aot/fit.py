@@ -136,9 +136,14 @@ def _inspect(
   exchanges = collectives(compiled, report.devices)
   missing = unreached(compiled, report.devices)
   largest_first = sorted(exchanges, key=lambda exchange: -exchange.sent)
-  no_estimate = _why_none(topology, missing)
-  estimate = None
-  if not no_estimate:
+  estimate, no_estimate = None, ""
+  if topology.kind not in LINKS or topology.kind not in flops.PEAKS:
+    no_estimate = (
+      f"no published peak and bandwidths of {topology.kind!r} are known here"
+    )
+  elif missing:
+    no_estimate = "what the devices tell each other is not known"
+  else:
     # With a CPU's program its traffic tells nothing: what a CPU's caches keep,
     # a GPU's kernels would. Then only what each step must move counts.
     must = memory.held + memory.optimizer + memory.parameters
@@ -230,17 +235,6 @@ def _bytes(tree: Any, split: bool = True) -> int:
   return total
 
 
-def _why_none(topology: Topology, missing: int) -> str:
-  """Returns why a step's time cannot be estimated; empty if it can be."""
-  if topology.link is None or topology.kind not in flops.PEAKS:
-    return (
-      f"no published peak and bandwidths of {topology.kind!r} are known here"
-    )
-  if missing:
-    return "what the devices tell each other is not known"
-  return ""
-
-
 def _estimate(
   topology: Topology, report: Report, moved: int, sent: float
 ) -> Estimate:
@@ -253,7 +247,7 @@ def _estimate(
   See https://jax-ml.github.io/scaling-book/roofline for the method.
   """
   peak, link = flops.PEAKS[topology.kind], LINKS[topology.kind]
-  ici = topology.axis_bandwidth or link.ici
+  ici = topology.axis_bandwidth
   speed = peak.bfloat16 * 1e12
   return Estimate(
     compute=report.flops / report.devices / speed,

@@ -99,20 +99,14 @@ class Topology:
     return self.stands_for or self.devices[0].device_kind
 
   @property
-  def link(self) -> Link | None:
-    """Bandwidths; None if they are not known."""
-    return LINKS.get(self.kind)
-
-  @property
-  def axis_bandwidth(self) -> float | None:
-    """Bytes/s that a device sends in a ring along one axis of the slice."""
-    if self.link is None:
-      return None
-    if not self.link.ring:
-      return self.link.ici
+  def axis_bandwidth(self) -> float:
+    """Bytes/s that a device of `LINKS` sends in a ring along one axis."""
+    link = LINKS[self.kind]
+    if not link.ring:
+      return link.ici
     sides = [int(side) for side in self.name.partition(":")[2].split("x")]
-    closed = all(side % self.link.ring == 0 for side in sides)
-    return self.link.ici * (2 if closed else 1)
+    closed = all(side % link.ring == 0 for side in sides)
+    return link.ici * (2 if closed else 1)
 
 
 def find(name: str) -> Topology:

@@ -66,21 +66,17 @@ def _read(
     return 0  # It is changed in place.
   if user.opcode == "fusion" and _in_memory(source):
     inside = program.computations[user.called[0]]
-    return min(_read_inside(program, inside, place), _in_memory(source))
+    (parameter,) = (
+      i
+      for i in inside.values()
+      if i.opcode == "parameter" and i.arguments == str(place)
+    )
+    return min(_used(program, inside, parameter), _in_memory(source))
   return _in_memory(source)
 
 
-def _read_inside(program: Program, inside: Computation, place: int) -> int:
-  """Returns what a fusion reads of its operand number `place`."""
-  (parameter,) = (
-    i
-    for i in inside.values()
-    if i.opcode == "parameter" and i.arguments == str(place)
-  )
-  return _used(program, inside, parameter)
-
-
 def _used(program: Program, inside: Computation, source: Instruction) -> int:
+  """Returns what the instructions of a fusion read of one of its operands."""
   total = 0
   for user in inside.values():
     if source.name not in user.operands:

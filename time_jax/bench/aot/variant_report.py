@@ -14,7 +14,7 @@ class Memory:
     optimizer: state of the optimizer, and counters.
     teacher: the device's part of the teacher's parameters.
     batch: token rows.
-    padding: what the device's layout adds to these four.
+    padding: bytes that the device's layout adds to these four.
     temporaries: activations, gradients and gathered parameters, at the peak.
     outputs: results that do not take the place of arguments.
     code: the program itself.

@@ -14,34 +14,29 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from time_jax.bench.common.step_runner import StepRunner
+from time_jax.core import nonfinite
 from time_jax.core.arrays import Batch, Qkv
 from time_jax.models.family import Params
 from time_jax.relations.loss import relation_sums
-from time_jax.step.objective import Objective
-from time_jax.step.state import TrainState
 
 
 def time_parts(
-  objective: Objective,
-  tx: optax.GradientTransformation,
-  state: TrainState,
-  batch: Batch,
-  repeats: int,
+  runner: StepRunner, batch: Batch, repeats: int
 ) -> dict[str, float]:
   """Times the parts of a step.
 
   Args:
-    objective: teacher, student and relation loss.
-    tx: the optimizer.
-    state: state of the run; its buffers are donated.
+    runner: the step; the buffers of its state are donated.
     batch: batch on the devices.
     repeats: number of rounds that count, after one that does not.
 
   Returns:
     Name of a part -> median seconds.
   """
+  objective = runner.objective
   teacher_params = objective.teacher.params
-  leaves, tree = jax.tree.flatten(state.params)
+  leaves, tree = jax.tree.flatten(runner.state.params)
   # The token table is a part of its own: a step touches few of its rows, but
   # its gradient has all of them.
   vocab_size = objective.teacher.vocab_size
@@ -97,27 +92,23 @@ def time_parts(
     "token table's gradient": lambda: scatter(table, cotangents),
     "relations": lambda: relations(projections, targets),
     # Last, as it donates the state.
-    "gradient norm and optimizer": _optimizer_part(tx, state, grads),
+    "gradient norm and optimizer": _optimizer_part(runner, grads),
   }
   return {name: _time(part, repeats) for name, part in parts.items()}
 
 
-def _optimizer_part(
-  tx: optax.GradientTransformation, state: TrainState, grads: Params
-) -> Callable[[], Any]:
-  """Returns an update as a step does it: donated, kept where not finite."""
+def _optimizer_part(runner: StepRunner, grads: Params) -> Callable[[], Any]:
+  """Returns the update of a step, which donates its state."""
 
   def update(kept: Any, grads: Params) -> Any:
     params, opt_state = kept
     finite = jnp.isfinite(optax.global_norm(grads))
-    direction, opt_state = tx.update(grads, opt_state, params)
+    direction, opt_state = runner.settings.tx.update(grads, opt_state, params)
     params = jax.tree.map(lambda p, d: p - 1e-6 * d, params, direction)
-    return jax.tree.map(
-      lambda new, old: jnp.where(finite, new, old), (params, opt_state), kept
-    )
+    return nonfinite.choose(finite, (params, opt_state), kept)
 
   compiled = jax.jit(update, donate_argnums=0)
-  kept = (state.params, state.opt_state)
+  kept = (runner.state.params, runner.state.opt_state)
 
   def part() -> Any:
     nonlocal kept

@@ -1,4 +1,4 @@
-"""Objects in child processes, which do what they are told and answer."""
+"""Objects that live in child processes and are called from this one."""
 
 import contextlib
 import multiprocessing

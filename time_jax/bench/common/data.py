@@ -1,7 +1,7 @@
 """`bench data`: how fast text is prepared, and prepared rows are loaded."""
 
 import itertools
-import json as json_module
+import json
 import os
 import pathlib
 import statistics
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import tokenizers
-from ml_collections import ConfigDict
 
 from time_jax.bench.common import report
+from time_jax.bench.common.flags import Data
 from time_jax.core.display import aligned_table
 from time_jax.core.errors import UserError
 from time_jax.data import pipeline, prepare
@@ -32,13 +32,7 @@ BARE, PREPARE, LOADER = "bare tokenizer", "prepare", "loader"
 _CHUNK, _BATCH = 1 << 20, 256
 
 
-def bench_data(
-  config: ConfigDict,
-  *,
-  megabytes: int,
-  repeats: int,
-  json: pathlib.Path | None = None,
-) -> int:
+def bench_data(flags: Data) -> int:
   """Prints how fast a recipe's text is prepared and its rows are loaded.
 
   "Bare" is `encode_batch_fast` of the `tokenizers` package, on all cores and
@@ -46,11 +40,8 @@ def bench_data(
   `prepare`, more or less. The loader's seconds are those that cores worked.
 
   Args:
-    config: recipe whose text, row length and teacher's tokenizer are used.
-    megabytes: amount of text; a shorter text is repeated. Starting the
-      processes of `prepare` is part of its time, which little text makes slow.
-    repeats: number of alternating rounds.
-    json: file for the numbers, or None.
+    flags: flags of the command. With little text, `prepare` looks slow: the
+      start of its processes is part of its time.
 
   Returns:
     The exit code, 0.
@@ -58,12 +49,13 @@ def bench_data(
   Raises:
     UserError: there is no text, or no tokenizer.
   """
+  config = flags.config
   if not config.data.train:
     raise UserError("data.train is empty; expected text to measure with.")
-  report.check_writable(json)
+  report.check_writable(flags.json)
   vocab_size = assembly.teacher_config(config).vocab_size
   spec = load_tokenizer(files.resolve(config.teacher.path), vocab_size)
-  texts = list(some_text(config.data.train, megabytes * 10**6))
+  texts = list(some_text(config.data.train, flags.megabytes * 10**6))
   size = sum(len(text.encode()) for text in texts)
   ends = itertools.accumulate(map(len, texts))
   groups = itertools.groupby(
@@ -78,9 +70,9 @@ def bench_data(
   results: dict[str, Any] = {}
   with tempfile.TemporaryDirectory(prefix="time_jax_bench_") as name:
     source = pathlib.Path(name) / "text.jsonl"
-    lines = (json_module.dumps({"text": text}) + "\n" for text in texts)
+    lines = (json.dumps({"text": text}) + "\n" for text in texts)
     source.write_text("".join(lines))
-    for i in range(repeats):
+    for i in range(flags.repeats):
       rows = source.with_name(str(i))
       measured = {
         BARE: tokenize(chunks, tokenizer),
@@ -97,7 +89,7 @@ def bench_data(
         }
       about = machine.environment({}, "float32")
       content = {**about, "text_bytes": size, "results": results}
-      report.write(json, "time_jax.bench.data/1", content)
+      report.write(flags.json, "time_jax.bench.data/1", content)
   print(_as_text(results, size))
   return 0
 

@@ -3,13 +3,14 @@
 import contextlib
 import itertools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from time_jax.bench.common import report
+from time_jax.bench.common.flags import Step
 from time_jax.bench.common.step_runner import StepRunner, Window
 from time_jax.config.distill import check_config
 from time_jax.core.display import aligned_table, byte_size, number
@@ -26,30 +27,15 @@ _REUSED, _LOADER = "one batch, reused", "loader"
 _WARMUP, _WARMUP_CPU = 20, 3
 
 
-def bench_step(
-  config: ConfigDict,
-  *,
-  steps: int,
-  warmup: int | None,
-  real_rows: bool,
-  workdir: pathlib.Path | None,
-  peak_tflops: float | None,
-  json: pathlib.Path | None,
-) -> int:
+def bench_step(flags: Step) -> int:
   """Prints speed, memory and compilation time of a recipe's training step.
 
   It is measured with one batch of full rows that is used again and again, and
   then with batches from the loader, if there is text or `real_rows` is set.
 
   Args:
-    config: recipe of the run.
-    steps: number of steps that count.
-    warmup: number of steps before them, which do not count; the step that
-      compiles is extra. None: 20, or 3 on a CPU.
-    real_rows: whether the loader is measured with synthetic rows as well.
-    workdir: folder of a run, whose prepared text is measured; None: no text.
-    peak_tflops: dense peak of one device; None: that of `flops.PEAKS`.
-    json: file for the numbers, or None.
+    flags: flags of the command. The step that compiles comes before the
+      warm-up steps.
 
   Returns:
     The exit code, 0.
@@ -57,19 +43,20 @@ def bench_step(
   Raises:
     UserError: the recipe is wrong, or a file cannot be written.
   """
+  config, steps, warmup = flags.config, flags.steps, flags.warmup
   check_config(config)
-  report.check_writable(json)
+  report.check_writable(flags.json)
   vocab_size = assembly.teacher_config(config).vocab_size
   processes.initialize()
   assembly.make_mesh(config)  # Errors come before text is prepared.
-  rows, problem = open_rows(config, workdir, real_rows, vocab_size)
+  rows, problem = open_rows(config, flags.workdir, flags.real_rows, vocab_size)
   machine.use_compilation_cache()
   if warmup is None:
     warmup = _WARMUP_CPU if jax.default_backend() == "cpu" else _WARMUP
-  json = json if jax.process_index() == 0 else None
+  json = flags.json if jax.process_index() == 0 else None
   runner = StepRunner.build(config)
   batch = runner.full_batch()
-  result = _describe(runner, peak_tflops) | runner.compile(batch)
+  result = _describe(runner, flags.peak_tflops) | runner.compile(batch)
   runner.window(itertools.repeat(batch), warmup)
   reused = _rates(runner.window(itertools.repeat(batch), steps), result)
   result["time"] |= reused["time"]
@@ -181,9 +168,11 @@ def as_text(result: Mapping[str, Any]) -> str:
   tera = {
     name: f"{count / 1e12:.3f}" for name, count in result["flops"].items()
   }
-  inputs = {_REUSED: result, _LOADER: result[_LOADER]}
-  inputs = {name: measured for name, measured in inputs.items() if measured}
-  rows = [(name, *map(cell, inputs.values())) for name, cell in _ROWS.items()]
+  columns = {_REUSED: _column(result)}
+  if result[_LOADER]:
+    columns[_LOADER] = _column(result[_LOADER])
+  labels = list(columns[_REUSED])
+  cells = [["", *labels], *([k, *c.values()] for k, c in columns.items())]
   lines = [
     f"{hardware['n_devices']} x {hardware['kind']}, "
     f"{hardware['n_processes']} process(es), mesh {hardware['mesh']}, jax "
@@ -203,30 +192,24 @@ def as_text(result: Mapping[str, Any]) -> str:
     f"MFU is of {peak:g} TFLOP/s, dense, per device ({hardware['peak_source']})"
     if peak
     else "MFU: the peak of this device is not known; give --peak_tflops",
-    aligned_table([("", *inputs), *rows], "<>"),
+    aligned_table(list(zip(*cells, strict=True)), "<>"),
   ]
   return "\n".join(lines)
 
 
-def _milliseconds(statistic: str) -> Callable[[Any], str]:
-  return lambda x: f"{x['time']['step_s'][statistic] * 1e3:,.1f}"
-
-
-def _rate(name: str, form: str) -> Callable[[Any], str]:
-  return lambda x: number(x["throughput"][name], form)
-
-
-# Label -> the cell that it gets for one kind of input.
-_ROWS: dict[str, Callable[[Any], str]] = {
-  **{
-    f"step ms, {name}": _milliseconds(name)
-    for name in ("mean", "p50", "p90", "p99", "min", "max")
-  },
-  "steps": lambda x: str(x["time"]["step_s"]["n"]),
-  "tokens/s": _rate("tokens_s", ",.1f"),
-  "real tokens/s": _rate("real_tokens_s", ",.1f"),
-  "tokens/s per device": _rate("tokens_s_per_device", ",.1f"),
-  "model TFLOP/s per device": _rate("model_tflops_s_per_device", ".4g"),
-  "MFU": _rate("mfu", ".1%"),
-  "waiting for input": lambda x: f"{x['time']['input_wait_frac']:.1%}",
-}
+def _column(measured: Mapping[str, Any]) -> dict[str, str]:
+  """Returns label -> cell for one kind of input."""
+  seconds, rates = measured["time"]["step_s"], measured["throughput"]
+  return {
+    **{
+      f"step ms, {name}": f"{seconds[name] * 1e3:,.1f}"
+      for name in ("mean", "p50", "p90", "p99", "min", "max")
+    },
+    "steps": str(seconds["n"]),
+    "tokens/s": f"{rates['tokens_s']:,.1f}",
+    "real tokens/s": f"{rates['real_tokens_s']:,.1f}",
+    "tokens/s per device": f"{rates['tokens_s_per_device']:,.1f}",
+    "model TFLOP/s per device": f"{rates['model_tflops_s_per_device']:.4g}",
+    "MFU": number(rates["mfu"], ".1%"),
+    "waiting for input": f"{measured['time']['input_wait_frac']:.1%}",
+  }

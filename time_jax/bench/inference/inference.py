@@ -1,11 +1,10 @@
 """`bench inference`: latency of encoders on real sentences, in turns."""
 
 import contextlib
-import dataclasses
 import pathlib
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from scipy import stats
 
 from time_jax.bench.common import report
 from time_jax.bench.common.child_process import ChildProcess
+from time_jax.bench.common.flags import Inference
 from time_jax.bench.inference import sentences, tables
 from time_jax.bench.inference.encoders import EncoderFiles, write_encoder
 from time_jax.bench.inference.engines import (
@@ -40,46 +40,11 @@ Running = Mapping[str, tuple[ChildProcess, list[str]]]
 Times = dict[tuple[str, str], list[list[float]]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Inference:
-  """What `bench inference` measures.
-
-  Attributes:
-    engines: keys of `ENGINES`.
-    text: source of text with one sentence a document.
-    tokenizer: folder, hub id or package with the tokenizer; or a workdir.
-    batch_sizes: numbers of sentences in a batch.
-    batches: number of batches of each size, the same for all models.
-    repeats: number of rounds that count, after one that does not.
-    spacy: pipeline of spaCy to measure as well, or None.
-  """
-
-  engines: Sequence[str]
-  text: str
-  tokenizer: str
-  batch_sizes: Sequence[int]
-  batches: int
-  repeats: int
-  spacy: str | None = None
-
-
-def bench_inference(
-  models: Mapping[str, str],
-  inference: Inference,
-  *,
-  scores: Sequence[pathlib.Path] = (),
-  json: pathlib.Path | None = None,
-  out: pathlib.Path | None = None,
-) -> int:
+def bench_inference(flags: Inference) -> int:
   """Measures every model in every engine; prints a table for each batch size.
 
   Args:
-    models: name -> model as `encoders.write_encoder` takes it; the speed of the
-      others is compared with that of the first.
-    inference: what is measured.
-    scores: workdirs of `finetune` of the same weights, whose scores are drawn.
-    json: file for the numbers, or None.
-    out: folder for numbers, tables and plots, or None.
+    flags: flags of the command.
 
   Returns:
     The exit code, 0.
@@ -88,7 +53,8 @@ def bench_inference(
     UserError: an engine, a model or the text is unknown.
     RunError: engines disagree by more than 1e-4; int8 only reports its error.
   """
-  if unknown := set(inference.engines) - set(ENGINES):
+  json, out = flags.json, flags.out
+  if unknown := set(flags.engines) - set(ENGINES):
     raise UserError(
       f"--engines: {', '.join(unknown)} unknown; known: {', '.join(ENGINES)}."
     )
@@ -97,27 +63,31 @@ def bench_inference(
   targets = [path for path in (json, out and out / tables.NUMBERS) if path]
   for path in targets:
     report.check_writable(path)
-  scored = results.read(scores)[0]
+  scored = results.read(flags.scores)[0]
   pipelines = {}
-  if inference.spacy:
-    pipelines[inference.spacy] = SpacyPipeline(inference.spacy).describe()
-  spec = tokenizer.load_alone(files.resolve(inference.tokenizer))
-  texts = sentences.read(inference.text, spec)
+  if flags.spacy:
+    pipelines[flags.spacy] = SpacyPipeline(flags.spacy).describe()
+  spec = tokenizer.load_alone(files.resolve(flags.tokenizer))
+  texts = sentences.read(flags.text, spec)
   rows: list[dict[str, Any]] = []
   with contextlib.ExitStack() as stack:
     scratch = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
     encoders = {
       name: write_encoder(name, model, spec, scratch)
-      for name, model in models.items()
+      for name, _, model in (model.partition("=") for model in flags.models)
     }
-    running = {
-      name: (stack.enter_context(process), names)
-      for name, process, names in _start(inference, list(encoders.values()))
-    }
-    for size in inference.batch_sizes:
-      batches = sentences.draw(texts, size, inference.batches, spec.pad_id)
+    running: dict[str, tuple[ChildProcess, list[str]]] = {}
+    for engine in flags.engines:
+      own = [e for e in encoders.values() if engine not in GRAPHS or e.onnx]
+      process = stack.enter_context(ChildProcess(Engine, engine, own))
+      running[engine] = process, [e.name for e in own]
+    if flags.spacy:
+      process = stack.enter_context(ChildProcess(SpacyPipeline, flags.spacy))
+      running[SPACY] = process, [flags.spacy]
+    for size in flags.batch_sizes:
+      batches = sentences.draw(texts, size, flags.batches, spec.pad_id)
       errors = check_agreement(running, batches[0])
-      times = time_rounds(running, batches, inference.repeats)
+      times = time_rounds(running, batches, flags.repeats)
       new = [_speed(pair, times, batches) for pair in times]
       for row in new:
         row["error"] = errors.get((row["model"], row["engine"]))
@@ -132,17 +102,6 @@ def bench_inference(
   if written := " and ".join(str(path) for path in (json, out) if path):
     print(f"Written to {written}.")
   return 0
-
-
-def _start(
-  inference: Inference, encoders: Sequence[EncoderFiles]
-) -> Iterator[tuple[str, ChildProcess, list[str]]]:
-  """Yields engine, process, and the names of the models that it runs."""
-  for name in inference.engines:
-    own = [e for e in encoders if name not in GRAPHS or e.onnx]
-    yield name, ChildProcess(Engine, name, own), [e.name for e in own]
-  if name := inference.spacy:
-    yield SPACY, ChildProcess(SpacyPipeline, name), [name]
 
 
 def _pairs(running: Running) -> list[tuple[str, str]]:

@@ -6,16 +6,17 @@ from typing import Any
 
 from time_jax.bench.inference import speedup_plot
 from time_jax.bench.inference.sentences import SentenceBatch
-from time_jax.core.display import aligned_table, markdown_table, number
+from time_jax.core.display import (
+  aligned_table,
+  markdown_table,
+  number,
+  with_header,
+)
 from time_jax.report import plot, results, table
 from time_jax.report.results import Result
 
 NUMBERS = "inference.json"
 _TEXT, _SPEED_UP, _SCORES = "inference.md", "speedup.png", "score_latency.png"
-_HEADER = (
-  *("model, engine", "MB", "p50 ms", "p90", "p99", "95 % of mean"),
-  *("sentences/s", "tokens/s", "J/sentence", "mJ/token", "to first"),
-)
 
 
 def as_text(
@@ -34,7 +35,7 @@ def as_text(
     f"batch {len(batches[0].texts)}: {len(batches)} batches of "
     f"{min(lengths)} - {max(lengths)} places, {share:.0%} of them tokens"
   )
-  cells = aligned_table([_HEADER, *map(_cells, rows)], "<>")
+  cells = aligned_table(with_header(list(map(_cells, rows))), "<>")
   return "\n".join([title, cells, *_notes(rows), ""])
 
 
@@ -60,21 +61,25 @@ def write(
     print(f"No {_SCORES}: --scores has no test score that all models share.")
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any]) -> dict[str, str]:
   latency, bounds = row["latency_s"], row["ci95_s"]
   energy, size = row["energy"] or {}, row["file_bytes"]
   per_token = energy.get("joules_per_token")
-  return [
-    f"{row['model']}, {row['engine']}",
-    number(size and size / 1e6, ",.1f"),
-    *(f"{latency[p] * 1e3:,.2f}" for p in ("p50", "p90", "p99")),
-    " - ".join(f"{b * 1e3:,.2f}" for b in bounds) if bounds else "-",
-    f"{row['sentences_s']:,.1f}",
-    f"{row['tokens_s']:,.0f}",
-    number(energy.get("joules_per_sentence"), ".3g"),
-    number(per_token and 1e3 * per_token, ".3g"),
-    number(row.get("speed_up"), ".2f", "x"),
-  ]
+  p50, p90, p99 = (latency[name] * 1e3 for name in ("p50", "p90", "p99"))
+  mean = " - ".join(f"{b * 1e3:,.2f}" for b in bounds) if bounds else "-"
+  return {
+    "model, engine": f"{row['model']}, {row['engine']}",
+    "MB": number(size and size / 1e6, ",.1f"),
+    "p50 ms": f"{p50:,.2f}",
+    "p90": f"{p90:,.2f}",
+    "p99": f"{p99:,.2f}",
+    "95 % of mean": mean,
+    "sentences/s": f"{row['sentences_s']:,.1f}",
+    "tokens/s": f"{row['tokens_s']:,.0f}",
+    "J/sentence": number(energy.get("joules_per_sentence"), ".3g"),
+    "mJ/token": number(per_token and 1e3 * per_token, ".3g"),
+    "to first": number(row.get("speed_up"), ".2f", "x"),
+  }
 
 
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -119,7 +124,7 @@ def _markdown(content: Mapping[str, Any]) -> str:
   for size in dict.fromkeys(row["batch_size"] for row in content["rows"]):
     rows = [row for row in content["rows"] if row["batch_size"] == size]
     lines += ["", f"## {size} {'sentences' if size > 1 else 'sentence'}", ""]
-    lines.append(markdown_table([_HEADER, *map(_cells, rows)]))
+    lines.append(markdown_table(with_header(list(map(_cells, rows)))))
     notes = [f"* {note}" for note in _notes(rows)]
     lines += ["", *notes] if notes else []
   return "\n".join(lines) + "\n"

@@ -1,11 +1,9 @@
 """`bench compare`: our training step and PyTorch's, in turns."""
 
 import contextlib
-import dataclasses
 import importlib.util
-import pathlib
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import starmap
 from typing import Any
 
@@ -13,10 +11,11 @@ from ml_collections import ConfigDict
 
 from time_jax.bench.common import report
 from time_jax.bench.common.child_process import ChildProcess
+from time_jax.bench.common.flags import Compare
 from time_jax.bench.peers.timed_steps import JaxStep, Needs, TorchStep
 from time_jax.catalog.teachers import XLMR_LARGE, XLMR_LARGE_LAYER
 from time_jax.config.distill import STUDENT_SIZES, check_config, default_config
-from time_jax.core.display import aligned_table, number
+from time_jax.core.display import aligned_table, number, with_header
 from time_jax.core.errors import RunError, UserError
 from time_jax.run import assembly
 
@@ -27,40 +26,11 @@ EAGER = "PyTorch"
 Rounds = dict[str, list[tuple[float, float]]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-  """What `bench compare` measures.
-
-  Attributes:
-    sizes: students, keys of `STUDENT_SIZES`.
-    batch_size: rows of a step.
-    seq_len: tokens of a row, none of which is padding.
-    repeats: number of rounds that count, after one that does not.
-    steps: steps of each implementation in a round.
-    compiled: whether PyTorch is measured with torch.compile as well.
-    cut: whether PyTorch is measured with a teacher that ends at the distilled
-      layer as well.
-    dtype: type of the computation on both sides.
-  """
-
-  sizes: Sequence[str]
-  batch_size: int
-  seq_len: int
-  repeats: int
-  steps: int
-  compiled: bool
-  cut: bool
-  dtype: str
-
-
-def bench_compare(
-  comparison: Comparison, *, json: pathlib.Path | None = None
-) -> int:
+def bench_compare(flags: Compare) -> int:
   """Prints how fast our step and PyTorch's are, for every size of student.
 
   Args:
-    comparison: what is measured.
-    json: file for the numbers, or None.
+    flags: flags of the command.
 
   Returns:
     The exit code, 0.
@@ -69,7 +39,7 @@ def bench_compare(
     UserError: PyTorch is missing, a size is unknown, or the file cannot be
       written.
   """
-  if unknown := [s for s in comparison.sizes if s not in STUDENT_SIZES]:
+  if unknown := [s for s in flags.size if s not in STUDENT_SIZES]:
     raise UserError(
       f"--size={','.join(unknown)} is unknown; known: "
       f"{', '.join(STUDENT_SIZES)}."
@@ -79,17 +49,14 @@ def bench_compare(
       "bench compare needs PyTorch; pip install torch (its CPU build: "
       "--index-url https://download.pytorch.org/whl/cpu)."
     )
-  report.check_writable(json)
-  variants = torch_variants(comparison.compiled, comparison.cut)
+  report.check_writable(flags.json)
+  variants = torch_variants(flags.compile, flags.cut)
   results: dict[str, Any] = {}
-  for size in comparison.sizes:
-    config = make_config(
-      size, comparison.batch_size, comparison.seq_len, comparison.dtype
-    )
-    rounds = compare(config, variants, comparison.repeats, comparison.steps)
-    for result in rounds:
+  for size in flags.size:
+    config = make_config(size, flags.batch_size, flags.seq_len, flags.dtype)
+    for result in compare(config, variants, flags.repeats, flags.steps):
       results[size] = {"size": size, **result}
-      report.write(json, SCHEMA, {"results": list(results.values())})
+      report.write(flags.json, SCHEMA, {"results": list(results.values())})
     print(as_text(size, results[size]), flush=True)
   return 0
 
@@ -140,8 +107,8 @@ def compare(
   a machine that changes its speed changes it for all.
 
   Args:
-    config: from `make_config`.
-    variants: from `torch_variants`.
+    config: recipe from `make_config`.
+    variants: rows of `torch_variants`.
     repeats: number of rounds that count.
     steps: steps of each implementation in a round.
 
@@ -223,25 +190,19 @@ def _shape(config: ConfigDict) -> dict[str, Any]:
   }
 
 
-_HEADER = (
-  *("implementation", "s/step", "best", "core s", "tokens/s", "TFLOP/s"),
-  *("MFU", "peak GB", "ours is", "range"),
-)
-
-
-def _cells(name: str, row: Mapping[str, Any]) -> list[str]:
-  return [
-    name,
-    f"{row['step_s']['p50']:.3f}",
-    f"{row['step_s']['min']:.3f}",
-    f"{row['cores_s']:.3f}",
-    f"{row['tokens_s']:,.1f}",
-    f"{row['model_tflops_s']:.3g}",
-    number(row["mfu"], ".1%"),
-    f"{row['peak_bytes'] / 1e9:.2f}",
-    f"{row['ours_over_theirs']:.2f}x",
-    "{:.2f} - {:.2f}".format(*row["ours_over_theirs_range"]),
-  ]
+def _row(name: str, row: Mapping[str, Any]) -> dict[str, str]:
+  return {
+    "implementation": name,
+    "s/step": f"{row['step_s']['p50']:.3f}",
+    "best": f"{row['step_s']['min']:.3f}",
+    "core s": f"{row['cores_s']:.3f}",
+    "tokens/s": f"{row['tokens_s']:,.1f}",
+    "TFLOP/s": f"{row['model_tflops_s']:.3g}",
+    "MFU": number(row["mfu"], ".1%"),
+    "peak GB": f"{row['peak_bytes'] / 1e9:.2f}",
+    "ours is": f"{row['ours_over_theirs']:.2f}x",
+    "range": "{:.2f} - {:.2f}".format(*row["ours_over_theirs_range"]),
+  }
 
 
 def as_text(size: str, result: Mapping[str, Any]) -> str:
@@ -257,7 +218,7 @@ def as_text(size: str, result: Mapping[str, Any]) -> str:
     f"cores, jax {software['jax']}, torch {software['torch']}, transformers "
     f"{software['transformers']}, {result['date'][:10]}; median of "
     f"{times['n']} alternating rounds",
-    aligned_table([_HEADER, *starmap(_cells, rows.items())], "<>"),
+    aligned_table(with_header(list(starmap(_row, rows.items()))), "<>"),
   ]
   for name, row in rows.items():
     if row["parts"] > 1:

@@ -4,12 +4,10 @@ Time, temporary memory and error of one relation, with its gradient.
 """
 
 import dataclasses
-import functools
 import importlib
 import importlib.util
 import itertools
 import os
-import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +19,9 @@ import numpy as np
 from jaxtyping import Array
 
 from time_jax.bench.common import report
+from time_jax.bench.common.flags import Relations
 from time_jax.core.arrays import Qkv
-from time_jax.core.display import aligned_table, byte_size, number
+from time_jax.core.display import aligned_table, byte_size, number, with_header
 from time_jax.core.errors import UserError
 from time_jax.relations.loss import (
   IMPLEMENTATIONS,
@@ -38,9 +37,10 @@ Result = tuple[Any, Any]  # value, gradient
 Program = Callable[..., Result]
 # Share of the free memory that may be used; the rest is for results.
 _SHARE = 0.6
-# T x S matrices of every head that PyTorch holds at its peak, at most: logits,
-# masked logits, relations and divergences of both sides, and their gradients.
-_TORCH_MATRICES = 10
+# T x S matrices of every head that PyTorch holds at its peak, in float32: the
+# logarithms of both relations, the teacher's relation, and of `kl_div` the
+# difference and the product. Autograd keeps fewer, and backward needs no more.
+_TORCH_MATRICES = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,25 +88,16 @@ class Row:
   skipped: str = ""
 
 
-def bench_relations(
-  cases: Sequence[Case],
-  *,
-  repeats: int,
-  with_torch: bool = False,
-  json: pathlib.Path | None = None,
-) -> int:
+def bench_relations(flags: Relations) -> int:
   """Prints a table of every implementation: one relation, loss and gradient.
 
-  "To dense" and "to torch" say how many times as fast.
-  The rounds alternate between implementations, so that a machine that
-  changes its speed changes it for all; each turn is a call that does not count
-  and one that does. Medians and ratios are shown.
+  The columns "to dense" and "to torch" say how many times as fast as these an
+  implementation is. Rounds alternate between the implementations, so that a
+  machine that changes its speed changes it for all; a turn is a call that does
+  not count and one that does. Medians are shown.
 
   Args:
-    cases: sizes to measure.
-    repeats: number of rounds.
-    with_torch: whether PyTorch's materialised form is measured as well.
-    json: file for the numbers, or None.
+    flags: flags of the command.
 
   Returns:
     The exit code, 0.
@@ -115,33 +106,35 @@ def bench_relations(
     UserError: R does not divide the widths, PyTorch is missing, or the file
       cannot be written.
   """
-  for case in cases:
-    widths = dataclasses.asdict(case)
-    names = ("teacher_width", "student_width")
-    check_heads(case.num_heads, {name: widths[name] for name in names})
-  if with_torch and not importlib.util.find_spec("torch"):
+  widths = flags.teacher_width, flags.student_width
+  names = ("teacher_width", "student_width")
+  for heads in flags.num_heads:
+    check_heads(heads, dict(zip(names, widths, strict=True)))
+  if flags.torch and not importlib.util.find_spec("torch"):
     raise UserError("--torch needs PyTorch; try: pip install torch.")
-  report.check_writable(json)
-  if with_torch:  # It needs its share of a GPU's memory.
+  report.check_writable(flags.json)
+  if flags.torch:  # It needs its share of a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   machine.use_compilation_cache()
-  first = cases[0]
-  about = machine.environment({}, first.dtype)
+  about = machine.environment({}, flags.dtype)
   version = f"jax {about['software']['jax']}"
-  if with_torch:
+  if flags.torch:
     version += f", torch {about['software'][TORCH]}"
   print(
-    f"{about['hardware']['kind']}, {version}, {first.dtype}; one relation, "
-    f"{first.batch_size} rows, widths {first.teacher_width} and "
-    f"{first.student_width}; loss and gradient, median of {repeats} "
-    "alternating rounds"
+    f"{about['hardware']['kind']}, {version}, {flags.dtype}; one relation, "
+    f"{flags.batch_size} rows, widths {widths[0]} and {widths[1]}; loss and "
+    f"gradient, median of {flags.repeats} alternating rounds"
   )
   rows: list[Row] = []
-  for case in cases:
-    rows += measure(case, repeats, with_torch)
-    as_dicts = [dataclasses.asdict(row) for row in rows]
-    report.write(json, SCHEMA, {**about, "repeats": repeats, "rows": as_dicts})
-  print(_table(rows, with_torch))
+  for heads, seq_len in itertools.product(flags.num_heads, flags.seq_lens):
+    case = Case(flags.batch_size, seq_len, heads, *widths, flags.dtype)
+    rows += measure(case, flags.repeats, flags.torch)
+    content = {
+      "repeats": flags.repeats,
+      "rows": [dataclasses.asdict(row) for row in rows],
+    }
+    report.write(flags.json, SCHEMA, about | content)
+  print(_table(rows, flags.torch))
   for row in rows:
     if row.skipped:
       print(f"{row.name}, S = {row.case.seq_len}: {row.skipped}")
@@ -204,11 +197,10 @@ def _too_large(need: int) -> str:
 
 
 def _definition(case: Case, inputs: Sequence[Array]) -> Result:
-  """Computes what is right: dense, in float32 with exact matrix products."""
-  exact = dataclasses.replace(case, dtype="float32")
+  """Computes the reference: the definition in float32, with exact products."""
   wide = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in inputs[:2]]
   with jax.default_matmul_precision("highest"):
-    return _compile(exact, "dense", [*wide, inputs[2]])(*wide, inputs[2])
+    return _compile(case, "dense", [*wide, inputs[2]])(*wide, inputs[2])
 
 
 def _alternate(
@@ -268,10 +260,8 @@ def _torch_program(case: Case, inputs: Sequence[Array]) -> Program:
   to_torch = _torch_device().to_torch
   student, teacher, mask = (to_torch(np.asarray(x)) for x in inputs)
   module = importlib.import_module("time_jax.bench.peers.torch_relations")
-  run = functools.partial(
-    module.value_and_grad, teacher, student, mask, case.num_heads
-  )
-  return lambda *_: run()
+  operands = teacher, student, mask, case.num_heads
+  return lambda *_: module.value_and_grad(*operands)
 
 
 def _torch_device() -> Any:
@@ -280,35 +270,34 @@ def _torch_device() -> Any:
 
 
 def _table(rows: Sequence[Row], with_torch: bool) -> str:
-  header = ["implementation", "S", "R", "ms", "to dense"]
-  header += ["to torch"] * with_torch
-  header += ["temp. MB", "of dense", "loss err.", "grad. err."]
-  lines = [header]
+  lines = []
   for case, group in itertools.groupby(rows, lambda row: row.case):
     by_name = {row.name: row for row in group}
     dense = by_name["dense"]
-    torch = by_name.get(TORCH, Row(case, TORCH))
     for row in by_name.values():
-      references = [dense, torch][: 1 + with_torch]
-      share = _ratio(row.temporary_bytes, dense.temporary_bytes)
+      line = {
+        "implementation": row.name,
+        "S": str(case.seq_len),
+        "R": str(case.num_heads),
+        "ms": number(row.seconds and row.seconds * 1e3, ".1f"),
+        "to dense": _ratio(dense.seconds, row.seconds, ".2f", "x"),
+      }
+      if with_torch:
+        torch = by_name[TORCH]
+        line["to torch"] = _ratio(torch.seconds, row.seconds, ".2f", "x")
+      need = row.temporary_bytes
       lines.append(
-        [
-          row.name,
-          str(case.seq_len),
-          str(case.num_heads),
-          number(row.seconds and row.seconds * 1e3, ".1f"),
-          *(
-            number(_ratio(x.seconds, row.seconds), ".2f", "x")
-            for x in references
-          ),
-          number(row.temporary_bytes and row.temporary_bytes / 1e6, ".1f"),
-          number(share, ".1%"),
-          number(row.value_error, ".1e"),
-          number(row.gradient_error, ".1e"),
-        ]
+        {
+          **line,
+          "temp. MB": number(need and need / 1e6, ".1f"),
+          "of dense": _ratio(need, dense.temporary_bytes, ".1%"),
+          "loss err.": number(row.value_error, ".1e"),
+          "grad. err.": number(row.gradient_error, ".1e"),
+        }
       )
-  return aligned_table(lines, "<>")
+  return aligned_table(with_header(lines), "<>")
 
 
-def _ratio(a: float | None, b: float | None) -> float | None:
-  return None if a is None or b is None else a / max(b, 1e-9)
+def _ratio(a: float | None, b: float | None, form: str, unit: str = "") -> str:
+  known = a is not None and b is not None
+  return number(a / max(b, 1e-9) if known else None, form, unit)

@@ -58,11 +58,8 @@ class JaxStep:
 
   def parts(self, repeats: int) -> dict[str, float]:
     """Returns the seconds of the step's parts; nothing can be run after it."""
-    runner = self._runner
-    with sharding.use_mesh(runner.mesh):
-      return breakdown.time_parts(
-        runner.objective, runner.settings.tx, runner.state, self._batch, repeats
-      )
+    with sharding.use_mesh(self._runner.mesh):
+      return breakdown.time_parts(self._runner, self._batch, repeats)
 
   def describe(self) -> dict[str, Any]:
     """Returns hardware, software and the FLOPs of a step."""
@@ -85,7 +82,7 @@ class TorchStep:
 
     Args:
       config_json: recipe from `compare.make_config`.
-      variants: from `compare.torch_variants`.
+      variants: rows of `compare.torch_variants`.
     """
     config = ConfigDict(json.loads(config_json))
     # Imported here: only this process needs PyTorch.

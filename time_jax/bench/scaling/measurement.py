@@ -7,7 +7,6 @@ a process holds of an accelerator's memory.
 import dataclasses
 import importlib
 import itertools
-import socket
 from contextlib import ExitStack
 from typing import Any
 
@@ -45,9 +44,7 @@ def measure_apart(
   """
   environments = [{"JAX_NUM_CPU_DEVICES": str(count)}]
   if one_process_each:
-    with socket.socket() as free:
-      free.bind(("localhost", 0))
-      address = f"localhost:{free.getsockname()[1]}"
+    address = f"localhost:{processes.free_port()}"
     environments = [
       {
         "JAX_NUM_CPU_DEVICES": "1",

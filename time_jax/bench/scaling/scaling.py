@@ -1,7 +1,6 @@
 """`bench scaling`: how a run's step scales over devices."""
 
 import dataclasses
-import pathlib
 import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,7 +8,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from time_jax.bench.common import report
-from time_jax.bench.scaling import plot as scaling_plot
+from time_jax.bench.common.flags import Scaling
+from time_jax.bench.scaling import plot
 from time_jax.bench.scaling.measurement import measure_apart
 from time_jax.bench.scaling.points import (
   MODES,
@@ -19,7 +19,7 @@ from time_jax.bench.scaling.points import (
   rows_for,
 )
 from time_jax.config.distill import check_config
-from time_jax.core.display import aligned_table, markdown_table
+from time_jax.core.display import aligned_table, markdown_table, with_header
 from time_jax.run import assembly
 
 SCHEMA = "time_jax.bench.scaling/1"
@@ -30,44 +30,15 @@ _CPU_NOTE = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Scaling:
-  """What `bench scaling` measures.
-
-  Attributes:
-    counts: numbers of devices: real ones, or CPU devices of this machine.
-    mode: "weak", "strong" or "both".
-    processes: whether each device gets a process of its own.
-    steps: number of steps that count, in each measurement.
-    repeats: number of rounds.
-  """
-
-  counts: Sequence[int]
-  mode: str = "both"
-  processes: bool = False
-  steps: int = 5
-  repeats: int = 2
-
-
-def bench_scaling(
-  config: ConfigDict,
-  scaling: Scaling,
-  *,
-  json: pathlib.Path | None = None,
-  markdown: pathlib.Path | None = None,
-  plot: pathlib.Path | None = None,
-) -> int:
+def bench_scaling(flags: Scaling) -> int:
   """Measures the step on several numbers of devices and prints a table.
 
   Each measurement has a process of its own. Rounds go up the numbers and down
   again, so that a machine that changes its speed changes it for all.
 
   Args:
-    config: recipe whose global batch is that of the largest number.
-    scaling: what is measured.
-    json: file for all numbers, or None.
-    markdown: file for the table, or None.
-    plot: PNG file for a plot, or None.
+    flags: flags of the command. The recipe's global batch is that of the
+      largest number of devices.
 
   Returns:
     The exit code, 0.
@@ -76,21 +47,22 @@ def bench_scaling(
     UserError: the batch cannot be split so, or devices are missing.
     RunError: a measurement broke off.
   """
+  config = flags.config
   check_config(config)
-  for flag, path in {"json": json, "markdown": markdown, "plot": plot}.items():
-    report.check_writable(path, flag)
-  modes = MODES if scaling.mode == "both" else (scaling.mode,)
-  counts = sorted(set(scaling.counts))
+  for flag in ("json", "markdown", "plot"):
+    report.check_writable(getattr(flags, flag), flag)
+  modes = MODES if flags.mode == "both" else (flags.mode,)
+  counts = sorted(set(flags.devices))
   sizes = {mode: rows_for(config, counts, mode) for mode in modes}
   jobs = sorted({(n, size[n]) for size in sizes.values() for n in counts})
   measured: dict[tuple[int, int], list[dict]] = {job: [] for job in jobs}
-  for turn in range(scaling.repeats):
+  for turn in range(flags.repeats):
     for job in jobs if turn % 2 == 0 else reversed(jobs):
       measurement = measure_apart(
         config_for(config, *job),
         job[0],
-        scaling.steps,
-        one_process_each=scaling.processes,
+        flags.steps,
+        one_process_each=flags.processes,
       )
       measured[job].append(measurement)
       last = statistics.median(measurement["step_seconds"])
@@ -102,40 +74,36 @@ def bench_scaling(
   ]
   measurements = [record for job in jobs for record in measured[job]]
   on_cpu = measurements[0]["platform"] == "cpu"
-  title, cells = _title(measurements), [_HEADER, *map(_cells, points)]
+  title = _title(measurements)
+  cells = with_header([_row(point) for point in points])
   print(title, aligned_table(cells, "<>"), sep="\n")
   for line in _mesh_lines(measurements):
     print(line)
   if on_cpu:
     print(f"Note: {_CPU_NOTE}")
-  report.write(json, SCHEMA, _content(config, points, measurements))
-  if markdown:
+  report.write(flags.json, SCHEMA, _content(config, points, measurements))
+  if flags.markdown:
     notes = f"\n{_CPU_NOTE}\n" if on_cpu else ""
     table = markdown_table(cells, "<")
-    markdown.write_text(f"{title}\n\n{table}\n{notes}", encoding="utf-8")
-  if plot:
+    flags.markdown.write_text(f"{title}\n\n{table}\n{notes}", encoding="utf-8")
+  if flags.plot:
     note = "\nCPU devices share cores: only the bytes sent mean something"
-    scaling_plot.draw(plot, points, title + note * on_cpu)
+    plot.draw(flags.plot, points, title + note * on_cpu)
   return 0
 
 
-_HEADER = (
-  *("scaling", "devices", "rows", "ms a step", "fastest - slowest"),
-  *("tokens/s", "efficiency", "MB sent/device"),
-)
-
-
-def _cells(point: Point) -> tuple[str, ...]:
-  return (
-    point.mode,
-    str(point.devices),
-    str(point.rows),
-    f"{point.seconds * 1e3:.1f}",
-    f"{point.fastest * 1e3:.1f} - {point.slowest * 1e3:.1f}",
-    f"{point.tokens_per_second:,.0f}",
-    f"{point.efficiency:.0%}",
-    f"{point.sent / 1e6:.2f}",
-  )
+def _row(point: Point) -> dict[str, str]:
+  slowest = point.slowest * 1e3
+  return {
+    "scaling": point.mode,
+    "devices": str(point.devices),
+    "rows": str(point.rows),
+    "ms a step": f"{point.seconds * 1e3:.1f}",
+    "fastest - slowest": f"{point.fastest * 1e3:.1f} - {slowest:.1f}",
+    "tokens/s": f"{point.tokens_per_second:,.0f}",
+    "efficiency": f"{point.efficiency:.0%}",
+    "MB sent/device": f"{point.sent / 1e6:.2f}",
+  }
 
 
 def _title(measurements: Sequence[dict]) -> str:
