@@ -122,7 +122,7 @@ def test_process_0_that_is_killed():
       peer, _ = listener.accept()
       with peer:
         hello = json.loads(peer.makefile().readline())
-        peer.sendall(coordinator_port._greeting(hello["purpose"]))
+        peer.sendall(coordinator_port._as_line({"purpose": hello["purpose"]}))
 
   first = threading.Thread(target=be_killed)
   first.start()

@@ -1,1 +1,1 @@
-"""Saving and restoring a training state, and telling a damaged one."""
+"""Saving and restoring a training state, and detecting a damaged one."""

@@ -20,7 +20,7 @@ def write(folder: Path) -> None:
   """Writes the checksums of all files in a checkpoint's subfolders.
 
   Args:
-    folder: of the checkpoint.
+    folder: folder of the checkpoint.
 
   Raises:
     OSError: they cannot be read, or not be written.
@@ -32,22 +32,22 @@ def add(folder: Path, path: Path) -> None:
   """Adds the checksum of a file that came later; see `write`.
 
   Args:
-    folder: of the checkpoint, which has checksums.
+    folder: folder of the checkpoint, which has checksums.
     path: the file in it.
   """
   write_json(folder / FILE, read_json(folder / FILE) | _entries(folder, [path]))
 
 
 def exist(folder: Path) -> bool:
-  """Says whether a checkpoint has checksums."""
+  """Returns whether a checkpoint has checksums."""
   return (folder / FILE).exists()
 
 
 def name_item(folder: Path, item: str) -> bool:
-  """Says whether the checksums of a checkpoint name files of a subfolder.
+  """Returns whether the checksums of a checkpoint name files of a subfolder.
 
   Args:
-    folder: of the checkpoint, whose files may be being deleted just now.
+    folder: folder of the checkpoint, whose files may be vanishing just now.
     item: name of the subfolder, such as `params`.
   """
   try:
@@ -62,7 +62,7 @@ def find_damage(
   """Compares the files of a checkpoint with its checksums.
 
   Args:
-    folder: of the checkpoint, which has checksums.
+    folder: folder of the checkpoint, which has checksums.
     items: names of the subfolders to look at; empty: all.
     quick: whether to compare sizes only, so that no file is read.
 

@@ -33,13 +33,13 @@ def step_folders(workdir: Path) -> list[Path]:
 
 
 def are_vanishing(folders: Sequence[Path]) -> bool:
-  """Says whether some checkpoints are gone, or are being deleted just now.
+  """Returns whether some checkpoints are gone, or are being deleted just now.
 
   It takes a moment, so it is asked only where one of them cannot be read. A
   damaged one stays as it is; of one that is being deleted, files vanish.
 
   Args:
-    folders: of checkpoints that were all there before.
+    folders: folders of checkpoints that were all there before.
   """
 
   def count() -> int:

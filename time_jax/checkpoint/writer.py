@@ -135,7 +135,7 @@ class CheckpointWriter(CheckpointReader):
       raise self._cannot_write(error) from error
 
   def last_sound(self) -> str:
-    """Says which checkpoint a run can go on from, once all are on disk.
+    """Tells which checkpoint a run can go on from, once all are on disk.
 
     Every checkpoint was finite when it was saved, or when it was restored.
 

@@ -103,7 +103,7 @@ def count_positions(
 def same_document(
   queries: Int[Array | np.ndarray, "..."], keys: Int[Array | np.ndarray, "..."]
 ) -> Bool[Array, "..."]:
-  """True where a query may see a key: real tokens of one document.
+  """Returns where a query may see a key: real tokens of one document.
 
   Args:
     queries: segment ids of the queries, with an axis of size 1 for the keys.

@@ -72,12 +72,12 @@ class RestartableError(RunError):
 
 
 def is_storage_lost(error: BaseException | None) -> bool:
-  """Says whether an error comes from storage that is gone for now."""
+  """Returns whether an error comes from storage that is gone for now."""
   return any(number in _STORAGE_LOST for number in _numbers(error))
 
 
 def is_inconclusive(error: BaseException) -> bool:
-  """Says whether nobody could look, so that a file may well be sound."""
+  """Returns whether nobody could look, so that a file may well be sound."""
   numbers = (*_STORAGE_LOST, *_NOT_ALLOWED)
   return any(number in numbers for number in _numbers(error))
 
@@ -113,14 +113,14 @@ def run_again(error: BaseException) -> str:
 
 
 def explain_unwritable(error: OSError) -> str:
-  """Says why a folder cannot be written to, what was expected, what to do."""
+  """Explains why a folder cannot be written to, and says what to do."""
   reason, advice = error.strerror or str(error), remedy(error)
   expected = "expected a folder with write permission and free space"
   return f"{reason}; {expected}{': ' if advice else ''}{advice}"
 
 
 def explain_refusal(error: OSError) -> str:
-  """Says why the system refused and what to do: two halves of a sentence."""
+  """Explains why the system refused and what to do: halves of a sentence."""
   reason, advice = error.strerror or str(error), remedy(error)
   return f"{reason}; {advice}" if advice else reason
 

@@ -72,12 +72,12 @@ def reason_to_end(
   num_steps: int,
   spikes: bool,
 ) -> str:
-  """Says why a run must end because of the steps that it skipped.
+  """Explains why a run must end because of the steps that it skipped.
 
   Args:
     in_a_row: number of consecutive steps that were skipped, the last included.
     step: the last step.
-    max_skipped: so many consecutive steps end the run.
+    max_skipped: number of consecutive skipped steps that ends the run.
     num_steps: steps of the whole run. If they are fewer than `max_skipped`, a
       run that skipped all of them ends, too: it has learned nothing.
     spikes: whether steps are also skipped for being spikes.

@@ -1,4 +1,4 @@
-"""How process 0 is reached by the others without JAX, and what they say.
+"""How other processes reach process 0 without JAX, and what they exchange.
 
 Process 0 listens at the coordinator's address. Each of the others connects and
 says who it is, in a line of JSON; process 0 greets it at once with a line that
@@ -21,6 +21,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from time_jax.core.errors import DAMAGED_JSON, RestartableError
@@ -34,7 +35,7 @@ _HEARD = b"heard\n"
 
 
 class Outcome(enum.Enum):
-  """What became of asking process 0, see `ask`."""
+  """Result of asking process 0, see `ask`."""
 
   ANSWERED = "it told its verdict"
   GONE = "it ended before it had a verdict"
@@ -48,9 +49,9 @@ class Hello:
   """The first line of a process that looks for process 0.
 
   Attributes:
-    purpose: what it takes part in; must be process 0's own.
-    index: of the process, from 1.
-    of: the number of processes that it was told.
+    purpose: what the process takes part in; must be process 0's own.
+    index: index of the process, from 1.
+    of: number of processes that it was told of.
     who: its machine and process id, for messages.
   """
 
@@ -61,7 +62,7 @@ class Hello:
 
 
 class Reminder:
-  """Says when it is time for another line to whoever waits."""
+  """Tells a process that waits when to print another line."""
 
   def __init__(self, first: float = SAY_EVERY) -> None:
     """Starts to count.
@@ -80,13 +81,14 @@ class Reminder:
 
 
 class Listener:
-  """Process 0: who has come, and what they are told. A context manager.
+  """Process 0's end: who has connected, and the verdict. A context manager.
 
   Attributes:
-    changed: is notified of every change of the others, and guards them.
+    changed: condition that guards the other attributes, and is notified of
+      every change of them.
     present: the processes that are connected and wait for the verdict.
     heard: indices of those that acknowledged it.
-    other_purposes: what others came for that did not mean this.
+    other_purposes: purposes of processes that came for something else.
   """
 
   def __init__(self, spec: ProcessSpec, purpose: str) -> None:
@@ -94,7 +96,8 @@ class Listener:
 
     Args:
       spec: process 0.
-      purpose: what it does; only those that come for the same are present.
+      purpose: what process 0 does; only processes that come for the same count
+        as present.
 
     Raises:
       RestartableError: something else listens at that port.
@@ -135,7 +138,7 @@ class Listener:
       verdict: JSON.
     """
     with self.changed:
-      self._verdict = json.dumps(verdict).encode() + b"\n"
+      self._verdict = _as_line(verdict)
       for peer in self.present:
         self._send_verdict(peer)
       self.changed.notify_all()
@@ -163,10 +166,11 @@ class Listener:
     """Talks to one that has connected; a stranger gets no word."""
     peer.settimeout(_ANSWERING)
     _keep_alive(peer)
-    hello = _parse_hello(_read_line(peer))
-    if hello is None:
+    fields = _parse(_read_line(peer), Hello.__annotations__)
+    if fields is None:
       return
-    peer.sendall(_greeting(self._purpose))
+    hello = Hello(*fields)
+    peer.sendall(_as_line({"purpose": self._purpose}))
     with self.changed:
       if hello.purpose != self._purpose:
         self.other_purposes.add(hello.purpose)
@@ -196,7 +200,7 @@ def ask(
 
   Args:
     spec: this process.
-    purpose: what it takes part in.
+    purpose: what the process takes part in.
     limit: seconds to wait for the verdict after the greeting; None: any.
 
   Returns:
@@ -209,16 +213,16 @@ def ask(
   try:
     with socket.create_connection((host, spec.port), 5) as peer:
       _keep_alive(peer)
-      peer.sendall(json.dumps(dataclasses.asdict(hello)).encode() + b"\n")
+      peer.sendall(_as_line(dataclasses.asdict(hello)))
       peer.settimeout(_ANSWERING)
       greeting = _read_line(peer)
       if not greeting:
         return Outcome.SILENT, "no answer"
-      doing = _parse_greeting(greeting)
+      doing = _parse(greeting, {"purpose": str})
       if doing is None:
         return Outcome.STRANGER, "another program answers"
-      if doing != purpose:
-        return Outcome.OTHER_PURPOSE, doing
+      if doing != [purpose]:
+        return Outcome.OTHER_PURPOSE, doing[0]
       peer.settimeout(limit)
       verdict = _read_line(peer)
       if not verdict.endswith(b"\n"):
@@ -230,23 +234,15 @@ def ask(
     return Outcome.SILENT, error.strerror or str(error)
 
 
-def _greeting(purpose: str) -> bytes:
-  return json.dumps({"purpose": purpose}).encode() + b"\n"
+def _as_line(content: Any) -> bytes:
+  return json.dumps(content).encode() + b"\n"
 
 
-def _parse_greeting(line: bytes) -> str | None:
-  try:
-    return str(json.loads(line)["purpose"])
-  except DAMAGED_JSON:
-    return None
-
-
-def _parse_hello(line: bytes) -> Hello | None:
+def _parse(line: bytes, kinds: Mapping[str, type]) -> list[Any] | None:
+  """Returns the fields of a JSON object; None if a stranger wrote the line."""
   try:
     content = json.loads(line)
-    return Hello(
-      *(kind(content[n]) for n, kind in Hello.__annotations__.items())
-    )
+    return [kind(content[name]) for name, kind in kinds.items()]
   except DAMAGED_JSON:
     return None
 

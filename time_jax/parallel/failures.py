@@ -29,7 +29,7 @@ def supervise(seconds: float) -> Generator[Watchdog, None, None]:
   """Ends this process if the run hangs, or if another process fails.
 
   Args:
-    seconds: that may pass without a step, see `Watchdog`; 0: any number.
+    seconds: longest time without a step, see `Watchdog`; 0: no limit.
 
   Yields:
     The watchdog, whose `beat` is to be called after every step.
@@ -70,7 +70,7 @@ def fail_together() -> Generator[None, None, None]:
 
 
 def _all_failed() -> bool:
-  """Says whether all processes come to this within seconds."""
+  """Returns whether all processes fail within some seconds of each other."""
   client: Any = runtime.global_state.client
   name = f"time_jax.failure-{next(_failures)}"
   try:

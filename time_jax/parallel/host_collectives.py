@@ -26,7 +26,7 @@ def barrier(name: str) -> None:
   Nobody waits on a device, and signals are heard meanwhile.
 
   Args:
-    name: what all have done by then; each name is used once.
+    name: name of the barrier; each is used once.
   """
   if jax.process_count() == 1:
     return
@@ -97,7 +97,7 @@ def check_shared(folder: Path) -> None:
   """Proves that all processes see one folder, by a file that process 0 writes.
 
   Args:
-    folder: of the run, which exists.
+    folder: folder of the run, which exists.
 
   Raises:
     UserError: in all processes, if one of them does not see the file.

@@ -13,7 +13,7 @@ from jax._src import clusters, xla_bridge
 from jax._src import distributed as runtime
 from jax.experimental import multihost_utils
 
-from time_jax.core.errors import RestartableError, UserError
+from time_jax.core.errors import RestartableError, UserError, first_line
 from time_jax.core.notes import note
 from time_jax.core.storage import lease
 from time_jax.core.storage.paths import Path
@@ -65,7 +65,7 @@ def join() -> ProcessSpec:
       note("JAX is in use already, so SIGTERM ends this run without saving.")
     return spec
   if spec.num_processes == 1:
-    address = f"localhost:{_free_port()}"
+    address = f"localhost:{free_port()}"
     spec = dataclasses.replace(spec, coordinator_address=address)
     heartbeat = _NEVER
   else:
@@ -156,7 +156,7 @@ def hear_signals() -> None:
 
 
 def preempted() -> bool:
-  """Says whether all processes have agreed to stop here, after a SIGTERM.
+  """Returns whether all processes have agreed to stop here, after a SIGTERM.
 
   The loop alone asks, in all processes at the same places: after every step,
   and within what takes longer. The answer is True only once.
@@ -178,10 +178,9 @@ def _ask_jax(timeout: int) -> ProcessSpec:
       )
     )
   except Exception as error:  # Each cluster's client raises its own kinds.
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
     raise UserError(
       f"JAX recognises this cluster but cannot ask it who is in the run: "
-      f"{reason} Set {', '.join(launcher_env.VARIABLES)}."
+      f"{first_line(error)} Set {', '.join(launcher_env.VARIABLES)}."
     ) from error
   if address is None or count is None or index is None:
     number_of_pod = os.environ.get("JOB_COMPLETION_INDEX") or "0"
@@ -205,6 +204,7 @@ def _bypass_proxy(host: str) -> None:
     os.environ[name] = f"{known},{host}" if known else host
 
 
-def _free_port() -> int:
+def free_port() -> int:
+  """Returns a port of this machine that nothing listens at just now."""
   with socket.create_server(("localhost", 0)) as free:
     return free.getsockname()[1]

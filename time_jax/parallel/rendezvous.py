@@ -30,7 +30,8 @@ def meet(spec: ProcessSpec, timeout: float, refusal: str = "") -> None:
   Args:
     spec: this process.
     timeout: seconds to wait.
-    refusal: of process 0: why the run cannot start; all others raise it.
+    refusal: the reason why process 0 refuses the run, which all raise; empty:
+      it does not refuse.
 
   Raises:
     RestartableError: some processes did not come, or process 0 cannot be

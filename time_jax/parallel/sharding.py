@@ -52,7 +52,7 @@ def make_mesh(
     fsdp: size of the `fsdp` axis, or -1.
     tensor: size of the `tensor` axis, or -1; it gets neighbouring devices,
       which have the fastest links.
-    devices: by default those of all processes.
+    devices: devices to arrange; None: those of all processes.
 
   Returns:
     The mesh, with the axes `AXES`.

@@ -21,7 +21,7 @@ class Watchdog:
     """Starts to watch.
 
     Args:
-      seconds: that may pass between two beats; 0: any number.
+      seconds: longest time between two beats; 0: no limit.
     """
     self._seconds = seconds
     self._beats = 0

@@ -1,4 +1,4 @@
-"""Counts the arithmetic of a step, and knows what a device could do.
+"""Counts the arithmetic of a step, and lists the peak speed of devices.
 
 The matrix products that the method needs are counted, whatever the
 implementation, as in the definition of MFU (Chowdhery et al., PaLM, arXiv

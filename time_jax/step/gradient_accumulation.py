@@ -162,7 +162,7 @@ class _Exchange:
     """Returns the sums before the first micro-batch.
 
     Args:
-      params: as `gather` returns them.
+      params: parameters as `gather` returns them.
       result: shapes and dtypes of a micro-batch's loss and parts.
     """
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from time_jax.core.display import byte_size
 from time_jax.core.errors import UserError
 from time_jax.core.storage import holder
 from time_jax.parallel import host_collectives
@@ -113,10 +114,10 @@ def check_fit(
   if on_host:
     where = "the host" + f", for its {sharing} devices" * (sharing > 1)
   raise UserError(
-    f"the training step does not fit: it needs {_gigabytes(needed)} on {where} "
+    f"the training step does not fit: it needs {byte_size(needed)} on {where} "
     f"beside weights and optimizer, which take "
-    f"{_gigabytes(program.argument_size_in_bytes)}, and "
-    f"{_gigabytes(free_bytes)} are left. {_ADVICE}"
+    f"{byte_size(program.argument_size_in_bytes)}, and "
+    f"{byte_size(free_bytes)} are left. {_ADVICE}"
   )
 
 
@@ -124,10 +125,6 @@ _ADVICE = (
   "Lower train.global_batch_size or data.seq_len, raise train.accumulation, or "
   "use more devices; `time_jax bench aot` says what would fit elsewhere."
 )
-
-
-def _gigabytes(count: int) -> str:
-  return f"{count / 1e9:.2f} GB"
 
 
 def _free_of_host() -> int:

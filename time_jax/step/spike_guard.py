@@ -1,8 +1,9 @@
 """Detects steps whose loss or gradient norm jumps far above the recent mean."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from time_jax.core import nonfinite
 
 Statistics = dict[str, Array]
 
@@ -33,7 +34,7 @@ def detect(
   threshold: float,
   skipped_in_a_row: Int[Array, ""],
 ) -> tuple[Bool[Array, ""], Statistics]:
-  """Says whether a step is a spike, and updates the statistics.
+  """Decides whether a step is a spike, and updates the statistics.
 
   Neither a spike nor a value that is not finite changes mean and variance, by
   which all later steps are measured. But what lasts is no spike: after
@@ -72,8 +73,5 @@ def detect(
     "spikes": statistics["spikes"],
   }
   kept = statistics | {"spikes": statistics["spikes"] + spike}
-
-  def where(condition: Array, new: Statistics, old: Statistics) -> Statistics:
-    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
-
-  return spike, where(finite & ~spike, where(lasting, restarted, updated), kept)
+  moved = nonfinite.choose(lasting, restarted, updated)
+  return spike, nonfinite.choose(finite & ~spike, moved, kept)

@@ -112,7 +112,7 @@ def init_state(init: Init, settings: StepSettings, mesh: Mesh) -> TrainState:
 
   Args:
     init: maps a random key to first parameters, boxed with their logical axes.
-    settings: say what the state holds.
+    settings: settings of the step, which decide what the state holds.
     mesh: devices of the run; none of them ever holds the whole state.
   """
   layout = jax.tree.map(

@@ -14,7 +14,7 @@ _END: Any = object()
 
 
 class Ledger:
-  """Adds up the seconds of a run by kind; at any moment it is one of them.
+  """Adds up the seconds of a run by kind; each moment has exactly one kind.
 
   The sums are in every row of metrics that is written, so that they go back
   with it to the checkpoint that a killed run continues from.
@@ -110,7 +110,7 @@ class Throughput:
     """Starts the clock.
 
     Args:
-      ledger: of the run, which counts the time of waiting for input.
+      ledger: ledger of the run, which counts the time of waiting for input.
     """
     self._ledger = ledger
     self.restart()

@@ -81,7 +81,7 @@ def session(
   Args:
     workdir: folder of the run.
     active: whether this process writes.
-    **start: what to record of the start: "time" and the hardware.
+    **start: "time" (Unix seconds) of the start, and the hardware.
 
   Yields:
     A function to call with the exit code at a regular end; an exception is
@@ -144,8 +144,8 @@ def curve(rows: Sequence[Row], name: str) -> list[tuple[int, float]]:
   """Returns the steps and values of a metric.
 
   Args:
-    rows: as `read_metrics` or `read_lines` return them.
-    name: of the metric, such as "train/loss".
+    rows: rows of `read_metrics` or `read_lines`.
+    name: name of the metric, such as "train/loss".
 
   Returns:
     (step, value) for every row that has the metric; NaN stands for null, as
@@ -162,7 +162,7 @@ def tokens_read(rows: Sequence[Row]) -> float | None:
   Steps that were not logged count as the mean of those that were.
 
   Args:
-    rows: as `read_metrics` returns them.
+    rows: rows of `read_metrics`.
 
   Returns:
     The number of tokens; None if none was logged.
@@ -182,7 +182,7 @@ def plot_losses(workdir: Path, path: Path | None = None) -> Path | None:
 
   Args:
     workdir: folder of the run.
-    path: of the picture; by default WORKDIR/loss.png.
+    path: path of the picture; None: WORKDIR/loss.png.
 
   Returns:
     The path; None if the run has no loss yet.

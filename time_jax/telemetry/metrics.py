@@ -54,14 +54,15 @@ class Recorder:
     active: bool,
     tracker: Tracker | None = None,
   ) -> None:
-    """Opens the files, and drops records after `step`: they will come again.
+    """Opens the files, and drops records after `step`, which come again.
 
     Args:
       workdir: folder of the run.
       step: steps done so far.
       num_steps: steps of the whole run.
       active: whether this process writes.
-      tracker: gets the same scalars, and is closed with the files.
+      tracker: service that gets the same scalars, closed with the files; None:
+        no service.
     """
     self._active, self._tracker = active, tracker
     if not active:

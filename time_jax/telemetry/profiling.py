@@ -12,7 +12,7 @@ def read_window(text: str, num_steps: int) -> range:
   """Reads the steps that --profile=START:STOP means; STOP is not one of them.
 
   Args:
-    text: as typed; empty: no step.
+    text: value of --profile; empty: no step.
     num_steps: steps of the run, which count from 1.
 
   Returns:
@@ -61,7 +61,7 @@ class Tracer:
       jax.profiler.stop_trace()
 
   def turns(self, step: int) -> bool:
-    """Says whether tracing starts or stops before this step."""
+    """Returns whether tracing starts or stops before this step."""
     return bool(self.window) and step in (self.window.start, self.window.stop)
 
   def turn(self, step: int) -> None:

@@ -52,8 +52,9 @@ class Tracker:
       UserError: the run cannot be started, such as without a login.
     """
     wandb: Any = importlib.import_module("wandb")
-    path = workdir / _FILE
-    run_id = _read_id(path)
+    path, run_id = workdir / _FILE, None
+    with contextlib.suppress(OSError, *DAMAGED_JSON):  # It may be torn.
+      run_id = atomic_file.read_json(path)["id"]
     try:
       self._run = wandb.init(
         project=project,
@@ -97,13 +98,6 @@ class Tracker:
         f"no more metrics to Weights & Biases: {first_line(error)} They go on "
         "in metrics.jsonl."
       )
-
-
-def _read_id(path: Path) -> str | None:
-  """Returns the id of the run there; None if the file is torn, or not there."""
-  with contextlib.suppress(OSError, *DAMAGED_JSON):
-    return atomic_file.read_json(path)["id"]
-  return None
 
 
 def _shown(value: Any) -> Any:

@@ -21,7 +21,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
   Args:
     path: the file, whose folder exists.
-    content: what it is to hold.
+    content: content of the file.
 
   Raises:
     RunError: another process has taken this one's lease, see `lease.check`.
@@ -46,8 +46,8 @@ def write_json(path: Path, content: Any, **options: Any) -> None:
 
   Args:
     path: the file, whose folder exists.
-    content: what it is to hold, see `as_json`.
-    **options: as for `json.dumps`.
+    content: content of the file, see `as_json`.
+    **options: keyword arguments of `json.dumps`.
   """
   write_text(path, as_json(content, **({"indent": 2} | options)) + "\n")
 
@@ -73,7 +73,7 @@ def as_json(content: Any, **options: Any) -> str:
 
   Args:
     content: what `json.dumps` takes.
-    **options: as for `json.dumps`.
+    **options: keyword arguments of `json.dumps`.
   """
   return json.dumps(without_nan(content), allow_nan=False, **options)
 

@@ -79,7 +79,7 @@ def check_empty(out: Path, flag: str) -> None:
 
 
 def explain_missing(out: Path) -> str:
-  """Says why a folder is missing that `atomic_folder` was replacing.
+  """Explains why a folder is missing that `atomic_folder` was replacing.
 
   A process that is killed between the two renames leaves no folder of that
   name, until the next attempt.

@@ -54,7 +54,7 @@ class Holder:
     return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
   def has_ended(self, age: float) -> bool | None:
-    """Says whether the process is gone; None: unknown, on another machine.
+    """Returns whether the process is gone; None: unknown, on another machine.
 
     Args:
       age: seconds since its last sign of life.

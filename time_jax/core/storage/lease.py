@@ -53,7 +53,7 @@ def hold(path: Path, name: str) -> Generator[None, None, None]:
 
   Args:
     path: file of the lease, in a folder that exists.
-    name: what is written under the lease, for messages.
+    name: name of what is written under the lease, for messages.
 
   Raises:
     UserError: another process holds it, or the folder cannot be written to.

@@ -67,7 +67,7 @@ def list_files(folder: Path, pattern: str = "**/*") -> list[Path]:
 
   Args:
     folder: where to look.
-    pattern: as for `pathlib.Path.glob`; by default files at any depth.
+    pattern: pattern of `pathlib.Path.glob`; by default files at any depth.
   """
   return sorted(path for path in folder.glob(pattern) if path.is_file())
 
