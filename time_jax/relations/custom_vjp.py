@@ -8,7 +8,7 @@ called stays in `time_jax.parallel.sharding`.
 """
 
 import functools
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jax.sharding import PartitionSpec as P
@@ -23,31 +23,36 @@ Operands = tuple[Array, ...]
 KlAndGrad = tuple[Float[Array, " B"], Operands]
 
 
+class Inputs(NamedTuple):
+  """What the relation KL is computed of.
+
+  Attributes:
+    teacher: one or two projections; constants.
+    student: as many projections of the student; their width may differ.
+    segment_ids: number of each token's document in its row; 0 for padding.
+    query_weights: weight of every query; 0 for padding.
+  """
+
+  teacher: Operands
+  student: Operands
+  segment_ids: Ids
+  query_weights: Float[Array, "B T"]
+
+
 @runtime_checkable
 class Implementation(Protocol):
   """The relation KL and its gradient, computed together."""
 
-  def __call__(
-    self,
-    teacher: Operands,
-    student: Operands,
-    segment_ids: Ids,
-    query_weights: Float[Array, "B T"],
-    *,
-    num_heads: int,
-  ) -> KlAndGrad:
+  def __call__(self, inputs: Inputs, *, num_heads: int) -> KlAndGrad:
     """Computes both for all rows that it is given.
 
     Args:
-      teacher: one or two projections; constants.
-      student: as many of the student; its width may differ.
-      segment_ids: number of each token's document in its row; 0 for padding.
-      query_weights: weight of every query; 0 for padding.
+      inputs: projections of the rows.
       num_heads: R, a divisor of both widths.
 
     Returns:
       The weighted KL of every row, and the gradient of their sum with respect
-      to `student`, in its dtype; exactly 0 at padding.
+      to the student's projections, in their dtype; exactly 0 at padding.
     """
     ...
 
@@ -67,12 +72,12 @@ def relation_kl(
   the weights are constants.
 
   Args:
-    teacher: as in `dense.relation_kl`, and so are the next four.
-    student: the student's projections.
-    segment_ids: number of each token's document in its row.
-    query_weights: weight of every query.
-    num_heads: R.
-    implementation: what computes the KL and its gradient.
+    teacher: the two projections that form the teacher's relation.
+    student: the two projections of the student; their width may differ.
+    segment_ids: number of each token's document in its row; 0 for padding.
+    query_weights: weight of every query; 0 for padding.
+    num_heads: R, a divisor of both widths.
+    implementation: function that computes the KL and its gradient.
   """
   with_itself = teacher[0] is teacher[1] and student[0] is student[1]
   used = 1 if with_itself else 2
@@ -99,9 +104,8 @@ def _forward(
   teacher: Operands,
   *rows: Array,
 ) -> tuple[Array, Operands]:
-  kl_B, grads = _on_each_device(
-    implementation, num_heads, teacher, student, *rows
-  )
+  inputs = Inputs(teacher, student, *rows)
+  kl_B, grads = _on_each_device(implementation, num_heads, inputs)
   return kl_B.sum(), grads
 
 
@@ -120,11 +124,7 @@ _relation_kl.defvjp(_forward, _backward)
 
 
 def _on_each_device(
-  implementation: Implementation,
-  num_heads: int,
-  teacher: Operands,
-  student: Operands,
-  *rows: Array,
+  implementation: Implementation, num_heads: int, inputs: Inputs
 ) -> KlAndGrad:
   """Runs the implementation on each device's own rows and heads.
 
@@ -133,18 +133,19 @@ def _on_each_device(
   """
   mesh = sharding.automatic_mesh()
   if mesh is None:
-    return implementation(teacher, student, *rows, num_heads=num_heads)
-  batch, _ = sharding.split_evenly(mesh, "batch", len(rows[0]))
+    return implementation(inputs, num_heads=num_heads)
+  batch, _ = sharding.split_evenly(mesh, "batch", len(inputs.segment_ids))
   heads, ways = sharding.split_evenly(mesh, "heads", num_heads)
 
-  def local(*args: Any) -> KlAndGrad:
-    kl_B, grads = implementation(*args, num_heads=num_heads // ways)
+  def local(inputs: Inputs) -> KlAndGrad:
+    kl_B, grads = implementation(inputs, num_heads=num_heads // ways)
     return (jax.lax.psum(kl_B, heads) if heads else kl_B), grads
 
-  projections = (P(batch, None, heads),) * len(student)
+  projections = (P(batch, None, heads),) * len(inputs.student)
+  specs = Inputs._make((projections, projections, P(batch), P(batch)))
   return jax.shard_map(
     local,
-    in_specs=(projections, projections, P(batch), P(batch)),
+    in_specs=(specs,),
     out_specs=(P(batch), projections),
     check_vma=False,  # Kernels do not say how their results vary.
-  )(teacher, student, *rows)
+  )(inputs)

@@ -18,17 +18,10 @@ from time_jax.relations import (
   pallas_gpu,
   pallas_tpu,
 )
-from time_jax.relations.custom_vjp import KlAndGrad, Operands
+from time_jax.relations.custom_vjp import Inputs, KlAndGrad
 
 
-def _auto(
-  teacher: Operands,
-  student: Operands,
-  segment_ids: Ids,
-  query_weights: Float[Array, "B T"],
-  *,
-  num_heads: int,
-) -> KlAndGrad:
+def _auto(inputs: Inputs, *, num_heads: int) -> KlAndGrad:
   """Takes the kernel of the platform that the program is compiled for.
 
   Where it does not fit, or on other platforms, that is `one_pass`. Tracing need
@@ -37,21 +30,18 @@ def _auto(
   """
   kernels = {"tpu": pallas_tpu, "cuda": pallas_gpu}
   return lax.platform_dependent(
-    *(teacher, student, segment_ids, query_weights),
+    inputs,
     default=functools.partial(one_pass.kl_and_grad, num_heads=num_heads),
     **{
       platform: functools.partial(kernel.kl_and_grad, num_heads=num_heads)
       for platform, kernel in kernels.items()
-      if kernel.fits(teacher, student, num_heads)
+      if kernel.fits(inputs, num_heads)
     },
   )
 
 
 def _forced(
-  teacher: Operands,
-  student: Operands,
-  segment_ids: Ids,
-  query_weights: Float[Array, "B T"],
+  inputs: Inputs,
   *,
   num_heads: int,
   kernel: custom_vjp.Implementation,
@@ -60,7 +50,7 @@ def _forced(
   """Takes one kernel; on platforms not its own interpreted, as in tests."""
   run = functools.partial(kernel, num_heads=num_heads)
   return lax.platform_dependent(
-    *(teacher, student, segment_ids, query_weights),
+    inputs,
     default=functools.partial(run, interpret=True),
     **{platform: run},
   )

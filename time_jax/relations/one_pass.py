@@ -40,8 +40,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from time_jax.core.arrays import MASKED, Ids, without_padding
-from time_jax.relations.custom_vjp import KlAndGrad, Operands
+from time_jax.core.arrays import MASKED, without_padding
+from time_jax.relations.custom_vjp import Inputs, KlAndGrad, Operands
 
 # Logits in a tile: all keys of a row times some of its queries, a quarter of a
 # megabyte in float32, so that what a tile needs stays in a core's second-level
@@ -85,14 +85,7 @@ class _Head(NamedTuple):
   w: Any
 
 
-def kl_and_grad(
-  teacher: Operands,
-  student: Operands,
-  segment_ids: Ids,
-  query_weights: Float[Array, "B T"],
-  *,
-  num_heads: int,
-) -> KlAndGrad:
+def kl_and_grad(inputs: Inputs, *, num_heads: int) -> KlAndGrad:
   """Computes KL and gradient, see `custom_vjp.Implementation`.
 
   A CPU takes one row at a time, which stays in its cache; where a program is
@@ -100,8 +93,10 @@ def kl_and_grad(
   """
   one_row = functools.partial(_one_row, num_heads)
   return lax.platform_dependent(
-    *(teacher, student, segment_ids, query_weights),
-    cpu=lambda *args: lax.map(lambda x: one_row(HEADS, _some_heads, *x), args),
+    inputs,
+    cpu=functools.partial(
+      lax.map, functools.partial(one_row, HEADS, _some_heads)
+    ),
     default=jax.vmap(functools.partial(one_row, 1, _each_head)),
   )
 
@@ -110,12 +105,10 @@ def _one_row(
   num_heads: int,
   at_once: int,
   some_heads: Callable[[Array, _Head], KlAndGrad],
-  teacher: Operands,
-  student: Operands,
-  segments: Int[Array, " T"],
-  w: Float[Array, " T"],
+  row: Inputs,
 ) -> tuple[Float[Array, ""], Operands]:
   """Takes up to `at_once` heads of a row at a time."""
+  teacher, student, segments, w = row
   at_once = math.gcd(num_heads, at_once)
   groups = num_heads // at_once
 

@@ -31,8 +31,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from time_jax.core.arrays import MASKED, Ids, same_document
-from time_jax.relations.custom_vjp import KlAndGrad, Operands
+from time_jax.core.arrays import MASKED, same_document
+from time_jax.relations.custom_vjp import Inputs, KlAndGrad
 from time_jax.relations.pallas_common import LOG2_E, Ref, dot
 
 try:
@@ -46,38 +46,30 @@ WIDEST = 128  # bytes of a token of a head; wider ones overflow the registers
 
 
 def available() -> bool:
-  """Whether this version of JAX has Pallas on Triton."""
+  """Returns whether this version of JAX has Pallas on Triton."""
   return triton is not None
 
 
-def fits(teacher: Operands, student: Operands, num_heads: int) -> bool:
-  """Whether the kernels take these projections."""
+def fits(inputs: Inputs, num_heads: int) -> bool:
+  """Returns whether the kernels take these projections."""
   return available() and all(
     x.dtype in (jnp.float32, jnp.bfloat16)
     and x.shape[2] // num_heads * x.dtype.itemsize <= WIDEST
-    for x in (*teacher, *student)
+    for x in (*inputs.teacher, *inputs.student)
   )
 
 
 def kl_and_grad(
-  teacher: Operands,
-  student: Operands,
-  segment_ids: Ids,
-  query_weights: Float[Array, "B T"],
-  *,
-  num_heads: int,
-  interpret: bool = False,
+  inputs: Inputs, *, num_heads: int, interpret: bool = False
 ) -> KlAndGrad:
   """Computes KL and gradient, see `custom_vjp.Implementation`.
 
   Args:
-    teacher: one or two projections; constants.
-    student: as many of the student; its width may differ.
-    segment_ids: number of each token's document in its row; 0 for padding.
-    query_weights: weight of every query; 0 for padding.
+    inputs: projections of the rows.
     num_heads: R, a divisor of both widths.
     interpret: runs the kernel as plain JAX, on any backend, for tests.
   """
+  teacher, student, segment_ids, query_weights = inputs
   rows, length = segment_ids.shape
   count = -(-length // BLOCK)
   padding = count * BLOCK - length

@@ -31,8 +31,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from time_jax.core.arrays import MASKED, Ids, without_padding
-from time_jax.relations.custom_vjp import KlAndGrad, Operands
+from time_jax.core.arrays import MASKED, without_padding
+from time_jax.relations.custom_vjp import Inputs, KlAndGrad
 from time_jax.relations.pallas_common import LOG2_E, Ref, dot
 
 LANES, SUBLANES = 128, 8
@@ -41,35 +41,27 @@ LONGEST = 8192  # tokens of a row
 WIDEST = 128  # C
 
 
-def fits(teacher: Operands, student: Operands, num_heads: int) -> bool:
-  """Whether the kernel takes these projections."""
+def fits(inputs: Inputs, num_heads: int) -> bool:
+  """Returns whether the kernel takes these projections."""
   return all(
     x.dtype in (jnp.float32, jnp.bfloat16)
     and x.shape[1] <= LONGEST
     and x.shape[2] // num_heads <= WIDEST
-    for x in (*teacher, *student)
+    for x in (*inputs.teacher, *inputs.student)
   )
 
 
 def kl_and_grad(
-  teacher: Operands,
-  student: Operands,
-  segment_ids: Ids,
-  query_weights: Float[Array, "B T"],
-  *,
-  num_heads: int,
-  interpret: bool = False,
+  inputs: Inputs, *, num_heads: int, interpret: bool = False
 ) -> KlAndGrad:
   """Computes KL and gradient, see `custom_vjp.Implementation`.
 
   Args:
-    teacher: one or two projections; constants.
-    student: as many of the student; its width may differ.
-    segment_ids: number of each token's document in its row; 0 for padding.
-    query_weights: weight of every query; 0 for padding.
+    inputs: projections of the rows.
     num_heads: R, a divisor of both widths.
     interpret: runs the kernel as plain JAX, on any backend, for tests.
   """
+  teacher, student, segment_ids, query_weights = inputs
   rows, length = segment_ids.shape
   count = -(-length // BLOCK)
   block = -(-length // (count * LANES)) * LANES
