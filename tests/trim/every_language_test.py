@@ -4,6 +4,7 @@ import collections
 import itertools
 import unicodedata
 
+import in_process
 import numpy as np
 import pytest
 import running
@@ -12,7 +13,6 @@ import tiny_tokenizers
 import tokenizers
 import transformers
 
-from time_jax.cli import main
 from time_jax.data import pipeline, prepare
 from time_jax.data.shards import RowFormat
 from time_jax.hf import save
@@ -118,14 +118,13 @@ def run_through(trained, folder, language, kind):
     "--config.data.validation=()",
     "--config.train.num_steps=5",
   ]
-  assert main.main(["prepare", *common]) == 0
-  assert main.main(["distill", *common]) == 0
-  assert main.main(["export", f"--workdir={folder}/run"]) == 0
+  in_process.run("prepare", *common)
+  in_process.run("distill", *common)
+  in_process.run("export", f"--workdir={folder}/run")
   return folder / "run" / "export"
 
 
 @pytest.mark.parametrize(("language", "kind"), cases(SOME))
-@pytest.mark.usefixtures("one_process")
 def test_text_to_student(trained, tmp_path, language, kind):
   out = run_through(trained, tmp_path, language, kind)
   losses = running.losses(tmp_path / "run")

@@ -2,30 +2,25 @@
 
 import json
 
-import pytest
+import in_process
 import running
 import tiny_multilingual
 import tiny_tokenizers
 import transformers
 
-from time_jax.cli import main
 
-
-def run(*argv):
-  assert main.main([str(word) for word in argv]) == 0
-
-
-@pytest.mark.usefixtures("one_process")
-def test_trim_distil_export_verify(teachers, tmp_path, capsys):
+def test_trim_distil_export_verify(teachers, tmp_path):
   """Both classes, of a teacher with XLM-R's padding id and positions."""
   whole, size = teachers("xlm_roberta"), tiny_multilingual.SIZE
   teacher, workdir = tmp_path / "teacher", tmp_path / "run"
   text = tiny_tokenizers.TEXT / "da.jsonl.gz"
-  run("trim", f"--teacher={whole}", f"--text={text}", f"--out={teacher}")
+  in_process.run(
+    "trim", f"--teacher={whole}", f"--text={text}", f"--out={teacher}"
+  )
   rows = json.loads((teacher / "config.json").read_text())["vocab_size"]
   assert rows < 0.5 * size
 
-  run(
+  in_process.run(
     "distill",
     f"--config={running.ROOT}/tests/support/tiny_recipe.py:{tmp_path}",
     f"--workdir={workdir}",
@@ -42,10 +37,10 @@ def test_trim_distil_export_verify(teachers, tmp_path, capsys):
   document = tiny_tokenizers.documents("da")[0]
   for name in ("BertModel", "XLMRobertaModel"):
     out = tmp_path / name
-    run("export", f"--workdir={workdir}", f"--class={name}", f"--out={out}")
-    assert "PyTorch, random tokens" in capsys.readouterr().out
-    run("verify", out, f"--against={workdir}")
-    assert "No problem found" in capsys.readouterr().out
+    flags = f"--workdir={workdir}", f"--class={name}", f"--out={out}"
+    assert "PyTorch, random tokens" in in_process.run("export", *flags)
+    output = in_process.run("verify", out, f"--against={workdir}")
+    assert "No problem found" in output
     config = json.loads((out / "config.json").read_text())
     # Its first two rows of positions are those that padding's id skips.
     offset = 2 * (name == "XLMRobertaModel")

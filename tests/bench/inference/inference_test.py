@@ -14,6 +14,7 @@ from here import Here
 
 pytest.importorskip("onnxruntime")
 
+from time_jax.bench.common.child_process import ChildProcess
 from time_jax.bench.inference import (
   encoders,
   engines,
@@ -24,6 +25,7 @@ from time_jax.bench.inference import (
 from time_jax.bench.inference.energy import Meter
 from time_jax.core.errors import RunError, UserError
 from time_jax.hf import tokenizer
+from time_jax.parallel import sharding
 
 
 @pytest.fixture
@@ -72,7 +74,15 @@ def test_ratios_pair_the_rounds_and_count_real_tokens():
   assert (high - low) / 2 == pytest.approx(4.303 * 0.23094 / 3**0.5, rel=1e-3)
 
 
-def test_all_engines(capsys, model, tmp_path):
+def test_all_engines(capsys, mesh, model, monkeypatch, tmp_path):
+  """One of them in a process of its own, as all are outside of tests."""
+
+  def process(make, name, *arguments):
+    kind = ChildProcess if name == "jax" else Here
+    return kind(make, name, *arguments)
+
+  monkeypatch.setattr(inference, "ChildProcess", process)
+  monkeypatch.setattr(sharding, "make_mesh", lambda **sizes: mesh)
   text = tmp_path / "text.txt"
   text.write_text("abcd efgh\n\nefgh abcd efgh abcd\n")
   file, out = tmp_path / "found.json", tmp_path / "out"
