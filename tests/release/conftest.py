@@ -3,8 +3,8 @@
 import functools
 import shutil
 
+import alone
 import exporting
-import in_process
 import pytest
 import running
 
@@ -17,7 +17,7 @@ def imported(tiny, tmp_path_factory):
   """A workdir with an imported student, beside its `source`."""
   home = tmp_path_factory.mktemp("imported")
   source = exporting.random_model(home / "source", tiny / "teacher")
-  in_process.run("import", source, f"--workdir={home / 'run'}")
+  alone.run("import", source, f"--workdir={home / 'run'}")
   return home / "run"
 
 
@@ -29,7 +29,7 @@ def exports(imported, tmp_path_factory):
   def export(name):
     out = tmp_path_factory.mktemp("exported") / name
     flags = f"--workdir={imported}", f"--class={name}", f"--out={out}"
-    in_process.run("export", *flags)
+    alone.run("export", *flags)
     return out
 
   return export
@@ -52,7 +52,7 @@ def distilled(tiny, tmp_path_factory):
   """A finished run with three checkpoints."""
   workdir = tmp_path_factory.mktemp("distilled")
   flag = "--config.checkpoint.keep_every=10"
-  output = in_process.run(*running.command(tiny, workdir, flag))
+  output = alone.run(*running.command(tiny, workdir, flag))
   assert f"Next: python -m time_jax choose --workdir={workdir}" in output
   return workdir
 
@@ -62,7 +62,7 @@ def released(distilled, tmp_path_factory):
   """A copy of the run, chosen and exported; and what the commands printed."""
   workdir = tmp_path_factory.mktemp("released") / "run"
   shutil.copytree(distilled, workdir)
-  chosen = in_process.run("choose", f"--workdir={workdir}")
+  chosen = alone.run("choose", f"--workdir={workdir}")
   flag = "--license=cc-by-4.0"
-  exported = in_process.run("export", f"--workdir={workdir}", flag)
+  exported = alone.run("export", f"--workdir={workdir}", flag)
   return workdir, chosen, exported

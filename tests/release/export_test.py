@@ -3,8 +3,8 @@
 import json
 import re
 
+import alone
 import exporting
-import in_process
 import numpy as np
 import pytest
 import tokenizers
@@ -26,7 +26,7 @@ def long(tiny, tmp_path_factory):
   source = exporting.random_model(
     home / "source", tiny / "teacher", num_layers=2, max_positions=512
   )
-  in_process.run("import", source, f"--workdir={home / 'run'}")
+  alone.run("import", source, f"--workdir={home / 'run'}")
   return home / "run"
 
 

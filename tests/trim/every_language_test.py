@@ -4,7 +4,7 @@ import collections
 import itertools
 import unicodedata
 
-import in_process
+import alone
 import numpy as np
 import pytest
 import running
@@ -118,9 +118,9 @@ def run_through(trained, folder, language, kind):
     "--config.data.validation=()",
     "--config.train.num_steps=5",
   ]
-  in_process.run("prepare", *common)
-  in_process.run("distill", *common)
-  in_process.run("export", f"--workdir={folder}/run")
+  alone.run("prepare", *common)
+  alone.run("distill", *common)
+  alone.run("export", f"--workdir={folder}/run")
   return folder / "run" / "export"
 
 

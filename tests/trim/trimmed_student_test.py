@@ -2,7 +2,7 @@
 
 import json
 
-import in_process
+import alone
 import running
 import tiny_multilingual
 import tiny_tokenizers
@@ -14,13 +14,11 @@ def test_trim_distil_export_verify(teachers, tmp_path):
   whole, size = teachers("xlm_roberta"), tiny_multilingual.SIZE
   teacher, workdir = tmp_path / "teacher", tmp_path / "run"
   text = tiny_tokenizers.TEXT / "da.jsonl.gz"
-  in_process.run(
-    "trim", f"--teacher={whole}", f"--text={text}", f"--out={teacher}"
-  )
+  alone.run("trim", f"--teacher={whole}", f"--text={text}", f"--out={teacher}")
   rows = json.loads((teacher / "config.json").read_text())["vocab_size"]
   assert rows < 0.5 * size
 
-  in_process.run(
+  alone.run(
     "distill",
     f"--config={running.ROOT}/tests/support/tiny_recipe.py:{tmp_path}",
     f"--workdir={workdir}",
@@ -38,8 +36,8 @@ def test_trim_distil_export_verify(teachers, tmp_path):
   for name in ("BertModel", "XLMRobertaModel"):
     out = tmp_path / name
     flags = f"--workdir={workdir}", f"--class={name}", f"--out={out}"
-    assert "PyTorch, random tokens" in in_process.run("export", *flags)
-    output = in_process.run("verify", out, f"--against={workdir}")
+    assert "PyTorch, random tokens" in alone.run("export", *flags)
+    output = alone.run("verify", out, f"--against={workdir}")
     assert "No problem found" in output
     config = json.loads((out / "config.json").read_text())
     # Its first two rows of positions are those that padding's id skips.

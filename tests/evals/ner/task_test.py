@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 
-import in_process
+import alone
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -83,7 +83,7 @@ def short_run(model, short, tmp_path_factory):
   """Its workdir, and what it printed."""
   workdir = tmp_path_factory.mktemp("short")
   command = tiny_ner.command(model, workdir, *short[1], dev="da-train")
-  return workdir, in_process.run(*command)
+  return workdir, alone.run(*command)
 
 
 @pytest.mark.usefixtures("one_process")
