@@ -79,7 +79,7 @@ class Counting(loop.Job):
 
   def __init__(self, workdir):
     self.workdir, self.ledger = workdir, goodput.Ledger()
-    self.schedule = loop.Schedule(
+    self.calendar = loop.Calendar(
       num_steps=5, eval_every=2, save_every=(3,), log_every=(1,)
     )
     self.events = []
@@ -173,7 +173,7 @@ def test_tokens_of_all_steps_between_two_records_count(monkeypatch):
   rows = []
   train = loop._Loop(
     job=fake(
-      schedule=loop.Schedule(6, None, (), (3,)),
+      calendar=loop.Calendar(6, None, (), (3,)),
       tells_speed=True,
       reason_to_end=lambda step, skipped: "",
       ledger=fake(row=lambda saving: {}),

@@ -10,7 +10,7 @@ from time_jax.catalog import languages
 from time_jax.core.errors import UserError
 from time_jax.hf import files
 
-SCORES = "scores.json"
+SCORES_FILE = "scores.json"
 SCHEMA = "time_jax.finetune/1"
 _SPEEDS = "inference.json"
 _SPEED_SCHEMA = "time_jax.bench.inference/1"
@@ -87,7 +87,7 @@ class Result:
     """
     total: Breakdown = {}
     for seed in self.seeds:
-      file = _File(self.place / f"seed-{seed}" / SCORES)
+      file = _File(self.place / f"seed-{seed}" / SCORES_FILE)
       for name in file.get(dict, "by", self.split, kind, empty=True):
         sums = total.setdefault(name, dict.fromkeys(_COUNTS[kind], 0))
         for what in sums:
@@ -152,12 +152,12 @@ def read(
 def _file(path: pathlib.Path) -> pathlib.Path:
   if path.exists() and not path.is_dir():
     return path
-  for name in (SCORES, _SPEEDS):
+  for name in (SCORES_FILE, _SPEEDS):
     if (path / name).exists():
       return path / name
   raise UserError(
     f"{path} {'holds' if path.exists() else 'does not exist, so it has'} "
-    f"neither {SCORES} nor {_SPEEDS}; expected the --workdir of a "
+    f"neither {SCORES_FILE} nor {_SPEEDS}; expected the --workdir of a "
     "finished `finetune`, or the --out of `bench inference`."
   )
 

@@ -167,7 +167,7 @@ class Distillation(loop.Job):
     self.objective: Objective = assembly.make_objective(config, teacher)
     self.record = run_record.make_record(config, teacher.fingerprint, rows)
     self.prefetch: int = config.data.prefetch
-    self.schedule = loop.Schedule(
+    self.calendar = loop.Calendar(
       num_steps=config.train.num_steps,
       eval_every=config.eval.every if rows.validation is not None else None,
       save_every=(config.checkpoint.every, config.checkpoint.keep_every),
@@ -245,7 +245,7 @@ class Distillation(loop.Job):
       skipped_in_a_row,
       step,
       max_skipped=int(now["max_skipped"]),
-      num_steps=self.schedule.num_steps,
+      num_steps=self.calendar.num_steps,
       spikes=bool(now["spike"]),
     )
 
@@ -255,7 +255,7 @@ class Distillation(loop.Job):
 
   def lacks_evaluation(self, done: int) -> bool:
     """See `loop.Job`; step 0 is evaluated, too."""
-    if not self.schedule.evaluates(done):
+    if not self.calendar.evaluates(done):
       return False
     curve = dict(history.curve(history.read_metrics(self.workdir), METRIC))
     return not host_collectives.broadcast(done in curve)
@@ -264,7 +264,7 @@ class Distillation(loop.Job):
     self, states: loop.States, watch: Callable[[], None]
   ) -> dict[str, float]:
     """See `loop.Job`: relation loss and its parts on held-out text."""
-    assert self._validation is not None  # See the schedule.
+    assert self._validation is not None  # See the calendar.
 
     def batches() -> Iterator[Batch]:
       for batch in corpus.evaluation_batches(

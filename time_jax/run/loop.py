@@ -5,7 +5,7 @@ business of a `Job`. When it happens is decided here, the same for all jobs:
 
   1. an evaluation that a stop left out is made up for;
   2. a step is started, and the results of the step before last are read;
-  3. at steps of the schedule, and when told to stop, all results are read, the
+  3. at steps of the calendar, and when told to stop, all results are read, the
      state is evaluated (not when told to stop) and saved.
 """
 
@@ -33,7 +33,7 @@ StepMetrics = dict[str, Mapping[str, Any]]  # scalars by name, by student
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class Calendar:
   """The steps, counted from 1, at which something happens besides the step.
 
   Attributes:
@@ -73,14 +73,14 @@ class Job(abc.ABC):
 
   Attributes:
     workdir: folder of the run.
-    schedule: when the state is evaluated, saved and recorded.
+    calendar: when the state is evaluated, saved and recorded.
     ledger: adds up how the time is spent.
     tells_speed: whether the metrics tell speed and goodput.
     prefetch: number of batches that are prepared ahead.
   """
 
   workdir: Path
-  schedule: Schedule
+  calendar: Calendar
   ledger: Ledger
   tells_speed: bool = False
   prefetch: int = 2
@@ -174,7 +174,7 @@ def train(
   """
   beat()
   done = int(next(iter(states.values())).step)
-  num_steps, active = job.schedule.num_steps, jax.process_index() == 0
+  num_steps, active = job.calendar.num_steps, jax.process_index() == 0
   batches = pipeline.prefetch(
     job.batch_at, done, num_steps, depth=job.prefetch, put=job.place
   )
@@ -212,7 +212,7 @@ class _Loop:
   throughput: Throughput
 
   def run(self, done: int, states: States, batches: Iterator[Any]) -> bool:
-    job, schedule = self.job, self.job.schedule
+    job, calendar = self.job, self.job.calendar
     if job.lacks_evaluation(done) and self._evaluate(done, states) is None:
       return self._stopped(done)
     if job.is_over():
@@ -234,7 +234,7 @@ class _Loop:
         if len(pending) > 2:
           self._read([pending.popleft()])
         stop = processes.preempted()
-        halt = stop or schedule.saves(step)
+        halt = stop or calendar.saves(step)
         if halt or self.tracer.turns(step + 1):
           self._read(pending)
           pending.clear()
@@ -242,7 +242,7 @@ class _Loop:
           if halt:
             stop = self._save(step, states, stop)
           self.throughput.restart()
-        if stop and (step < schedule.num_steps or schedule.evaluates(step)):
+        if stop and (step < calendar.num_steps or calendar.evaluates(step)):
           return self._stopped(step)
         if job.is_over():
           break
@@ -261,7 +261,7 @@ class _Loop:
     for step, scalars in results:
       for own in scalars.values():
         self._check(step, int(own["train/skipped_in_a_row"]))
-      if self.job.schedule.logs(step):
+      if self.job.calendar.logs(step):
         values = {
           name: np.asarray(value).item()
           for name, value in students.join(scalars).items()
@@ -312,7 +312,7 @@ class _Loop:
       Whether the run is told to stop by now.
     """
     scores = None
-    if self.job.schedule.evaluates(step) and not stop:
+    if self.job.calendar.evaluates(step) and not stop:
       scores = self._evaluate(step, states)
       stop = scores is None
     trees, metadata = self.job.trees(states), self.job.metadata(states)

@@ -143,7 +143,7 @@ def _rows(point: Point) -> list[Row]:
     stage.values.workdir
     for stage in point.stages
     if stage.name.startswith("finetune")
-    and (stage.values.workdir / results.SCORES).exists()
+    and (stage.values.workdir / results.SCORES_FILE).exists()
   ]
   scores, _ = results.read(workdirs)
   check_models(scores)

@@ -30,11 +30,11 @@ from time_jax.hf import files, model_identity
 from time_jax.models.family import Params
 from time_jax.parallel import failures, host_collectives, processes, sharding
 from time_jax.parallel.watchdog import Watchdog
-from time_jax.report.results import SCHEMA, SCORES
+from time_jax.report.results import SCHEMA, SCORES_FILE
 from time_jax.run.run_record import check_processes, versions
 from time_jax.step import machine
 
-Result = dict[str, Any]  # content of the file SCORES of a seed
+Result = dict[str, Any]  # content of the file SCORES_FILE of a seed
 
 
 def finetune(
@@ -206,7 +206,7 @@ def _write(task: Task, params: Params, result: Result, folder: Path) -> None:
     "run": result["run"],
   }
   model_folder.write_folder(folder / "model", task.opened, params, record)
-  atomic_file.write_json(folder / SCORES, result)
+  atomic_file.write_json(folder / SCORES_FILE, result)
 
 
 def _known_result(
@@ -219,7 +219,7 @@ def _known_result(
   Raises:
     UserError: in all processes, when the file is damaged or of another run.
   """
-  path = folder / SCORES
+  path = folder / SCORES_FILE
 
   def read() -> str:
     if not path.exists():
@@ -271,7 +271,7 @@ def _record(
 def _is_begun(config: ConfigDict, workdir: Path) -> bool:
   """Returns whether a seed's run began with this schedule."""
   folders = [workdir / f"seed-{seed}" for seed in config.seeds]
-  records = [folder / SCORES for folder in folders]
+  records = [folder / SCORES_FILE for folder in folders]
   for folder in folders:
     newest = layout.step_folders(folder)[-1:]
     records += [step / METADATA / METADATA for step in newest]
@@ -318,7 +318,7 @@ def _report(
     "seconds": _spread([result["seconds"] for result in results.values()]),
     "scores": summary,
   }
-  atomic_file.write_json(workdir / SCORES, content)
+  atomic_file.write_json(workdir / SCORES_FILE, content)
   lines = [["", *task.metrics]]
   for split, metrics in summary.items():
     rows = {"mean": split} | ({"std": "  +-"} if len(results) > 1 else {})
@@ -326,7 +326,7 @@ def _report(
       values = (_percent(metrics[name][row]) for name in task.metrics)
       lines.append([f"{label:<5}", *values])
   print(aligned_table(lines, "<>"))
-  print(f"Scores by {task.scorer}, in percent: {workdir / SCORES}")
+  print(f"Scores by {task.scorer}, in percent: {workdir / SCORES_FILE}")
   folder = workdir / f"seed-{next(iter(results))}" / "model"
   print(f"Next: python -m time_jax predict {folder} {task.pipe}")
 

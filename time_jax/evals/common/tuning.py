@@ -97,7 +97,7 @@ class Tuning(loop.Job):
     """Sets what follows from the fields."""
     epoch = self.batches.steps
     self.ledger = Ledger()
-    self.schedule = loop.Schedule(
+    self.calendar = loop.Calendar(
       num_steps=self.num_steps,
       eval_every=epoch,
       save_every=(self.recipe.checkpoint_every,),
