@@ -193,7 +193,7 @@ def test_what_jax_finds(joined, monkeypatch):
     raise RuntimeError("Kubernetes API Error: 403\nlong story")
 
   monkeypatch.setattr(parallel_processes.clusters.ClusterEnv, detect, refused)
-  with pytest.raises(UserError, match="Kubernetes API Error: 403 Set TIME"):
+  with pytest.raises(UserError, match="Kubernetes API Error: 403. Set TIME"):
     parallel_processes.initialize()
 
 

@@ -150,6 +150,9 @@ def test_checks_before_a_run_do_not_start_jax(tiny):
 
 def test_a_random_teacher_without_its_sizes_is_refused(config):
   config.teacher.path = assembly.RANDOM
-  config.teacher.architecture = {"model_type": "bert"}
+  config.teacher.architecture = {
+    "model_type": "bert",
+    "max_position_embeddings": 512,
+  }
   with pytest.raises(UserError, match=r"architecture lacks the key 'vocab_siz"):
     assembly.teacher_config(config)

@@ -8,11 +8,8 @@ import pytest
 from time_jax.core.storage import atomic_file, paths
 
 PACKAGE = pathlib.Path(atomic_file.__file__).parents[2]
-# They write JSON of other programs or of their own whole numbers and texts, or
-# hash or send it, and write something else.
-EXCEPTIONS = {
-  *("atomic_file", "rows", "tokenizer", "finetuning", "saved_student"),
-}
+# The writer itself, and what hashes JSON and writes something else.
+EXCEPTIONS = {"atomic_file", "finetuning"}
 
 
 def test_json_files_are_written_by_the_one_writer():

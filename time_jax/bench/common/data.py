@@ -1,7 +1,6 @@
 """`bench data`: how fast text is prepared, and prepared rows are loaded."""
 
 import itertools
-import json
 import os
 import pathlib
 import statistics
@@ -16,6 +15,7 @@ from time_jax.bench.common import report
 from time_jax.bench.common.flags import Data
 from time_jax.core.display import aligned_table
 from time_jax.core.errors import UserError
+from time_jax.core.storage import atomic_file
 from time_jax.data import pipeline, prepare
 from time_jax.data.records import Tally
 from time_jax.data.shards import RowFormat
@@ -70,8 +70,8 @@ def bench_data(flags: Data) -> int:
   results: dict[str, Any] = {}
   with tempfile.TemporaryDirectory(prefix="time_jax_bench_") as name:
     source = pathlib.Path(name) / "text.jsonl"
-    lines = (json.dumps({"text": text}) + "\n" for text in texts)
-    source.write_text("".join(lines))
+    lines = (atomic_file.as_json({"text": text}) + "\n" for text in texts)
+    atomic_file.write_text(source, "".join(lines))
     for i in range(flags.repeats):
       rows = source.with_name(str(i))
       measured = {
