@@ -36,7 +36,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 
 # Files with the longest tests; started last, one would keep a core waiting.
-_FIRST = ("resume_test", "families_test", "train_step_test", "pipeline_of")
+_FIRST = ("train_step_test", "resume_test", "stopping_test", "task_test")
 
 
 def pytest_collection_modifyitems(items):
