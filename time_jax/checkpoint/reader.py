@@ -1,9 +1,10 @@
 """Reading the checkpoints of a run, which may go on meanwhile.
 
-A checkpoint holds named trees of arrays (parameters apart from the rest, so
-that evaluation and export read those alone) and a metadata record. Nothing
-else is needed to go on: a batch and every random key are functions of (seed,
-step). The teacher is never saved.
+A checkpoint holds named trees of arrays and a metadata record. The trees are
+"params", "ema" and "rest" in `distill`, "params", "averaged" and "rest" in
+`finetune`: parameters lie apart, so that evaluation and export read those
+alone. Nothing else is needed to go on: a batch and every random key are
+functions of (seed, step). The teacher is never saved.
 """
 
 from collections.abc import Collection, Mapping

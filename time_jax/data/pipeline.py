@@ -188,7 +188,8 @@ class BatchSource:
     """Returns the wanted rows of the global batch of a step.
 
     Args:
-      step: any step from 0 on; they need not be asked for in order.
+      step: number of steps done before, so that the first step takes the batch
+        of 0; batches need not be asked for in order.
 
     Returns:
       tokens and segment_ids, int32 [wanted rows, seq_len].

@@ -1,4 +1,4 @@
-"""Joining the processes of a run, on whatever started them."""
+"""Joining the processes of a run, and hearing when one is told to stop."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,8 @@ from time_jax.core.storage.paths import Path
 from time_jax.parallel import launcher_env, rendezvous
 from time_jax.parallel.launcher_env import ProcessSpec
 
-# Alone there is nobody to be heard of; and a process may be suspended for days.
+# Seconds without a sign of life after which JAX ends a run of one process:
+# it may be suspended for days.
 _NEVER = 10**8
 _PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
 _questions = itertools.count(1)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from time_jax.core.arrays import Batch, Qkv
 from time_jax.models.family import Params, Teacher, init_params
-from time_jax.relations import loss as relations
+from time_jax.relations.loss import relation_sums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Objective:
     shares of all its rows add up to it.
 
     A term that reaches parameters which do not feed the projections of the last
-    block needs a change of `Family.feeds_projections` too: the optimizer leaves
-    all other parameters as they are.
+    block needs a change of `models.family.Family.feeds_projections` too: the
+    optimizer leaves all other parameters as they are.
 
     Args:
       params: parameters of the student.
@@ -75,7 +75,7 @@ class Objective:
       {"params": params}, batch, deterministic=not rngs, rngs=rngs
     )
     with jax.named_scope("relations"):
-      sums = relations.relation_sums(
+      sums = relation_sums(
         targets,
         projections,
         batch.segment_ids,
