@@ -1,7 +1,6 @@
 """The command line: which command runs, and how it ends."""
 
 import contextlib
-import importlib.metadata
 import signal
 import sys
 import threading
@@ -11,6 +10,7 @@ from typing import Any
 
 from absl import logging
 
+import time_jax
 from time_jax.cli import help_text
 from time_jax.cli.commands import COMMANDS
 from time_jax.config import command_line
@@ -50,7 +50,7 @@ def _exit_code(work: Callable[[], int]) -> int:
 
 def _run(argv: Sequence[str]) -> int:
   if [*argv] == ["--version"]:
-    print(f"time-jax {importlib.metadata.version('time-jax')}")
+    print(f"time-jax {time_jax.__version__}")
     return 0
   if shown := _help(argv):
     print(shown)

@@ -2,8 +2,7 @@
 
 The global batch of a step depends on the prepared rows, the seed, the step and
 the global batch size alone, not on the number of processes nor on what was read
-before. So the
-position in the data, as a checkpoint keeps it, is the step.
+before. So the position in the data, as a checkpoint keeps it, is the step.
 """
 
 import dataclasses

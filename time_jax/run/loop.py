@@ -186,7 +186,8 @@ def train(
     # Closing the checkpoints would wait for the others.
     failures.fail_together(),
   ):
-    states = job.begin(done, states)  # Fails where a tracker is closed.
+    # In here, so that files and tracker are closed if it fails.
+    states = job.begin(done, states)
     recorder.say(f"{'continuing after' if done else 'starting at'} step {done}")
     job.ledger.resume(
       history.read_metrics(job.workdir) if done else [],
