@@ -1,52 +1,21 @@
 """`predict`: text in, annotated text out."""
 
 import contextlib
-import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, BinaryIO, TextIO
 
 import jax
 
 from time_jax.core.errors import UserError
-from time_jax.evals.common import model_folder
-from time_jax.evals.common.batches import make_buckets
-from time_jax.evals.common.task import Network
-from time_jax.evals.ner import iob
-from time_jax.evals.ner.tagger import Tagger
 from time_jax.evals.predict import streams
-from time_jax.evals.qa import squad
-from time_jax.evals.qa.reader import Reader
-from time_jax.evals.ud import conllu
-from time_jax.evals.ud.annotator import Annotator
-from time_jax.parallel import sharding
-from time_jax.step import machine
+from time_jax.evals.predict.formats import Format
+from time_jax.evals.predict.pipeline import open_pipeline
 
 _TOGETHER = 1024  # items at once; sorted by length among themselves
-_ROWS, _MAX_TOKENS = 64, 8192  # of a batch
-_FEWER_ROWS = 1, 8  # for a sentence or a few
 _COMPILE = "/jax/core/compile/"  # events of tracing, lowering, compiling
-
-
-@dataclasses.dataclass(frozen=True)
-class _Format:
-  """How a task reads and writes.
-
-  Attributes:
-    items: what it annotates, for the last line.
-    read: blocks of the input -> items, as soon as they are complete.
-    network: the class of its network.
-    to_text: items -> output.
-    expects: its input, for messages.
-  """
-
-  items: str
-  read: Callable[[Iterable[bytes]], Iterator[list[Any]]]
-  network: type[Network]
-  to_text: Callable[[Sequence[Any]], str]
-  expects: str
 
 
 def predict(folder: pathlib.Path, source: BinaryIO, out: TextIO) -> int:
@@ -66,25 +35,13 @@ def predict(folder: pathlib.Path, source: BinaryIO, out: TextIO) -> int:
   Raises:
     UserError: there is no such model, or the input is none of these.
   """
-  description = model_folder.read_description(folder)
-  task = description["task"]
-  if task not in _FORMATS:
-    raise UserError(
-      f"{folder} is of task {task!r}; expected one of {', '.join(_FORMATS)}."
-    )
-  form = _FORMATS[task]
-  machine.use_compilation_cache()
-  mesh = sharding.make_mesh()
-  opened, params = model_folder.read_model(folder, mesh)
-  lengths = description["buckets"]
-  buckets = make_buckets(lengths, max(lengths), _ROWS, _MAX_TOKENS, mesh)
-  buckets = dataclasses.replace(buckets, fewer=_FEWER_ROWS)
-  network = form.network(description, opened, buckets, mesh)
+  pipeline = open_pipeline(folder)
+  form = pipeline.format
   seconds, count, words = 0.0, 0, 0
   with _compilation_times() as compilations:
     for items in _read(source, form):
       start = time.perf_counter()
-      text = form.to_text(network.annotate(params, items))
+      text = form.to_text(pipeline.annotate(items))
       seconds += time.perf_counter() - start
       out.write(text)
       out.flush()
@@ -101,7 +58,7 @@ def predict(folder: pathlib.Path, source: BinaryIO, out: TextIO) -> int:
   return 0
 
 
-def _read(source: BinaryIO, form: _Format) -> Iterator[list[Any]]:
+def _read(source: BinaryIO, form: Format) -> Iterator[list[Any]]:
   """Yields items as they arrive; raises UserError if there are none."""
   empty = True
   for items in form.read(streams.blocks(source)):
@@ -110,13 +67,6 @@ def _read(source: BinaryIO, form: _Format) -> Iterator[list[Any]]:
       yield items[start : start + _TOGETHER]
   if empty:
     raise UserError(f"the input is empty; expected {form.expects}.")
-
-
-def _questions(blocks: Iterable[bytes]) -> Iterator[list[Any]]:
-  """Yields all questions; only the end tells JSON from a JSON a line."""
-  data = b"".join(blocks)
-  if data.strip():
-    yield squad.parse(data, streams.NAME)
 
 
 @contextlib.contextmanager
@@ -136,25 +86,3 @@ def _compilation_times() -> Iterator[list[tuple[float, float]]]:
     yield times
   finally:
     jax.monitoring.unregister_event_duration_listener(listen)
-
-
-_LINES = "or one sentence a line with spaces between its words"
-_FORMATS = {
-  "ud": _Format(
-    "sentences",
-    lambda blocks: streams.sentences(blocks, streams.ChooseConllu),
-    Annotator,
-    conllu.to_text,
-    f"CoNLL-U, {_LINES}",
-  ),
-  "ner": _Format(
-    "sentences",
-    lambda blocks: streams.sentences(blocks, streams.ChooseTokens),
-    Tagger,
-    iob.to_text,
-    f"a token a line, {_LINES}",
-  ),
-  "qa": _Format(
-    "questions", _questions, Reader, squad.to_lines, squad.EXPECTED
-  ),
-}
