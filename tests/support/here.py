@@ -4,8 +4,8 @@
 class Here:
   """Stands for `bench.common.child_process.ChildProcess`."""
 
-  def __init__(self, make, *arguments, environment=None):
-    del environment
+  def __init__(self, make, *arguments, environment=None, cores=None):
+    del environment, cores
     self._made = make(*arguments)
 
   def __enter__(self):

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import os
 from unittest import mock
 
 import pytest
@@ -32,6 +33,13 @@ def test_a_process_that_is_killed_and_its_environment():
   assert child.call("getenv", "TIME_JAX_TEST") == "set"
   with pytest.raises(RunError, match="ended with code 9; -9 mostly means"):
     child.call("_exit", 9)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="not Linux")
+def test_a_process_that_has_some_cores():
+  one = {min(os.sched_getaffinity(0))}
+  with ChildProcess(importlib.import_module, "os", cores=one) as child:
+    assert child.call("sched_getaffinity", 0) == one
 
 
 def test_errors_of_users_stay_what_they_are():

@@ -15,14 +15,13 @@ from here import Here
 pytest.importorskip("onnxruntime")
 
 from time_jax.bench.common.child_process import ChildProcess
+from time_jax.bench.common.energy import Meter
 from time_jax.bench.inference import (
-  encoders,
   engines,
   inference,
   sentences,
   tables,
 )
-from time_jax.bench.inference.energy import Meter
 from time_jax.core.errors import RunError, UserError
 from time_jax.hf import tokenizer
 from time_jax.parallel import sharding
@@ -132,13 +131,6 @@ def test_the_tokenizer_of_a_workdir(capsys, tiny, tmp_path):
     tokenizer.load_alone(folder)
   with pytest.raises(UserError, match="has no tokenizer; expected"):
     tokenizer.load_alone(tmp_path)
-
-
-def test_random_shapes():
-  shape = encoders._shape("2x16x2", 153)
-  assert (shape.num_layers, shape.hidden_size, shape.num_heads) == (2, 16, 2)
-  assert (shape.intermediate_size, shape.vocab_size) == (64, 153)
-  assert encoders._shape("4x384", 153) == encoders._shape("xs", 153)
 
 
 def row(**changes):

@@ -4,7 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,6 +24,7 @@ class ChildProcess:
     make: Callable[..., Any],
     *arguments: Any,
     environment: Mapping[str, str] | None = None,
+    cores: Collection[int] | None = None,
   ) -> None:
     """Starts the process and waits until the object exists.
 
@@ -32,6 +33,8 @@ class ChildProcess:
         new process and returns the object.
       *arguments: arguments of `make`; they are pickled.
       environment: variables that the process gets beside those of this one.
+      cores: numbers of the processor's cores that it may use, where the system
+        can say so (Linux); None: those of this process.
 
     Raises:
       RunError: `make` raised an error.
@@ -39,7 +42,7 @@ class ChildProcess:
     context = multiprocessing.get_context("spawn")
     self._pipe, other = context.Pipe()
     self._process = context.Process(
-      target=_serve, args=(other, dict(environment or {})), daemon=True
+      target=_serve, args=(other, environment or {}, cores), daemon=True
     )
     self._process.start()
     other.close()
@@ -88,8 +91,15 @@ class ChildProcess:
     self._process.join()
 
 
-def _serve(pipe: Connection, environment: dict[str, str]) -> None:
+def _serve(
+  pipe: Connection,
+  environment: Mapping[str, str],
+  cores: Collection[int] | None,
+) -> None:
   os.environ.update(environment)
+  if cores is not None:
+    # Before any library makes threads, each for the cores that it sees.
+    os.sched_setaffinity(0, cores)
   with contextlib.suppress(EOFError, KeyboardInterrupt):  # The parent is done.
     try:
       make, arguments = pipe.recv()

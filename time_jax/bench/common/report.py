@@ -2,15 +2,14 @@
 
 import os
 import pathlib
-import resource
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from time_jax.bench.common.host_memory import host_peak
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 
@@ -23,12 +22,6 @@ def peak_memory() -> dict[str, int | None]:
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
   return {"device_peak": max(peaks, default=None), "host_peak": host_peak()}
-
-
-def host_peak() -> int:
-  """Returns the most bytes of main memory that this process has had."""
-  unit = 1 if sys.platform == "darwin" else 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float | int]:

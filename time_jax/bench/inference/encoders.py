@@ -2,15 +2,13 @@
 
 import dataclasses
 import pathlib
-import re
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from time_jax.catalog.teachers import XLMR_LARGE
-from time_jax.config.distill import STUDENT_SIZES
+from time_jax.bench.common.random_shapes import RANDOM, shape
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import local_path
 from time_jax.data.tokenizing import TokenizerSpec
@@ -20,19 +18,6 @@ from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import init_params
 from time_jax.parallel import sharding
 from time_jax.run import saved_student
-
-RANDOM = "random:"
-_HEADS = 12
-_SHAPES: dict[str, Any] = {
-  name: dict(size, num_heads=_HEADS) for name, size in STUDENT_SIZES.items()
-} | {
-  "xlmr-large": dict(
-    num_layers=XLMR_LARGE["num_hidden_layers"],
-    hidden_size=XLMR_LARGE["hidden_size"],
-    intermediate_size=XLMR_LARGE["intermediate_size"],
-    num_heads=XLMR_LARGE["num_attention_heads"],
-  )
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +61,7 @@ def write_encoder(
   identity = None
   ids = {"pad_token_id": tokenizer.pad_id}
   if spec.startswith(RANDOM):
-    config = _shape(spec.removeprefix(RANDOM), tokenizer.vocab_size)
+    config = shape(spec, tokenizer.vocab_size)
     encoder = Encoder(config, config.num_layers)
     params = nn.meta.unbox(init_params(encoder, jax.random.key(0)))
     save.save_bert(folder, config, params, ids)
@@ -103,28 +88,3 @@ def write_encoder(
   parameters = sum(leaf.size for leaf in jax.tree.leaves(blocks))
   identity = identity or model_identity.of_folder(folder, config, params)
   return EncoderFiles(name, folder, onnx, parameters, identity)
-
-
-def _shape(name: str, vocab_size: int) -> BertConfig:
-  """Returns a named shape, or LAYERSxWIDTH with an MLP four times as wide."""
-  if name in _SHAPES:
-    return BertConfig(vocab_size=vocab_size, **_SHAPES[name])
-  match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?:x([1-9]\d*))?", name)
-  if not match:
-    raise UserError(
-      f"{RANDOM}{name} is unknown; known: {', '.join(_SHAPES)}, and "
-      "LAYERSxWIDTH or LAYERSxWIDTHxHEADS, such as 4x384."
-    )
-  layers, width, heads = (int(number or _HEADS) for number in match.groups())
-  if width % heads:
-    raise UserError(
-      f"{RANDOM}{name}: {heads} attention heads do not divide the width; "
-      f"expected {RANDOM}{layers}x{width}xHEADS with another number of them."
-    )
-  return BertConfig(
-    vocab_size=vocab_size,
-    num_layers=layers,
-    hidden_size=width,
-    intermediate_size=4 * width,
-    num_heads=heads,
-  )

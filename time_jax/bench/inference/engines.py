@@ -6,7 +6,6 @@ with weights in 8 bits. spaCy runs a pipeline of its own on the same sentences.
 
 import contextlib
 import functools
-import importlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,11 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from time_jax.bench.common import spacy_pipelines
+from time_jax.bench.common.energy import make_meter
 from time_jax.bench.inference.encoders import EncoderFiles
-from time_jax.bench.inference.energy import make_meter
 from time_jax.bench.inference.sentences import SentenceBatch
 from time_jax.core.arrays import make_batch
-from time_jax.core.errors import UserError
 from time_jax.hf import load, torch_encoder
 from time_jax.models import stepwise
 from time_jax.parallel import sharding
@@ -72,19 +71,10 @@ class Engine:
       "platform", "chips", "method"; and, where there is a counter, "joules"
       and "seconds" of encoding all batches once.
     """
-    result = {
-      "platform": self.platform,
-      "chips": 1,
-      "method": self._meter.method,
-    }
-    if self._meter.start is None:
-      return result
-    joules, start, times = self._meter.start(), time.perf_counter(), 0
-    while time.perf_counter() - start < at_least:
-      self.seconds(encoder, batches)
-      times += 1
-    taken = time.perf_counter() - start
-    return result | {"joules": joules() / times, "seconds": taken / times}
+    measured = self._meter.measure(
+      lambda: self.seconds(encoder, batches), at_least
+    )
+    return {"platform": self.platform, "chips": 1, **measured}
 
 
 class SpacyPipeline:
@@ -99,25 +89,11 @@ class SpacyPipeline:
     Raises:
       UserError: spaCy or the pipeline is not installed.
     """
-    try:
-      spacy: Any = importlib.import_module("spacy")
-    except ImportError:
-      raise UserError(
-        f"--spacy={name} needs spaCy, which is not installed; expected "
-        f"`pip install spacy` and `python -m spacy download {name}`."
-      ) from None
-    try:
-      self._pipeline = spacy.load(name)
-    except OSError:
-      raise UserError(
-        f"--spacy={name}: spaCy has no such pipeline; expected one that is "
-        f"installed, by `python -m spacy download {name}`, or a folder."
-      ) from None
+    self._pipeline = spacy_pipelines.load(name)
 
   def describe(self) -> str:
     """Returns name and version, which stand in for a fingerprint."""
-    meta = self._pipeline.meta
-    return f"spacy:{meta['lang']}_{meta['name']}-{meta['version']}"
+    return spacy_pipelines.describe(self._pipeline)
 
   def seconds(
     self, encoder: str, batches: Sequence[SentenceBatch]

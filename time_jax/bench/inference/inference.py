@@ -1,6 +1,7 @@
 """`bench inference`: latency of encoders on real sentences, in turns."""
 
 import contextlib
+import itertools
 import pathlib
 import statistics
 import tempfile
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from time_jax.bench.common import report
+from time_jax.bench.common import report, rounds
 from time_jax.bench.common.child_process import ChildProcess
 from time_jax.bench.common.flags import Inference
 from time_jax.bench.inference import sentences, tables
@@ -165,13 +166,13 @@ def time_rounds(
     batches: what every model encodes in a round.
     repeats: number of rounds that count; one before them does not.
   """
-  pairs = _pairs(running)
-  times: Times = {pair: [] for pair in pairs}
-  for i in range(1 + repeats):
-    for model, engine in pairs[:: -1 if i % 2 else 1]:
-      seconds = running[engine][0].call("seconds", model, batches)
-      times[model, engine].append(seconds)
-  return {pair: rounds[1:] for pair, rounds in times.items()}
+
+  def measure(pair: tuple[str, str]) -> list[float]:
+    model, engine = pair
+    return running[engine][0].call("seconds", model, batches)
+
+  times = rounds.in_turns(_pairs(running), 1 + repeats, measure)
+  return {pair: seconds[1:] for pair, seconds in times.items()}
 
 
 def _speed(
@@ -179,27 +180,31 @@ def _speed(
 ) -> dict[str, Any]:
   """Returns latency and throughput of a model in an engine."""
   model, engine = pair
-  rounds = times[pair]
-  sums = [sum(seconds) for seconds in rounds]
+  sums = _sums(times[pair])
   sentence_count = sum(len(batch.texts) for batch in batches)
   tokens = sum(int(batch.mask.sum()) for batch in batches)
   row: dict[str, Any] = {
     "model": model,
     "engine": engine,
     "batch_size": len(batches[0].texts),
-    "latency_s": report.spread([s for seconds in rounds for s in seconds]),
+    "latency_s": report.spread(list(itertools.chain(*times[pair]))),
     "ci95_s": _ci95([seconds / len(batches) for seconds in sums]),
     "sentences_s": sentence_count / statistics.median(sums),
     "tokens_s": tokens / statistics.median(sums),
   }
   first, _ = next(iter(times))
   if (first, engine) in times:
-    row["speed_up"] = _ratio(times[first, engine], rounds)
+    row["speed_up"] = rounds.ratio(_sums(times[first, engine]), sums)
   others = [e for m, e in times if m == model and e != engine]
   row["others_over_this"] = {
-    other: _ratio(times[model, other], rounds) for other in others
+    other: rounds.ratio(_sums(times[model, other]), sums) for other in others
   }
   return row
+
+
+def _sums(seconds: Sequence[Sequence[float]]) -> list[float]:
+  """Returns the seconds of every round, from those of its batches."""
+  return [sum(of_round) for of_round in seconds]
 
 
 def _size_and_energy(
@@ -224,13 +229,6 @@ def _size_and_energy(
     energy["chip_seconds_per_sentence"] = chips / row["sentences_s"]
     energy["chip_seconds_per_token"] = chips / row["tokens_s"]
   return {"file_bytes": file_bytes(engine, encoders[model]), "energy": energy}
-
-
-def _ratio(above: list[list[float]], below: list[list[float]]) -> float:
-  """Returns the median, over the rounds, of the ratio of their seconds."""
-  return statistics.median(
-    sum(a) / sum(b) for a, b in zip(above, below, strict=True)
-  )
 
 
 def _ci95(means: Sequence[float]) -> list[float] | None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from time_jax.bench.common import breakdown, report
+from time_jax.bench.common import breakdown, host_memory, report
 from time_jax.bench.common.step_runner import StepRunner
 from time_jax.data.pipeline import SyntheticRows
 from time_jax.parallel import sharding
@@ -114,7 +114,7 @@ class TorchStep:
       self._parts *= 2
       self._torch.free_memory()
     self.run(name, 1)
-    peak = self._torch.peak_memory() or report.host_peak()
+    peak = self._torch.peak_memory() or host_memory.host_peak()
     return {"parts": self._parts, "peak_bytes": peak}
 
   def _fits(self, name: str) -> bool:

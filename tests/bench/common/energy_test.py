@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from time_jax.bench.inference import energy
+from time_jax.bench.common import energy
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import os
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,32 @@ class Meter:
 
   method: str
   start: Callable[[], Callable[[], float]] | None = None
+
+  def measure(
+    self, work: Callable[[], object], at_least: float
+  ) -> dict[str, Any]:
+    """Measures the energy of some work, which is done again and again.
+
+    Args:
+      work: does the work once.
+      at_least: seconds to measure for, because a counter moves in steps.
+
+    Returns:
+      "method"; and, where there is a counter, "joules" and "seconds" of doing
+      the work once.
+    """
+    if self.start is None:
+      return {"method": self.method}
+    joules, start, times = self.start(), time.perf_counter(), 0
+    while time.perf_counter() - start < at_least:
+      work()
+      times += 1
+    taken = time.perf_counter() - start
+    return {
+      "method": self.method,
+      "joules": joules() / times,
+      "seconds": taken / times,
+    }
 
 
 def make_meter(platform: str, *, powercap: pathlib.Path = _POWERCAP) -> Meter:
