@@ -1,5 +1,8 @@
 """Reads the input of `predict` as it arrives: bytes in, sentences out."""
 
+import codecs
+import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -10,6 +13,8 @@ from time_jax.evals.ud import conllu
 
 NAME = "input"  # in messages
 _BLOCK = 1 << 20  # bytes at most; a terminal or a pipe gives what it has
+_LONGEST = 1_000_000  # characters of a sentence and what stands before it
+_UTF8 = 4  # bytes of a character at most
 _CONLLU_TABS = len(conllu.COLUMNS) - 2  # and more: a line of CoNLL-U
 _ROWS = 3  # lines in a row that look like columns are not running text
 
@@ -39,7 +44,8 @@ def sentences(
     choose: makes the chooser of the format.
 
   Raises:
-    UserError: a line is malformed; all sentences before it were yielded.
+    UserError: a line is malformed, or no sentence ends within a million
+      characters; all sentences before were yielded.
   """
   complete: list[Any] = []
   try:
@@ -61,32 +67,85 @@ def _parsed(
   """Yields the sentences that each line completes, and None after a block."""
   parser: LineParser | None = None
   waiting: list[tuple[int, str]] = []  # lines that no parser has seen
-  seen = 0  # number of lines
-  for lines in _lines(arriving):
-    for number, text in decode(lines, NAME, "text", seen + 1):
-      waiting.append((number, text))
-      parser = parser or chooser.add(number, text)
-      if parser:
-        yield from (parser.feed(*line) for line in waiting)
-        waiting = []
-    seen += len(lines)
-    yield None
+  held = 0  # characters since a sentence was complete
+  try:
+    for lines in _decoded(arriving):
+      for number, text in lines:
+        held += len(text) + 1
+        if held > _LONGEST:
+          raise _too_long(number)
+        if parser:
+          if complete := parser.feed(number, text):
+            held = 0
+            yield complete
+          continue
+        parser = chooser.add(number, text)
+        waiting.append((number, text))
+        if parser:
+          yield from itertools.starmap(parser.feed, waiting)
+          waiting, held = [], 0
+      yield None
+  except UserError as error:
+    if parser or not (lost := sum(bool(text.strip()) for _, text in waiting)):
+      raise
+    raise UserError(
+      f"{error} Nothing is answered for the {lost} lines before it: what the "
+      "input is was not certain yet."
+    ) from None
   if any(text.strip() for _, text in waiting):
     parser = chooser.end()
   if parser:
-    yield from (parser.feed(*line) for line in [*waiting, (0, "")])
+    yield from itertools.starmap(parser.feed, [*waiting, (0, "")])
     yield None
 
 
-def _lines(arriving: Iterable[bytes]) -> Iterator[list[bytes]]:
-  """Yields the lines that each block completes; at last the unfinished one."""
-  rest = b""
+def _decoded(
+  arriving: Iterable[bytes],
+) -> Iterator[Iterable[tuple[int, str]]]:
+  """Yields the lines that each block completes, with their numbers."""
+  seen = 0  # number of lines
+  for data in _whole_lines(arriving):
+    yield _numbered(data, seen + 1)
+    seen += data.count(b"\n") + 1
+
+
+def _numbered(data: bytes, first: int) -> Iterable[tuple[int, str]]:
+  """Decodes lines, all at once if there is nothing but plain text in them."""
+  marks = b"\r" in data or b"\0" in data or data.startswith(codecs.BOM_UTF8)
+  if not marks:
+    with contextlib.suppress(UnicodeDecodeError):
+      return enumerate(data.decode().split("\n"), first)
+  return decode(data.split(b"\n"), NAME, "text", first)
+
+
+def _whole_lines(arriving: Iterable[bytes]) -> Iterator[bytes]:
+  """Yields the lines that each block completes, without the end of the last.
+
+  At last comes the line that has no end.
+  """
+  parts: list[bytes] = []  # of a line without its end
+  size = seen = 0
   for block in arriving:
-    *lines, rest = (rest + block).split(b"\n")
-    if lines:
-      yield lines
-  if rest:
-    yield [rest]
+    head, end, rest = block.rpartition(b"\n")
+    if end:
+      yield b"".join([*parts, head])
+      seen += block.count(b"\n")
+      parts, size = [], 0
+    parts.append(rest)
+    size += len(rest)
+    if size > _UTF8 * _LONGEST:
+      raise _too_long(seen + 1)
+  if size:
+    yield b"".join(parts)
+
+
+def _too_long(number: int) -> UserError:
+  return UserError(
+    f"{NAME}:{number}: no sentence ends within {_LONGEST:,} characters, the "
+    "most that is read as one; expected a sentence a line (lines end with "
+    "\\n), or an empty line after the tokens of each. Split the text into "
+    "sentences."
+  )
 
 
 class ChooseConllu:
