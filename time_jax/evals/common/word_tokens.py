@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tokenizers
@@ -11,7 +11,12 @@ from jaxtyping import Int
 
 from time_jax.core.errors import UserError
 from time_jax.core.notes import note
-from time_jax.data.tokenizing import TokenizerSpec, forbidden_ids, load_backend
+from time_jax.data.tokenizing import (
+  TokenizerSpec,
+  batches,
+  forbidden_ids,
+  load_backend,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +60,8 @@ class WordTokenizer:
     special = self._backend.encode("").ids
     marks = self._backend.encode("a").special_tokens_mask
     first = marks.index(0) if 0 in marks else len(special)
-    self._before, self._after = special[:first], special[first:]
+    self._before = np.array(special[:first], np.int32)
+    self._after = np.array(special[first:], np.int32)
     self._unknown = _unknown_id(self._backend, spec.pad_id)
     if longest <= len(special):
       raise UserError(
@@ -66,49 +72,82 @@ class WordTokenizer:
 
   def chunks(self, sentences: Sequence[Sequence[str]]) -> list[Chunk]:
     """Tokenises sentences, given as words, and notes those too long."""
-    texts = [" ".join(words) for words in sentences]
-    encodings = self._backend.encode_batch(texts, add_special_tokens=False)
     room = self._longest - len(self._before) - len(self._after)
-    chunks, num_long, num_cut = [], 0, 0
-    for number, (words, encoding) in enumerate(
-      zip(sentences, encodings, strict=True)
-    ):
-      ids = self._ids_of_words(words, encoding)
-      num_cut += sum(len(some) > room for some in ids)
-      ids = [some[:room] for some in ids]
-      spans = list(_spans([len(some) for some in ids], room))
-      num_long += len(spans) > 1
-      for start, stop in spans:
-        chunks.append(self._chunk(number, start, ids[start:stop]))
+    chunks: list[Chunk] = []
+    number, num_long, num_cut = 0, 0, 0
+    # The tokens of a whole file at once would fill the memory.
+    for texts in batches(" ".join(words) for words in sentences):
+      some = sentences[number : number + len(texts)]
+      ids, lengths = self._tokens_of_words(some, texts)
+      num_cut += np.count_nonzero(lengths > room)
+      ids, lengths = _cut(ids, lengths, room)
+      ends = np.cumsum(lengths)
+      word, token = 0, 0  # where the next chunk begins in `some`
+      for words in some:
+        spans = _spans(lengths[word : word + len(words)].tolist(), room)
+        num_long += len(spans) > 1
+        for start, stop in spans:
+          until = ends[word + stop - 1] if stop else token
+          own = lengths[word + start : word + stop]
+          chunks.append(self._chunk(number, start, ids[token:until], own))
+          token = until
+        word, number = word + len(words), number + 1
     if num_long or num_cut:
       note(
         f"{num_long} sentences have more than the "
         f"{self._longest} tokens that the encoder takes, and are read in parts"
-        + (f"; {num_cut} words are cut off" if num_cut else "")
+        + (
+          f"; {num_cut} words are cut off after their first {room} tokens"
+          if num_cut
+          else ""
+        )
         + "."
       )
     return chunks
 
-  def _ids_of_words(
-    self, words: Sequence[str], encoding: tokenizers.Encoding
-  ) -> list[list[int]]:
-    ends = np.cumsum([len(word) + 1 for word in words]) - 1
-    ids: list[list[int]] = [[] for _ in words]
-    for token, (_, end) in zip(encoding.ids, encoding.offsets, strict=True):
-      # A token of the space alone belongs to the word after it.
-      word = int(np.searchsorted(ends, end, side="left"))
-      if not self._forbidden[token]:
-        ids[min(word, len(words) - 1)].append(token)
-    return [some or [self._unknown] for some in ids]
+  def _tokens_of_words(
+    self, sentences: Sequence[Sequence[str]], texts: Sequence[str]
+  ) -> tuple[Int[np.ndarray, " t"], Int[np.ndarray, " words"]]:
+    """Returns the ids of all words, word by word, and how many each has."""
+    encodings = self._backend.encode_batch(texts, add_special_tokens=False)
+    sizes = [len(encoding) for encoding in encodings]
+    ids = _array((encoding.ids for encoding in encodings), sum(sizes))
+    offsets = (encoding.offsets for encoding in encodings)
+    ends = _array(([end for _, end in some] for some in offsets), sum(sizes))
+    # Places count through all texts, with one between any two words.
+    counts = np.array([len(words) for words in sentences])
+    num_words = int(counts.sum())
+    spaced = _array(
+      ([len(w) + 1 for w in words] for words in sentences), num_words
+    )
+    starts = np.concatenate([[0], np.cumsum(spaced)])
+    last_word = np.cumsum(counts) - 1
+    text_starts = starts[last_word + 1 - counts]
+    # A token of the space alone belongs to the word after it.
+    places = ends + np.repeat(text_starts, sizes)
+    owners = np.searchsorted(starts[1:] - 1, places, side="left")
+    owners = np.minimum(owners, np.repeat(last_word, sizes))
+    kept = ~self._forbidden[ids]
+    ids, owners = ids[kept], owners[kept]
+    lacking = np.flatnonzero(np.bincount(owners, minlength=num_words) == 0)
+    ids = np.concatenate([ids, np.full(len(lacking), self._unknown)])
+    owners = np.concatenate([owners, lacking])
+    order = np.argsort(owners, kind="stable")
+    lengths = np.bincount(owners, minlength=num_words)
+    return ids[order].astype(np.int32), lengths
 
   def _chunk(
-    self, sentence: int, start: int, ids: Sequence[Sequence[int]]
+    self,
+    sentence: int,
+    start: int,
+    ids: Int[np.ndarray, " t"],
+    lengths: Int[np.ndarray, " words"],
   ) -> Chunk:
-    parts = [self._before, *ids, self._after]
-    tokens = np.array([*itertools.chain(*parts)], np.int32)
-    words = np.array([0, *range(1, len(ids) + 1), 0], np.int32)
-    owners = np.repeat(words, [*map(len, parts)])
-    return Chunk(sentence, start, len(ids), tokens, owners)
+    tokens = np.concatenate([self._before, ids, self._after])
+    owners = np.zeros(len(tokens), np.int32)
+    numbers = np.arange(1, len(lengths) + 1)
+    owners[len(self._before) :][: len(ids)] = np.repeat(numbers, lengths)
+    return Chunk(sentence, start, len(lengths), tokens, owners)
 
 
 def _unknown_id(backend: tokenizers.Tokenizer, pad_id: int) -> int:
@@ -120,12 +159,29 @@ def _unknown_id(backend: tokenizers.Tokenizer, pad_id: int) -> int:
   return pad_id if unknown is None else unknown
 
 
-def _spans(lengths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
-  """Yields ranges of words with at most `room` tokens, as full as can be."""
+def _array(parts: Iterable[Iterable[int]], count: int) -> Int[np.ndarray, " n"]:
+  """Returns the numbers of all parts, `count` together."""
+  return np.fromiter(itertools.chain.from_iterable(parts), np.int64, count)
+
+
+def _cut(
+  ids: Int[np.ndarray, " t"], lengths: Int[np.ndarray, " words"], room: int
+) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " words"]]:
+  """Keeps at most `room` tokens of each word."""
+  if lengths.max(initial=0) <= room:
+    return ids, lengths
+  starts = np.cumsum(lengths) - lengths
+  ranks = np.arange(len(ids)) - np.repeat(starts, lengths)
+  return ids[ranks < room], np.minimum(lengths, room)
+
+
+def _spans(lengths: Sequence[int], room: int) -> list[tuple[int, int]]:
+  """Returns ranges of words with at most `room` tokens, as full as can be."""
+  spans = []
   start, used = 0, 0
   for i, length in enumerate(lengths):
     if used + length > room:
-      yield start, i
+      spans.append((start, i))
       start, used = i, 0
     used += length
-  yield start, len(lengths)
+  return [*spans, (start, len(lengths))]
