@@ -56,7 +56,10 @@ def test_other_line_ends_a_mark_and_no_last_line(tmp_path):
 def test_text_without_trees():
   (sentence,) = conllu.parse([word(1, "_").encode()], "in", trees=False)
   assert sentence.column("HEAD") == ["_"]
-  assert conllu.make_sentence(["a", "b"]).column("FORM") == ["a", "b"]
+  made = conllu.make_sentence(["a", "b"], "in")
+  assert made.numbers == (1, 2) and made.name == "in"
+  nothing = "\t".join("_" * 8)
+  assert conllu.to_text([made]) == f"1\ta\t{nothing}\n2\tb\t{nothing}\n\n"
 
 
 @pytest.mark.parametrize(
@@ -70,12 +73,17 @@ def test_text_without_trees():
     (word(1, 0) + word(1, 1), 2, "id '1', expected 2"),
     (word(1, 0) + word("two", 1), 2, "id 'two', expected 2"),
     (word(1, 0) + word("3.1", 1), 2, "id '3.1', expected 2"),
+    (word(1, 0) + word("٢", 1), 2, "id '٢', expected 2"),
+    (word(1, 0) + word("9" * 5000, 1), 2, "expected 2"),
+    (word(f"1-{'9' * 5000}", "_") + word(1, 0), 1, "expected 1"),
     (word("1-2", "_") + word(1, 0), 2, "after 1 words, expected at least 2"),
     (word("2-3", "_") + word(1, 0), 1, "starts at 1"),
     (word(1, 0, form=" "), 1, "the word is empty"),
     (word(1, 0) + word(2, 3), 2, "HEAD is '3', expected a number from 0 to 2"),
     (word(1, 0) + word(2, "_"), 2, "HEAD is '_'"),
     (word(1, 0) + word(2, -1), 2, "HEAD is '-1'"),
+    (word(1, 0) + word(2, "٢"), 2, "HEAD is '٢'"),
+    (word(1, 0) + word(2, "1" * 5000), 2, "HEAD is '11"),
     (word(1, 0) + word(2, 0), 2, "2 roots"),
     (word(1, 2) + word(2, 1), 1, "0 roots"),
     ("# a\n" + word(1, 0) + word(2, 3) + word(3, 2), 3, "its own ancestor"),

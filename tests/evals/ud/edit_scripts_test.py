@@ -70,3 +70,20 @@ def test_odd_pairs_come_back_too(form, lemma):
 def test_a_script_that_does_not_fit_leaves_the_form():
   assert apply_script(script_of("walking", "walk"), "I") == "I"
   assert apply_script(script_of("running", "run"), "") == ""
+
+
+def test_letters_become_small_one_for_one():
+  """Not as in a word, where a last sigma has a form of its own."""
+  words = [
+    "ΟΔΟΣ",
+    "ΣΑΣ ΑΣ.",
+    "İSTANBUL",
+    "STRASSE",
+    "ẞ",
+    "ǅ",
+    "ÉTÉ",
+    "x\u0130Σ",
+  ]
+  for form in words + [chr(code) for code in range(0x2D00)]:
+    small = (c.lower() if len(c.lower()) == 1 else c for c in form)
+    assert apply_script("|*", form) == "".join(small)

@@ -73,7 +73,49 @@ def test_as_good_as_trying_every_root():
     assert ours == pytest.approx(max(totals), abs=1e-9)
 
 
+def searched(scores):
+  """The tree as the search alone finds it."""
+  from ufal.chu_liu_edmonds import chu_liu_edmonds
+
+  matrix = np.zeros((len(scores) + 1, len(scores) + 1))
+  matrix[1:] = scores
+  matrix[1:, 0] -= 1 + len(scores) * np.ptp(scores)
+  np.fill_diagonal(matrix, np.nan)
+  return chu_liu_edmonds(matrix)[0][1:]
+
+
+def random_tree(random, count):
+  order = random.permutation(count)
+  heads = np.zeros(count, int)
+  for i in range(1, count):
+    heads[order[i]] = order[random.integers(i)] + 1
+  return heads
+
+
+def test_what_needs_no_search_is_what_the_search_finds():
+  random = np.random.default_rng(2)
+  easy = 0
+  for trial in range(400):
+    count = int(random.integers(1, 40))
+    scores = random.normal(size=(count, count + 1))
+    heads = random_tree(random, count)
+    scores[np.arange(count), heads] += random.choice([0, 2, 6])
+    if trial % 4 == 0:
+      scores = np.round(scores)  # equally good heads
+    found = trees.best_tree(scores)
+    assert found.dtype == np.int32
+    assert found.tolist() == searched(scores)
+    edges = scores.copy()
+    edges[np.arange(count), np.arange(count) + 1] = -np.inf
+    easy += np.array_equal(edges.argmax(axis=1), heads)
+  assert 100 < easy < 300
+
+
 def test_without_the_package(monkeypatch):
   monkeypatch.setitem(sys.modules, "ufal.chu_liu_edmonds", None)
-  with pytest.raises(UserError, match=r"pip install -e '.\[eval\]'"):
-    trees.best_tree(np.zeros((2, 3)))
+  for scores in (
+    np.zeros((2, 3)),
+    np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
+  ):
+    with pytest.raises(UserError, match=r"pip install -e '.\[eval\]'"):
+      trees.best_tree(scores)

@@ -126,7 +126,8 @@ class Layout:
 
 def is_boundary(text: str) -> bool:
   """Returns whether a line is CoNLL's mark between documents, not a word."""
-  return re.split("[ \t]", text, maxsplit=1)[0] == BOUNDARY
+  starts = text.startswith(BOUNDARY)  # as few lines do
+  return starts and re.split("[ \t]", text, maxsplit=1)[0] == BOUNDARY
 
 
 def spaced(text: str) -> list[str]:

@@ -20,9 +20,9 @@ COLUMNS = (
   *("FEATS", "HEAD", "DEPREL", "DEPS", "MISC"),
 )
 _INDEX = {name: i for i, name in enumerate(COLUMNS)}
-_WORD = re.compile(r"[1-9]\d*")
-_RANGE = re.compile(r"([1-9]\d*)-([1-9]\d*)")
-_EMPTY = re.compile(r"(0|[1-9]\d*)\.[1-9]\d*")
+_RANGE = re.compile(r"([1-9][0-9]{,8})-([1-9][0-9]{,8})")
+_EMPTY = re.compile(r"(0|[1-9][0-9]*)\.[1-9][0-9]*")
+_HEAD = re.compile(r"[0-9]{1,9}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +57,14 @@ class Sentence:
 
   def with_columns(self, columns: Mapping[str, Sequence[str]]) -> "Sentence":
     """Replaces some columns of the words; each has a value for every word."""
-    before = zip(COLUMNS, zip(*self.words, strict=True), strict=True)
-    after = [columns.get(name, values) for name, values in before]
-    words = zip(*after, strict=True)
-    rows = tuple(next(words) if _is_word(row) else row for row in self.rows)
-    return dataclasses.replace(self, rows=rows)
+    rows = list(self.rows)
+    places = [i for i, row in enumerate(rows) if _is_word(row)]
+    before = zip(*(rows[i] for i in places), strict=True)
+    named = zip(COLUMNS, before, strict=True)
+    after = [columns.get(name, values) for name, values in named]
+    for i, word in zip(places, zip(*after, strict=True), strict=True):
+      rows[i] = word
+    return Sentence(tuple(rows), self.numbers, self.name)
 
 
 def _is_word(row: tuple[str, ...]) -> bool:
@@ -70,9 +73,10 @@ def _is_word(row: tuple[str, ...]) -> bool:
 
 def make_sentence(forms: Sequence[str], name: str = "text") -> Sentence:
   """Makes a sentence of which only the words are known."""
-  nothing = ["_"] * (len(COLUMNS) - 2)
-  rows = tuple((str(i), form, *nothing) for i, form in enumerate(forms, 1))
-  return Sentence(rows, tuple(range(1, len(rows) + 1)), name)
+  numbers = tuple(range(1, len(forms) + 1))
+  nothing = [("_",) * len(forms)] * (len(COLUMNS) - 2)
+  rows = zip(map(str, numbers), forms, *nothing, strict=True)
+  return Sentence(tuple(rows), numbers, name)
 
 
 def read(path: pathlib.Path) -> list[Sentence]:
@@ -125,7 +129,7 @@ class SentenceParser:
     if text.strip():
       self._numbers.append(number)
       self._rows.append(())  # It stays empty if the line is malformed.
-      self._rows[-1] = _row(text, f"{self._name}:{number}")
+      self._rows[-1] = self._row(number, text)
       return []
     rows, numbers = tuple(self._rows), tuple(self._numbers)
     self._rows, self._numbers = [], []
@@ -137,19 +141,20 @@ class SentenceParser:
       _check_tree(sentence)
     return [sentence]
 
-
-def _row(text: str, place: str) -> tuple[str, ...]:
-  if text.startswith("#"):
-    return (text,)
-  row = tuple(text.split("\t"))
-  if len(row) != len(COLUMNS):
-    raise UserError(
-      f"{place}: {len(row)} columns, expected {len(COLUMNS)} separated by "
-      "tabs (CoNLL-U)."
-    )
-  if not row[1].strip():
-    raise UserError(f"{place}: the word is empty, expected a form.")
-  return row
+  def _row(self, number: int, text: str) -> tuple[str, ...]:
+    if text.startswith("#"):
+      return (text,)
+    row = tuple(text.split("\t"))
+    if len(row) != len(COLUMNS):
+      raise UserError(
+        f"{self._name}:{number}: {len(row)} columns, expected {len(COLUMNS)} "
+        "separated by tabs (CoNLL-U)."
+      )
+    if not row[1].strip():
+      raise UserError(
+        f"{self._name}:{number}: the word is empty, expected a form."
+      )
+    return row
 
 
 def _check_ids(sentence: Sentence) -> None:
@@ -158,21 +163,23 @@ def _check_ids(sentence: Sentence) -> None:
   for row, number in zip(sentence.rows, sentence.numbers, strict=True):
     if len(row) == 1:
       continue
-    place, given = f"{sentence.name}:{number}", row[0]
-    if _WORD.fullmatch(given) and int(given) == word + 1:
+    given, expected = row[0], str(word + 1)
+    if given == expected:
       word += 1
-    elif span := _RANGE.fullmatch(given):
+      continue
+    place = f"{sentence.name}:{number}"
+    if span := _RANGE.fullmatch(given):
       first, last = map(int, span.groups())
       if first != word + 1 or last < first or first <= until:
         raise UserError(
-          f"{place}: the multiword token has id {given}, expected one that "
+          f"{place}: the multiword token has id {given:.60}, expected one that "
           f"starts at {word + 1}."
         )
       until = last
     elif not _EMPTY.fullmatch(given) or given.split(".")[0] != str(word):
       raise UserError(
-        f"{place}: id {given!r}, expected {word + 1}: ids count the words of a "
-        "sentence from 1."
+        f"{place}: id {given!r:.60}, expected {expected}: ids count the words "
+        "of a sentence from 1."
       )
   if word < max(until, 1):
     raise UserError(
@@ -185,10 +192,10 @@ def _check_tree(sentence: Sentence) -> None:
   """Raises UserError unless the heads make a tree with one root."""
   column = sentence.column("HEAD")
   for i, text in enumerate(column):
-    if not text.isdecimal() or int(text) > len(column):
+    if not _HEAD.fullmatch(text) or int(text) > len(column):
       raise UserError(
-        f"{sentence.place(i)}: HEAD is {text!r}, expected a number from 0 to "
-        f"{len(column)}."
+        f"{sentence.place(i)}: HEAD is {text!r:.60}, expected a number from 0 "
+        f"to {len(column)}."
       )
   heads = [int(text) for text in column]
   roots = [i for i, head in enumerate(heads) if head == 0]

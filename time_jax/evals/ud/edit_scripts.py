@@ -44,30 +44,41 @@ def script_of(form: str, lemma: str) -> str:
 
 def apply_script(script: str, form: str) -> str:
   """Returns the lemma of a form, or the form if the script does not fit it."""
+  whole, casing, prefix, suffix = _parts(script)
+  if whole is not None:
+    return whole or form
+  lemma = _lower(form)
+  if prefix or suffix:
+    start = sum(edit in "=-" for edit in prefix)
+    stop = len(form) - sum(edit in "=-" for edit in suffix)
+    if start > stop:
+      return form
+    first, last = _apply(prefix, lemma[:start]), _apply(suffix, lemma[stop:])
+    lemma = first + lemma[start:stop] + last
+  return _recase(lemma, casing) or form
+
+
+@functools.lru_cache(1 << 15)  # A model has few scripts for all words.
+def _parts(script: str) -> tuple[str | None, str, list[str], list[str]]:
+  """Returns the lemma if no form is needed, the casing, and the edits."""
   casing, _, rule = script.partition("|")
   if rule.startswith("!!"):
-    return rule[2:] or form
+    return rule[2:], "", [], []
   if rule.startswith("!"):
-    return _recase(rule[1:], casing) or form
+    return _recase(rule[1:], casing), "", [], []
   star = 0  # The first "*" that is not a written letter.
   while rule[star] != "*":
     star += 2 if rule[star] == "+" else 1
   prefix, suffix = _EDIT.findall(rule[:star]), _EDIT.findall(rule[star + 1 :])
-  start, stop = (sum(e in "=-" for e in edits) for edits in (prefix, suffix))
-  stop = len(form) - stop
-  if start > stop:
-    return form
-  lower = _lower(form)
-  lemma = (
-    _apply(prefix, lower[:start])
-    + lower[start:stop]
-    + _apply(suffix, lower[stop:])
-  )
-  return _recase(lemma, casing) or form
+  return None, casing, prefix, suffix
 
 
 def _lower(text: str) -> str:
   """Returns small letters, one for one."""
+  lower = text.lower()
+  # A capital sigma alone becomes what its neighbours ask for.
+  if len(lower) == len(text) and "\N{GREEK CAPITAL LETTER SIGMA}" not in text:
+    return lower
   return "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
 
 
@@ -86,6 +97,8 @@ def _edits(source: str, target: str) -> str:
 
 
 def _apply(edits: list[str], text: str) -> str:
+  if not edits:
+    return ""
   letters = iter(text)
   return "".join(
     edit[1] if edit[0] == "+" else next(letters) * (edit == "=")
@@ -105,6 +118,8 @@ def _casing(text: str) -> str:
 
 
 def _recase(text: str, casing: str) -> str:
+  if not casing:
+    return text
   letters = list(text)
   for case, place in _CASING.findall(casing):
     start = int(place) if int(place) >= 0 else max(len(text) + int(place), 0)

@@ -85,23 +85,24 @@ def columns(
     classes: the classes. A column without classes becomes empty, and so do
       the enhanced graphs (DEPS): what is written is predicted.
   """
-  texts = {
-    "HEAD": [str(head) for head in numbers["HEAD"]],
-    "DEPS": [NONE] * len(forms),
-  }
+  heads = numbers["HEAD"].tolist()  # Python's numbers are faster one by one.
+  texts = {"HEAD": [*map(str, heads)], "DEPS": [NONE] * len(forms)}
   for column, names in classes.items():
-    values = [names[i] for i in numbers[column]] if names else texts["DEPS"]
-    if names and column == "LEMMA":
+    if not names:
+      texts[column] = texts["DEPS"]
+      continue
+    values = [names[i] for i in numbers[column].tolist()]
+    if column == "LEMMA":
       values = [*map(apply_script, values, forms)]
-    if names and column == RELATION:
-      values = [*map(_tied, values, numbers["HEAD"])]
+    if column == RELATION:
+      values = [*map(_tied, values, heads)]
     texts[column] = values
   return texts
 
 
 def is_root(relation: str) -> bool:
   """Returns whether a relation is the root's, with or without a subtype."""
-  return relation.partition(":")[0] == ROOT
+  return relation == ROOT or relation.startswith(f"{ROOT}:")
 
 
 def _tied(relation: str, head: int) -> str:

@@ -22,10 +22,34 @@ def best_tree(scores: Float[np.ndarray, "n n+1"]) -> Int[np.ndarray, " n"]:
   Returns:
     The head of each word, 0 for the root.
   """
+  search = load_package(CHU_LIU_EDMONDS).chu_liu_edmonds
+  heads = _tree_of_best_heads(scores)
+  if heads is None:
+    count = len(scores)
+    matrix = np.zeros((count + 1, count + 1))
+    matrix[1:] = scores
+    matrix[1:, 0] -= 1 + count * np.ptp(scores)
+    np.fill_diagonal(matrix, np.nan)  # No edge.
+    heads = np.asarray(search(matrix)[0][1:])
+  return heads.astype(np.int32)
+
+
+def _tree_of_best_heads(
+  scores: Float[np.ndarray, "n n+1"],
+) -> Int[np.ndarray, " n"] | None:
+  """Returns the best head of each word if these are a tree with one root.
+
+  No tree is better then, and no search is needed: so it is for most sentences.
+  Where two heads are equally good, the search has to choose.
+  """
   count = len(scores)
-  matrix = np.zeros((count + 1, count + 1))
-  matrix[1:] = scores
-  matrix[1:, 0] -= 1 + count * np.ptp(scores)
-  np.fill_diagonal(matrix, np.nan)  # No edge.
-  heads, _ = load_package(CHU_LIU_EDMONDS).chu_liu_edmonds(matrix)
-  return np.asarray(heads[1:], np.int32)
+  edges = scores.copy()
+  np.fill_diagonal(edges[:, 1:], -np.inf)
+  heads = edges.argmax(axis=1)
+  several = edges == edges.max(axis=1, keepdims=True)
+  if np.count_nonzero(several) > count or np.count_nonzero(heads) != count - 1:
+    return None
+  above = np.concatenate([[0], heads])  # of the root, which stays, and words
+  for _ in range(count.bit_length()):
+    above = above[above]  # twice as far up
+  return None if above.any() else heads
