@@ -92,16 +92,15 @@ class WordTokenizer:
           chunks.append(self._chunk(number, start, ids[token:until], own))
           token = until
         word, number = word + len(words), number + 1
-    if num_long or num_cut:
+    if num_long:
       note(
-        f"{num_long} sentences have more than the "
-        f"{self._longest} tokens that the encoder takes, and are read in parts"
-        + (
-          f"; {num_cut} words are cut off after their first {room} tokens"
-          if num_cut
-          else ""
-        )
-        + "."
+        f"{num_long} sentences have more than the {self._longest} tokens that "
+        "the encoder takes, and are read in parts."
+      )
+    if num_cut:
+      note(
+        f"{num_cut} words are cut off after their first {room} tokens, the "
+        "most that the encoder takes of one word."
       )
     return chunks
 

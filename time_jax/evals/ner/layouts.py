@@ -102,12 +102,12 @@ class Layout:
     word = self._token(text.split(self.separator)[0], place)
     if not tag or not separator:
       raise UserError(
-        f"{place}: no tag after the token {word!r}; expected a tab and O, "
+        f"{place}: no tag after the token {word!r:.60}; expected a tab and O, "
         "B-TYPE or I-TYPE."
       )
     if not TAG.fullmatch(tag):
       raise UserError(
-        f"{place}: the tag is {tag!r}, expected O, B-TYPE or I-TYPE (IOB2)."
+        f"{place}: the tag is {tag!r:.60}, expected O, B-TYPE or I-TYPE (IOB2)."
       )
     if self.columns and len(self.fields(text)) != self.columns:
       raise UserError(
@@ -171,6 +171,7 @@ class LayoutGuess:
     self._rows: list[_Row] = []
     self._place = 0  # of the latest row in its sentence
     self._columns = tagged  # whether there are columns, with or without tags
+    self._decided = False  # whether nothing came since the latest decision
 
   def add(self, number: int, text: str) -> Layout | None:
     """Looks at the next line.
@@ -186,14 +187,15 @@ class LayoutGuess:
       UserError: no layout fits the lines.
     """
     if not text.strip():
-      self._place = 0
-      return self._decide(ended=False) if self._rows else None
+      known, self._decided, self._place = self._decided, True, 0
+      return self._decide(ended=False) if self._rows and not known else None
     if is_boundary(text):
-      self._columns = True
+      self._columns, self._decided = True, False
       return None
     if text.startswith("# ") and "\t" not in text:
       return None  # A comment, or a sentence of running text.
     self._place += 1
+    self._decided = False
     self._rows.append(_Row(number, text, self._place))
     if not self._tagged and _is_sentence(text):
       return self._decide_at_sentence()
@@ -262,7 +264,7 @@ class LayoutGuess:
     tag = spaced(row.text.rstrip())[-1]
     raise UserError(
       f"{self._name}:{row.number}: this line may be a sentence, or a token "
-      f"with its tag {tag!r} in the last of several columns. Put tabs "
+      f"with its tag {tag!r:.60} in the last of several columns. Put tabs "
       "between columns; or, if it is a sentence, end it with a full stop."
     )
 
@@ -321,7 +323,7 @@ class LayoutGuess:
 
 def _lacks_prefix(place: str, word: str, prefix: str) -> UserError:
   return UserError(
-    f"{place}: the token {word!r} does not begin with {prefix!r} as others "
+    f"{place}: the token {word!r:.60} does not begin with {prefix!r} as others "
     "before or after it do; expected all tokens of a file to begin with the "
     "same language, as in WikiANN's own files, or none."
   )

@@ -89,8 +89,8 @@ def _parsed(
     if parser or not (lost := sum(bool(text.strip()) for _, text in waiting)):
       raise
     raise UserError(
-      f"{error} Nothing is answered for the {lost} lines before it: what the "
-      "input is was not certain yet."
+      f"{error} Lines before it that are not answered, since they did not "
+      f"tell yet what the input is: {lost}."
     ) from None
   if any(text.strip() for _, text in waiting):
     parser = chooser.end()
