@@ -46,8 +46,9 @@ def _tree_of_best_heads(
   edges = scores.copy()
   np.fill_diagonal(edges[:, 1:], -np.inf)
   heads = edges.argmax(axis=1)
-  several = edges == edges.max(axis=1, keepdims=True)
-  if np.count_nonzero(several) > count or np.count_nonzero(heads) != count - 1:
+  if np.count_nonzero(heads) != count - 1:
+    return None
+  if np.count_nonzero(edges == edges.max(axis=1, keepdims=True)) > count:
     return None
   above = np.concatenate([[0], heads])  # of the root, which stays, and words
   for _ in range(count.bit_length()):
