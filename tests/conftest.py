@@ -1,5 +1,6 @@
 """Eight forced CPU devices, strict promotion, shapes checked as annotated."""
 
+import gc
 import json
 import os
 import pathlib
@@ -14,6 +15,8 @@ os.environ["XLA_FLAGS"] = (
   "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 
+import beartype
+import beartype.claw
 import flax
 import jax
 import jaxtyping
@@ -23,11 +26,22 @@ import pytest
 # Annotated shapes and types are checked while tests run. Not in the modules
 # that define pytrees: JAX rebuilds those with whatever it has in hand.
 _OF_STEP = ("step.objective", "step.optimizer")
-_CHECKED = ("relations", "models", "hf", "data", "trim", *_OF_STEP)
+_OF_HF = ("hf.load", "hf.flax_teacher")
+_SHAPES = ("relations", "models", "data", *_OF_HF, *_OF_STEP)
+# No shapes are annotated here; types alone are checked many times faster.
+_TYPES = ("hf", "trim")
 if "FUZZ" not in os.environ:  # There, nothing may stand before the code.
-  jaxtyping.install_import_hook(
-    [f"time_jax.{name}" for name in _CHECKED], "beartype.beartype"
+  beartype.claw.beartype_packages(
+    [f"time_jax.{name}" for name in _TYPES],
+    conf=beartype.BeartypeConf(claw_is_pep526=False),
   )
+  jaxtyping.install_import_hook(
+    [f"time_jax.{name}" for name in _SHAPES], "beartype.beartype"
+  )
+
+# Of what tests make, little is garbage, and looking for it takes its time.
+gc.freeze()
+gc.set_threshold(50_000, 20, 50)
 
 # Each of a run's many small programs, too: together they take seconds.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -62,6 +76,22 @@ def mesh() -> jax.sharding.Mesh:
   from meshes import make_mesh
 
   return make_mesh(1, 1, 1)
+
+
+@pytest.fixture
+def one_device(mesh, monkeypatch):
+  """So that nothing is compiled for, and computed by, eight of them."""
+  from time_jax.parallel import sharding
+
+  monkeypatch.setattr(sharding, "make_mesh", lambda **sizes: mesh)
+
+
+@pytest.fixture
+def without_torch(monkeypatch):
+  """For what is not about the check in PyTorch, which takes its time."""
+  from time_jax.hf import torch_encoder
+
+  monkeypatch.setattr(torch_encoder, "installed", lambda: False)
 
 
 @pytest.fixture(scope="session")

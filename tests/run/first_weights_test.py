@@ -15,14 +15,16 @@ from tiny_tokenizers import write_tokenizer
 
 from time_jax.config.distill import default_config
 from time_jax.core.errors import UserError
-from time_jax.hf import tokenizer, torch_encoder
+from time_jax.hf import tokenizer
+from time_jax.parallel import sharding
 from time_jax.run import first_state, first_weights, loop, saved_student
 
+ALL_DEVICES = sharding.make_mesh
 
-@pytest.fixture(autouse=True)
-def _without_torch(one_process, monkeypatch):
-  """PyTorch's part in an export is not what is tested here."""
-  monkeypatch.setattr(torch_encoder, "installed", lambda: False)
+
+pytestmark = pytest.mark.usefixtures(
+  "one_process", "one_device", "without_torch"
+)
 
 
 # Two steps, whose first has learning rate 0: what is saved behind the first is
@@ -105,7 +107,11 @@ def test_a_student_of_a_folder_goes_on(capsys, tiny, tmp_path, source):
     np.testing.assert_array_equal(tensor, found[name], err_msg=name)
 
 
-def test_an_imported_student_goes_on(capsys, tiny, tmp_path, source):
+def test_an_imported_student_goes_on(
+  capsys, monkeypatch, tiny, tmp_path, source
+):
+  """On all devices."""
+  monkeypatch.setattr(sharding, "make_mesh", ALL_DEVICES)
   run = tmp_path / "run"
   command(capsys, "import", source, f"--workdir={run}")
   command(capsys, *distil(tiny, run))

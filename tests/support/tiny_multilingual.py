@@ -45,6 +45,8 @@ def train_sentencepiece(texts, size, **settings):
     max_sentence_length=100_000,
     minloglevel=2,
     num_threads=1,
+    # What the training begins with; the default takes ten times as long.
+    seed_sentencepiece_size=10 * size,
     **settings,
   )
   return model.getvalue()

@@ -1,6 +1,7 @@
 """Defines what an encoder family provides, and functions for all families."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -146,8 +147,12 @@ def init_params(encoder: nn.Module, rng: Array) -> Params:
   return encoder.init(rng, batch, method="all_outputs")["params"]
 
 
+@functools.lru_cache(maxsize=16)  # A command asks for the same several times.
 def abstract_params(encoder: nn.Module) -> Params:
-  """Returns shapes and logical axes of all parameters; computes none."""
+  """Returns shapes and logical axes of all parameters; computes none.
+
+  Equal encoders share the tree, which is not to be changed.
+  """
   return jax.eval_shape(lambda: init_params(encoder, jax.random.key(0)))
 
 
