@@ -124,13 +124,11 @@ CHANGE = "--config.train.changes=4:peak_lr=1e-3,spike=9,clip_norm=0.1"
 def changed(tiny, tmp_path_factory):
   """A run that changes after step 4, in one go."""
   workdir = tmp_path_factory.mktemp("changed")
-  with pytest.MonkeyPatch.context() as patch:
-    alone.stay_alone(patch)
-    assert main.main(running.command(tiny, workdir, *FLAGS, CHANGE)) == 0
+  alone.run(*running.command(tiny, workdir, *FLAGS, CHANGE))
   return workdir
 
 
-@pytest.mark.usefixtures("one_process")
+@pytest.mark.usefixtures("one_process", "one_device")
 def test_a_change_may_be_told_late(tiny, changed, tmp_path, capsys):
   """A run without it, resumed with it before it, is the run with it at once."""
   run = tmp_path / "run"
@@ -164,7 +162,7 @@ def test_a_change_may_be_told_late(tiny, changed, tmp_path, capsys):
 LATER = "4:peak_lr=0.001,spike=9,clip_norm=0.1;6:peak_lr=0.002"
 
 
-@pytest.mark.usefixtures("one_process")
+@pytest.mark.usefixtures("one_process", "one_device")
 @pytest.mark.parametrize(
   ("flags", "expected"),
   [

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 
+import alone
 import numpy as np
 import pytest
 import running
@@ -31,8 +32,7 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def undisturbed(tiny, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("undisturbed")
-  code, output = running.run(running.command(tiny, workdir, *FLAGS))
-  assert code == 0, output
+  alone.run(*running.command(tiny, workdir, *FLAGS))
   return workdir
 
 
@@ -138,17 +138,18 @@ def test_moved_to_other_processes(undisturbed, command, tmp_path, path):
     assert found[step][0] == pytest.approx(expected[step][0], abs=1e-5), step
 
 
+@pytest.mark.usefixtures("one_process", "one_device")
 def test_another_config_is_refused(undisturbed, tiny, capsys):
   before = running.saved(undisturbed, NUM_STEPS)
   command = running.command(tiny, undisturbed, *FLAGS, "--config.seed=4")
-  code, output = running.run(command)
-  assert code == 2, output
+  assert main.main(command) == 2
+  output = "".join(capsys.readouterr())
   assert "belongs to another run: seed: 21 then, 4 now" in output
   running.assert_same_state(running.saved(undisturbed, NUM_STEPS), before)
   # What it was tried on stands before what refused it, and in the record.
   first = output.splitlines()[0]
   assert first.startswith("process 0 of 1 (alone), coordinator localhost:")
-  assert "1 x cpu, mesh {'data': 1," in first and "orbax-checkpoint" in first
+  assert " x cpu, mesh {'data': 1," in first and "orbax-checkpoint" in first
   start, end = history.read_sessions(undisturbed)[-2:]
   assert (start["event"], end["event"], end["code"]) == ("start", "end", 2)
   assert "seed: 21 then, 4 now" in end["why"]
