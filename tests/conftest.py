@@ -26,10 +26,9 @@ import pytest
 # Annotated shapes and types are checked while tests run. Not in the modules
 # that define pytrees: JAX rebuilds those with whatever it has in hand.
 _OF_STEP = ("step.objective", "step.optimizer")
-_OF_HF = ("hf.load", "hf.flax_teacher")
-_SHAPES = ("relations", "models", "data", *_OF_HF, *_OF_STEP)
+_SHAPES = ("relations", "models", "hf", "data", *_OF_STEP)
 # No shapes are annotated here; types alone are checked many times faster.
-_TYPES = ("hf", "trim")
+_TYPES = ("trim",)
 if "FUZZ" not in os.environ:  # There, nothing may stand before the code.
   beartype.claw.beartype_packages(
     [f"time_jax.{name}" for name in _TYPES],

@@ -8,6 +8,9 @@ import exporting
 import pytest
 import running
 
+from time_jax.hf import torch_encoder
+from time_jax.parallel import sharding
+
 
 @pytest.fixture(scope="session")
 def imported(tiny, tmp_path_factory):
@@ -33,8 +36,15 @@ def exports(imported, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _one_device(one_device):
-  pass
+def one_device(mesh, monkeypatch):
+  """So that nothing is compiled for, and computed by, eight of them."""
+  monkeypatch.setattr(sharding, "make_mesh", lambda **sizes: mesh)
+
+
+@pytest.fixture
+def without_torch(monkeypatch):
+  """For what is not about the check in PyTorch, which takes its time."""
+  monkeypatch.setattr(torch_encoder, "installed", lambda: False)
 
 
 @pytest.fixture(scope="module")

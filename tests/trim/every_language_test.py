@@ -124,7 +124,6 @@ def run_through(trained, folder, language, kind):
   return folder / "run" / "export"
 
 
-@pytest.mark.usefixtures("without_torch")
 @pytest.mark.parametrize(("language", "kind"), cases(SOME))
 def test_text_to_student(trained, tmp_path, language, kind):
   out = run_through(trained, tmp_path, language, kind)
