@@ -147,12 +147,16 @@ def init_params(encoder: nn.Module, rng: Array) -> Params:
   return encoder.init(rng, batch, method="all_outputs")["params"]
 
 
-@functools.lru_cache(maxsize=16)  # A command asks for the same several times.
 def abstract_params(encoder: nn.Module) -> Params:
   """Returns shapes and logical axes of all parameters; computes none.
 
   Equal encoders share the tree, which is not to be changed.
   """
+  return _abstract_params(encoder)
+
+
+@functools.lru_cache(maxsize=16)  # A command asks for the same several times.
+def _abstract_params(encoder: nn.Module) -> Params:
   return jax.eval_shape(lambda: init_params(encoder, jax.random.key(0)))
 
 
