@@ -11,7 +11,7 @@ from meshes import make_mesh
 
 from time_jax.core import notes
 from time_jax.core.errors import UserError
-from time_jax.evals.common import batches
+from time_jax.evals.common import batches, packing
 from time_jax.evals.common.batches import Buckets, Epochs, make_buckets
 from time_jax.evals.common.word_network import WordExamples
 from time_jax.evals.common.word_tokens import WordTokenizer
@@ -87,39 +87,73 @@ def some_chunks(spec, count=50):
   return chunks, targets
 
 
-def test_an_epoch_has_every_piece_once_and_few_shapes(spec):
+def check_row(batch, row, numbers, chunks):
+  """The row holds these chunks, each with its words and nothing else."""
+  inside = batch.batch
+  for segment, i in enumerate(numbers, 1):
+    chunk = chunks[i]
+    own = inside.segment_ids[row] == segment
+    assert inside.tokens[row][own].tolist() == chunk.tokens.tolist()
+    assert inside.positions[row][own].tolist() == [*range(len(chunk.tokens))]
+    words = np.flatnonzero(batch.segment_of_word[row] == segment)
+    assert len(words) == chunk.num_words
+    owner = batch.word_of_token[row][own]
+    expected = np.where(
+      chunk.word_of_token > 0, chunk.word_of_token + words[0], 0
+    )
+    assert owner.tolist() == expected.tolist()
+  assert inside.segment_ids[row].max() == len(numbers)
+  assert batch.segment_of_word[row].max() == len(numbers)
+
+
+def numbers_of(batch, row):
+  """The chunks of a row, by the labels of `some_chunks`."""
+  labels = batch.targets["N"][row]
+  real = batch.segment_of_word[row] > 0
+  assert (labels[~real] == -1).all()
+  return [*dict.fromkeys(labels[real].tolist())]
+
+
+def test_an_epoch_has_every_chunk_once_and_few_shapes(spec):
   chunks, targets = some_chunks(spec)
-  buckets = make_buckets((16, 32, 128), 64, 6, 256, make_mesh(2, 1, 1))
+  buckets = make_buckets((16, 32, 128), 64, make_mesh(2, 1, 1))
   assert buckets.lengths == (16, 32, 64)
-  assert [buckets.rows_of(n) for n in buckets.lengths] == [6, 6, 4]
   examples = WordExamples(chunks, spec.pad_id, targets)
-  epochs = Epochs(examples, buckets, seed=3)
-  compiled = jax.jit(lambda batch: batch.num_words.sum())
+  epochs = Epochs(
+    examples, buckets, batch_size=5, max_tokens=256, epochs=3, seed=3
+  )
+  most = {16: 6, 32: 6, 64: 4}
+  compiled = jax.jit(lambda batch: batch.segment_of_word.sum())
+  shared = 0
   for epoch in range(3):
     seen = collections.Counter()
     for step in range(epoch * epochs.steps, (epoch + 1) * epochs.steps):
       batch = epochs.batch_at(step)
       compiled(batch)
-      for row, count in enumerate(batch.num_words):
-        labels = batch.targets["N"][row]
-        assert (labels[count:] == -1).all()
-        if count:
-          (number,) = set(labels[:count])
-          seen[number] += 1
-          size = len(chunks[number].tokens)
-          assert batch.batch.tokens[row, :size].tolist() == (
-            chunks[number].tokens.tolist()
-          )
+      assert len(batch.word_of_token) % 2 == 0
+      in_batch = []
+      for row in range(len(batch.word_of_token)):
+        numbers = numbers_of(batch, row)
+        check_row(batch, row, numbers, chunks)
+        shared += len(numbers) > 1
+        in_batch += numbers
+      lengths = {buckets.bucket(len(chunks[i].tokens)) for i in in_batch}
+      assert len(lengths) == 1
+      assert len(in_batch) <= most[lengths.pop()]
+      seen.update(in_batch)
     assert seen == collections.Counter(range(len(chunks)))
-  assert compiled._cache_size() == len(buckets.split(examples)) > 1
+  assert shared
+  assert 1 < compiled._cache_size() <= len(buckets.split(examples))
 
 
 def test_a_batch_depends_on_seed_and_step_alone(spec):
   chunks, targets = some_chunks(spec)
-  buckets = Buckets((32, 64), 4, 1024)
+  buckets = Buckets((32, 64))
   examples = WordExamples(chunks, spec.pad_id, targets)
-  make = functools.partial(Epochs, examples, buckets)
-  one, again, other = make(1), make(1), make(2)
+  make = functools.partial(
+    Epochs, examples, buckets, batch_size=4, max_tokens=1024, epochs=2
+  )
+  one, again, other = make(seed=1), make(seed=1), make(seed=2)
   steps = list(range(one.steps * 2))
   for step in reversed(steps):
     a, b = one.batch_at(step), again.batch_at(steps[step])
@@ -133,17 +167,67 @@ def test_a_batch_depends_on_seed_and_step_alone(spec):
   assert any(differs)
 
 
-def test_all_pieces_in_order_for_prediction(spec):
-  chunks, _ = some_chunks(spec)
+def test_heads_are_columns_of_the_row(spec):
+  chunks, _ = some_chunks(spec, 3)
+  heads = [np.arange(chunk.num_words) for chunk in chunks]
+  targets = [{"HEAD": head, "UPOS": head} for head in heads]
+  examples = WordExamples(chunks, 0, targets, columns=("HEAD",))
+  batch = examples.fill([[2, 0, 1]], batches.Shape(1, 256, 128))
+  start = 0
+  for i in (2, 0, 1):
+    words = slice(start, start + len(heads[i]))
+    expected = [0, *(heads[i][1:] + start)]
+    assert batch.targets["HEAD"][0, words].tolist() == expected
+    assert batch.targets["UPOS"][0, words].tolist() == heads[i].tolist()
+    start = words.stop
+  assert (batch.targets["HEAD"][0, start:] == -1).all()
+
+
+def test_all_chunks_once_for_prediction(spec):
+  chunks, targets = some_chunks(spec, 500)
+  examples = WordExamples(chunks, spec.pad_id, targets)
+  buckets = Buckets((16, 32, 64, 128))
+  seen, shapes, places = collections.Counter(), set(), 0
+  for rows, batch in batches.in_rows(examples, buckets):
+    shapes.add((batch.word_of_token.shape, batch.segment_of_word.shape))
+    places += batch.word_of_token.size
+    for row in range(len(batch.word_of_token)):
+      numbers = [*rows[row]] if row < len(rows) else []
+      assert numbers_of(batch, row) == numbers
+      check_row(batch, row, numbers, chunks)
+      seen.update(numbers)
+  assert seen == collections.Counter(range(len(chunks)))
+  assert len(shapes) < 6
+  assert examples.sizes.sum() > 0.9 * places
+
+
+def test_batches_are_not_mostly_empty():
+  needed = (1, 2, 3, 4, 9, 15, 16, 32, 99)
+  rows = [batches.rows_at_once(128, n) for n in needed]
+  assert rows == [1, 1, 1, 1, 8, 8, 8, 32, 32]
+  assert [batches.rows_at_once(512, n) for n in needed[:5]] == [1, 1, 1, 1, 8]
+  assert batches.rows_at_once(1 << 20, 5) == 1
+
+
+def test_one_sentence_is_one_short_row(spec):
+  chunks, _ = some_chunks(spec, 1)
   examples = WordExamples(chunks, spec.pad_id)
-  buckets = Buckets((64,), 8, 512, fewer=(1, 6, 99))
-  found = list(batches.in_order(examples, buckets))
-  assert sorted(i for chosen, _ in found for i in chosen) == list(
-    range(len(chunks))
-  )
-  *full, (chosen, last) = found
-  assert {len(batch.num_words) for _, batch in full} == {8}
-  assert len(last.num_words) == (6 if len(chosen) > 1 else 1) < 8
-  assert [buckets.rows_of(64, n) for n in (1, 2, 6, 7, 9)] == [1, 6, 6, 8, 8]
+  buckets = Buckets((64, 256))
+  ((rows, batch),) = batches.in_rows(examples, buckets)
+  assert rows == [[0]]
+  shape = batch.word_of_token.shape
+  assert shape == batch.segment_of_word.shape == (1, 64)
+  empty = WordExamples([], spec.pad_id)
+  assert list(batches.in_rows(empty, buckets)) == []
+
+
+def test_no_buckets_are_refused():
   with pytest.raises(UserError, match=r"data\.buckets=\(\)"):
-    make_buckets((), 64, 8, 512, make_mesh(1, 1, 1))
+    make_buckets((), 64, make_mesh(1, 1, 1))
+
+
+def test_rows_are_packed_by_tokens_and_words():
+  sizes, words = np.array([5, 9, 3, 7, 2]), np.array([5, 1, 3, 7, 1])
+  rows = packing.pack(sizes, words, lambda size, count: (10, max(6, count)))
+  assert [row.numbers for row in rows] == [[1], [3], [0, 4], [2]]
+  assert [row.words for row in rows] == [6, 7, 6, 6]

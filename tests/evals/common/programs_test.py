@@ -38,13 +38,20 @@ def test_one_program_a_bucket(compiled, mesh, tmp_path):
   model = tiny_ud.write_bert(tmp_path / "model", texts, longest=32)
   opened = encoders.open_encoder(str(model), mesh=mesh, dtype="float32")
   config = finetune.ner_config()
-  buckets = make_buckets((16,), 32, 8, 1024, mesh)
+  buckets = make_buckets((16,), 32, mesh)
   task = ner_task.Ner(config, {"train": data}, opened, buckets, mesh)
   assert len({*task.examples.sizes}) > len(buckets.lengths) == 2
   run = tuning.Tuning(
     task=task,
     recipe=optimization.recipe_of(config, seed=0),
-    batches=Epochs(task.examples, buckets, seed=0),
+    batches=Epochs(
+      task.examples,
+      buckets,
+      batch_size=8,
+      max_tokens=1024,
+      epochs=3,
+      seed=0,
+    ),
     mesh=mesh,
     workdir=tmp_path,
     record={},
@@ -62,7 +69,7 @@ def test_one_program_a_bucket(compiled, mesh, tmp_path):
   assert marks[0] < marks[1] == marks[2] == len(compiled)
 
   task.network.annotate(state.ema, sentences(range(1, 20)))
-  assert task.network.program._cache_size() == 2
+  assert task.network.compiled["outputs"]._cache_size() == 2
   before = len(compiled)
   task.network.annotate(state.ema, sentences([5, 17, 2, 40, 31]))
   assert len(compiled) == before

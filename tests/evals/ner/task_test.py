@@ -222,7 +222,7 @@ def test_killed_and_started_again_ends_bit_equal(finished, model, tmp_path):
 def test_the_first_token_of_every_word():
   states = jnp.arange(12.0).reshape(2, 6, 1)
   owners = jnp.array([[0, 1, 1, 2, 3, 0], [0, 1, 2, 2, 2, 0]])
-  found = first_token(states, owners)[..., 0]
+  found = first_token(states, owners, owners.shape[1])[..., 0]
   assert found[0, :3].tolist() == [1, 3, 4]
   assert found[1, :2].tolist() == [7, 8]
 

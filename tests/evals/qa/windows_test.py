@@ -151,8 +151,9 @@ def test_batches_hold_windows_types_and_targets(spec):
   ]
   assert (0, 0) in targets and len(set(targets)) > 10
   examples = SpanExamples(windows, spec.pad_id, targets)
-  epochs = Epochs(examples, Buckets((64, 96), 8, 1024), seed=3)
-  again = Epochs(examples, Buckets((64, 96), 8, 1024), seed=3)
+  sizes = {"batch_size": 8, "max_tokens": 1024, "epochs": 2, "seed": 3}
+  epochs = Epochs(examples, Buckets((64, 96)), **sizes)
+  again = Epochs(examples, Buckets((64, 96)), **sizes)
   rows = 0
   for step in reversed(range(epochs.steps)):
     batch = epochs.batch_at(step)

@@ -1,13 +1,15 @@
 """Turns examples into batches of a few static shapes.
 
-Every example goes into the narrowest bucket that holds its tokens, and a batch
-is filled from one bucket: a program is compiled for each bucket once. A batch
-is a function of (seed, step): a run that goes on needs no other position.
+Several examples share a row. A batch of training has the examples that one
+bucket of lengths gives it, whatever rows they are packed into, and is a
+function of (seed, step): a run that goes on needs no other position.
 """
 
+import bisect
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -16,9 +18,29 @@ from jaxtyping import Int
 
 from time_jax.core.arrays import Batch, make_batch
 from time_jax.core.errors import UserError
+from time_jax.evals.common.packing import pack
 from time_jax.parallel import sharding
 
+# Tokens of a batch of prediction, with padding; and the rows of one that has
+# fewer than that.
+_PLACES = 4096
+_FEWER = (1, 8, 32)
+
 Numbers = Sequence[int] | Int[np.ndarray, " k"]
+
+
+class Shape(NamedTuple):
+  """The shape of a batch; each is a program of its own.
+
+  Attributes:
+    rows: rows of the batch.
+    tokens: tokens in a row.
+    words: words in a row.
+  """
+
+  rows: int
+  tokens: int
+  words: int
 
 
 class Examples(Protocol):
@@ -28,14 +50,20 @@ class Examples(Protocol):
   def sizes(self) -> Int[np.ndarray, " n"]:
     """Tokens of each example."""
 
-  def fill(self, rows: Sequence[Numbers], length: int, count: int) -> Any:
+  @property
+  def words(self) -> Int[np.ndarray, " n"]:
+    """Words of each example: what the heads label. A window of `qa` is one."""
+
+  def room(self, tokens: int) -> int:
+    """Returns for how many words a row of so many tokens should have room."""
+
+  def fill(self, rows: Sequence[Numbers], shape: Shape) -> Any:
     """Writes examples into the rows of a batch.
 
     Args:
-      rows: for each row the numbers of its examples, of which there is one
-        today; rows beyond these stay empty.
-      length: tokens in a row.
-      count: rows of the batch.
+      rows: for each row the numbers of its examples, which must fit; rows
+        beyond these stay empty.
+      shape: shape of the batch.
 
     Returns:
       A pytree of host arrays with the rows in front. Its field `batch` is what
@@ -45,34 +73,30 @@ class Examples(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Buckets:
-  """The shapes that batches may have.
+  """The lengths of examples and of rows.
 
   Attributes:
-    lengths: tokens in a row, ascending.
-    rows: rows of a batch.
-    max_tokens: tokens of a batch; long rows are fewer for that.
+    lengths: tokens of an example at most, ascending.
     ways: number of parts that devices split the rows into.
-    fewer: row counts that the last batch of a length may have instead, if it
-      needs no more; each is a program of its own.
+    shared: tokens in a row that several examples share; a longer example gets
+      a row of its bucket's length.
   """
 
   lengths: tuple[int, ...]
-  rows: int
-  max_tokens: int
   ways: int = 1
-  fewer: tuple[int, ...] = ()
+  shared: int = 128
 
-  def rows_of(self, length: int, needed: int | None = None) -> int:
-    """Returns the rows of a batch of this length, a multiple of `ways`.
-
-    Args:
-      length: tokens in a row.
-      needed: how many rows will do; None: those of a full batch.
-    """
-    rows = max(min(self.rows, self.max_tokens // length), 1)
-    if needed is not None:
-      rows = min(n for n in (*self.fewer, rows) if n >= min(needed, rows))
+  def even(self, rows: int) -> int:
+    """Returns the next multiple of `ways`."""
     return -(-rows // self.ways) * self.ways
+
+  def bucket(self, size: int) -> int:
+    """Returns the shortest length that holds so many tokens."""
+    return self.lengths[int(np.searchsorted(self.lengths, size))]
+
+  def row_length(self, size: int) -> int:
+    """Returns the tokens of the row that an example of this size opens."""
+    return max(self.bucket(size), min(self.shared, self.lengths[-1]))
 
   def split(self, examples: Examples) -> dict[int, np.ndarray]:
     """Returns length -> numbers of the examples in that bucket, if any."""
@@ -84,16 +108,12 @@ class Buckets:
     }
 
 
-def make_buckets(
-  lengths: Sequence[int], longest: int, rows: int, max_tokens: int, mesh: Mesh
-) -> Buckets:
+def make_buckets(lengths: Sequence[int], longest: int, mesh: Mesh) -> Buckets:
   """Returns buckets up to what an encoder takes.
 
   Args:
     lengths: configured lengths; longer ones than `longest` are left out.
     longest: tokens of the longest example, the last bucket.
-    rows: rows of a batch.
-    max_tokens: tokens of a batch.
     mesh: the devices.
   """
   if not lengths or min(lengths) < 1:
@@ -102,24 +122,42 @@ def make_buckets(
       "(32, 64, 128)."
     )
   kept = sorted({*(n for n in lengths if n < longest), longest})
-  return Buckets(tuple(kept), rows, max_tokens, sharding.batch_ways(mesh))
+  return Buckets(tuple(kept), sharding.batch_ways(mesh))
 
 
 class Epochs:
   """The batches of a training run, by step."""
 
-  def __init__(self, examples: Examples, buckets: Buckets, seed: int) -> None:
+  def __init__(
+    self,
+    examples: Examples,
+    buckets: Buckets,
+    *,
+    batch_size: int,
+    max_tokens: int,
+    epochs: int,
+    seed: int,
+  ) -> None:
     """Sorts examples into buckets.
 
     Args:
       examples: examples to train on.
-      buckets: the shapes of batches.
+      buckets: the lengths of examples and rows.
+      batch_size: examples of a batch; all of them are from one bucket.
+      max_tokens: of a batch: there are fewer examples of a long bucket.
+      epochs: number of epochs of the whole run.
       seed: seed of the order.
     """
-    self._examples, self._buckets, self._seed = examples, buckets, seed
+    self._examples, self._buckets = examples, buckets
+    self._seed, self._epochs = seed, epochs
     self._split = buckets.split(examples)
+    self._sizes, self._words = examples.sizes, examples.words
+    self._counts = {
+      length: buckets.even(max(min(batch_size, max_tokens // length), 1))
+      for length in self._split
+    }
     self.steps = sum(
-      -(-len(numbers) // buckets.rows_of(length))
+      -(-len(numbers) // self._counts[length])
       for length, numbers in self._split.items()
     )
     self._epoch: tuple[int, list[tuple[int, np.ndarray]]] = (-1, [])
@@ -130,57 +168,138 @@ class Epochs:
     if epoch != self._epoch[0]:
       self._epoch = epoch, self._order(epoch)
     length, chosen = self._epoch[1][i]
-    rows = self._buckets.rows_of(length)
-    return self._examples.fill([[i] for i in chosen], length, rows)
+    shape = self._shapes[length]
+    return self._examples.fill(self._packed(chosen, shape), shape)
 
   def _order(self, epoch: int) -> list[tuple[int, np.ndarray]]:
     random = np.random.default_rng((self._seed, epoch))
     batches = []
     for length, numbers in self._split.items():
-      mixed, rows = random.permutation(numbers), self._buckets.rows_of(length)
-      starts = range(0, len(mixed), rows)
-      batches += [(length, mixed[i : i + rows]) for i in starts]
+      mixed, count = random.permutation(numbers), self._counts[length]
+      starts = range(0, len(mixed), count)
+      batches += [(length, mixed[i : i + count]) for i in starts]
     return [batches[i] for i in random.permutation(len(batches))]
 
+  def _packed(self, chosen: np.ndarray, shape: Shape) -> list[Numbers]:
+    room = shape.tokens, shape.words
+    rows = pack(self._sizes[chosen], self._words[chosen], lambda *_: room)
+    return [chosen[row.numbers] for row in rows]
 
-def in_order(
-  examples: Examples, buckets: Buckets, beat: Callable[[], None] = lambda: None
-) -> Iterator[tuple[np.ndarray, Any]]:
-  """Yields all examples once, as (their numbers, batch).
+  @functools.cached_property
+  def _shapes(self) -> dict[int, Shape]:
+    """Bucket -> shape, with as many rows as any step of the run needs.
+
+    Rows are as long as the bucket's examples, or longer where a batch is
+    smaller for that. Devices have no say in it: what dropout does depends on
+    the row, and a run should be the same on any number of them.
+    """
+    orders = [*map(self._order, range(self._epochs))]
+    shapes = {}
+    for length, numbers in self._split.items():
+      batches = [some for order in orders for n, some in order if n == length]
+      possible = []
+      for tokens in {length, self._buckets.row_length(length)}:
+        words = max(self._examples.room(tokens), self._words[numbers].max())
+        shape = Shape(0, tokens, int(words))
+        rows = max(len(self._packed(some, shape)) for some in batches)
+        possible.append(shape._replace(rows=rows))
+      best = min(possible, key=lambda shape: (shape.rows * shape.tokens, shape))
+      shapes[length] = best._replace(rows=self._buckets.even(best.rows))
+    return shapes
+
+
+def in_rows(
+  examples: Examples, buckets: Buckets
+) -> Iterator[tuple[list[Numbers], Any]]:
+  """Yields batches of prediction: all examples once, packed into rows.
+
+  A few examples that one row holds are a batch of one row, which is as short
+  as can be.
 
   Args:
     examples: examples in any order.
-    buckets: the shapes of batches.
-    beat: called after every batch.
+    buckets: the lengths of rows.
+
+  Yields:
+    The numbers of the examples by row, and the batch on the host.
   """
-  for length, numbers in buckets.split(examples).items():
-    rows = buckets.rows_of(length)
-    for i in range(0, len(numbers), rows):
-      chosen = numbers[i : i + rows]
-      least = buckets.rows_of(length, len(chosen))
-      yield chosen, examples.fill([[i] for i in chosen], length, least)
-      beat()
+  sizes, words = examples.sizes, examples.words
+
+  def open_row(size: int, count: int) -> tuple[int, int]:
+    length = buckets.row_length(size)
+    room = examples.room(length)
+    return length, room if count <= room else length
+
+  rows = pack(sizes, words, open_row)
+  if len(rows) == 1:
+    rows[0].tokens = buckets.bucket(int(sizes.sum()))
+    rows[0].words = rows[0].tokens  # A shape for each length.
+  by_shape: dict[tuple[int, int], list[Numbers]] = {}
+  for row in rows:
+    by_shape.setdefault((row.tokens, row.words), []).append(row.numbers)
+  for (tokens, room), numbers in by_shape.items():
+    start = 0
+    while start < len(numbers):
+      count = rows_at_once(tokens, len(numbers) - start)
+      some = numbers[start : start + count]
+      shape = Shape(buckets.even(count), tokens, room)
+      yield some, examples.fill(some, shape)
+      start += count
 
 
-def pad_rows(
-  documents: Sequence[Numbers], length: int, rows: int, pad_id: int
-) -> Batch:
-  """Writes each document into a row of its own.
+def rows_at_once(tokens: int, needed: int) -> int:
+  """Returns the rows of the next batch of prediction.
+
+  As many as a batch holds, or one of few smaller numbers: the first that is
+  enough, unless more than a quarter of its rows would stay empty.
 
   Args:
-    documents: token ids, at most `rows` documents of at most `length` each.
+    tokens: tokens in a row.
+    needed: rows that are still to be computed.
+  """
+  full = max(_PLACES // tokens, 1)
+  counts = [*(n for n in _FEWER if n < full), full]
+  enough = bisect.bisect_left(counts, min(needed, full))
+  if enough and needed < 0.75 * counts[enough]:
+    enough -= 1
+  return counts[enough]
+
+
+def fill_rows(
+  rows: Sequence[Sequence[Numbers]], count: int, length: int, pad_id: int
+) -> Batch:
+  """Writes documents into rows, one after another.
+
+  Args:
+    rows: for each row the token ids of its documents.
+    count: rows of the batch; those beyond `rows` stay empty.
     length: tokens in a row.
-    rows: rows of the batch.
     pad_id: the id that fills free places.
   """
-  ids = np.full((rows, length), pad_id, np.int32)
-  segments = np.zeros((rows, length), np.int32)
-  for row, tokens in enumerate(documents):
-    ids[row, : len(tokens)], segments[row, : len(tokens)] = tokens, 1
+  ids = np.full((count, length), pad_id, np.int32)
+  segments = np.zeros((count, length), np.int32)
+  for row, documents in enumerate(rows):
+    start = 0
+    for number, tokens in enumerate(documents, 1):
+      stop = start + len(tokens)
+      ids[row, start:stop], segments[row, start:stop] = tokens, number
+      start = stop
   return make_batch(ids, segments)
 
 
 def place(batch: Any, mesh: Mesh) -> Any:
-  """Puts a host batch, the same in every process, on the devices."""
+  """Puts a batch on the devices.
+
+  Args:
+    batch: arrays on the host, the same in every process; those that are on the
+      devices stay as they are.
+    mesh: the devices.
+  """
   layout = sharding.batch_sharding(mesh)
-  return jax.tree.map(lambda array: sharding.place(array, layout), batch)
+
+  def put(array: Any) -> jax.Array:
+    if isinstance(array, jax.Array):
+      return array
+    return sharding.place(array, layout)
+
+  return jax.tree.map(put, batch)

@@ -36,9 +36,8 @@ def embed(
     # Few lengths and one number of rows: each new shape is compiled.
     length = 16 * -(-max(len(ids[i]) for i in chosen) // 16)
     pad_id = student.tokenizer.pad_id
-    batch = batches.pad_rows(
-      [ids[i] for i in chosen], length, batch_size, pad_id
-    )
+    rows = [[ids[i]] for i in chosen]
+    batch = batches.fill_rows(rows, batch_size, length, pad_id)
     means = _mean_state(student.encoder, student.params, batch)
     vectors[chosen] = np.asarray(means)[: len(chosen)]
   return vectors

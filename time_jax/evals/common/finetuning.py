@@ -102,12 +102,10 @@ def _finetune(
   buckets = batches.make_buckets(
     config.data.buckets,
     min(config.data.get("longest", opened.longest), opened.longest),
-    config.train.batch_size,
-    config.data.max_tokens,
     mesh,
   )
   task = kind(config, data, opened, buckets, mesh)
-  steps = batches.Epochs(task.examples, buckets, config.seeds[0]).steps
+  steps = _epochs(task, config.seeds[0]).steps
   config.train.warmup_steps = warmup.fitting(
     config.train.warmup_steps,
     config.train.epochs * steps,
@@ -158,7 +156,7 @@ def _train(
   run = tuning.Tuning(
     task=task,
     recipe=optimization.recipe_of(task.config, record["seed"]),
-    batches=batches.Epochs(task.examples, task.buckets, record["seed"]),
+    batches=_epochs(task, record["seed"]),
     mesh=mesh,
     workdir=folder,
     record=record,
@@ -179,6 +177,19 @@ def _train(
   if jax.process_index() == 0:
     _write(task, params, result, folder)
   return result
+
+
+def _epochs(task: Task, seed: int) -> batches.Epochs:
+  """Returns the batches of a seed."""
+  config = task.config
+  return batches.Epochs(
+    task.examples,
+    task.buckets,
+    batch_size=config.train.batch_size,
+    max_tokens=config.data.max_tokens,
+    epochs=config.train.epochs,
+    seed=seed,
+  )
 
 
 def _predict(task: Task, params: Params, folder: Path, beat: Beat) -> Result:

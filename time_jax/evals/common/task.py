@@ -4,28 +4,27 @@ import abc
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from time_jax.evals.common import batches
-from time_jax.evals.common.batches import Buckets, Examples
+from time_jax.evals.common.batches import Buckets, Examples, Numbers, Shape
 from time_jax.evals.common.encoders import OpenedEncoder
+from time_jax.evals.common.engine import Engine, JaxEngine, Work
 from time_jax.evals.common.packages import load_package
 from time_jax.models import stepwise
 from time_jax.models.family import Params
-from time_jax.parallel import sharding
 
 SPLITS = ("train", "dev", "test")
 SCORE = "dev/score"  # The best epoch has the highest.
+FIRST = "outputs"  # The program that takes a batch.
 Beat = Callable[[], None]  # called after every batch, for the watchdog
 
 
@@ -38,7 +37,7 @@ class Network(abc.ABC):
   Attributes:
     spec: its classes and sizes, as `Task.learn` gives and task.json has them.
     opened: the encoder and its tokenizer.
-    buckets: the shapes of batches.
+    buckets: the lengths of examples and rows.
     mesh: the devices.
     dropout: dropout rate of the heads.
     dtype: dtype of the heads' computation.
@@ -56,26 +55,56 @@ class Network(abc.ABC):
   def heads(self) -> nn.Module:
     """The module on top: (hidden states, batch, deterministic) -> scores."""
 
+  @property
   @abc.abstractmethod
-  def outputs(self, params: Params, batch: Any) -> Any:
-    """Returns what is predicted for each row of a batch; it is compiled.
+  def programs(self) -> Mapping[str, Callable[..., Any]]:
+    """What an engine computes, by name: (params, *inputs) -> outputs; pure.
 
-    Args:
-      params: "encoder", which may be unstacked, and "heads".
-      batch: a batch on the devices.
+    `params` has "encoder", which may be unstacked, and "heads". The inputs of
+    `FIRST` are a batch; outputs have its rows in front.
     """
 
   @abc.abstractmethod
+  def prepare(self, items: Sequence[Any]) -> Work:
+    """Returns the batches of items, without JAX: another thread may call it.
+
+    Args:
+      items: items, annotated or not.
+    """
+
+  @abc.abstractmethod
+  def finish(
+    self,
+    engine: Engine,
+    items: Sequence[Any],
+    work: Work,
+    beat: Beat = lambda: None,
+  ) -> list[Any]:
+    """Returns the items with what is predicted for them.
+
+    Args:
+      engine: computes the programs.
+      items: items, annotated or not.
+      work: what `prepare` has made of them.
+      beat: called after every batch.
+    """
+
   def annotate(
     self, params: Params, items: Sequence[Any], beat: Beat = lambda: None
   ) -> list[Any]:
-    """Returns the items with what is predicted for them.
+    """Returns the items with what JAX predicts for them.
 
     Args:
       params: "encoder", which may be unstacked, and "heads".
       items: items, annotated or not.
       beat: called after every batch.
     """
+    work = self.prepare(items)
+    return self.finish(self.engine(params), items, work, beat)
+
+  def engine(self, params: Params) -> Engine:
+    """Returns the engine that computes with JAX on the mesh."""
+    return JaxEngine(self.compiled, params, self.mesh)
 
   def states(self, params: Params, batch: Any) -> Float[Array, "L B T D"]:
     """Returns the encoder's hidden states, without dropout."""
@@ -90,29 +119,43 @@ class Network(abc.ABC):
     return self.heads.apply({"params": params["heads"]}, states, batch)
 
   @functools.cached_property
-  def program(self) -> Callable[..., Any]:
-    """Compiles `outputs` for every shape; all processes get all rows."""
-    return jax.jit(
-      lambda params, batch: self.outputs(params, batch),
-      out_shardings=NamedSharding(self.mesh, P()),
-    )
+  def compiled(self) -> dict[str, Callable[..., Any]]:
+    """Compiles `programs` for every shape."""
+    return {
+      name: jax.jit(program, out_shardings=self.layout(name))
+      for name, program in self.programs.items()
+    }
 
-  def run(self, params: Params, host: Any) -> Any:
-    """Returns `outputs` of a host batch, on the host."""
-    outputs = self.program(params, batches.place(host, self.mesh))
-    return jax.tree.map(np.asarray, outputs)
+  def layout(self, program: str) -> Any:
+    """Returns the shardings of outputs: all processes get all rows of them."""
+    del program
+    return NamedSharding(self.mesh, P())
 
   def predict(
-    self, params: Params, examples: Examples, beat: Beat
-  ) -> list[Any]:
-    """Returns the row of `outputs` for each example, in order."""
-    predicted: list[Any] = [None] * len(examples.sizes)
-    with sharding.use_mesh(self.mesh):
-      for chosen, host in batches.in_order(examples, self.buckets, beat):
-        outputs = self.run(params, host)
-        for row, i in enumerate(chosen):
-          predicted[i] = jax.tree.map(lambda x, row=row: x[row], outputs)
-    return predicted
+    self, engine: Engine, work: Work, beat: Beat
+  ) -> Iterator[tuple[Sequence[Numbers], Any]]:
+    """Yields what a network of one program gives for each batch.
+
+    The engine computes a batch while the one before is used.
+
+    Args:
+      engine: computes the program.
+      work: the batches.
+      beat: called after every batch.
+
+    Yields:
+      The numbers of the examples by row, and the outputs on the host.
+    """
+    started: list[tuple[Sequence[Numbers], Any]] = []
+    for rows, host in work.batches:
+      started.append((rows, engine.start(FIRST, host)))
+      if len(started) > 1:
+        before, outputs = started.pop(0)
+        yield before, jax.device_get(outputs)
+        beat()
+    for before, outputs in started:
+      yield before, jax.device_get(outputs)
+      beat()
 
 
 class Task(abc.ABC):
@@ -134,7 +177,7 @@ class Task(abc.ABC):
     config: the recipe.
     data: split -> items.
     opened: the encoder.
-    buckets: the shapes of batches.
+    buckets: the lengths of examples and rows.
     spec: classes and sizes of the network, for task.json.
     network: the encoder with its heads.
     examples: the training file, as examples.
@@ -227,7 +270,7 @@ class Task(abc.ABC):
     """Returns random parameters, "encoder" and "heads", boxed."""
     for_encoder, for_heads = jax.random.split(rng)
     params = self.opened.fresh(for_encoder)
-    batch = self.examples.fill([], 1, 1)
+    batch = self.examples.fill([], Shape(1, 1, 1))
     states = jax.eval_shape(
       lambda: self.opened.hidden_states(params, batch.batch)
     )
@@ -243,8 +286,7 @@ class Task(abc.ABC):
 
     Args:
       params: "encoder" and "heads".
-      batch: see `batches.Examples.fill`. A row may hold several examples, told
-        apart by their segment_ids, as the rows of `distill` do.
+      batch: see `batches.Examples.fill`.
       rng: random key for dropout.
     """
     for_encoder, for_heads = jax.random.split(rng)

@@ -10,21 +10,32 @@ from time_jax.core.arrays import Ids
 
 
 def mean_tokens(
-  states: Float[Array, "L B T D"], word_of_token: Ids
+  states: Float[Array, "L B T D"], word_of_token: Ids, num_words: int
 ) -> Float[Array, "L B W D"]:
-  """Returns the mean over the tokens of each word, W = T; 0 for no word."""
-  width = word_of_token.shape[1]
-  owner_BTW = jax.nn.one_hot(word_of_token - 1, width, dtype=states.dtype)
+  """Returns the mean over the tokens of each word; 0 for no word.
+
+  Args:
+    states: hidden states of all layers.
+    word_of_token: the word of each token in its row, from 1; 0: of none.
+    num_words: W, at least the words of any row.
+  """
+  owner_BTW = jax.nn.one_hot(word_of_token - 1, num_words, dtype=states.dtype)
   count_BW = jnp.sum(owner_BTW, axis=1)
   summed = jnp.einsum("btw,lbtd->lbwd", owner_BTW, states)
   return summed / jnp.maximum(count_BW, 1)[None, :, :, None]
 
 
 def first_token(
-  states: Float[Array, "B T D"], word_of_token: Ids
+  states: Float[Array, "B T D"], word_of_token: Ids, num_words: int
 ) -> Float[Array, "B W D"]:
-  """Returns the first token of each word, W = T; arbitrary for no word."""
-  numbers = jnp.arange(1, word_of_token.shape[1] + 1)
+  """Returns the first token of each word; arbitrary for no word.
+
+  Args:
+    states: hidden states of a layer.
+    word_of_token: see `mean_tokens`.
+    num_words: W, see `mean_tokens`.
+  """
+  numbers = jnp.arange(1, num_words + 1)
   owner_BWT = word_of_token[:, None, :] == numbers[None, :, None]
   first_BW = jnp.argmax(owner_BWT, axis=-1)
   return jnp.take_along_axis(states, first_BW[..., None], axis=1)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -10,23 +11,24 @@ from jaxtyping import Array, Int
 
 from time_jax.core.arrays import Batch
 from time_jax.evals.common import batches
-from time_jax.evals.common.batches import Numbers
-from time_jax.evals.common.task import Network
+from time_jax.evals.common.batches import Numbers, Shape
+from time_jax.evals.common.engine import Engine, Work
+from time_jax.evals.common.task import Beat, Network
 from time_jax.evals.common.word_tokens import Chunk, WordTokenizer
-from time_jax.models.family import Params
 
+_PARTS = 4  # A row has words for so many parts of its tokens: few shapes.
 Labels = Mapping[str, Int[np.ndarray, " words"]]  # name -> number of each label
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class WordBatch:
-  """Rows of chunks; W = T, since every word has a token.
+  """Rows of chunks, one after another in a row, and so are their words.
 
   Attributes:
     batch: the tokens, as an encoder takes them.
-    word_of_token: the word of each token, from 1; 0: of none, or padding.
-    segment_of_word: the document of each word, as `batch.segment_ids` number
+    word_of_token: the word of each token in its row, from 1; 0: of none.
+    segment_of_word: the chunk of each word, as `batch.segment_ids` number
       them; 0: there is no word.
     targets: name -> number of each word's label; -1: none.
   """
@@ -35,11 +37,6 @@ class WordBatch:
   word_of_token: Int[Array | np.ndarray, "B T"]
   segment_of_word: Int[Array | np.ndarray, "B W"]
   targets: Mapping[str, Int[Array | np.ndarray, "B W"]]
-
-  @property
-  def num_words(self) -> Int[Array | np.ndarray, " B"]:
-    """Number of words of each row."""
-    return (self.segment_of_word > 0).sum(axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,30 +47,56 @@ class WordExamples:
     chunks: the chunks.
     pad_id: id of the padding token.
     targets: the labels of each chunk, all of the same names; or empty.
+    columns: names of labels that are 0 or the number of a word of the chunk,
+      from 1; in a batch it is the number of that word in its row.
   """
 
   chunks: Sequence[Chunk]
   pad_id: int
   targets: Sequence[Labels] = ()
+  columns: tuple[str, ...] = ()
 
-  @property
+  @functools.cached_property
   def sizes(self) -> Int[np.ndarray, " n"]:
     """Tokens of each chunk."""
-    return np.array([len(chunk.tokens) for chunk in self.chunks])
+    return np.array([len(chunk.tokens) for chunk in self.chunks], np.int64)
 
-  def fill(self, rows: Sequence[Numbers], length: int, count: int) -> WordBatch:
-    """Writes a chunk into each row."""
+  @functools.cached_property
+  def words(self) -> Int[np.ndarray, " n"]:
+    """Words of each chunk."""
+    return np.array([chunk.num_words for chunk in self.chunks], np.int64)
+
+  def room(self, tokens: int) -> int:
+    """Returns the words of a row of so many tokens, as a quarter of them.
+
+    With as many as the chunks have on average, rows are full of both.
+    """
+    part = self.words.sum() / max(self.sizes.sum(), 1)
+    return -(-tokens * math.ceil(_PARTS * part) // _PARTS)
+
+  def fill(self, rows: Sequence[Numbers], shape: Shape) -> WordBatch:
+    """Writes chunks into each row."""
     names = self.targets[0] if self.targets else ()
-    owners, segments = np.zeros((2, count, length), np.int32)
-    targets = {name: np.full((count, length), -1, np.int32) for name in names}
-    for row, (i,) in enumerate(rows):
-      chunk = self.chunks[i]
-      owners[row, : len(chunk.tokens)] = chunk.word_of_token
-      segments[row, : chunk.num_words] = 1
-      for name, array in targets.items():
-        array[row, : chunk.num_words] = self.targets[i][name]
-    tokens = [self.chunks[i].tokens for (i,) in rows]
-    batch = batches.pad_rows(tokens, length, count, self.pad_id)
+    owners = np.zeros((shape.rows, shape.tokens), np.int32)
+    segments = np.zeros((shape.rows, shape.words), np.int32)
+    targets = {name: np.full_like(segments, -1) for name in names}
+    for row, numbers in enumerate(rows):
+      token = word = 0
+      for segment, i in enumerate(numbers, 1):
+        chunk = self.chunks[i]
+        places = slice(token, token + len(chunk.tokens))
+        owner = chunk.word_of_token
+        owners[row, places] = np.where(owner > 0, owner + word, 0)
+        places = slice(word, word + chunk.num_words)
+        segments[row, places] = segment
+        for name, array in targets.items():
+          labels = self.targets[i][name]
+          if name in self.columns:
+            labels = np.where(labels > 0, labels + word, labels)
+          array[row, places] = labels
+        token, word = token + len(chunk.tokens), places.stop
+    tokens = [[self.chunks[i].tokens for i in numbers] for numbers in rows]
+    batch = batches.fill_rows(tokens, shape.rows, shape.tokens, self.pad_id)
     return WordBatch(batch, owners, segments, targets)
 
 
@@ -85,23 +108,33 @@ class WordNetwork(Network):
     """Turns words into tokens."""
     return WordTokenizer(self.opened.tokenizer, self.buckets.lengths[-1])
 
+  def prepare_words(self, sentences: Sequence[Sequence[str]]) -> Work:
+    """Returns the batches of sentences; see `Network.prepare`.
+
+    Args:
+      sentences: words of each sentence.
+    """
+    chunks = self.tokenizer.chunks(sentences)
+    examples = WordExamples(chunks, self.opened.tokenizer.pad_id)
+    return Work(chunks, list(batches.in_rows(examples, self.buckets)))
+
   def label(
-    self,
-    params: Params,
-    sentences: Sequence[Sequence[str]],
-    beat: Callable[[], None],
+    self, engine: Engine, work: Work, beat: Beat
   ) -> list[tuple[Chunk, Labels]]:
     """Returns the chunks of sentences with the labels of their words.
 
     Args:
-      params: parameters of encoder and heads.
-      sentences: words of each sentence.
+      engine: computes the network.
+      work: what `prepare_words` returns.
       beat: called after every batch.
     """
-    chunks = self.tokenizer.chunks(sentences)
-    examples = WordExamples(chunks, self.opened.tokenizer.pad_id)
-    labels = self.predict(params, examples, beat)
-    return [
-      (chunk, {name: row[: chunk.num_words] for name, row in of_words.items()})
-      for chunk, of_words in zip(chunks, labels, strict=True)
-    ]
+    chunks = work.examples
+    labels: list[Labels] = [{}] * len(chunks)
+    for rows, of_words in self.predict(engine, work, beat):
+      for row, numbers in enumerate(rows):
+        start = 0
+        for i in numbers:
+          stop = start + chunks[i].num_words
+          labels[i] = {k: v[row, start:stop] for k, v in of_words.items()}
+          start = stop
+    return list(zip(chunks, labels, strict=True))

@@ -1,13 +1,15 @@
 """The network of `finetune ner`: a tag for the first token of each word."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from time_jax.evals.common.task import Beat
+from time_jax.evals.common.engine import Engine, Work
+from time_jax.evals.common.task import FIRST, Beat
 from time_jax.evals.common.word_layers import first_token
 from time_jax.evals.common.word_network import WordBatch, WordNetwork
 from time_jax.evals.ner import iob
@@ -38,7 +40,11 @@ class TagHead(nn.Module):
     deterministic: bool = True,
   ) -> Float[Array, "B W C"]:
     """Returns logits of the tags of each word, from the last hidden state."""
-    words = first_token(states[-1].astype(self.dtype), batch.word_of_token)
+    words = first_token(
+      states[-1].astype(self.dtype),
+      batch.word_of_token,
+      batch.segment_of_word.shape[1],
+    )
     words = nn.Dropout(self.dropout, deterministic=deterministic)(words)
     return nn.Dense(self.classes, dtype=self.dtype)(words).astype(jnp.float32)
 
@@ -56,18 +62,31 @@ class Tagger(WordNetwork):
     """See `task.Network`."""
     return TagHead(len(self.tags), self.dropout, jnp.dtype(self.dtype))
 
+  @property
+  def programs(self) -> dict[str, Callable[..., Any]]:
+    """See `task.Network`."""
+    return {FIRST: self.outputs}
+
   def outputs(
     self, params: Params, batch: WordBatch
   ) -> dict[str, Int[Array, "B W"]]:
     """Returns the number of each word's tag."""
     return {TAG: jnp.argmax(self.scores(params, batch), axis=-1)}
 
-  def annotate(
-    self, params: Params, items: Sequence[Sentence], beat: Beat = lambda: None
+  def prepare(self, items: Sequence[Sentence]) -> Work:
+    """See `task.Network`."""
+    return self.prepare_words([sentence.words for sentence in items])
+
+  def finish(
+    self,
+    engine: Engine,
+    items: Sequence[Sentence],
+    work: Work,
+    beat: Beat = lambda: None,
   ) -> list[Sentence]:
     """Returns the sentences with predicted tags, which are valid IOB2."""
     tags: list[list[str]] = [[] for _ in items]
-    for chunk, labels in self.label(params, [s.words for s in items], beat):
+    for chunk, labels in self.label(engine, work, beat):
       tags[chunk.sentence] += [self.tags[number] for number in labels[TAG]]
     pairs = zip(items, tags, strict=True)
     return [sentence.with_tags(iob.repair(raw)) for sentence, raw in pairs]

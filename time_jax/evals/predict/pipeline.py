@@ -14,9 +14,6 @@ from time_jax.models.family import Params
 from time_jax.parallel import sharding
 from time_jax.step import machine
 
-_ROWS, _MAX_TOKENS = 64, 8192  # of a batch
-_FEWER_ROWS = 1, 8  # for a sentence or a few
-
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
@@ -65,7 +62,6 @@ def open_pipeline(folder: pathlib.Path) -> Pipeline:
   mesh = sharding.make_mesh()
   opened, params = model_folder.read_model(folder, mesh)
   lengths = description["buckets"]
-  buckets = make_buckets(lengths, max(lengths), _ROWS, _MAX_TOKENS, mesh)
-  buckets = dataclasses.replace(buckets, fewer=_FEWER_ROWS)
+  buckets = make_buckets(lengths, max(lengths), mesh)
   network = FORMATS[task].network(description, opened, buckets, mesh)
   return Pipeline(task, network, params)

@@ -7,7 +7,9 @@ compared between the windows of a question, and the best span is the answer.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,8 +20,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from time_jax.core.arrays import Batch
 from time_jax.evals.common import batches
-from time_jax.evals.common.batches import Numbers
-from time_jax.evals.common.task import Beat, Network
+from time_jax.evals.common.batches import Numbers, Shape
+from time_jax.evals.common.engine import Engine, Work
+from time_jax.evals.common.task import FIRST, Beat, Network
 from time_jax.evals.qa.squad import Answer, Question
 from time_jax.evals.qa.windows import Window, WindowCutter
 from time_jax.models.family import Params
@@ -63,19 +66,29 @@ class SpanExamples:
     """Tokens of each window."""
     return np.array([len(window.tokens) for window in self.windows])
 
-  def fill(self, rows: Sequence[Numbers], length: int, count: int) -> SpanBatch:
+  @property
+  def words(self) -> Int[np.ndarray, " n"]:
+    """A window is one, and so alone in its row."""
+    return np.ones(len(self.windows), np.int64)
+
+  def room(self, tokens: int) -> int:
+    """Returns the windows of a row."""
+    del tokens
+    return 1
+
+  def fill(self, rows: Sequence[Numbers], shape: Shape) -> SpanBatch:
     """Writes a window into each row."""
-    types = np.zeros((count, length), np.int32)
-    in_context = np.zeros((count, length), bool)
-    targets = np.full((count, 2), -1, np.int32)
+    types = np.zeros((shape.rows, shape.tokens), np.int32)
+    in_context = np.zeros((shape.rows, shape.tokens), bool)
+    targets = np.full((shape.rows, 2), -1, np.int32)
     for row, (i,) in enumerate(rows):
       window = self.windows[i]
       types[row, : len(window.tokens)] = window.token_types
       in_context[row, window.first : window.first + len(window.spans)] = True
       if self.targets:
         targets[row] = self.targets[i]
-    tokens = [self.windows[i].tokens for (i,) in rows]
-    batch = batches.pad_rows(tokens, length, count, self.pad_id)
+    tokens = [[self.windows[i].tokens] for (i,) in rows]
+    batch = batches.fill_rows(tokens, shape.rows, shape.tokens, self.pad_id)
     batch = dataclasses.replace(batch, token_types=types)
     return SpanBatch(batch, in_context, targets)
 
@@ -153,6 +166,11 @@ class Reader(Network):
       getattr(self.opened.config, "num_token_types", 1),
     )
 
+  @property
+  def programs(self) -> dict[str, Callable[..., Any]]:
+    """See `task.Network`."""
+    return {FIRST: self.outputs}
+
   def outputs(
     self, params: Params, batch: SpanBatch
   ) -> tuple[Array, Array, Array]:
@@ -160,22 +178,34 @@ class Reader(Network):
     longest = self.spec["windows"]["longest_answer"]
     return best_spans(self.scores(params, batch), batch, longest)
 
-  def annotate(
-    self, params: Params, items: Sequence[Question], beat: Beat = lambda: None
+  def prepare(self, items: Sequence[Question]) -> Work:
+    """See `task.Network`."""
+    windows = self.cutter.windows(items, skip_long=True)
+    examples = SpanExamples(windows, self.opened.tokenizer.pad_id)
+    return Work(windows, list(batches.in_rows(examples, self.buckets)))
+
+  def finish(
+    self,
+    engine: Engine,
+    items: Sequence[Question],
+    work: Work,
+    beat: Beat = lambda: None,
   ) -> list[Question]:
     """Returns the questions with predicted answers.
 
     Where a context has no tokens, or a question leaves no room for any, the
     answer is empty and has the score 0.
     """
-    windows = self.cutter.windows(items, skip_long=True)
-    examples = SpanExamples(windows, self.opened.tokenizer.pad_id)
-    spans = self.predict(params, examples, beat)
+    spans: dict[int, tuple[int, int, float]] = {}
+    for rows, (first, last, log_p) in self.predict(engine, work, beat):
+      for row, (i,) in enumerate(rows):
+        spans[i] = int(first[row]), int(last[row]), float(log_p[row])
     best = [(-np.inf, Answer("", 0, 0.0))] * len(items)
-    for window, (first, last, log_p) in zip(windows, spans, strict=True):
+    for i, window in enumerate(work.examples):
+      first, last, log_p = spans[i]
       if log_p > best[window.question][0]:
-        context, score = items[window.question].context, float(np.exp(log_p))
-        answer = window.answer(context, int(first), int(last), score)
+        context = items[window.question].context
+        answer = window.answer(context, first, last, math.exp(log_p))
         best[window.question] = log_p, answer
     return [
       question.with_answer(answer)

@@ -1,18 +1,16 @@
 """The network of `finetune ud`: tags, lemmas and a dependency tree."""
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
-from time_jax.evals.common import batches
-from time_jax.evals.common.task import Beat
+from time_jax.evals.common.batches import Numbers
+from time_jax.evals.common.engine import Engine, Work
+from time_jax.evals.common.task import FIRST, Beat
 from time_jax.evals.common.word_network import Labels, WordBatch, WordNetwork
 from time_jax.evals.common.word_tokens import Chunk
 from time_jax.evals.ud import labels as ud_labels
@@ -21,11 +19,33 @@ from time_jax.evals.ud.heads import ParserHeads, Scores, possible_heads
 from time_jax.evals.ud.labels import RELATION, Classes
 from time_jax.evals.ud.trees import best_tree
 from time_jax.models.family import Params
-from time_jax.parallel import sharding
 
 # The relation of a later chunk of a sentence that was too long to be read at
 # once, to the first one: "side by side, without a clearer relation" in UD.
 _JOINT = "parataxis"
+
+
+class Heads(NamedTuple):
+  """Heads of the words of a batch, 0 for the root.
+
+  Attributes:
+    in_row: each head by its number in the row, from 1.
+    in_chunk: each head by its number in its chunk, from 1.
+  """
+
+  in_row: Int[np.ndarray, "B W"]
+  in_chunk: Int[np.ndarray, "B W"]
+
+
+class _Parsed(NamedTuple):
+  """A batch whose trees are known: example numbers by row, labels, relations.
+
+  The relations may still be computed; None: there are none.
+  """
+
+  rows: Sequence[Numbers]
+  labels: dict[str, np.ndarray]
+  relations: Any
 
 
 class Annotator(WordNetwork):
@@ -47,36 +67,10 @@ class Annotator(WordNetwork):
       **self.spec["heads"],
     )
 
-  def annotate(
-    self, params: Params, items: Sequence[Sentence], beat: Beat = lambda: None
-  ) -> list[Sentence]:
-    """Returns the sentences with all columns that the network predicts."""
-    forms = [sentence.column("FORM") for sentence in items]
-    labels = self._joined(self.label(params, forms, beat))
-    return [
-      sentence.with_columns(ud_labels.columns(words, numbers, self.classes))
-      for sentence, words, numbers in zip(items, forms, labels, strict=True)
-    ]
-
-  def run(self, params: Params, host: WordBatch) -> dict[str, np.ndarray]:
-    """Returns the labels of a host batch.
-
-    The host searches the best tree between the two compiled parts.
-    """
-    batch = batches.place(host, self.mesh)
-    scores, labels, arcs = self.program(params, batch)
-    labels = {name: np.asarray(numbers) for name, numbers in labels.items()}
-    heads = np.zeros_like(host.word_of_token)
-    arcs = np.asarray(arcs, np.float64)
-    for row, count in enumerate(np.asarray(host.num_words)):
-      if count:
-        heads[row, :count] = best_tree(arcs[row, :count, : count + 1])
-    labels["HEAD"] = heads
-    if self.classes[RELATION]:
-      placed = sharding.place(heads, sharding.batch_sharding(self.mesh))
-      relations = self.relation_program(params, scores, placed)
-      labels[RELATION] = np.asarray(relations)
-    return labels
+  @property
+  def programs(self) -> dict[str, Callable[..., Any]]:
+    """See `task.Network`."""
+    return {FIRST: self.outputs, RELATION: self.relations}
 
   def outputs(
     self, params: Params, batch: WordBatch
@@ -88,23 +82,70 @@ class Annotator(WordNetwork):
     arcs = jnp.maximum(jax.nn.log_softmax(arcs), -1e3)
     return scores._replace(tags={}, heads=None), labels, arcs
 
-  @functools.cached_property
-  def relation_program(self) -> Callable[..., Any]:
-    """Compiled: (params, scores, heads) -> the relation of each word."""
+  def relations(
+    self, params: Params, scores: Scores, heads: Int[Array, "B W"]
+  ) -> Int[Array, "B W"]:
+    """Returns the relation of each word to its head."""
+    variables = {"params": params["heads"]}
+    logits: Any = self.heads.apply(variables, scores, heads, method="relations")
+    # UD ties them: `root` is the relation of a head 0, and of no other.
     roots = np.array([*map(ud_labels.is_root, self.classes[RELATION])], bool)
+    fits = roots[None, None] == (heads == 0)[..., None]
+    return jnp.argmax(jnp.where(fits, logits, -jnp.inf), axis=-1)
 
-    def relations(
-      params: Params, scores: Scores, heads: Int[Array, "B W"]
-    ) -> Array:
-      variables = {"params": params["heads"]}
-      logits: Any = self.heads.apply(
-        variables, scores, heads, method="relations"
-      )
-      # UD ties them: `root` is the relation of a head 0, and of no other.
-      fits = roots[None, None] == (heads == 0)[..., None]
-      return jnp.argmax(jnp.where(fits, logits, -jnp.inf), axis=-1)
+  def layout(self, program: str) -> Any:
+    """See `task.Network`; what relations need stays where it is."""
+    layout = super().layout(program)
+    return (None, layout, layout) if program == FIRST else layout
 
-    return jax.jit(relations, out_shardings=NamedSharding(self.mesh, P()))
+  def prepare(self, items: Sequence[Sentence]) -> Work:
+    """See `task.Network`."""
+    return self.prepare_words([item.column("FORM") for item in items])
+
+  def finish(
+    self,
+    engine: Engine,
+    items: Sequence[Sentence],
+    work: Work,
+    beat: Beat = lambda: None,
+  ) -> list[Sentence]:
+    """Returns the sentences with all columns that the network predicts."""
+    labels = self._joined(self.label(engine, work, beat))
+    forms = [sentence.column("FORM") for sentence in items]
+    return [
+      sentence.with_columns(ud_labels.columns(words, numbers, self.classes))
+      for sentence, words, numbers in zip(items, forms, labels, strict=True)
+    ]
+
+  def predict(
+    self, engine: Engine, work: Work, beat: Beat
+  ) -> Iterator[tuple[Sequence[Numbers], dict[str, np.ndarray]]]:
+    """Yields the labels of each batch; HEAD counts in the sentence.
+
+    The host searches the trees of a batch between its two programs. Meanwhile
+    the engine computes the first program of the next batch. What the second one
+    gives comes with the results of the next batch, in one transfer.
+    """
+    waiting: list[_Parsed] = []  # one batch, until its relations are there
+    starting = (
+      (rows, host, engine.start(FIRST, host)) for rows, host in work.batches
+    )
+    following = next(starting, None)
+    while following:
+      rows, host, (scores, labels, arcs) = following
+      following = next(starting, None)
+      relations = [parsed.relations for parsed in waiting]
+      labels, arcs, relations = jax.device_get((labels, arcs, relations))
+      yield from _complete(waiting, relations)
+      heads = search_trees(arcs, host.segment_of_word)
+      started = None
+      if self.classes[RELATION]:
+        started = engine.start(RELATION, scores, heads.in_row)
+      waiting = [_Parsed(rows, {**labels, "HEAD": heads.in_chunk}, started)]
+      beat()
+    yield from _complete(
+      waiting, jax.device_get([parsed.relations for parsed in waiting])
+    )
 
   def _joined(
     self, chunks: Iterable[tuple[Chunk, Labels]]
@@ -128,6 +169,38 @@ class Annotator(WordNetwork):
         for name, before in joined[-1].items()
       }
     return joined
+
+
+def search_trees(
+  arcs: Float[np.ndarray, "B W W+1"], segment_of_word: Int[np.ndarray, "B W"]
+) -> Heads:
+  """Returns the heads of the best tree of every chunk.
+
+  Args:
+    arcs: the score of each head of each word, see `trees.best_tree`; words of
+      other chunks are not looked at.
+    segment_of_word: see `WordBatch`.
+  """
+  in_row, in_chunk = np.zeros((2, *segment_of_word.shape), np.int32)
+  for row, segments in enumerate(segment_of_word):
+    ends = np.flatnonzero(np.diff(segments, append=-1)) + 1
+    start = 0
+    for stop in ends[segments[ends - 1] > 0].tolist():
+      columns = [0, *range(start + 1, stop + 1)]
+      heads = best_tree(arcs[row, start:stop, columns].T.astype(np.float64))
+      in_chunk[row, start:stop] = heads
+      in_row[row, start:stop] = np.where(heads > 0, heads + start, 0)
+      start = stop
+  return Heads(in_row, in_chunk)
+
+
+def _complete(
+  waiting: Iterable[_Parsed], relations: Iterable[np.ndarray | None]
+) -> Iterator[tuple[Sequence[Numbers], dict[str, np.ndarray]]]:
+  """Yields the labels of batches, with their relations if there are any."""
+  for parsed, numbers in zip(waiting, relations, strict=True):
+    more = {} if numbers is None else {RELATION: numbers}
+    yield parsed.rows, parsed.labels | more
 
 
 def chunk_targets(

@@ -7,6 +7,7 @@ seen once as a dependent and once as a governor.
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
@@ -90,7 +91,11 @@ class ParserHeads(nn.Module):
     deterministic: bool = True,
   ) -> Scores:
     """Returns scores from the encoder's hidden states, embeddings included."""
-    words = mean_tokens(states.astype(self.dtype), batch.word_of_token)
+    words = mean_tokens(
+      states.astype(self.dtype),
+      batch.word_of_token,
+      batch.segment_of_word.shape[1],
+    )
     x, y = self.arc_mix(words), self.relation_mix(words)
     dependents = self.arc_dependent(x, deterministic)
     governors = _with_root(self.root, self.arc_governor(x, deterministic))
@@ -111,14 +116,20 @@ class ParserHeads(nn.Module):
     dependents = scores.dependents
     chosen = jnp.take_along_axis(scores.governors, heads[..., None], axis=1)
     pairs = self.pairs.astype(self.dtype)
-    logits = jnp.einsum("bwk,ckl,bwl->bwc", dependents, pairs, chosen)
+
+    def pair_logit(pair: Float[Array, "K K"]) -> Float[Array, "B W"]:
+      return jnp.sum((dependents @ pair) * chosen, axis=-1)
+
+    # One relation at a time: B x W x C x K numbers would be most of the memory.
+    logits_CBW = jax.lax.map(jax.checkpoint(pair_logit), pairs)
+    logits = jnp.moveaxis(logits_CBW, 0, -1)
     logits += self.singles(jnp.concatenate([dependents, chosen], axis=-1))
     return logits.astype(jnp.float32)
 
   def everything(self, states: Array, batch: WordBatch) -> Array:
     """Uses every parameter, in order to initialise all of them."""
     scores = self(states, batch)
-    return self.relations(scores, jnp.zeros_like(batch.word_of_token))
+    return self.relations(scores, jnp.zeros_like(batch.segment_of_word))
 
 
 def _with_root(

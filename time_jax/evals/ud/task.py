@@ -49,7 +49,8 @@ class Ud(Task):
     forms = [sentence.column("FORM") for sentence in sentences]
     chunks = self.network.tokenizer.chunks(forms)
     targets = chunk_targets(chunks, sentences, self.network.classes)
-    return WordExamples(chunks, self.opened.tokenizer.pad_id, targets)
+    pad_id = self.opened.tokenizer.pad_id
+    return WordExamples(chunks, pad_id, targets, columns=("HEAD",))
 
   def losses(
     self, variables: dict[str, Any], scores: Scores, batch: WordBatch
