@@ -13,7 +13,7 @@ from time_jax.models.attention_operands import (
   at_least_float32,
   split_heads,
 )
-from time_jax.models.dropout import is_kept, kept_fraction
+from time_jax.models.dropout import is_kept
 
 
 def attend_dense(
@@ -44,7 +44,7 @@ def attend_dense(
     for axes in ((None, None, 0), (None, 0, None), (0, None, None)):
       keep = jax.vmap(keep, axes)
     kept = keep(x.rows, x.heads, jnp.arange(length))
-    weights = jnp.where(kept, weights / kept_fraction(rate), 0)
+    weights = jnp.where(kept, weights / (1 - rate), 0)
   mixed = jnp.einsum(
     "BNTS,BSNH->BTNH", weights.astype(qkv.value.dtype), value_BTNH
   )

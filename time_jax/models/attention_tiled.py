@@ -21,7 +21,7 @@ from time_jax.models.attention_operands import (
   row_of_document_mask,
   split_heads,
 )
-from time_jax.models.dropout import is_kept, kept_fraction
+from time_jax.models.dropout import is_kept
 
 
 class _Head(NamedTuple):
@@ -138,7 +138,7 @@ def _attend_query(
   total = jnp.sum(weights)
   if keep is not None:
     weights = jnp.where(keep, weights, 0)
-    total *= kept_fraction(settings.dropout_rate)
+    total *= 1 - settings.dropout_rate
   mixed = jnp.matmul(
     weights.astype(value.dtype), value, preferred_element_type=wide
   )

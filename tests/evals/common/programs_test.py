@@ -10,7 +10,6 @@ from time_jax.evals.common import encoders, optimization, tuning
 from time_jax.evals.common.batches import Epochs, make_buckets, place
 from time_jax.evals.ner import iob
 from time_jax.evals.ner import task as ner_task
-from time_jax.parallel import sharding
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +57,15 @@ def test_one_program_a_bucket(compiled, mesh, tmp_path):
     encoder=opened.params,
     model=opened.identity,
   )
-  step, state, marks = run.program, run.first_state(), []
+  states, marks = {"student": run.first_state()}, []
   for i in range(3 * run.batches.steps):
     if i % run.batches.steps == 0:
       marks.append(len(compiled))
-    with sharding.use_mesh(mesh):
-      batch = place(run.batches.batch_at(i), mesh)
-      state, _ = step(state, batch)
-  assert step._cache_size() == 2
+    batch = place(run.batches.batch_at(i), mesh)
+    states, _ = run.step(i, states, batch)
+  assert run.gradients._cache_size() == 2 and run.update._cache_size() == 1
   assert marks[0] < marks[1] == marks[2] == len(compiled)
+  (state,) = states.values()
 
   task.network.annotate(state.ema, sentences(range(1, 20)))
   assert task.network.compiled["outputs"]._cache_size() == 2

@@ -198,7 +198,12 @@ class Epochs:
     for length, numbers in self._split.items():
       batches = [some for order in orders for n, some in order if n == length]
       possible = []
-      for tokens in {length, self._buckets.row_length(length)}:
+      shared = self._buckets.row_length(length)
+      for tokens in {
+        length,
+        shared,
+        min(2 * shared, self._buckets.lengths[-1]),
+      }:
         words = max(self._examples.room(tokens), self._words[numbers].max())
         shape = Shape(0, tokens, int(words))
         rows = max(len(self._packed(some, shape)) for some in batches)

@@ -22,10 +22,9 @@ from time_jax.config.recorded import differences
 from time_jax.core import nonfinite
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import Path
-from time_jax.evals.common import batches
+from time_jax.evals.common import batches, tuning_step
 from time_jax.evals.common.optimization import Recipe
 from time_jax.evals.common.task import SCORE, Beat, Task
-from time_jax.evals.common.tuning_step import tuning_step
 from time_jax.hf.model_identity import Identity, upgrade_record
 from time_jax.models.family import Params
 from time_jax.parallel import sharding
@@ -113,17 +112,26 @@ class Tuning(loop.Job):
     return StepSettings(tx, rate, seed=r.seed, ema=r.ema)
 
   @functools.cached_property
-  def program(self) -> Any:
-    """Returns the jitted step: (state, batch) -> (state, scalars)."""
+  def gradients(self) -> Callable[..., Any]:
+    """Compiles `tuning_step.gradients`, for every shape of a batch."""
+    layout = jax.tree.map(lambda x: x.sharding, self.abstract().params)
+    return jax.jit(
+      functools.partial(
+        tuning_step.gradients, task=self.task, seed=self.settings.seed
+      ),
+      out_shardings=(layout, NamedSharding(self.mesh, P())),
+    )
+
+  @functools.cached_property
+  def update(self) -> Callable[..., Any]:
+    """Compiles `tuning_step.apply_gradients`."""
     layout = jax.tree.map(lambda x: x.sharding, self.abstract())
     return jax.jit(
       functools.partial(
-        tuning_step,
-        task=self.task,
+        tuning_step.apply_gradients,
         settings=self.settings,
         encoder_factor=self.recipe.encoder_factor,
       ),
-      in_shardings=(layout, sharding.batch_sharding(self.mesh)),
       out_shardings=(layout, NamedSharding(self.mesh, P())),
       donate_argnums=0,
     )
@@ -203,10 +211,11 @@ class Tuning(loop.Job):
     del step
     new_states: loop.States = {}
     scalars: loop.StepMetrics = {}
-    program = self.program  # Its layout is made outside of the mesh.
+    gradients, update = self.gradients, self.update
     with sharding.use_mesh(self.mesh):
       for name, state in states.items():
-        new_states[name], scalars[name] = program(state, batch)
+        grads, parts = gradients(state.params, state.step, batch)
+        new_states[name], scalars[name] = update(state, grads, parts)
     return new_states, scalars
 
   def reason_to_end(self, step: int, skipped_in_a_row: int) -> str:

@@ -21,6 +21,8 @@ from time_jax.evals.common.word_layers import (
 from time_jax.evals.common.word_network import WordBatch
 from time_jax.evals.ud.labels import RELATION
 
+_TOGETHER = 8  # relations that are scored at once
+
 
 class Scores(NamedTuple):
   """Unnormalised scores of a batch.
@@ -120,8 +122,11 @@ class ParserHeads(nn.Module):
     def pair_logit(pair: Float[Array, "K K"]) -> Float[Array, "B W"]:
       return jnp.sum((dependents @ pair) * chosen, axis=-1)
 
-    # One relation at a time: B x W x C x K numbers would be most of the memory.
-    logits_CBW = jax.lax.map(jax.checkpoint(pair_logit), pairs)
+    # Few relations at a time: of all, B x W x C x K numbers would be most of
+    # the memory.
+    logits_CBW = jax.lax.map(
+      jax.checkpoint(pair_logit), pairs, batch_size=_TOGETHER
+    )
     logits = jnp.moveaxis(logits_CBW, 0, -1)
     logits += self.singles(jnp.concatenate([dependents, chosen], axis=-1))
     return logits.astype(jnp.float32)
