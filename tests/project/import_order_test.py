@@ -30,7 +30,7 @@ trim
 release
 report
 evals.common evals.ud evals.ner evals.qa evals.predict
-bench.common bench.peers bench.aot bench.scaling bench.inference
+bench.common bench.peers bench.aot bench.scaling bench.inference bench.pipeline
 sweeps
 cli
 """

@@ -12,6 +12,9 @@ class Here:
     return self
 
   def __exit__(self, *_):
+    self.close()
+
+  def close(self):
     pass
 
   def call(self, method, *arguments):

@@ -104,3 +104,20 @@ class Inference(flags.Inference):
     from time_jax.bench.inference import inference
 
     return inference.bench_inference(self)
+
+
+class Pipeline(flags.Pipeline):
+  """Words per second and scores of finished models, beside spaCy's."""
+
+  name = "bench pipeline"
+  example = (
+    "bench pipeline xs=runs/fr-xs-ud/seed-0/model random:xlmr-large "
+    "--gold=TEST.conllu --spacy=fr_core_news_sm --out=runs/pipelines"
+  )
+  argument = "models"
+
+  def run(self) -> int:
+    """Measures each model on each number of cores."""
+    from time_jax.bench.pipeline import pipeline
+
+    return pipeline.bench_pipeline(self)

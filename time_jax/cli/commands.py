@@ -57,5 +57,6 @@ COMMANDS: dict[str, type[Command]] = {
     bench.Aot,
     bench.Scaling,
     bench.Inference,
+    bench.Pipeline,
   )
 }

@@ -67,8 +67,7 @@ def load_alone(folder: Path) -> TokenizerSpec:
   Raises:
     UserError: see `load_tokenizer`.
   """
-  if not has_tokenizer(folder) and has_tokenizer(folder / "tokenizer"):
-    folder /= "tokenizer"
+  folder = folder_of(folder)
   path = folder / "config.json"
   size = files.read_json_if_there(path).get("vocab_size")
   if size is None:
@@ -76,6 +75,13 @@ def load_alone(folder: Path) -> TokenizerSpec:
   if not isinstance(size, int):
     raise UserError(f"{path}: vocab_size is {size!r}, expected a whole number.")
   return load_tokenizer(folder, size)
+
+
+def folder_of(folder: Path) -> Path:
+  """Returns where a tokenizer lies: in a workdir, in a folder of its own."""
+  if not has_tokenizer(folder) and has_tokenizer(folder / "tokenizer"):
+    return folder / "tokenizer"
+  return folder
 
 
 def has_tokenizer(folder: Path) -> bool:

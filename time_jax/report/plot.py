@@ -4,13 +4,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from time_jax.report import table
+from time_jax.report import names, table
 from time_jax.report.table import Row
 
 MS = "ms, median of a batch"
 BEST = "best for its cost: no other is cheaper and better"
-_OFFSET = 4  # points between a spot and its name
-_Spot = tuple[float, float, str]  # x, y, name
+Spot = tuple[float, float, str]  # x, y, name
 
 
 def plot(rows: Sequence[Row], path: pathlib.Path) -> bool:
@@ -77,28 +76,45 @@ def figure(
     axes.plot(xs, ys, "o" if groups is None else "o-", label=label)
   if costs:
     _draw_best(axes, spots)
-  # The frame does not shrink for names, see `_keep_inside`.
-  style = {"textcoords": "offset points", "fontsize": "small"}
-  names = [
-    axes.annotate(name, (x, y), (_OFFSET, _OFFSET), in_layout=False, **style)
-    for own in spots.values()
-    for x, y, name in own
-  ]
+  every = [spot for own in spots.values() for spot in own]
   axes.set(xlabel=xlabel, ylabel="mean score (%)")
   axes.margins(0.1)
   _set_ticks(axes, logarithmic=costs)
   axes.grid(alpha=0.3, which="both")
   # Below the axes, where it covers no name.
   drawn.legend(loc="outside lower center", ncols=1, fontsize="small")
-  _keep_inside(drawn, axes, names)
+  write_names(axes, every)
   return drawn
+
+
+def write_names(axes: Any, spots: Sequence[Spot]) -> None:
+  """Writes the names of spots beside them, when all else is drawn."""
+  from matplotlib.patheffects import withStroke
+
+  # What a name cannot help to lie on, such as a line, does not cross it out.
+  halo = [withStroke(linewidth=2, foreground="white")]
+  drawn = [
+    axes.annotate(
+      name,
+      (x, y),
+      (0, 0),
+      textcoords="offset points",
+      fontsize="small",
+      arrowprops=names.LEADER,
+      path_effects=halo,
+      # The frame does not shrink for names, which are placed in it.
+      in_layout=False,
+    )
+    for x, y, name in spots
+  ]
+  names.place(axes, drawn, [(x, y) for x, y, _ in spots])
 
 
 def _spots(
   rows: Sequence[Row], xs: Sequence[float | None], groups: Sequence[str]
-) -> dict[tuple[str, str], list[_Spot]]:
+) -> dict[tuple[str, str], list[Spot]]:
   """Returns the points to draw of each language and group."""
-  spots: dict[tuple[str, str], list[_Spot]] = {}
+  spots: dict[tuple[str, str], list[Spot]] = {}
   for row, x, group in zip(rows, xs, groups, strict=True):
     if x is not None and row.mean is not None:
       spot = (x, row.mean, row.label)
@@ -107,7 +123,7 @@ def _spots(
 
 
 def _draw_best(
-  axes: Any, spots: Mapping[tuple[str, str], Sequence[_Spot]]
+  axes: Any, spots: Mapping[tuple[str, str], Sequence[Spot]]
 ) -> None:
   """Draws a dashed line for each language; the first one is in the legend."""
   label = BEST
@@ -130,21 +146,7 @@ def _set_ticks(axes: Any, *, logarithmic: bool) -> None:
   axes.xaxis.set_minor_formatter(ScalarFormatter())
 
 
-def _keep_inside(drawn: Any, axes: Any, names: Sequence[Any]) -> None:
-  """Shifts names that would leave the frame, whose size is known by now."""
-  drawn.draw_without_rendering()
-  frame, points = axes.get_window_extent(), 72 / drawn.dpi
-  edge = _OFFSET / points
-  for name in names:
-    box = name.get_window_extent()
-    right = min(0, frame.x1 - edge - box.x1)
-    up = min(0, frame.y1 - edge - box.y1)
-    # What is wider than the frame begins in it.
-    right = max(right, min(0, frame.x0 + edge - box.x0))
-    name.xyann = (_OFFSET + right * points, _OFFSET + up * points)
-
-
-def front(points: Sequence[_Spot]) -> list[tuple[float, float]]:
+def front(points: Sequence[Spot]) -> list[tuple[float, float]]:
   """Returns the Pareto front: points (x, y) with no better y at a smaller x."""
   best: list[tuple[float, float]] = []
   for x, y, _ in sorted(points, key=lambda point: (point[0], -point[1])):

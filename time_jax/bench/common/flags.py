@@ -4,6 +4,7 @@ They are apart from the measurements, as --help must not import JAX.
 """
 
 import pathlib
+import re
 from typing import Annotated, Literal
 
 from time_jax.config.command import (
@@ -14,6 +15,9 @@ from time_jax.config.command import (
   RecipeCommand,
 )
 from time_jax.core.errors import UserError
+
+_NAME = re.compile(r"[\w.@:-]+")  # of a model in tables and plots
+RANDOM = "random:"  # and a shape: a model that was never trained
 
 
 class Data(RecipeCommand):
@@ -128,4 +132,43 @@ class Inference(Command):
       raise UserError(
         f"--models={','.join(self.models)}: expected NAME=MODEL with commas "
         "between them, each name once, of letters, digits and _."
+      )
+
+
+class Pipeline(Command):
+  """Flags of `bench pipeline`."""
+
+  # NAME=FOLDER, each of a fine-tuned model of ud or ner; or [NAME=]random:SHAPE
+  # for speed alone (m, s, xs, xlmr-large, or LAYERSxWIDTH). The first is
+  # compared with.
+  models: tuple[str, ...]
+  gold: pathlib.Path  # Annotated file: all read its words and are scored on it.
+  spacy: tuple[str, ...] = ()  # Pipelines of spaCy; they work on one core.
+  # Folder, hub id, package or workdir with the tokenizer of random models; by
+  # default that of the first model.
+  tokenizer: str = ""
+  cores: tuple[Count, ...] = (1, 2)  # Numbers of cores of the processor.
+  # Sentences to measure with, the first of the file; by default all.
+  sentences: Count | None = None
+  batch_sizes: tuple[Count, ...] = (1, 32)  # Sentences that are given at once.
+  batches: Count = 20  # Batches of each size, the same for all.
+  repeats: Count = 5  # Rounds that count.
+  # Folder for pipeline.json, pipeline.csv and the plot.
+  out: pathlib.Path | None = None
+  json: pathlib.Path | None = None  # File to write the numbers to.
+
+  def __post_init__(self) -> None:
+    """Checks the form of MODELS, and that names differ."""
+    for model in self.models:
+      name, equals, _ = model.partition("=")
+      if not _NAME.fullmatch(name) or not (equals or name.startswith(RANDOM)):
+        raise UserError(
+          f"{model!r}: expected NAME=FOLDER or random:SHAPE, with a name of "
+          "letters, digits and . _ - @ :"
+        )
+    names = [*(model.partition("=")[0] for model in self.models), *self.spacy]
+    if twice := {name for name in names if names.count(name) > 1}:
+      raise UserError(
+        f"{', '.join(sorted(twice))} is given twice; expected a name of its "
+        "own for each model."
       )

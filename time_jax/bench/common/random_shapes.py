@@ -3,12 +3,12 @@
 import re
 from typing import Any
 
+from time_jax.bench.common.flags import RANDOM
 from time_jax.catalog.teachers import XLMR_LARGE
 from time_jax.config.distill import STUDENT_SIZES
 from time_jax.core.errors import UserError
 from time_jax.models.bert import BertConfig
 
-RANDOM = "random:"
 _HEADS = 12
 _SHAPES: dict[str, Any] = {
   name: dict(size, num_heads=_HEADS) for name, size in STUDENT_SIZES.items()
@@ -20,6 +20,18 @@ _SHAPES: dict[str, Any] = {
     num_heads=XLMR_LARGE["num_attention_heads"],
   )
 }
+
+
+def vocabulary(spec: str) -> int:
+  """Returns the rows of the token table of the model that a shape is named of.
+
+  It is 0 for a shape that is named of none.
+
+  Args:
+    spec: see `shape`.
+  """
+  large = spec == f"{RANDOM}xlmr-large"
+  return XLMR_LARGE["vocab_size"] if large else 0
 
 
 def shape(spec: str, vocab_size: int) -> BertConfig:

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from time_jax.bench.common.random_shapes import RANDOM, shape
+from time_jax.bench.common.flags import RANDOM
+from time_jax.bench.common.random_shapes import shape
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import local_path
 from time_jax.data.tokenizing import TokenizerSpec

@@ -30,6 +30,13 @@ def read(path: pathlib.Path) -> list[Sentence]:
   return reader.read(path)
 
 
+def score(
+  gold: Sequence[Sentence], predicted: Sequence[Sentence]
+) -> dict[str, float | None]:
+  """Returns seqeval's scores, see `score_tags`."""
+  return score_tags([s.tags for s in gold], [s.tags for s in predicted])
+
+
 class Ner(Task):
   """Named entity recognition; see `task.Task`."""
 
@@ -43,6 +50,7 @@ class Ner(Task):
   network_class = Tagger
   read = staticmethod(read)
   to_text = staticmethod(iob.to_text)
+  score = staticmethod(score)
 
   def learn(self) -> dict[str, Any]:
     """Returns the tags of the training file."""
@@ -72,12 +80,6 @@ class Ner(Task):
     del variables
     smoothing = self.config.train.label_smoothing
     return {TAG: smoothed_loss(scores, batch.targets[TAG], smoothing)}
-
-  def score(
-    self, gold: Sequence[Sentence], predicted: Sequence[Sentence]
-  ) -> dict[str, float | None]:
-    """Returns seqeval's scores, see `score_tags`."""
-    return score_tags([s.tags for s in gold], [s.tags for s in predicted])
 
 
 def learn_tags(sentences: Sequence[Sentence]) -> list[str]:

@@ -1,0 +1,243 @@
+"""`bench pipeline`: real heads, paired rounds, the same words for spaCy."""
+
+import csv
+import json
+import sys
+import types
+from typing import ClassVar
+
+import pytest
+import tiny_ner
+import tiny_ud
+from exporting import command
+from here import Here
+
+pytest.importorskip("udtools")
+pytest.importorskip("ufal.chu_liu_edmonds")
+
+from time_jax.bench.pipeline import (
+  cores,
+  gold,
+  own_pipeline,
+  pipeline,
+  random_model,
+  rows,
+)
+from time_jax.core.errors import UserError
+from time_jax.evals.predict.pipeline import open_pipeline
+from time_jax.evals.ud import conllu, scoring
+from time_jax.models import stepwise
+from time_jax.parallel import sharding
+
+GOLD = tiny_ud.UD / "ga-dev.conllu.gz"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+  return tiny_ud.write_encoder(tmp_path_factory.mktemp("model") / "encoder")
+
+
+@pytest.fixture
+def one_device(mesh, monkeypatch):
+  monkeypatch.setattr(sharding, "make_mesh", lambda **sizes: mesh)
+  monkeypatch.setattr(pipeline, "ChildProcess", Here)
+
+
+@pytest.fixture
+def folder(encoder, one_device, tmp_path):
+  """What `finetune` writes, but for the training."""
+  annotated = gold.read(GOLD, "ud")
+  out = tmp_path / "model"
+  random_model.write(out, "random:2x16x2", str(encoder), annotated)
+  return out
+
+
+def test_models_of_our_own(capsys, folder, tmp_path):
+  out = tmp_path / "out"
+  output = command(
+    capsys,
+    *("bench", "pipeline", f"a={folder}", "random:1x24x2", f"--gold={GOLD}"),
+    *("--cores=1", "--sentences=3", "--batch_sizes=1,2", "--batches=2"),
+    *("--repeats=2", f"--out={out}", f"--json={tmp_path / 'found.json'}"),
+  )
+  found = json.loads((out / "pipeline.json").read_text())
+  assert found == json.loads((tmp_path / "found.json").read_text())
+  first, second = found["models"]
+  sentences = conllu.read(GOLD)
+  predicted = open_pipeline(folder).annotate(sentences)
+  assert first["scores"] == scoring.score(sentences, predicted)
+  assert second["scores"] is None
+  assert second["name"] == second["given"] == "random:1x24x2"
+  assert second["shape"]["width"] == 24
+  words = sum(len(sentence.words) for sentence in sentences[:3])
+  assert found["gold"] == {"path": str(GOLD), "sentences": 3, "words": words}
+  for row in found["rows"]:
+    assert row["cores"] == 1 and row["peak_bytes"] > 1e7
+    assert row["words_s"] == pytest.approx(words / row["file_s"]["p50"])
+    assert row["file_s"]["n"] == 2 and row["encoder_s"] > 0
+    assert {k: v["n"] for k, v in row["latency_s"].items()} == {"1": 4, "2": 4}
+    assert row["first_answer_s"].keys() == {"cold", "warm"}
+  assert found["rows"][0]["to_first"] == {"file": 1, "1": 1, "2": 1}
+  (one, two) = csv.DictReader((out / "pipeline.csv").read_text().splitlines())
+  assert float(one["UPOS"]) == first["scores"]["UPOS"] and not two["UPOS"]
+  assert (out / "pipeline.png").read_bytes().startswith(b"\x89PNG")
+  lines = [line.split() for line in output.splitlines()]
+  assert ["random:1x24x2", "-", "-", "-", "-"] in lines
+
+
+def test_the_encoder_alone_has_the_rows_of_the_pipeline(folder, monkeypatch):
+  opened, sentences = open_pipeline(folder), conllu.read(GOLD)[:5]
+  seen = []
+  real = stepwise.states
+
+  def states(encoder, params, batch):
+    seen.append(batch.tokens.shape)
+    return real(encoder, params, batch)
+
+  monkeypatch.setattr(stepwise, "states", states)
+  opened.annotate(sentences)
+  expected = sorted(seen)
+  seen.clear()
+  own_pipeline.encoder_pass(opened, sentences)()
+  assert sorted(seen) == expected and seen
+
+
+def test_names_of_people(capsys, one_device, tmp_path):
+  pytest.importorskip("seqeval")
+  file = tiny_ner.NER / "da-dev.iob2"
+  encoder = tiny_ner.write_encoder(tmp_path / "encoder")
+  out = tmp_path / "model"
+  annotated = gold.read(file, "ner")
+  random_model.write(out, "random:1x16x2", str(encoder), annotated)
+  words = ["bench", "pipeline", f"a={out}", f"--gold={file}", "--cores=1"]
+  output = command(
+    capsys, *words, "--sentences=2", "--batches=1", "--repeats=1"
+  )
+  assert "F1  precision  recall" in output
+  output = command(capsys, *words, "--spacy=da_core", code=2)
+  assert "--spacy=da_core is scored on treebanks alone" in output
+
+
+def test_numbers_of_a_row():
+  items = gold.read(GOLD, "ud").items[:4]
+  sample = rows.Sample(items, {1: [[0], [1]]})
+  words = sample.counts["words"]
+
+  def rounds(*seconds):
+    return [
+      {"file": s, "batches": {1: [s / 10, s / 20]}, "encoder": s / own}
+      for s, own in zip(seconds, (2, 2, 4), strict=True)
+    ]
+
+  times = {"slow": rounds(4, 8, 40), "fast": rounds(1, 1, 2)}
+  row = rows.speed("fast", times, sample)
+  assert (row["words_s"], row["sentences_s"]) == (words, 4)
+  # The median of 4, 8 and 20, each of one round.
+  assert row["to_first"] == pytest.approx({"file": 8, "1": 8})
+  assert row["over_encoder"] == 2 and row["encoder_s"] == 0.5
+  # Of 0.1 and 0.05, the same again, 0.2 and 0.1.
+  assert row["latency_s"]["1"]["p50"] == pytest.approx(0.1)
+  assert row["latency_s"]["1"]["n"] == 6
+  times["fast"][1]["encoder"] = None
+  assert rows.speed("fast", times, sample)["over_encoder"] is None
+  energy = {"platform": "cpu", "method": "m", "joules": 12.0, "seconds": 1.0}
+  each = rows.energy_of_each(energy, sample)
+  assert each["joules_per_sentence"] == 3
+  assert each["joules_per_word"] == 12 / words
+  assert "joules_per_word" not in rows.energy_of_each({"method": "-"}, sample)
+
+
+def test_threads_of_a_core_come_last(monkeypatch, tmp_path):
+  monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+  assert cores.choose(3, tmp_path) == [0, 1, 2]
+  for core, siblings in enumerate(("0-1", "0-1", "2-3", "2-3")):
+    place = tmp_path / f"cpu{core}" / "topology"
+    place.mkdir(parents=True)
+    (place / "thread_siblings_list").write_text(siblings)
+  assert cores.choose(3, tmp_path) == [0, 2, 1]
+  with pytest.raises(UserError, match="--cores=5, but this process may use 4"):
+    cores.choose(5, tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("words", "expected"),
+  [
+    ("a=none", "none holds no task.json; expected the folder of a fine-tuned"),
+    ("a", "'a': expected NAME=FOLDER or random:SHAPE"),
+    ("random:xs random:xs", "random:xs is given twice"),
+    ("random:xs", "all models are random, so that none has a tokenizer"),
+    ("random:xs --cores=999", "--cores=999, but this process may use"),
+  ],
+)
+def test_what_is_refused(capsys, one_device, words, expected):
+  start = ["bench", "pipeline", f"--gold={GOLD}", "--cores=1"]
+  output = command(capsys, *start, *words.split(), code=2)
+  assert expected in output
+
+
+def test_models_of_two_tasks(capsys, tmp_path):
+  for task in ("ud", "qa"):
+    (tmp_path / task).mkdir()
+    description = {"task": task, "heads": {}, "classes": {}, "buckets": [8]}
+    (tmp_path / task / "task.json").write_text(json.dumps(description))
+  words = ["bench", "pipeline", f"--gold={GOLD}", "--cores=1"]
+  ud, qa = f"a={tmp_path}/ud", f"b={tmp_path}/qa"
+  output = command(capsys, *words, ud, qa, code=2)
+  assert f"models of one task expected, not {tmp_path}/ud of ud, " in output
+  output = command(capsys, *words, qa, code=2)
+  assert "the models are of task 'qa', whose input is not words" in output
+
+
+class Token(types.SimpleNamespace):
+  """A noun of spaCy."""
+
+  pos_, tag_, morph, lemma_ = "NOUN", "NN", "", "word"
+
+
+class OneNounAfterTheOther:
+  """A pipeline of spaCy that takes the first word for the root."""
+
+  meta: ClassVar = {"lang": "ga", "name": "core", "version": "1.0"}
+  pipe_names: ClassVar = ["parser"]
+  vocab = None
+  labels: ClassVar = ["ROOT", "nsubj", "obl:arg"]
+
+  def get_pipe(self, name):
+    assert name == "parser"
+    return self
+
+  def pipe(self, docs):
+    for words, starts in docs:
+      assert starts == [True] + [False] * (len(words) - 1)
+      own = [Token(i=i, dep_="nsubj") for i in range(len(words))]
+      for token in own:
+        token.head = own[0]
+      yield own
+
+
+def test_spacy_beside_ours_on_one_core(capsys, folder, monkeypatch, tmp_path):
+  loaded = {"ga_core": OneNounAfterTheOther}
+  fake = types.SimpleNamespace(load=lambda name: loaded[name]())
+  monkeypatch.setitem(sys.modules, "spacy", fake)
+  tokens = types.SimpleNamespace(
+    Doc=lambda vocab, words, sent_starts: (words, sent_starts)
+  )
+  monkeypatch.setitem(sys.modules, "spacy.tokens", tokens)
+  monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: {0, 1})
+  file = tmp_path / "found.json"
+  command(
+    capsys,
+    *("bench", "pipeline", f"a={folder}", "--spacy=ga_core"),
+    *(f"--gold={GOLD}", "--sentences=2", "--batches=1", "--repeats=1"),
+    *("--batch_sizes=1", f"--json={file}"),
+  )
+  found = json.loads(file.read_text())
+  pairs = [(row["model"], row["cores"]) for row in found["rows"]]
+  assert pairs == [("a", 1), ("ga_core", 1), ("a", 2)]
+  assert found["rows"][1]["over_encoder"] is None
+  own = found["models"][1]
+  assert own["fingerprint"] == "spacy:ga_core-1.0"
+  upos = [tag for s in conllu.read(GOLD) for tag in s.column("UPOS")]
+  right = 100 * upos.count("NOUN") / len(upos)
+  assert own["scores"]["UPOS"] == pytest.approx(right)
+  assert own["scores"].keys() == {"UPOS", "Lemmas", "UAS", "LAS"}

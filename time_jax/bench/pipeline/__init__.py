@@ -1,0 +1,1 @@
+"""Words per second and scores of pipelines, from words to annotations."""
