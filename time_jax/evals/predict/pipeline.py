@@ -8,6 +8,7 @@ from typing import Any
 from time_jax.core.errors import UserError
 from time_jax.evals.common import model_folder
 from time_jax.evals.common.batches import make_buckets
+from time_jax.evals.common.engine import Work
 from time_jax.evals.common.task import Network
 from time_jax.evals.predict.formats import FORMATS, Format
 from time_jax.models.family import Params
@@ -40,7 +41,21 @@ class Pipeline:
     Args:
       items: items of the task, annotated or not: see `Format.read`.
     """
-    return self.network.annotate(self.params, items)
+    return self.finish(items, self.prepare(items))
+
+  def prepare(self, items: Sequence[Any]) -> Work:
+    """Returns the batches of items; another thread may do so."""
+    return self.network.prepare(items)
+
+  def finish(self, items: Sequence[Any], work: Work) -> list[Any]:
+    """Returns the items with what is predicted for them.
+
+    Args:
+      items: items of the task, annotated or not.
+      work: what `prepare` has made of them.
+    """
+    engine = self.network.engine(self.params)
+    return self.network.finish(engine, items, work)
 
 
 def open_pipeline(folder: pathlib.Path) -> Pipeline:

@@ -11,10 +11,11 @@ import jax
 
 from time_jax.core.errors import UserError
 from time_jax.evals.predict import streams
-from time_jax.evals.predict.formats import Format
-from time_jax.evals.predict.pipeline import open_pipeline
+from time_jax.evals.predict.ahead import run_ahead
+from time_jax.evals.predict.pipeline import Pipeline, open_pipeline
 
-_TOGETHER = 1024  # items at once; sorted by length among themselves
+_TOGETHER = 1024  # items at once, which share rows
+_AHEAD = 2  # such groups of items that wait to be computed, or to be written
 _COMPILE = "/jax/core/compile/"  # events of tracing, lowering, compiling
 
 
@@ -37,14 +38,16 @@ def predict(folder: pathlib.Path, source: BinaryIO, out: TextIO) -> int:
   """
   pipeline = open_pipeline(folder)
   form = pipeline.format
-  seconds, count, words = 0.0, 0, 0
-  with _compilation_times() as compilations:
-    for items in _read(source, form):
-      start = time.perf_counter()
-      text = form.to_text(pipeline.annotate(items))
-      seconds += time.perf_counter() - start
-      out.write(text)
+  seconds, count, words, end = 0.0, 0, 0, 0.0
+  # A thread reads and another one computes while this one writes.
+  computed = run_ahead(_compute(_read(source, pipeline), pipeline), _AHEAD)
+  with _compilation_times() as compilations, contextlib.closing(computed):
+    for arrived, items in computed:
+      out.write(form.to_text(items))
       out.flush()
+      # Without the time that the input took to come.
+      start, end = max(arrived, end), time.perf_counter()
+      seconds += end - start
       count += len(items)
       words += sum(len(getattr(item, "words", ())) for item in items)
   compiling = sum(end - start for start, end in compilations)
@@ -58,15 +61,42 @@ def predict(folder: pathlib.Path, source: BinaryIO, out: TextIO) -> int:
   return 0
 
 
-def _read(source: BinaryIO, form: Format) -> Iterator[list[Any]]:
-  """Yields items as they arrive; raises UserError if there are none."""
+def _compute(
+  arriving: Iterator[tuple[float, list[Any]]], pipeline: Pipeline
+) -> Iterator[tuple[float, list[Any]]]:
+  """Yields items with what is predicted for them, and when they arrived."""
+  prepared = (
+    (arrived, items, pipeline.prepare(items)) for arrived, items in arriving
+  )
+  with contextlib.closing(run_ahead(prepared, _AHEAD)) as works:
+    for arrived, items, work in works:
+      yield arrived, pipeline.finish(items, work)
+
+
+def _read(
+  source: BinaryIO, pipeline: Pipeline
+) -> Iterator[tuple[float, list[Any]]]:
+  """Yields items as they arrive, and when their last byte did.
+
+  Raises:
+    UserError: there are none.
+  """
+  arrived = 0.0
+
+  def blocks() -> Iterator[bytes]:
+    nonlocal arrived
+    for block in streams.blocks(source):
+      arrived = time.perf_counter()
+      yield block
+
   empty = True
-  for items in form.read(streams.blocks(source)):
+  for items in pipeline.format.read(blocks()):
     empty = False
     for start in range(0, len(items), _TOGETHER):
-      yield items[start : start + _TOGETHER]
+      yield arrived, items[start : start + _TOGETHER]
   if empty:
-    raise UserError(f"the input is empty; expected {form.expects}.")
+    expected = pipeline.format.expects
+    raise UserError(f"the input is empty; expected {expected}.")
 
 
 @contextlib.contextmanager

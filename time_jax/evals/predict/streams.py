@@ -30,8 +30,14 @@ class FormatChooser(Protocol):
 
 
 def blocks(source: Any) -> Iterator[bytes]:
-  """Yields what a buffered stream has, as soon as it has it."""
-  return iter(lambda: source.read1(_BLOCK), b"")
+  """Yields what a stream has, as soon as it has it.
+
+  Args:
+    source: a binary stream. A buffered one is read below its buffer, on which
+      a thread that still reads would hold a lock as the process ends.
+  """
+  read = source.raw.read if hasattr(source, "raw") else source.read1
+  return iter(lambda: read(_BLOCK), b"")
 
 
 def sentences(
