@@ -169,7 +169,7 @@ class Epochs:
       self._epoch = epoch, self._order(epoch)
     length, chosen = self._epoch[1][i]
     shape = self._shapes[length]
-    return self._examples.fill(self._packed(chosen, shape), shape)
+    return self._examples.fill(self.packed(chosen, shape), shape)
 
   def _order(self, epoch: int) -> list[tuple[int, np.ndarray]]:
     random = np.random.default_rng((self._seed, epoch))
@@ -180,7 +180,8 @@ class Epochs:
       batches += [(length, mixed[i : i + count]) for i in starts]
     return [batches[i] for i in random.permutation(len(batches))]
 
-  def _packed(self, chosen: np.ndarray, shape: Shape) -> list[Numbers]:
+  def packed(self, chosen: np.ndarray, shape: Shape) -> list[Numbers]:
+    """Returns the numbers of chosen examples by row, for rows of a shape."""
     room = shape.tokens, shape.words
     rows = pack(self._sizes[chosen], self._words[chosen], lambda *_: room)
     return [chosen[row.numbers] for row in rows]
@@ -206,7 +207,7 @@ class Epochs:
       }:
         words = max(self._examples.room(tokens), self._words[numbers].max())
         shape = Shape(0, tokens, int(words))
-        rows = max(len(self._packed(some, shape)) for some in batches)
+        rows = max(len(self.packed(some, shape)) for some in batches)
         possible.append(shape._replace(rows=rows))
       best = min(possible, key=lambda shape: (shape.rows * shape.tokens, shape))
       shapes[length] = best._replace(rows=self._buckets.even(best.rows))
