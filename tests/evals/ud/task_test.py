@@ -216,6 +216,13 @@ def test_predictions_keep_the_rest_and_have_one_root(finished):
 
 
 @pytest.mark.slow
+def test_every_seed_has_a_learning_curve(finished):
+  workdir, _ = finished
+  for seed in ("seed-0", "seed-4"):
+    picture = (workdir / seed / "learning_curve.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+
+
 def test_it_learns_and_the_best_epoch_is_kept(finished):
   workdir, _ = finished
   content = json.loads((workdir / "seed-0" / "scores.json").read_text())

@@ -19,6 +19,7 @@ from time_jax.core.storage import atomic_file
 from time_jax.core.storage.paths import Path, prepare_workdir
 from time_jax.evals.common import (
   batches,
+  learning_curve,
   model_folder,
   optimization,
   split_files,
@@ -166,15 +167,23 @@ def _train(
   params = run.tune(beat)
   if params is None:
     return None
+  best = tuning.best_epoch(run.history) + 1
   result = {
     "run": record,
-    "best_epoch": tuning.best_epoch(run.history) + 1,
+    "best_epoch": best,
     "epochs": run.history,
     "seconds": run.seconds,
     **_predict(task, params, folder, beat),
   }
   params = sharding.replicate(params, mesh)  # By all processes.
   if jax.process_index() == 0:
+    learning_curve.plot_learning(
+      folder,
+      run.history,
+      best=best,
+      metrics=task.metrics,
+      steps=run.batches.steps,
+    )
     _write(task, params, result, folder)
   return result
 
