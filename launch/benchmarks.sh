@@ -15,7 +15,7 @@
 #   PYTHON            interpreter (.venv/bin/python if it exists, else python3)
 #   ROWS              rows of 512 tokens in a step (256; on a CPU 4)
 #   BUDGET            seconds for all measurements (560; on a CPU 7200)
-# bench aot, bench inference and bench scaling are not part of it.
+# bench aot, inference, pipeline and scaling are not part of it.
 # `--dry_run`, anywhere among the words, prints the commands instead.
 set -u
 
