@@ -194,24 +194,28 @@ class Epochs:
     smaller for that. Devices have no say in it: what dropout does depends on
     the row, and a run should be the same on any number of them.
     """
-    orders = [*map(self._order, range(self._epochs))]
     shapes = {}
     for length, numbers in self._split.items():
-      batches = [some for order in orders for n, some in order if n == length]
-      possible = []
       shared = self._buckets.row_length(length)
-      for tokens in {
-        length,
-        shared,
-        min(2 * shared, self._buckets.lengths[-1]),
-      }:
+      longer = min(2 * shared, self._buckets.lengths[-1])
+      possible = []
+      for tokens in {length, shared, longer}:
         words = max(self._examples.room(tokens), self._words[numbers].max())
         shape = Shape(0, tokens, int(words))
-        rows = max(len(self.packed(some, shape)) for some in batches)
-        possible.append(shape._replace(rows=rows))
+        possible.append(shape._replace(rows=self._rows(length, shape, 1)))
       best = min(possible, key=lambda shape: (shape.rows * shape.tokens, shape))
-      shapes[length] = best._replace(rows=self._buckets.even(best.rows))
+      rows = self._rows(length, best, self._epochs)
+      shapes[length] = best._replace(rows=self._buckets.even(rows))
     return shapes
+
+  def _rows(self, length: int, shape: Shape, epochs: int) -> int:
+    """Returns the most rows that batches of a bucket take in these epochs."""
+    return max(
+      len(self.packed(chosen, shape))
+      for epoch in range(epochs)
+      for bucket, chosen in self._order(epoch)
+      if bucket == length
+    )
 
 
 def in_rows(
