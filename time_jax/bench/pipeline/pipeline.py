@@ -34,6 +34,8 @@ SCHEMA = "time_jax.bench.pipeline/1"
 _ENERGY_SECONDS = 5.0  # Energy is measured for at least as long.
 # Where a process finds the programs that earlier ones have compiled.
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
+# Several processes at once share the memory of a GPU.
+_SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +215,7 @@ def _start(
       subject.source,
       sample.items,
       sample.batches,
-      environment={_CACHE: cache},
+      environment={_CACHE: cache, **_SHARED_GPU},
       cores=own[:1] if subject.single else own,
     )
     process.call("first")
