@@ -95,7 +95,7 @@ def test_killed_it_ends_bit_equal(
   assert spent[-1]["run/saving"] > spent[0]["run/saving"] >= 0
   assert main.main(["status", str(tmp_path)]) == 0
   told = capsys.readouterr().out
-  percent = re.search(r" ([\d.]+)% of ", told)
+  percent = re.search(r"goodput +([\d.]+)% of ", told)
   # One is rounded twice.
   assert percent and float(percent[1]) == pytest.approx(100 * goodput, abs=0.06)
   assert f"restarts     {spent[-1]['run/restarts']}; last" in told
