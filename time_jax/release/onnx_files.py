@@ -1,14 +1,11 @@
 """Writes a student as ONNX files, and measures each of them against JAX."""
 
-import logging
-from typing import Any
-
 import numpy as np
 
 from time_jax.core.display import byte_size
 from time_jax.core.errors import RunError
 from time_jax.core.storage.paths import Path, list_files
-from time_jax.hf import onnx_graph
+from time_jax.hf import onnx_encoder, onnx_graph, onnx_session
 from time_jax.hf.torch_encoder import Encode
 from time_jax.release import probe
 from time_jax.run.saved_student import Student
@@ -41,8 +38,10 @@ def write_onnx(
   target = folder / FOLDER
   target.mkdir()
   plain, int8 = target / PLAIN, target / INT8
-  onnx_graph.save_onnx(plain, student.config, student.params)
-  write_int8(plain, int8, large=onnx_graph.is_large(student.params))
+  onnx_encoder.save_onnx(plain, student.config, student.params)
+  onnx_session.write_int8(
+    plain, int8, large=onnx_graph.is_large(student.params)
+  )
   for path in list_files(target):
     path.chmod(0o644)  # Weights beside a file are written as private.
   batch = rows.batch()
@@ -70,32 +69,6 @@ def write_onnx(
   return [(f"{FOLDER}/{name}", text) for name, text in found.items()]
 
 
-def write_int8(path: Path, target: Path, *, large: bool) -> None:
-  """Writes a graph with its weights in 8 bits, a scale for every column.
-
-  Args:
-    path: file of the graph.
-    target: file of the one in 8 bits.
-    large: whether weights lie beside the graph; see `onnx_graph.is_large`.
-
-  Raises:
-    UserError: onnxruntime is not installed.
-  """
-  (quantization,) = onnx_graph.require("onnxruntime.quantization")
-  before = logging.root.manager.disable
-  logging.disable(logging.WARNING)  # Advice on graphs of other tools.
-  try:
-    quantization.quantize_dynamic(
-      path,
-      target,
-      per_channel=True,
-      weight_type=quantization.QuantType.QInt8,
-      use_external_data_format=large,
-    )
-  finally:
-    logging.disable(before)
-
-
 def load_onnx(path: Path) -> Encode:
   """Opens an ONNX file in onnxruntime, on the CPU.
 
@@ -106,17 +79,12 @@ def load_onnx(path: Path) -> Encode:
     A function of tokens (B, T) and mask (B, T) that gives the last hidden
     states (B, T, D).
   """
-  (runtime,) = onnx_graph.require("onnxruntime")
-  options = runtime.SessionOptions()
-  options.log_severity_level = 3  # Errors alone.
-  session: Any = runtime.InferenceSession(
-    str(path), options, providers=["CPUExecutionProvider"]
-  )
+  session = onnx_session.open_session(path)
 
   def encode(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    feeds = dict(zip(onnx_graph.INPUTS, (tokens, mask), strict=True))
+    feeds = dict(zip(onnx_encoder.INPUTS, (tokens, mask), strict=True))
     int64 = {name: np.asarray(x, np.int64) for name, x in feeds.items()}
-    return session.run([onnx_graph.OUTPUT], int64)[0]
+    return session.run([onnx_encoder.OUTPUT], int64)[0]
 
   return encode
 

@@ -13,7 +13,7 @@ from time_jax.bench.common.random_shapes import shape
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import local_path
 from time_jax.data.tokenizing import TokenizerSpec
-from time_jax.hf import files, load, model_identity, onnx_graph, save
+from time_jax.hf import files, load, model_identity, onnx_encoder, save
 from time_jax.hf.model_identity import Identity
 from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import init_params
@@ -84,7 +84,7 @@ def write_encoder(
   onnx = None
   if isinstance(config, BertConfig) and config.activation == "gelu":
     onnx = scratch / f"{name}.onnx"
-    onnx_graph.save_onnx(onnx, config, params)
+    onnx_encoder.save_onnx(onnx, config, params)
   blocks = {k: v for k, v in params.items() if k in ("first", "layers", "last")}
   parameters = sum(leaf.size for leaf in jax.tree.leaves(blocks))
   identity = identity or model_identity.of_folder(folder, config, params)
