@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from time_jax.config.finetune import EngineName
 from time_jax.core.arrays import Batch, Qkv
 from time_jax.core.arrays import make_batch as make_batch
 from time_jax.core.errors import RestartableError, UserError
@@ -324,20 +325,33 @@ def finetune(task: str, config: ConfigDict, workdir: Place) -> None:
   _finish(run(_own(config), Path(workdir), TASKS[task]), workdir)
 
 
-def predict(folder: Place, text: str) -> str:
+def predict(
+  folder: Place,
+  text: str,
+  engine: EngineName = "auto",
+  int8: bool = False,
+) -> str:
   """Annotates text with a fine-tuned model; see the command `predict`.
 
   Args:
     folder: the model, such as WORKDIR/seed-0/model.
     text: input as the command reads it.
+    engine: what computes; "auto": on a CPU onnxruntime, if it is installed and
+      knows the encoder, else JAX.
+    int8: whether onnxruntime computes with matrices in 8 bits. What is
+      predicted for a sentence may then depend on those beside it.
 
   Returns:
     What the command prints.
+
+  Raises:
+    UserError: there is no such model, the engine cannot compute it, or the
+      text is not what it reads.
   """
   from time_jax.evals.predict.predict import predict as run
 
   out = io.StringIO()
-  run(Path(folder), io.BytesIO(text.encode()), out)
+  run(Path(folder), io.BytesIO(text.encode()), out, engine, int8)
   return out.getvalue()
 
 

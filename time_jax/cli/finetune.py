@@ -4,7 +4,13 @@ import sys
 from typing import Literal
 
 from time_jax.config.command import Command, RecipeCommand
-from time_jax.config.finetune import RANGES, ner_config, qa_config, ud_config
+from time_jax.config.finetune import (
+  RANGES,
+  EngineName,
+  ner_config,
+  qa_config,
+  ud_config,
+)
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import Path
 
@@ -64,6 +70,10 @@ class Predict(Command):
   example = "predict runs/ga-ud/seed-0/model < text > out.conllu"
   argument = "folder"
   folder: Path  # Folder of a fine-tuned model.
+  # What computes; auto: on a CPU onnxruntime if it is installed and knows the
+  # encoder, else JAX.
+  engine: EngineName = "auto"
+  int8: bool = False  # Matrices in 8 bits, by onnxruntime: faster, less exact.
 
   def run(self) -> int:
     """Reads the standard input, and writes to the standard output."""
@@ -77,7 +87,9 @@ class Predict(Command):
         )
     from time_jax.evals.predict import predict
 
-    return predict.predict(self.folder, sys.stdin.buffer, sys.stdout)
+    return predict.predict(
+      self.folder, sys.stdin.buffer, sys.stdout, self.engine, self.int8
+    )
 
 
 class Report(Command):

@@ -3,6 +3,8 @@
 A file in `configs/` starts from one of these and changes what it needs.
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 from time_jax.config.distill import (
@@ -15,6 +17,8 @@ from time_jax.config.distill import (
 )
 from time_jax.config.ranges import out_of_range, real, refuse, whole
 from time_jax.config.recipe_arguments import parse
+
+EngineName = Literal["auto", "jax", "onnxruntime"]  # what computes in `predict`
 
 
 def _any_config(task: str) -> ConfigDict:

@@ -64,7 +64,7 @@ def test_models_of_our_own(capsys, folder, tmp_path):
   assert found == json.loads((tmp_path / "found.json").read_text())
   first, second = found["models"]
   sentences = conllu.read(GOLD)
-  predicted = open_pipeline(folder).annotate(sentences)
+  predicted = open_pipeline(folder, engine="jax").annotate(sentences)
   assert first["scores"] == scoring.score(sentences, predicted)
   assert second["scores"] is None
   assert second["name"] == second["given"] == "random:1x24x2"
@@ -86,7 +86,7 @@ def test_models_of_our_own(capsys, folder, tmp_path):
 
 
 def test_the_encoder_alone_has_the_rows_of_the_pipeline(folder, monkeypatch):
-  opened, sentences = open_pipeline(folder), conllu.read(GOLD)[:5]
+  opened, sentences = open_pipeline(folder, engine="jax"), conllu.read(GOLD)[:5]
   seen = []
   real = stepwise.states
 

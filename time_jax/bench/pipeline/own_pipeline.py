@@ -9,6 +9,7 @@ import jax
 
 from time_jax.bench.pipeline.measured import Opened, Work
 from time_jax.evals.common import batches
+from time_jax.evals.common.engine import JaxEngine
 from time_jax.evals.predict.pipeline import Pipeline, open_pipeline
 from time_jax.models import stepwise
 from time_jax.parallel import sharding
@@ -20,7 +21,7 @@ def load(folder: pathlib.Path) -> Opened:
   Args:
     folder: see `open_pipeline`.
   """
-  pipeline = open_pipeline(folder)
+  pipeline = open_pipeline(folder, engine="jax")
   encoder = pipeline.network.opened
   about = {
     "fingerprint": encoder.identity.value,
@@ -40,18 +41,20 @@ def encoder_pass(pipeline: Pipeline, items: Sequence[Any]) -> Work:
   """Returns a function that runs the encoder alone, a batch after the other.
 
   Args:
-    pipeline: a pipeline.
+    pipeline: a pipeline that JAX computes.
     items: sentences, whose rows of tokens are those that the pipeline makes.
   """
   network = pipeline.network
   rows = [host.batch for _, host in network.prepare(items).batches]
   encoder = network.opened.encoder
   encode = jax.jit(functools.partial(stepwise.last_state, encoder))
+  assert isinstance(pipeline.engine, JaxEngine), pipeline.computed_by
+  params = pipeline.engine.params["encoder"]
 
   def run() -> None:
     with sharding.use_mesh(network.mesh):
       for row in rows:
         placed = batches.place(row, network.mesh)
-        jax.block_until_ready(encode(pipeline.params["encoder"], placed))
+        jax.block_until_ready(encode(params, placed))
 
   return run

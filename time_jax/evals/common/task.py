@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from time_jax.evals.common.batches import Buckets, Examples, Numbers, Shape
 from time_jax.evals.common.encoders import OpenedEncoder
 from time_jax.evals.common.engine import Engine, JaxEngine, Work
+from time_jax.evals.common.onnx_engine import Program
 from time_jax.evals.common.packages import load_package
 from time_jax.models import stepwise
 from time_jax.models.family import Params
@@ -62,6 +63,17 @@ class Network(abc.ABC):
 
     `params` has "encoder", which may be unstacked, and "heads". The inputs of
     `FIRST` are a batch; outputs have its rows in front.
+    """
+
+  @abc.abstractmethod
+  def graphs(self, params: Params) -> Mapping[str, Program]:
+    """Returns `programs` as ONNX graphs, where the encoder is a BERT.
+
+    Args:
+      params: parameters of the network.
+
+    Raises:
+      UserError: onnx is not installed.
     """
 
   @abc.abstractmethod

@@ -9,10 +9,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from time_jax.evals.common.engine import Engine, Work
+from time_jax.evals.common.onnx_engine import Program
 from time_jax.evals.common.task import FIRST, Beat
 from time_jax.evals.common.word_layers import first_token
 from time_jax.evals.common.word_network import WordBatch, WordNetwork
-from time_jax.evals.ner import iob
+from time_jax.evals.ner import iob, onnx_head
 from time_jax.evals.ner.iob import Sentence
 from time_jax.models.family import Params
 
@@ -66,6 +67,11 @@ class Tagger(WordNetwork):
   def programs(self) -> dict[str, Callable[..., Any]]:
     """See `task.Network`."""
     return {FIRST: self.outputs}
+
+  def graphs(self, params: Params) -> dict[str, Program]:
+    """See `task.Network`."""
+    config = self.opened.config
+    return {FIRST: onnx_head.first_program(config, params, TAG)}
 
   def outputs(
     self, params: Params, batch: WordBatch

@@ -5,13 +5,14 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from time_jax.config.finetune import EngineName
 from time_jax.core.errors import UserError
 from time_jax.evals.common import model_folder
 from time_jax.evals.common.batches import make_buckets
-from time_jax.evals.common.engine import Work
+from time_jax.evals.common.engine import Engine, Work
 from time_jax.evals.common.task import Network
+from time_jax.evals.predict import engines
 from time_jax.evals.predict.formats import FORMATS, Format
-from time_jax.models.family import Params
 from time_jax.parallel import sharding
 from time_jax.step import machine
 
@@ -23,12 +24,14 @@ class Pipeline:
   Attributes:
     task: its task, such as "ud".
     network: encoder and heads.
-    params: their parameters.
+    engine: computes them.
+    computed_by: which engine that is, in words.
   """
 
   task: str
   network: Network
-  params: Params
+  engine: Engine
+  computed_by: str
 
   @property
   def format(self) -> Format:
@@ -54,18 +57,22 @@ class Pipeline:
       items: items of the task, annotated or not.
       work: what `prepare` has made of them.
     """
-    engine = self.network.engine(self.params)
-    return self.network.finish(engine, items, work)
+    return self.network.finish(self.engine, items, work)
 
 
-def open_pipeline(folder: pathlib.Path) -> Pipeline:
+def open_pipeline(
+  folder: pathlib.Path, engine: EngineName = "auto", int8: bool = False
+) -> Pipeline:
   """Opens the folder of a fine-tuned model.
 
   Args:
     folder: such as WORKDIR/seed-0/model of `finetune`.
+    engine: what computes it; for "auto" see `engines`.
+    int8: whether matrices are in 8 bits. What is predicted for an item may
+      then depend on the items beside it.
 
   Raises:
-    UserError: there is no such model.
+    UserError: there is no such model, or the engine cannot compute it.
   """
   description = model_folder.read_description(folder)
   task = description["task"]
@@ -78,5 +85,8 @@ def open_pipeline(folder: pathlib.Path) -> Pipeline:
   opened, params = model_folder.read_model(folder, mesh)
   lengths = description["buckets"]
   buckets = make_buckets(lengths, max(lengths), mesh)
+  # The engine has the parameters, in the form that it needs.
+  opened = dataclasses.replace(opened, params=None)
   network = FORMATS[task].network(description, opened, buckets, mesh)
-  return Pipeline(task, network, params)
+  chosen, name = engines.open_engine(network, params, engine, int8=int8)
+  return Pipeline(task, network, chosen, name)

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, TextIO
 
 import jax
 
+from time_jax.config.finetune import EngineName
 from time_jax.core.errors import UserError
 from time_jax.evals.predict import streams
 from time_jax.evals.predict.ahead import run_ahead
@@ -19,7 +20,13 @@ _AHEAD = 2  # such groups of items that wait to be computed, or to be written
 _COMPILE = "/jax/core/compile/"  # events of tracing, lowering, compiling
 
 
-def predict(folder: pathlib.Path, source: BinaryIO, out: TextIO) -> int:
+def predict(
+  folder: pathlib.Path,
+  source: BinaryIO,
+  out: TextIO,
+  engine: EngineName = "auto",
+  int8: bool = False,
+) -> int:
   """Annotates the sentences, or answers the questions, of a stream.
 
   Args:
@@ -29,14 +36,17 @@ def predict(folder: pathlib.Path, source: BinaryIO, out: TextIO) -> int:
       line, see `layouts`. For `qa`, see `squad.parse`.
     out: gets CoNLL-U, IOB2, or JSON lines of answers; those of sentences as
       soon as a block of them is read, such as a line that is typed.
+    engine: see `open_pipeline`.
+    int8: see `open_pipeline`.
 
   Returns:
     The exit code, 0.
 
   Raises:
-    UserError: there is no such model, or the input is none of these.
+    UserError: there is no such model, the engine cannot compute it, or the
+      input is none of these.
   """
-  pipeline = open_pipeline(folder)
+  pipeline = open_pipeline(folder, engine, int8)
   form = pipeline.format
   seconds, count, words, end = 0.0, 0, 0, 0.0
   # A thread reads and another one computes while this one writes.
@@ -55,7 +65,7 @@ def predict(folder: pathlib.Path, source: BinaryIO, out: TextIO) -> int:
     f"{count} {form.items}{f', {words} words' if words else ''} in "
     f"{seconds:.1f} s: {count / seconds:.1f} {form.items}/s; "
     f"{count / (seconds - compiling):.1f} without the {compiling:.1f} s of "
-    "compilation.",
+    f"compilation; computed by {pipeline.computed_by}.",
     file=sys.stderr,
   )
   return 0

@@ -22,7 +22,9 @@ from time_jax.core.arrays import Batch
 from time_jax.evals.common import batches
 from time_jax.evals.common.batches import Numbers, Shape
 from time_jax.evals.common.engine import Engine, Work
+from time_jax.evals.common.onnx_engine import Program
 from time_jax.evals.common.task import FIRST, Beat, Network
+from time_jax.evals.qa import onnx_head
 from time_jax.evals.qa.squad import Answer, Question
 from time_jax.evals.qa.windows import Window, WindowCutter
 from time_jax.models.family import Params
@@ -170,6 +172,12 @@ class Reader(Network):
   def programs(self) -> dict[str, Callable[..., Any]]:
     """See `task.Network`."""
     return {FIRST: self.outputs}
+
+  def graphs(self, params: Params) -> dict[str, Program]:
+    """See `task.Network`."""
+    config = self.opened.config
+    longest = self.spec["windows"]["longest_answer"]
+    return {FIRST: onnx_head.first_program(config, params, longest)}
 
   def outputs(
     self, params: Params, batch: SpanBatch

@@ -10,10 +10,12 @@ from jaxtyping import Array, Float, Int
 
 from time_jax.evals.common.batches import Numbers
 from time_jax.evals.common.engine import Engine, Work
+from time_jax.evals.common.onnx_engine import Program
 from time_jax.evals.common.task import FIRST, Beat
 from time_jax.evals.common.word_network import Labels, WordBatch, WordNetwork
 from time_jax.evals.common.word_tokens import Chunk
 from time_jax.evals.ud import labels as ud_labels
+from time_jax.evals.ud import onnx_heads
 from time_jax.evals.ud.conllu import Sentence
 from time_jax.evals.ud.heads import ParserHeads, Scores, possible_heads
 from time_jax.evals.ud.labels import RELATION, Classes
@@ -71,6 +73,15 @@ class Annotator(WordNetwork):
   def programs(self) -> dict[str, Callable[..., Any]]:
     """See `task.Network`."""
     return {FIRST: self.outputs, RELATION: self.relations}
+
+  def graphs(self, params: Params) -> dict[str, Program]:
+    """See `task.Network`."""
+    heads, config = self.heads, self.opened.config
+    found = {FIRST: onnx_heads.first_program(heads, config, params)}
+    if relations := self.classes[RELATION]:
+      roots = [*map(ud_labels.is_root, relations)]
+      found[RELATION] = onnx_heads.relation_program(heads, params, roots)
+    return found
 
   def outputs(
     self, params: Params, batch: WordBatch

@@ -1,0 +1,107 @@
+"""Computes the programs of a network with onnxruntime, on the CPU."""
+
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from time_jax.hf import onnx_session
+from time_jax.hf.onnx_graph import Graph, is_large, require
+from time_jax.models.family import Params
+
+
+class Program(NamedTuple):
+  """A program as a graph.
+
+  Attributes:
+    graph: its inputs are the arrays in the program's inputs, in the order of
+      `jax.tree.leaves`; its outputs those in `outputs`.
+    outputs: the outputs of the program, with a name in place of each array.
+  """
+
+  graph: Graph
+  outputs: Any
+
+
+class _Session(NamedTuple):
+  """A program that is ready to run; see `Program`."""
+
+  session: Any
+  outputs: Any
+
+  def run(self, inputs: Any) -> Any:
+    leaves = jax.tree.leaves(inputs)
+    names = [each.name for each in self.session.get_inputs()]
+    feeds = dict(zip(names, map(_as_fed, leaves), strict=True))
+    wanted, form = jax.tree.flatten(self.outputs)
+    return jax.tree.unflatten(form, self.session.run(wanted, feeds))
+
+
+@dataclasses.dataclass(frozen=True)
+class OnnxEngine:
+  """onnxruntime, in float32 or in 8 bits; see `engine.Engine`.
+
+  In float32 the result for an item does not depend on the items beside it. In
+  8 bits it does, a little: an array's scale is that of its largest number.
+
+  Attributes:
+    sessions: the programs, by name.
+  """
+
+  sessions: Mapping[str, _Session]
+
+  def start(self, program: str, *inputs: Any) -> Any:
+    """Computes a program at once; see `engine.Engine`."""
+    return self.sessions[program].run(inputs)
+
+
+def make_engine(
+  programs: Mapping[str, Program], params: Params, *, int8: bool
+) -> OnnxEngine:
+  """Opens a network's programs in onnxruntime.
+
+  Args:
+    programs: see `task.Network.graphs`.
+    params: the parameters that they were made of.
+    int8: whether to compute with matrices in 8 bits, a scale for every column.
+
+  Raises:
+    UserError: onnx or onnxruntime is not installed.
+  """
+  large = is_large(params)
+  sessions = {}
+  for name, (graph, outputs) in programs.items():
+    sessions[name] = _Session(_open(graph, large, int8), outputs)
+  return OnnxEngine(sessions)
+
+
+def _open(graph: Graph, large: bool, int8: bool) -> Any:
+  """Opens a graph, by way of files where there is no other."""
+  model = graph.model()
+  if not large and not int8:
+    return onnx_session.open_session(model.SerializeToString())
+  (onnx,) = require("onnx")
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / "model.onnx"
+    onnx.save(
+      model,
+      path,
+      save_as_external_data=large,
+      location=f"{path.name}.data",
+    )
+    if int8:
+      target = path.with_suffix(".int8")
+      onnx_session.write_int8(path, target, large=large)
+      path = target
+    return onnx_session.open_session(path)
+
+
+def _as_fed(array: Any) -> np.ndarray:
+  """Returns an array in the type that graphs take: whole numbers are int64."""
+  array = np.asarray(array)
+  whole = np.issubdtype(array.dtype, np.integer)
+  return array.astype(np.int64) if whole else array
