@@ -55,7 +55,7 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     "again": f"{start['warm']:.1f}",
     "mJ/word": number(per_word and 1e3 * per_word, ".3g"),
   }
-  ratios = {f"{k} to first": f"{v:.2f}x" for k, v in row["to_first"].items()}
+  ratios = {f"{k} to first": f"{v:.3g}x" for k, v in row["to_first"].items()}
   return cells | ratios
 
 
