@@ -29,18 +29,29 @@ def test_no_more_is_computed_than_may_wait():
   assert made == [0, 1, 2, 3]  # Two wait, one is handed over.
   before = threading.active_count()
   results.close()
-  for _ in range(50):
-    if threading.active_count() < before:
-      break
-    time.sleep(0.1)
   assert threading.active_count() < before and made == [0, 1, 2, 3]
+
+
+def test_a_thread_is_told_and_waited_for():
+  closed, ended = threading.Event(), []
+
+  def results():
+    yield 1
+    assert closed.wait(30)
+    ended.append(True)
+
+  found = run_ahead(results(), 1, closed=closed)
+  assert next(found) == 1
+  found.close()
+  assert ended == [True]
 
 
 def test_a_process_ends_while_its_thread_waits_for_input():
   code = (
     "import sys\n"
     "from time_jax.evals.predict import ahead, streams\n"
-    "blocks = ahead.run_ahead(streams.blocks(sys.stdin.buffer), 1)\n"
+    "source = streams.blocks(sys.stdin.buffer)\n"
+    "blocks = ahead.run_ahead(source, 1, patience=0)\n"
     "print(next(blocks), flush=True)\n"
   )
   process = subprocess.Popen(

@@ -9,23 +9,30 @@ T = TypeVar("T")
 _POLL = 0.1  # seconds until the thread sees that nobody reads any more
 
 
-def run_ahead(results: Iterator[T], depth: int) -> Generator[T, None, None]:
+def run_ahead(
+  results: Iterator[T],
+  depth: int,
+  *,
+  closed: threading.Event | None = None,
+  patience: float | None = None,
+) -> Generator[T, None, None]:
   """Yields what an iterator yields, which a thread asks for ahead.
-
-  The thread ends with the process, even while it waits for input: a pool's
-  thread would be waited for.
 
   Args:
     results: the iterator; it is used by the thread alone.
     depth: how many results wait, one or more; one more is being computed.
+    closed: is set where this generator is closed, so that the iterator can see
+      that its next result is not needed.
+    patience: seconds to wait then for the thread; None: until it has ended. A
+      thread in compiled code must not be left to the end of the process, which
+      it would abort. One that waits for input may be left.
 
   Yields:
     The results in order. An exception of the iterator is raised here, after
-    the results before it. Where this generator is closed, the thread ends as
-    soon as it has its next result.
+    the results before it.
   """
+  closed = closed or threading.Event()
   waiting: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
-  closed = threading.Event()
 
   def hand_over(result: Any, error: BaseException | None = None) -> None:
     while not closed.is_set():
@@ -45,7 +52,8 @@ def run_ahead(results: Iterator[T], depth: int) -> Generator[T, None, None]:
     else:
       hand_over(None, StopIteration())
 
-  threading.Thread(target=run, name="ahead", daemon=True).start()
+  thread = threading.Thread(target=run, name="ahead", daemon=True)
+  thread.start()
   try:
     while True:
       result, error = waiting.get()
@@ -56,3 +64,4 @@ def run_ahead(results: Iterator[T], depth: int) -> Generator[T, None, None]:
       yield result
   finally:
     closed.set()
+    thread.join(patience)

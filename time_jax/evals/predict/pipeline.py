@@ -10,7 +10,7 @@ from time_jax.core.errors import UserError
 from time_jax.evals.common import model_folder
 from time_jax.evals.common.batches import make_buckets
 from time_jax.evals.common.engine import Engine, Work
-from time_jax.evals.common.task import Network
+from time_jax.evals.common.task import Beat, Network
 from time_jax.evals.predict import engines
 from time_jax.evals.predict.formats import FORMATS, Format
 from time_jax.parallel import sharding
@@ -50,14 +50,17 @@ class Pipeline:
     """Returns the batches of items; another thread may do so."""
     return self.network.prepare(items)
 
-  def finish(self, items: Sequence[Any], work: Work) -> list[Any]:
+  def finish(
+    self, items: Sequence[Any], work: Work, beat: Beat = lambda: None
+  ) -> list[Any]:
     """Returns the items with what is predicted for them.
 
     Args:
       items: items of the task, annotated or not.
       work: what `prepare` has made of them.
+      beat: called after every batch.
     """
-    return self.network.finish(self.engine, items, work)
+    return self.network.finish(self.engine, items, work, beat)
 
 
 def open_pipeline(

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO, TextIO
@@ -16,6 +17,7 @@ from time_jax.evals.predict.ahead import run_ahead
 from time_jax.evals.predict.pipeline import Pipeline, open_pipeline
 
 _TOGETHER = 1024  # items at once, which share rows
+_PATIENCE = 1.0  # seconds for a reader that may be waiting for input
 _AHEAD = 2  # such groups of items that wait to be computed, or to be written
 _COMPILE = "/jax/core/compile/"  # events of tracing, lowering, compiling
 
@@ -50,7 +52,9 @@ def predict(
   form = pipeline.format
   seconds, count, words, end = 0.0, 0, 0, 0.0
   # A thread reads and another one computes while this one writes.
-  computed = run_ahead(_compute(_read(source, pipeline), pipeline), _AHEAD)
+  closed = threading.Event()
+  results = _compute(_read(source, pipeline), pipeline, closed)
+  computed = run_ahead(results, _AHEAD, closed=closed)
   with _compilation_times() as compilations, contextlib.closing(computed):
     for arrived, items in computed:
       out.write(form.to_text(items))
@@ -72,15 +76,29 @@ def predict(
 
 
 def _compute(
-  arriving: Iterator[tuple[float, list[Any]]], pipeline: Pipeline
+  arriving: Iterator[tuple[float, list[Any]]],
+  pipeline: Pipeline,
+  closed: threading.Event,
 ) -> Iterator[tuple[float, list[Any]]]:
-  """Yields items with what is predicted for them, and when they arrived."""
+  """Yields items with what is predicted for them, and when they arrived.
+
+  Args:
+    arriving: items, and when they arrived.
+    pipeline: what computes.
+    closed: whether nobody wants the next items.
+  """
   prepared = (
     (arrived, items, pipeline.prepare(items)) for arrived, items in arriving
   )
-  with contextlib.closing(run_ahead(prepared, _AHEAD)) as works:
+
+  def check() -> None:
+    if closed.is_set():
+      raise InterruptedError
+
+  ahead = run_ahead(prepared, _AHEAD, patience=_PATIENCE)
+  with contextlib.closing(ahead) as works:
     for arrived, items, work in works:
-      yield arrived, pipeline.finish(items, work)
+      yield arrived, pipeline.finish(items, work, check)
 
 
 def _read(
