@@ -46,6 +46,24 @@ def test_a_thread_is_told_and_waited_for():
   assert ended == [True]
 
 
+def test_a_chain_of_threads_ends_while_the_first_one_waits():
+  closed, never = threading.Event(), threading.Event()
+
+  def first():
+    yield 1
+    never.wait(60)
+
+  def second():
+    yield from run_ahead(first(), 1, closed=closed, patience=0)
+
+  found = run_ahead(second(), 1, closed=closed)
+  assert next(found) == 1
+  start = time.monotonic()
+  found.close()
+  assert time.monotonic() - start < 5
+  never.set()
+
+
 def test_a_process_ends_while_its_thread_waits_for_input():
   code = (
     "import sys\n"

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_POLL = 0.1  # seconds until the thread sees that nobody reads any more
+_POLL = 0.1  # seconds until a thread sees that it is to end
 
 
 def run_ahead(
@@ -22,7 +22,7 @@ def run_ahead(
     results: the iterator; it is used by the thread alone.
     depth: how many results wait, one or more; one more is being computed.
     closed: is set where this generator is closed, so that the iterator can see
-      that its next result is not needed.
+      that its next result is not needed; where it is set, the generator ends.
     patience: seconds to wait then for the thread; None: until it has ended. A
       thread in compiled code must not be left to the end of the process, which
       it would abort. One that waits for input may be left.
@@ -55,8 +55,11 @@ def run_ahead(
   thread = threading.Thread(target=run, name="ahead", daemon=True)
   thread.start()
   try:
-    while True:
-      result, error = waiting.get()
+    while not closed.is_set():
+      try:
+        result, error = waiting.get(timeout=_POLL)
+      except queue.Empty:
+        continue
       if isinstance(error, StopIteration):
         return
       if error is not None:
