@@ -54,7 +54,7 @@ def test_a_chain_of_threads_ends_while_the_first_one_waits():
     never.wait(60)
 
   def second():
-    yield from run_ahead(first(), 1, closed=closed, patience=0)
+    yield from run_ahead(first(), 1, stop=closed, patience=0)
 
   found = run_ahead(second(), 1, closed=closed)
   assert next(found) == 1
@@ -62,6 +62,19 @@ def test_a_chain_of_threads_ends_while_the_first_one_waits():
   found.close()
   assert time.monotonic() - start < 5
   never.set()
+
+
+def test_nothing_is_lost_where_the_first_thread_ends_early():
+  closed = threading.Event()
+
+  def second():
+    yield from run_ahead(iter(range(5)), 2, stop=closed, patience=1)
+
+  found = []
+  for result in run_ahead(second(), 5, closed=closed):
+    time.sleep(0.1)  # Both threads have ended long before the last result.
+    found.append(result)
+  assert found == [*range(5)]
 
 
 def test_a_process_ends_while_its_thread_waits_for_input():

@@ -14,6 +14,7 @@ def run_ahead(
   depth: int,
   *,
   closed: threading.Event | None = None,
+  stop: threading.Event | None = None,
   patience: float | None = None,
 ) -> Generator[T, None, None]:
   """Yields what an iterator yields, which a thread asks for ahead.
@@ -21,8 +22,9 @@ def run_ahead(
   Args:
     results: the iterator; it is used by the thread alone.
     depth: how many results wait, one or more; one more is being computed.
-    closed: is set where this generator is closed, so that the iterator can see
-      that its next result is not needed; where it is set, the generator ends.
+    closed: is set as this generator ends, so that the iterator can see that its
+      next result is not needed.
+    stop: where it is set, this generator ends, whatever is still to come.
     patience: seconds to wait then for the thread; None: until it has ended. A
       thread in compiled code must not be left to the end of the process, which
       it would abort. One that waits for input may be left.
@@ -31,7 +33,7 @@ def run_ahead(
     The results in order. An exception of the iterator is raised here, after
     the results before it.
   """
-  closed = closed or threading.Event()
+  closed, stop = closed or threading.Event(), stop or threading.Event()
   waiting: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
 
   def hand_over(result: Any, error: BaseException | None = None) -> None:
@@ -55,7 +57,7 @@ def run_ahead(
   thread = threading.Thread(target=run, name="ahead", daemon=True)
   thread.start()
   try:
-    while not closed.is_set():
+    while not stop.is_set():
       try:
         result, error = waiting.get(timeout=_POLL)
       except queue.Empty:

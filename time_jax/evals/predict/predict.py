@@ -95,7 +95,7 @@ def _compute(
     if closed.is_set():
       raise InterruptedError
 
-  ahead = run_ahead(prepared, _AHEAD, closed=closed, patience=_PATIENCE)
+  ahead = run_ahead(prepared, _AHEAD, stop=closed, patience=_PATIENCE)
   with contextlib.closing(ahead) as works:
     for arrived, items, work in works:
       yield arrived, pipeline.finish(items, work, check)
