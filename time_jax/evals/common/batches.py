@@ -15,9 +15,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
+from numpy.typing import NDArray
 
 from time_jax.core.arrays import Batch, make_batch
 from time_jax.core.errors import UserError
+from time_jax.data.packing import lay_out
 from time_jax.evals.common.packing import pack
 from time_jax.parallel import sharding
 
@@ -26,7 +28,7 @@ from time_jax.parallel import sharding
 _PLACES = 4096
 _FEWER = (1, 8, 32)
 
-Numbers = Sequence[int] | Int[np.ndarray, " k"]
+Numbers = Sequence[int]
 
 
 class Shape(NamedTuple):
@@ -184,7 +186,7 @@ class Epochs:
     """Returns the numbers of chosen examples by row, for rows of a shape."""
     room = shape.tokens, shape.words
     rows = pack(self._sizes[chosen], self._words[chosen], lambda *_: room)
-    return [chosen[row.numbers] for row in rows]
+    return [chosen[row.numbers].tolist() for row in rows]
 
   @functools.cached_property
   def _shapes(self) -> dict[int, Shape]:
@@ -285,25 +287,24 @@ def rows_at_once(tokens: int, needed: int) -> int:
 
 
 def fill_rows(
-  rows: Sequence[Sequence[Numbers]], count: int, length: int, pad_id: int
+  documents: Sequence[NDArray[np.int32]],
+  rows: Sequence[Numbers],
+  shape: Shape,
+  pad_id: int,
 ) -> Batch:
-  """Writes documents into rows, one after another.
+  """Writes documents into the rows of a batch, one after another.
 
   Args:
-    rows: for each row the token ids of its documents.
-    count: rows of the batch; those beyond `rows` stay empty.
-    length: tokens in a row.
+    documents: token ids of each document.
+    rows: for each row the numbers of its documents; rows beyond these stay
+      empty.
+    shape: shape of the batch.
     pad_id: the id that fills free places.
   """
-  ids = np.full((count, length), pad_id, np.int32)
-  segments = np.zeros((count, length), np.int32)
-  for row, documents in enumerate(rows):
-    start = 0
-    for number, tokens in enumerate(documents, 1):
-      stop = start + len(tokens)
-      ids[row, start:stop], segments[row, start:stop] = tokens, number
-      start = stop
-  return make_batch(ids, segments)
+  empty: list[Numbers] = [()] * (shape.rows - len(rows))
+  return make_batch(
+    *lay_out(documents, [*rows, *empty], seq_len=shape.tokens, pad_id=pad_id)
+  )
 
 
 def place(batch: Any, mesh: Mesh) -> Any:

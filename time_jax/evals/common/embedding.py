@@ -28,7 +28,8 @@ def embed(
   """
   tokenizer = load_backend(student.tokenizer)
   tokenizer.enable_truncation(student.longest)
-  ids = [line.ids for line in tokenizer.encode_batch(list(texts))]
+  lines = tokenizer.encode_batch(list(texts))
+  ids = [np.array(line.ids, np.int32) for line in lines]
   vectors = np.zeros((len(ids), student.config.hidden_size), np.float32)
   order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
   for start in range(0, len(order), batch_size):
@@ -36,8 +37,8 @@ def embed(
     # Few lengths and one number of rows: each new shape is compiled.
     length = 16 * -(-max(len(ids[i]) for i in chosen) // 16)
     pad_id = student.tokenizer.pad_id
-    rows = [[ids[i]] for i in chosen]
-    batch = batches.fill_rows(rows, batch_size, length, pad_id)
+    shape = batches.Shape(batch_size, length, 0)
+    batch = batches.fill_rows(ids, [[i] for i in chosen], shape, pad_id)
     means = _mean_state(student.encoder, student.params, batch)
     vectors[chosen] = np.asarray(means)[: len(chosen)]
   return vectors

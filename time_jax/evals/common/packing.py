@@ -1,4 +1,8 @@
-"""Packs examples into rows, so that little of a row is padding."""
+"""Packs examples into rows by their tokens and their words.
+
+The rows of text in `data.packing` are packed by tokens alone, and all have one
+length.
+"""
 
 import dataclasses
 from collections.abc import Callable

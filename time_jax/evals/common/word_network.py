@@ -57,9 +57,13 @@ class WordExamples:
   columns: tuple[str, ...] = ()
 
   @functools.cached_property
+  def _tokens(self) -> list[Int[np.ndarray, " t"]]:
+    return [chunk.tokens for chunk in self.chunks]
+
+  @functools.cached_property
   def sizes(self) -> Int[np.ndarray, " n"]:
     """Tokens of each chunk."""
-    return np.array([len(chunk.tokens) for chunk in self.chunks], np.int64)
+    return np.array([*map(len, self._tokens)], np.int64)
 
   @functools.cached_property
   def words(self) -> Int[np.ndarray, " n"]:
@@ -95,8 +99,7 @@ class WordExamples:
             labels = np.where(labels > 0, labels + word, labels)
           array[row, places] = labels
         token, word = token + len(chunk.tokens), places.stop
-    tokens = [[self.chunks[i].tokens for i in numbers] for numbers in rows]
-    batch = batches.fill_rows(tokens, shape.rows, shape.tokens, self.pad_id)
+    batch = batches.fill_rows(self._tokens, rows, shape, self.pad_id)
     return WordBatch(batch, owners, segments, targets)
 
 

@@ -63,10 +63,14 @@ class SpanExamples:
   pad_id: int
   targets: Sequence[tuple[int, int]] = ()
 
+  @functools.cached_property
+  def _tokens(self) -> list[Int[np.ndarray, " t"]]:
+    return [window.tokens for window in self.windows]
+
   @property
   def sizes(self) -> Int[np.ndarray, " n"]:
     """Tokens of each window."""
-    return np.array([len(window.tokens) for window in self.windows])
+    return np.array([*map(len, self._tokens)], np.int64)
 
   @property
   def words(self) -> Int[np.ndarray, " n"]:
@@ -89,8 +93,7 @@ class SpanExamples:
       in_context[row, window.first : window.first + len(window.spans)] = True
       if self.targets:
         targets[row] = self.targets[i]
-    tokens = [[self.windows[i].tokens] for (i,) in rows]
-    batch = batches.fill_rows(tokens, shape.rows, shape.tokens, self.pad_id)
+    batch = batches.fill_rows(self._tokens, rows, shape, self.pad_id)
     batch = dataclasses.replace(batch, token_types=types)
     return SpanBatch(batch, in_context, targets)
 
