@@ -36,6 +36,10 @@ from time_jax.hf import onnx_graph
 LINES = "Tá an lá go breá .\nNíl .\n"
 
 
+def beat():
+  pass
+
+
 def make_task(kind, tiny, config, items, mesh, folder, **rows):
   opened = encoders.open_encoder(
     str(tiny.write_encoder(folder / "encoder")), mesh=mesh, dtype="float32"
@@ -120,7 +124,7 @@ def test_trees_and_labels_of_ud(ud, together):
   groups = [items] if together else [[item] for item in items]
   found = []
   for some in groups:
-    found += network.finish(engine, some, network.prepare(some))
+    found += network.finish(engine, network.prepare(some), beat)
   assert conllu.to_text(found) == conllu.to_text(expected)
 
 
@@ -148,9 +152,9 @@ def test_tags_of_ner(mesh, tmp_path):
   dev = iob.read(tiny_ner.NER / "da-dev.iob2")
   expected = network.annotate(params, dev)
   assert len({tag for sentence in expected for tag in sentence.tags}) > 2
-  found = network.finish(engine, dev, network.prepare(dev))
+  found = network.finish(engine, network.prepare(dev), beat)
   assert iob.to_text(found) == iob.to_text(expected)
-  alone = network.finish(engine, dev[:1], network.prepare(dev[:1]))
+  alone = network.finish(engine, network.prepare(dev[:1]), beat)
   assert iob.to_text(alone) == iob.to_text(expected[:1])
 
 
@@ -168,7 +172,7 @@ def test_answers_of_qa(mesh, tmp_path):
     for ours, expected_one in zip(found, expected, strict=True):
       some = slice(len(rows))
       np.testing.assert_allclose(ours[some], expected_one[some], rtol=1e-5)
-  answers = network.finish(engine, dev, network.prepare(dev))
+  answers = network.finish(engine, network.prepare(dev), beat)
   expected = network.annotate(params, dev)
   texts = [[q.answers[0].text for q in some] for some in (answers, expected)]
   assert texts[0] == texts[1] and len({*texts[0]}) > 2

@@ -175,6 +175,6 @@ def test_the_next_batch_is_started_before_trees_are_searched(
     return search(*arguments)
 
   monkeypatch.setattr(annotator, "search_trees", searched)
-  task.network.finish(Recorded(), sentences, work)
+  task.network.finish(Recorded(), work, lambda: None)
   middle = [FIRST, "trees", RELATION] * (len(work.batches) - 1)
   assert events == [FIRST, *middle, "trees", RELATION]

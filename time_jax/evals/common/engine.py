@@ -17,11 +17,13 @@ class Work:
   """Items in the shape in which a network takes them.
 
   Attributes:
+    items: sentences or questions, annotated or not.
     examples: parts of the items, by number.
     batches: for each batch the numbers of its examples by row, and the batch
       on the host.
   """
 
+  items: Sequence[Any]
   examples: Sequence[Any]
   batches: Sequence[tuple[Sequence[Numbers], Any]]
 

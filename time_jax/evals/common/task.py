@@ -85,19 +85,12 @@ class Network(abc.ABC):
     """
 
   @abc.abstractmethod
-  def finish(
-    self,
-    engine: Engine,
-    items: Sequence[Any],
-    work: Work,
-    beat: Beat = lambda: None,
-  ) -> list[Any]:
+  def finish(self, engine: Engine, work: Work, beat: Beat) -> list[Any]:
     """Returns the items with what is predicted for them.
 
     Args:
       engine: computes the programs.
-      items: items, annotated or not.
-      work: what `prepare` has made of them.
+      work: what `prepare` has made of the items.
       beat: called after every batch.
     """
 
@@ -111,8 +104,7 @@ class Network(abc.ABC):
       items: items, annotated or not.
       beat: called after every batch.
     """
-    work = self.prepare(items)
-    return self.finish(self.engine(params), items, work, beat)
+    return self.finish(self.engine(params), self.prepare(items), beat)
 
   def engine(self, params: Params) -> Engine:
     """Returns the engine that computes with JAX on the mesh."""

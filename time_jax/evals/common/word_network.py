@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -111,15 +112,18 @@ class WordNetwork(Network):
     """Turns words into tokens."""
     return WordTokenizer(self.opened.tokenizer, self.buckets.lengths[-1])
 
-  def prepare_words(self, sentences: Sequence[Sequence[str]]) -> Work:
+  def prepare_words(
+    self, items: Sequence[Any], words: Sequence[Sequence[str]]
+  ) -> Work:
     """Returns the batches of sentences; see `Network.prepare`.
 
     Args:
-      sentences: words of each sentence.
+      items: the sentences.
+      words: words of each sentence.
     """
-    chunks = self.tokenizer.chunks(sentences)
+    chunks = self.tokenizer.chunks(words)
     examples = WordExamples(chunks, self.opened.tokenizer.pad_id)
-    return Work(chunks, list(batches.in_rows(examples, self.buckets)))
+    return Work(items, chunks, list(batches.in_rows(examples, self.buckets)))
 
   def label(
     self, engine: Engine, work: Work, beat: Beat

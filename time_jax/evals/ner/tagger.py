@@ -81,18 +81,12 @@ class Tagger(WordNetwork):
 
   def prepare(self, items: Sequence[Sentence]) -> Work:
     """See `task.Network`."""
-    return self.prepare_words([sentence.words for sentence in items])
+    return self.prepare_words(items, [item.words for item in items])
 
-  def finish(
-    self,
-    engine: Engine,
-    items: Sequence[Sentence],
-    work: Work,
-    beat: Beat = lambda: None,
-  ) -> list[Sentence]:
+  def finish(self, engine: Engine, work: Work, beat: Beat) -> list[Sentence]:
     """Returns the sentences with predicted tags, which are valid IOB2."""
-    tags: list[list[str]] = [[] for _ in items]
+    tags: list[list[str]] = [[] for _ in work.items]
     for chunk, labels in self.label(engine, work, beat):
       tags[chunk.sentence] += [self.tags[number] for number in labels[TAG]]
-    pairs = zip(items, tags, strict=True)
+    pairs = zip(work.items, tags, strict=True)
     return [sentence.with_tags(iob.repair(raw)) for sentence, raw in pairs]

@@ -44,23 +44,20 @@ class Pipeline:
     Args:
       items: items of the task, annotated or not: see `Format.read`.
     """
-    return self.finish(items, self.prepare(items))
+    return self.finish(self.prepare(items), lambda: None)
 
   def prepare(self, items: Sequence[Any]) -> Work:
     """Returns the batches of items; another thread may do so."""
     return self.network.prepare(items)
 
-  def finish(
-    self, items: Sequence[Any], work: Work, beat: Beat = lambda: None
-  ) -> list[Any]:
+  def finish(self, work: Work, beat: Beat) -> list[Any]:
     """Returns the items with what is predicted for them.
 
     Args:
-      items: items of the task, annotated or not.
-      work: what `prepare` has made of them.
+      work: what `prepare` has made of the items.
       beat: called after every batch.
     """
-    return self.network.finish(self.engine, items, work, beat)
+    return self.network.finish(self.engine, work, beat)
 
 
 def open_pipeline(

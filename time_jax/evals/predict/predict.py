@@ -87,9 +87,7 @@ def _compute(
     pipeline: what computes.
     closed: whether nobody wants the next items.
   """
-  prepared = (
-    (arrived, items, pipeline.prepare(items)) for arrived, items in arriving
-  )
+  prepared = ((arrived, pipeline.prepare(items)) for arrived, items in arriving)
 
   def check() -> None:
     if closed.is_set():
@@ -97,8 +95,8 @@ def _compute(
 
   ahead = run_ahead(prepared, _AHEAD, stop=closed, patience=_PATIENCE)
   with contextlib.closing(ahead) as works:
-    for arrived, items, work in works:
-      yield arrived, pipeline.finish(items, work, check)
+    for arrived, work in works:
+      yield arrived, pipeline.finish(work, check)
 
 
 def _read(

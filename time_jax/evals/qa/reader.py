@@ -193,15 +193,9 @@ class Reader(Network):
     """See `task.Network`."""
     windows = self.cutter.windows(items, skip_long=True)
     examples = SpanExamples(windows, self.opened.tokenizer.pad_id)
-    return Work(windows, list(batches.in_rows(examples, self.buckets)))
+    return Work(items, windows, list(batches.in_rows(examples, self.buckets)))
 
-  def finish(
-    self,
-    engine: Engine,
-    items: Sequence[Question],
-    work: Work,
-    beat: Beat = lambda: None,
-  ) -> list[Question]:
+  def finish(self, engine: Engine, work: Work, beat: Beat) -> list[Question]:
     """Returns the questions with predicted answers.
 
     Where a context has no tokens, or a question leaves no room for any, the
@@ -211,14 +205,14 @@ class Reader(Network):
     for rows, (first, last, log_p) in self.predict(engine, work, beat):
       for row, (i,) in enumerate(rows):
         spans[i] = int(first[row]), int(last[row]), float(log_p[row])
-    best = [(-np.inf, Answer("", 0, 0.0))] * len(items)
+    best = [(-np.inf, Answer("", 0, 0.0))] * len(work.items)
     for i, window in enumerate(work.examples):
       first, last, log_p = spans[i]
       if log_p > best[window.question][0]:
-        context = items[window.question].context
+        context = work.items[window.question].context
         answer = window.answer(context, first, last, math.exp(log_p))
         best[window.question] = log_p, answer
     return [
       question.with_answer(answer)
-      for question, (_, answer) in zip(items, best, strict=True)
+      for question, (_, answer) in zip(work.items, best, strict=True)
     ]

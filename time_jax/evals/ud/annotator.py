@@ -111,21 +111,17 @@ class Annotator(WordNetwork):
 
   def prepare(self, items: Sequence[Sentence]) -> Work:
     """See `task.Network`."""
-    return self.prepare_words([item.column("FORM") for item in items])
+    return self.prepare_words(items, [item.column("FORM") for item in items])
 
-  def finish(
-    self,
-    engine: Engine,
-    items: Sequence[Sentence],
-    work: Work,
-    beat: Beat = lambda: None,
-  ) -> list[Sentence]:
+  def finish(self, engine: Engine, work: Work, beat: Beat) -> list[Sentence]:
     """Returns the sentences with all columns that the network predicts."""
     labels = self._joined(self.label(engine, work, beat))
-    forms = [sentence.column("FORM") for sentence in items]
+    forms = [sentence.column("FORM") for sentence in work.items]
     return [
       sentence.with_columns(ud_labels.columns(words, numbers, self.classes))
-      for sentence, words, numbers in zip(items, forms, labels, strict=True)
+      for sentence, words, numbers in zip(
+        work.items, forms, labels, strict=True
+      )
     ]
 
   def predict(
