@@ -9,9 +9,7 @@ import dataclasses
 import itertools
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent import futures
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import grain
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from time_jax.core import errors
 from time_jax.data import integrity
+from time_jax.data.ahead import run_ahead
 from time_jax.data.manifest import NAME, load_manifest
 from time_jax.data.tf_example import FEATURES
 
@@ -249,18 +248,8 @@ def prefetch(
     The results in the order of the steps. An exception in the thread is
     raised here; the thread ends when the iterator is closed.
   """
-  pool = futures.ThreadPoolExecutor(1, "prefetch")
-  submitted = (
-    pool.submit(lambda s: put(batch_at(s)), step) for step in range(start, stop)
-  )
-  try:
-    ahead = deque(itertools.islice(submitted, depth + 1))
-    while ahead:
-      result = ahead.popleft().result()
-      ahead.extend(itertools.islice(submitted, 1))
-      yield result
-  finally:
-    pool.shutdown(cancel_futures=True)
+  steps = range(start, stop)
+  yield from run_ahead((put(batch_at(step)) for step in steps), depth)
 
 
 def _checked_rows(

@@ -12,8 +12,8 @@ import jax
 
 from time_jax.config.finetune import EngineName
 from time_jax.core.errors import UserError
+from time_jax.data.ahead import run_ahead
 from time_jax.evals.predict import streams
-from time_jax.evals.predict.ahead import run_ahead
 from time_jax.evals.predict.pipeline import Pipeline, open_pipeline
 
 _TOGETHER = 1024  # items at once, which share rows

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from time_jax.evals.predict.ahead import run_ahead
+from time_jax.data.ahead import run_ahead
 
 
 def test_results_come_in_order_and_then_the_error():
@@ -54,7 +54,7 @@ def test_a_chain_of_threads_ends_while_the_first_one_waits():
     never.wait(60)
 
   def second():
-    yield from run_ahead(first(), 1, stop=closed, patience=0)
+    yield from run_ahead(first(), 1, stop=closed, patience=0.0)
 
   found = run_ahead(second(), 1, closed=closed)
   assert next(found) == 1
@@ -68,7 +68,7 @@ def test_nothing_is_lost_where_the_first_thread_ends_early():
   closed = threading.Event()
 
   def second():
-    yield from run_ahead(iter(range(5)), 2, stop=closed, patience=1)
+    yield from run_ahead(iter(range(5)), 2, stop=closed, patience=1.0)
 
   found = []
   for result in run_ahead(second(), 5, closed=closed):
@@ -80,9 +80,10 @@ def test_nothing_is_lost_where_the_first_thread_ends_early():
 def test_a_process_ends_while_its_thread_waits_for_input():
   code = (
     "import sys\n"
-    "from time_jax.evals.predict import ahead, streams\n"
+    "from time_jax.data import ahead\n"
+    "from time_jax.evals.predict import streams\n"
     "source = streams.blocks(sys.stdin.buffer)\n"
-    "blocks = ahead.run_ahead(source, 1, patience=0)\n"
+    "blocks = ahead.run_ahead(source, 1, patience=0.0)\n"
     "print(next(blocks), flush=True)\n"
   )
   process = subprocess.Popen(
