@@ -91,7 +91,7 @@ def test_loss_and_gradients_are_those_of_a_row_for_each(task, params):
   """The loss is a mean over words, wherever they stand."""
   examples = task.examples
   some = np.flatnonzero(examples.sizes <= 32)[:24]
-  alone = examples.fill([[i] for i in some], Shape(24, 32, 32))
+  alone = examples.fill([[i] for i in some.tolist()], Shape(24, 32, 32))
   epochs = batches.Epochs(
     examples, task.buckets, batch_size=24, max_tokens=9999, epochs=1, seed=0
   )
