@@ -152,7 +152,7 @@ def test_another_config_is_refused(undisturbed, tiny, capsys):
   # What it was tried on stands before what refused it, and in the record.
   first = output.splitlines()[0]
   assert first.startswith("process 0 of 1 (alone), coordinator localhost:")
-  assert " x cpu, mesh {'data': 1," in first and "orbax-checkpoint" in first
+  assert "8 x cpu, mesh {'data': 1," in first and "orbax-checkpoint" in first
   start, end = history.read_sessions(undisturbed)[-2:]
   assert (start["event"], end["event"], end["code"]) == ("start", "end", 2)
   assert "seed: 21 then, 4 now" in end["why"]

@@ -6,8 +6,8 @@ import functools
 import jax
 import numpy as np
 import pytest
-import tiny_tokenizers
 from meshes import make_mesh
+from words import TEXT
 
 from time_jax.core import notes
 from time_jax.core.errors import UserError
@@ -15,18 +15,6 @@ from time_jax.evals.common import batches, packing
 from time_jax.evals.common.batches import Buckets, Epochs, make_buckets
 from time_jax.evals.common.word_network import WordExamples
 from time_jax.evals.common.word_tokens import WordTokenizer
-from time_jax.hf import tokenizer
-
-TEXT = ["tá an aimsir go maith inniu", "chonaic mé an madra dubh ar an trá"]
-
-
-@pytest.fixture(scope="module", params=tiny_tokenizers.KINDS)
-def spec(request, tmp_path_factory):
-  folder = tmp_path_factory.mktemp("words")
-  kind = tiny_tokenizers.KINDS[request.param]
-  backend = kind(TEXT * 3, 300 if "byte" in request.param else 60)
-  tiny_tokenizers.save(backend, folder)
-  return tokenizer.load_tokenizer(folder, 400)
 
 
 def test_every_token_belongs_to_its_word(spec):

@@ -4,49 +4,19 @@ import bisect
 
 import numpy as np
 import pytest
-import tiny_tokenizers
+from words import TEXT
 
 from time_jax.core import notes
 from time_jax.data import tokenizing
 from time_jax.data.tokenizing import forbidden_ids, load_backend
 from time_jax.evals.common.word_tokens import WordTokenizer
-from time_jax.hf import tokenizer
 
-TEXT = ["tá an aimsir go maith inniu", "chonaic mé an madra dubh ar an trá"]
 ODD = [
-  *(
-    "\u200b",
-    "漢字かな",
-    " 1 000 ",
-    "[SEP]",
-    "\u3000",
-    "\u0301\u0302",
-    "x" * 120,
-  ),
+  *("\u200b", "漢字かな", " 1 000 ", "[SEP]", "\u3000", "\u0301\u0302"),
   *("😀", "👩\u200d👩\u200d👧", "ﬁ", "a\u2028b", "\u00ad", "e\u0301", "\ufeff"),
-  *(
-    "[MASK]x",
-    "##a",
-    "▁a",
-    "Ġ",
-    "x" * 120,
-    "㍿",
-    "\x01",
-    "\ufffd",
-    "",
-    "İ",
-    "ő\n",
-  ),
+  *("[MASK]x", "##a", "▁a", "Ġ", "x" * 120, "㍿", "\x01", "\ufffd", ""),
+  *("İ", "ő\n"),
 ]
-
-
-@pytest.fixture(scope="module", params=tiny_tokenizers.KINDS)
-def spec(request, tmp_path_factory):
-  folder = tmp_path_factory.mktemp("words")
-  kind = tiny_tokenizers.KINDS[request.param]
-  backend = kind(TEXT * 3, 300 if "byte" in request.param else 60)
-  tiny_tokenizers.save(backend, folder)
-  return tokenizer.load_tokenizer(folder, 400)
 
 
 def one_by_one(spec, longest, sentences):
