@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import running
+import safetensors.numpy
 import tiny_ud
 
 from time_jax.cli import main
@@ -305,6 +306,21 @@ def test_predict_on_bad_input(finished, capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+def test_predict_with_weights_that_are_not_finite(
+  finished, capsys, monkeypatch, tmp_path
+):
+  folder = tmp_path / "model"
+  shutil.copytree(finished[0] / "seed-0" / "model", folder)
+  heads = safetensors.numpy.load_file(folder / "heads.safetensors")
+  heads["arc_kernel"] = heads["arc_kernel"] * np.nan
+  safetensors.numpy.save_file(heads, folder / "heads.safetensors")
+  stdin = io.TextIOWrapper(io.BytesIO("Tá sé ann .\n".encode()))
+  monkeypatch.setattr(sys, "stdin", stdin)
+  assert main.main(["predict", str(folder)]) == 2
+  said = capsys.readouterr()
+  assert not said.out and f"weights of {folder} hold NaN" in said.err
+
+
 def test_killed_and_started_again_ends_bit_equal(finished, model, tmp_path):
   arguments = tiny_ud.command(
     model,

@@ -18,6 +18,7 @@ import safetensors
 import safetensors.numpy
 from jax.sharding import Mesh
 
+from time_jax.core import nonfinite
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder, explain_missing
@@ -89,6 +90,9 @@ def read_model(
 
   Returns:
     The encoder; the parameters of encoder, unstacked, and heads on the mesh.
+
+  Raises:
+    UserError: there is no such model, or its weights are not finite.
   """
   opened = open_encoder(str(folder / "encoder"), mesh=mesh, dtype=np.float32)
   try:
@@ -101,4 +105,10 @@ def read_model(
     "encoder": stepwise.unstack(opened.params),
     "heads": sharding.replicate(heads, mesh),
   }
+  if not nonfinite.all_finite(params):
+    raise UserError(
+      f"the weights of {folder} hold NaN or infinity, so that nothing can be "
+      "predicted with them; expected finite numbers, as in a fresh copy of the "
+      "folder."
+    )
   return opened, params
