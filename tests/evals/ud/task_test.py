@@ -290,13 +290,16 @@ def test_predict_writes_what_the_run_wrote(finished, capsys, monkeypatch):
 @pytest.mark.slow
 def test_predict_on_bad_input(finished, capsys, monkeypatch, tmp_path):
   folder = finished[0] / "seed-0" / "model"
-  for text, words in (
-    (b"", "the input is empty"),
-    (b"ok\n\xff\n", "input:2: not UTF-8 at byte 1"),
-    (b"1" + b"\tx" * 8 + b"\n", "input:1: 9 columns, expected 10"),
+  for text, words, answered in (
+    (b"", "the input is empty", []),
+    # The sentence before the bad line is answered.
+    (b"ok\n\xff\n", "input:2: not UTF-8 at byte 1", ["ok"]),
+    (b"1" + b"\tx" * 8 + b"\n", "input:1: 9 columns, expected 10", []),
   ):
     output = predict(capsys, monkeypatch, folder, text, code=2)
-    assert words in output.err and not output.out
+    assert words in output.err
+    rows = [line.split("\t") for line in output.out.splitlines() if line]
+    assert [row[1] for row in rows if len(row) == 10] == answered
   output = predict(capsys, monkeypatch, tmp_path, b"x", code=2)
   assert "holds no task.json; expected the folder of a fine-tuned" in output.err
   record = json.loads((folder / "task.json").read_text())
