@@ -30,8 +30,8 @@ bench aot: config topology sweep batches meshes json
 bench scaling: config devices mode processes steps repeats markdown plot json
 bench inference: models text tokenizer engines batch_sizes scores spacy \
 batches repeats out json
-bench pipeline: models gold spacy tokenizer cores sentences batch_sizes \
-batches repeats out json
+bench pipeline: models gold engines spacy tokenizer cores sentences \
+batch_sizes batches repeats out json
 """
 FLAGS = {
   line.partition(":")[0]: line.partition(":")[2].split()

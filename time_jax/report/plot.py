@@ -87,8 +87,18 @@ def figure(
   return drawn
 
 
-def write_names(axes: Any, spots: Sequence[Spot]) -> None:
-  """Writes the names of spots beside them, when all else is drawn."""
+def write_names(
+  axes: Any,
+  spots: Sequence[Spot],
+  others: Sequence[tuple[float, float]] = (),
+) -> None:
+  """Writes the names of spots beside them, when all else is drawn.
+
+  Args:
+    axes: axes of matplotlib.
+    spots: the spots.
+    others: (x, y) of spots without names, which no name is to lie on either.
+  """
   from matplotlib.patheffects import withStroke
 
   # What a name cannot help to lie on, such as a line, does not cross it out.
@@ -107,7 +117,7 @@ def write_names(axes: Any, spots: Sequence[Spot]) -> None:
     )
     for x, y, name in spots
   ]
-  names.place(axes, drawn, [(x, y) for x, y, _ in spots])
+  names.place(axes, drawn, [*((x, y) for x, y, _ in spots), *others])
 
 
 def _spots(

@@ -2,10 +2,13 @@
 
 import csv
 import json
+import re
 import sys
 import types
 from typing import ClassVar
 
+import jax
+import numpy as np
 import pytest
 import tiny_ner
 import tiny_ud
@@ -17,13 +20,18 @@ pytest.importorskip("ufal.chu_liu_edmonds")
 
 from time_jax.bench.pipeline import (
   cores,
+  encoder_alone,
   gold,
-  own_pipeline,
+  int8_cost,
   pipeline,
   random_model,
   rows,
+  subjects,
 )
 from time_jax.core.errors import UserError
+from time_jax.evals.common import model_folder
+from time_jax.evals.common.onnx_engine import OnnxEngine
+from time_jax.evals.predict import engines
 from time_jax.evals.predict.pipeline import open_pipeline
 from time_jax.evals.ud import conllu, scoring
 from time_jax.models import stepwise
@@ -41,6 +49,7 @@ def encoder(tmp_path_factory):
 def one_device(mesh, monkeypatch):
   monkeypatch.setattr(sharding, "make_mesh", lambda **sizes: mesh)
   monkeypatch.setattr(pipeline, "ChildProcess", Here)
+  monkeypatch.setattr(subjects, "ChildProcess", Here)
 
 
 @pytest.fixture
@@ -81,8 +90,106 @@ def test_models_of_our_own(capsys, folder, tmp_path):
   (one, two) = csv.DictReader((out / "pipeline.csv").read_text().splitlines())
   assert float(one["UPOS"]) == first["scores"]["UPOS"] and not two["UPOS"]
   assert (out / "pipeline.png").read_bytes().startswith(b"\x89PNG")
-  lines = [line.split() for line in output.splitlines()]
-  assert ["random:1x24x2", "-", "-", "-", "-"] in lines
+  table = read_table(output)
+  assert list(table) == ["a", "random:1x24x2"]
+  assert table["random:1x24x2"]["LAS"] == "-"
+  assert table["a"]["UPOS"] == f"{first['scores']['UPOS']:.2f}"
+
+
+def read_table(output):
+  """Returns column -> cell of each model of the table that is printed."""
+  lines = [re.split(r" {2,}", line) for line in output.splitlines()]
+  (start,) = (i for i, line in enumerate(lines) if line[0] == "model")
+  header = lines[start]
+  rows = [line for line in lines[start + 1 :] if len(line) == len(header)]
+  return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+
+
+def test_each_engine_has_a_row(capsys, folder, tmp_path):
+  pytest.importorskip("onnxruntime")
+  file = tmp_path / "found.json"
+  output = command(
+    capsys,
+    *("bench", "pipeline", f"a={folder}", "random:1x24x2", f"--gold={GOLD}"),
+    *("--engines=onnxruntime,onnxruntime-int8,jax", "--cores=1"),
+    *("--sentences=3", "--batch_sizes=1", "--batches=1", "--repeats=1"),
+    f"--json={file}",
+  )
+  found = json.loads(file.read_text())
+  names = ["a/onnxruntime", "a/int8", "a", "random:1x24x2/onnxruntime"]
+  assert [row["model"] for row in found["rows"]] == names
+  assert [own["name"] for own in found["models"]] == names
+  assert found["rows"][0]["to_first"] == {"file": 1, "1": 1}
+  assert all(row["over_encoder"] > 0 for row in found["rows"])
+  models = dict(zip(names, found["models"], strict=True))
+  sentences = conllu.read(GOLD)
+  own = open_pipeline(folder, "onnxruntime", int8=True)
+  expected = scoring.score(sentences, own.annotate(sentences))
+  assert models["a/int8"]["scores"] == expected
+  assert models["a"]["scores"] == models["a/onnxruntime"]["scores"]
+  cost = models["a/int8"]["against_float32"]
+  before, after = (models[name]["scores"]["UPOS"] for name in names[:2])
+  assert (
+    cost["model"] == "a/onnxruntime"
+    and cost["points"]["UPOS"] == after - before
+  )
+  assert [own["against_float32"] for own in found["models"]].count(None) == 3
+  assert (
+    f"a/int8 against a/onnxruntime: UPOS {after - before:+.2f}, Lemmas "
+    in output
+  )
+  table = read_table(output)
+  assert list(table) == names
+  shown = [(row["engine"], row["dtype"]) for row in table.values()]
+  assert shown == [
+    ("onnxruntime", "float32"),
+    ("onnxruntime", "int8"),
+    ("jax", "float32"),
+    ("onnxruntime", "float32"),
+  ]
+  assert table["a/int8"]["UPOS"] == f"{after:.2f}"
+
+
+def test_another_encoder_is_computed_by_jax(
+  capsys, folder, monkeypatch, tmp_path
+):
+  pytest.importorskip("onnxruntime")
+  monkeypatch.setattr(engines, "in_onnx", lambda config: False)
+  file = tmp_path / "found.json"
+  output = command(
+    capsys,
+    *("bench", "pipeline", f"a={folder}", f"--gold={GOLD}", "--cores=1"),
+    *("--engines=onnxruntime,onnxruntime-int8", "--sentences=1"),
+    *("--batch_sizes=1", "--batches=1", "--repeats=1", f"--json={file}"),
+  )
+  (own,) = json.loads(file.read_text())["models"]
+  assert (own["name"], own["engine"]) == ("a", "jax")
+  assert "a is computed by JAX: onnxruntime knows no such encoder" in output
+
+
+def test_what_8_bits_cost():
+  def model(name, plain, dtype, **scores):
+    own = {"name": name, "plain_name": plain, "dtype": dtype}
+    return own | {"scores": scores}
+
+  models = [
+    model("b", "b", "float32", LAS=90),
+    model("a/onnxruntime", "a", "float32", UAS=90, LAS=80.5, F1=None),
+    model("a/int8", "a", "int8", UAS=90.25, LAS=80, F1=1),
+    model("c/int8", "c", "int8", LAS=70),
+  ]
+  costs = [int8_cost.points(own, models) for own in models]
+  points = {"UAS": 0.25, "LAS": -0.5}
+  assert costs == [
+    None,
+    None,
+    {"model": "a/onnxruntime", "points": points},
+    None,
+  ]
+  line = int8_cost.in_words(
+    models[2] | {"against_float32": costs[2]}, ["LAS", "UAS", "F1"]
+  )
+  assert line == "a/int8 against a/onnxruntime: LAS -0.50, UAS +0.25 points"
 
 
 def test_the_encoder_alone_has_the_rows_of_the_pipeline(folder, monkeypatch):
@@ -98,8 +205,44 @@ def test_the_encoder_alone_has_the_rows_of_the_pipeline(folder, monkeypatch):
   opened.annotate(sentences)
   expected = sorted(seen)
   seen.clear()
-  own_pipeline.encoder_pass(opened, sentences)()
+  encoder_alone.make_pass(opened, folder, sentences, int8=False)()
   assert sorted(seen) == expected and seen
+
+
+def test_the_encoder_alone_in_onnxruntime(folder, monkeypatch):
+  pytest.importorskip("onnxruntime")
+  opened = open_pipeline(folder, engine="onnxruntime")
+  sentences = conllu.read(GOLD)[:5]
+  found = []
+  real = OnnxEngine.start
+
+  def start(engine, program, row):
+    found.append((row, real(engine, program, row)))
+    return found[-1][1]
+
+  monkeypatch.setattr(OnnxEngine, "start", start)
+  encoder_alone.make_pass(opened, folder, sentences, int8=False)()
+  network = opened.network
+  batches = [host.batch for _, host in network.prepare(sentences).batches]
+  _, params = model_folder.read_model(folder, network.mesh)
+  assert len(found) == len(batches)
+  for batch, (row, state) in zip(batches, found, strict=True):
+    np.testing.assert_array_equal(row.tokens, batch.tokens)
+    encoder = network.opened.encoder
+    expected = stepwise.last_state(encoder, params["encoder"], batch)
+    real_tokens = batch.segment_ids > 0
+    np.testing.assert_allclose(
+      state[real_tokens], jax.device_get(expected)[real_tokens], atol=1e-5
+    )
+
+
+def test_onnxruntime_that_is_missing(capsys, folder, monkeypatch):
+  monkeypatch.setattr(subjects, "make_subjects", None)  # It is not reached.
+  monkeypatch.setitem(sys.modules, "onnxruntime", None)
+  start = ["bench", "pipeline", f"a={folder}", f"--gold={GOLD}", "--cores=1"]
+  for engine in ("onnxruntime", "onnxruntime-int8"):
+    output = command(capsys, *start, f"--engines=jax,{engine}", code=2)
+    assert "onnxruntime is not installed, and ONNX needs it: pip" in output
 
 
 def test_names_of_people(capsys, one_device, tmp_path):
@@ -113,7 +256,8 @@ def test_names_of_people(capsys, one_device, tmp_path):
   output = command(
     capsys, *words, "--sentences=2", "--batches=1", "--repeats=1"
   )
-  assert "F1  precision  recall" in output
+  row = read_table(output)["a"]
+  assert row["dtype"] == "float32" and float(row["precision"]) <= 100
   output = command(capsys, *words, "--spacy=da_core", code=2)
   assert "--spacy=da_core is scored on treebanks alone" in output
 
@@ -166,6 +310,8 @@ def test_threads_of_a_core_come_last(monkeypatch, tmp_path):
     ("a", "'a': expected NAME=FOLDER or random:SHAPE"),
     ("random:xs random:xs", "random:xs is given twice"),
     ("random:xs", "all models are random, so that none has a tokenizer"),
+    ("random:xs --engines=jax,jax", "--engines: jax is given twice"),
+    ("random:xs --engines=int8", "expected one of jax, onnxruntime"),
     ("random:xs --cores=999", "--cores=999, but this process may use"),
   ],
 )
@@ -237,6 +383,7 @@ def test_spacy_beside_ours_on_one_core(capsys, folder, monkeypatch, tmp_path):
   assert found["rows"][1]["over_encoder"] is None
   own = found["models"][1]
   assert own["fingerprint"] == "spacy:ga_core-1.0"
+  assert (own["engine"], own["dtype"]) == ("spacy", "float32")
   upos = [tag for s in conllu.read(GOLD) for tag in s.column("UPOS")]
   right = 100 * upos.count("NOUN") / len(upos)
   assert own["scores"]["UPOS"] == pytest.approx(right)

@@ -5,6 +5,7 @@ They are apart from the measurements, as --help must not import JAX.
 
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from time_jax.config.command import (
@@ -17,6 +18,7 @@ from time_jax.config.command import (
 from time_jax.core.errors import UserError
 
 _NAME = re.compile(r"[\w.@:-]+")  # of a model in tables and plots
+PipelineEngine = Literal["jax", "onnxruntime", "onnxruntime-int8"]
 RANDOM = "random:"  # and a shape: a model that was never trained
 
 
@@ -143,6 +145,9 @@ class Pipeline(Command):
   # compared with.
   models: tuple[str, ...]
   gold: pathlib.Path  # Annotated file: all read its words and are scored on it.
+  # What computes models: a row for each, NAME, NAME/onnxruntime and NAME/int8,
+  # which is in 8 bits. Random models have the first alone.
+  engines: tuple[PipelineEngine, ...] = ("jax",)
   spacy: tuple[str, ...] = ()  # Pipelines of spaCy; they work on one core.
   # Folder, hub id, package or workdir with the tokenizer of random models; by
   # default that of the first model.
@@ -167,8 +172,14 @@ class Pipeline(Command):
           "letters, digits and . _ - @ :"
         )
     names = [*(model.partition("=")[0] for model in self.models), *self.spacy]
-    if twice := {name for name in names if names.count(name) > 1}:
+    if twice := _repeated(names):
       raise UserError(
-        f"{', '.join(sorted(twice))} is given twice; expected a name of its "
-        "own for each model."
+        f"{twice} is given twice; expected a name of its own for each model."
       )
+    if twice := _repeated(self.engines):
+      raise UserError(f"--engines: {twice} is given twice; expected it once.")
+
+
+def _repeated(names: Sequence[str]) -> str:
+  """Returns the names that are there more than once, as text."""
+  return ", ".join(sorted({n for n in names if names.count(n) > 1}))

@@ -6,12 +6,16 @@ from typing import Any
 from time_jax.report import plot
 
 _LABEL = "best for its speed: no other is faster and better"
+_MARKERS = "os^D"
+_Models = Mapping[str, Mapping[str, Any]]  # by name
 
 
 def figure(content: Mapping[str, Any], metrics: Sequence[str]) -> Any:
   """Draws a panel for each score and each number of cores.
 
-  Models without scores are dotted lines at their speed.
+  A marker says what computes a model. A line joins the points of one model,
+  and its name stands at the first. Models without scores are dotted lines at
+  their speed.
 
   Args:
     content: content of the JSON file.
@@ -20,9 +24,9 @@ def figure(content: Mapping[str, Any], metrics: Sequence[str]) -> Any:
   Returns:
     The figure of matplotlib, or None if no model has scores.
   """
-  scores = {model["name"]: model["scores"] for model in content["models"]}
+  models = {model["name"]: model for model in content["models"]}
   counts = list(dict.fromkeys(row["cores"] for row in content["rows"]))
-  if not any(scores.values()):
+  if not any(model["scores"] for model in models.values()):
     return None
   # Imported here: matplotlib is slow to load and only the end needs it.
   from matplotlib.figure import Figure
@@ -36,36 +40,81 @@ def figure(content: Mapping[str, Any], metrics: Sequence[str]) -> Any:
   for count, line in zip(counts, panels, strict=True):
     own = [row for row in content["rows"] if row["cores"] == count]
     for metric, axes in zip(metrics, line, strict=True):
-      spots[axes] = _draw(axes, own, scores, metric)
+      spots[axes] = _draw(axes, own, models, metric)
       cores = "one core" if count == 1 else f"{count} cores"
       axes.set(ylabel=f"{metric} (%)", title=f"{metric}, {cores}")
   for axes in panels[-1]:
     axes.set(xlabel="words/s")
-  handles, labels = panels[0][0].get_legend_handles_labels()
-  drawn.legend(handles, labels, loc="outside lower center", fontsize="small")
+  # Of all panels: spaCy is in those of one core alone.
+  labels = {}
+  for axes in drawn.axes:
+    handles, names = axes.get_legend_handles_labels()
+    labels |= dict(zip(names, handles, strict=True))
+  drawn.legend(
+    [*labels.values()],
+    [*labels],
+    loc="outside lower center",
+    fontsize="small",
+    ncols=2,
+  )
   # At last, as panels share their limits.
   for axes, own in spots.items():
-    plot.write_names(axes, own)
+    first: dict[str, plot.Spot] = {}
+    for spot in own:
+      first.setdefault(spot[-1], spot)
+    plot.write_names(axes, [*first.values()], [(x, y) for x, y, _ in own])
   return drawn
 
 
 def _draw(
   axes: Any,
   rows: Sequence[Mapping[str, Any]],
-  scores: Mapping[str, Mapping[str, float] | None],
+  models: _Models,
   metric: str,
 ) -> list[plot.Spot]:
-  """Draws a panel without names; returns its spots with their names."""
-  from matplotlib.ticker import EngFormatter, LogLocator
-
-  spots, plain = [], []
+  """Draws a panel without names; returns its spots, in the order of rows."""
+  kinds = list(dict.fromkeys(map(_kind, models.values())))
+  of_model: dict[str, list[plot.Spot]] = {}
+  plain, seen = [], set()
   for row in rows:
-    score = (scores[row["model"]] or {}).get(metric)
+    model = models[row["model"]]
+    score = (model["scores"] or {}).get(metric)
     if score is not None:
-      spots.append((row["words_s"], score, row["model"]))
-    elif scores[row["model"]] is None:
+      kind, name = _kind(model), model["plain_name"]
+      axes.plot(
+        *(row["words_s"], score, _MARKERS[kinds.index(kind)]),
+        color=f"C{kinds.index(kind)}",
+        label=None if kind in seen else kind,
+      )
+      seen.add(kind)
+      of_model.setdefault(name, []).append((row["words_s"], score, name))
+    elif model["scores"] is None:
       plain.append(row)
-  axes.plot([x for x, _, _ in spots], [y for _, y, _ in spots], "o")
+  for own in of_model.values():
+    xs, ys, _ = zip(*own, strict=True)
+    axes.plot(xs, ys, color="0.8", linewidth=1, zorder=1)
+  every = [spot for own in of_model.values() for spot in own]
+  _draw_best(axes, every)
+  for number, row in enumerate(plain):
+    axes.axvline(
+      row["words_s"],
+      # The first colours are those of points.
+      color=f"C{len(_MARKERS) + number % 6}",
+      linestyle=":",
+      label=f"{row['model']}, without scores",
+    )
+  axes.margins(0.12)
+  _set_ticks(axes)
+  axes.grid(alpha=0.3, which="both")
+  return every
+
+
+def _kind(model: Mapping[str, Any]) -> str:
+  """Returns what computes a model, in words."""
+  return f"{model['engine']}, {model['dtype']}"
+
+
+def _draw_best(axes: Any, spots: Sequence[plot.Spot]) -> None:
   best = plot.front([(1 / x, y, name) for x, y, name in spots])
   axes.plot(
     [1 / x for x, _ in best],
@@ -76,14 +125,11 @@ def _draw(
     zorder=1,
     label=_LABEL,
   )
-  for number, row in enumerate(plain):
-    axes.axvline(
-      row["words_s"],
-      color=f"C{1 + number % 9}",
-      linestyle=":",
-      label=f"{row['model']}, without scores",
-    )
-  axes.margins(0.12)
+
+
+def _set_ticks(axes: Any) -> None:
+  from matplotlib.ticker import EngFormatter, LogLocator
+
   axes.set_xscale("log")
   axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
   for set_formatter in (
@@ -91,5 +137,3 @@ def _draw(
     axes.xaxis.set_minor_formatter,
   ):
     set_formatter(EngFormatter(sep=""))
-  axes.grid(alpha=0.3, which="both")
-  return spots

@@ -1,33 +1,30 @@
 """`bench pipeline`: from words to annotations, in turns, on some cores."""
 
 import contextlib
-import dataclasses
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from time_jax.bench.common import report, rounds
 from time_jax.bench.common.child_process import ChildProcess
-from time_jax.bench.common.flags import RANDOM, Pipeline
+from time_jax.bench.common.flags import Pipeline
 from time_jax.bench.pipeline import (
   cores,
   gold,
-  own_pipeline,
-  random_model,
+  int8_cost,
   rows,
-  spacy_pipeline,
+  subjects,
   tables,
 )
 from time_jax.bench.pipeline.gold import Gold
 from time_jax.bench.pipeline.measured import Measured
 from time_jax.bench.pipeline.rows import Sample
+from time_jax.bench.pipeline.subjects import Subject
 from time_jax.core.errors import UserError
-from time_jax.core.storage.paths import local_path
-from time_jax.evals.common import model_folder
 from time_jax.step import machine
 
 SCHEMA = "time_jax.bench.pipeline/1"
@@ -36,27 +33,6 @@ _ENERGY_SECONDS = 5.0  # Energy is measured for at least as long.
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 # Several processes at once share the memory of a GPU.
 _SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-  """A pipeline to measure.
-
-  Attributes:
-    name: its name in tables.
-    given: what the user gave: a folder, a shape, or a pipeline of spaCy.
-    load: opens it in a process; see `measured.Measured`.
-    source: the argument of `load`.
-    scored: whether its scores mean anything.
-    single: whether it works on one core, whatever it is given.
-  """
-
-  name: str
-  given: str
-  load: Callable[..., Any]
-  source: Any
-  scored: bool = True
-  single: bool = False
 
 
 def bench_pipeline(flags: Pipeline) -> int:
@@ -69,8 +45,8 @@ def bench_pipeline(flags: Pipeline) -> int:
     The exit code, 0.
 
   Raises:
-    UserError: a model, a pipeline of spaCy or the file is unknown, or they are
-      of different tasks.
+    UserError: a model, a pipeline of spaCy or the file is unknown, they are of
+      different tasks, or an engine is not installed.
   """
   json, out = flags.json, flags.out
   if out:
@@ -78,8 +54,9 @@ def bench_pipeline(flags: Pipeline) -> int:
   targets = [path for path in (json, out and out / tables.NUMBERS) if path]
   for path in targets:
     report.check_writable(path)
+  subjects.check_engines(flags)
   chosen = {count: cores.choose(count) for count in flags.cores}
-  annotated = gold.read(flags.gold, _task(flags))
+  annotated = gold.read(flags.gold, subjects.task_of(flags))
   if flags.spacy and annotated.task != "ud":
     raise UserError(
       f"--spacy={','.join(flags.spacy)} is scored on treebanks alone; expected "
@@ -89,9 +66,9 @@ def bench_pipeline(flags: Pipeline) -> int:
   found: list[dict[str, Any]] = []
   models: dict[str, dict[str, Any]] = {}
   with tempfile.TemporaryDirectory() as scratch:
-    subjects = _subjects(flags, annotated, pathlib.Path(scratch))
+    measured = subjects.make_subjects(flags, annotated, pathlib.Path(scratch))
     for number, (count, own) in enumerate(chosen.items()):
-      some = [s for s in subjects if not s.single or number == 0]
+      some = [s for s in measured if not s.single or number == 0]
       with contextlib.ExitStack() as stack:
         running = {}
         for subject in some:
@@ -100,18 +77,19 @@ def bench_pipeline(flags: Pipeline) -> int:
           if subject.name not in models:
             models[subject.name] = _model(subject, process, annotated)
         new = _measure(running, sample, flags.repeats)
-      for row in new:
-        single = any(s.single for s in some if s.name == row["model"])
-        row["cores"] = 1 if single else count
-      print(tables.speeds(new, sample), flush=True)
+      for row, subject in zip(new, some, strict=True):
+        row["cores"] = 1 if subject.single else count
+      print(tables.as_text(new, models, sample, annotated), flush=True)
       found += new
+  for model in models.values():
+    model["against_float32"] = int8_cost.points(model, [*models.values()])
   content = machine.environment({"data": 1}, "float32") | {
     "task": annotated.task,
     "gold": {"path": str(flags.gold), **sample.counts},
     "models": list(models.values()),
     "rows": found,
   }
-  print(tables.scores(content))
+  print(tables.costs(content), end="")
   for path in targets:
     report.write(path, SCHEMA, content)
   if out:
@@ -119,25 +97,6 @@ def bench_pipeline(flags: Pipeline) -> int:
   if written := " and ".join(str(path) for path in (json, out) if path):
     print(f"Written to {written}.")
   return 0
-
-
-def _given(model: str) -> tuple[str, str]:
-  """Returns name and folder, or name and random:SHAPE."""
-  name, equals, given = model.partition("=")
-  return name, given if equals else name
-
-
-def _task(flags: Pipeline) -> str:
-  """Returns the task of all models; that of a treebank, if all are random."""
-  tasks: dict[str, str] = {}  # -> the first model of it
-  for _, given in map(_given, flags.models):
-    if not given.startswith(RANDOM):
-      description = model_folder.read_description(local_path(given))
-      tasks.setdefault(description["task"], given)
-  if len(tasks) > 1:
-    listed = ", ".join(f"{given} of {task}" for task, given in tasks.items())
-    raise UserError(f"models of one task expected, not {listed}.")
-  return next(iter(tasks), "ud")
 
 
 def _draw(annotated: Gold, flags: Pipeline) -> Sample:
@@ -149,40 +108,6 @@ def _draw(annotated: Gold, flags: Pipeline) -> Sample:
     for size in flags.batch_sizes
   }
   return Sample(items, batches)
-
-
-def _subjects(
-  flags: Pipeline, annotated: Gold, scratch: pathlib.Path
-) -> list[Subject]:
-  """Returns what is measured; random models are written first."""
-  subjects = []
-  for number, (name, given) in enumerate(map(_given, flags.models)):
-    scored = not given.startswith(RANDOM)
-    folder = local_path(given) if scored else scratch / f"random-{number}"
-    if not scored:
-      arguments = folder, given, _tokenizer(flags), annotated
-      # In a process of its own, whose memory is free afterwards.
-      with ChildProcess(random_model.write, *arguments):
-        pass
-    subjects.append(
-      Subject(name, given, own_pipeline.load, folder, scored=scored)
-    )
-  for name in flags.spacy:
-    subjects.append(Subject(name, name, spacy_pipeline.load, name, single=True))
-  return subjects
-
-
-def _tokenizer(flags: Pipeline) -> str:
-  """Returns where the tokenizer of random models is."""
-  if flags.tokenizer:
-    return flags.tokenizer
-  for _, given in map(_given, flags.models):
-    if not given.startswith(RANDOM):
-      return str(local_path(given) / "encoder")
-  raise UserError(
-    "all models are random, so that none has a tokenizer; expected "
-    "--tokenizer=FOLDER."
-  )
 
 
 def _start(
@@ -240,7 +165,10 @@ def _model(
     }
   return {
     "name": subject.name,
+    "plain_name": subject.plain_name,
     "given": subject.given,
+    "engine": subject.engine,
+    "dtype": subject.dtype,
     **about,
     "scores": scores,
   }

@@ -7,7 +7,7 @@ alone, and are computed on the CPU.
 """
 
 import importlib.util
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 
@@ -22,6 +22,16 @@ from time_jax.models.bert import FAMILY, BertConfig
 from time_jax.models.family import Params
 
 _PACKAGES = ("onnx", "onnxruntime")
+
+
+def in_onnx(config: Any) -> bool:
+  """Returns whether onnxruntime can compute an encoder of a config."""
+  return isinstance(config, BertConfig)
+
+
+def require_onnxruntime() -> None:
+  """Raises UserError if a package is missing that onnxruntime needs here."""
+  onnx_graph.require(*_PACKAGES)
 
 
 def choose(network: Network, name: EngineName, *, int8: bool) -> str:
@@ -47,11 +57,11 @@ def choose(network: Network, name: EngineName, *, int8: bool) -> str:
         "--engine=onnxruntime, or no --int8."
       )
     return name
-  known = isinstance(network.opened.config, BertConfig)
+  known = in_onnx(network.opened.config)
   if name == "onnxruntime" or int8:
     if not known:
       raise _unknown(network)
-    onnx_graph.require(*_PACKAGES)
+    require_onnxruntime()
     return "onnxruntime"
   installed = all(map(importlib.util.find_spec, _PACKAGES))
   on_cpu = jax.default_backend() == "cpu"
