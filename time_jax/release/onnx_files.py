@@ -5,7 +5,7 @@ import numpy as np
 from time_jax.core.display import byte_size
 from time_jax.core.errors import RunError
 from time_jax.core.storage.paths import Path, list_files
-from time_jax.hf import onnx_encoder, onnx_graph, onnx_session
+from time_jax.hf import onnx_encoder, onnx_graph, onnx_int8, onnx_session
 from time_jax.hf.torch_encoder import Encode
 from time_jax.release import probe
 from time_jax.run.saved_student import Student
@@ -39,9 +39,7 @@ def write_onnx(
   target.mkdir()
   plain, int8 = target / PLAIN, target / INT8
   onnx_encoder.save_onnx(plain, student.config, student.params)
-  onnx_session.write_int8(
-    plain, int8, large=onnx_graph.is_large(student.params)
-  )
+  onnx_int8.write_int8(plain, int8, large=onnx_graph.is_large(student.params))
   for path in list_files(target):
     path.chmod(0o644)  # Weights beside a file are written as private.
   batch = rows.batch()

@@ -18,7 +18,7 @@ from time_jax.bench.common.energy import make_meter
 from time_jax.bench.inference.encoders import EncoderFiles
 from time_jax.bench.inference.sentences import SentenceBatch
 from time_jax.core.arrays import make_batch
-from time_jax.hf import load, onnx_session, torch_encoder
+from time_jax.hf import load, onnx_int8, torch_encoder
 from time_jax.models import stepwise
 from time_jax.parallel import sharding
 from time_jax.release import onnx_files
@@ -137,7 +137,7 @@ def _load_int8(files: EncoderFiles) -> Encode:
   assert files.onnx, files
   path = files.onnx.with_suffix(".int8")
   large = onnx_files.size_of(files.onnx) > files.onnx.stat().st_size
-  onnx_session.write_int8(files.onnx, path, large=large)
+  onnx_int8.write_int8(files.onnx, path, large=large)
   return onnx_files.load_onnx(path)
 
 

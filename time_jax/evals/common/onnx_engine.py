@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from time_jax.hf import onnx_session
+from time_jax.hf import onnx_int8, onnx_session
 from time_jax.hf.onnx_graph import Graph, is_large, require
 from time_jax.models.family import Params
 
@@ -82,21 +82,16 @@ def make_engine(
 def _open(graph: Graph, large: bool, int8: bool) -> Any:
   """Opens a graph, by way of files where there is no other."""
   model = graph.model()
-  if not large and not int8:
+  if int8:
+    onnx_int8.to_int8(model)
+  if not large:
     return onnx_session.open_session(model.SerializeToString())
   (onnx,) = require("onnx")
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "model.onnx"
     onnx.save(
-      model,
-      path,
-      save_as_external_data=large,
-      location=f"{path.name}.data",
+      model, path, save_as_external_data=True, location=f"{path.name}.data"
     )
-    if int8:
-      target = path.with_suffix(".int8")
-      onnx_session.write_int8(path, target, large=large)
-      path = target
     return onnx_session.open_session(path)
 
 
