@@ -2,6 +2,7 @@
 
 import pathlib
 
+import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -24,7 +25,7 @@ def hub(monkeypatch):
       raise hub.answer
     return str(hub.answer)
 
-  monkeypatch.setattr(files, "snapshot_download", snapshot_download)
+  monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
   return hub
 
 

@@ -6,6 +6,7 @@ import pathlib
 import resource
 import struct
 
+import huggingface_hub
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -208,7 +209,7 @@ SECRET = "hf_" + "abcdEFGH1234" * 3
 def test_tokens_are_not_shown(capsys, monkeypatch, tmp_path):
   monkeypatch.setenv("HF_TOKEN", SECRET)
   monkeypatch.setattr(
-    files,
+    huggingface_hub,
     "snapshot_download",
     lambda *a, **k: exec(
       f"raise OSError('Invalid {SECRET} at https://me:word@h/x')"

@@ -10,9 +10,6 @@ import json
 import os
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
-
 from time_jax.core.errors import UserError, first_line
 from time_jax.core.storage.atomic_folder import explain_missing
 from time_jax.core.storage.paths import Path, list_files, local_path
@@ -55,6 +52,10 @@ def resolve(path: str, allow_pickle: bool = False) -> Path:
 
 
 def _download(path: str, patterns: list[str]) -> Path:
+  # Their HTTP client takes a while to import, and most models are folders.
+  from huggingface_hub import snapshot_download
+  from huggingface_hub.errors import LocalEntryNotFoundError
+
   name, _, revision = path.partition("@")
   try:
     return Path(

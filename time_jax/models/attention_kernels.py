@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu import flash_attention as flash
 from jaxtyping import Array, Float
 
 from time_jax.models.attention_operands import Operands, Settings, split_heads
@@ -21,6 +20,9 @@ def attend_flash(
   It goes by blocks of up to 512 tokens. Bias, dropout and a window are not
   looked at.
   """
+  # What the kernel is written in takes a while to import.
+  from jax.experimental.pallas.ops.tpu import flash_attention as flash
+
   qkv, ids = operands.qkv, operands.segment_ids
   head_dim = qkv.query.shape[-1] // len(operands.heads)
 

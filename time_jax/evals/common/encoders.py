@@ -25,7 +25,6 @@ from time_jax.hf import files, load, model_identity, save, tokenizer
 from time_jax.hf.model_identity import Identity
 from time_jax.models.family import Family, Params, abstract_params, init_params
 from time_jax.parallel import sharding
-from time_jax.run import saved_student
 
 _MAX_TOKENS = 512  # of encoders that know no limit
 
@@ -163,14 +162,16 @@ def open_encoder(
     name = f"random {config.num_layers}x{config.hidden_size}"
     identity = model_identity.of_random(hf_config, config, folder)
     params = None
+  if params is not None:
+    # Of an encoder that reading a folder has asked for, too: it takes a while.
+    stored_as = family.encoder(config, config.num_layers, np.float32)
+    boxed = _without_pooler(abstract_params(stored_as))
+    layout = sharding.param_shardings(boxed, mesh)
+    params = jax.device_put(_without_pooler(params), layout)
   rates = {"dropout", "attention_dropout"}
   rates &= {field.name for field in dataclasses.fields(config)}
   config = dataclasses.replace(config, **dict.fromkeys(rates, dropout))
   encoder = family.encoder(config, config.num_layers, jnp.dtype(dtype))
-  if params is not None:
-    boxed = _without_pooler(abstract_params(encoder))
-    layout = sharding.param_shardings(boxed, mesh)
-    params = jax.device_put(_without_pooler(params), layout)
   return OpenedEncoder(
     encoder=encoder,
     params=params,
@@ -184,6 +185,10 @@ def open_encoder(
 
 
 def _open_workdir(workdir: pathlib.Path, step: int | None) -> _Stored:
+  # Orbax, grain and what else a run needs take longer to import than the model
+  # of a folder takes to open.
+  from time_jax.run import saved_student
+
   student = saved_student.read_student(workdir, step)
   folder = workdir / "tokenizer"
   if not folder.is_dir():

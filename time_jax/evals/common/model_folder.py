@@ -18,7 +18,6 @@ import safetensors
 import safetensors.numpy
 from jax.sharding import Mesh
 
-from time_jax.core import nonfinite
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder, explain_missing
@@ -30,7 +29,6 @@ from time_jax.evals.common.encoders import (
 from time_jax.hf import files
 from time_jax.models import stepwise
 from time_jax.models.family import Params
-from time_jax.parallel import sharding
 
 DESCRIPTION = "task.json"
 _HEADS = "heads.safetensors"
@@ -89,7 +87,7 @@ def read_model(
   """Reads the encoder and the heads that `write_folder` wrote.
 
   Returns:
-    The encoder; the parameters of encoder, unstacked, and heads on the mesh.
+    The encoder; the parameters of encoder, unstacked, and heads on the host.
 
   Raises:
     UserError: there is no such model, or its weights are not finite.
@@ -102,10 +100,11 @@ def read_model(
   heads = flax.traverse_util.unflatten_dict(flat, sep="/")
   assert opened.params is not None, folder
   params = {
-    "encoder": stepwise.unstack(opened.params),
-    "heads": sharding.replicate(heads, mesh),
+    # Blocks of an array on the host are views; on a device, programs.
+    "encoder": stepwise.unstack(jax.device_get(opened.params)),
+    "heads": heads,
   }
-  if not nonfinite.all_finite(params):
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
     raise UserError(
       f"the weights of {folder} hold NaN or infinity, so that nothing can be "
       "predicted with them; expected finite numbers, as in a fresh copy of the "

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from time_jax.hf.onnx_encoder import packed_states
@@ -75,7 +74,9 @@ def mixes(graph: Graph, words: str, weights: Sequence[np.ndarray]) -> list[str]:
     words: words in all layers (layers, rows, words, D).
     weights: for each mean the parameter of `word_layers.Mix`.
   """
-  table = np.asarray(jax.nn.softmax(np.stack(weights)), np.float32)
+  # On the host, where JAX would compile a program for it.
+  table = np.exp(np.stack(weights) - np.max(weights, axis=-1, keepdims=True))
+  table /= table.sum(axis=-1, keepdims=True)
   shares = graph.weight("mixes", table)
   flat = graph.add("Reshape", words, [table.shape[1], -1])
   shape = graph.add("Concat", [-1], graph.add("Shape", words, start=1), axis=0)

@@ -20,6 +20,7 @@ from time_jax.hf import onnx_graph
 from time_jax.models import registry
 from time_jax.models.bert import FAMILY, BertConfig
 from time_jax.models.family import Params
+from time_jax.parallel import sharding
 
 _PACKAGES = ("onnx", "onnxruntime")
 
@@ -75,7 +76,7 @@ def open_engine(
 
   Args:
     network: the network to be computed.
-    params: its parameters.
+    params: its parameters, on the host.
     name: see `choose`.
     int8: see `choose`.
 
@@ -83,7 +84,8 @@ def open_engine(
     UserError: see `choose`.
   """
   if choose(network, name, int8=int8) == "jax":
-    return network.engine(params), f"JAX on {jax.default_backend()}"
+    placed = sharding.replicate(params, network.mesh)
+    return network.engine(placed), f"JAX on {jax.default_backend()}"
   engine = onnx_engine.make_engine(network.graphs(params), params, int8=int8)
   return engine, f"onnxruntime on cpu{' in int8' if int8 else ''}"
 
