@@ -87,6 +87,30 @@ def test_predictions_are_those_of_one_sentence_at_a_time(task, params):
   assert len(heads) > 5  # They are trees of many forms.
 
 
+def test_a_long_sentence_is_its_parts_hung_on_the_first(task, params):
+  params = params | {"encoder": stepwise.unstack(params["encoder"])}
+  forms = [f"{word}{i % 7}" for i, word in enumerate(["an", "lá"] * 150)]
+  chunks = task.network.tokenizer.chunks([forms])
+  assert len(chunks) > 4
+  (whole,) = task.network.annotate(params, [conllu.make_sentence(forms)])
+  heads, relations, root = [], [], 0
+  for chunk in chunks:
+    own = forms[chunk.start :][: chunk.num_words]
+    (part,) = task.network.annotate(params, [conllu.make_sentence(own)])
+    found = [int(head) for head in part.column("HEAD")]
+    names = part.column("DEPREL")
+    if chunk.start:
+      names[found.index(0)] = "parataxis"
+    else:
+      root = found.index(0) + 1
+    for head in found:
+      heads.append(head + chunk.start if head else root if chunk.start else 0)
+    relations += names
+  assert whole.column("FORM") == forms
+  assert [int(head) for head in whole.column("HEAD")] == heads
+  assert whole.column("DEPREL") == relations
+
+
 def test_loss_and_gradients_are_those_of_a_row_for_each(task, params):
   """The loss is a mean over words, wherever they stand."""
   examples = task.examples

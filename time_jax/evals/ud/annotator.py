@@ -1,5 +1,6 @@
 """The network of `finetune ud`: tags, lemmas and a dependency tree."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -154,28 +155,34 @@ class Annotator(WordNetwork):
       waiting, jax.device_get([parsed.relations for parsed in waiting])
     )
 
-  def _joined(
-    self, chunks: Iterable[tuple[Chunk, Labels]]
-  ) -> list[dict[str, np.ndarray]]:
+  def _joined(self, chunks: Iterable[tuple[Chunk, Labels]]) -> list[Labels]:
     """Returns the labels of whole sentences, from those of their chunks."""
-    joined: list[dict[str, np.ndarray]] = []
-    for chunk, labels in chunks:
-      labels = dict(labels)
-      if not chunk.start:
-        joined.append(labels)
-        continue
-      root = int(np.flatnonzero(joined[-1]["HEAD"] == 0)[0]) + 1
+    by_sentence = itertools.groupby(chunks, lambda pair: pair[0].sentence)
+    return [self._whole([*parts]) for _, parts in by_sentence]
+
+  def _whole(self, parts: Sequence[tuple[Chunk, Labels]]) -> Labels:
+    """Returns the labels of a sentence, whose later chunks hang on the first.
+
+    Args:
+      parts: its chunks in order, with the labels of their words.
+    """
+    (_, first), *later = parts
+    if not later:
+      return first
+    root = int(np.flatnonzero(first["HEAD"] == 0)[0]) + 1
+    relations = list(self.classes.get(RELATION, ()))
+    joined = [first]
+    for chunk, labels in later:
       heads = labels["HEAD"]
-      labels["HEAD"] = np.where(heads > 0, heads + chunk.start, root)
-      names = list(self.classes.get(RELATION, ()))
-      if _JOINT in names:
-        joint = names.index(_JOINT)
-        labels[RELATION] = np.where(heads > 0, labels[RELATION], joint)
-      joined[-1] = {
-        name: np.concatenate([before, labels[name]])
-        for name, before in joined[-1].items()
-      }
-    return joined
+      moved = {"HEAD": np.where(heads > 0, heads + chunk.start, root)}
+      if _JOINT in relations:
+        joint = relations.index(_JOINT)
+        moved[RELATION] = np.where(heads > 0, labels[RELATION], joint)
+      joined.append({**labels, **moved})
+    return {
+      name: np.concatenate([labels[name] for labels in joined])
+      for name in first
+    }
 
 
 def search_trees(
