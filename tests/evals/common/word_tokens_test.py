@@ -82,14 +82,22 @@ def test_a_word_of_100_kb_and_a_sentence_of_5000_words(spec, capsys):
   assert [chunk.start for chunk in others] == [0, *ends[:-1]]
   long, *cut = capsys.readouterr().err.splitlines()
   assert long == (
-    "time_jax: note: 1 sentences have more than the 32 tokens that the encoder "
-    "takes, and are read in parts."
+    "time_jax: note: sentences of more than the 32 tokens that the encoder "
+    "takes are read in parts."
   )
   if len(first.tokens) == 32:  # WordPiece takes it for one unknown token.
     assert cut == [
-      "time_jax: note: 1 words are cut off after their first 30 tokens, the "
-      "most that the encoder takes of one word."
+      "time_jax: note: words of more than 30 tokens, the most that the encoder "
+      "takes of one word, are cut off after these."
     ]
+
+
+def test_a_long_input_is_noted_once_however_it_is_cut(spec, capsys):
+  notes.note.cache_clear()
+  tokenizer = WordTokenizer(spec, 32)
+  for count in (1, 2, 3):
+    tokenizer.chunks([["an", "trá"] * 30] * count)
+  assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_no_sentence(spec):

@@ -71,36 +71,37 @@ class WordTokenizer:
       )
 
   def chunks(self, sentences: Sequence[Sequence[str]]) -> list[Chunk]:
-    """Tokenises sentences, given as words, and notes those too long."""
+    """Tokenises sentences, given as words, and notes that some are too long."""
     room = self._longest - len(self._before) - len(self._after)
     chunks: list[Chunk] = []
-    number, num_long, num_cut = 0, 0, 0
+    number, any_long, any_cut = 0, False, False
     # The tokens of a whole file at once would fill the memory.
     for texts in batches(" ".join(words) for words in sentences):
       some = sentences[number : number + len(texts)]
       ids, lengths = self._tokens_of_words(some, texts)
-      num_cut += np.count_nonzero(lengths > room)
+      any_cut |= bool((lengths > room).any())
       ids, lengths = _cut(ids, lengths, room)
       ends = np.cumsum(lengths)
       word, token = 0, 0  # where the next chunk begins in `some`
       for words in some:
         spans = _spans(lengths[word : word + len(words)].tolist(), room)
-        num_long += len(spans) > 1
+        any_long |= len(spans) > 1
         for start, stop in spans:
           until = ends[word + stop - 1] if stop else token
           own = lengths[word + start : word + stop]
           chunks.append(self._chunk(number, start, ids[token:until], own))
           token = until
         word, number = word + len(words), number + 1
-    if num_long:
+    # Without counts, so that each is said once however long the text is.
+    if any_long:
       note(
-        f"{num_long} sentences have more than the {self._longest} tokens that "
-        "the encoder takes, and are read in parts."
+        f"sentences of more than the {self._longest} tokens that the encoder "
+        "takes are read in parts."
       )
-    if num_cut:
+    if any_cut:
       note(
-        f"{num_cut} words are cut off after their first {room} tokens, the "
-        "most that the encoder takes of one word."
+        f"words of more than {room} tokens, the most that the encoder takes of "
+        "one word, are cut off after these."
       )
     return chunks
 
