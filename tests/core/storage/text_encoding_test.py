@@ -63,7 +63,10 @@ READERS = {
   "input of ud": (TREE, stream(streams.ChooseConllu)),
   "input of ner": (TAGS, stream(streams.ChooseTokens)),
   "input of text": (TEXT, stream(streams.ChooseConllu)),
-  "input of qa": (QUESTIONS, lambda p: squad.parse(p.read_bytes(), "input")),
+  "input of qa": (
+    QUESTIONS,
+    lambda path: [*streams.questions([path.read_bytes()])],
+  ),
 }
 
 

@@ -163,12 +163,6 @@ def test_what_is_to_be_answered():
   one = json.dumps(row).encode()
   (question,) = squad.parse(one, "input")
   assert (question.id, question.context) == ("1", CONTEXT)
-  lines = one + b"\n\n" + json.dumps(row | {"id": 7}).encode() + b"\n"
-  assert [q.id for q in squad.parse(lines, "input")] == ["1", "7"]
-  with pytest.raises(UserError, match="input:2: no JSON"):
-    squad.parse(one + b"\nWo?\n", "input")
-  with pytest.raises(UserError, match="input:2: context is missing"):
-    squad.parse(one + b'\n{"question": "a"}', "input")
   cut_off = json.dumps(content(), indent=1).encode()[:-9]
   for text, place in ((b"Wo?\n", "line 1 column 1 "), (cut_off, "line 20 ")):
     with pytest.raises(UserError, match=f"input: no JSON: .* {place}") as error:

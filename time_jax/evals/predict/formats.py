@@ -35,13 +35,6 @@ class Format:
   expects: str
 
 
-def _questions(blocks: Iterable[bytes]) -> Iterator[list[Any]]:
-  """Yields all questions; only the end tells JSON from a JSON a line."""
-  data = b"".join(blocks)
-  if data.strip():
-    yield squad.parse(data, streams.NAME)
-
-
 FORMATS = {
   "ud": Format(
     "sentences",
@@ -57,5 +50,7 @@ FORMATS = {
     iob.to_text,
     f"a token a line, {_LINES}",
   ),
-  "qa": Format("questions", _questions, Reader, squad.to_lines, squad.EXPECTED),
+  "qa": Format(
+    "questions", streams.questions, Reader, squad.to_lines, squad.EXPECTED
+  ),
 }

@@ -35,9 +35,9 @@ def predict(
     folder: folder of a fine-tuned model.
     source: one sentence a line with spaces between its words; or CoNLL-U for
       a model of `ud`; for one of `ner` what it is trained on, or a token a
-      line, see `layouts`. For `qa`, see `squad.parse`.
-    out: gets CoNLL-U, IOB2, or JSON lines of answers; those of sentences as
-      soon as a block of them is read, such as a line that is typed.
+      line, see `layouts`. For `qa`, see `squad`.
+    out: gets CoNLL-U, IOB2, or JSON lines of answers, as soon as a block of
+      lines is read, such as one that is typed.
     engine: see `open_pipeline`.
     int8: see `open_pipeline`.
 

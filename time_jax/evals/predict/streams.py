@@ -1,4 +1,4 @@
-"""Reads the input of `predict` as it arrives: bytes in, sentences out."""
+"""Reads the input of `predict` as it arrives: bytes in, items out."""
 
 import codecs
 import contextlib
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from time_jax.core.errors import UserError
 from time_jax.evals.common.text_lines import LineParser, decode
 from time_jax.evals.ner import iob, layouts
+from time_jax.evals.qa import squad
 from time_jax.evals.ud import conllu
 
 NAME = "input"  # in messages
@@ -53,11 +54,31 @@ def sentences(
     UserError: a line is malformed, or no sentence ends within a million
       characters; all sentences before were yielded.
   """
+  return _together(_parsed(arriving, choose()))
+
+
+def questions(arriving: Iterable[bytes]) -> Iterator[list[Any]]:
+  """Yields questions as soon as they are there, those of a block together.
+
+  Those in the layout of SQuAD are one object, which only its end completes.
+
+  Args:
+    arriving: blocks of bytes, cut anywhere.
+
+  Raises:
+    UserError: the input is malformed; all questions on the lines before were
+      yielded.
+  """
+  return _together(_parsed_questions(arriving))
+
+
+def _together(parsed: Iterable[list[Any] | None]) -> Iterator[list[Any]]:
+  """Yields what is parsed between one None and the next, or an error."""
   complete: list[Any] = []
   try:
-    for parsed in _parsed(arriving, choose()):
-      if parsed is not None:
-        complete += parsed
+    for some in parsed:
+      if some is not None:
+        complete += some
       elif complete:
         yield complete
         complete = []
@@ -110,7 +131,7 @@ def _decoded(
 ) -> Iterator[Iterable[tuple[int, str]]]:
   """Yields the lines that each block completes, with their numbers."""
   seen = 0  # number of lines
-  for data in _whole_lines(arriving):
+  for data in _whole_lines(arriving, most=_UTF8 * _LONGEST):
     yield _numbered(data, seen + 1)
     seen += data.count(b"\n") + 1
 
@@ -124,10 +145,16 @@ def _numbered(data: bytes, first: int) -> Iterable[tuple[int, str]]:
   return decode(data.split(b"\n"), NAME, "text", first)
 
 
-def _whole_lines(arriving: Iterable[bytes]) -> Iterator[bytes]:
+def _whole_lines(
+  arriving: Iterable[bytes], most: int | None = None
+) -> Iterator[bytes]:
   """Yields the lines that each block completes, without the end of the last.
 
   At last comes the line that has no end.
+
+  Args:
+    arriving: blocks of bytes, cut anywhere.
+    most: bytes of a line at most; None: any number.
   """
   parts: list[bytes] = []  # of a line without its end
   size = seen = 0
@@ -139,7 +166,7 @@ def _whole_lines(arriving: Iterable[bytes]) -> Iterator[bytes]:
       parts, size = [], 0
     parts.append(rest)
     size += len(rest)
-    if size > _UTF8 * _LONGEST:
+    if most and size > most:
       raise _too_long(seen + 1)
   if size:
     yield b"".join(parts)
@@ -152,6 +179,28 @@ def _too_long(number: int) -> UserError:
     "\\n), or an empty line after the tokens of each. Split the text into "
     "sentences."
   )
+
+
+def _parsed_questions(
+  arriving: Iterable[bytes],
+) -> Iterator[list[Any] | None]:
+  """Yields the questions that each line completes, and None after a block."""
+  pieces, blank = _whole_lines(arriving), []
+  for first in pieces:
+    if first.strip():
+      break
+    blank.append(first)
+  else:
+    return
+  start = b"\n".join([*blank, first])
+  if not squad.begins_lines(start):
+    yield squad.parse(b"\n".join([start, *pieces]), NAME)
+    yield None
+    return
+  parser = squad.QuestionParser(NAME)
+  for piece in itertools.chain([start], pieces):
+    yield from map(parser.feed, (piece + b"\n").splitlines())
+    yield None
 
 
 class ChooseConllu:

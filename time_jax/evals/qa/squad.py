@@ -116,39 +116,68 @@ def _misplaced(question: Question) -> Iterator[str]:
 
 
 def parse(data: bytes, name: str) -> list[Question]:
-  """Parses questions to be answered, in the layout of SQuAD or as JSON lines.
+  """Parses questions to be answered, all in one object of JSON.
 
   Questions marked as impossible are kept, and answers are ignored.
 
   Args:
-    data: the whole input.
+    data: the whole input: the layout of SQuAD, or the object of one question.
     name: what messages call the input.
 
   Raises:
     UserError: the input is neither.
   """
+  content = _load(data, name, EXPECTED)
+  if "context" in content:
+    return [_row_question(content, 1, f"{name}:1")]
+  return _questions(content, name, data, answered=False)
+
+
+def begins_lines(start: bytes) -> bool:
+  """Returns whether an input has a question a line, not a layout over lines.
+
+  Args:
+    start: its first lines, one of them with more than spaces.
+  """
+  line = start.strip().splitlines()[0]
   try:
-    content = _load(data, name, EXPECTED)
-    if "context" not in content:
-      return _questions(content, name, data, answered=False)
-    rows = [(f"{name}:1", content)]
-  except _NotJsonError as error:
-    rows = []
-    for number, line in enumerate(data.splitlines(), 1):
-      place = f"{name}:{number}"
-      if line.strip():
-        try:
-          rows.append((place, _load(line, place, EXPECTED)))
-        except _NotJsonError as line_error:
-          raise (line_error if rows else error) from None
-  return [
-    _question({"id": str(number), **row, "answers": None}, place, place)
-    for number, (place, row) in enumerate(rows, 1)
-  ]
+    row = _load(line, "", EXPECTED)
+  except UserError:
+    return False
+  return "question" in row or "context" in row
 
 
-class _NotJsonError(UserError):
-  """Text that is not an object of JSON."""
+class QuestionParser:
+  """Parses questions to be answered, an object a line."""
+
+  def __init__(self, name: str) -> None:
+    """Starts before the first line.
+
+    Args:
+      name: what messages call the input.
+    """
+    self._name, self._lines, self._questions = name, 0, 0
+
+  def feed(self, line: bytes) -> list[Question]:
+    """Takes the next line and returns its question, if it has one.
+
+    A question without an id gets its number.
+
+    Raises:
+      UserError: the line is neither empty nor a question.
+    """
+    self._lines += 1
+    if not line.strip():
+      return []
+    self._questions += 1
+    place = f"{self._name}:{self._lines}"
+    row = _load(line, place, EXPECTED)
+    return [_row_question(row, self._questions, place)]
+
+
+def _row_question(row: Row, number: int, place: str) -> Question:
+  """Returns the question of an object that stands alone."""
+  return _question({"id": str(number), **row, "answers": None}, place, place)
 
 
 def _load(data: bytes, place: str, expected: str) -> Row:
@@ -163,11 +192,11 @@ def _load(data: bytes, place: str, expected: str) -> Row:
       f"{place}: not UTF-8 at byte {error.start + 1}; expected {expected}."
     ) from None
   except (ValueError, RecursionError) as error:
-    raise _NotJsonError(
+    raise UserError(
       f"{place}: no JSON: {error}; expected {expected}."
     ) from None
   if not isinstance(content, dict):
-    raise _NotJsonError(
+    raise UserError(
       f"{place}: JSON, but no object in braces; expected {expected}."
     )
   return content
