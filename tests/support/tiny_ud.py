@@ -6,7 +6,11 @@ import flax
 import jax
 import tiny_tokenizers
 
+from time_jax.config import finetune
+from time_jax.evals.common import encoders, model_folder
+from time_jax.evals.common.batches import Buckets
 from time_jax.evals.ud import conllu
+from time_jax.evals.ud.task import Ud
 from time_jax.hf import save
 from time_jax.models import bert
 from time_jax.models.family import init_params
@@ -55,6 +59,22 @@ def write_bert(
   params = flax.linen.meta.unbox(boxed)
   save.save_bert(folder, config, params, {"pad_token_id": 0})
   return folder
+
+
+def write_model(folder: pathlib.Path, mesh) -> pathlib.Path:
+  """The folder of a model of ud with random weights, as `predict` takes it."""
+  folder.mkdir()
+  encoder = write_encoder(folder / "encoder")
+  opened = encoders.open_encoder(str(encoder), mesh=mesh, dtype="float32")
+  config = finetune.ud_config()
+  config.heads.update(hidden=16, arc=16, relation=8)
+  items = conllu.read(UD / "ga-train.conllu.gz")
+  task = Ud(config, {"train": items}, opened, Buckets((16, 32)), mesh)
+  params = flax.linen.meta.unbox(jax.jit(task.fresh)(jax.random.key(0)))
+  params["encoder"] = opened.params
+  description = {"task": "ud", "buckets": task.buckets.lengths, **task.spec}
+  model_folder.write_folder(folder / "model", opened, params, description)
+  return folder / "model"
 
 
 def command(model, workdir, *flags, train="ga-train", dev="ga-dev"):

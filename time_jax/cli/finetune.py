@@ -1,5 +1,6 @@
 """Commands that fine-tune encoders, and use and compare the results."""
 
+import io
 import sys
 from typing import Literal
 
@@ -87,6 +88,9 @@ class Predict(Command):
         )
     from time_jax.evals.predict import predict
 
+    # Text goes out as it comes in, whatever the language of the terminal.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+      sys.stdout.reconfigure(encoding="utf-8")
     return predict.predict(
       self.folder, sys.stdin.buffer, sys.stdout, self.engine, self.int8
     )

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from time_jax.core.errors import UserError
+from time_jax.core.errors import UserError, first_line
 from time_jax.models.family import Params
 
 # The newest version of the standard operators that onnxruntime 1.20 knows, the
@@ -28,10 +28,16 @@ def require(*names: str) -> list[Any]:
   """Imports optional packages; raises UserError how to install them."""
   try:
     return [importlib.import_module(name) for name in names]
-  except ImportError as error:
+  except ModuleNotFoundError as error:
     raise UserError(
       f"{error.name} is not installed, and ONNX needs it: pip install -e "
       "'.[onnx]' in the repository."
+    ) from error
+  except ImportError as error:
+    raise UserError(
+      f"{' or '.join(names)} cannot be imported, and ONNX needs it: "
+      f"{first_line(error)} Install it again: pip install --force-reinstall "
+      "onnx onnxruntime."
     ) from error
 
 

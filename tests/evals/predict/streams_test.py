@@ -1,6 +1,8 @@
 """Sentences out of blocks of bytes, however these are cut."""
 
 import io
+import os
+import threading
 
 import pytest
 
@@ -271,3 +273,23 @@ def test_each_line_is_seen_once_and_answered_when_its_block_is_full():
 
 def test_blocks_of_a_stream():
   assert b"".join(streams.blocks(io.BytesIO(TREES))) == TREES
+
+
+def test_a_stream_that_does_not_wait_is_waited_for():
+  reading, writing = os.pipe()
+  os.set_blocking(reading, False)
+  late = threading.Timer(
+    0.2, lambda: (os.write(writing, b"x"), os.close(writing))
+  )
+  with open(reading, "rb") as source:
+    late.start()
+    assert list(streams.blocks(source)) == [b"x"]
+
+
+def test_a_stream_that_cannot_be_read(tmp_path):
+  writable = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
+  with (
+    open(writable, "rb") as source,
+    pytest.raises(UserError, match="^the input cannot be read: .*; exp"),
+  ):
+    list(streams.blocks(source))

@@ -3,10 +3,11 @@
 import codecs
 import contextlib
 import itertools
+import select
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from time_jax.core.errors import UserError
+from time_jax.core.errors import UserError, explain_refusal
 from time_jax.evals.common.text_lines import LineParser, decode
 from time_jax.evals.ner import iob, layouts
 from time_jax.evals.qa import squad
@@ -36,9 +37,22 @@ def blocks(source: Any) -> Iterator[bytes]:
   Args:
     source: a binary stream. A buffered one is read below its buffer, on which
       a thread that still reads would hold a lock as the process ends.
+
+  Raises:
+    UserError: it cannot be read.
   """
   read = source.raw.read if hasattr(source, "raw") else source.read1
-  return iter(lambda: read(_BLOCK), b"")
+  try:
+    while (block := read(_BLOCK)) != b"":
+      if block is None:  # It has nothing yet, and is one that does not wait.
+        select.select([source], [], [])
+      else:
+        yield block
+  except OSError as error:
+    raise UserError(
+      f"the {NAME} cannot be read: {explain_refusal(error)}; expected a file "
+      "or a pipe, as in `predict MODEL < text`."
+    ) from error
 
 
 def sentences(
