@@ -115,6 +115,13 @@ def test_readers_say_that_it_was_interrupted(out, monkeypatch):
   assert not explain_missing(out)
 
 
+def test_the_root_of_the_disk_holds_no_model():
+  root = pathlib.Path("/")
+  assert not explain_missing(root)
+  with pytest.raises(UserError, match="^/ holds no task.json; expected the"):
+    model_folder.read_description(root)
+
+
 def test_a_rename_that_fails_leaves_what_was(out, monkeypatch):
   write(out, "old")
   replace, calls = pathlib.Path.replace, []

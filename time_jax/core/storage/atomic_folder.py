@@ -91,8 +91,10 @@ def explain_missing(out: Path) -> str:
     A sentence for the user; empty if the folder exists, or never did.
   """
   target = out.resolve()
+  if target.exists():  # The root of the disk has no name to look beside.
+    return ""
   fresh, replaced = _beside(target)
-  if target.exists() or not replaced.exists():
+  if not replaced.exists():
     return ""
   return (
     f"{out} was about to be replaced when that was interrupted: what it held "
