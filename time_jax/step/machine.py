@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from time_jax.parallel.launcher_env import ProcessSpec
-from time_jax.step import flops
+from time_jax.step import peaks
 
 _PACKAGES = (
   "time-jax",
@@ -39,7 +39,7 @@ def environment(mesh_shape: dict[str, int], dtype: str) -> dict[str, Any]:
   """
   devices = jax.devices()
   kind = devices[0].device_kind
-  peak = flops.PEAKS.get(kind)
+  peak = peaks.PEAKS.get(kind)
   return {
     "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "hardware": {

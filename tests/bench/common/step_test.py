@@ -19,7 +19,7 @@ from time_jax.cli import main
 from time_jax.core.errors import UserError
 from time_jax.parallel import processes
 from time_jax.run import corpus
-from time_jax.step import flops, machine
+from time_jax.step import machine, peaks
 
 ROWS, LENGTH = 8, 32  # of the tiny recipe
 
@@ -218,7 +218,7 @@ def test_a_known_device_names_its_peak(monkeypatch):
     assert hardware["kind"] == kind
     assert hardware["n_devices"] == 4
     assert hardware["peak_tflops_dense"] == peak
-    assert hardware["peak_source"] == flops.PEAKS[kind].source
+    assert hardware["peak_source"] == peaks.PEAKS[kind].source
 
 
 def test_percentiles():

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import subprocess
 import sys
 import types
 
@@ -264,3 +265,27 @@ def test_what_is_refused(folder, monkeypatch):
   monkeypatch.setitem(sys.modules, "onnxruntime", None)
   with pytest.raises(UserError, match=r"onnxruntime is not .*: pip install"):
     open_pipeline(folder, "onnxruntime")
+
+
+def test_what_opening_a_model_does_not_import(folder):
+  """Each of these takes longer to import than the model takes to open."""
+  script = (
+    "import sys\n"
+    "from time_jax.cli import main\n"
+    "assert main.main(sys.argv[1:]) == 0\n"
+    "print(*sys.modules, file=sys.stderr)\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", script, "predict", str(folder), "--int8"],
+    input=LINES,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  imported = {*done.stderr.split()}
+  assert {"onnx", "onnxruntime"} <= imported
+  assert not imported & {
+    *("orbax", "optax", "grain", "tensorflow_datasets", "transformers"),
+    *("torch", "requests", "onnxruntime.quantization"),
+    *("jax.experimental.pallas.tpu", "jax.experimental.pallas.triton"),
+  }

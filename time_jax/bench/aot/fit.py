@@ -25,7 +25,7 @@ from time_jax.core.arrays import Batch
 from time_jax.core.errors import UserError
 from time_jax.parallel import sharding
 from time_jax.run import assembly
-from time_jax.step import flops
+from time_jax.step import flops, peaks
 from time_jax.step.state import TrainState, abstract_state
 
 
@@ -137,7 +137,7 @@ def _inspect(
   missing = unreached(compiled, report.devices)
   largest_first = sorted(exchanges, key=lambda exchange: -exchange.sent)
   estimate, no_estimate = None, ""
-  if topology.kind not in LINKS or topology.kind not in flops.PEAKS:
+  if topology.kind not in LINKS or topology.kind not in peaks.PEAKS:
     no_estimate = (
       f"no published peak and bandwidths of {topology.kind!r} are known here"
     )
@@ -246,7 +246,7 @@ def _estimate(
 
   See https://jax-ml.github.io/scaling-book/roofline for the method.
   """
-  peak, link = flops.PEAKS[topology.kind], LINKS[topology.kind]
+  peak, link = peaks.PEAKS[topology.kind], LINKS[topology.kind]
   ici = topology.axis_bandwidth
   speed = peak.bfloat16 * 1e12
   return Estimate(
