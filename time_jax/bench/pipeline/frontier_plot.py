@@ -6,7 +6,7 @@ from typing import Any
 from time_jax.report import plot
 
 _LABEL = "best for its speed: no other is faster and better"
-_MARKERS = "os^D"
+_MARKERS = "os^v"
 _Models = Mapping[str, Mapping[str, Any]]  # by name
 
 
