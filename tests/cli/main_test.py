@@ -174,13 +174,18 @@ def test_how_other_ends_are_reported(capsys, monkeypatch):
     ),
     (OSError(errno.EMFILE, "Too many open files"), 3, "allow more open files"),
     (KeyboardInterrupt(), 130, "run the same command again to continue"),
+    (caused(ImportError("error"), KeyboardInterrupt()), 130, "interrupted; "),
   ):
     monkeypatch.setattr("time_jax.run.choose.choose", raising(error))
     assert main.main(["choose", "--workdir=x"]) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("time_jax: error: ") and text in line
   # Anything else is a bug, and its traceback is wanted.
-  for error in (OSError(errno.ENOENT, "gone"), ZeroDivisionError()):
+  for error in (
+    OSError(errno.ENOENT, "gone"),
+    caused(ImportError("error"), ZeroDivisionError()),
+    ZeroDivisionError(),
+  ):
     monkeypatch.setattr("time_jax.run.choose.choose", raising(error))
     with pytest.raises(type(error)):
       main.main(["choose", "--workdir=x"])

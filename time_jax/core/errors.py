@@ -63,6 +63,9 @@ class Stopped(BaseException):
   """SIGTERM; no `Exception`, so that nobody catches it on its way up."""
 
 
+_STOPPED = (Stopped, KeyboardInterrupt)
+
+
 class RunError(RuntimeError):
   """A run that cannot go on although its input was accepted."""
 
@@ -137,6 +140,9 @@ def exit_status(error: BaseException) -> tuple[int, str] | None:
   Returns:
     The exit code and a message for the user; None: the error is a bug.
   """
+  # So a compiled module ends that is stopped while it is imported.
+  if isinstance(error, ImportError) and isinstance(error.__cause__, _STOPPED):
+    error = error.__cause__
   if isinstance(error, Stopped):
     reason = "stopped by a signal; what is finished is kept, run it again."
     return EXIT_PREEMPTED, reason
