@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import PartitionSpec as P
 from meshes import make_mesh
 
@@ -45,3 +46,25 @@ def test_dropout_draws_for_a_row_wherever_it_is() -> None:
     apart = jax.jit(jax.shard_map(dropped, in_specs=rows, out_specs=rows))(x)
   np.testing.assert_array_equal(apart, whole)
   np.testing.assert_array_equal(drop.apply({}, x, deterministic=True), x)
+
+
+@pytest.mark.parametrize(
+  ("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 2**-8)]
+)
+def test_gelu_has_the_slope_of_its_definition(dtype, tolerance) -> None:
+  x = jnp.linspace(-9, 9, 997)
+  value, slope = jax.vmap(jax.value_and_grad(layers.gelu))(x.astype(dtype))
+  assert value.dtype == slope.dtype == dtype
+  rounded = x.astype(dtype).astype(jnp.float32)
+  exact = jax.vmap(jax.value_and_grad(lambda x: nn.gelu(x, approximate=False)))(
+    rounded
+  )
+  for found, expected in zip((value, slope), exact, strict=True):
+    np.testing.assert_allclose(
+      found.astype(jnp.float32), expected, atol=tolerance, rtol=tolerance
+    )
+
+
+def test_the_gradient_keeps_one_array_of_gelu() -> None:
+  _, pullback = jax.vjp(layers.gelu, jnp.ones((3, 5)))
+  assert [x.shape for x in jax.tree.leaves(pullback)] == [(3, 5)]

@@ -15,6 +15,9 @@ from time_jax.core.errors import UserError
 from time_jax.models import layers
 from time_jax.models.attention_operands import split_heads
 
+# Blocks that are compiled one by one: of a student of six, all but the last.
+_UNROLLED = 5
+
 Hidden = Float[Array, "B T D"]
 Config = TypeVar("Config", bound="Sizes")
 
@@ -273,7 +276,9 @@ def stack(block: type[nn.Module], length: int) -> type[nn.Module]:
   """Returns `length` blocks in a row, their parameters on a leading axis.
 
   One scanned body compiles in the time of one block, however many there are.
-  A call returns the last output, and all of them.
+  Those of a student are unrolled, for what the gradient needs of each would be
+  copied into stacks and out again. A call returns the last output, and all of
+  them.
   """
 
   class Step(block):
@@ -288,6 +293,7 @@ def stack(block: type[nn.Module], length: int) -> type[nn.Module]:
     split_rngs={"params": True, "dropout": True},
     in_axes=(Context(shared, kind=0, deterministic=shared),),
     length=length,
+    unroll=length if length <= _UNROLLED else 1,
     metadata_params={nn.PARTITION_NAME: "layers"},
   )
 

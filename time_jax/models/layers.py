@@ -20,15 +20,30 @@ from time_jax.core.errors import UserError
 from time_jax.models.sharded_embedding import lookup
 
 
+@jax.custom_jvp
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
   """Computes the exact GELU; Flax defaults to the tanh form, 1e-3 away.
 
   JAX computes it by erfc. On a CPU erf takes less than half of the time, but in
   16 bits 1 + erf would have no digits left below zero.
+
+  For the gradient its slope is kept. That is one array of the widest layer's
+  size; the parts of the formula, which JAX would keep, are three.
   """
   if x.dtype != jnp.float32:
     return nn.gelu(x, approximate=False)
   return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+@gelu.defjvp
+def _gelu_jvp(
+  primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+  (x,), (change,) = primals, tangents
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  below = 0.5 * (1 + jax.lax.erf(wide * math.sqrt(0.5)))
+  density = jnp.exp(-0.5 * wide * wide) / math.sqrt(2 * math.pi)
+  return gelu(x), (below + wide * density).astype(x.dtype) * change
 
 
 ACTIVATIONS = {

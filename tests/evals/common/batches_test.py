@@ -1,6 +1,7 @@
 """Words to tokens to batches: nothing is lost, few shapes, same every time."""
 
 import collections
+import dataclasses
 import functools
 
 import jax
@@ -106,6 +107,7 @@ def test_an_epoch_has_every_chunk_once_and_few_shapes(spec):
   chunks, targets = some_chunks(spec)
   buckets = make_buckets((16, 32, 128), 64, make_mesh(2, 1, 1))
   assert buckets.lengths == (16, 32, 64)
+  buckets = dataclasses.replace(buckets, shared=16)
   examples = WordExamples(chunks, spec.pad_id, targets)
   epochs = Epochs(
     examples, buckets, batch_size=5, max_tokens=256, epochs=3, seed=3
@@ -125,13 +127,38 @@ def test_an_epoch_has_every_chunk_once_and_few_shapes(spec):
         check_row(batch, row, numbers, chunks)
         shared += len(numbers) > 1
         in_batch += numbers
-      lengths = {buckets.bucket(len(chunks[i].tokens)) for i in in_batch}
+      lengths = {buckets.row_length(len(chunks[i].tokens)) for i in in_batch}
       assert len(lengths) == 1
       assert len(in_batch) <= most[lengths.pop()]
       seen.update(in_batch)
     assert seen == collections.Counter(range(len(chunks)))
   assert shared
-  assert 1 < compiled._cache_size() <= len(buckets.split(examples))
+  assert 1 < compiled._cache_size() == len(buckets.split(examples))
+
+
+def test_batches_of_a_bucket_are_of_one_size(spec):
+  """Each has one example of every stratum, whatever the epoch."""
+  chunks, targets = some_chunks(spec, 31)
+  examples = WordExamples(chunks, spec.pad_id, targets)
+  epochs = Epochs(
+    examples, Buckets((64,)), batch_size=8, max_tokens=1024, epochs=2, seed=0
+  )
+  sizes = np.sort(examples.sizes)
+  starts = range(0, len(sizes), epochs.steps)
+  strata = [sizes[i : i + epochs.steps] for i in starts]
+  assert epochs.steps > 1 and len(strata) > 6
+  together = set()
+  for step in range(2 * epochs.steps):
+    batch = epochs.batch_at(step)
+    rows = range(len(batch.word_of_token))
+    numbers = [i for row in rows for i in numbers_of(batch, row)]
+    for size, stratum in zip(
+      np.sort(examples.sizes[numbers]), strata, strict=False
+    ):
+      assert stratum[0] <= size <= stratum[-1]
+    assert len(numbers) >= len(strata) - 1
+    together.add(tuple(sorted(numbers)))
+  assert len(together) > epochs.steps  # They are mixed again in each epoch.
 
 
 def test_a_batch_depends_on_seed_and_step_alone(spec):

@@ -101,12 +101,14 @@ class Buckets:
     return max(self.bucket(size), min(self.shared, self.lengths[-1]))
 
   def split(self, examples: Examples) -> dict[int, np.ndarray]:
-    """Returns length -> numbers of the examples in that bucket, if any."""
-    which = np.searchsorted(self.lengths, examples.sizes)
+    """Returns length of a row -> numbers of the examples that open such rows.
+
+    All that share rows are together: the shorter fill what the longer leave.
+    """
+    lengths = np.array([self.row_length(n) for n in examples.sizes.tolist()])
     return {
-      length: np.flatnonzero(which == i)
-      for i, length in enumerate(self.lengths)
-      if (which == i).any()
+      length: np.flatnonzero(lengths == length)
+      for length in np.unique(lengths).tolist()
     }
 
 
@@ -177,9 +179,16 @@ class Epochs:
     random = np.random.default_rng((self._seed, epoch))
     batches = []
     for length, numbers in self._split.items():
-      mixed, count = random.permutation(numbers), self._counts[length]
-      starts = range(0, len(mixed), count)
-      batches += [(length, mixed[i : i + count]) for i in starts]
+      # Every batch draws from all strata of sizes, so that batches have about
+      # as many tokens, and none needs many more rows than the others.
+      mixed = random.permutation(numbers)
+      by_size = mixed[np.argsort(self._sizes[mixed], kind="stable")]
+      steps = -(-len(numbers) // self._counts[length])
+      starts = range(0, len(by_size), steps)
+      strata = [random.permutation(by_size[i : i + steps]) for i in starts]
+      for i in range(steps):
+        chosen = [stratum[i] for stratum in strata if i < len(stratum)]
+        batches.append((length, np.asarray(chosen)))
     return [batches[i] for i in random.permutation(len(batches))]
 
   def packed(self, chosen: np.ndarray, shape: Shape) -> list[Numbers]:
@@ -198,10 +207,8 @@ class Epochs:
     """
     shapes = {}
     for length, numbers in self._split.items():
-      shared = self._buckets.row_length(length)
-      longer = min(2 * shared, self._buckets.lengths[-1])
       possible = []
-      for tokens in {length, shared, longer}:
+      for tokens in {length, min(2 * length, self._buckets.lengths[-1])}:
         words = max(self._examples.room(tokens), self._words[numbers].max())
         shape = Shape(0, tokens, int(words))
         possible.append(shape._replace(rows=self._rows(length, shape, 1)))

@@ -283,9 +283,13 @@ def _record(
   """Returns what shapes the result of a seed."""
   shaping = {k: v for k, v in settings.items() if k not in task.no_matter}
   train = {k: v for k, v in settings["train"].items() if k != "watchdog"}
-  # The rows of a batch are a multiple of the number of devices.
-  by_devices = {"steps of an epoch, by the number of devices": steps}
-  return shaping | {"train": train} | by_devices
+  order = {
+    # The rows of a batch are a multiple of the number of devices.
+    "steps of an epoch, by the number of devices": steps,
+    # Before, every bucket had batches of its own.
+    "batches": "of all examples that share rows",
+  }
+  return shaping | {"train": train} | order
 
 
 def _is_begun(config: ConfigDict, workdir: Path) -> bool:

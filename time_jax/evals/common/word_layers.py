@@ -1,5 +1,7 @@
 """Layers that turn hidden states into labels of words, and their loss."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from time_jax.core.arrays import Ids
+from time_jax.models.dropout import Dropout
+from time_jax.models.layers import gelu
 
 
 def mean_tokens(
@@ -20,9 +24,9 @@ def mean_tokens(
     num_words: W, at least the words of any row.
   """
   owner_BTW = jax.nn.one_hot(word_of_token - 1, num_words, dtype=states.dtype)
-  count_BW = jnp.sum(owner_BTW, axis=1)
-  summed = jnp.einsum("btw,lbtd->lbwd", owner_BTW, states)
-  return summed / jnp.maximum(count_BW, 1)[None, :, :, None]
+  count_BW1 = jnp.maximum(jnp.sum(owner_BTW, axis=1), 1)[..., None]
+  # Layer by layer: one product for all of them would copy the states first.
+  return jnp.stack([owner_BTW.mT @ x_BTD / count_BW1 for x_BTD in states])
 
 
 def first_token(
@@ -70,11 +74,10 @@ class GatedLayer(nn.Module):
     self, x: Float[Array, "B W D"], deterministic: bool
   ) -> Float[Array, "B W F"]:
     """Applies the layer to each word."""
-    drop = nn.Dropout(self.dropout, deterministic=deterministic)
+    drop = functools.partial(Dropout(self.dropout), deterministic=deterministic)
     both = nn.Dense(2 * self.features, dtype=self.dtype)(drop(x))
     gate, value = jnp.split(both, 2, axis=-1)
-    x = nn.gelu(gate, approximate=False) * value
-    return drop(nn.LayerNorm(dtype=self.dtype)(x))
+    return drop(nn.LayerNorm(dtype=self.dtype)(gelu(gate) * value))
 
 
 class Classifier(nn.Module):

@@ -17,7 +17,7 @@ from time_jax.evals.common.engine import Engine, Work
 from time_jax.evals.common.task import Beat, Network
 from time_jax.evals.common.word_tokens import Chunk, WordTokenizer
 
-_PARTS = 4  # A row has words for so many parts of its tokens: few shapes.
+_PARTS = 8  # A row has words for so many parts of its tokens: few shapes.
 Labels = Mapping[str, Int[np.ndarray, " words"]]  # name -> number of each label
 
 

@@ -15,6 +15,7 @@ from time_jax.evals.common.word_layers import first_token
 from time_jax.evals.common.word_network import WordBatch, WordNetwork
 from time_jax.evals.ner import iob, onnx_head
 from time_jax.evals.ner.iob import Sentence
+from time_jax.models.dropout import Dropout
 from time_jax.models.family import Params
 
 TAG = "TAG"  # name of the labels
@@ -46,7 +47,7 @@ class TagHead(nn.Module):
       batch.word_of_token,
       batch.segment_of_word.shape[1],
     )
-    words = nn.Dropout(self.dropout, deterministic=deterministic)(words)
+    words = Dropout(self.dropout)(words, deterministic=deterministic)
     return nn.Dense(self.classes, dtype=self.dtype)(words).astype(jnp.float32)
 
 

@@ -27,6 +27,7 @@ from time_jax.evals.common.task import FIRST, Beat, Network
 from time_jax.evals.qa import onnx_head
 from time_jax.evals.qa.squad import Answer, Question
 from time_jax.evals.qa.windows import Window, WindowCutter
+from time_jax.models.dropout import Dropout
 from time_jax.models.family import Params
 
 ELSEWHERE = 0  # place of the token that stands for "not in this window"
@@ -119,7 +120,7 @@ class SpanHead(nn.Module):
     """Returns logits of each token as the first and the last of the answer."""
     del batch
     x = states[-1].astype(self.dtype)
-    x = nn.Dropout(self.dropout, deterministic=deterministic)(x)
+    x = Dropout(self.dropout)(x, deterministic=deterministic)
     x = nn.Dense(2, dtype=self.dtype)(x).astype(jnp.float32)
     return jnp.swapaxes(x, 1, 2)
 

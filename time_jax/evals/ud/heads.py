@@ -7,7 +7,6 @@ seen once as a dependent and once as a governor.
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
@@ -20,8 +19,7 @@ from time_jax.evals.common.word_layers import (
 )
 from time_jax.evals.common.word_network import WordBatch
 from time_jax.evals.ud.labels import RELATION
-
-_TOGETHER = 8  # relations that are scored at once
+from time_jax.evals.ud.pair_logits import pair_logits
 
 
 class Scores(NamedTuple):
@@ -117,17 +115,12 @@ class ParserHeads(nn.Module):
     """Returns logits of the relations to these heads."""
     dependents = scores.dependents
     chosen = jnp.take_along_axis(scores.governors, heads[..., None], axis=1)
-    pairs = self.pairs.astype(self.dtype)
-
-    def pair_logit(pair: Float[Array, "K K"]) -> Float[Array, "B W"]:
-      return jnp.sum((dependents @ pair) * chosen, axis=-1)
-
-    # Few relations at a time: of all, B x W x C x K numbers would be most of
-    # the memory.
-    logits_CBW = jax.lax.map(
-      jax.checkpoint(pair_logit), pairs, batch_size=_TOGETHER
-    )
-    logits = jnp.moveaxis(logits_CBW, 0, -1)
+    by_word = -1, self.relation
+    logits = pair_logits(
+      dependents.reshape(by_word),
+      chosen.reshape(by_word),
+      self.pairs.astype(self.dtype),
+    ).reshape(*dependents.shape[:2], -1)
     logits += self.singles(jnp.concatenate([dependents, chosen], axis=-1))
     return logits.astype(jnp.float32)
 
