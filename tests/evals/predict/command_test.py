@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import sys
 import types
 
@@ -59,6 +60,22 @@ def test_a_disk_that_is_full(folder, monkeypatch, capsys):
   assert run(folder, LINES.encode(), Full(), monkeypatch) == 3
   line = capsys.readouterr().err.splitlines()[-1]
   assert line.startswith("time_jax: error: cannot write: No space left on")
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"task": ["ud"]}, r"is of task \['ud'\]; expected one of ud, ner, qa"),
+    ({"buckets": []}, r"buckets is \[\]; expected lengths in tokens, such"),
+    ({"buckets": [32, "x"]}, r"buckets is \[32, 'x'\]; expected lengths"),
+    ({"buckets": 32}, "buckets is 32; expected lengths in tokens, such"),
+  ],
+)
+def test_a_description_that_is_no_longer_one(changes, message, tmp_path):
+  sound = {"task": "ud", "heads": {}, "classes": {}, "buckets": [32]}
+  (tmp_path / "task.json").write_text(json.dumps(sound | changes))
+  with pytest.raises(UserError, match=message):
+    api.predict(tmp_path, LINES)
 
 
 def test_a_package_that_is_broken(monkeypatch):

@@ -78,6 +78,16 @@ def read_description(folder: pathlib.Path) -> dict[str, Any]:
     raise UserError(
       f"{path} lacks {', '.join(sorted(missing))}; fine-tune again."
     )
+  lengths = description["buckets"]
+  if (
+    not isinstance(lengths, list)
+    or not lengths
+    or not all(isinstance(length, int) and length > 0 for length in lengths)
+  ):
+    raise UserError(
+      f"{path}: buckets is {lengths!r:.60}; expected lengths in tokens, such "
+      "as [32, 64]: fine-tune again."
+    )
   return description
 
 
