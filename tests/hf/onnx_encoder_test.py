@@ -78,7 +78,7 @@ def test_packed_rows(changes):
       assert np.abs(ours - theirs)[real].max() <= 1e-5 * largest
 
 
-def test_as_many_threads_as_this_process_has_cores(monkeypatch):
+def test_as_many_threads_as_cores_and_none_spins(monkeypatch):
   graph = Graph()
   graph.output("y", graph.add("Neg", graph.input("x", "float", [1])), *FLOATS)
   model = graph.model().SerializeToString()
@@ -86,7 +86,9 @@ def test_as_many_threads_as_this_process_has_cores(monkeypatch):
     os, "sched_getaffinity", lambda pid: {1, 5, 6}, raising=False
   )
   session = onnx_session.open_session(model)
-  assert session.get_session_options().intra_op_num_threads == 3
+  options = session.get_session_options()
+  assert options.intra_op_num_threads == 3
+  assert options.get_session_config_entry(onnx_session.SPINNING) == "0"
 
 
 FLOATS = "float", [1]

@@ -6,6 +6,8 @@ from typing import Any
 from time_jax.core.storage.paths import Path
 from time_jax.hf.onnx_graph import require
 
+SPINNING = "session.intra_op.allow_spinning"  # a name of onnxruntime's
+
 
 def open_session(model: Path | bytes) -> Any:
   """Opens a graph in onnxruntime, on the CPU.
@@ -26,6 +28,10 @@ def open_session(model: Path | bytes) -> Any:
   options = runtime.SessionOptions()
   options.log_severity_level = 3  # Errors alone.
   options.intra_op_num_threads = _cores()
+  # Threads that have nothing to do would spin, on the cores that another
+  # session and Python need: of a model of two graphs it was the larger part
+  # of the CPU time for a sentence.
+  options.add_session_config_entry(SPINNING, "0")
   source = model if isinstance(model, bytes) else str(model)
   return runtime.InferenceSession(
     source, options, providers=["CPUExecutionProvider"]
