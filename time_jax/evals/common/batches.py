@@ -28,6 +28,10 @@ from time_jax.parallel import sharding
 _PLACES = 4096
 _FEWER = (1, 8, 32)
 
+# Steps of the words in a row, in parts of its tokens. A run of training has one
+# width; prediction compiles one more program for each that comes up.
+_FINE, _COARSE = 8, 4
+
 Numbers = Sequence[int]
 
 
@@ -56,8 +60,13 @@ class Examples(Protocol):
   def words(self) -> Int[np.ndarray, " n"]:
     """Words of each example: what the heads label. A window of `qa` is one."""
 
-  def room(self, tokens: int) -> int:
-    """Returns for how many words a row of so many tokens should have room."""
+  def room(self, tokens: int, parts: int) -> int:
+    """Returns for how many words a row of so many tokens should have room.
+
+    Args:
+      tokens: tokens in the row.
+      parts: the words are a multiple of the tokens divided by this.
+    """
 
   def fill(self, rows: Sequence[Numbers], shape: Shape) -> Any:
     """Writes examples into the rows of a batch.
@@ -209,7 +218,9 @@ class Epochs:
     for length, numbers in self._split.items():
       possible = []
       for tokens in {length, min(2 * length, self._buckets.lengths[-1])}:
-        words = max(self._examples.room(tokens), self._words[numbers].max())
+        words = max(
+          self._examples.room(tokens, _FINE), self._words[numbers].max()
+        )
         shape = Shape(0, tokens, int(words))
         possible.append(shape._replace(rows=self._rows(length, shape, 1)))
       best = min(possible, key=_cost)
@@ -255,7 +266,7 @@ def in_rows(
 
   def open_row(size: int, count: int) -> tuple[int, int]:
     length = buckets.row_length(size)
-    room = examples.room(length)
+    room = examples.room(length, _COARSE)
     return length, room if count <= room else length
 
   rows = pack(sizes, words, open_row)

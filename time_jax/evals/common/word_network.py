@@ -17,7 +17,6 @@ from time_jax.evals.common.engine import Engine, Work
 from time_jax.evals.common.task import Beat, Network
 from time_jax.evals.common.word_tokens import Chunk, WordTokenizer
 
-_PARTS = 8  # A row has words for so many parts of its tokens: few shapes.
 Labels = Mapping[str, Int[np.ndarray, " words"]]  # name -> number of each label
 
 
@@ -71,13 +70,13 @@ class WordExamples:
     """Words of each chunk."""
     return np.array([chunk.num_words for chunk in self.chunks], np.int64)
 
-  def room(self, tokens: int) -> int:
-    """Returns the words of a row of so many tokens, as a quarter of them.
+  def room(self, tokens: int, parts: int) -> int:
+    """Returns the words of a row: as many as chunks have on average, or more.
 
-    With as many as the chunks have on average, rows are full of both.
+    So rows are full of both. See `batches.Examples`.
     """
     part = self.words.sum() / max(self.sizes.sum(), 1)
-    return -(-tokens * math.ceil(_PARTS * part) // _PARTS)
+    return -(-tokens * math.ceil(parts * part) // parts)
 
   def fill(self, rows: Sequence[Numbers], shape: Shape) -> WordBatch:
     """Writes chunks into each row."""

@@ -78,9 +78,9 @@ class SpanExamples:
     """A window is one, and so alone in its row."""
     return np.ones(len(self.windows), np.int64)
 
-  def room(self, tokens: int) -> int:
+  def room(self, tokens: int, parts: int) -> int:
     """Returns the windows of a row."""
-    del tokens
+    del tokens, parts
     return 1
 
   def fill(self, rows: Sequence[Numbers], shape: Shape) -> SpanBatch:
