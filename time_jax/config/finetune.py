@@ -41,6 +41,7 @@ def _any_config(task: str) -> ConfigDict:
   d.train = d.dev = d.test = ""
   d.source = ""  # where empty ones are looked up, see `split_files.resolve`
   # Tokens in the rows of a batch: a program is compiled for each that is used.
+  # Sentences share rows of 128; shorter ones are for one sentence in predict.
   d.buckets = (32, 64, 128, 256)
   d.max_tokens = 8192  # of a batch; long sentences share it with fewer others
 

@@ -1,8 +1,8 @@
 """Turns examples into batches of a few static shapes.
 
-Several examples share a row. A batch of training has the examples that one
-bucket of lengths gives it, whatever rows they are packed into, and is a
-function of (seed, step): a run that goes on needs no other position.
+Several examples share a row. A batch of training has examples that rows of one
+length are opened for, whatever rows they are packed into, and is a function of
+(seed, step): a run that goes on needs no other position.
 """
 
 import bisect
@@ -151,13 +151,13 @@ class Epochs:
     epochs: int,
     seed: int,
   ) -> None:
-    """Sorts examples into buckets.
+    """Sorts examples by the length of the row that they open.
 
     Args:
       examples: examples to train on.
       buckets: the lengths of examples and rows.
-      batch_size: examples of a batch; all of them are from one bucket.
-      max_tokens: of a batch: there are fewer examples of a long bucket.
+      batch_size: examples of a batch; all of them open rows of one length.
+      max_tokens: of a batch: there are fewer examples that open long rows.
       epochs: number of epochs of the whole run.
       seed: seed of the order.
     """
@@ -208,10 +208,10 @@ class Epochs:
 
   @functools.cached_property
   def _shapes(self) -> dict[int, Shape]:
-    """Bucket -> shape, with as many rows as any step of the run needs.
+    """Length -> shape, with as many rows as any step of the run needs.
 
-    Rows are as long as the bucket's examples, or longer where a batch costs
-    less for that. Devices have no say in it: what dropout does depends on
+    Rows are as long as the examples open them, or twice that where a batch
+    costs less for it. Devices have no say in it: what dropout does depends on
     the row, and a run should be the same on any number of them.
     """
     shapes = {}
@@ -229,12 +229,12 @@ class Epochs:
     return shapes
 
   def _rows(self, length: int, shape: Shape, epochs: int) -> int:
-    """Returns the most rows that batches of a bucket take in these epochs."""
+    """Returns the most rows that batches of a length take in these epochs."""
     return max(
       len(self.packed(chosen, shape))
       for epoch in range(epochs)
-      for bucket, chosen in self._order(epoch)
-      if bucket == length
+      for own, chosen in self._order(epoch)
+      if own == length
     )
 
 
