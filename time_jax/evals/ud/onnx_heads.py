@@ -9,11 +9,11 @@ from time_jax.evals.common.onnx_engine import Program
 from time_jax.evals.common.onnx_words import ROWS
 from time_jax.evals.ud.heads import ParserHeads, Scores
 from time_jax.evals.ud.labels import RELATION
+from time_jax.evals.ud.pair_logits import TOGETHER
 from time_jax.hf.onnx_graph import Graph
 from time_jax.models.bert import BertConfig
 from time_jax.models.family import Params
 
-_TOGETHER = 8  # relations that are scored at once
 # What relations need.
 _SCORES = Scores._make([{}, None, "dependents", "governors"])
 _WITH_ROOT = "words with root"
@@ -79,8 +79,8 @@ def relation_program(
   pairs = np.asarray(own["pairs"])
   groups = []
   # Few relations at a time: of all, the products would be most of the memory.
-  for start in range(0, len(pairs), _TOGETHER):
-    some = pairs[start : start + _TOGETHER]
+  for start in range(0, len(pairs), TOGETHER):
+    some = pairs[start : start + TOGETHER]
     side_by_side = np.concatenate(some, axis=1)
     kernel = graph.weight(f"pairs.{start}", side_by_side)
     product = graph.add("MatMul", dependents, kernel)

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_TOGETHER = 8  # relations that are scored at once
-
+TOGETHER = 8  # relations that are scored at once
 
 # Words as dependents, their heads as governors, and the relations.
 _Operands = tuple[Array, Array, Array]
@@ -70,7 +69,7 @@ def _backward(operands: _Operands, slopes: Float[Array, "N C"]) -> _Operands:
 def _grouped(of_relations: Float[Array, "C ..."]) -> Float[Array, "c G ..."]:
   """Cuts relations into groups of one size, the last filled up with zeros."""
   count = len(of_relations)
-  groups = -(-count // _TOGETHER)
+  groups = -(-count // TOGETHER)
   size = -(-count // groups)
   rest = [(0, groups * size - count)] + [(0, 0)] * (of_relations.ndim - 1)
   padded = jnp.pad(of_relations, rest)
