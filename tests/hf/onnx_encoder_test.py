@@ -1,6 +1,8 @@
 """Graphs of encoders give the hidden states that JAX gives."""
 
 import os
+import subprocess
+import sys
 
 import flax
 import jax
@@ -69,7 +71,7 @@ def test_packed_rows(changes):
         *(batch.tokens, batch.segment_ids, batch.positions),
         feeds[types].astype(np.int32),
       )
-    found = session.run(None, feeds)
+    found = session.run([f"state{i}" for i in range(len(states))], feeds)
     expected = stepwise.states(encoder, stepwise.unstack(params), batch)
     real = np.array(segments) > 0
     for ours, theirs in zip(found, expected, strict=True):
@@ -86,9 +88,26 @@ def test_as_many_threads_as_cores_and_none_spins(monkeypatch):
     os, "sched_getaffinity", lambda pid: {1, 5, 6}, raising=False
   )
   session = onnx_session.open_session(model)
-  options = session.get_session_options()
+  options = session.own.get_session_options()
   assert options.intra_op_num_threads == 3
   assert options.get_session_config_entry(onnx_session.SPINNING) == "0"
+
+
+def test_denormal_numbers_are_0_in_onnxruntime_and_nowhere_else():
+  # In a process of its own: only the first session of one sets its thread.
+  program = """
+import numpy as np
+from time_jax.hf import onnx_graph, onnx_session
+
+tiny = np.full(1, 1e-39, np.float32)
+graph = onnx_graph.Graph()
+double = graph.add("Mul", graph.input("x", "float", [1]), 2.0)
+graph.output("y", double, "float", [1])
+session = onnx_session.open_session(graph.model().SerializeToString())
+print(*session.run(["y"], {"x": tiny})[0], *(2 * tiny > 0))
+"""
+  printed = subprocess.check_output([sys.executable, "-c", program], text=True)
+  assert printed.split() == ["0.0", "True"]
 
 
 FLOATS = "float", [1]

@@ -11,6 +11,7 @@ import numpy as np
 
 from time_jax.hf import onnx_int8, onnx_session
 from time_jax.hf.onnx_graph import Graph, is_large, require
+from time_jax.hf.onnx_session import Session
 from time_jax.models.family import Params
 
 
@@ -27,16 +28,15 @@ class Program(NamedTuple):
   outputs: Any
 
 
-class _Session(NamedTuple):
+class _Opened(NamedTuple):
   """A program that is ready to run; see `Program`."""
 
-  session: Any
+  session: Session
   outputs: Any
 
   def run(self, inputs: Any) -> Any:
     leaves = jax.tree.leaves(inputs)
-    names = [each.name for each in self.session.get_inputs()]
-    feeds = dict(zip(names, map(_as_fed, leaves), strict=True))
+    feeds = dict(zip(self.session.inputs, map(_as_fed, leaves), strict=True))
     wanted, form = jax.tree.flatten(self.outputs)
     return jax.tree.unflatten(form, self.session.run(wanted, feeds))
 
@@ -52,7 +52,7 @@ class OnnxEngine:
     sessions: the programs, by name.
   """
 
-  sessions: Mapping[str, _Session]
+  sessions: Mapping[str, _Opened]
 
   def start(self, program: str, *inputs: Any) -> Any:
     """Computes a program at once; see `engine.Engine`."""
@@ -75,11 +75,11 @@ def make_engine(
   large = is_large(params)
   sessions = {}
   for name, (graph, outputs) in programs.items():
-    sessions[name] = _Session(_open(graph, large, int8), outputs)
+    sessions[name] = _Opened(_open(graph, large, int8), outputs)
   return OnnxEngine(sessions)
 
 
-def _open(graph: Graph, large: bool, int8: bool) -> Any:
+def _open(graph: Graph, large: bool, int8: bool) -> Session:
   """Opens a graph, by way of files where there is no other."""
   model = graph.model()
   if int8:
