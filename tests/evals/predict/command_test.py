@@ -3,6 +3,8 @@
 import errno
 import io
 import json
+import re
+import shutil
 import sys
 import types
 
@@ -76,6 +78,72 @@ def test_a_description_that_is_no_longer_one(changes, message, tmp_path):
   (tmp_path / "task.json").write_text(json.dumps(sound | changes))
   with pytest.raises(UserError, match=message):
     api.predict(tmp_path, LINES)
+
+
+def without_a_class(description):
+  description["classes"]["UPOS"].pop()
+
+
+def with_a_relation(description):
+  description["classes"]["DEPREL"].append("orphan")
+
+
+def without_a_column(description):
+  del description["classes"]["FEATS"]
+
+
+def without_relations(description):
+  del description["classes"]["DEPREL"]
+
+
+def with_a_column(description):
+  description["classes"]["MISC"] = ["_"]
+
+
+def of_another_width(description):
+  description["heads"]["arc"] = 24
+
+
+def without_a_width(description):
+  del description["heads"]["arc"]
+
+
+def without_lists(description):
+  description["classes"] = {"UPOS": 3}
+
+
+def without_names(description):
+  description["classes"] = {"UPOS": [7]}
+
+
+MISFIT = r"heads\.safetensors does not fit the classes and sizes of task\.json "
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (without_a_class, MISFIT + r".*/bias is \(14,\), expected \(13,\); "),
+    (with_a_relation, r": pairs is \(\d+, 8, 8\), expected \(\d+, 8, 8\); "),
+    (without_a_column, r": tags_FEATS/.*/bias is \(\d+,\), expected none; "),
+    (without_relations, r": pairs is \(\d+, 8, 8\), expected \(1, 8, 8\); "),
+    (with_a_column, r": tags_MISC/.* is missing, expected \(1,\); "),
+    (of_another_width, r": arc_bias/kernel is \(16, 1\), expected \(24, 1\); "),
+    (without_a_width, r"describe no network \(TypeError: .*'arc'\); expected"),
+    (without_lists, r"classes is {'UPOS': 3}; expected lists of names, such"),
+    (without_names, r"classes is {'UPOS': \[7\]}; expected lists of names"),
+  ],
+)
+def test_classes_that_do_not_fit_the_heads(
+  folder, change, message, tmp_path, monkeypatch, capsys
+):
+  model = shutil.copytree(folder, tmp_path / "model")
+  description = json.loads((model / "task.json").read_text())
+  change(description)
+  (model / "task.json").write_text(json.dumps(description))
+  assert run(model, LINES.encode(), io.StringIO(), monkeypatch) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert re.search(message, line), line
+  assert line.endswith("fine-tune again.")
 
 
 def test_a_package_that_is_broken(monkeypatch):

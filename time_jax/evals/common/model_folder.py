@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax
+import flax.linen as nn
 import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 from jax.sharding import Mesh
 
-from time_jax.core.errors import UserError
+from time_jax.core.errors import DAMAGED_JSON, UserError, kind_and_reason
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder, explain_missing
 from time_jax.evals.common.encoders import (
@@ -26,12 +27,14 @@ from time_jax.evals.common.encoders import (
   open_encoder,
   write_encoder,
 )
+from time_jax.evals.common.task import Network
 from time_jax.hf import files
 from time_jax.models import stepwise
 from time_jax.models.family import Params
 
 DESCRIPTION = "task.json"
 _HEADS = "heads.safetensors"
+_PROBLEMS_SHOWN = 3
 
 
 def write_folder(
@@ -88,7 +91,17 @@ def read_description(folder: pathlib.Path) -> dict[str, Any]:
       f"{path}: buckets is {lengths!r:.60}; expected lengths in tokens, such "
       "as [32, 64]: fine-tune again."
     )
+  classes = description["classes"]
+  if not isinstance(classes, dict) or not all(map(_is_names, classes.values())):
+    raise UserError(
+      f"{path}: classes is {classes!r:.60}; expected lists of names, such as "
+      '{"TAG": ["O", "B-PER"]}: fine-tune again.'
+    )
   return description
+
+
+def _is_names(value: Any) -> bool:
+  return isinstance(value, list) and all(isinstance(x, str) for x in value)
 
 
 def read_model(
@@ -121,3 +134,47 @@ def read_model(
       "folder."
     )
   return opened, params
+
+
+def check_heads(folder: pathlib.Path, network: Network, heads: Params) -> None:
+  """Checks that heads have the shapes that task.json asks for.
+
+  Args:
+    folder: the folder that all of it was read from.
+    network: the network of its task.json and its encoder.
+    heads: the parameters of its heads, on the host.
+
+  Raises:
+    UserError: one has another shape, is missing or unknown; or task.json tells
+      of no heads at all.
+  """
+  remedy = "copy the folder once more, or fine-tune again"
+  try:
+    needed = jax.eval_shape(lambda: network.fresh_heads(jax.random.key(0)))
+  except DAMAGED_JSON as error:
+    raise UserError(
+      f"{folder / DESCRIPTION}: heads and classes describe no network "
+      f"({kind_and_reason(error)}); expected them as `finetune` wrote them: "
+      f"{remedy}."
+    ) from error
+  found, wanted = _shapes(heads), _shapes(nn.meta.unbox(needed))
+  problems = [
+    f"{name} is {found.get(name, 'missing')}, expected "
+    f"{wanted.get(name, 'none')}"
+    for name in sorted({*found, *wanted})
+    if found.get(name) != wanted.get(name)
+  ]
+  if problems:
+    shown = "; ".join(problems[:_PROBLEMS_SHOWN])
+    hidden = len(problems) - _PROBLEMS_SHOWN
+    more = f"; and {hidden} more" if hidden > 0 else ""
+    raise UserError(
+      f"{folder / _HEADS} does not fit the classes and sizes of {DESCRIPTION} "
+      f"beside it: {shown}{more}. Undo what was changed, {remedy}."
+    )
+
+
+def _shapes(tree: Params) -> dict[str, tuple[int, ...]]:
+  """Returns name in the file -> shape of every parameter."""
+  flat: Any = flax.traverse_util.flatten_dict(tree, sep="/")
+  return {name: leaf.shape for name, leaf in flat.items()}

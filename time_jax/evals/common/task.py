@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from time_jax.evals.common.batches import Buckets, Examples, Numbers, Shape
+from time_jax.evals.common.batches import Buckets, Examples, Numbers
 from time_jax.evals.common.encoders import OpenedEncoder
 from time_jax.evals.common.engine import Engine, JaxEngine, Work
 from time_jax.evals.common.onnx_engine import Program
@@ -42,7 +42,10 @@ class Network(abc.ABC):
     mesh: the devices.
     dropout: dropout rate of the heads.
     dtype: dtype of the heads' computation.
+    touch: method of the heads that uses all their parameters.
   """
+
+  touch: ClassVar[str] = "__call__"
 
   spec: Mapping[str, Any]
   opened: OpenedEncoder
@@ -55,6 +58,11 @@ class Network(abc.ABC):
   @abc.abstractmethod
   def heads(self) -> nn.Module:
     """The module on top: (hidden states, batch, deterministic) -> scores."""
+
+  @property
+  @abc.abstractmethod
+  def blank(self) -> Any:
+    """The smallest batch, of one row and without examples."""
 
   @property
   @abc.abstractmethod
@@ -109,6 +117,14 @@ class Network(abc.ABC):
   def engine(self, params: Params) -> Engine:
     """Returns the engine that computes with JAX on the mesh."""
     return JaxEngine(self.compiled, params, self.mesh)
+
+  def fresh_heads(self, rng: Array) -> Params:
+    """Returns random parameters of the heads, boxed."""
+    batch, config = self.blank, self.opened.config
+    shape = config.num_layers + 1, *batch.batch.tokens.shape, config.hidden_size
+    return self.heads.init(rng, jnp.zeros(shape), batch, method=self.touch)[
+      "params"
+    ]
 
   def states(self, params: Params, batch: Any) -> Float[Array, "L B T D"]:
     """Returns the encoder's hidden states, without dropout."""
@@ -176,7 +192,6 @@ class Task(abc.ABC):
     network_class: the class of `network`.
     read: returns the items of a file.
     to_text: returns items as the text of a file that the scorer reads.
-    touch: method of the heads that uses all their parameters.
     no_matter: fields of the recipe that do not change the result of a seed.
     config: the recipe.
     data: split -> items.
@@ -197,7 +212,6 @@ class Task(abc.ABC):
   network_class: ClassVar[type[Network]]
   read: ClassVar[Callable[[pathlib.Path], list[Any]]]
   to_text: ClassVar[Callable[[Sequence[Any]], str]]
-  touch: ClassVar[str] = "__call__"
   no_matter: ClassVar[tuple[str, ...]] = (
     *("seeds", "model", "step", "lang", "label", "allow_pickle"),
   )
@@ -273,15 +287,10 @@ class Task(abc.ABC):
   def fresh(self, rng: Array) -> Params:
     """Returns random parameters, "encoder" and "heads", boxed."""
     for_encoder, for_heads = jax.random.split(rng)
-    params = self.opened.fresh(for_encoder)
-    batch = self.examples.fill([], Shape(1, 1, 1))
-    states = jax.eval_shape(
-      lambda: self.opened.hidden_states(params, batch.batch)
-    )
-    variables = self.network.heads.init(
-      for_heads, jnp.zeros(states.shape), batch, method=self.touch
-    )
-    return {"encoder": params, "heads": variables["params"]}
+    return {
+      "encoder": self.opened.fresh(for_encoder),
+      "heads": self.network.fresh_heads(for_heads),
+    }
 
   def loss(
     self, params: Params, batch: Any, rng: Array

@@ -111,6 +111,12 @@ class WordNetwork(Network):
     """Turns words into tokens."""
     return WordTokenizer(self.opened.tokenizer, self.buckets.lengths[-1])
 
+  @property
+  def blank(self) -> WordBatch:
+    """See `task.Network`."""
+    examples = WordExamples([], self.opened.tokenizer.pad_id)
+    return examples.fill([], Shape(1, 1, 1))
+
   def prepare_words(
     self, items: Sequence[Any], words: Sequence[Sequence[str]]
   ) -> Work:

@@ -88,5 +88,6 @@ def open_pipeline(
   # The engine has the parameters, in the form that it needs.
   opened = dataclasses.replace(opened, params=None)
   network = FORMATS[task].network(description, opened, buckets, mesh)
+  model_folder.check_heads(folder, network, params["heads"])
   chosen, name = engines.open_engine(network, params, engine, int8=int8)
   return Pipeline(task, network, chosen, name)

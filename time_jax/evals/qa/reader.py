@@ -162,6 +162,12 @@ class Reader(Network):
     """See `task.Network`."""
     return SpanHead(self.dropout, jnp.dtype(self.dtype))
 
+  @property
+  def blank(self) -> SpanBatch:
+    """See `task.Network`."""
+    examples = SpanExamples([], self.opened.tokenizer.pad_id)
+    return examples.fill([], Shape(1, 1, 1))
+
   @functools.cached_property
   def cutter(self) -> WindowCutter:
     """Turns questions into windows."""

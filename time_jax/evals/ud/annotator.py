@@ -54,6 +54,8 @@ class _Parsed(NamedTuple):
 class Annotator(WordNetwork):
   """Annotates sentences."""
 
+  touch = "everything"
+
   @property
   def classes(self) -> Classes:
     """The classes of every column."""
@@ -79,7 +81,7 @@ class Annotator(WordNetwork):
     """See `task.Network`."""
     heads, config = self.heads, self.opened.config
     found = {FIRST: onnx_heads.first_program(heads, config, params)}
-    if relations := self.classes[RELATION]:
+    if relations := self.classes.get(RELATION):
       roots = [*map(ud_labels.is_root, relations)]
       found[RELATION] = onnx_heads.relation_program(heads, params, roots)
     return found
@@ -147,7 +149,7 @@ class Annotator(WordNetwork):
       yield from _complete(waiting, relations)
       heads = search_trees(arcs, host.segment_of_word)
       started = None
-      if self.classes[RELATION]:
+      if self.classes.get(RELATION):
         started = engine.start(RELATION, scores, heads.in_row)
       waiting = [_Parsed(rows, {**labels, "HEAD": heads.in_chunk}, started)]
       beat()

@@ -31,7 +31,6 @@ class Ud(Task):
   to_text = staticmethod(conllu.to_text)
   score = staticmethod(scoring.score)
   breakdown = staticmethod(breakdown.count)
-  touch = "everything"
 
   def learn(self) -> dict[str, Any]:
     """Returns the widths of the heads, and the classes of every column."""
