@@ -175,32 +175,34 @@ def update(
     The state after the step. Where `sound` is false, or a learning rate or an
     updated parameter is not finite, only the counters differ.
   """
-  directions, opt_state = settings.tx.update(
-    grads, state.opt_state, state.params
-  )
-  params = jax.tree.map(
-    lambda rate, p, d: jax.tree.map(lambda p, d: p - rate * d, p, d),
-    rates,
-    state.params,
-    directions,
-  )
-  sound &= nonfinite.all_finite((rates, params))
-  params, opt_state = nonfinite.choose(
-    sound, (params, opt_state), (state.params, state.opt_state)
-  )
-  ema = state.ema
-  if settings.ema is not None:
-    moved = optimizer.average(ema, params, state.step, settings.ema)
-    ema = nonfinite.choose(sound, moved, ema)
+
+  def moved(state: TrainState) -> TrainState:
+    directions, opt_state = settings.tx.update(
+      grads, state.opt_state, state.params
+    )
+    params = jax.tree.map(
+      lambda rate, p, d: jax.tree.map(lambda p, d: p - rate * d, p, d),
+      rates,
+      state.params,
+      directions,
+    )
+    ema = state.ema
+    if settings.ema is not None:
+      ema = optimizer.average(ema, params, state.step, settings.ema)
+    return dataclasses.replace(
+      state, params=params, opt_state=opt_state, ema=ema
+    )
+
+  # Computed twice, and written once: to check parameters takes no room for
+  # them. A choice between two whole states would hold both.
+  sound &= nonfinite.all_finite((rates, moved(state).params))
+  state = jax.lax.cond(sound, moved, lambda state: state, state)
   skipped, in_a_row = nonfinite.count(
     sound, state.skipped, state.skipped_in_a_row
   )
   return dataclasses.replace(
     state,
     step=state.step + 1,
-    params=params,
-    opt_state=opt_state,
     skipped=skipped,
     skipped_in_a_row=in_a_row,
-    ema=ema,
   )

@@ -15,10 +15,10 @@ import optax
 from jaxtyping import Array
 
 from time_jax.bench.common.step_runner import StepRunner
-from time_jax.core import nonfinite
 from time_jax.core.arrays import Batch, Qkv
 from time_jax.models.family import Params
 from time_jax.relations.loss import relation_sums
+from time_jax.step.state import TrainState, update
 
 
 def time_parts(
@@ -100,20 +100,17 @@ def time_parts(
 def _optimizer_part(runner: StepRunner, grads: Params) -> Callable[[], Any]:
   """Returns the update of a step, which donates its state."""
 
-  def update(kept: Any, grads: Params) -> Any:
-    params, opt_state = kept
-    finite = jnp.isfinite(optax.global_norm(grads))
-    direction, opt_state = runner.settings.tx.update(grads, opt_state, params)
-    params = jax.tree.map(lambda p, d: p - 1e-6 * d, params, direction)
-    return nonfinite.choose(finite, (params, opt_state), kept)
+  def move(state: TrainState, grads: Params) -> TrainState:
+    sound = jnp.isfinite(optax.global_norm(grads))
+    return update(state, grads, 1e-6, sound, runner.settings)
 
-  compiled = jax.jit(update, donate_argnums=0)
-  kept = (runner.state.params, runner.state.opt_state)
+  compiled = jax.jit(move, donate_argnums=0)
+  state = runner.state
 
-  def part() -> Any:
-    nonlocal kept
-    kept = compiled(kept, grads)
-    return kept
+  def part() -> TrainState:
+    nonlocal state
+    state = compiled(state, grads)
+    return state
 
   return part
 
