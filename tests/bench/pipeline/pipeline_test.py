@@ -22,7 +22,6 @@ from time_jax.bench.pipeline import (
   cores,
   encoder_alone,
   gold,
-  int8_cost,
   pipeline,
   random_model,
   rows,
@@ -90,19 +89,24 @@ def test_models_of_our_own(capsys, folder, tmp_path):
   (one, two) = csv.DictReader((out / "pipeline.csv").read_text().splitlines())
   assert float(one["UPOS"]) == first["scores"]["UPOS"] and not two["UPOS"]
   assert (out / "pipeline.png").read_bytes().startswith(b"\x89PNG")
-  table = read_table(output)
+  table = read_tables(output)
   assert list(table) == ["a", "random:1x24x2"]
   assert table["random:1x24x2"]["LAS"] == "-"
   assert table["a"]["UPOS"] == f"{first['scores']['UPOS']:.2f}"
+  assert table["a"]["words/s"] == f"{found['rows'][0]['words_s']:,.0f}"
 
 
-def read_table(output):
-  """Returns column -> cell of each model of the table that is printed."""
-  lines = [re.split(r" {2,}", line) for line in output.splitlines()]
-  (start,) = (i for i, line in enumerate(lines) if line[0] == "model")
-  header = lines[start]
-  rows = [line for line in lines[start + 1 :] if len(line) == len(header)]
-  return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+def read_tables(output):
+  """Returns column -> cell of each model, from both tables that are printed."""
+  models, header = {}, []
+  for line in output.splitlines():
+    cells = re.split(r" {2,}", line)
+    if cells[0] == "model":
+      header = cells
+    elif len(cells) == len(header):
+      own = models.setdefault(cells[0], {})
+      own |= dict(zip(header, cells, strict=True))
+  return models
 
 
 def test_each_engine_has_a_row(capsys, folder, tmp_path):
@@ -138,7 +142,7 @@ def test_each_engine_has_a_row(capsys, folder, tmp_path):
     f"a/int8 against a/onnxruntime: UPOS {after - before:+.2f}, Lemmas "
     in output
   )
-  table = read_table(output)
+  table = read_tables(output)
   assert list(table) == names
   shown = [(row["engine"], row["dtype"]) for row in table.values()]
   assert shown == [
@@ -165,31 +169,6 @@ def test_another_encoder_is_computed_by_jax(
   (own,) = json.loads(file.read_text())["models"]
   assert (own["name"], own["engine"]) == ("a", "jax")
   assert "a is computed by JAX: onnxruntime knows no such encoder" in output
-
-
-def test_what_8_bits_cost():
-  def model(name, plain, dtype, **scores):
-    own = {"name": name, "plain_name": plain, "dtype": dtype}
-    return own | {"scores": scores}
-
-  models = [
-    model("b", "b", "float32", LAS=90),
-    model("a/onnxruntime", "a", "float32", UAS=90, LAS=80.5, F1=None),
-    model("a/int8", "a", "int8", UAS=90.25, LAS=80, F1=1),
-    model("c/int8", "c", "int8", LAS=70),
-  ]
-  costs = [int8_cost.points(own, models) for own in models]
-  points = {"UAS": 0.25, "LAS": -0.5}
-  assert costs == [
-    None,
-    None,
-    {"model": "a/onnxruntime", "points": points},
-    None,
-  ]
-  line = int8_cost.in_words(
-    models[2] | {"against_float32": costs[2]}, ["LAS", "UAS", "F1"]
-  )
-  assert line == "a/int8 against a/onnxruntime: LAS -0.50, UAS +0.25 points"
 
 
 def test_the_encoder_alone_has_the_rows_of_the_pipeline(folder, monkeypatch):
@@ -256,7 +235,7 @@ def test_names_of_people(capsys, one_device, tmp_path):
   output = command(
     capsys, *words, "--sentences=2", "--batches=1", "--repeats=1"
   )
-  row = read_table(output)["a"]
+  row = read_tables(output)["a"]
   assert row["dtype"] == "float32" and float(row["precision"]) <= 100
   output = command(capsys, *words, "--spacy=da_core", code=2)
   assert "--spacy=da_core is scored on treebanks alone" in output

@@ -36,7 +36,7 @@ _SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def bench_pipeline(flags: Pipeline) -> int:
-  """Measures and scores all models; prints a table for each number of cores.
+  """Measures and scores all models; prints speeds, then scores.
 
   Args:
     flags: flags of the command.
@@ -79,7 +79,7 @@ def bench_pipeline(flags: Pipeline) -> int:
         new = _measure(running, sample, flags.repeats)
       for row, subject in zip(new, some, strict=True):
         row["cores"] = 1 if subject.single else count
-      print(tables.as_text(new, models, sample, annotated), flush=True)
+      print(tables.speeds(new, sample), flush=True)
       found += new
   for model in models.values():
     model["against_float32"] = int8_cost.points(model, [*models.values()])
@@ -89,7 +89,7 @@ def bench_pipeline(flags: Pipeline) -> int:
     "models": list(models.values()),
     "rows": found,
   }
-  print(tables.costs(content), end="")
+  print(tables.scores(content, annotated))
   for path in targets:
     report.write(path, SCHEMA, content)
   if out:

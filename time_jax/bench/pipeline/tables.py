@@ -18,74 +18,80 @@ _COMPUTED = ("engine", "dtype")
 _PERCENTILES = ("p50", "p90", "p99")
 
 
-def as_text(
-  rows: Sequence[Mapping[str, Any]],
-  models: Mapping[str, Mapping[str, Any]],
-  sample: Sample,
-  annotated: Gold,
-) -> str:
-  """Returns the table of all models on some cores.
+def speeds(rows: Sequence[Mapping[str, Any]], sample: Sample) -> str:
+  """Returns the table of all models on some cores, with what its columns mean.
 
   Args:
     rows: rows of the JSON file.
-    models: models of the JSON file, by name.
     sample: what was annotated.
-    annotated: what was scored on.
   """
-  counts = sample.counts
+  counts, measured = sample.counts, any(map(_energy_of_word, rows))
   title = (
     f"{counts['sentences']:,} sentences, {counts['words']:,} words, from words "
-    "in memory to annotated sentences in memory; scores in percent, of "
-    f"{len(annotated.items):,} sentences"
+    "in memory to annotated sentences in memory\n"
+    "N: p50, p90, p99: ms of N sentences at once; over: time over that of the "
+    "encoder alone; MB: peak memory\n"
+    "cold, warm: s to the first answer, warm with programs compiled before; "
+    f"{'mJ: of a word; ' if measured else ''}x: times as fast as the first row"
   )
   methods: dict[str, dict[str, None]] = {}  # method -> its models, in order
   for row in rows:
     methods.setdefault(row["energy"]["method"], {})[row["model"]] = None
   notes = [f"energy, {', '.join(of)}: {how}" for how, of in methods.items()]
-  shown = SHOWN[annotated.task]
-  lines = [_cells(row, models[row["model"]], shown) for row in rows]
-  cells = aligned_table(with_header(lines), "<<<>")
+  cells = aligned_table(with_header([_speed(r, measured) for r in rows]), "<>")
   return "\n".join([title, cells, *notes, ""])
 
 
-def _cells(
-  row: Mapping[str, Any], model: Mapping[str, Any], shown: Sequence[str]
-) -> dict[str, str]:
-  start, per_word = row["first_answer_s"], row["energy"].get("joules_per_word")
-  scores = model["scores"] or {}
+def _energy_of_word(row: Mapping[str, Any]) -> float | None:
+  """Returns joules, or None where they are not measured."""
+  return row["energy"].get("joules_per_word")
+
+
+def _speed(row: Mapping[str, Any], measured: bool) -> dict[str, str]:
+  """Returns the cells of a row, with one for energy where it is measured."""
+  start, per_word = row["first_answer_s"], _energy_of_word(row)
   cells = {
     "model": row["model"],
-    **{name: model[name] for name in _COMPUTED},
     "cores": str(row["cores"]),
-    **{name: number(scores.get(name), ".2f") for name in shown},
     "words/s": f"{row['words_s']:,.0f}",
-    "sentences/s": f"{row['sentences_s']:,.1f}",
   }
   for size, seconds in row["latency_s"].items():
     percentiles = _PERCENTILES if size == "1" else _PERCENTILES[:1]
-    cells |= {
-      f"{size}: {p} ms": f"{1e3 * seconds[p]:,.1f}" for p in percentiles
-    }
+    cells |= {f"{size}: {p}": f"{1e3 * seconds[p]:,.1f}" for p in percentiles}
   cells |= {
-    "to encoder": number(row["over_encoder"], ".2f", "x"),
+    "over": number(row["over_encoder"], ".2f"),
     "MB": f"{row['peak_bytes'] / 1e6:,.0f}",
-    "first s": f"{start['cold']:.1f}",
-    "again": f"{start['warm']:.1f}",
-    "mJ/word": number(per_word and 1e3 * per_word, ".3g"),
+    "cold": f"{start['cold']:.1f}",
+    "warm": f"{start['warm']:.1f}",
   }
-  ratios = {f"{k} to first": f"{v:.3g}x" for k, v in row["to_first"].items()}
-  return cells | ratios
+  if measured:
+    cells["mJ"] = number(per_word and 1e3 * per_word, ".3g")
+  return cells | {f"x {k}": f"{v:.3g}" for k, v in row["to_first"].items()}
 
 
-def costs(content: Mapping[str, Any]) -> str:
-  """Returns what 8 bits cost in scores, a line for each model in them.
+def scores(content: Mapping[str, Any], annotated: Gold) -> str:
+  """Returns the table of scores, and what 8 bits cost in them.
 
   Args:
     content: content of the JSON file.
+    annotated: what was scored on.
   """
-  shown = SHOWN[content["task"]]
-  known = [m for m in content["models"] if m["against_float32"]]
-  return "".join(f"{int8_cost.in_words(model, shown)}\n" for model in known)
+  shown, models = SHOWN[annotated.task], content["models"]
+  lines = [
+    {"model": model["name"]}
+    | {name: model[name] for name in _COMPUTED}
+    | {name: number((model["scores"] or {}).get(name), ".2f") for name in shown}
+    for model in models
+  ]
+  known = [model for model in models if model["against_float32"]]
+  return "\n".join(
+    [
+      f"scores in percent, of {len(annotated.items):,} sentences",
+      aligned_table(with_header(lines), "<<<>"),
+      *(int8_cost.in_words(model, shown) for model in known),
+      "",
+    ]
+  )
 
 
 def write(
