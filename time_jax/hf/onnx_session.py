@@ -35,16 +35,22 @@ class Session:
     """The names of its inputs, in the order of the graph."""
     return [each.name for each in self.own.get_inputs()]
 
-  def run(
+  def start(
     self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]
-  ) -> list[np.ndarray]:
-    """Returns outputs of the graph.
+  ) -> concurrent.futures.Future[list[np.ndarray]]:
+    """Starts to compute outputs of the graph, after what was started before.
 
     Args:
       outputs: their names.
       feeds: name of an input -> its array.
     """
-    return _THREAD.submit(self.own.run, outputs, feeds).result()
+    return _THREAD.submit(self.own.run, outputs, feeds)
+
+  def run(
+    self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]
+  ) -> list[np.ndarray]:
+    """Returns outputs of the graph; see `start`."""
+    return self.start(outputs, feeds).result()
 
 
 def open_session(model: Path | bytes) -> Session:

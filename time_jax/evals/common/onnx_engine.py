@@ -1,5 +1,6 @@
 """Computes the programs of a network with onnxruntime, on the CPU."""
 
+import concurrent.futures
 import dataclasses
 import pathlib
 import tempfile
@@ -28,17 +29,33 @@ class Program(NamedTuple):
   outputs: Any
 
 
+@dataclasses.dataclass(frozen=True)
+class _Output:
+  """An output that may still be computed; who makes an array of it waits."""
+
+  outputs: concurrent.futures.Future[list[np.ndarray]]
+  number: int
+
+  def __array__(
+    self, dtype: Any = None, copy: bool | None = None
+  ) -> np.ndarray:
+    del copy  # Nobody else has the array.
+    return np.asarray(self.outputs.result()[self.number], dtype)
+
+
 class _Opened(NamedTuple):
   """A program that is ready to run; see `Program`."""
 
   session: Session
   outputs: Any
 
-  def run(self, inputs: Any) -> Any:
+  def start(self, inputs: Any) -> Any:
     leaves = jax.tree.leaves(inputs)
     feeds = dict(zip(self.session.inputs, map(_as_fed, leaves), strict=True))
     wanted, form = jax.tree.flatten(self.outputs)
-    return jax.tree.unflatten(form, self.session.run(wanted, feeds))
+    computed = self.session.start(wanted, feeds)
+    arrays = [_Output(computed, i) for i in range(len(wanted))]
+    return jax.tree.unflatten(form, arrays)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +72,8 @@ class OnnxEngine:
   sessions: Mapping[str, _Opened]
 
   def start(self, program: str, *inputs: Any) -> Any:
-    """Computes a program at once; see `engine.Engine`."""
-    return self.sessions[program].run(inputs)
+    """Starts a program; see `engine.Engine`."""
+    return self.sessions[program].start(inputs)
 
 
 def make_engine(

@@ -5,6 +5,7 @@ columns of words are ever replaced.
 """
 
 import dataclasses
+import functools
 import graphlib
 import io
 import pathlib
@@ -40,10 +41,10 @@ class Sentence:
   numbers: tuple[int, ...]
   name: str
 
-  @property
-  def words(self) -> list[tuple[str, ...]]:
+  @functools.cached_property
+  def words(self) -> tuple[tuple[str, ...], ...]:
     """The rows of words: no comments, multiword tokens or empty nodes."""
-    return [row for row in self.rows if _is_word(row)]
+    return tuple(row for row in self.rows if _is_word(row))
 
   def column(self, name: str) -> list[str]:
     """Returns a column of the words, by its name in `COLUMNS`."""

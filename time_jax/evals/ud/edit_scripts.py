@@ -42,6 +42,7 @@ def script_of(form: str, lemma: str) -> str:
   return script if apply_script(script, form) == lemma else f"|!!{lemma}"
 
 
+@functools.lru_cache(1 << 16)  # Few words are most of a text.
 def apply_script(script: str, form: str) -> str:
   """Returns the lemma of a form, or the form if the script does not fit it."""
   whole, casing, prefix, suffix = _parts(script)
