@@ -5,7 +5,6 @@ takes no time and changes no setting of JAX. `time_jax.api` documents them.
 """
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from time_jax import former_paths
@@ -49,7 +48,10 @@ former_paths.register()
 
 def __getattr__(name: str) -> Any:
   if name == "__version__":
-    return importlib.metadata.version("time-jax")
+    # Not above: it takes a while to import, and few commands need it.
+    from importlib import metadata
+
+    return metadata.version("time-jax")
   if name in __all__:
     return getattr(importlib.import_module("time_jax.api"), name)
   raise AttributeError(f"module 'time_jax' has no attribute {name!r}")

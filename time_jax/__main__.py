@@ -6,15 +6,24 @@ import sys
 import traceback
 from typing import TextIO
 
-from time_jax.cli import main as cli_main
-from time_jax.core.errors import EXIT_BUG, EXIT_PIPE, without_secrets
+from time_jax.core.errors import (
+  EXIT_BUG,
+  EXIT_INTERRUPTED,
+  EXIT_PIPE,
+  without_secrets,
+)
 
 
 def main() -> None:
   """Runs the command that was typed and exits with its code."""
   streams = [stream for stream in (sys.stdout, sys.stderr) if stream]
   try:
+    # Not above, because Ctrl-C may come while it is imported.
+    from time_jax.cli import main as cli_main
+
     code = cli_main.main(sys.argv[1:])
+  except KeyboardInterrupt:
+    code = EXIT_INTERRUPTED
   except Exception as error:
     # A pipe to a worker process may break as well, which is a bug.
     if isinstance(error, BrokenPipeError) and any(map(_is_broken, streams)):

@@ -281,6 +281,25 @@ def test_sigterm_ends_a_command_once(capsys, monkeypatch):
   assert cleaned and signal.getsignal(signal.SIGTERM) == before
 
 
+def test_ctrl_c_while_commands_are_imported():
+  code = """
+import runpy, signal, sys
+
+class Finder:
+  def find_spec(self, name, path, target=None):
+    if name == "time_jax.cli.main":
+      signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+runpy.run_module("time_jax", run_name="__main__", alter_sys=True)
+"""
+  words = [sys.executable, "-c", code, "teachers"]
+  done = subprocess.run(
+    words, cwd=ROOT, capture_output=True, text=True, check=False
+  )
+  assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_a_process_ends_with_the_exit_code():
   words = [sys.executable, "-m", "time_jax", "chose"]
   done = subprocess.run(
