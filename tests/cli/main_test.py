@@ -1,6 +1,7 @@
 """What is typed wrong is said in one line; help shows all there is."""
 
 import errno
+import gc
 import importlib
 import os
 import pathlib
@@ -279,6 +280,34 @@ def test_sigterm_ends_a_command_once(capsys, monkeypatch):
   line = capsys.readouterr().err
   assert line.startswith("time_jax: error: stopped by a signal; ")
   assert cleaned and signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_that_a_callback_loses_is_sent_again(capsys, monkeypatch):
+  """As in that of JAX, which runs whenever garbage is collected."""
+  calls = []
+
+  def callback(phase, info):
+    if not calls:
+      calls.append(phase)
+      os.kill(os.getpid(), signal.SIGTERM)
+      len(calls)  # Here the signal is heard.
+
+  def command(*args, **kwargs):
+    gc.callbacks.append(callback)
+    gc.collect()
+    calls.append("lost")
+    time.sleep(9)
+    raise AssertionError("nothing came")
+
+  hook = sys.unraisablehook
+  monkeypatch.setattr("time_jax.run.choose.choose", command)
+  try:
+    assert main.main(["choose", "--workdir=x"]) == 42
+  finally:
+    gc.callbacks.remove(callback)
+  assert calls == ["start", "lost"] and sys.unraisablehook == hook
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("time_jax: error: stopped by a signal; ")
 
 
 def test_ctrl_c_while_commands_are_imported():

@@ -17,6 +17,8 @@ from time_jax.config import command_line
 from time_jax.core.errors import Stopped, exit_status, without_secrets
 
 _HELP = ("-h", "--help", "-help")
+_SIGNALS = {Stopped: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
+_SOON = 0.1  # seconds
 
 
 def main(argv: Sequence[str]) -> int:
@@ -85,23 +87,40 @@ def _help(argv: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _stopped_by_sigterm() -> Generator[None, None, None]:
-  """Lets SIGTERM raise `Stopped`, until JAX handles it (`processes.join`)."""
+  """Lets SIGTERM raise `Stopped`, until JAX handles it (`processes.join`).
+
+  Python drops what is raised in a destructor or in a callback of its garbage
+  collector, and JAX has one. Such a signal is sent again, Ctrl-C as well.
+  """
   if threading.current_thread() is not threading.main_thread():
     yield
     return
-  last = 0.0
+  own, last, again = threading.get_ident(), 0.0, threading.Timer(0, print)
 
   def stop(number: int, frame: Any) -> None:
     # Launchers may pass on a signal that arrived already: once is enough,
-    # unless the first was lost in a destructor.
+    # unless the first was lost and nobody told `dropped` of it.
     nonlocal last
     if not last or time.monotonic() > last + 10:
       last = time.monotonic()
       raise Stopped
 
-  before = signal.signal(signal.SIGTERM, stop)
+  def dropped(unraisable: Any) -> None:
+    nonlocal last, again
+    number = _SIGNALS.get(unraisable.exc_type)
+    if number is None:
+      return hook(unraisable)
+    last = 0.0
+    # Not at once, because it would be dropped here, too.
+    again = threading.Timer(_SOON, signal.pthread_kill, (own, number))
+    again.start()
+
+  before, hook = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
+  sys.unraisablehook = dropped
   try:
     yield
   finally:
+    again.cancel()
+    sys.unraisablehook = hook
     if signal.getsignal(signal.SIGTERM) is stop:
       signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
