@@ -40,7 +40,8 @@ class Engine(Protocol):
         another program has returned.
 
     Returns:
-      Its outputs, which may still be computed; `jax.device_get` waits for them.
+      Its outputs, which may still be computed; `jax.device_get` and
+      `jax.block_until_ready` wait for them.
     """
 
 

@@ -31,10 +31,14 @@ class Program(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Output:
-  """An output that may still be computed; who makes an array of it waits."""
+  """An output that may still be computed; JAX and NumPy wait for it."""
 
   outputs: concurrent.futures.Future[list[np.ndarray]]
   number: int
+
+  def block_until_ready(self) -> "_Output":
+    self.outputs.result()
+    return self
 
   def __array__(
     self, dtype: Any = None, copy: bool | None = None
