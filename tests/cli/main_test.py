@@ -314,6 +314,9 @@ def test_ctrl_c_while_commands_are_imported():
   code = """
 import runpy, signal, sys
 
+# What is started in the background of a shell ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 class Finder:
   def find_spec(self, name, path, target=None):
     if name == "time_jax.cli.main":

@@ -110,7 +110,8 @@ def test_scores_of_ud(ud):
     for _, host in network.prepare(some).batches:
       expected = jax.device_get(theirs.start(FIRST, host))
       real = host.segment_of_word > 0
-      assert_equal_where_real(expected, ours.start(FIRST, host), real)
+      found = jax.device_get(ours.start(FIRST, host))
+      assert_equal_where_real(expected, found, real)
       shapes.add(real.shape)
   assert len(shapes) > 1 and real.sum() < real.size
 
@@ -169,7 +170,7 @@ def test_answers_of_qa(mesh, tmp_path):
   dev = squad.read(tiny_qa.QA / "en-dev.json")
   for rows, host in network.prepare(dev).batches:
     expected = jax.device_get(theirs.start(FIRST, host))
-    found = engine.start(FIRST, host)
+    found = jax.device_get(engine.start(FIRST, host))
     for ours, expected_one in zip(found, expected, strict=True):
       some = slice(len(rows))
       np.testing.assert_allclose(ours[some], expected_one[some], rtol=1e-5)
@@ -197,7 +198,9 @@ def test_int8(ud, folder):
   (_, host), *_ = network.prepare(ud.data["train"]).batches
   real = host.segment_of_word > 0
   exact, rough = (
-    engine_of(network, params, int8=int8).start(FIRST, host)[0].dependents
+    np.asarray(
+      engine_of(network, params, int8=int8).start(FIRST, host)[0].dependents
+    )
     for int8 in (False, True)
   )
   error = np.linalg.norm((rough - exact)[real]) / np.linalg.norm(exact[real])
