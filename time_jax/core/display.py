@@ -1,4 +1,4 @@
-"""How tables and sizes are shown to people.
+"""How tables, lists and sizes are shown to people.
 
 `rich` and `tabulate` do more than is wanted here: the one cuts lines where it
 takes a terminal to end, also in a log file, and the other is not installed by
@@ -92,3 +92,18 @@ def number(value: float | None, form: str, unit: str = "") -> str:
     unit: text after the number.
   """
   return "-" if value is None else f"{value:{form}}{unit}"
+
+
+def first_of(problems: Sequence[str], most: int) -> str:
+  """Lists problems in a message, and counts those that it leaves out.
+
+  >>> first_of(["a is missing", "b is missing", "c is missing"], 2)
+  'a is missing; b is missing; and 1 more'
+
+  Args:
+    problems: the problems, one or more.
+    most: how many are shown at most.
+  """
+  hidden = len(problems) - most
+  rest = [f"and {hidden} more"] if hidden > 0 else []
+  return "; ".join([*problems[:most], *rest])

@@ -13,6 +13,7 @@ from absl import logging
 from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
+from time_jax.core.display import first_of
 from time_jax.core.errors import UserError
 from time_jax.hf.weights import FLOATS, Index, Weights
 from time_jax.models.family import KeyTable, Params
@@ -125,11 +126,9 @@ def check_tensors(
         f"{name} is {info.dtype}, expected one of {', '.join(FLOATS)}"
       )
   if problems:
-    shown = "; ".join(problems[:_PROBLEMS_SHOWN])
-    hidden = len(problems) - _PROBLEMS_SHOWN
-    more = f"; and {hidden} more" if hidden > 0 else ""
+    shown = first_of(problems, _PROBLEMS_SHOWN)
     raise UserError(
-      f"{weights.folder}: the weights do not fit config.json: {shown}{more}."
+      f"{weights.folder}: the weights do not fit config.json: {shown}."
     )
 
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from time_jax.config import changes
 from time_jax.config.distill import flatten
 from time_jax.config.recorded import completed, differences
+from time_jax.core.display import first_of
 from time_jax.core.errors import UserError
 from time_jax.hf import files, weight_files
 from time_jax.parallel import host_collectives
@@ -88,9 +89,8 @@ def check_processes(record: dict[str, Any]) -> None:
     and first.get(name) != other.get(name)
   ]
   if problems:
-    more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
     raise UserError(
-      f"the processes would not make one run: {'; '.join(problems[:5])}{more}; "
+      f"the processes would not make one run: {first_of(problems, 5)}; "
       "expected the same command, packages, weights and text on all hosts."
     )
 

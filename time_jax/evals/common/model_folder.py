@@ -19,6 +19,7 @@ import safetensors
 import safetensors.numpy
 from jax.sharding import Mesh
 
+from time_jax.core.display import first_of
 from time_jax.core.errors import DAMAGED_JSON, UserError, kind_and_reason
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder, explain_missing
@@ -165,12 +166,10 @@ def check_heads(folder: pathlib.Path, network: Network, heads: Params) -> None:
     if found.get(name) != wanted.get(name)
   ]
   if problems:
-    shown = "; ".join(problems[:_PROBLEMS_SHOWN])
-    hidden = len(problems) - _PROBLEMS_SHOWN
-    more = f"; and {hidden} more" if hidden > 0 else ""
+    shown = first_of(problems, _PROBLEMS_SHOWN)
     raise UserError(
       f"{folder / _HEADS} does not fit the classes and sizes of {DESCRIPTION} "
-      f"beside it: {shown}{more}. Undo what was changed, {remedy}."
+      f"beside it: {shown}. Undo what was changed, {remedy}."
     )
 
 
