@@ -65,7 +65,7 @@ def load_teacher(
   """
   return load.load_teacher(
     str(model),
-    layer,
+    (layer,),
     dtype=jnp.dtype(dtype),
     mesh=mesh or _first_device(),
     allow_pickle=allow_pickle,

@@ -80,7 +80,7 @@ def _edit_weights(folder, edit):
 
 def _load(path, layer, mesh, dtype=jnp.float32):
   return flax_teacher.load_flax_teacher(
-    str(path), layer, dtype=dtype, mesh=mesh
+    str(path), (layer,), dtype=dtype, mesh=mesh
   )
 
 
@@ -126,7 +126,7 @@ def test_parity(name, layer, mesh):
 
   packed, alone = _packed_and_alone()
   own = load.load_teacher(
-    str(GOLDEN / name), layer, dtype=jnp.float32, mesh=mesh
+    str(GOLDEN / name), (layer,), dtype=jnp.float32, mesh=mesh
   )
   got = project(teacher.params, packed)
   _assert_close(got, _project(own, packed), packed.segment_ids > 0)
@@ -145,7 +145,7 @@ def test_parity(name, layer, mesh):
 def test_describes_itself_as_own_teacher(mesh):
   teacher = _load(GOLDEN / "roberta", 2, mesh)
   own = load.load_teacher(
-    str(GOLDEN / "roberta"), 2, dtype=jnp.float32, mesh=mesh
+    str(GOLDEN / "roberta"), (2,), dtype=jnp.float32, mesh=mesh
   )
   assert teacher.widths == own.widths
   assert teacher.vocab_size == own.vocab_size

@@ -162,9 +162,9 @@ def test_a_pickle(write, tensors, expected, mesh):
   tensors = {name: torch.tensor(tensor) for name, tensor in tensors.items()}
   torch.save(tensors, folder / "pytorch_model.bin")
   with pytest.raises(UserError, match="pickle only"):
-    load.load_teacher(str(folder), 2, dtype=FLOAT32, mesh=mesh)
+    load.load_teacher(str(folder), (2,), dtype=FLOAT32, mesh=mesh)
   teacher = load.load_teacher(
-    str(folder), 3, dtype=FLOAT32, mesh=mesh, allow_pickle=True
+    str(folder), (3,), dtype=FLOAT32, mesh=mesh, allow_pickle=True
   )
   rest = {name: part for name, part in expected.items() if name != "pooler"}
   rest["last"] = {n: rest["last"][n] for n in ("query", "key", "value")}
@@ -231,7 +231,9 @@ def test_nothing_is_read_before_all_is_known(write, tensors, mesh, monkeypatch):
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16], ids=str)
 def test_a_teacher_keeps_what_it_needs(golden, mesh, dtype, monkeypatch):
   read = names_read(monkeypatch)
-  teacher = load.load_teacher(str(golden / "bert"), 2, dtype=dtype, mesh=mesh)
+  teacher = load.load_teacher(
+    str(golden / "bert"), (2,), dtype=dtype, mesh=mesh
+  )
   d, f = 48, 96
   embeddings = (128 + 40 + 2) * d + 2 * d
   block = 4 * (d * d + d) + (d * f + f) + (f * d + d) + 4 * d
@@ -249,17 +251,17 @@ def test_a_teacher_keeps_what_it_needs(golden, mesh, dtype, monkeypatch):
 def test_a_teacher_is_checked_unread(write, tensors, monkeypatch):
   monkeypatch.setattr(Weights, "read_into", None)
   lower = {n: t for n, t in tensors.items() if "layer.2." not in n}
-  needed = load.check_teacher(write(lower), 2)
+  needed = load.check_teacher(write(lower), (2,))
   assert len(needed) == len(set(needed)) == 5 + 16 + 6
   with pytest.raises(UserError, match="layer.2.attention.self.query.weight is"):
-    load.check_teacher(write(lower), 3)
+    load.check_teacher(write(lower), (3,))
   with pytest.raises(UserError, match="teacher.layer=4 does not exist"):
-    load.check_teacher(write(lower), 4)
+    load.check_teacher(write(lower), (4,))
 
 
 def test_positions_behind_padding_are_not_counted(golden, mesh):
   teacher = load.load_teacher(
-    str(golden / "xlm_roberta"), 1, dtype=FLOAT32, mesh=mesh
+    str(golden / "xlm_roberta"), (1,), dtype=FLOAT32, mesh=mesh
   )
   hf_config = files.read_json(golden / "xlm_roberta" / "config.json")
   skipped = hf_config["pad_token_id"] + 1
@@ -272,7 +274,7 @@ def test_positions_behind_padding_are_not_counted(golden, mesh):
 def test_layers_that_do_not_exist(golden, mesh, layer):
   words = f"teacher.layer={layer} does not exist; .* layers 1 to 3"
   with pytest.raises(UserError, match=words):
-    load.load_teacher(str(golden / "bert"), layer, dtype=FLOAT32, mesh=mesh)
+    load.load_teacher(str(golden / "bert"), (layer,), dtype=FLOAT32, mesh=mesh)
 
 
 @pytest.mark.parametrize(
@@ -316,12 +318,12 @@ def test_an_unknown_architecture(write, tensors, kind):
 def test_a_folder_without_config(golden, tmp_path, mesh):
   shutil.copy(golden / "bert" / "model.safetensors", tmp_path)
   with pytest.raises(UserError, match="config.json is missing"):
-    load.load_teacher(str(tmp_path), 1, dtype=FLOAT32, mesh=mesh)
+    load.load_teacher(str(tmp_path), (1,), dtype=FLOAT32, mesh=mesh)
 
 
 def random_teacher(golden, seed, mesh, dtype=FLOAT32):
   hf_config = files.read_json(golden / "bert" / "config.json")
-  return load.random_teacher(hf_config, 1, seed=seed, dtype=dtype, mesh=mesh)
+  return load.random_teacher(hf_config, (1,), seed=seed, dtype=dtype, mesh=mesh)
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +345,7 @@ def test_a_random_teacher_depends_on_its_seed_alone(golden, mesh, random):
 
 
 def test_a_random_teacher_is_like_a_real_one(golden, mesh, random):
-  real = load.load_teacher(str(golden / "bert"), 1, dtype=FLOAT32, mesh=mesh)
+  real = load.load_teacher(str(golden / "bert"), (1,), dtype=FLOAT32, mesh=mesh)
   shapes = [jax.tree.map(jnp.shape, t.params) for t in (random, real)]
   assert shapes[0] == shapes[1]
   assert random.widths == real.widths

@@ -35,7 +35,7 @@ def peak():  # Unlike getrusage's, it does not begin with the parent's.
 folder, layer, dtype = sys.argv[1], int(sys.argv[2]), jnp.dtype(sys.argv[3])
 mesh = sharding.make_mesh()
 weights._CHUNK, weights._MAPPED = 1 << 20, 4 << 20
-load.check_teacher(pathlib.Path(folder), layer)
+load.check_teacher(pathlib.Path(folder), (layer,))
 (jnp.zeros(1) + 1).block_until_ready()
 names, original = [], weights.Weights.read_into
 
@@ -45,7 +45,7 @@ def spy(weights, target, name, index=None):
 
 weights.Weights.read_into = spy
 before = peak()
-teacher = load.load_teacher(folder, layer, dtype=dtype, mesh=mesh)
+teacher = load.load_teacher(folder, (layer,), dtype=dtype, mesh=mesh)
 kept = sum(leaf.nbytes for leaf in jax.tree.leaves(teacher.params))
 print(json.dumps([peak() - before, kept, names]))
 """

@@ -63,11 +63,11 @@ def test_a_tensor_that_is_not_where_the_index_has_it(copy, tensors):
   write_index(copy, places | {WORDS: "b.safetensors"})
   words = f"{WORDS} is missing from b.safetensors, where the index has it"
   with pytest.raises(UserError, match=words):
-    load.check_teacher(copy, 2)
+    load.check_teacher(copy, (2,))
   # transformers counts what an index does not name as missing, too.
   write_index(copy, {k: v for k, v in places.items() if k != WORDS})
   with pytest.raises(UserError, match=f"{WORDS} is missing[.]"):
-    load.check_teacher(copy, 2)
+    load.check_teacher(copy, (2,))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_tied_weights_as_save_model_leaves_them_out(tmp_path, mesh, name):
     assert set(found) == set(states)
     for key, value in states.items():
       np.testing.assert_array_equal(found.read(key), value)
-  assert load.check_teacher(short, 2) == load.check_teacher(plain, 2)
+  assert load.check_teacher(short, (2,)) == load.check_teacher(plain, (2,))
 
 
 def test_tied_weights_stay_when_rows_are_taken_away(tmp_path, copy, tensors):

@@ -38,7 +38,7 @@ def projections(folder, layer, mesh, **options):
   """A teacher's function from a batch to projections by their letter."""
   options = {"overrides": OVERRIDES.get(folder.name)} | options
   teacher = load.load_teacher(
-    str(folder), layer, dtype=FLOAT32, mesh=mesh, **options
+    str(folder), (layer,), dtype=FLOAT32, mesh=mesh, **options
   )
   compiled = jax.jit(teacher.project)
 

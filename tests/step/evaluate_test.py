@@ -46,7 +46,7 @@ STUDENT = bert.BertConfig(
 @pytest.fixture(scope="module")
 def objective():
   teacher = load.random_teacher(
-    TEACHER, 2, seed=1, dtype=FLOAT32, mesh=make_mesh(1, 1, 1)
+    TEACHER, (2,), seed=1, dtype=FLOAT32, mesh=make_mesh(1, 1, 1)
   )
   return Objective(teacher, bert.Encoder(STUDENT, 2), 4, WEIGHTS, "dense")
 

@@ -37,10 +37,10 @@ def xlmr_objective(size, weights):
   student = bert.Encoder(thin, thin.num_layers)
   params = nn.meta.unbox(abstract_params(teacher))
 
-  def project(params, batch):
-    return teacher.apply({"params": params}, batch)
+  def targets(params, batch):
+    return {19: teacher.apply({"params": params}, batch)}
 
-  frozen = Teacher(project, params, wide.widths, 250_002, 512, "none")
+  frozen = Teacher(targets, (19,), params, wide.widths, 250_002, 512, "none")
   objective = Objective(frozen, student, 64, weights, "one_pass")
   return objective, nn.meta.unbox(abstract_params(student))
 
@@ -114,7 +114,8 @@ HAND_COUNTS = {
 
 @pytest.mark.parametrize("name", HAND_COUNTS)
 def test_every_family(golden, mesh, name):
-  teacher = load.load_teacher(str(golden / name), 3, dtype=FLOAT32, mesh=mesh)
+  how = dict(dtype=FLOAT32, mesh=mesh)
+  teacher = load.load_teacher(str(golden / name), (3,), **how)
   for rows, length in ((2, 16), (3, 20)):
     found = flops.matmul_flops(
       teacher.project, teacher.params, batch_of(rows, length)

@@ -58,7 +58,7 @@ def reference(golden, mesh):
   folder = golden / "end_to_end"
   settings = json.loads((folder / "settings.json").read_text())
   layer, how = settings["teacher_layer"], dict(dtype=FLOAT32, mesh=mesh)
-  teacher = load.load_teacher(str(folder / "teacher"), layer, **how)
+  teacher = load.load_teacher(str(folder / "teacher"), (layer,), **how)
   student, params = load.load_encoder(folder / "student_init", **how)
   return settings, teacher, student, params
 
@@ -117,7 +117,7 @@ def tiny_teacher(mesh):
     "max_position_embeddings": 32,
     "initializer_range": 0.3,
   }
-  return load.random_teacher(hf_config, 2, seed=5, dtype=FLOAT32, mesh=mesh)
+  return load.random_teacher(hf_config, (2,), seed=5, dtype=FLOAT32, mesh=mesh)
 
 
 def tiny_problem(mesh, dropout=0.0):

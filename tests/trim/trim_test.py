@@ -140,7 +140,7 @@ def test_projections_are_equal_to_the_last_bit(
     backend = backend_of(folder)
     rows = [backend.encode(text).ids[:60] for text in texts[:3]]
     batch = make_batch(np.where(mask, rows, 0), mask.astype(np.int32))
-    teacher = load.load_teacher(str(folder), 3, dtype=FLOAT32, mesh=mesh)
+    teacher = load.load_teacher(str(folder), (3,), dtype=FLOAT32, mesh=mesh)
     found.append(jax.jit(teacher.project)(teacher.params, batch))
   for name in ("query", "key", "value"):
     before, after = (np.asarray(getattr(qkv, name)) for qkv in found)
@@ -149,7 +149,7 @@ def test_projections_are_equal_to_the_last_bit(
 
 def distil(folder, student, params, tokens, mesh):
   """Losses of a few steps on one batch, and the student's parameters."""
-  teacher = load.load_teacher(str(folder), 2, dtype=FLOAT32, mesh=mesh)
+  teacher = load.load_teacher(str(folder), (2,), dtype=FLOAT32, mesh=mesh)
   tx = optimizer.make_optimizer(
     bert.FAMILY.feeds_projections,
     b1=0.9,

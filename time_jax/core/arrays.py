@@ -16,6 +16,7 @@ changes neither what a document sees nor how much it weighs.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,10 @@ class Qkv:
   query: Float[Array, "B T Dq"]
   key: Float[Array, "B T Dk"]
   value: Float[Array, "B T Dv"]
+
+
+# Projections of some layers of a network, by the layer's number from 1.
+Targets = Mapping[int, Qkv]
 
 
 def make_batch(

@@ -17,7 +17,7 @@ import functools
 import importlib
 import importlib.metadata
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import flax
@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from time_jax.core.arrays import PROJECTIONS, Batch, Ids, Qkv
+from time_jax.core.arrays import PROJECTIONS, Batch, Ids, Qkv, Targets
 from time_jax.core.errors import UserError
 from time_jax.hf import files, load
 from time_jax.hf.read_params import Path, check_tensors
@@ -58,20 +58,20 @@ _LEGACY = {"weight": "gamma", "bias": "beta"}
 
 def load_flax_teacher(
   path: str,
-  layer: int,
+  layers: Collection[int],
   *,
   dtype: DTypeLike,
   mesh: Mesh,
   allow_pickle: bool = False,
 ) -> Teacher:
-  """Loads a teacher that runs on transformers' Flax code, up to one layer.
+  """Loads a teacher that runs on transformers' Flax code, cut off.
 
   Packed rows are exact. Token types are zeros, as in training on raw text.
 
   Args:
     path: a folder, package or hub id, see `files.resolve`.
-    layer: the distilled layer, 1-based. Blocks above it, and the pooler, are
-      neither read nor kept.
+    layers: the distilled layers, 1-based. Blocks above the highest, and the
+      pooler, are neither read nor kept.
     dtype: dtype of parameters and computation; softmax is in float32.
     mesh: the devices; every one holds all parameters.
     allow_pickle: see `weight_files.find_weights`.
@@ -91,8 +91,10 @@ def load_flax_teacher(
     )
   model = _import_model(_CLASSES[model_type])
   config = _parse_config(folder, hf_config, model)
-  load.check_layer(layer, config.num_hidden_layers)
-  config.num_hidden_layers = layer
+  wanted = tuple(sorted(set(layers)))
+  for layer in wanted:
+    load.check_layer(layer, config.num_hidden_layers)
+  config.num_hidden_layers = wanted[-1]
   # RoBERTa's position table starts after the padding token's id.
   offset = 0
   if config.model_type.startswith("roberta"):
@@ -101,7 +103,8 @@ def load_flax_teacher(
   with Weights(folder, allow_pickle) as weights:
     params = _read_params(weights, model, shapes, mesh, dtype)
   return Teacher(
-    project=functools.partial(_project, module, offset),
+    targets=functools.partial(_targets, module, offset, wanted),
+    layers=wanted,
     params=params,
     widths=dict.fromkeys(PROJECTIONS.values(), config.hidden_size),
     vocab_size=config.vocab_size,
@@ -224,19 +227,26 @@ def _name(weights: Weights, prefix: str, path: Path) -> str:
   return legacy if name not in weights and legacy in weights else name
 
 
-def _project(
-  module: Any, position_offset: int, params: Params, batch: Batch
-) -> Qkv:
-  """Returns the projections of a module's last layer."""
-  last = str(module.config.num_hidden_layers - 1)
-  attention = ("encoder", "layer", last, "attention", "self")
+def _targets(
+  module: Any,
+  position_offset: int,
+  layers: Collection[int],
+  params: Params,
+  batch: Batch,
+) -> Targets:
+  """Returns the projections of some of a module's layers."""
+  attention = {
+    layer: ("encoder", "layer", str(layer - 1), "attention", "self")
+    for layer in layers
+  }
+  names = PROJECTIONS.values()
 
   def is_projection(part: nn.Module, method: str) -> bool:
-    inside = part.path[:-1] == attention and part.name in PROJECTIONS.values()
+    inside = part.path[:-1] in attention.values() and part.name in names
     return inside and method == "__call__"
 
   with nn.intercept_methods(functools.partial(_attend, batch.segment_ids)):
-    # Under jit, what follows the projections is never computed.
+    # Under jit, what follows the last projections is never computed.
     _, state = module.apply(
       {"params": params},
       **_inputs(batch, position_offset),
@@ -245,8 +255,10 @@ def _project(
       mutable=["intermediates"],
     )
   outputs: Any = flax.traverse_util.flatten_dict(state["intermediates"])
-  names = PROJECTIONS.values()
-  return Qkv(*(outputs[(*attention, p, "__call__")][0] for p in names))
+  return {
+    layer: Qkv(*(outputs[(*path, p, "__call__")][0] for p in names))
+    for layer, path in attention.items()
+  }
 
 
 def _attend(

@@ -1,6 +1,6 @@
 """Loads encoders from Hugging Face folders, straight to the devices."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import flax
@@ -9,14 +9,14 @@ import jax
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from time_jax.core.arrays import Batch, Qkv
+from time_jax.core.arrays import Batch, Targets
 from time_jax.core.errors import DAMAGED_JSON, UserError
 from time_jax.core.storage.paths import Path
 from time_jax.hf import files
 from time_jax.hf.read_params import find_tensors, read_params
 from time_jax.hf.weight_files import fingerprint
 from time_jax.hf.weights import Weights
-from time_jax.models import registry
+from time_jax.models import registry, taps
 from time_jax.models.family import (
   Family,
   Params,
@@ -30,7 +30,7 @@ from time_jax.parallel import sharding
 
 def load_teacher(
   path: str,
-  layer: int,
+  layers: Collection[int],
   *,
   dtype: DTypeLike,
   mesh: Mesh,
@@ -38,12 +38,12 @@ def load_teacher(
   overrides: Mapping[str, Any] | None = None,
   allow_pickle: bool = False,
 ) -> Teacher:
-  """Loads a teacher up to the projections of one layer.
+  """Loads a teacher up to the projections of the highest layer asked for.
 
   Args:
     path: a folder, package or hub id, see `files.resolve`.
-    layer: the distilled layer, 1-based. Blocks above it, and what follows
-      the projections inside it, are neither read nor kept.
+    layers: the distilled layers, 1-based. Blocks above the highest, and what
+      follows the projections inside it, are neither read nor kept.
     dtype: dtype of parameters and computation.
     mesh: the devices to lay the weights on.
     capture: "projections", or "post_rope" for what RoPE makes of them.
@@ -55,20 +55,21 @@ def load_teacher(
   """
   folder = files.resolve(path, allow_pickle)
   family, config = read_config(folder, overrides)
-  encoder, kept = _cut_off(family, config, layer, dtype)
+  encoder, kept = _cut_off(family, config, layers, dtype)
   with Weights(folder, allow_pickle) as weights:
-    params = read_params(weights, family.names, kept, layer, mesh, dtype)
-  return _teacher(encoder, params, capture, fingerprint(folder, allow_pickle))
+    params = read_params(weights, family.names, kept, max(layers), mesh, dtype)
+  identity = fingerprint(folder, allow_pickle)
+  return _teacher(encoder, layers, params, capture, identity)
 
 
 def check_teacher(
-  folder: Path, layer: int, allow_pickle: bool = False
+  folder: Path, layers: Collection[int], allow_pickle: bool = False
 ) -> list[str]:
   """Checks a teacher by the headers of its files, without reading weights.
 
   Args:
     folder: the model's folder.
-    layer: the distilled layer, 1-based.
+    layers: the distilled layers, 1-based.
     allow_pickle: see `weight_files.find_weights`.
 
   Returns:
@@ -78,15 +79,15 @@ def check_teacher(
     UserError: `load_teacher` would raise it.
   """
   family, config = read_config(folder)
-  _, kept = _cut_off(family, config, layer, "float32")
+  _, kept = _cut_off(family, config, layers, "float32")
   with Weights(folder, allow_pickle) as weights:
-    sources = find_tensors(weights, family.names, kept, layer)
+    sources = find_tensors(weights, family.names, kept, max(layers))
   return [name for names in sources.values() for name in names]
 
 
 def random_teacher(
   hf_config: Mapping[str, Any],
-  layer: int,
+  layers: Collection[int],
   *,
   seed: int,
   dtype: DTypeLike,
@@ -97,14 +98,14 @@ def random_teacher(
 
   Args:
     hf_config: the architecture, as a config.json would say it.
-    layer: the distilled layer, 1-based.
+    layers: the distilled layers, 1-based.
     seed: seed of the weights.
     dtype: dtype of parameters and computation.
     mesh: the devices to lay the weights on.
     capture: as for `load_teacher`.
   """
   family, config = registry.parse_config(hf_config)
-  encoder, kept = _cut_off(family, config, layer, dtype)
+  encoder, kept = _cut_off(family, config, layers, dtype)
 
   def fresh() -> Params:
     params = nn.meta.unbox(init_params(encoder, jax.random.key(seed)))
@@ -112,12 +113,12 @@ def random_teacher(
     return jax.tree.map(lambda x: x.astype(dtype), params)
 
   init = jax.jit(fresh, out_shardings=sharding.param_shardings(kept, mesh))
-  return _teacher(encoder, init(), capture, f"random-{seed}")
+  return _teacher(encoder, layers, init(), capture, f"random-{seed}")
 
 
 def abstract_teacher(
   hf_config: Mapping[str, Any],
-  layer: int,
+  layers: Collection[int],
   *,
   dtype: DTypeLike,
   mesh: Mesh,
@@ -127,20 +128,20 @@ def abstract_teacher(
 
   Args:
     hf_config: as for `random_teacher`.
-    layer: as for `random_teacher`.
+    layers: as for `random_teacher`.
     dtype: as for `random_teacher`.
     mesh: devices, which need not exist on this machine.
     capture: as for `load_teacher`.
   """
   family, config = registry.parse_config(hf_config)
-  encoder, kept = _cut_off(family, config, layer, dtype)
+  encoder, kept = _cut_off(family, config, layers, dtype)
   params = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(
       leaf.shape, dtype, sharding=leaf.sharding
     ),
     sharding.abstract(kept, mesh),
   )
-  return _teacher(encoder, params, capture, "none")
+  return _teacher(encoder, layers, params, capture, "none")
 
 
 def load_encoder(
@@ -220,11 +221,12 @@ def check_layer(layer: int, num_layers: int) -> None:
 
 
 def _cut_off(
-  family: Family, config: Any, layer: int, dtype: DTypeLike
+  family: Family, config: Any, layers: Collection[int], dtype: DTypeLike
 ) -> tuple[nn.Module, Params]:
-  """Returns an encoder up to a layer, and abstract parameters that it needs."""
-  check_layer(layer, config.num_layers)
-  encoder = family.encoder(config, layer, dtype)
+  """Returns an encoder up to the highest layer, and what it needs, abstract."""
+  for layer in layers:
+    check_layer(layer, config.num_layers)
+  encoder = family.encoder(config, max(layers), dtype)
   return encoder, _select(abstract_params(encoder), family.feeds_projections)
 
 
@@ -239,16 +241,20 @@ def _select(
 
 
 def _teacher(
-  encoder: Any, params: Params, capture: str, fingerprint: str
+  encoder: Any,
+  layers: Collection[int],
+  params: Params,
+  capture: str,
+  fingerprint: str,
 ) -> Teacher:
   rotated = capture == "post_rope"
-  method = "rotated_projections" if rotated else "__call__"
 
-  def project(params: Params, batch: Batch) -> Qkv:
-    return encoder.apply({"params": params}, batch, method=method)
+  def targets(params: Params, batch: Batch) -> Targets:
+    return taps.project(encoder, params, batch, layers, rotated=rotated)
 
   return Teacher(
-    project=project,
+    targets=targets,
+    layers=tuple(sorted(set(layers))),
     params=params,
     widths=encoder.config.widths,
     vocab_size=encoder.config.vocab_size,

@@ -233,11 +233,6 @@ class Encoder(layers.Parts, nn.Module):
     states, _ = self.below(batch, deterministic)
     return self.last.project(states[-1])
 
-  def rotated_projections(self, batch: Batch) -> Qkv:
-    """Computes the same after RoPE, in families that have it."""
-    states, context = self.below(batch, deterministic=True)
-    return self.last.rotate(self.last.project(states[-1]), context)
-
   def hidden_states(
     self, batch: Batch, *, deterministic: bool = True
   ) -> Float[Array, "states B T D"]:
@@ -258,12 +253,12 @@ class Encoder(layers.Parts, nn.Module):
   ) -> tuple[list[Hidden], Context]:
     """Returns the inputs of blocks 1 ... num_layers, and the last's context."""
     x, shared = self.enter(batch, deterministic)
-    states, kinds = [_lay_out(x)], self.kinds()
+    states, kinds = [lay_out(x)], self.kinds()
     context = Context(shared, kinds[0], deterministic)
     first = getattr(self, "first", None)
     if first is not None:
       x = first(states[0], context)
-      states.append(_lay_out(x))
+      states.append(lay_out(x))
     middle = jnp.asarray(kinds[len(states) - 1 : -1])
     if len(middle):
       x, outputs = self.layers(states[-1], context._replace(kind=middle))
@@ -283,7 +278,7 @@ def stack(block: type[nn.Module], length: int) -> type[nn.Module]:
 
   class Step(block):
     def __call__(self, x: Hidden, context: Context) -> tuple[Hidden, Hidden]:
-      x = _lay_out(super().__call__(x, context))
+      x = lay_out(super().__call__(x, context))
       return x, x
 
   shared: Any = nn.broadcast
@@ -293,10 +288,16 @@ def stack(block: type[nn.Module], length: int) -> type[nn.Module]:
     split_rngs={"params": True, "dropout": True},
     in_axes=(Context(shared, kind=0, deterministic=shared),),
     length=length,
-    unroll=length if length <= _UNROLLED else 1,
+    unroll=unrolled(length),
     metadata_params={nn.PARTITION_NAME: "layers"},
   )
 
 
-def _lay_out(x: Array) -> Array:
+def unrolled(length: int) -> int:
+  """Returns how many of `length` blocks in a row are compiled one by one."""
+  return length if length <= _UNROLLED else 1
+
+
+def lay_out(x: Hidden) -> Hidden:
+  """Lays hidden states out over the devices of the mesh."""
   return nn.with_logical_constraint(x, ("batch", "length", "hidden"))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from time_jax.core.arrays import Batch, Qkv
+from time_jax.core.arrays import Batch, Qkv, Targets
 
 Params = Any  # A nested dict of arrays, keyed by module names.
 Path = tuple[str, ...]  # The keys that lead to one of its arrays.
@@ -119,11 +119,13 @@ class Family:
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-  """A frozen encoder, cut off at its distilled layer.
+  """A frozen encoder, cut off at the highest of its distilled layers.
 
   Attributes:
-    project: computes projections from (params, batch); deterministic.
-    params: the parameters that `project` reads, and no others.
+    targets: computes the projections of its distilled layers from (params,
+      batch); deterministic.
+    layers: the distilled layers, 1-based, ascending.
+    params: the parameters that `targets` reads, and no others.
     widths: width of "query", "key" and "value".
     vocab_size: token ids are below this.
     max_positions: longest document, in tokens; None for any.
@@ -131,13 +133,18 @@ class Teacher:
     tables: see `vocabulary_tables`; empty where no logical axes are known.
   """
 
-  project: Callable[[Params, Batch], Qkv]
+  targets: Callable[[Params, Batch], Targets]
+  layers: tuple[int, ...]
   params: Params
   widths: Mapping[str, int]
   vocab_size: int
   max_positions: int | None
   fingerprint: str
   tables: frozenset[Path] = frozenset()
+
+  def project(self, params: Params, batch: Batch) -> Qkv:
+    """Computes the projections of the highest of the distilled layers."""
+    return self.targets(params, batch)[self.layers[-1]]
 
 
 def init_params(encoder: nn.Module, rng: Array) -> Params:

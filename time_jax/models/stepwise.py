@@ -34,6 +34,12 @@ def unstack(params: Params) -> Params:
   return {**params, "layers": blocks}
 
 
+def around_blocks(encoder: nn.Module, params: Params) -> Any:
+  """Returns an encoder bound to the parameters outside its blocks."""
+  around = {k: v for k, v in params.items() if k not in _BLOCKS}
+  return encoder.bind({"params": around})
+
+
 def states(
   encoder: nn.Module, params: Params, batch: Batch
 ) -> list[Float[Array, "B T D"]]:
@@ -44,8 +50,7 @@ def states(
     params: its parameters as `unstack` returns them.
     batch: token rows.
   """
-  around = {k: v for k, v in params.items() if k not in _BLOCKS}
-  bound: Any = encoder.bind({"params": around})
+  bound = around_blocks(encoder, params)
   x, shared = bound.enter(batch, True)
   blocks = [(bound.first, params["first"])] if "first" in params else []
   # All but the first are built alike.

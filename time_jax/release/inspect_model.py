@@ -57,7 +57,7 @@ def inspect_model(
   with _collecting(problems), Weights(folder, allow_pickle) as weights:
     _print_files(weights)
     if config:
-      needed = load.check_teacher(folder, layer, allow_pickle=allow_pickle)
+      needed = load.check_teacher(folder, (layer,), allow_pickle=allow_pickle)
       _print_tensors(weights, needed, layer, config.num_layers)
       _check_finite(weights, needed, problems)
   if config:

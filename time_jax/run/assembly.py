@@ -49,7 +49,7 @@ def teacher_config(config: ConfigDict) -> Any:
   else:
     folder = files.resolve(t.path, t.allow_pickle)
     family, teacher = load.read_config(folder, _overrides(config))
-    load.check_teacher(folder, t.layer, allow_pickle=t.allow_pickle)
+    load.check_teacher(folder, (t.layer,), allow_pickle=t.allow_pickle)
   load.check_layer(t.layer, teacher.num_layers)
   _check_capture(config, family, teacher)
   check_relations(
@@ -108,7 +108,7 @@ def make_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
   if t.path == RANDOM:
     return load.random_teacher(
       t.architecture.to_dict(),
-      t.layer,
+      (t.layer,),
       seed=config.seed,
       dtype=dtype,
       mesh=mesh,
@@ -116,11 +116,11 @@ def make_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
     )
   if t.loader == "flax":
     return flax_teacher.load_flax_teacher(
-      t.path, t.layer, dtype=dtype, mesh=mesh, allow_pickle=t.allow_pickle
+      t.path, (t.layer,), dtype=dtype, mesh=mesh, allow_pickle=t.allow_pickle
     )
   return load.load_teacher(
     t.path,
-    t.layer,
+    (t.layer,),
     dtype=dtype,
     mesh=mesh,
     capture=t.capture,
@@ -148,7 +148,11 @@ def abstract_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
     folder = files.resolve(t.path, t.allow_pickle)
     hf_config = files.model_config(folder) | _overrides(config)
   return load.abstract_teacher(
-    hf_config, t.layer, dtype=jnp.dtype(t.dtype), mesh=mesh, capture=t.capture
+    hf_config,
+    (t.layer,),
+    dtype=jnp.dtype(t.dtype),
+    mesh=mesh,
+    capture=t.capture,
   )
 
 

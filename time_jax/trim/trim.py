@@ -110,7 +110,7 @@ def trim(
         "old_ids": old_ids,  # the place in this list is the new id
       }
       atomic_file.write_json(fresh / TRIM_RECORD, record, indent=None)
-      load.check_teacher(fresh, config.num_layers)
+      load.check_teacher(fresh, (config.num_layers,))
   _report(folder, out, record, comparison)
   _print_notes(record, comparison, _unfilled(rule, counts, old_ids))
   print(f"Next: python -m time_jax inspect {out}")

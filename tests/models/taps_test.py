@@ -1,0 +1,77 @@
+"""Several layers of one pass: each as from a network that ends there."""
+
+import functools
+import pathlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from time_jax.core.arrays import make_batch
+from time_jax.hf import load
+from time_jax.models import bert, taps
+from time_jax.models.family import abstract_params
+
+FAMILIES = {
+  "bert": {},
+  "deberta_v3": {},
+  "deberta_v2_conv": {},  # The first block has a convolution.
+  "ltgbert": {},
+  "t5_encoder": {},
+  "modernbert": {},  # The first block has no norm, and blocks differ.
+  "eurobert": {},
+  "modernbert post_rope": {"capture": "post_rope"},
+  "eurobert post_rope": {"capture": "post_rope"},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_layer_is_that_of_a_network_cut_off_there(golden, mesh, family):
+  folder = pathlib.Path(golden, family.split()[0])
+  how = dict(dtype=jnp.dtype("float32"), mesh=mesh, **FAMILIES[family])
+  expected = np.load(folder / "expected.npz")
+  batch = make_batch(expected["input_ids"], expected["attention_mask"])
+  last = len(expected["q"])
+  assert last >= 3
+  whole = load.load_teacher(str(folder), range(1, last + 1), **how)
+  ends = load.load_teacher(str(folder), (last, 1), **how)
+  found = jax.jit(whole.targets)(whole.params, batch)
+  at_ends = jax.jit(ends.targets)(ends.params, batch)
+  assert whole.layers == tuple(found) == tuple(range(1, last + 1))
+  assert ends.layers == tuple(at_ends) == (1, last)
+  for layer in range(1, last + 1):
+    alone = load.load_teacher(str(folder), (layer,), **how)
+    cut = jax.jit(alone.project)(alone.params, batch)
+    for handed in (found, at_ends):
+      if layer in handed:
+        jax.tree.map(
+          functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=0),
+          handed[layer],
+          cut,
+        )
+
+
+def test_states_that_nobody_wants_are_not_kept():
+  depth, rows, length, width = 12, 8, 64, 32
+  config = bert.BertConfig(64, width, depth, 2, 32)
+  encoder = bert.Encoder(config, depth)
+  batch = make_batch(*np.ones((2, rows, length), int))
+  params = nn.meta.unbox(abstract_params(encoder))
+
+  def temporaries(*layers):
+    project = functools.partial(taps.project, encoder, layers=layers)
+    compiled = jax.jit(project).lower(params, batch).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  def before(params, batch):
+    return encoder.apply({"params": params}, batch)
+
+  plain = jax.jit(before).lower(params, batch).compile()
+  plain = plain.memory_analysis().temp_size_in_bytes
+  state = rows * length * width * 4
+  one, two = temporaries(depth), temporaries(3, depth)
+  assert one <= plain
+  assert two - one <= 4 * state
+  assert temporaries(*range(1, depth + 1)) - one >= 6 * state
