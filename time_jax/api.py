@@ -32,7 +32,7 @@ from time_jax.relations import loss as relations
 from time_jax.step import optimizer, partitioning
 from time_jax.step.objective import Objective
 from time_jax.step.state import StepSettings, TrainState, init_state
-from time_jax.step.train_step import Metrics, train_step
+from time_jax.step.train_step import Metrics, Student, train_step
 from time_jax.telemetry import history
 
 Place = str | os.PathLike[str]
@@ -232,6 +232,7 @@ def make_train_step(
     num_heads=num_relation_heads,
     weights=weights,
     implementation="auto",
+    layer=teacher.layers[-1],
   )
   rate = learning_rate if callable(learning_rate) else _constant(learning_rate)
   tx = settings.pop("tx", None) or optimizer.make_optimizer(
@@ -244,16 +245,20 @@ def make_train_step(
   )
   constants = StepSettings(tx=tx, learning_rate=rate, **settings)
   state = init_state(objective.init, constants, mesh)
+  students = {"student": Student(objective, constants)}
   spread = partitioning.with_jit(
-    functools.partial(train_step, objective=objective, settings=constants),
-    state,
+    functools.partial(train_step, students=students),
+    {"student": state},
     mesh,
     global_batch_size,
   )
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     rows: Any = {"tokens": batch.tokens, "segment_ids": batch.segment_ids}
-    return spread.step(state, teacher.params, spread.put_batch(rows))
+    states, metrics = spread.step(
+      {"student": state}, teacher.params, spread.put_batch(rows)
+    )
+    return states["student"], metrics["student"]
 
   return state, step
 

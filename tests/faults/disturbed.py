@@ -3,7 +3,8 @@
 FAULTS="PLACE:COUNT[:SIGNAL],...": at the COUNT-th time that this process is
 at a place, it sends itself the signal. The places are keys of `PLACES`.
 Without a signal: "nan:STEP", loss and gradient of that step are NaN;
-"spike:STEP", they are a hundred times as large;
+"spike:STEP", they are a hundred times as large; with ":NAME" those of one
+student alone;
 "full:COUNT", the disk is full from that save on; "rows:COUNT", the rows of that
 batch are damaged; "lost:COUNT", from that batch on no row can be read;
 "elsewhere:SECONDS", this is another machine, and leases expire after so many.
@@ -109,19 +110,23 @@ def in_preparation(fault):
   prepare.workers.in_order = disturbed
 
 
-def with_factor(number, factor):
-  """Loss and gradient of a step are so many times as large."""
+def with_factor(number, factor, student=None):
+  """Loss and gradient of a step are so many times as large, of one or all."""
   step, gradients = train_step.train_step, train_step.gradients
   now = []
 
-  def remember(state, *args, **kwargs):
-    now[:] = [state.step]
-    return step(state, *args, **kwargs)
+  def remember(states, *args, **kwargs):
+    now[:] = [next(iter(states.values())).step]
+    return step(states, *args, **kwargs)
 
   def spoil(*args):
-    grads, loss, parts = gradients(*args)
+    results = gradients(*args)
     times = jnp.where(now[0] == number - 1, factor, 1.0)
-    return jax.tree.map(lambda g: g * times, grads), loss * times, parts
+    for name in results if student is None else [student]:
+      grads, loss, parts = results[name]
+      grads = jax.tree.map(lambda g: g * times, grads)
+      results[name] = grads, loss * times, parts
+    return results
 
   train_step.train_step, train_step.gradients = remember, spoil
 
@@ -201,7 +206,7 @@ def main():
   for fault in filter(None, faults.split(",")):
     place, count, *number = fault.split(":")
     if place in FACTORS:
-      with_factor(int(count), FACTORS[place])
+      with_factor(int(count), FACTORS[place], *number)
     elif place == "full":
       fill_disk(int(count))
     elif place == "elsewhere":

@@ -125,7 +125,7 @@ def test_of_equals_the_later_step_wins(
   monkeypatch.setattr(
     evaluate,
     "make_evaluator",
-    lambda *setting: lambda *what: {"relation_loss": next(found)},
+    lambda *setting: lambda *what: {"student": {"relation_loss": next(found)}},
   )
   out = command(capsys, "choose", f"--workdir={run}")
   rows = re.findall(r"^ +(\d) +(\d+) ", out, re.M)
@@ -137,7 +137,7 @@ def test_a_run_without_a_finite_loss_has_no_choice(capsys, monkeypatch, run):
   monkeypatch.setattr(
     evaluate,
     "make_evaluator",
-    lambda *setting: lambda *what: {"relation_loss": float("nan")},
+    lambda *setting: lambda *what: {"student": {"relation_loss": float("nan")}},
   )
   line = command(capsys, "choose", f"--workdir={run}", code=2)
   assert line == "no checkpoint has a finite relation loss."

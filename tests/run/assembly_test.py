@@ -29,7 +29,7 @@ def config(golden, tiny):
 def test_what_is_captured(golden, mesh, config, capture, query):
   config.teacher.capture = capture
   assert assembly.teacher_config(config).widths["query"] == 48
-  teacher = assembly.make_teacher(config, mesh)
+  teacher = assembly.make_teacher(config, (config.teacher.layer,), mesh)
   expected = np.load(golden / "modernbert" / "expected.npz")
   batch = make_batch(expected["input_ids"], expected["attention_mask"])
   found = jax.jit(teacher.project)(teacher.params, batch).query
@@ -71,7 +71,7 @@ def test_layout_of_relative_positions(golden, mesh, config):
   config.teacher.layer = 3
   config.teacher.relative_layout = "per_head"
   assert assembly.teacher_config(config).relative_layout == "per_head"
-  teacher = assembly.make_teacher(config, mesh)
+  teacher = assembly.make_teacher(config, (config.teacher.layer,), mesh)
   folder = golden / "ltgbert_perhead_pos"
   expected = np.load(folder / "expected.npz")
   batch = make_batch(expected["input_ids"], expected["attention_mask"])
@@ -108,13 +108,13 @@ def test_an_abstract_teacher_is_the_real_one_without_weights(
   config.mesh.update(fsdp=2, tensor=2)
   mesh = assembly.make_mesh(config, jax.devices()[:4])
   assert mesh.size == 4
-  real = assembly.make_teacher(config, mesh)
-  bare = assembly.abstract_teacher(config, mesh)
+  real = assembly.make_teacher(config, (config.teacher.layer,), mesh)
+  bare = assembly.abstract_teacher(config, (2,), mesh)
   assert spread(bare.params) == spread(real.params)
   assert bare.widths == real.widths
   config.teacher.loader = "flax"
   with pytest.raises(UserError, match="cannot be compiled without its weights"):
-    assembly.abstract_teacher(config, mesh)
+    assembly.abstract_teacher(config, (2,), mesh)
 
 
 def test_held_out_batches_matter_where_there_is_held_out_text(config):

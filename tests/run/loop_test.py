@@ -49,8 +49,11 @@ def test_results_are_looked_at_two_steps_late(
         if events[-1] != ("look", number):
           events.append(("look", number))
 
-      state, scalars = how.step(*inputs)
-      return state, {name: Lazy(x, look) for name, x in scalars.items()}
+      states, scalars = how.step(*inputs)
+      return states, {
+        student: {name: Lazy(x, look) for name, x in own.items()}
+        for student, own in scalars.items()
+      }
 
     return dataclasses.replace(how, step=step)
 

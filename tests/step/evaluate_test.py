@@ -48,7 +48,7 @@ def objective():
   teacher = load.random_teacher(
     TEACHER, (2,), seed=1, dtype=FLOAT32, mesh=make_mesh(1, 1, 1)
   )
-  return Objective(teacher, bert.Encoder(STUDENT, 2), 4, WEIGHTS, "dense")
+  return Objective(teacher, bert.Encoder(STUDENT, 2), 4, WEIGHTS, "dense", 2)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def run(objective):
   def evaluated(params, rows, sizes=(1, 1, 1), size=16):
     mesh = make_mesh(*sizes)
     if sizes not in evaluators:
-      evaluators[sizes] = evaluate.make_evaluator(objective, mesh)
+      evaluators[sizes] = evaluate.make_evaluator({"student": objective}, mesh)
     return run_with(evaluators[sizes], objective, params, rows, mesh, size)
 
   return evaluated
@@ -91,11 +91,12 @@ def run_with(evaluator, objective, params, rows, mesh, size=16):
     sharding.global_batch(*(x[i : i + size] for x in rows), mesh, size)
     for i in range(0, len(rows[0]), size)
   ]
-  return evaluator(
-    jax.device_put(params, layout),
+  found = evaluator(
+    {"student": jax.device_put(params, layout)},
     sharding.replicate(objective.teacher.params, mesh),
     iter(batches),
   )
+  return found["student"]
 
 
 @pytest.fixture(scope="module")
@@ -160,5 +161,5 @@ def test_there_is_no_dropout(objective, params, rows, one_batch):
   sober = dataclasses.replace(STUDENT, dropout=0.0, attention_dropout=0.0)
   without = dataclasses.replace(objective, student=bert.Encoder(sober, 2))
   mesh = make_mesh(1, 1, 1)
-  evaluator = evaluate.make_evaluator(without, mesh)
+  evaluator = evaluate.make_evaluator({"student": without}, mesh)
   assert run_with(evaluator, without, params, rows, mesh) == one_batch

@@ -28,6 +28,12 @@ def batch_of(rows, length):
   return Batch(ids, ids, ids)
 
 
+def alone(objective):
+  """One student and its parameters, as `step_flops` takes them."""
+  params = nn.meta.unbox(abstract_params(objective.student))
+  return {"student": objective}, {"student": params}
+
+
 def xlmr_objective(size, weights):
   """The paper's main teacher up to layer 19, without any array."""
   wide = bert.BertConfig(250_002, 1024, 24, 16, 4096, position_offset=2)
@@ -41,8 +47,8 @@ def xlmr_objective(size, weights):
     return {19: teacher.apply({"params": params}, batch)}
 
   frozen = Teacher(targets, (19,), params, wide.widths, 250_002, 512, "none")
-  objective = Objective(frozen, student, 64, weights, "one_pass")
-  return objective, nn.meta.unbox(abstract_params(student))
+  objective = Objective(frozen, student, 64, weights, "one_pass", 19)
+  return alone(objective)
 
 
 @pytest.mark.parametrize("size", STUDENT_SIZES)
@@ -189,10 +195,8 @@ def test_a_loop_of_unknown_length_is_refused():
 
 def test_it_counts_a_run_as_it_is_assembled(tiny, mesh):
   config = get_config(tiny)
-  teacher = assembly.make_teacher(config, mesh)
-  objective = assembly.make_objective(config, teacher)
-  params = nn.meta.unbox(abstract_params(objective.student))
-  found = flops.step_flops(objective, params, batch_of(8, 32))
+  (objective,) = assembly.make_objectives({"student": config}, mesh).values()
+  found = flops.step_flops(*alone(objective), batch_of(8, 32))
   tokens = 8 * 32
   # Teacher 32 wide, F = 64, one whole block; student 16 wide, F = 32, one.
   assert found.teacher == tokens * 2 * (4096 + 4096 + 2 * 32 * 32 + 3 * 32**2)

@@ -1,9 +1,8 @@
-"""The step against the reference's training run, and against itself on other
-meshes, under pmap, in micro-batches and after bad batches."""
+"""The step against itself: on other meshes, under pmap, in micro-batches and
+after bad batches."""
 
 import dataclasses
 import functools
-import json
 import re
 
 import flax
@@ -11,12 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 from meshes import make_mesh
 
 from time_jax.core.arrays import make_batch
 from time_jax.hf import load
-from time_jax.hf.save import to_tensors
 from time_jax.models import bert
 from time_jax.step import optimizer, partitioning
 from time_jax.step.objective import Objective
@@ -26,7 +23,7 @@ from time_jax.step.state import (
   abstract_state,
   init_state,
 )
-from time_jax.step.train_step import train_step
+from time_jax.step.train_step import Student, train_step
 
 FLOAT32 = jnp.dtype("float32")
 RELATIONS = {"qq": 1.0, "kk": 1.0, "vv": 1.0}
@@ -43,63 +40,18 @@ def make_step(objective, *, peak_lr=1e-2, **changes):
   )
   tx = optimizer.make_optimizer(bert.FAMILY.feeds_projections, **ADAMW)
   settings = StepSettings(tx, schedule, **changes)
-  step = functools.partial(train_step, objective=objective, settings=settings)
-  return step, settings
+  students = {"student": Student(objective, settings)}
+  return functools.partial(train_step, students=students), settings
 
 
-def state_of(params, tx):
-  zero = jnp.zeros((), jnp.int32)
-  return TrainState(zero, params, tx.init(params), zero, zero)
+def alone(step):
+  """Returns a step of one student that takes and returns its state."""
 
+  def one(state, teacher_params, batch):
+    found = step({"student": state}, teacher_params, batch)
+    return tuple(own["student"] for own in found)
 
-@pytest.fixture(scope="module")
-def reference(golden, mesh):
-  """The reference's settings, teacher and student, and first parameters."""
-  folder = golden / "end_to_end"
-  settings = json.loads((folder / "settings.json").read_text())
-  layer, how = settings["teacher_layer"], dict(dtype=FLOAT32, mesh=mesh)
-  teacher = load.load_teacher(str(folder / "teacher"), (layer,), **how)
-  student, params = load.load_encoder(folder / "student_init", **how)
-  return settings, teacher, student, params
-
-
-@pytest.mark.parametrize("implementation", ["dense", "one_pass"])
-def test_five_steps_of_the_reference(golden, reference, implementation):
-  folder = golden / "end_to_end"
-  settings, teacher, student, params = reference
-  objective = Objective(
-    teacher, student, settings["relation_heads"], RELATIONS, implementation
-  )
-  step, constants = make_step(objective, peak_lr=settings["learning_rate"])
-  step = jax.jit(step)
-  state = state_of(params, constants.tx)
-  expected = np.load(folder / "trajectory.npz")
-  batches = np.load(folder / "batches.npz")
-  for i in range(settings["steps"]):
-    batch = make_batch(batches["input_ids"][i], batches["attention_mask"][i])
-    state, metrics = step(state, teacher.params, batch)
-    for name, key in (
-      ("train/loss", "loss_f64"),
-      ("train/grad_norm", "grad_norm_f64"),
-      ("train/learning_rate", "learning_rate"),
-    ):
-      np.testing.assert_allclose(
-        metrics[name], expected[key][i], rtol=1e-5, err_msg=f"{name}, step {i}"
-      )
-  found = to_tensors(state.params, bert.NAMES, 2)
-  final = safetensors.numpy.load_file(folder / "student_final_f64.safetensors")
-  initial = safetensors.numpy.load_file(
-    folder / "student_init" / "model.safetensors"
-  )
-  untouched = settings["parameters_without_gradient_left_untouched"]
-  assert len(untouched) == 12
-  assert set(found) >= set(settings["decayed_parameters"])
-  for name, values in found.items():
-    np.testing.assert_allclose(
-      values, final[name], atol=5e-6, rtol=0, err_msg=name
-    )
-    if name in untouched:
-      np.testing.assert_array_equal(values, initial[name], err_msg=name)
+  return one
 
 
 SIZES = dict(vocab_size=64, num_heads=4, intermediate_size=64, num_layers=3)
@@ -125,7 +77,7 @@ def tiny_problem(mesh, dropout=0.0):
   rates = dict(dropout=dropout, attention_dropout=dropout)
   config = bert.BertConfig(hidden_size=32, **SIZES, **rates)
   student = bert.Encoder(config, config.num_layers)
-  return Objective(tiny_teacher(mesh), student, 8, RELATIONS, "one_pass")
+  return Objective(tiny_teacher(mesh), student, 8, RELATIONS, "one_pass", 2)
 
 
 @functools.cache
@@ -164,7 +116,7 @@ def compiled_for(*sizes, how="jit", dropout=0.0, accumulation=1):
   mesh = make_mesh(*sizes)
   objective = tiny_problem(mesh, dropout)
   step, settings = make_step(objective, accumulation=accumulation)
-  abstract = abstract_state(objective.init, settings, mesh)
+  abstract = {"student": abstract_state(objective.init, settings, mesh)}
   spread = (
     partitioning.with_jit(step, abstract, mesh, 16)
     if how == "jit"
@@ -173,7 +125,7 @@ def compiled_for(*sizes, how="jit", dropout=0.0, accumulation=1):
   # The same start everywhere, to the last bit.
   start = jax.tree.map(
     lambda x, a: jax.device_put(np.asarray(x), a.sharding),
-    first_state(),
+    {"student": first_state()},
     abstract,
   )
   return spread, spread.put(start), spread.put(objective.teacher.params)
@@ -181,8 +133,9 @@ def compiled_for(*sizes, how="jit", dropout=0.0, accumulation=1):
 
 def run_three_steps(*sizes, **how):
   spread, start, teacher = compiled_for(*sizes, **how)
-  copy = jax.tree.map(jnp.copy, start)
-  state, history = three_steps(spread.step, copy, teacher, spread.put_batch)
+  copy = jax.tree.map(jnp.copy, start)["student"]
+  step = alone(spread.step)
+  state, history = three_steps(step, copy, teacher, spread.put_batch)
   return spread.get(state), history
 
 
@@ -211,7 +164,7 @@ def compiled():
     objective = tiny_problem(mesh, dropout)
     step, settings = make_step(objective, **guards)
     state = init_state(objective.init, settings, mesh)
-    made[name] = objective, jax.jit(step), state
+    made[name] = objective, alone(jax.jit(step)), state
   return made
 
 

@@ -159,21 +159,21 @@ def distil(folder, student, params, tokens, mesh):
     clip_norm=1.0,
   )
   relations = {"qq": 1.0, "kk": 1.0, "vv": 1.0}
-  step = jax.jit(
-    functools.partial(
-      train_step.train_step,
-      objective=Objective(teacher, student, 8, relations, "dense"),
-      settings=StepSettings(tx, lambda step: jnp.float32(3e-3)),
+  students = {
+    "student": train_step.Student(
+      Objective(teacher, student, 8, relations, "dense", 2),
+      StepSettings(tx, lambda step: jnp.float32(3e-3)),
     )
-  )
+  }
+  step = jax.jit(functools.partial(train_step.train_step, students=students))
   zero = jnp.zeros((), jnp.int32)
-  state = TrainState(zero, params, tx.init(params), zero, zero)
+  states = {"student": TrainState(zero, params, tx.init(params), zero, zero)}
   batch = make_batch(tokens, np.ones_like(tokens))
   losses = []
   for _ in range(6):
-    state, metrics = step(state, teacher.params, batch)
-    losses.append(float(metrics["train/loss"]))
-  return losses, state.params
+    states, metrics = step(states, teacher.params, batch)
+    losses.append(float(metrics["student"]["train/loss"]))
+  return losses, states["student"].params
 
 
 @pytest.mark.parametrize("kind", ["roberta", "xlm_roberta"])

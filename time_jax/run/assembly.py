@@ -3,8 +3,9 @@
 Below `run` no function takes a ConfigDict.
 """
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from time_jax.core.arrays import PROJECTIONS
 from time_jax.core.errors import UserError
 from time_jax.hf import files, flax_teacher, lineage, load
 from time_jax.models import bert
@@ -19,7 +21,7 @@ from time_jax.models.family import Family, Teacher
 from time_jax.parallel import sharding
 from time_jax.relations.loss import check_heads, check_platform, check_relations
 from time_jax.step import optimizer, partitioning, train_step
-from time_jax.step.objective import Objective
+from time_jax.step.objective import Objective, shared
 from time_jax.step.state import StepSettings, abstract_state
 
 RANDOM = "random"
@@ -101,14 +103,22 @@ def _check_capture(config: ConfigDict, family: Family, teacher: Any) -> None:
     )
 
 
-def make_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
-  """Returns the teacher with its weights, up to its distilled layer."""
+def make_teacher(
+  config: ConfigDict, layers: Collection[int], mesh: Mesh
+) -> Teacher:
+  """Returns the teacher with its weights.
+
+  Args:
+    config: config of the run.
+    layers: the distilled layers, 1-based; what lies above is not loaded.
+    mesh: devices of the run.
+  """
   t = config.teacher
   dtype = jnp.dtype(t.dtype)
   if t.path == RANDOM:
     return load.random_teacher(
       t.architecture.to_dict(),
-      (t.layer,),
+      layers,
       seed=config.seed,
       dtype=dtype,
       mesh=mesh,
@@ -116,11 +126,11 @@ def make_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
     )
   if t.loader == "flax":
     return flax_teacher.load_flax_teacher(
-      t.path, (t.layer,), dtype=dtype, mesh=mesh, allow_pickle=t.allow_pickle
+      t.path, layers, dtype=dtype, mesh=mesh, allow_pickle=t.allow_pickle
     )
   return load.load_teacher(
     t.path,
-    (t.layer,),
+    layers,
     dtype=dtype,
     mesh=mesh,
     capture=t.capture,
@@ -135,8 +145,16 @@ def teacher_origin(config: ConfigDict) -> dict[str, str]:
   return {} if t.path == RANDOM else lineage.describe(t.path, t.allow_pickle)
 
 
-def abstract_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
-  """Returns a teacher whose parameters are only shapes and shardings."""
+def abstract_teacher(
+  config: ConfigDict, layers: Collection[int], mesh: Mesh
+) -> Teacher:
+  """Returns a teacher whose parameters are only shapes and shardings.
+
+  Args:
+    config: config of the run.
+    layers: as for `make_teacher`.
+    mesh: devices, which need not exist on this machine.
+  """
   t = config.teacher
   if t.loader != "own":
     raise UserError(
@@ -149,7 +167,7 @@ def abstract_teacher(config: ConfigDict, mesh: Mesh) -> Teacher:
     hf_config = files.model_config(folder) | _overrides(config)
   return load.abstract_teacher(
     hf_config,
-    (t.layer,),
+    layers,
     dtype=jnp.dtype(t.dtype),
     mesh=mesh,
     capture=t.capture,
@@ -174,15 +192,50 @@ def relation_weights(config: ConfigDict) -> dict[str, float]:
   return {k: w for k, w in config.relations.weights.items() if w}
 
 
-def make_objective(config: ConfigDict, teacher: Teacher) -> Objective:
-  """Returns the relation loss between a teacher and a fresh student."""
-  return Objective(
-    teacher=teacher,
-    student=make_student(config, teacher.vocab_size),
-    num_heads=config.relations.num_heads,
-    weights=relation_weights(config),
-    implementation=config.relations.implementation,
-  )
+def make_objectives(
+  configs: Mapping[str, ConfigDict], mesh: Mesh
+) -> dict[str, Objective]:
+  """Returns the relation losses between a teacher and its students.
+
+  Args:
+    configs: config of each student of the run, by name, whether it is still
+      trained or not: the teacher's program depends on all of them.
+    mesh: devices of the run.
+  """
+  return _objectives(configs, make_teacher, mesh)
+
+
+def abstract_objectives(
+  configs: Mapping[str, ConfigDict], mesh: Mesh
+) -> dict[str, Objective]:
+  """Does the same with an `abstract_teacher`."""
+  return _objectives(configs, abstract_teacher, mesh)
+
+
+def _objectives(
+  configs: Mapping[str, ConfigDict],
+  make: Callable[[ConfigDict, Collection[int], Mesh], Teacher],
+  mesh: Mesh,
+) -> dict[str, Objective]:
+  read: dict[int, set[str]] = {}
+  for config in configs.values():
+    names = {PROJECTIONS[x] for name in relation_weights(config) for x in name}
+    read.setdefault(config.teacher.layer, set()).update(names)
+  common = next(iter(configs.values()))
+  teacher = make(common, read, mesh)
+  if len(configs) > 1:
+    teacher = shared(teacher, read)
+  return {
+    name: Objective(
+      teacher=teacher,
+      student=make_student(config, teacher.vocab_size),
+      num_heads=config.relations.num_heads,
+      weights=relation_weights(config),
+      implementation=config.relations.implementation,
+      layer=config.teacher.layer,
+    )
+    for name, config in configs.items()
+  }
 
 
 def make_mesh(
@@ -241,15 +294,40 @@ def step_settings(config: ConfigDict) -> StepSettings:
 
 
 def make_parallel(
-  config: ConfigDict, objective: Objective, mesh: Mesh
+  configs: Mapping[str, ConfigDict],
+  objectives: Mapping[str, Objective],
+  mesh: Mesh,
 ) -> partitioning.Parallel:
-  """Returns the step, with its constants bound and spread over the devices."""
-  settings = step_settings(config)
-  step = functools.partial(
-    train_step.train_step, objective=objective, settings=settings
-  )
-  if config.train.parallel == "pmap":
+  """Returns the step, with its constants bound and spread over the devices.
+
+  Args:
+    configs: config of each student that the step trains, by name, as it is at
+      that step.
+    objectives: relation losses of all students of the run. Where there are
+      several, each that skips too many steps in a row ends for itself.
+    mesh: devices of the run.
+  """
+  settings = {name: step_settings(config) for name, config in configs.items()}
+  if len(objectives) > 1:  # One alone ends with its run.
+    settings = {
+      name: dataclasses.replace(own, max_skipped=_most_skipped(configs[name]))
+      for name, own in settings.items()
+    }
+  students = {
+    name: train_step.Student(objectives[name], own)
+    for name, own in settings.items()
+  }
+  step = functools.partial(train_step.train_step, students=students)
+  common = next(iter(configs.values())).train
+  if common.parallel == "pmap":
     return partitioning.with_pmap(step, mesh)
-  abstract = abstract_state(objective.init, settings, mesh)
-  size = config.train.global_batch_size
-  return partitioning.with_jit(step, abstract, mesh, size)
+  abstract = {
+    name: abstract_state(own.objective.init, own.settings, mesh)
+    for name, own in students.items()
+  }
+  return partitioning.with_jit(step, abstract, mesh, common.global_batch_size)
+
+
+def _most_skipped(config: ConfigDict) -> int:
+  """Returns the steps skipped in a row that end a student."""
+  return min(config.train.max_skipped, config.train.num_steps)

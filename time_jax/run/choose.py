@@ -56,17 +56,17 @@ def _choose(config: ConfigDict, workdir: Path) -> int:
   mesh = sharding.make_mesh()
   ways = sharding.batch_ways(mesh)
   batch_size = -(-config.eval.global_batch_size // ways) * ways
-  teacher = assembly.make_teacher(config, mesh)
-  objective = assembly.make_objective(config, teacher)
+  objectives = assembly.make_objectives({"student": config}, mesh)
+  objective = objectives["student"]
   abstract = sharding.abstract(abstract_params(objective.student), mesh)
-  score = evaluate.make_evaluator(objective, mesh)
+  score = evaluate.make_evaluator(objectives, mesh)
   with CheckpointReader(workdir) as checkpoints:
 
     def score_of(step: int) -> dict[str, float]:
       checkpoints.metadata(step)  # What is chosen can be exported.
-      params = checkpoints.student(step, abstract)
+      params = {"student": checkpoints.student(step, abstract)}
       batches = corpus.evaluation_batches(rows, batch_size, mesh)
-      return score(params, teacher.params, batches)
+      return score(params, objective.teacher.params, batches)["student"]
 
     scores = scores_of(checkpoints, score_of)
   if not scores:

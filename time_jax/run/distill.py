@@ -33,7 +33,6 @@ from time_jax.run import (
 )
 from time_jax.run.assembly import make_parallel
 from time_jax.step import evaluate, machine, memory
-from time_jax.step.objective import Objective
 from time_jax.telemetry import history, profiling, tracking
 from time_jax.telemetry.goodput import Ledger
 from time_jax.telemetry.history import METRIC
@@ -137,7 +136,8 @@ class Distillation(loop.Job):
 
   Attributes:
     config: config of the run.
-    objective: the relation loss, with teacher and student.
+    objectives: the relation losses, with teacher and students.
+    objective: that of the student.
     mesh: devices of the run.
     record: what every checkpoint records of the run, see `run_record`.
   """
@@ -163,8 +163,11 @@ class Distillation(loop.Job):
     """
     self.config, self.workdir, self.mesh = config, workdir, mesh
     self.ledger = ledger
-    teacher = assembly.make_teacher(config, mesh)
-    self.objective: Objective = assembly.make_objective(config, teacher)
+    self.objectives = assembly.make_objectives(
+      dict.fromkeys(students.STUDENTS, config), mesh
+    )
+    (self.objective,) = self.objectives.values()
+    teacher = self.objective.teacher
     self.record = run_record.make_record(config, teacher.fingerprint, rows)
     self.prefetch: int = config.data.prefetch
     self.calendar = loop.Calendar(
@@ -175,7 +178,7 @@ class Distillation(loop.Job):
     )
     self._changes = changes.parse(config.train.changes)
     self._validation = rows.validation
-    self._evaluator = evaluate.make_evaluator(self.objective, mesh)
+    self._evaluator = evaluate.make_evaluator(self.objectives, mesh)
     size = config.train.global_batch_size
     self._source = pipeline.BatchSource(
       rows.train,
@@ -199,7 +202,9 @@ class Distillation(loop.Job):
       states: global arrays.
     """
     config = changes.at(self.config, done)
-    self._parallel = make_parallel(config, self.objective, self.mesh)
+    self._parallel = make_parallel(
+      dict.fromkeys(states, config), self.objectives, self.mesh
+    )
     return {
       name: self._parallel.put(
         state.with_spike_guard(config.train.spike, self.mesh)
@@ -222,15 +227,12 @@ class Distillation(loop.Job):
     if changed := bool(self.notice(step - 1)):
       states = self._compile(step - 1, self._global(states))
     first = step == self._begun + 1
-    new_states: loop.States = {}
-    scalars: loop.StepMetrics = {}
+    arguments = states, self._teacher_params, batch
     with self.ledger.doing("compile" if first or changed else "steps"):
-      for name, state in states.items():
-        arguments = state, self._teacher_params, batch
-        if first:  # What cannot fit is told before it runs.
-          memory.compile_step(self._parallel.lower(*arguments), self.mesh)
-        new_states[name], scalars[name] = self._parallel.step(*arguments)
-    return new_states, scalars
+      if first:  # What cannot fit is told before it runs.
+        memory.compile_step(self._parallel.lower(*arguments), self.mesh)
+      new_states, scalars = self._parallel.step(*arguments)
+    return new_states, dict(scalars)
 
   def notice(self, done: int) -> str:
     """See `loop.Job`: which settings change now, within a session."""
@@ -273,12 +275,11 @@ class Distillation(loop.Job):
         yield batch
         watch()
 
-    scores = {
-      name: self._evaluator(
-        state.ema or state.params, self.objective.teacher.params, batches()
-      )
+    params = {
+      name: state.ema or state.params
       for name, state in self._global(states).items()
     }
+    scores = self._evaluator(params, self.objective.teacher.params, batches())
     joined = students.join(scores)
     return {f"eval/{name}": value for name, value in joined.items()}
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,39 +14,50 @@ from time_jax.core.arrays import Batch
 from time_jax.models.family import Params
 from time_jax.parallel import sharding
 from time_jax.relations.loss import count_documents
-from time_jax.step.objective import Objective
+from time_jax.step.objective import Objective, targets_of
 
-Evaluator = Callable[[Params, Params, Iterable[Batch]], dict[str, float]]
+Scores = dict[str, float]
+Evaluator = Callable[
+  [Mapping[str, Params], Params, Iterable[Batch]], dict[str, Scores]
+]
 
 
-def make_evaluator(objective: Objective, mesh: Mesh) -> Evaluator:
+def make_evaluator(
+  objectives: Mapping[str, Objective], mesh: Mesh
+) -> Evaluator:
   """Returns a function that evaluates students; it is compiled once.
 
   Args:
-    objective: the relation loss, with teacher and student.
+    objectives: relation loss of each student, by name; all of one teacher.
     mesh: devices.
 
   Returns:
-    A function of the student's parameters, the teacher's parameters and global
-    batches of one shape. It returns means over all documents: "relation_loss",
-    and "kl_qq" and so on for each relation; nothing for no batches.
+    A function of the parameters of some of the students by name, the teacher's
+    parameters and global batches of one shape. It returns means over all
+    documents for each student: "relation_loss", and "kl_qq" and so on for each
+    relation; nothing for no batches.
   """
 
   @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
-  def sums(params: Params, teacher_params: Params, batch: Batch) -> dict:
-    targets = objective.targets(teacher_params, batch)
+  def sums(
+    params: Mapping[str, Params], teacher_params: Params, batch: Batch
+  ) -> tuple[dict[str, dict[str, Array]], Array]:
+    asked = {name: objectives[name] for name in params}
+    targets = targets_of(asked, teacher_params, batch)
     one = jnp.ones((), jnp.float32)
-    loss, parts = objective.loss(params, batch, targets, one)
-    return {
-      "relation_loss": loss,
-      **{f"kl_{name}": value for name, value in parts.items()},
-      "documents": count_documents(batch.segment_ids),
-    }
+    found = {}
+    for name, objective in asked.items():
+      loss, parts = objective.loss(params[name], batch, targets[name], one)
+      found[name] = {f"kl_{name}": value for name, value in parts.items()}
+      found[name]["relation_loss"] = loss
+    return found, count_documents(batch.segment_ids)
 
   def evaluate(
-    params: Params, teacher_params: Params, batches: Iterable[Batch]
-  ) -> dict[str, float]:
-    results: list[dict[str, Array]] = []
+    params: Mapping[str, Params],
+    teacher_params: Params,
+    batches: Iterable[Batch],
+  ) -> dict[str, Scores]:
+    results = []
     with sharding.use_mesh(mesh):
       for batch in batches:
         results.append(sums(params, teacher_params, batch))
@@ -54,11 +65,18 @@ def make_evaluator(objective: Objective, mesh: Mesh) -> Evaluator:
         # that the iterator of batches knows how far they are.
         jax.block_until_ready(results[-3:-2])
     # With fsum, the mean does not depend on the order or number of batches.
-    totals = {
-      name: math.fsum(float(result[name]) for result in results)
-      for name in next(iter(results), {})
+    documents = max(sum(int(number) for _, number in results), 1)
+    return {
+      name: _mean([found[name] for found, _ in results], documents)
+      for name in params
     }
-    documents = max(totals.pop("documents", 0), 1)
-    return {name: total / documents for name, total in totals.items()}
 
   return evaluate
+
+
+def _mean(results: Sequence[Mapping[str, Array]], documents: int) -> Scores:
+  names = next(iter(results), {})
+  return {
+    name: math.fsum(float(found[name]) for found in results) / documents
+    for name in names
+  }

@@ -7,8 +7,9 @@ what rematerialisation computes again do not count.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from jax.interpreters import partial_eval
 
 from time_jax.core.arrays import PROJECTIONS, Batch
 from time_jax.models.family import Params
-from time_jax.step.objective import Objective
+from time_jax.step.objective import Objective, targets_of
 
 _BACKWARD = 2  # Per product, one for the gradient of each factor.
 
@@ -28,8 +29,9 @@ class StepFlops:
 
   Attributes:
     teacher: forward pass up to the distilled projections.
-    student: forward and backward pass up to the last block's projections.
-    relations: forward pass of both sides, backward pass of the student's.
+    student: forward and backward passes of the students, up to the last block's
+      projections.
+    relations: forward passes of both sides, backward passes of the students'.
   """
 
   teacher: int
@@ -42,35 +44,41 @@ class StepFlops:
     return self.teacher + self.student + self.relations
 
 
-def step_flops(objective: Objective, params: Params, batch: Batch) -> StepFlops:
+def step_flops(
+  objectives: Mapping[str, Objective],
+  params: Mapping[str, Params],
+  batch: Batch,
+) -> StepFlops:
   """Counts the operations of one step, without computing anything.
 
-  Attention and relations count for whole rows, T x S pairs of tokens. Packing,
-  padding and the window of a local attention change nothing.
+  The teacher counts once, whoever learns of it. Attention and relations count
+  for whole rows, T x S pairs of tokens. Packing, padding and the window of a
+  local attention change nothing.
 
   Args:
-    objective: the relation loss, with teacher and student.
-    params: parameters of the student, real or abstract.
+    objectives: relation loss of each student, by name; all of one teacher.
+    params: parameters of each student, real or abstract.
     batch: global batch, real or abstract.
   """
+  ask = functools.partial(targets_of, objectives)
+  teacher_params = next(iter(objectives.values())).teacher.params
+  targets = jax.eval_shape(ask, teacher_params, batch)
+  student, relations = 0, 0
+  for name, objective in objectives.items():
+    forward = functools.partial(_forward, objective)
+    student += matmul_flops(forward, params[name], batch) * (1 + _BACKWARD)
+    projections: Any = jax.eval_shape(forward, params[name], batch)
+    for relation in objective.weights:
+      field = PROJECTIONS[relation[0]]
+      relations += _relation(getattr(targets[name], field).shape)
+      relations += _relation(getattr(projections, field).shape) * (
+        1 + _BACKWARD
+      )
+  return StepFlops(matmul_flops(ask, teacher_params, batch), student, relations)
 
-  def student(params: Params, batch: Batch) -> Any:
-    return objective.student.apply({"params": params}, batch)
 
-  teacher = matmul_flops(objective.targets, objective.teacher.params, batch)
-  forward = matmul_flops(student, params, batch)
-  targets = jax.eval_shape(objective.targets, objective.teacher.params, batch)
-  projections: Any = jax.eval_shape(student, params, batch)
-  return StepFlops(
-    teacher,
-    forward * (1 + _BACKWARD),
-    sum(
-      _relation(getattr(targets, PROJECTIONS[name[0]]).shape)
-      + _relation(getattr(projections, PROJECTIONS[name[0]]).shape)
-      * (1 + _BACKWARD)
-      for name in objective.weights
-    ),
-  )
+def _forward(objective: Objective, params: Params, batch: Batch) -> Any:
+  return objective.student.apply({"params": params}, batch)
 
 
 def _relation(shape: tuple[int, ...]) -> int:

@@ -15,7 +15,7 @@ all the time, and `models.sharded_embedding` exchanges the rows that are used.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -29,10 +29,11 @@ from time_jax.core.arrays import Batch, Qkv
 from time_jax.models import family
 from time_jax.models.family import Params, Path
 from time_jax.parallel import sharding
-from time_jax.step.objective import Objective
+from time_jax.step.objective import Objective, targets_of
 
-# Bytes of parameters that a device holds whole during a step. Larger networks
-# are left to the compiler, which gathers layer by layer in each micro-batch.
+# Bytes of one network's parameters that a device holds whole during a step.
+# Larger networks are left to the compiler, which gathers layer by layer in each
+# micro-batch.
 _MAX_WHOLE = 2**30
 
 # Gradient, loss, and the part of the loss that each relation has.
@@ -40,78 +41,105 @@ Result = tuple[Params, Array, dict[str, Array]]
 
 
 def gradients(
-  params: Params,
+  params: Mapping[str, Params],
   teacher_params: Params,
   batch: Batch,
-  objective: Objective,
+  objectives: Mapping[str, Objective],
   documents: Float[Array, ""],
-  rng: Array,
+  rngs: Mapping[str, Array],
   accumulation: int,
-) -> Result:
-  """Computes the loss of a batch and its gradient.
+) -> dict[str, Result]:
+  """Computes the loss of a batch and its gradient, for each student.
+
+  The teacher is asked once in every micro-batch, whoever learns of it.
 
   Args:
-    params: parameters of the student.
+    params: parameters of each student, by name.
     teacher_params: parameters of the teacher, see `Objective.targets`.
     batch: the rows.
-    objective: the relation loss.
+    objectives: relation loss of each student; all of one teacher.
     documents: number of documents in the global batch.
-    rng: random key for dropout.
+    rngs: random key of each student, for dropout.
     accumulation: number of micro-batches that the rows are split into.
 
   Returns:
-    The gradient, the loss and its parts, each summed over the micro-batches.
+    The gradient, the loss and its parts of each student, each summed over the
+    micro-batches.
   """
 
-  def student(params: Params, rows: Batch, targets: Qkv, rng: Array) -> Result:
-    with jax.named_scope("student"):
-      (loss, parts), grads = jax.value_and_grad(objective.loss, has_aux=True)(
-        params, rows, targets, documents, rng
-      )
-    return grads, loss, parts
-
-  def targets(teacher_params: Params, rows: Batch) -> Qkv:
+  def ask(
+    teacher_params: Params, rows: Batch, index: int | Array
+  ) -> dict[str, tuple[Qkv, Array]]:
+    """Returns each student's targets, and its key of the micro-batch."""
+    keys = {n: jax.random.fold_in(rngs[n], index) for n in objectives}
     with jax.named_scope("teacher"):
-      return objective.targets(teacher_params, rows)
+      targets = targets_of(objectives, teacher_params, rows)
+    return {name: (targets[name], keys[name]) for name in objectives}
+
+  learn = {
+    name: functools.partial(_learn, objective, documents)
+    for name, objective in objectives.items()
+  }
+
+  def learn_once(rows: Batch) -> dict[str, Result]:
+    asked = ask(teacher_params, rows, 0)
+    return {n: learn[n](params[n], rows, *asked[n]) for n in objectives}
 
   if accumulation == 1:
-    first = jax.random.fold_in(rng, 0)
-    return student(params, batch, targets(teacher_params, batch), first)
+    return learn_once(batch)
 
   split = functools.partial(_split_rows, count=accumulation)
   micro_batches = jax.tree.map(split, batch), jnp.arange(accumulation)
+  first = jax.tree.map(lambda x: x[0], micro_batches[0])
+  results = jax.eval_shape(learn_once, first)
+  plans = {
+    name: _plan_exchange(objective.student, params[name], len(first.tokens))
+    for name, objective in objectives.items()
+  }
+  if any(isinstance(plan, _Exchange) for plan in plans.values()):
+    teacher = next(iter(objectives.values())).teacher
+    teacher_params = _gather_teacher(teacher_params, teacher.tables)
+  whole = {name: plan.gather(params[name]) for name, plan in plans.items()}
+  zeros = {n: plan.zeros(whole[n], results[n]) for n, plan in plans.items()}
+  add = {
+    name: plan.on_each_device(functools.partial(_add, learn[name]))
+    for name, plan in plans.items()
+  }
 
-  def add(total: Result, *arguments: Any) -> Result:
-    return jax.tree.map(jnp.add, total, student(*arguments))
+  def step(
+    totals: dict[str, Result], micro_batch: tuple[Batch, Array]
+  ) -> tuple[dict[str, Result], None]:
+    rows, index = micro_batch
+    asked = ask(teacher_params, rows, index)
+    return {
+      name: add[name](total, whole[name], rows, *asked[name])
+      for name, total in totals.items()
+    }, None
 
-  def accumulate(
-    add: Callable[..., Result],
-    params: Params,
-    teacher_params: Params,
-    zeros: Result,
-  ) -> Result:
-    def step(
-      total: Result, micro_batch: tuple[Batch, Array]
-    ) -> tuple[Result, None]:
-      rows, index = micro_batch
-      key = jax.random.fold_in(rng, index)
-      return add(total, params, rows, targets(teacher_params, rows), key), None
+  totals, _ = lax.scan(step, zeros, micro_batches)
+  return {name: plan.reduce(totals[name]) for name, plan in plans.items()}
 
-    return lax.scan(step, zeros, micro_batches)[0]
 
-  rows = jax.tree.map(lambda x: x[0], micro_batches[0])
-  result = jax.eval_shape(
-    lambda: student(params, rows, targets(teacher_params, rows), rng)
-  )
-  exchange = _plan_exchange(objective.student, params, len(rows.tokens))
-  if exchange is None:
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), result)
-    return accumulate(add, params, teacher_params, zeros)
-  teacher_params = _gather_teacher(teacher_params, objective.teacher.tables)
-  params = exchange.gather(params)
-  zeros = exchange.zeros(params, result)
-  add_apart = exchange.on_each_device(add)
-  return exchange.reduce(accumulate(add_apart, params, teacher_params, zeros))
+def _learn(
+  objective: Objective,
+  documents: Array,
+  params: Params,
+  rows: Batch,
+  targets: Qkv,
+  rng: Array,
+) -> Result:
+  """Returns the gradient and the loss that some rows contribute."""
+  with jax.named_scope("student"):
+    (loss, parts), grads = jax.value_and_grad(objective.loss, has_aux=True)(
+      params, rows, targets, documents, rng
+    )
+  return grads, loss, parts
+
+
+def _add(
+  learn: Callable[..., Result], total: Result, *arguments: Any
+) -> Result:
+  return jax.tree.map(jnp.add, total, learn(*arguments))
 
 
 def _split_rows(x: Array, count: int) -> Array:
@@ -120,6 +148,27 @@ def _split_rows(x: Array, count: int) -> Array:
   Each device then finds its rows of every micro-batch among those it holds.
   """
   return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+
+
+class _NoExchange:
+  """Leaves the layout of a student to the compiler, in place of `_Exchange`."""
+
+  def gather(self, params: Params) -> Params:
+    """Returns the parameters."""
+    return params
+
+  def zeros(self, params: Params, result: Result) -> Result:
+    """Returns the sums before the first micro-batch."""
+    del params
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), result)
+
+  def on_each_device(self, add: Callable[..., Result]) -> Callable[..., Result]:
+    """Returns `add`."""
+    return add
+
+  def reduce(self, total: Result) -> Result:
+    """Returns the sums."""
+    return total
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,22 +267,21 @@ class _Exchange:
 
 def _plan_exchange(
   student: nn.Module, params: Params, rows: int
-) -> _Exchange | None:
+) -> _Exchange | _NoExchange:
   """Plans the exchange of a step with `rows` rows in a micro-batch.
 
-  Returns:
-    None where the compiler is to lay the step out: on one device, where work
-    is split inside layers, where rows do not divide by the devices, and where
-    parameters are too large to be whole on a device.
+  The compiler is to lay the step out on one device, where work is split inside
+  layers, where rows do not divide by the devices, and where parameters are too
+  large to be whole on a device.
   """
   mesh = sharding.automatic_mesh()
   if mesh is None or sharding.split_evenly(mesh, "batch", rows)[1] < mesh.size:
-    return None
+    return _NoExchange()
   with nn.logical_axis_rules(()):
     boxed = family.abstract_params(student)
   tables = family.vocabulary_tables(boxed)
   if _whole_bytes(params, tables) > _MAX_WHOLE:
-    return None
+    return _NoExchange()
   stored = jax.tree.map(
     lambda layout: layout.spec, sharding.param_shardings(boxed, mesh)
   )

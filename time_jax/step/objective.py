@@ -1,15 +1,16 @@
 """The objective: a student whose relations are like its teacher's."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
-from time_jax.core.arrays import Batch, Qkv
+from time_jax.core.arrays import Batch, Qkv, Targets
 from time_jax.models.family import Params, Teacher, init_params
 from time_jax.relations.loss import relation_sums
 
@@ -25,6 +26,7 @@ class Objective:
     num_heads: number of relation heads R.
     weights: weight of each relation in the loss, by its name.
     implementation: implementation of the relation loss, see `relations.loss`.
+    layer: the teacher's layer that the student learns of, 1-based.
   """
 
   teacher: Teacher
@@ -32,6 +34,7 @@ class Objective:
   num_heads: int
   weights: Mapping[str, float]
   implementation: str
+  layer: int
 
   def init(self, rng: Array) -> Params:
     """Returns random parameters of the student, boxed with logical axes."""
@@ -39,7 +42,7 @@ class Objective:
 
   def targets(self, teacher_params: Params, batch: Batch) -> Qkv:
     """Returns the teacher's projections; they are not differentiated."""
-    return self.teacher.project(teacher_params, batch)
+    return self.teacher.targets(teacher_params, batch)[self.layer]
 
   def loss(
     self,
@@ -88,3 +91,42 @@ class Objective:
       jnp.stack([self.weights[name] * parts[name] for name in parts])
     )
     return loss, parts
+
+
+def shared(teacher: Teacher, read: Mapping[int, Collection[str]]) -> Teacher:
+  """Returns a teacher whose targets do not depend on who reads them.
+
+  The compiler computes them once, and fuses none of them with a student. So
+  each student learns of the same numbers in any company.
+
+  Args:
+    teacher: the teacher of several students.
+    read: fields of `Qkv` that some student reads, by the teacher's layer.
+  """
+
+  def targets(params: Params, batch: Batch) -> Targets:
+    found = dict(teacher.targets(params, batch))
+    for layer, names in read.items():
+      # A barrier keeps all that goes into it: only what is read may.
+      own = {name: getattr(found[layer], name) for name in sorted(names)}
+      found[layer] = dataclasses.replace(
+        found[layer], **lax.optimization_barrier(own)
+      )
+    return found
+
+  return dataclasses.replace(teacher, targets=targets)
+
+
+def targets_of(
+  objectives: Mapping[str, Objective], teacher_params: Params, batch: Batch
+) -> dict[str, Qkv]:
+  """Returns what each student learns of, from one pass of the teacher.
+
+  Args:
+    objectives: relation loss of each student, by name; all of one teacher.
+    teacher_params: the teacher's parameters.
+    batch: the rows.
+  """
+  teacher = next(iter(objectives.values())).teacher
+  found = teacher.targets(teacher_params, batch)
+  return {name: found[own.layer] for name, own in objectives.items()}

@@ -17,7 +17,7 @@ from time_jax.data.pipeline import Row
 from time_jax.models.family import Params
 from time_jax.parallel import sharding
 from time_jax.step.state import TrainState
-from time_jax.step.train_step import Metrics, Step
+from time_jax.step.train_step import Metrics, States, Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Parallel:
   """A compiled step, and how its arguments are laid out.
 
   Attributes:
-    step: the compiled step; it donates the state.
+    step: the compiled step; it donates the states.
     put: lays a tree of global arrays out as `step` takes it.
     get: the inverse of `put`, for checkpoints and evaluation.
     put_batch: lays this process's rows out, from the host, as `step` takes
@@ -42,17 +42,17 @@ class Parallel:
 
 
 def with_jit(
-  step: Step, state: TrainState, mesh: Mesh, global_batch_size: int
+  step: Step, states: States, mesh: Mesh, global_batch_size: int
 ) -> Parallel:
   """Compiles with jax.jit over global arrays: any mesh, any processes.
 
   Args:
     step: `train_step` with its keyword arguments bound.
-    state: shapes and shardings of the state; it keeps them.
+    states: shapes and shardings of each student's state, which it keeps.
     mesh: the devices.
     global_batch_size: number of rows of all processes.
   """
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, states)
   compiled = jax.jit(
     step,
     in_shardings=(shardings, None, sharding.batch_sharding(mesh)),
@@ -61,10 +61,10 @@ def with_jit(
   )
 
   def run(
-    state: TrainState, teacher_params: Params, batch: Batch
-  ) -> tuple[TrainState, Metrics]:
+    states: States, teacher_params: Params, batch: Batch
+  ) -> tuple[dict[str, TrainState], dict[str, Metrics]]:
     with sharding.use_mesh(mesh):
-      return compiled(state, teacher_params, batch)
+      return compiled(states, teacher_params, batch)
 
   def lower(*arguments: Any) -> jax.stages.Lowered:
     with sharding.use_mesh(mesh):
@@ -106,10 +106,10 @@ def with_pmap(step: Callable[..., Any], mesh: Mesh) -> Parallel:
   stacked = NamedSharding(Mesh(np.array(devices), ("devices",)), P("devices"))
 
   def run(
-    state: TrainState, teacher_params: Params, batch: Batch
-  ) -> tuple[TrainState, Metrics]:
-    state, metrics = compiled(state, teacher_params, batch)
-    return state, _first(metrics)
+    states: States, teacher_params: Params, batch: Batch
+  ) -> tuple[dict[str, TrainState], dict[str, Metrics]]:
+    states, metrics = compiled(states, teacher_params, batch)
+    return states, _first(metrics)
 
   def put(tree: Any) -> Any:
     return jax.tree.map(

@@ -31,6 +31,9 @@ class StepSettings:
       above the mean is skipped; 0 skips none.
     ema: decay of the exponential moving average of the parameters; None keeps
       no average.
+    max_skipped: a student that has skipped so many steps in a row has ended:
+      later steps change nothing of its state but `step`, so that when it is no
+      longer trained makes no difference; None: it never ends.
   """
 
   tx: optax.GradientTransformation
@@ -39,6 +42,7 @@ class StepSettings:
   accumulation: int = 1
   spike: float = 0.0
   ema: float | None = None
+  max_skipped: int | None = None
 
 
 @jax.tree_util.register_dataclass

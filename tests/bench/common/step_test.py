@@ -168,10 +168,11 @@ def fake_run(seconds=0.0):
   """A run whose step takes some time and keeps books."""
   calls = []
 
-  def one(state, teacher_params, batch):
+  def one(states, teacher_params, batch):
     calls.append(batch)
     time.sleep(seconds)
-    return state + 1, {"data/tokens": jnp.asarray(batch)}
+    states = {name: state + 1 for name, state in states.items()}
+    return states, {"student": {"data/tokens": jnp.asarray(batch)}}
 
   parallel = types.SimpleNamespace(step=one)
   state = jnp.zeros(())

@@ -41,13 +41,15 @@ def examine(config: ConfigDict, topology: Topology) -> Report:
       "time; expected 'jit'."
     )
   mesh = assembly.make_mesh(config, topology.devices)
-  teacher = assembly.abstract_teacher(config, mesh)
-  objective = assembly.make_objective(config, teacher)
+  configs = {"student": config}
+  objectives = assembly.abstract_objectives(configs, mesh)
+  objective = objectives["student"]
+  teacher = objective.teacher
   settings = assembly.step_settings(config)
   state = abstract_state(objective.init, settings, mesh)
   batch = abstract_batch(config, mesh)
-  parallel = assembly.make_parallel(config, objective, mesh)
-  lowered = parallel.lower(state, teacher.params, batch)
+  parallel = assembly.make_parallel(configs, objectives, mesh)
+  lowered = parallel.lower({"student": state}, teacher.params, batch)
   start = time.perf_counter()
   compiled, reason, needed = None, "", 0
   with cache_hits() as hits:
@@ -76,7 +78,7 @@ def examine(config: ConfigDict, topology: Topology) -> Report:
     capacity=topology.memory,
     compile_seconds=time.perf_counter() - start,
     cached=bool(hits),
-    flops=flops.step_flops(objective, state.params, batch).total,
+    flops=flops.step_flops(objectives, {"student": state.params}, batch).total,
   )
   if compiled is None:
     return report

@@ -74,12 +74,13 @@ class StepRunner:
       devices: devices to use; None: all of all processes.
     """
     mesh = assembly.make_mesh(config, devices)
-    teacher = assembly.make_teacher(config, mesh)
-    objective = assembly.make_objective(config, teacher)
+    configs = {"student": config}
+    objectives = assembly.make_objectives(configs, mesh)
+    objective = objectives["student"]
     settings = assembly.step_settings(config)
-    parallel = assembly.make_parallel(config, objective, mesh)
+    parallel = assembly.make_parallel(configs, objectives, mesh)
     state = init_state(objective.init, settings, mesh)
-    frozen = parallel.put(teacher.params)
+    frozen = parallel.put(objective.teacher.params)
     state = parallel.put(state)
     return cls(config, mesh, objective, settings, parallel, state, frozen)
 
@@ -125,10 +126,14 @@ class StepRunner:
     Returns:
       "flops", "xla_flops", "time" and "memory" as `bench step` reports them.
     """
-    counted = flops.step_flops(self.objective, self.state.params, batch)
+    counted = flops.step_flops(
+      {"student": self.objective}, {"student": self.state.params}, batch
+    )
     start = time.perf_counter()
     with cache_hits() as hits:
-      lowered = self.parallel.lower(self.state, self.teacher_params, batch)
+      lowered = self.parallel.lower(
+        {"student": self.state}, self.teacher_params, batch
+      )
       self.program = memory.compile_step(lowered, self.mesh)
     compiled = time.perf_counter()
     self._step(batch)
@@ -174,10 +179,11 @@ class StepRunner:
     return Window(list(np.diff(ends)), waited, sum(map(int, tokens)))
 
   def _step(self, batch: Batch) -> Metrics:
-    self.state, scalars = self.parallel.step(
-      self.state, self.teacher_params, batch
+    states, scalars = self.parallel.step(
+      {"student": self.state}, self.teacher_params, batch
     )
-    return scalars
+    self.state = states["student"]
+    return scalars["student"]
 
 
 @contextlib.contextmanager

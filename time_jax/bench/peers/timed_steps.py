@@ -64,8 +64,11 @@ class JaxStep:
   def describe(self) -> dict[str, Any]:
     """Returns hardware, software and the FLOPs of a step."""
     runner = self._runner
-    params = runner.state.params
-    counted = flops.step_flops(runner.objective, params, self._batch)
+    counted = flops.step_flops(
+      {"student": runner.objective},
+      {"student": runner.state.params},
+      self._batch,
+    )
     dtype = runner.config.train.dtype
     result = machine.environment(dict(runner.mesh.shape), dtype)
     result["hardware"]["n_devices"] = runner.mesh.size
