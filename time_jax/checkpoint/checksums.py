@@ -38,6 +38,20 @@ def add(folder: Path, path: Path) -> None:
   write_json(folder / FILE, read_json(folder / FILE) | _entries(folder, [path]))
 
 
+def drop(folder: Path, path: Path) -> None:
+  """Drops the checksum of a file that is about to change; see `add`.
+
+  If the process is killed in between, the file has none, which is no damage.
+
+  Args:
+    folder: folder of the checkpoint, which has checksums.
+    path: the file in it, which may be missing.
+  """
+  known = read_json(folder / FILE)
+  if known.pop(str(path.relative_to(folder)), None):
+    write_json(folder / FILE, known)
+
+
 def exist(folder: Path) -> bool:
   """Returns whether a checkpoint has checksums."""
   return (folder / FILE).exists()

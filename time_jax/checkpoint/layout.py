@@ -4,28 +4,104 @@ WORKDIR/checkpoints/STEP/params, rest, ema   trees of arrays
                         /metadata, metrics   JSON
                         /sha256.json         checksums, see `checksums`
 WORKDIR/damaged/STEP                         set aside, see `quarantine`
+
+A run of several students saves all of them in one checkpoint, so that they
+always stand at the same step: their trees are `xs.params`, `xs.rest`, ...,
+their scores `xs.eval/relation_loss`, ..., and their records
+{"students": {"xs": ...}}. Each student has a folder, which commands take like
+the workdir of a run of its own; a file in it says where the checkpoints are:
+
+WORKDIR/students/xs/member.json              {"run": "../..", "student": "xs"}
 """
 
+import dataclasses
 import time
 from collections.abc import Sequence
 
+from time_jax.core.errors import DAMAGED_JSON, UserError
+from time_jax.core.storage.atomic_file import read_json
 from time_jax.core.storage.paths import Path
 
 FOLDER = "checkpoints"
 DAMAGED = "damaged"
 METADATA = "metadata"  # the record of the run, beside the trees
 METRICS = "metrics"  # scores; Orbax reads those of all checkpoints at its start
+MEMBER = "member.json"
+STUDENTS = "students"  # in a run's folder, its config and its records
 _MOMENT = 0.3  # seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where the checkpoints of a student are.
+
+  Attributes:
+    run: folder of the run, which has them.
+    student: its name among the students of the run; empty: it is the only one.
+  """
+
+  run: Path
+  student: str = ""
+
+  def item(self, name: str) -> str:
+    """Returns how a tree or a score of the student is called in them."""
+    return f"{self.student}.{name}" if self.student else name
+
+
+def checkpoints_of(workdir: Path) -> Place:
+  """Returns where the checkpoints of a workdir are.
+
+  Args:
+    workdir: folder of a run, or of one of its students.
+
+  Raises:
+    UserError: it is the folder of a student whose run is not there.
+  """
+  path = workdir / MEMBER
+  if not path.exists():
+    return Place(workdir)
+  try:
+    content = read_json(path)
+    student = str(content["student"])
+    run = (workdir.resolve() / content["run"]).resolve()
+  except (OSError, *DAMAGED_JSON) as error:
+    raise UserError(
+      f"{path} is damaged: {error!r}; expected "
+      f'{{"run": "../..", "student": "{workdir.name}"}}.'
+    ) from error
+  if student not in students_of(run):
+    raise UserError(
+      f"{workdir} is the folder of the student {student} of a run of several, "
+      f"which is not in {run}: expected {student} among the students of "
+      f"{run}/config.json. Put the folder back, or move the run as a whole."
+    )
+  return Place(run, student)
+
+
+def students_of(workdir: Path) -> list[str]:
+  """Returns the names of a run's students, sorted; none if it has but one.
+
+  Args:
+    workdir: folder of the run.
+  """
+  try:
+    return sorted(read_json(workdir / "config.json").get(STUDENTS) or {})
+  except (OSError, *DAMAGED_JSON):
+    return []  # Who needs the config says what is wrong with it.
 
 
 def step_folders(workdir: Path) -> list[Path]:
   """Returns the folders of a run's checkpoints by step; empty: none.
 
   Args:
-    workdir: folder of the run.
+    workdir: folder of the run, or of one of its students.
+
+  Raises:
+    UserError: see `checkpoints_of`.
   """
+  folder = checkpoints_of(workdir).run / FOLDER
   try:
-    paths = list((workdir / FOLDER).iterdir())
+    paths = list(folder.iterdir())
   except OSError:
     return []
   steps = [p for p in paths if p.name.isdecimal() and p.is_dir()]

@@ -48,17 +48,19 @@ class CheckpointReader:
     """Opens the checkpoints of a run.
 
     Args:
-      workdir: folder of the run.
+      workdir: folder of the run; or of one of its students, whose trees and
+        record are read as if it were alone.
 
     Raises:
       UserError: there are none, or they cannot be opened.
     """
-    self._folder = (workdir / layout.FOLDER).absolute()
+    self._place = layout.checkpoints_of(workdir)
+    self._folder = (self._place.run / layout.FOLDER).absolute()
     self._verified: set[int] = set()  # steps whose every byte was looked at
     self._manager = self._open(workdir)
 
   def _open(self, workdir: Path) -> Manager:
-    if not (workdir / layout.FOLDER).is_dir():
+    if not self._folder.is_dir():
       raise UserError(
         f"no checkpoints in {workdir}; expected the --workdir of a run of "
         "`time_jax distill`."
@@ -110,8 +112,10 @@ class CheckpointReader:
     """
     self._verify(step, [layout.METADATA])
     items = ocp.args.Composite(metadata=ocp.args.JsonRestore())
+    student = self._place.student
     try:
-      return self._manager.restore(step, args=items)[layout.METADATA]
+      record = self._manager.restore(step, args=items)[layout.METADATA]
+      return record[layout.STUDENTS][student] if student else record
     except (OSError, ValueError, KeyError) as error:
       raise self._cannot_read(step, error) from error
 
@@ -129,13 +133,16 @@ class CheckpointReader:
     Raises:
       UserError: they cannot be read, or are not finite.
     """
-    self._verify(step, abstract)
-    items = {n: ocp.args.StandardRestore(tree) for n, tree in abstract.items()}
+    items = {
+      self._place.item(name): ocp.args.StandardRestore(tree)
+      for name, tree in abstract.items()
+    }
+    self._verify(step, items)
     try:
       restored = self._manager.restore(step, args=ocp.args.Composite(**items))
     except Exception as error:  # Orbax raises a bare one for a damaged array.
       raise self._cannot_read(step, error) from error
-    trees = {name: restored[name] for name in abstract}
+    trees = {name: restored[self._place.item(name)] for name in abstract}
     if not nonfinite.all_finite(trees):  # Earlier versions saved such, too.
       raise self._cannot_read(step, ValueError("it holds NaN or infinity"))
     return trees
@@ -153,15 +160,16 @@ class CheckpointReader:
     Raises:
       UserError: it cannot be read, or is not finite.
     """
-    self._verify(step, ("params", "ema"))
-    name = self._student_item(step)
+    name = self._student_tree(step)
     return self.restore(step, {name: abstract})[name]
 
-  def _student_item(self, step: int) -> str:
-    """Returns the name of the tree that `student` reads."""
+  def _student_tree(self, step: int) -> str:
+    """Returns the name of the tree that `student` reads, which is sound."""
+    params, ema = map(self._place.item, ("params", "ema"))
+    self._verify(step, (params, ema))
     folder = self.folder(step)
     # The checksums know of one that is being deleted just now.
-    averaged = (folder / "ema").is_dir() or checksums.name_item(folder, "ema")
+    averaged = (folder / ema).is_dir() or checksums.name_item(folder, ema)
     return "ema" if averaged else "params"
 
   def positions(self, step: int) -> int:
@@ -173,8 +181,8 @@ class CheckpointReader:
     Raises:
       UserError: it cannot be read.
     """
-    self._verify(step, ("params", "ema"))
-    path = self.folder(step) / self._student_item(step)
+    item = self._place.item(self._student_tree(step))
+    path = self.folder(step) / item
     try:
       with ocp.PyTreeCheckpointer() as reader:
         tree: Any = reader.metadata(path).item_metadata.tree

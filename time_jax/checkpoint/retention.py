@@ -1,7 +1,8 @@
 """Which checkpoints of a run stay, and which Orbax deletes."""
 
-import operator
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
@@ -10,7 +11,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 def manager_options(
   keep_latest: int,
   keep_every: int | None,
-  metric: str,
+  metrics: Sequence[str],
   highest: bool,
   before_finished: Callable[[], None],
 ) -> ocp.CheckpointManagerOptions:
@@ -20,19 +21,21 @@ def manager_options(
     keep_latest: how many of the newest checkpoints stay. The one with the best
       evaluation stays as well: it alone would make a resumed run go back.
     keep_every: checkpoints at multiples of this many steps stay for ever.
-    metric: name of the score by which one checkpoint is the best.
+    metrics: names of scores, by each of which one checkpoint is the best.
     highest: whether the best is the one with the highest score.
     before_finished: called by the thread that saves, before a checkpoint gets
       its name.
   """
-  score = operator.itemgetter(metric)
   stays: list[policies.PreservationPolicy] = [
     policies.LatestN(keep_latest),
-    policies.BestN(
-      get_metric_fn=score,
-      reverse=not highest,
-      n=1,
-      keep_checkpoints_without_metrics=False,
+    *(
+      policies.BestN(
+        get_metric_fn=_score(metric, highest),
+        reverse=not highest,
+        n=1,
+        keep_checkpoints_without_metrics=False,
+      )
+      for metric in metrics
     ),
   ]
   if keep_every:
@@ -41,7 +44,7 @@ def manager_options(
     preservation_policy=policies.AnyPreservationPolicy(stays),
     # Without best_fn Orbax does not write the metrics, and a resumed run would
     # delete the best checkpoint.
-    best_fn=score,
+    best_fn=_score(metrics[0], highest),
     best_mode="max" if highest else "min",
     cleanup_tmp_directories=True,  # what a killed run left half-written
     async_options=ocp.AsyncOptions(
@@ -50,3 +53,12 @@ def manager_options(
       create_directories_asynchronously=False,
     ),
   )
+
+
+def _score(metric: str, highest: bool) -> Callable[[Any], float]:
+  """Returns what looks a score up; the worst where a checkpoint has none.
+
+  Of several students, one may have ended, or its score was not finite.
+  """
+  worst = -math.inf if highest else math.inf
+  return lambda scores: scores.get(metric, worst)

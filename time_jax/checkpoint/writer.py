@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,7 +37,7 @@ class CheckpointWriter(CheckpointReader):
     *,
     keep_latest: int,
     keep_every: int | None,
-    metric: str = METRIC,
+    metrics: Sequence[str] = (METRIC,),
     highest: bool = False,
   ) -> None:
     """Opens a folder to write to, and moves damaged checkpoints aside.
@@ -46,20 +46,21 @@ class CheckpointWriter(CheckpointReader):
 
     Args:
       workdir: folder of the run; the checkpoints lie in `checkpoints/`.
-      keep_latest: how many of the newest checkpoints stay, beside the one with
+      keep_latest: how many of the newest checkpoints stay, beside those with
         the best evaluation.
       keep_every: checkpoints at multiples of this many steps stay for ever.
-      metric: name of the score by which one checkpoint is the best.
+      metrics: names of scores, by each of which one checkpoint is the best:
+        that of every student.
       highest: whether the best is the one with the highest score.
 
     Raises:
       UserError: the folder cannot be used.
       RestartableError: a process sees other checkpoints than process 0.
     """
-    self._metric = metric
+    self._metrics = frozenset(metrics)
     self._saving, self._since, self.seconds = 0, 0.0, 0.0
     self._options = retention.manager_options(
-      keep_latest, keep_every, metric, highest, self._finish
+      keep_latest, keep_every, metrics, highest, self._finish
     )
     super().__init__(workdir)
     newest = max(self.steps(), default=-1)
@@ -119,14 +120,13 @@ class CheckpointWriter(CheckpointReader):
     }
     record = atomic_file.without_nan(metadata)
     items[layout.METADATA] = ocp.args.JsonSave(record)
-    if metrics and not math.isfinite(metrics[self._metric]):
-      metrics = None
+    scores = self._scores(metrics or {}) or None
     try:
       self._manager.wait_until_finished()  # As it would by itself.
       lease.check()
       self._saving, self._since = step, time.monotonic()
       self._manager.save(
-        step, args=ocp.args.Composite(**items), metrics=metrics, force=True
+        step, args=ocp.args.Composite(**items), metrics=scores, force=True
       )
       if wait:
         self._manager.wait_until_finished()
@@ -160,32 +160,40 @@ class CheckpointWriter(CheckpointReader):
     Without them the best checkpoint could be deleted. All processes call this.
 
     Args:
-      step: number of the step; nothing happens if it has no checkpoint, or one
-        that has scores.
+      step: number of the step; nothing happens if it has no checkpoint. The
+        scores that it has stay as they are.
       metrics: scores of an evaluation at this step.
 
     Raises:
       RunError: they cannot be written, such as on a full disk.
     """
-    finite = math.isfinite(metrics[self._metric])
-    if step not in self.steps() or not finite:
+    scores = self._scores(metrics)
+    if step not in self.steps() or not scores:
       return
     folder = self.folder(step)
     file = folder / layout.METRICS / layout.METRICS  # as Orbax calls it
     try:
-      # Another content than its checksum's would look like damage.
-      if host_collectives.broadcast(file.exists()):
+      known = self._manager.metrics(step) or {}
+      if not host_collectives.broadcast(bool(scores.keys() - known.keys())):
         return
       if jax.process_index() == 0:
         lease.check()
         file.parent.mkdir(exist_ok=True)
-        atomic_file.write_json(file, dict(metrics))
-        if checksums.exist(folder):
+        # Another content than its checksum's would look like damage.
+        if sealed := checksums.exist(folder):
+          checksums.drop(folder, file)
+        atomic_file.write_json(file, scores | known)
+        if sealed:
           checksums.add(folder, file)
       host_collectives.broadcast(step)  # Now the others see the file.
       self._manager.reload()
     except OSError as error:
       raise self._cannot_write(error) from error
+
+  def _scores(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Returns the scores that are finite; none where no checkpoint is best."""
+    finite = {n: value for n, value in metrics.items() if math.isfinite(value)}
+    return finite if self._metrics & finite.keys() else {}
 
   def _finish(self) -> None:
     """Writes the checksums of the checkpoint that this thread has saved."""

@@ -160,7 +160,11 @@ class Tuning(loop.Job):
       where told to stop, with everything saved.
     """
     with CheckpointWriter(
-      self.workdir, keep_latest=2, keep_every=None, metric=SCORE, highest=True
+      self.workdir,
+      keep_latest=2,
+      keep_every=None,
+      metrics=[SCORE],
+      highest=True,
     ) as checkpoints:
       states = dict.fromkeys(STUDENTS, self._restore(checkpoints))
       self._started = time.monotonic() - self.seconds
