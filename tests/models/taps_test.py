@@ -2,17 +2,20 @@
 
 import functools
 import pathlib
+import re
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from meshes import make_mesh
 
 from time_jax.core.arrays import make_batch
-from time_jax.hf import load
+from time_jax.hf import files, load
 from time_jax.models import bert, taps
 from time_jax.models.family import abstract_params
+from time_jax.parallel.sharding import batch_sharding, use_mesh
 
 FAMILIES = {
   "bert": {},
@@ -51,6 +54,54 @@ def test_each_layer_is_that_of_a_network_cut_off_there(golden, mesh, family):
           handed[layer],
           cut,
         )
+
+
+def test_a_mesh_computes_the_same_and_splits_what_is_noted(golden, mesh):
+  hf_config = files.read_json(golden / "bert" / "config.json")
+  hf_config |= {"num_hidden_layers": 9}  # More than are unrolled.
+  width = hf_config["hidden_size"]
+  wanted, rows, length = (1, 4, 9), 8, 16
+  batch = make_batch(*np.ones((2, rows, length), int))
+  found = []
+  for place in (mesh, make_mesh(2, 2, 2)):
+    teacher = load.random_teacher(
+      hf_config, wanted, seed=3, dtype=jnp.dtype("float32"), mesh=place
+    )
+    placed = jax.device_put(batch, batch_sharding(place))
+    with use_mesh(place):
+      lowered = jax.jit(teacher.targets).lower(teacher.params, placed)
+    compiled = lowered.compile()
+    found.append(compiled(teacher.params, placed))
+  close = functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=0)
+  jax.tree.map(close, *found)
+  noted = f"f32[{len(wanted)},{{}},{length},{width}]"
+  program = compiled.as_text()
+  assert noted.format(rows // 4) in program
+  assert noted.format(rows) not in program
+  # It would be so here without being asked for; elsewhere that is not certain.
+  shape = f"tensor<{len(wanted)}x{rows}x{length}x{width}xf32>"
+  asked = re.findall(f"sharding_constraint.*{shape}", lowered.as_text())
+  assert len(asked) == 1 and '"data"' in asked[0] and '"fsdp"' in asked[0]
+
+
+@pytest.mark.parametrize("capture", ["projections", "post_rope"])
+def test_a_teacher_of_one_layer_is_its_encoder_alone(golden, mesh, capture):
+  folder = golden / "modernbert"
+  dtype = jnp.dtype("float32")
+  family, config = load.read_config(folder)
+  encoder = family.encoder(config, 3, dtype)
+  method = {"projections": "__call__", "post_rope": "rotated_projections"}
+  teacher = load.load_teacher(
+    str(folder), (3, 3), dtype=dtype, mesh=mesh, capture=capture
+  )
+  batch = make_batch(*np.ones((2, 4, 16), int))
+
+  def alone(params, batch):
+    qkv = encoder.apply({"params": params}, batch, method=method[capture])
+    return {3: qkv}
+
+  of_teacher = jax.make_jaxpr(teacher.targets)(teacher.params, batch)
+  assert str(of_teacher) == str(jax.make_jaxpr(alone)(teacher.params, batch))
 
 
 def test_states_that_nobody_wants_are_not_kept():

@@ -247,14 +247,20 @@ def _teacher(
   capture: str,
   fingerprint: str,
 ) -> Teacher:
+  wanted = tuple(sorted(set(layers)))
   rotated = capture == "post_rope"
+  method = "rotated_projections" if rotated else "__call__"
 
-  def targets(params: Params, batch: Batch) -> Targets:
-    return taps.project(encoder, params, batch, layers, rotated=rotated)
+  def last(params: Params, batch: Batch) -> Targets:
+    qkv = encoder.apply({"params": params}, batch, method=method)
+    return {encoder.num_layers: qkv}
+
+  def several(params: Params, batch: Batch) -> Targets:
+    return taps.project(encoder, params, batch, wanted, rotated=rotated)
 
   return Teacher(
-    targets=targets,
-    layers=tuple(sorted(set(layers))),
+    targets=last if len(wanted) == 1 else several,
+    layers=wanted,
     params=params,
     widths=encoder.config.widths,
     vocab_size=encoder.config.vocab_size,

@@ -233,6 +233,11 @@ class Encoder(layers.Parts, nn.Module):
     states, _ = self.below(batch, deterministic)
     return self.last.project(states[-1])
 
+  def rotated_projections(self, batch: Batch) -> Qkv:
+    """Computes the same after RoPE, in families that have it."""
+    states, context = self.below(batch, deterministic=True)
+    return self.last.rotate(self.last.project(states[-1]), context)
+
   def hidden_states(
     self, batch: Batch, *, deterministic: bool = True
   ) -> Float[Array, "states B T D"]:

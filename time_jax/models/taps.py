@@ -85,20 +85,22 @@ def _inputs(
     # A block notes its input for the next wanted block, itself or above, so
     # that what stays is that block's own. Were all inputs kept, as those of a
     # scan usually are, they would take the memory of all blocks.
-    slots = jnp.searchsorted(np.array(wanted), numbers)
+    slots = np.searchsorted(wanted, numbers)
+    axes = (None, "batch", "length", "hidden")
     block = bound.last.clone(parent=None, name=None)
 
     def step(carry: Any, scanned: Any) -> tuple[Any, None]:
       x, noted = carry
       own, kind, slot = scanned
       noted = lax.dynamic_update_index_in_dim(noted, x, slot, 0)
+      noted = nn.with_logical_constraint(noted, axes)
       x = _apply(block, own, x, Context(shared, kind))
       return (lay_out(x), noted), None
 
     (x, noted), _ = lax.scan(
       step,
       (x, jnp.zeros((len(wanted), *x.shape), x.dtype)),
-      (params["layers"], jnp.asarray(kinds[number - 1 : -1]), slots),
+      (params["layers"], kinds[number - 1 : -1], slots),
       unroll=unrolled(len(numbers)),
     )
     inputs |= {n: noted[i] for i, n in enumerate(wanted) if n in numbers}
