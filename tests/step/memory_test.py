@@ -52,6 +52,29 @@ def test_devices_of_a_host_share_its_memory():
     )
 
 
+def test_what_a_run_of_several_students_takes_is_told():
+  mesh = make_mesh(2, 2, 1)
+  half = jax.sharding.NamedSharding(mesh, jax.P("fsdp"))
+  whole = jax.sharding.NamedSharding(mesh, jax.P())
+  wide = jax.ShapeDtypeStruct((100, 50), jnp.bfloat16, sharding=half)
+  long = jax.ShapeDtypeStruct((3000,), jnp.float32, sharding=whole)
+  states = {"m": {"a": wide, "b": long}, "xs": [long]}
+  needs = plan(5000, outputs=700, reused=100)
+  told = memory.describe(wide, states, needs, 7_000_000, [Device("gpu")] * 4)
+  assert told == (
+    "memory of a device: teacher 5 kB; m 17 kB, xs 12 kB (weights and "
+    "optimizer); the step 5.6 kB more; 7 MB are left for it"
+  )
+  on_host = memory.describe(wide, states, needs, 10**6, [Device("cpu")] * 4)
+  assert on_host.endswith("; 1 MB are left for it on the host, for 4 devices")
+  one = memory.describe(wide, states, needs, 10**6, [Device("cpu")])
+  assert one.endswith("; 1 MB are left for it on the host")
+  unknown = memory.describe(wide, states, None, None, [Device("other")])
+  assert told.startswith(unknown) and unknown.endswith(
+    "(weights and optimizer)"
+  )
+
+
 def test_host_memory_says_nothing_of_an_accelerator(monkeypatch):
   device = types.SimpleNamespace(platform="gpu", memory_stats=lambda: None)
   monkeypatch.setattr(jax, "local_devices", lambda: [device])

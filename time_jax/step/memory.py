@@ -1,8 +1,9 @@
-"""Checks whether a compiled program fits into the memory that is free."""
+"""Says what memory a run takes, and checks that its step fits into the rest."""
 
+import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -103,11 +104,9 @@ def check_fit(
   """
   if program is None or free_bytes is None:  # Not every backend tells.
     return
-  temporaries = program.temp_size_in_bytes
-  outputs = program.output_size_in_bytes - program.alias_size_in_bytes
   on_host = devices[0].platform == "cpu"
   sharing = sharing_processes * len(devices) if on_host else 1
-  needed = sharing * (temporaries + outputs)
+  needed = sharing * _taken(program)
   if needed <= free_bytes:
     return
   where = f"a device ({devices[0].device_kind})"
@@ -118,6 +117,53 @@ def check_fit(
     f"beside weights and optimizer, which take "
     f"{byte_size(program.argument_size_in_bytes)}, and "
     f"{byte_size(free_bytes)} are left. {_ADVICE}"
+  )
+
+
+def _taken(program: Any) -> int:
+  """Returns the bytes of a device that a program takes beside its arguments."""
+  outputs = program.output_size_in_bytes - program.alias_size_in_bytes
+  return program.temp_size_in_bytes + outputs
+
+
+def describe(
+  teacher_params: Any,
+  states: Mapping[str, Any],
+  program: Any,
+  free_bytes: int | None,
+  devices: Sequence[jax.Device],
+) -> str:
+  """Returns a line that tells what a run of several students takes.
+
+  Args:
+    teacher_params: the teacher's parameters, as the step takes them.
+    states: state of each student, by name, as the step takes it.
+    program: the compiler's memory analysis, for one device; None: unknown.
+    free_bytes: result of `free` while nothing but the arguments is in memory.
+    devices: devices of this process that run the step.
+  """
+  own = [f"{n} {byte_size(device_bytes(s))}" for n, s in states.items()]
+  parts = [
+    f"teacher {byte_size(device_bytes(teacher_params))}",
+    f"{', '.join(own)} (weights and optimizer)",
+  ]
+  if program is not None:
+    parts.append(f"the step {byte_size(_taken(program))} more")
+  if free_bytes is not None:
+    where = ""
+    if devices[0].platform == "cpu":
+      where = " on the host" + f", for {len(devices)} devices" * (
+        len(devices) > 1
+      )
+    parts.append(f"{byte_size(free_bytes)} are left for it{where}")
+  return f"memory of a device: {'; '.join(parts)}"
+
+
+def device_bytes(tree: Any) -> int:
+  """Returns the bytes of a device that arrays take, real or abstract."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
   )
 
 

@@ -26,6 +26,7 @@ from time_jax.core.errors import UserError
 from time_jax.parallel import sharding
 from time_jax.run import assembly
 from time_jax.step import flops, peaks
+from time_jax.step.memory import device_bytes
 from time_jax.step.state import TrainState, abstract_state
 
 
@@ -88,7 +89,7 @@ def examine(config: ConfigDict, topology: Topology) -> Report:
   return dataclasses.replace(
     report,
     memory=memory,
-    optimizer_total=_bytes(_optimizer(state), split=False),
+    optimizer_total=_total_bytes(_optimizer(state)),
     **_inspect(report, memory, topology, config, compiled.as_text() or ""),
   )
 
@@ -205,10 +206,10 @@ def _memory(
   analysis: Any, state: TrainState, teacher: Any, batch: Batch
 ) -> Memory:
   parts = dict(
-    parameters=_bytes(state.params),
-    optimizer=_bytes(_optimizer(state)),
-    teacher=_bytes(teacher),
-    batch=_bytes(batch),
+    parameters=device_bytes(state.params),
+    optimizer=device_bytes(_optimizer(state)),
+    teacher=device_bytes(teacher),
+    batch=device_bytes(batch),
   )
   held = analysis.argument_size_in_bytes
   outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
@@ -228,13 +229,9 @@ def _optimizer(state: TrainState) -> Any:
   return {n: tree for n, tree in state.as_trees().items() if n != "params"}
 
 
-def _bytes(tree: Any, split: bool = True) -> int:
-  """Returns the bytes of abstract arrays: on one device, or of the whole."""
-  total = 0
-  for leaf in jax.tree.leaves(tree):
-    shape = leaf.sharding.shard_shape(leaf.shape) if split else leaf.shape
-    total += math.prod(shape) * leaf.dtype.itemsize
-  return total
+def _total_bytes(tree: Any) -> int:
+  """Returns the bytes of abstract arrays, all devices together."""
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _estimate(
