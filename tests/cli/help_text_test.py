@@ -8,6 +8,7 @@ from flags_of_commands import FLAGS
 from time_jax.cli import main
 from time_jax.config import distill
 from time_jax.config.command import flags_of
+from time_jax.config.fields import flatten
 
 COMMANDS = tuple(FLAGS)
 
@@ -73,7 +74,7 @@ def test_help_shows_every_field_with_value_range_and_comment(capsys):
   found = fields_shown(
     capsys.readouterr().out.partition("config fields (defaults):\n")[2]
   )
-  fields = distill.flatten(distill.default_config().to_dict())
+  fields = flatten(distill.default_config().to_dict())
   assert sorted(found) == sorted(name for name, _ in fields)
   assert found["train.eps"] == ("1e-06 (from 1e-20 to 1)", "")
   assert found["train.global_batch_size"] == (

@@ -89,6 +89,19 @@ def test_the_flag_to_type():
   )
 
 
+def test_the_flags_to_type_for_one_of_several_students():
+  config, prefix = default_config(), "students.xs."
+  config.train.changes = "2:spike=3"
+  half = "--config.students.xs.train.changes='2:spike=3;9:peak_lr=0.0003'"
+  assert half in changes.way_on(config, 9, prefix)
+  assert "Lower students.xs.train.peak_lr," in changes.way_on(config, 0, prefix)
+  now = config.train.to_dict() | {"peak_lr": 1e-3}
+  assert changes.instead(config.train, now, 9, prefix) == (
+    " To change students.xs.train.peak_lr from here on, leave the old value "
+    "and add --config.students.xs.train.changes='2:spike=3;9:peak_lr=0.001'."
+  )
+
+
 @pytest.mark.parametrize(
   ("step", "value"),
   [(2, "2:peak_lr=0.00125"), (4, "2:peak_lr=0.0025;4:peak_lr=0.00125")],

@@ -6,15 +6,15 @@ import pathlib
 import pytest
 
 from time_jax.cli import main
-from time_jax.config import command_line, distill
+from time_jax.config import command_line, distill, fields
 
 ROOT = pathlib.Path(__file__).parents[2]
 RECIPE = f"--config={ROOT}/configs/time.py"
 
 
 def field_names():
-  fields = distill.flatten(distill.default_config().to_dict())
-  return [name for name, _ in fields]
+  known = fields.flatten(distill.default_config().to_dict())
+  return [name for name, _ in known]
 
 
 def error_of(capsys, *argv):

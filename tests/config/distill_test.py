@@ -15,9 +15,9 @@ from time_jax.config.distill import (
   RANGES,
   check_config,
   default_config,
-  flatten,
   missing_fields,
 )
+from time_jax.config.fields import flatten
 from time_jax.core.errors import UserError
 from time_jax.run import assembly
 
@@ -263,10 +263,3 @@ def test_elements_of_a_tuple_have_a_range():
 
 def test_a_mesh_may_be_negative():
   check_config(changed(mesh__data=-1, mesh__fsdp=2))
-
-
-def test_flatten():
-  assert list(flatten({"a": 1, "b": {"c": {"d": 2}, "e": {}}})) == [
-    ("a", 1),
-    ("b.c.d", 2),
-  ]

@@ -114,3 +114,13 @@ def test_sections_may_lack_fields_but_not_be_something_else():
   config["teacher"]["architecture"] = 3
   del config["mesh"]
   assert lacking(config) == ["mesh", "architecture"]
+
+
+def test_a_config_from_before_students_had_names():
+  before = default_config().to_dict()
+  del before["students"], before["student"]["seed"]
+  assert lacking(before) == []
+  assert differences(completed(before), default_config().to_dict()) == []
+  assert completed(before)["students"] == {}
+  assert completed(before)["student"]["seed"] == -1
+  assert lacking(before | {"students": 3}) == ["students"]

@@ -26,6 +26,22 @@ def test_one_that_was_typed_is_refused():
     )
 
 
+def test_that_of_one_of_several_students_is_named(tmp_path, capsys):
+  train = get_config("nowhere").train
+  train.num_steps, train.warmup_steps = 12, 99
+  with pytest.raises(UserError) as caught:
+    warmup.fit(train, tmp_path, ["train.warmup_steps"], "students.xs.")
+  assert str(caught.value) == (
+    "students.xs.train.warmup_steps=99 is not shorter than the run, which has "
+    "12 steps; expected fewer, such as "
+    "--config.students.xs.train.warmup_steps=1."
+  )
+  warmup.fit(train, tmp_path, (), "students.xs.")
+  told = capsys.readouterr().err
+  assert "students.xs.train.warmup_steps=99 of the recipe is" in told
+  assert train.warmup_steps == 1
+
+
 def test_one_of_the_recipe_is_shortened(capsys):
   assert warmup.fitting(4000, 100, typed=["train.num_steps"]) == 10
   assert capsys.readouterr().err == (

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from time_jax.config import comments
 from time_jax.config.command import Command, RecipeCommand, flags_of
 from time_jax.config.command_line import spelled
-from time_jax.config.distill import flatten
+from time_jax.config.fields import flatten
 
 
 def overview(commands: Mapping[str, type[Command]], group: str = "") -> str:

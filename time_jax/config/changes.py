@@ -142,12 +142,13 @@ def line(step: int, values: Mapping[str, float]) -> str:
   return f"after step {step}: {new}"
 
 
-def added(text: str, step: int, **values: float) -> str:
+def added(text: str, step: int, *, prefix: str = "", **values: float) -> str:
   """Returns the flag that adds a change to those of `train.changes`.
 
   Args:
     text: `train.changes` so far.
     step: the last step before the change.
+    prefix: what stands before the field's name, such as "students.xs.".
     **values: field -> value from then on.
   """
   changes = parse(text)
@@ -156,11 +157,14 @@ def added(text: str, step: int, **values: float) -> str:
     f"{step}:" + ",".join(f"{name}={value!r}" for name, value in new.items())
     for step, new in sorted(changes.items())
   ]
-  return f"--config.train.changes='{';'.join(parts)}'"
+  return f"--config.{prefix}train.changes='{';'.join(parts)}'"
 
 
 def instead(
-  before: Mapping[str, Any], now: Mapping[str, Any], step: int
+  before: Mapping[str, Any],
+  now: Mapping[str, Any],
+  step: int,
+  prefix: str = "",
 ) -> str:
   """Says how to change fields from a step on, instead of for the whole run.
 
@@ -168,6 +172,7 @@ def instead(
     before: the section `train` of the recorded config.
     now: that of this start.
     step: step of the last checkpoint.
+    prefix: see `added`.
 
   Returns:
     A sentence; empty if none of the fields that may change differs.
@@ -177,26 +182,28 @@ def instead(
   }
   if not new:
     return ""
-  names = " and ".join(f"train.{name}" for name in new)
+  names = " and ".join(f"{prefix}train.{name}" for name in new)
   return (
     f" To change {names} from here on, leave the old value and add "
-    f"{added(now['changes'], step, **new)}."
+    f"{added(now['changes'], step, prefix=prefix, **new)}."
   )
 
 
-def way_on(config: ConfigDict, step: int) -> str:
+def way_on(config: ConfigDict, step: int, prefix: str = "") -> str:
   """Says how to continue a run that ended after too many skipped steps.
 
   Args:
     config: config of the run.
     step: step of its last checkpoint; 0 if there is none.
+    prefix: see `added`.
   """
   causes = "look for damaged text or teacher weights."
   if not step:
-    return f"Lower train.peak_lr, or {causes}"
-  lower = at(config, step).train.peak_lr / 2
+    return f"Lower {prefix}train.peak_lr, or {causes}"
+  half = at(config, step).train.peak_lr / 2
   return (
     "To go on from there with half the learning rate, add "
-    f"{added(config.train.changes, step, peak_lr=lower)} to the same command; "
+    f"{added(config.train.changes, step, prefix=prefix, peak_lr=half)} to the "
+    "same command; "
     f"spike, max_skipped and clip_norm can be changed so, too. Or {causes}"
   )

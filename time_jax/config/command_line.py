@@ -11,9 +11,11 @@ from typing import Annotated, Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from time_jax.config import comments, recipe_files
+from time_jax.config import comments, recipe_files, students
 from time_jax.config.command import Command, Flag, RecipeCommand, flags_of
-from time_jax.config.distill import flatten, missing_fields
+from time_jax.config.distill import missing_fields
+from time_jax.config.fields import flatten, unknown
+from time_jax.config.ranges import refuse
 from time_jax.core.errors import UserError, first_line, kind_and_reason
 from time_jax.core.storage.paths import Path, local_path
 
@@ -39,20 +41,6 @@ def split(
   groups = {name.split()[0] for name in commands if " " in name}
   given = " ".join(argv[: 2 if {*argv[:1]} & groups else 1])
   raise UserError(unknown("command", given, commands))
-
-
-def unknown(kind: str, given: str, known: Iterable[str]) -> str:
-  """Returns the message for a name that does not exist.
-
-  Args:
-    kind: what it was taken for, such as "command".
-    given: the name.
-    known: all names.
-  """
-  names = list(known)
-  near = difflib.get_close_matches(given, names, 1, cutoff=0.75)
-  guess = f"did you mean {near[0]!r}? Known" if near else "known"
-  return f"unknown {kind} {given!r}; {guess}: {', '.join(names)}."
 
 
 def spelled(command: type[Command], name: str) -> str:
@@ -115,6 +103,8 @@ def parse_values(
     _check_complete(values["config"], command)
     changed = config_flags.get_override_values(parser["config"])
     values["changed_fields"] = frozenset(changed)
+    refuse(students.problems(values["config"]))
+    refuse(students.unused(values["config"], changed))
   return values, others
 
 
@@ -148,13 +138,15 @@ def _load_config(
       f"changed {_made_by(command)}."
     )
   _check_complete(config, command)
+  typed = [match[2] for match in map(_FIELD.fullmatch, words) if match]
+  students.add_places(config, typed)
   content = config.to_dict()
   names = [name for name, _ in flatten(content)]
-  for match in filter(None, map(_FIELD.fullmatch, words)):
-    if not _exists(match[2], content):
-      section = match[2].rpartition(".")[0]
+  for field in typed:
+    if not _exists(field, content):
+      section = field.rpartition(".")[0]
       near = [name for name in names if name.startswith(f"{section}.")] or names
-      raise UserError(unknown("config field", match[2], near))
+      raise UserError(unknown("config field", field, near))
   return config
 
 

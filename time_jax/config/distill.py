@@ -5,12 +5,13 @@ needs. The ConfigDict stops in the command functions; code below them takes
 keyword arguments.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from time_jax.config import students
 from time_jax.config.changes import invalid_changes
+from time_jax.config.fields import flatten
 from time_jax.config.ranges import out_of_range, real, refuse, whole
 
 # The paper's three sizes (TiME, arXiv 2512.14645), each with 12 heads.
@@ -25,7 +26,9 @@ def default_config() -> ConfigDict:
   """Returns the paper's recipe (arXiv 2512.14645) without teacher and text."""
   config = ConfigDict()
   config.lang = ""  # ISO code; goes into the exported model's card
-  config.seed = 21  # of weights, dropout and the order of the data
+  # Of the order of the data and of what is random there; of the student's
+  # weights and dropout, too, unless student.seed is another.
+  config.seed = 21
 
   config.teacher = t = ConfigDict()
   # Folder, hub id OWNER/NAME[@REVISION], package:NAME/FOLDER, or random.
@@ -55,6 +58,7 @@ def default_config() -> ConfigDict:
   # Where its first weights come from; empty: random. A student's folder or hub
   # id; or "teacher", its layers evenly; or of "teacher:1,4,9" these.
   s.init_from = ""
+  s.seed = -1  # of weights and dropout; -1: that of the run
 
   config.relations = r = ConfigDict()
   r.num_heads = 64  # R, divides the widths of teacher and student
@@ -67,8 +71,13 @@ def default_config() -> ConfigDict:
   # float32.
   r.implementation = "auto"
 
+  # Several students of one teacher: students.NAME.FIELD is what student NAME
+  # has of its own, see students.py; empty: the one student above.
+  config.students = ConfigDict()
+
   _run_fields(config)
   config.lock()
+  config.students.unlock()  # A recipe and the command line name them.
   return config
 
 
@@ -173,6 +182,7 @@ RANGES = SHARED_RANGES | {
   "student.attention_dropout": DECAY,
   "student.layer_norm_eps": EPSILON,
   "student.initializer_range": real(0, 100),
+  "student.seed": whole(-1, 2**63 - 1),
   "relations.num_heads": SIZE,
   **{f"relations.weights.{x}{y}": real(0, 1e9) for x in "qkv" for y in "qkv"},
   "data.seq_len": SIZE,
@@ -203,7 +213,28 @@ CHOICES = {
 
 
 def check_config(config: ConfigDict) -> None:
-  """Raises UserError for values that no run could use, all at once."""
+  """Raises UserError for values that no run could use, all at once.
+
+  Args:
+    config: config of a run; what only one of several students has wrong is
+      said with "students.NAME: " before it.
+  """
+  refuse(students.problems(config))  # Else there is nothing to be effective.
+  common = _problems(config)
+  own = {name: _problems(c) for name, c in students.effective(config).items()}
+  refuse(
+    [p for p in common if any(p in theirs for theirs in own.values())]
+    + [
+      f"students.{name}: {problem}"
+      for name, theirs in own.items()
+      for problem in theirs
+      if problem not in common
+    ]
+  )
+
+
+def _problems(config: ConfigDict) -> list[str]:
+  """Returns a phrase for each value that one student's run could not use."""
   fields = dict(flatten(config.to_dict()))
   problems = out_of_range(fields, RANGES, CHOICES)
   problems += [
@@ -227,18 +258,7 @@ def check_config(config: ConfigDict) -> None:
         f"data.seq_len={d.seq_len} is longer than the student's position "
         f"table, student.max_positions={config.student.max_positions}"
       )
-  refuse(problems)
-
-
-def flatten(
-  tree: dict[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-  """Yields the leaves of nested dicts: {"a": {"b": 1}} -> ("a.b", 1)."""
-  for key, value in tree.items():
-    if isinstance(value, dict):
-      yield from flatten(value, f"{prefix}{key}.")
-    else:
-      yield prefix + key, value
+  return problems
 
 
 def missing_fields(

@@ -13,8 +13,8 @@ from time_jax.config.distill import (
   SEED,
   SHARED_RANGES,
   SIZE,
-  flatten,
 )
+from time_jax.config.fields import flatten
 from time_jax.config.ranges import out_of_range, real, refuse, whole
 from time_jax.config.recipe_arguments import parse
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from time_jax.config.distill import default_config, flatten
+from time_jax.config.distill import default_config
+from time_jax.config.fields import flatten
 
 # What may differ between a run and its resumption: where and how fast it
 # runs, how often it writes. Everything else shapes the result.
@@ -47,15 +48,16 @@ def lacking(tree: dict[str, Any]) -> list[str]:
   """Returns why a dict cannot be the config of a run: fields that it lacks.
 
   These are the outermost fields, and sections at any depth in whose place there
-  is a value of another kind. A field inside of a section may be absent: it may
-  have been added after the config was recorded.
+  is a value of another kind. A field inside of a section may be absent, and so
+  may a section that is empty by default: it may have been added after the
+  config was recorded.
 
   Args:
     tree: the config, as a dict.
   """
   known = default_config().to_dict()
   return [
-    *(name for name in known if name not in tree),
+    *(name for name in known if name not in tree and known[name] != {}),
     *_replaced(tree, known),
   ]
 

@@ -20,6 +20,7 @@ def fitting(
   *,
   typed: Collection[str] = (),
   begun: bool = False,
+  prefix: str = "",
 ) -> int:
   """Returns the warm-up steps of a run, which end before the run does.
 
@@ -33,32 +34,36 @@ def fitting(
       came from the recipe is shortened to a tenth of the run, with a line.
     begun: whether the workdir holds a run with this very warm-up: one of an
       earlier version, which did not shorten, goes on as it began.
+    prefix: what stands before the field's name, such as "students.xs.".
 
   Raises:
     UserError: a warm-up was typed that is not shorter than the run.
   """
   if begun or asked < num_steps:
     return asked
-  fits = num_steps // 10
+  fits, name = num_steps // 10, prefix + FIELD
   if FIELD in typed:
     raise UserError(
-      f"{FIELD}={asked} is not shorter than the run, which has {num_steps} "
-      f"steps; expected fewer, such as --config.{FIELD}={fits}."
+      f"{name}={asked} is not shorter than the run, which has {num_steps} "
+      f"steps; expected fewer, such as --config.{name}={fits}."
     )
   note(
-    f"{FIELD}={asked} of the recipe is shortened to {fits}, a tenth of the "
+    f"{name}={asked} of the recipe is shortened to {fits}, a tenth of the "
     f"{num_steps} steps of this run."
   )
   return fits
 
 
-def fit(train: ConfigDict, workdir: Path, typed: Collection[str]) -> None:
+def fit(
+  train: ConfigDict, workdir: Path, typed: Collection[str], prefix: str = ""
+) -> None:
   """Sets the warm-up that fits in the config of a run of `distill`.
 
   Args:
     train: the section `train` of the config.
     workdir: folder of the run.
     typed: see `fitting`.
+    prefix: see `fitting`.
   """
   asked = {name: train[name] for name in ("num_steps", "warmup_steps")}
   train.warmup_steps = fitting(
@@ -66,6 +71,7 @@ def fit(train: ConfigDict, workdir: Path, typed: Collection[str]) -> None:
     train.num_steps,
     typed=typed,
     begun=is_recorded([workdir / "config.json"], asked),
+    prefix=prefix,
   )
 
 

@@ -52,7 +52,7 @@ def _of_config(run: Mapping[str, Any], known: Mapping[str, str]) -> Facts:
   if "teacher" not in run:
     return {}
   teacher, train = run["teacher"], run["train"]
-  clip_norm = train["clip_norm"]
+  clip_norm, own_seed = train["clip_norm"], run["student"].get("seed", -1)
   clipping = f"clipping at {clip_norm:g}" if clip_norm else "no clipping"
   return {
     "language": _language(run["lang"]),
@@ -74,7 +74,7 @@ def _of_config(run: Mapping[str, Any], known: Mapping[str, str]) -> Facts:
     "changes": train.get("changes", ""),
     "ema": f"{train['ema']:g}" if train.get("ema") else "",
     "precision": train["dtype"],
-    "seed": run["seed"],
+    "seed": run["seed"] if own_seed < 0 else own_seed,
   }
 
 

@@ -177,7 +177,7 @@ def abstract_teacher(
 def student_config(config: ConfigDict, vocab_size: int) -> bert.BertConfig:
   """Returns the sizes of the student, a BERT over the teacher's vocabulary."""
   sizes = config.student.to_dict()
-  del sizes["init_from"]
+  del sizes["init_from"], sizes["seed"]
   return bert.BertConfig(vocab_size=vocab_size, **sizes)
 
 
@@ -269,7 +269,7 @@ def make_mesh(
 
 def step_settings(config: ConfigDict) -> StepSettings:
   """Returns optimizer, schedule and guards of the training step."""
-  c = config.train
+  c, own_seed = config.train, config.student.seed
   return StepSettings(
     # AdamW over the parameters that the loss reaches.
     tx=optimizer.make_optimizer(
@@ -286,7 +286,7 @@ def step_settings(config: ConfigDict) -> StepSettings:
       warmup_steps=c.warmup_steps,
       num_steps=c.num_steps,
     ),
-    seed=config.seed,
+    seed=config.seed if own_seed < 0 else own_seed,
     accumulation=c.accumulation,
     spike=c.spike,
     ema=c.ema or None,

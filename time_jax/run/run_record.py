@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from time_jax.config import changes
-from time_jax.config.distill import flatten
+from time_jax.config.fields import flatten
 from time_jax.config.recorded import completed, differences
 from time_jax.core.display import first_of
 from time_jax.core.errors import UserError
