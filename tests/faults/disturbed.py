@@ -28,7 +28,7 @@ from time_jax.cli import main as cli_main
 from time_jax.core.errors import UserError
 from time_jax.core.storage import holder, lease
 from time_jax.data import pipeline, prepare
-from time_jax.run import corpus, distill, loop
+from time_jax.run import corpus, distillation, loop
 from time_jax.step import train_step
 
 _struck = threading.Event()
@@ -53,7 +53,7 @@ class Fault:
 
 
 def in_step(fault, after=0.0):
-  make = distill.make_parallel
+  make = distillation.make_parallel
 
   def make_parallel(*args):
     how = make(*args)
@@ -64,7 +64,7 @@ def in_step(fault, after=0.0):
 
     return dataclasses.replace(how, step=step)
 
-  distill.make_parallel = make_parallel
+  distillation.make_parallel = make_parallel
 
 
 def go_slowly_afterwards():
@@ -122,7 +122,8 @@ def with_factor(number, factor, student=None):
   def spoil(*args):
     results = gradients(*args)
     times = jnp.where(now[0] == number - 1, factor, 1.0)
-    for name in results if student is None else [student]:
+    # An ended student takes no part any more.
+    for name in results.keys() & {student} if student else list(results):
       grads, loss, parts = results[name]
       grads = jax.tree.map(lambda g: g * times, grads)
       results[name] = grads, loss * times, parts

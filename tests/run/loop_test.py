@@ -10,8 +10,10 @@ import pytest
 import saving
 from tiny_recipe import get_config
 
+from time_jax.core.errors import RunError
 from time_jax.parallel import processes
-from time_jax.run import distill, loop, students
+from time_jax.run import distill, distillation, loop, students
+from time_jax.run.job import Calendar, Job
 from time_jax.step import machine
 from time_jax.telemetry import goodput, history
 
@@ -36,7 +38,7 @@ def test_results_are_looked_at_two_steps_late(
 ):
   """But for stops, before which all are."""
   events = []
-  make_parallel = distill.make_parallel
+  make_parallel = distillation.make_parallel
 
   def make_lazy(*arguments):
     how = make_parallel(*arguments)
@@ -57,7 +59,7 @@ def test_results_are_looked_at_two_steps_late(
 
     return dataclasses.replace(how, step=step)
 
-  monkeypatch.setattr(distill, "make_parallel", make_lazy)
+  monkeypatch.setattr(distillation, "make_parallel", make_lazy)
   config = get_config(tiny)
   config.train.num_steps = 8
   config.eval.every = 6
@@ -75,14 +77,18 @@ def test_results_are_looked_at_two_steps_late(
 class State:
   step: jax.Array
   params: jax.Array
+  skipped_in_a_row: int = 0
 
 
-class Counting(loop.Job):
+class Counting(Job):
   """Two students, whose parameters count their steps and twice their steps."""
 
   def __init__(self, workdir):
     self.workdir, self.ledger = workdir, goodput.Ledger()
-    self.calendar = loop.Calendar(
+    self.folders = {name: workdir / name for name in ("a", "b")}
+    for folder in self.folders.values():
+      folder.mkdir(parents=True, exist_ok=True)
+    self.calendar = Calendar(
       num_steps=5, eval_every=2, save_every=(3,), log_every=(1,)
     )
     self.events = []
@@ -100,32 +106,42 @@ class Counting(loop.Job):
   def step(self, step, states, batch):
     self.events.append(f"step {step}")
     states = {
-      name: State(state.step + 1, jnp.asarray(batch[name], jnp.float32))
+      name: State(
+        state.step + 1,
+        jnp.asarray(batch[name], jnp.float32),
+        self.skipped(name, step),
+      )
       for name, state in states.items()
     }
     return states, {
-      name: {"train/loss": state.params, "train/skipped_in_a_row": 0}
+      name: {
+        "train/loss": state.params,
+        "train/skipped_in_a_row": state.skipped_in_a_row,
+      }
       for name, state in states.items()
     }
 
-  def reason_to_end(self, step, skipped_in_a_row):
-    return ""
+  def skipped(self, name, step):
+    return 0
 
-  def advice(self, saved):
-    return ""
+  def reason_to_end(self, name, step, skipped_in_a_row):
+    return f"{skipped_in_a_row} skipped." if skipped_in_a_row > 1 else ""
+
+  def advice(self, names, saved):
+    return f"{sorted(names)} {saved}"
 
   def lacks_evaluation(self, done):
-    return False
+    return []
 
   def evaluate(self, states, watch):
-    self.events.append("evaluate")
+    self.events.append(f"evaluate {' '.join(states)}")
     watch()
-    return {history.METRIC: float(states["a"].params)}
+    return {n: {history.METRIC: float(s.params)} for n, s in states.items()}
 
   def describe_scores(self, step, scores):
     return ""
 
-  def trees(self, states):
+  def trees(self, step, states):
     self.events.append("save")
     return students.join(
       {name: {"params": {"w": s.params}} for name, s in states.items()}
@@ -133,6 +149,11 @@ class Counting(loop.Job):
 
   def metadata(self, states):
     return {}
+
+
+def losses(job, name):
+  rows = history.read_metrics(job.folders[name])
+  return [row["train/loss"] for row in rows if "train/loss" in row]
 
 
 def test_order_of_operations_with_two_students(
@@ -144,27 +165,76 @@ def test_order_of_operations_with_two_students(
     assert loop.train(job, states, checkpoints, beat=lambda: None)
   kept = tmp_path / "checkpoints" / "5"
   assert {"a.params", "b.params"} <= {path.name for path in kept.iterdir()}
-  saved = "evaluate save"
+  saved = "evaluate a b save"
   assert " ".join(job.events) == (
     f"step 1 step 2 {saved} step 3 save step 4 {saved} step 5 {saved}"
   )
-  rows = [
-    row for row in history.read_metrics(tmp_path) if "a.train/loss" in row
-  ]
-  assert [row["a.train/loss"] for row in rows] == [1, 2, 3, 4, 5]
-  assert [row["b.train/loss"] for row in rows] == [2, 4, 6, 8, 10]
+  assert losses(job, "a") == [1, 2, 3, 4, 5]
+  assert losses(job, "b") == [2, 4, 6, 8, 10]
 
   # Asked after each step and in each evaluation: the last time in that of
   # step 4.
   answers = iter([False] * 5 + [True])
   monkeypatch.setattr(processes, "preempted", lambda: next(answers))
   job = Counting(tmp_path / "stopped")
-  job.workdir.mkdir()
   with saving.open_in(job.workdir) as checkpoints:
     states = job.start()
     assert not loop.train(job, states, checkpoints, beat=lambda: None)
   assert saving.steps_in(job.workdir)[-1] == 4
-  assert job.events[-3:] == ["step 4", "evaluate", "save"]
+  assert job.events[-3:] == ["step 4", "evaluate a b", "save"]
+
+
+class Skipping(Counting):
+  """A student, or each of them, skips all steps from one on."""
+
+  def __init__(self, workdir, **first):
+    super().__init__(workdir)
+    self.first = first or {"b": 2}
+
+  def skipped(self, name, step):
+    return max(step + 1 - self.first.get(name, 100), 0)
+
+  def end(self, name, step, reason):
+    self.events.append(f"end {name} {step}")
+
+
+def test_a_student_that_skips_too_much_ends_alone(
+  tmp_path, one_process, capsys
+):
+  job = Skipping(tmp_path)
+  with saving.open_in(tmp_path) as checkpoints:
+    assert loop.train(job, job.start(), checkpoints, beat=lambda: None)
+  assert " ".join(job.events) == (
+    # All is read before a save, else two steps late; a step at 3 is judged.
+    "step 1 step 2 evaluate a b save step 3 end b 3 save step 4 evaluate a "
+    "save step 5 evaluate a save"
+  )
+  assert losses(job, "a") == [1, 2, 3, 4, 5]
+  assert losses(job, "b") == [2, 4]
+  told = capsys.readouterr().err
+  assert "b: 2 skipped. It is kept as it is from here on; a go on." in told
+  names = {path.name for path in (tmp_path / "checkpoints" / "5").iterdir()}
+  assert {"a.params", "b.params"} <= names
+
+
+def test_a_student_that_has_ended_is_known_again(tmp_path, one_process):
+  job = Skipping(tmp_path)
+  states = job.start()
+  one = jnp.asarray(3.0)
+  states = {"a": State(one, one), "b": State(one, one, 2)}
+  with saving.open_in(tmp_path) as checkpoints:
+    assert loop.train(job, states, checkpoints, beat=lambda: None)
+  assert job.events[0] == "end b 3" and "evaluate a" in job.events
+  assert losses(job, "b") == []
+
+
+def test_the_run_ends_with_its_last_student(tmp_path, one_process):
+  job = Skipping(tmp_path, a=3, b=3)  # At one step: nobody ends before.
+  with saving.open_in(tmp_path) as checkpoints:
+    words = "a: 2 skipped. b: 2 skipped. .* 3 .*'a', 'b'.* 3"
+    with pytest.raises(RunError, match=words):
+      loop.train(job, job.start(), checkpoints, beat=lambda: None)
+  assert not [event for event in job.events if event.startswith("end")]
 
 
 def test_tokens_of_all_steps_between_two_records_count(monkeypatch):
@@ -176,13 +246,13 @@ def test_tokens_of_all_steps_between_two_records_count(monkeypatch):
   rows = []
   train = loop._Loop(
     job=fake(
-      calendar=loop.Calendar(6, None, (), (3,)),
+      calendar=Calendar(6, None, (), (3,)),
       tells_speed=True,
-      reason_to_end=lambda step, skipped: "",
+      reason_to_end=lambda name, step, skipped: "",
       ledger=fake(row=lambda saving: {}),
     ),
     checkpoints=fake(seconds=0.0),
-    recorder=fake(write=lambda step, row: rows.append(row)),
+    recorder=fake(write=lambda step, row: rows.append(row["student"])),
     tracer=None,
     profile=range(0),
     beat=lambda: None,
@@ -228,6 +298,6 @@ def test_a_tracker_is_closed_where_the_run_cannot_begin(tmp_path, one_process):
       job.start(),
       checkpoints,
       beat=lambda: None,
-      tracker=types.SimpleNamespace(close=close),
+      trackers={"a": types.SimpleNamespace(close=close)},
     )
   assert closed == [True]

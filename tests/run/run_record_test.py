@@ -13,6 +13,7 @@ import tree_names
 from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.cli import main
 from time_jax.config.distill import default_config
+from time_jax.config.students import ONE
 from time_jax.core.errors import UserError
 from time_jax.data import manifest
 from time_jax.parallel import host_collectives
@@ -147,7 +148,7 @@ def test_a_whole_file_beside_an_index_is_named_as_the_cause(tmp_path):
 
   def told():
     with pytest.raises(UserError, match="teacher weights") as caught:
-      run_record.check_same(before, now, 4)
+      run_record.check_same({"run": before}, {ONE: {"run": now}}, 4)
     return str(caught.value)
 
   assert whole not in told()
@@ -187,10 +188,10 @@ def test_processes_that_would_not_make_one_run(monkeypatch, others, words):
     ],
   )
   if words is None:
-    run_record.check_processes(made())
+    run_record.check_processes({ONE: made()})
   else:
     with pytest.raises(UserError) as caught:
-      run_record.check_processes(made())
+      run_record.check_processes({ONE: made()})
     assert words in str(caught.value)
 
 

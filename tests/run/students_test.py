@@ -5,6 +5,12 @@ import pytest
 from time_jax.run import students
 
 
+def test_what_all_have_is_told_once():
+  lines = {"a": ["x", "y"], "b": ["x"]}
+  assert students.told(lines) == ["x", "a: y"]
+  assert students.told({"student": ["x"]}) == ["x"]
+
+
 @pytest.mark.parametrize(
   ("values", "joined"),
   [
@@ -13,6 +19,7 @@ from time_jax.run import students
       {"a": {"params": 1}, "b": {"params": 2, "ema": 3}},
       {"a.params": 1, "b.params": 2, "b.ema": 3},
     ),
+    ({"a": {"params": 1}}, {"a.params": 1}),  # The others have ended, say.
   ],
 )
 def test_join_and_split(values, joined):

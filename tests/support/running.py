@@ -150,8 +150,13 @@ def losses(workdir):
 def saved(workdir, step, more=()):
   """All arrays of a checkpoint."""
   folder = workdir / "checkpoints" / str(step)
+  return arrays(folder, ("params", "rest", *more))
+
+
+def arrays(folder, items):
+  """(item, keys in its tree) -> array."""
   leaves, reader = {}, ocp.PyTreeCheckpointer()
-  for part in ("params", "rest", *more):
+  for part in items:
     place = (folder / part).absolute()
     # On no device: those of the run may not be here.
     wanted = jax.tree.map(

@@ -12,6 +12,8 @@ from tensorboardX.proto import event_pb2
 from time_jax.core.storage import atomic_file
 from time_jax.telemetry import history, metrics
 
+STUDENT = "student"
+
 
 def lines(workdir):
   text = (workdir / "metrics.jsonl").read_text()
@@ -19,9 +21,9 @@ def lines(workdir):
 
 
 def record(workdir, first, steps, active=True, **more):
-  with metrics.Recorder(workdir, first, 10, active) as recorder:
+  with metrics.Recorder({STUDENT: workdir}, first, 10, active) as recorder:
     for step in steps:
-      recorder.write(step, {"train/loss": step / 4, **more})
+      recorder.write(step, {STUDENT: {"train/loss": step / 4, **more}})
       recorder.advance()
 
 
@@ -55,10 +57,10 @@ def starts(workdir):
 
 
 def test_rows_are_written_at_once(tmp_path):
-  with metrics.Recorder(tmp_path, 0, 10, True) as recorder:
-    recorder.write(1, {"train/loss": 0.5, "data/tokens": 7})
+  with metrics.Recorder({STUDENT: tmp_path}, 0, 10, True) as recorder:
+    recorder.write(1, {STUDENT: {"train/loss": 0.5, "data/tokens": 7}})
     assert lines(tmp_path) == [{"step": 1, "train/loss": 0.5, "data/tokens": 7}]
-    recorder.write(2, {"eval/relation_loss": 0.25})
+    recorder.write(2, {STUDENT: {"eval/relation_loss": 0.25}})
   assert lines(tmp_path)[1] == {"step": 2, "eval/relation_loss": 0.25}
   assert history.read_metrics(tmp_path) == lines(tmp_path)
 
@@ -99,8 +101,8 @@ def test_json_has_null_for_what_is_no_number(tmp_path):
   numbers = {"a/nan": math.nan, "b/inf": -math.inf, "c/one": 1.0}
   path = tmp_path / "metrics.jsonl"
   for first, text in ((0, '{"step": 1, '), (1, '{"step": 2, ')):
-    with metrics.Recorder(tmp_path, first, 10, True) as recorder:
-      recorder.write(first + 1, numbers)
+    with metrics.Recorder({STUDENT: tmp_path}, first, 10, True) as recorder:
+      recorder.write(first + 1, {STUDENT: numbers})
     last = path.read_text().splitlines()[-1]
     assert last == text + '"a/nan": null, "b/inf": null, "c/one": 1.0}'
   path.write_text(path.read_text().replace("null", "NaN"))  # As it was before.
@@ -141,15 +143,24 @@ def test_pytorch_is_not_imported():
 def test_lines_where_there_is_no_terminal(tmp_path, capsys, monkeypatch):
   """A log gets a line at once, then one a minute; what is said, always."""
   clock = iter([0.0, 0.0, 59.0, 61.0, 61.0])
-  with metrics.Recorder(tmp_path, 0, 90, True) as recorder:
+  with metrics.Recorder({STUDENT: tmp_path}, 0, 90, True) as recorder:
     monkeypatch.setattr(metrics.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(recorder._board, "write", lambda *_: None)
-    recorder.write(10, {"train/loss": 1.0})
+    monkeypatch.setattr(
+      recorder._files[STUDENT].board, "write", lambda *_: None
+    )
+    recorder.write(10, {STUDENT: {"train/loss": 1.0}})
     recorder.say("half of it")
-    recorder.write(20, {"train/loss": 0.9})
-    recorder.write(20, {"eval/relation_loss": 0.5})
+    recorder.write(20, {STUDENT: {"train/loss": 0.9}})
+    recorder.write(20, {STUDENT: {"eval/relation_loss": 0.5}})
     recorder.write(
-      30, {"train/loss": 0.5, "perf/steps_per_second": 1 / 60, "data/tokens": 7}
+      30,
+      {
+        STUDENT: {
+          "train/loss": 0.5,
+          "perf/steps_per_second": 1 / 60,
+          "data/tokens": 7,
+        }
+      },
     )
     monkeypatch.undo()
   found = capsys.readouterr()
@@ -163,16 +174,18 @@ def test_lines_where_there_is_no_terminal(tmp_path, capsys, monkeypatch):
 
 def test_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-  with metrics.Recorder(tmp_path, 3, 10, True) as recorder:
+  with metrics.Recorder({STUDENT: tmp_path}, 3, 10, True) as recorder:
     recorder.write(
       4,
       {
-        "train/loss": 1.25,
-        "train/kl_qq": 0.5,
-        "train/learning_rate": 3e-4,
-        "perf/tokens_per_second": 12345.6,
-        "perf/input_wait": 0.071,
-        "data/checksum": 987654321,
+        STUDENT: {
+          "train/loss": 1.25,
+          "train/kl_qq": 0.5,
+          "train/learning_rate": 3e-4,
+          "perf/tokens_per_second": 12345.6,
+          "perf/input_wait": 0.071,
+          "data/checksum": 987654321,
+        }
       },
     )
     recorder.advance()
@@ -182,8 +195,8 @@ def test_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
 
 
 def test_other_processes_write_nothing(tmp_path, capsys):
-  with metrics.Recorder(tmp_path, 0, 10, False) as recorder:
-    recorder.write(1, {"train/loss": 1.0})
+  with metrics.Recorder({STUDENT: tmp_path}, 0, 10, False) as recorder:
+    recorder.write(1, {STUDENT: {"train/loss": 1.0}})
     recorder.advance()
     recorder.say("hello")
   assert not list(tmp_path.iterdir())
@@ -199,8 +212,10 @@ def test_what_was_no_number_is_not_left_out_of_a_curve():
 
 def test_the_curve_is_drawn(tmp_path):
   record(tmp_path, 0, [1, 2, 3])
-  with metrics.Recorder(tmp_path, 3, 10, True) as recorder:
-    recorder.write(4, {"eval/relation_loss": 0.5, "train/loss": math.nan})
+  with metrics.Recorder({STUDENT: tmp_path}, 3, 10, True) as recorder:
+    recorder.write(
+      4, {STUDENT: {"eval/relation_loss": 0.5, "train/loss": math.nan}}
+    )
   path = history.plot_losses(tmp_path)
   assert path == tmp_path / "loss.png"
   assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
@@ -208,7 +223,31 @@ def test_the_curve_is_drawn(tmp_path):
 
 def test_no_curve_of_nothing(tmp_path):
   assert history.plot_losses(tmp_path) is None
-  with metrics.Recorder(tmp_path, 0, 10, True) as recorder:
-    recorder.write(1, {"data/tokens": 5})
+  with metrics.Recorder({STUDENT: tmp_path}, 0, 10, True) as recorder:
+    recorder.write(1, {STUDENT: {"data/tokens": 5}})
   assert history.plot_losses(tmp_path) is None
   assert not (tmp_path / "loss.png").exists()
+
+
+def test_each_of_several_students_has_records_of_its_own(tmp_path, capsys):
+  folders = {name: tmp_path / name for name in ("m", "xs")}
+  for folder in folders.values():
+    folder.mkdir()
+  with metrics.Recorder(folders, 0, 10, True) as recorder:
+    speed = {"perf/tokens_per_second": 1234.0}
+    recorder.write(
+      1,
+      {
+        "m": {"train/loss": 0.5, "train/kl_qq": 0.1} | speed,
+        "xs": {"train/loss": 0.75, "train/kl_qq": 0.2} | speed,
+      },
+    )
+    recorder.write(2, {"xs": {"eval/relation_loss": 0.25}})
+  assert [row.get("train/loss") for row in lines(folders["m"])] == [0.5]
+  assert [row["step"] for row in lines(folders["xs"])] == [1, 2]
+  assert scalars(folders["xs"])[-1] == (2, "eval/relation_loss", 0.25)
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line == "step 1 of 10: m loss 0.5000 xs loss 0.7500 1,234 tok/s"
+  with metrics.Recorder(folders, 1, 10, True):
+    pass
+  assert [row["step"] for row in lines(folders["xs"])] == [1]

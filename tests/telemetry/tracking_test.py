@@ -92,9 +92,9 @@ def test_an_error_is_told_there(service, tmp_path):
   tracker = tracking.Tracker("p", tmp_path, {"a": {"b": f"x {KEY}"}, "c": 1})
   with (
     pytest.raises(ZeroDivisionError),
-    metrics.Recorder(tmp_path, 0, 2, True, tracker) as recorder,
+    metrics.Recorder({"a": tmp_path}, 0, 2, True, {"a": tracker}) as recorder,
   ):
-    recorder.write(1, {"train/loss": 0.5})
+    recorder.write(1, {"a": {"train/loss": 0.5}})
     raise ZeroDivisionError
   (calls,) = service.values()
   assert of(calls, "finish") == [1]

@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from time_jax.checkpoint.reader import CheckpointReader
+from time_jax.config.students import ONE
 from time_jax.core.display import aligned_table
 from time_jax.core.errors import DAMAGED_JSON, GoneError, UserError
 from time_jax.core.notes import note
@@ -56,17 +57,17 @@ def _choose(config: ConfigDict, workdir: Path) -> int:
   mesh = sharding.make_mesh()
   ways = sharding.batch_ways(mesh)
   batch_size = -(-config.eval.global_batch_size // ways) * ways
-  objectives = assembly.make_objectives({"student": config}, mesh)
-  objective = objectives["student"]
+  objectives = assembly.make_objectives({ONE: config}, mesh)
+  objective = objectives[ONE]
   abstract = sharding.abstract(abstract_params(objective.student), mesh)
   score = evaluate.make_evaluator(objectives, mesh)
   with CheckpointReader(workdir) as checkpoints:
 
     def score_of(step: int) -> dict[str, float]:
       checkpoints.metadata(step)  # What is chosen can be exported.
-      params = {"student": checkpoints.student(step, abstract)}
+      params = {ONE: checkpoints.student(step, abstract)}
       batches = corpus.evaluation_batches(rows, batch_size, mesh)
-      return score(params, objective.teacher.params, batches)["student"]
+      return score(params, objective.teacher.params, batches)[ONE]
 
     scores = scores_of(checkpoints, score_of)
   if not scores:

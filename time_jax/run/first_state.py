@@ -1,6 +1,6 @@
 """The state that a run starts with, or continues from."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from jax.sharding import Mesh
@@ -22,7 +22,7 @@ from time_jax.run import (
   run_record,
   students,
 )
-from time_jax.run.students import STUDENTS
+from time_jax.run.members import Member
 from time_jax.step.objective import Objective
 from time_jax.step.state import TrainState, abstract_state, init_state
 
@@ -67,49 +67,64 @@ def take_epsilon(
 
 
 def restore_or_init(
-  config: ConfigDict,
-  workdir: Path,
+  members: Mapping[str, Member],
   checkpoints: CheckpointReader,
-  objective: Objective,
+  objectives: Mapping[str, Objective],
   mesh: Mesh,
-  record: dict[str, Any],
+  records: Mapping[str, dict[str, Any]],
 ) -> dict[str, TrainState]:
   """Returns each student's state: of the newest checkpoint, or of step 0.
 
   Args:
-    config: config of the run.
-    workdir: folder of the run.
+    members: the students of the run.
     checkpoints: its checkpoints.
-    objective: the relation loss, which has the student.
+    objectives: each student's relation loss, which has the student.
     mesh: devices of the run.
-    record: what the checkpoints of this session say of the run.
+    records: what the checkpoints of this session say of each student.
 
   Raises:
     UserError: the checkpoints are of another run, or the first weights are
       not finite.
   """
   steps = checkpoints.steps()
-  imported_model.check_not_lost(workdir, steps)
+  for member in members.values():
+    imported_model.check_not_lost(member.workdir, steps)
   if not steps or imported_model.is_imported(checkpoints):
-    settings = assembly.step_settings(config)
-    state = init_state(objective.init, settings, mesh)
-    params = first_weights.first_params(
-      state.params, config, workdir, checkpoints, mesh
-    )
-    if params is not state.params:  # Random ones are finite.
-      source = config.student.init_from or str(workdir)
-      nonfinite.check_first_weights(params, source)
-    (name,) = STUDENTS
-    return {name: state.starting_from(params)}
-  before = checkpoints.metadata(steps[-1])["run"]
-  run_record.check_same(before, record["run"], steps[-1])
-  # As the last step left it, by whose settings it has its parts.
-  settings = assembly.step_settings(changes.at(config, steps[-1] - 1))
-  abstract = abstract_state(objective.init, settings, mesh).as_trees()
-  trees = checkpoints.restore(
-    steps[-1], students.join(dict.fromkeys(STUDENTS, abstract))
-  )
+    return {
+      name: _first_state(member, checkpoints, objectives[name], mesh)
+      for name, member in members.items()
+    }
+  newest = steps[-1]
+  run_record.check_same(checkpoints.metadata(newest), records, newest)
+  abstract = {
+    name: abstract_state(
+      objectives[name].init,
+      # As the last step left it, by whose settings it has its parts.
+      assembly.step_settings(changes.at(member.config, newest - 1)),
+      mesh,
+    ).as_trees()
+    for name, member in members.items()
+  }
+  trees = checkpoints.restore(newest, students.join(abstract))
   return {
     name: TrainState.from_trees(own)
-    for name, own in students.split(trees, STUDENTS).items()
+    for name, own in students.split(trees, members).items()
   }
+
+
+def _first_state(
+  member: Member,
+  checkpoints: CheckpointReader,
+  objective: Objective,
+  mesh: Mesh,
+) -> TrainState:
+  """Returns the state of step 0."""
+  config, workdir = member.config, member.workdir
+  state = init_state(objective.init, assembly.step_settings(config), mesh)
+  params = first_weights.first_params(
+    state.params, config, workdir, checkpoints, mesh
+  )
+  if params is not state.params:  # Random ones are finite.
+    source = config.student.init_from or str(workdir)
+    nonfinite.check_first_weights(params, source)
+  return state.starting_from(params)

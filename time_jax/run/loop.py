@@ -7,13 +7,16 @@ business of a `Job`. When it happens is decided here, the same for all jobs:
   2. a step is started, and the results of the step before last are read;
   3. at steps of the calendar, and when told to stop, all results are read, the
      state is evaluated (not when told to stop) and saved.
+
+Of several students, one that skips too many steps ends, and the others go on.
+The step leaves an ended student's state as it is, so that it does not matter
+when the loop hears of it.
 """
 
-import abc
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,127 +24,12 @@ import numpy as np
 
 from time_jax.checkpoint.writer import CheckpointWriter
 from time_jax.core.errors import RunError
-from time_jax.core.storage.paths import Path
 from time_jax.data import pipeline
 from time_jax.parallel import failures, processes
 from time_jax.run import students
+from time_jax.run.job import Job, Scores, States, StepMetrics
 from time_jax.telemetry import history, metrics, profiling, tracking
-from time_jax.telemetry.goodput import Ledger, Throughput
-
-States = dict[str, Any]  # by student
-StepMetrics = dict[str, Mapping[str, Any]]  # scalars by name, by student
-
-
-@dataclasses.dataclass(frozen=True)
-class Calendar:
-  """The steps, counted from 1, at which something happens besides the step.
-
-  Attributes:
-    num_steps: steps of the whole run.
-    eval_every: the state is evaluated at multiples of this number and at the
-      last step; None: it is never evaluated.
-    save_every: the state is saved at multiples of each of these numbers, after
-      each evaluation and at the last step.
-    log_every: metrics are recorded at multiples of each of these numbers.
-  """
-
-  num_steps: int
-  eval_every: int | None
-  save_every: Sequence[int]
-  log_every: Sequence[int]
-
-  def evaluates(self, step: int) -> bool:
-    """Returns whether the state is evaluated after a step."""
-    if self.eval_every is None:
-      return False
-    return step % self.eval_every == 0 or step == self.num_steps
-
-  def saves(self, step: int) -> bool:
-    """Returns whether the state is saved after a step."""
-    due = any(step % every == 0 for every in self.save_every)
-    return due or self.evaluates(step) or step == self.num_steps
-
-  def logs(self, step: int) -> bool:
-    """Returns whether the metrics of a step are recorded."""
-    return any(step % every == 0 for every in self.log_every)
-
-
-class Job(abc.ABC):
-  """Defines what is trained: batches, steps, scores and checkpoints.
-
-  States and metrics are always those of all students, by name.
-
-  Attributes:
-    workdir: folder of the run.
-    calendar: when the state is evaluated, saved and recorded.
-    ledger: adds up how the time is spent.
-    tells_speed: whether the metrics tell speed and goodput.
-    prefetch: number of batches that are prepared ahead.
-  """
-
-  workdir: Path
-  calendar: Calendar
-  ledger: Ledger
-  tells_speed: bool = False
-  prefetch: int = 2
-
-  def begin(self, done: int, states: States) -> States:
-    """Returns the states after `done` steps as `step` takes them."""
-    del done
-    return states
-
-  @abc.abstractmethod
-  def batch_at(self, done: int) -> Any:
-    """Returns the batch after `done` steps, on the host."""
-
-  @abc.abstractmethod
-  def place(self, batch: Any) -> Any:
-    """Returns a batch as `step` takes it, on the devices."""
-
-  @abc.abstractmethod
-  def step(
-    self, step: int, states: States, batch: Any
-  ) -> tuple[States, StepMetrics]:
-    """Starts a step, counted from 1, and returns without waiting for it."""
-
-  def notice(self, done: int) -> str:
-    """Returns a line to print after `done` steps; empty: there is none."""
-    del done
-    return ""
-
-  @abc.abstractmethod
-  def reason_to_end(self, step: int, skipped_in_a_row: int) -> str:
-    """Returns why skipped steps end the run; empty: it goes on."""
-
-  @abc.abstractmethod
-  def advice(self, saved: int) -> str:
-    """Says how to go on after that; the newest checkpoint is of `saved`."""
-
-  @abc.abstractmethod
-  def lacks_evaluation(self, done: int) -> bool:
-    """Returns whether the state after `done` steps is still to be evaluated."""
-
-  @abc.abstractmethod
-  def evaluate(
-    self, states: States, watch: Callable[[], None]
-  ) -> dict[str, float]:
-    """Returns the scores of the states; calls `watch` after every batch."""
-
-  @abc.abstractmethod
-  def describe_scores(self, step: int, scores: Mapping[str, float]) -> str:
-    """Returns a line to print that shows the scores."""
-
-  @abc.abstractmethod
-  def trees(self, states: States) -> dict[str, Any]:
-    """Returns what a checkpoint holds: pytrees of arrays by name."""
-
-  @abc.abstractmethod
-  def metadata(self, states: States) -> dict[str, Any]:
-    """Returns what a checkpoint records of itself, as JSON values."""
-
-  def is_over(self) -> bool:
-    """Returns whether the run ends before its last step."""
-    return False
+from time_jax.telemetry.goodput import Throughput
 
 
 def train(
@@ -151,7 +39,7 @@ def train(
   *,
   beat: Callable[[], None],
   profile: range = range(0),
-  tracker: tracking.Tracker | None = None,
+  trackers: Mapping[str, tracking.Tracker] | None = None,
 ) -> bool:
   """Trains until the run is over, or until told to stop.
 
@@ -162,15 +50,15 @@ def train(
     beat: tells the watchdog that the run goes on; called after every step and
       after every batch of an evaluation.
     profile: steps that are traced into WORKDIR/profile.
-    tracker: gets the metrics, too.
+    trackers: by student, get the metrics, too.
 
   Returns:
     Whether the run is over; False where it was told to stop, with everything
     saved.
 
   Raises:
-    RunError: too many consecutive steps were skipped, or the state cannot be
-      saved.
+    RunError: all students have skipped too many consecutive steps, or the
+      state cannot be saved.
   """
   beat()
   done = int(next(iter(states.values())).step)
@@ -180,29 +68,36 @@ def train(
   )
   trace = job.workdir / "profile"
   with (
-    metrics.Recorder(job.workdir, done, num_steps, active, tracker) as recorder,
+    metrics.Recorder(
+      job.folders, done, num_steps, active, trackers
+    ) as recorder,
     contextlib.closing(batches),
     profiling.Tracer(trace, profile, done, active) as tracer,
     # Closing the checkpoints would wait for the others.
     failures.fail_together(),
   ):
-    # In here, so that files and tracker are closed if it fails.
+    # In here, so that files and trackers are closed if it fails.
     states = job.begin(done, states)
     recorder.say(f"{'continuing after' if done else 'starting at'} step {done}")
-    job.ledger.resume(
-      history.read_metrics(job.workdir) if done else [],
-      history.starts(job.workdir),
-    )
+    _resume_ledger(job, done)
     speed = Throughput(job.ledger)
     loop = _Loop(job, checkpoints, recorder, tracer, profile, beat, speed)
     return loop.run(done, states, batches)
+
+
+def _resume_ledger(job: Job, done: int) -> None:
+  """Adds what earlier sessions had spent, as the records of any student say."""
+  folders = job.folders.values()
+  rows = [row for f in folders if done for row in history.read_metrics(f)]
+  starts = {time for folder in folders for time in history.starts(folder)}
+  job.ledger.resume(sorted(rows, key=lambda row: row["step"]), sorted(starts))
 
 
 class _StopError(Exception):
   """The run was told to stop in the middle of an evaluation."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Loop:
   job: Job
   checkpoints: CheckpointWriter
@@ -211,10 +106,13 @@ class _Loop:
   profile: range
   beat: Callable[[], None]
   throughput: Throughput
+  ended: set[str] = dataclasses.field(default_factory=set)
 
   def run(self, done: int, states: States, batches: Iterator[Any]) -> bool:
     job, calendar = self.job, self.job.calendar
-    if job.lacks_evaluation(done) and self._evaluate(done, states) is None:
+    self._take_stock(done, states)
+    lacking = self._living({n: states[n] for n in job.lacks_evaluation(done)})
+    if lacking and self._evaluate(done, lacking) is None:
       return self._stopped(done)
     if job.is_over():
       return True
@@ -224,9 +122,13 @@ class _Loop:
       self.throughput.restart()
       for step, batch in enumerate(job.ledger.timed(batches), done + 1):
         if notice := job.notice(step - 1):
+          self._read(pending)
+          pending.clear()
           self.recorder.say(notice)
+          self._take_stock(step - 1, states)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
-          states, scalars = job.step(step, states, batch)
+          updated, scalars = job.step(step, self._living(states), batch)
+        states = states | updated
         self.beat()
         self.recorder.advance()
         pending.append((step, scalars))
@@ -249,6 +151,34 @@ class _Loop:
           break
     return True
 
+  def _living(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of the students that have not ended."""
+    return {n: value for n, value in values.items() if n not in self.ended}
+
+  def _take_stock(self, done: int, states: States) -> None:
+    """Finds out which of several students are frozen, and which no more.
+
+    An earlier session may have ended them, and a change of the settings may let
+    them go on.
+
+    Args:
+      done: number of steps so far, of all of which the results were read.
+      states: states after them.
+    """
+    if len(states) == 1:  # Its run ends with it.
+      return
+    before, self.ended = self.ended, set()
+    frozen = {
+      name: "it had skipped too many steps in a row."
+      for name, state in states.items()
+      if self.job.reason_to_end(name, done + 1, _first(state.skipped_in_a_row))
+    }
+    for name in sorted(before - frozen.keys()):
+      self.job.go_on(name)
+      self.recorder.say(f"{name} goes on after step {done}")
+    self.ended = before & frozen.keys()
+    self._end(done, self._living(frozen))
+
   def _read(self, results: Collection[tuple[int, StepMetrics]]) -> None:
     """Waits for steps, checks and records them.
 
@@ -260,28 +190,56 @@ class _Loop:
       tokens = next(iter(scalars.values())).get("data/tokens", 0)
       self.throughput.count(int(tokens))
     for step, scalars in results:
-      for own in scalars.values():
-        self._check(step, int(own["train/skipped_in_a_row"]))
+      self._check(step, scalars)
       if self.job.calendar.logs(step):
-        values = {
-          name: np.asarray(value).item()
-          for name, value in students.join(scalars).items()
-        }
+        more: dict[str, float] = {}
         if self.job.tells_speed:
           if step not in self.profile:  # Tracing takes time of its own.
-            values |= self.throughput.read(jax.device_count())
-          values |= self._spent()
-        self.recorder.write(step, values)
+            more |= self.throughput.read(jax.device_count())
+          more |= self._spent()
+        rows = {
+          student: {name: np.asarray(x).item() for name, x in own.items()}
+          for student, own in self._living(scalars).items()
+        }
+        self.recorder.write(step, {n: row | more for n, row in rows.items()})
         self.throughput.restart()
 
-  def _check(self, step: int, skipped_in_a_row: int) -> None:
-    """Raises RunError where the run has skipped too many steps."""
-    if reason := self.job.reason_to_end(step, skipped_in_a_row):
+  def _check(self, step: int, scalars: StepMetrics) -> None:
+    """Ends the students that have skipped too many steps."""
+    skipped = {
+      name: self.job.reason_to_end(
+        name, step, int(own["train/skipped_in_a_row"])
+      )
+      for name, own in self._living(scalars).items()
+    }
+    self._end(step, {name: why for name, why in skipped.items() if why})
+
+  def _end(self, step: int, reasons: Mapping[str, str]) -> None:
+    """Ends students; raises RunError where none is left.
+
+    Args:
+      step: the last step that counts.
+      reasons: why, by student.
+    """
+    if not reasons:
+      return
+    self.ended |= reasons.keys()
+    others = ", ".join(sorted(self.job.folders.keys() - self.ended))
+    told = {
+      name: students.about(name, reason) for name, reason in reasons.items()
+    }
+    if not others:
       sound = self.checkpoints.last_sound()
       saved = max(self.checkpoints.steps(), default=0)
-      raise RunError(f"{reason} {sound} {self.job.advice(saved)}")
+      advice = self.job.advice(reasons, saved)
+      raise RunError(f"{' '.join(told.values())} {sound} {advice}")
+    for name, reason in reasons.items():
+      self.job.end(name, step, reason)
+      self.recorder.say(
+        f"{told[name]} It is kept as it is from here on; {others} go on."
+      )
 
-  def _evaluate(self, step: int, states: States) -> dict[str, float] | None:
+  def _evaluate(self, step: int, states: States) -> Scores | None:
     """Evaluates the states; returns None where told to stop meanwhile."""
 
     def watch() -> None:
@@ -295,7 +253,7 @@ class _Loop:
     except _StopError:
       return None
     # A state that is saved already, before the row that says it was scored.
-    self.checkpoints.add_scores(step, scores)
+    self.checkpoints.add_scores(step, students.join(scores))
     self.recorder.write(step, scores)
     self.recorder.say(self.job.describe_scores(step, scores))
     return scores
@@ -314,13 +272,15 @@ class _Loop:
     """
     scores = None
     if self.job.calendar.evaluates(step) and not stop:
-      scores = self._evaluate(step, states)
+      scores = self._evaluate(step, self._living(states))
       stop = scores is None
-    trees, metadata = self.job.trees(states), self.job.metadata(states)
+    trees, metadata = self.job.trees(step, states), self.job.metadata(states)
+    joined = students.join(scores) if scores else None
     with self.job.ledger.doing("checkpoint"):
-      self.checkpoints.save(step, trees, metadata, scores, wait=stop)
+      self.checkpoints.save(step, trees, metadata, joined, wait=stop)
     if self.job.tells_speed:
-      self.recorder.write(step, self._spent())
+      spent = self._spent()
+      self.recorder.write(step, {n: spent for n in self._living(states)})
     return stop
 
   def _spent(self) -> dict[str, float]:
@@ -332,3 +292,8 @@ class _Loop:
       "same command again to continue."
     )
     return False
+
+
+def _first(counter: Any) -> int:
+  """Returns a scalar, of which pmap has one for each device."""
+  return int(np.ravel(counter)[0])

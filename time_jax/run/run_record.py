@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,11 +12,12 @@ from ml_collections import ConfigDict
 from time_jax.config import changes
 from time_jax.config.fields import flatten
 from time_jax.config.recorded import completed, differences
+from time_jax.config.students import ONE
 from time_jax.core.display import first_of
 from time_jax.core.errors import UserError
 from time_jax.hf import files, weight_files
 from time_jax.parallel import host_collectives
-from time_jax.run import assembly, corpus
+from time_jax.run import assembly, corpus, students
 
 TEACHER = "teacher weights (SHA-256)"
 TEXT = "prepared text (SHA-256)"  # of the settings that rows were made with
@@ -68,24 +70,43 @@ def hardware() -> dict[str, Any]:
   }
 
 
-def check_processes(record: dict[str, Any]) -> None:
+def of_checkpoint(records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+  """Returns the record of a checkpoint.
+
+  Args:
+    records: that of each student.
+  """
+  return records.get(ONE) or {"students": dict(records)}
+
+
+def _own(student: str, record: dict[str, Any]) -> dict[str, Any]:
+  """Returns what the record of a checkpoint says of a student."""
+  return record if student == ONE else record["students"][student]
+
+
+def check_processes(records: Mapping[str, dict[str, Any]]) -> None:
   """Checks that all processes make the same run; all must call it.
 
   Args:
-    record: "run" and "versions" as in `make_record`.
+    records: by student, "run" and "versions" as in `make_record`.
 
   Raises:
     UserError: in all processes, naming what differs between which.
   """
-  mine = {"run": record["run"], "versions": record["versions"]}
+  mine = students.join(
+    {
+      name: {part: record[part] for part in ("run", "versions")}
+      for name, record in records.items()
+    }
+  )
   texts = host_collectives.all_gather(json.dumps(dict(flatten(mine))))
   first, *others = map(json.loads, texts)
   problems = [
-    f"{name.removeprefix('run.')} is {first.get(name, '(absent)')!r} in "
+    f"{name.replace('run.', '', 1)} is {first.get(name, '(absent)')!r} in "
     f"process 0, {other.get(name, '(absent)')!r} in process {index}"
     for index, other in enumerate(others, 1)
     for name in sorted(first | other)
-    if name.removeprefix("run.") not in _PATHS
+    if name.partition("run.")[2] not in _PATHS
     and first.get(name) != other.get(name)
   ]
   if problems:
@@ -95,33 +116,47 @@ def check_processes(record: dict[str, Any]) -> None:
     )
 
 
-def check_same(before: dict[str, Any], now: dict[str, Any], step: int) -> None:
+def check_same(
+  before: dict[str, Any], records: Mapping[str, dict[str, Any]], step: int
+) -> None:
   """Checks that a run goes on as it began; prints what else has changed.
 
   Args:
-    before: "run" of the newest checkpoint's record.
-    now: "run" of this session's record.
+    before: record of the newest checkpoint.
+    records: that of each student in this session.
     step: step of that checkpoint.
 
   Raises:
     UserError: something that shapes the result has changed.
   """
+  lines = {
+    name: _compare(name, _own(name, before), record, step)
+    for name, record in records.items()
+  }
+  if jax.process_index() == 0:
+    for line in students.told(lines):
+      print(f"changed since step {step}: {line}", file=sys.stderr, flush=True)
+
+
+def _compare(
+  student: str, before: dict[str, Any], now: dict[str, Any], step: int
+) -> list[str]:
+  """Returns a line for each harmless change; raises UserError for others."""
   # Older runs did not record their rows.
+  before, now = before["run"], now["run"]
   before = {ROWS: now[ROWS]} | completed(before)
   compared, train, planned = before, before["train"], now["train"]["changes"]
   if changes.agree(train["changes"], planned, step):
     compared = before | {"train": train | {"changes": planned}}
   if changed := differences(compared, now):
     raise UserError(
-      "this workdir belongs to another run: " + "; ".join(changed) + ". Use "
-      "another --workdir, or the same settings to continue."
+      "this workdir belongs to another run: "
+      + students.about(student, "; ".join(changed))
+      + ". Use another --workdir, or the same settings to continue."
       + _other_weights(before, now)
-      + _as_change(compared, now, step)
+      + _as_change(student, compared, now, step)
     )
-  if jax.process_index() == 0:
-    harmless = differences(before, now, harmless=True)
-    for line in differences(before, now) + harmless:
-      print(f"changed since step {step}: {line}", file=sys.stderr, flush=True)
+  return differences(before, now) + differences(before, now, harmless=True)
 
 
 def _other_weights(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -142,10 +177,12 @@ def _other_weights(before: dict[str, Any], now: dict[str, Any]) -> str:
   )
 
 
-def _as_change(before: dict[str, Any], now: dict[str, Any], step: int) -> str:
+def _as_change(
+  student: str, before: dict[str, Any], now: dict[str, Any], step: int
+) -> str:
   """Says how to use `train.changes` instead, where the run could go on so."""
   train, train_now = before["train"], now["train"]
   later = {name: train_now[name] for name in changes.FIELDS}
   if differences(before | {"train": train | later}, now):
     return ""
-  return changes.instead(train, train_now, step)
+  return changes.instead(train, train_now, step, students.place(student))

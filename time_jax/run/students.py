@@ -1,18 +1,19 @@
-"""Values of several students of one run, side by side under one set of names.
+"""Values of the students of a run, side by side under one set of names.
 
   {"student": {"params": p}}                <-> {"params": p}
   {"a": {"params": p}, "b": {"params": q}}  <-> {"a.params": p, "b.params": q}
 
-A single student's values keep their names: so they are called in checkpoints
-and metrics of all runs with one student.
+A student that has no name, as it is trained alone, is "student" in memory. Its
+values keep their names: so they are called in checkpoints and metrics of all
+runs with one student.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
-T = TypeVar("T")
+from time_jax.config.students import ONE
 
-STUDENTS = ("student",)  # of a run today
+T = TypeVar("T")
 
 
 def join(values: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
@@ -21,17 +22,15 @@ def join(values: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
   Args:
     values: the values of each student by their names, by student.
   """
-  if len(values) == 1:
-    return dict(*values.values())
   return {
-    f"{student}.{name}": value
+    _prefix(student) + name: value
     for student, own in values.items()
     for name, value in own.items()
   }
 
 
 def split(
-  joined: Mapping[str, T], students: Sequence[str]
+  joined: Mapping[str, T], students: Collection[str]
 ) -> dict[str, dict[str, T]]:
   """Inverts `join`.
 
@@ -39,10 +38,41 @@ def split(
     joined: result of `join`.
     students: names of the students in it.
   """
-  if len(students) == 1:
-    return {students[0]: dict(joined)}
   values: dict[str, dict[str, T]] = {student: {} for student in students}
   for name, value in joined.items():
-    student, _, own = name.partition(".")
-    values[student][own] = value
+    owner = ONE if ONE in values else name.partition(".")[0]
+    values[owner][name.removeprefix(_prefix(owner))] = value
   return values
+
+
+def about(student: str, text: str) -> str:
+  """Returns a message that is about one of the students."""
+  return text if student == ONE else f"{student}: {text}"
+
+
+def told(lines: Mapping[str, Sequence[str]]) -> list[str]:
+  """Returns lines on students: once what all have, else with the name.
+
+  Args:
+    lines: the lines on each student.
+  """
+  alike = [
+    line
+    for line in next(iter(lines.values()), ())
+    if all(line in own for own in lines.values())
+  ]
+  return alike + [
+    about(student, line)
+    for student, own in lines.items()
+    for line in own
+    if line not in alike
+  ]
+
+
+def place(student: str) -> str:
+  """Returns what stands before the config fields of a student."""
+  return "" if student == ONE else f"students.{student}."
+
+
+def _prefix(student: str) -> str:
+  return "" if student == ONE else f"{student}."

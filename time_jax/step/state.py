@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -91,6 +92,21 @@ class TrainState:
     # A copy: the step donates its buffers, so that none may occur twice.
     ema = jax.tree.map(jnp.copy, params) if self.ema else {}
     return dataclasses.replace(self, params=params, ema=ema)
+
+  def at_step(self, step: int, mesh: Mesh) -> "TrainState":
+    """Returns the state with another number of steps done.
+
+    A student that has ended goes through steps that leave it as it is.
+
+    Args:
+      step: number of steps of the run.
+      mesh: devices that the number is replicated over.
+    """
+    if int(self.step) == step:
+      return self
+    replicated = NamedSharding(mesh, P())
+    number = sharding.place(np.asarray(step, np.int32), replicated)
+    return dataclasses.replace(self, step=number)
 
   def with_spike_guard(self, spike: float, mesh: Mesh) -> "TrainState":
     """Returns the state as steps with another `spike` take it.

@@ -25,6 +25,7 @@ METRIC = "eval/relation_loss"
 _CURVES = {"train/loss": "training", METRIC: "held-out text"}
 
 Row = dict[str, Any]
+End = Callable[..., None]  # records the end of a session: its code, and why
 
 
 def read_metrics(workdir: Path) -> list[Row]:
@@ -75,7 +76,7 @@ def starts(workdir: Path) -> list[float]:
 @contextlib.contextmanager
 def session(
   workdir: Path, active: bool, **start: Any
-) -> Generator[Callable[[int], None], None, None]:
+) -> Generator[End, None, None]:
   """Records the start and the end of a session in `sessions.jsonl`.
 
   Args:
@@ -84,12 +85,16 @@ def session(
     **start: "time" (Unix seconds) of the start, and the hardware.
 
   Yields:
-    A function to call with the exit code at a regular end; an exception is
-    recorded as it passes.
+    A function to call with the exit code, and why, at a regular end; an
+    exception is recorded as it passes. The first end counts.
   """
+  ended = False
 
   def end(code: int, why: str = "") -> None:
-    _append(workdir, active, "end", time=time.time(), code=code, why=why)
+    nonlocal ended
+    if not ended:
+      _append(workdir, active, "end", time=time.time(), code=code, why=why)
+    ended = True
 
   _append(workdir, active, "start", **start)
   try:

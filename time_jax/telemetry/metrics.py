@@ -13,6 +13,7 @@ import tqdm
 from time_jax.core.storage import atomic_file, lease
 from time_jax.core.storage.paths import Path
 from time_jax.telemetry import history
+from time_jax.telemetry.history import METRIC
 from time_jax.telemetry.tracking import Tracker
 
 _LINE_EVERY = 60  # seconds between two lines of progress in a log
@@ -42,45 +43,36 @@ _EventsWriter, _scalar_summary, _proto = _import_tensorboardx()
 class Recorder:
   """Records a run's scalars; in a resumed run, as if it had never stopped.
 
-  A context manager. Only in process 0 it is `active`; in the others its calls
-  do nothing.
+  Each student has records of its own; the terminal shows those of all. A
+  context manager. Only in process 0 it is `active`; in the others its calls do
+  nothing.
   """
 
   def __init__(
     self,
-    workdir: Path,
+    folders: Mapping[str, Path],
     step: int,
     num_steps: int,
     active: bool,
-    tracker: Tracker | None = None,
+    trackers: Mapping[str, Tracker] | None = None,
   ) -> None:
     """Opens the files, and drops records after `step`, which come again.
 
     Args:
-      workdir: folder of the run.
+      folders: where the records of each student go, by its name.
       step: steps done so far.
       num_steps: steps of the whole run.
       active: whether this process writes.
-      tracker: service that gets the same scalars, closed with the files; None:
-        no service.
+      trackers: by student, a service that gets the same scalars, closed with
+        the files; None: no service.
     """
-    self._active, self._tracker = active, tracker
+    self._active, self._trackers = active, dict(trackers or {})
+    self._files: dict[str, _Files] = {}
     if not active:
       return
     lease.check()
     self._num_steps = num_steps
-    self._path = workdir / "metrics.jsonl"
-    # From step 0 the run starts anew, its first evaluation included.
-    rows = history.read_lines(self._path)[0] if step else []
-    kept = [
-      row
-      for row in rows
-      if isinstance(row.get("step"), int) and row["step"] <= step
-    ]
-    text = "".join(atomic_file.as_json(row) + "\n" for row in kept)
-    atomic_file.write_text(self._path, text)
-    self._file = self._path.open("a", encoding="utf-8")
-    self._board = _Board(workdir / "tensorboard", step + 1 if step else 0)
+    self._files = {name: _Files(f, step) for name, f in folders.items()}
     self._bar = tqdm.tqdm(
       initial=step,
       total=num_steps,
@@ -96,44 +88,45 @@ class Recorder:
   def __exit__(self, kind: type | None, *exception: object) -> None:
     if self._active:
       self._bar.close()
-      # `write` has raised what cannot be written, and it still cannot.
-      for file in (self._board, self._file):
-        with contextlib.suppress(OSError):
-          file.close()
-    if self._tracker:
-      self._tracker.close(failed=kind is not None)
+      for files in self._files.values():
+        files.close()
+    for tracker in self._trackers.values():
+      tracker.close(failed=kind is not None)
 
   def advance(self) -> None:
     """Moves the bar by one step."""
     if self._active:
       self._bar.update()
 
-  def write(self, step: int, scalars: Mapping[str, float | int]) -> None:
+  def write(
+    self, step: int, scalars: Mapping[str, Mapping[str, float | int]]
+  ) -> None:
     """Records the scalars of a step, and shows some of them to the user.
 
     Args:
       step: number of the step.
-      scalars: metrics by name, such as "train/loss".
+      scalars: by student, metrics by name, such as "train/loss".
     """
     if not self._active:
       return
     lease.check()
-    self._file.write(atomic_file.as_json({"step": step, **scalars}) + "\n")
-    self._file.flush()
-    self._board.write(step, scalars)
-    if self._tracker:
-      self._tracker.write(step, scalars)
-    self._bar.set_postfix_str(_short(scalars))
-    if self._bar.disable and "train/loss" in scalars:
-      self._log_line(step, scalars)
+    for name, own in scalars.items():
+      self._files[name].write(step, own)
+      if tracker := self._trackers.get(name):
+        tracker.write(step, own)
+    shown = _shown(scalars)
+    self._bar.set_postfix_str(shown)
+    first = next(iter(scalars.values()), {})
+    if self._bar.disable and "train/loss" in first:
+      self._log_line(step, shown, first.get("perf/steps_per_second"))
 
-  def _log_line(self, step: int, scalars: Mapping[str, float | int]) -> None:
+  def _log_line(self, step: int, shown: str, rate: float | None) -> None:
     """Prints progress for a log: at once, and then a line a minute."""
     if time.monotonic() < self._next_line:
       return
     self._next_line = time.monotonic() + _LINE_EVERY
-    line = f"step {step} of {self._num_steps}: {_short(scalars)}"
-    if rate := scalars.get("perf/steps_per_second"):
+    line = f"step {step} of {self._num_steps}: {shown}"
+    if rate:
       seconds = round((self._num_steps - step) / rate)
       line += f" left {datetime.timedelta(seconds=seconds)}"
     self.say(line)
@@ -143,6 +136,36 @@ class Recorder:
     if self._active:
       tqdm.tqdm.write(text, file=sys.stderr)
       sys.stderr.flush()
+
+
+class _Files:
+  """The records of one student: metrics.jsonl, and those for TensorBoard."""
+
+  def __init__(self, folder: Path, step: int) -> None:
+    """Opens them, and drops records after `step`."""
+    path = folder / "metrics.jsonl"
+    # From step 0 the run starts anew, its first evaluation included.
+    rows = history.read_lines(path)[0] if step else []
+    kept = [
+      row
+      for row in rows
+      if isinstance(row.get("step"), int) and row["step"] <= step
+    ]
+    text = "".join(atomic_file.as_json(row) + "\n" for row in kept)
+    atomic_file.write_text(path, text)
+    self._file = path.open("a", encoding="utf-8")
+    self.board = _Board(folder / "tensorboard", step + 1 if step else 0)
+
+  def write(self, step: int, scalars: Mapping[str, float | int]) -> None:
+    self._file.write(atomic_file.as_json({"step": step, **scalars}) + "\n")
+    self._file.flush()
+    self.board.write(step, scalars)
+
+  def close(self) -> None:
+    # `write` has raised what cannot be written, and it still cannot.
+    for file in (self.board, self._file):
+      with contextlib.suppress(OSError):
+        file.close()
 
 
 class _Board:
@@ -177,19 +200,35 @@ class _Board:
     self._file.close()
 
 
-def _short(scalars: Mapping[str, float | int]) -> str:
-  shown = {
-    "train/loss": "loss {:.4f}",
-    "train/kl_qq": "qq {:.3f}",
-    "train/kl_kk": "kk {:.3f}",
-    "train/kl_vv": "vv {:.3f}",
-    "train/learning_rate": "lr {:.1e}",
-    "perf/tokens_per_second": "{:,.0f} tok/s",
-    "perf/input_wait": "wait {:.0%}",
-    "eval/relation_loss": "eval {:.4f}",
-  }
+_LOSSES = ("train/loss", METRIC)  # what is shown of each of several students
+_SHOWN = {
+  "train/loss": "loss {:.4f}",
+  "train/kl_qq": "qq {:.3f}",
+  "train/kl_kk": "kk {:.3f}",
+  "train/kl_vv": "vv {:.3f}",
+  "train/learning_rate": "lr {:.1e}",
+  "perf/tokens_per_second": "{:,.0f} tok/s",
+  "perf/input_wait": "wait {:.0%}",
+  METRIC: "eval {:.4f}",
+}
+
+
+def _shown(scalars: Mapping[str, Mapping[str, float | int]]) -> str:
+  """Returns some scalars of a step in one line; of several students, less."""
+  first = next(iter(scalars.values()), {})
+  if len(scalars) < 2:
+    return _line(first, _SHOWN)
+  losses = [
+    _line(own, {name: f"{student} {_SHOWN[name]}" for name in _LOSSES})
+    for student, own in scalars.items()
+  ]
+  speed = {n: text for n, text in _SHOWN.items() if n.startswith("perf/")}
+  return " ".join(text for text in [*losses, _line(first, speed)] if text)
+
+
+def _line(scalars: Mapping[str, float | int], texts: Mapping[str, str]) -> str:
   return " ".join(
     text.format(scalars[name])
-    for name, text in shown.items()
+    for name, text in texts.items()
     if name in scalars
   )

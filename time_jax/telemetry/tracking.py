@@ -4,7 +4,10 @@ import contextlib
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from typing import Any
+
+from packaging.version import Version
 
 from time_jax.core.errors import (
   DAMAGED_JSON,
@@ -19,19 +22,32 @@ from time_jax.core.storage.paths import Path
 _FILE = "wandb.json"
 
 
-def check_installed(project: str) -> None:
+# Earlier ones have one run at a time in a process.
+_SEVERAL = "0.19.10"
+
+
+def check_installed(project: str, *, several: bool = False) -> None:
   """Checks that the package is there if a project is given.
 
   Args:
     project: the value of `log.wandb`; empty: not wanted.
+    several: whether there are several students, each with a run there.
 
   Raises:
-    UserError: the package wandb is missing.
+    UserError: the package wandb is missing, or too old.
   """
-  if project and importlib.util.find_spec("wandb") is None:
+  if not project:
+    return
+  if importlib.util.find_spec("wandb") is None:
     raise UserError(
       f"log.wandb={project!r} needs the package wandb; `pip install "
       "-e '.[wandb]'` in the repository on all hosts, or leave it empty."
+    )
+  found = metadata.version("wandb") if several else _SEVERAL
+  if Version(found) < Version(_SEVERAL):
+    raise UserError(
+      f"log.wandb={project!r} needs wandb {_SEVERAL} or newer for several "
+      f"students, not {found}; `pip install -U wandb`, or leave it empty."
     )
 
 
@@ -39,7 +55,11 @@ class Tracker:
   """A run at Weights & Biases; all sessions of a workdir share one."""
 
   def __init__(
-    self, project: str, workdir: Path, settings: Mapping[str, Any]
+    self,
+    project: str,
+    workdir: Path,
+    settings: Mapping[str, Any],
+    group: str = "",
   ) -> None:
     """Starts the run there, or continues the one of WORKDIR/wandb.json.
 
@@ -47,6 +67,8 @@ class Tracker:
       project: name of the project there.
       workdir: folder of the run.
       settings: shown beside the run; secrets in them are cut out.
+      group: name of the group of runs of this process, of which this is one;
+        empty: it is the only one.
 
     Raises:
       UserError: the run cannot be started, such as without a login.
@@ -63,6 +85,7 @@ class Tracker:
         name=workdir.name,
         dir=str(workdir),
         config=_shown(settings),
+        **({"group": group, "reinit": "create_new"} if group else {}),
       )
     except Exception as error:  # wandb's own kinds, and the network's
       raise UserError(

@@ -13,6 +13,7 @@ from time_jax.checkpoint import layout
 from time_jax.checkpoint.layout import METADATA
 from time_jax.config import finetune as config_finetune
 from time_jax.config import warmup
+from time_jax.config.students import ONE
 from time_jax.core.display import aligned_table
 from time_jax.core.errors import EXIT_PREEMPTED, UserError
 from time_jax.core.storage import atomic_file
@@ -85,7 +86,7 @@ def _finetune(
   host_collectives.check_shared(workdir)
   settings = _settings(config)
   # Before loading weights, which only all processes can do together.
-  check_processes({"run": settings, "versions": versions()})
+  check_processes({ONE: {"run": settings, "versions": versions()}})
   machine.use_compilation_cache()
   mesh = sharding.make_mesh(**config.mesh.to_dict())
   opened = open_encoder(
@@ -99,7 +100,7 @@ def _finetune(
   )
   settings[model_identity.KEY] = opened.identity.value
   settings["tokenizer (SHA-256)"] = opened.tokenizer.sha256
-  check_processes({"run": settings, "versions": versions()})
+  check_processes({ONE: {"run": settings, "versions": versions()}})
   buckets = batches.make_buckets(
     config.data.buckets,
     min(config.data.get("longest", opened.longest), opened.longest),

@@ -7,7 +7,7 @@ What a step computes is in `tuning_step`. When things happen is decided by
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.checkpoint.writer import CheckpointWriter
 from time_jax.config.recorded import differences
+from time_jax.config.students import ONE
 from time_jax.core import nonfinite
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import Path
@@ -29,7 +30,7 @@ from time_jax.hf.model_identity import Identity, upgrade_record
 from time_jax.models.family import Params
 from time_jax.parallel import sharding
 from time_jax.run import loop, students
-from time_jax.run.students import STUDENTS
+from time_jax.run.job import Calendar, Job, Scores, States, StepMetrics
 from time_jax.step import optimizer
 from time_jax.step.state import (
   StepSettings,
@@ -60,7 +61,7 @@ class Batches(Protocol):
 
 
 @dataclasses.dataclass
-class Tuning(loop.Job):
+class Tuning(Job):
   """A model that is fine-tuned with one seed.
 
   Attributes:
@@ -95,8 +96,9 @@ class Tuning(loop.Job):
   def __post_init__(self) -> None:
     """Sets what follows from the fields."""
     epoch = self.batches.steps
+    self.folders = {ONE: self.workdir}
     self.ledger = Ledger()
-    self.calendar = loop.Calendar(
+    self.calendar = Calendar(
       num_steps=self.num_steps,
       eval_every=epoch,
       save_every=(self.recipe.checkpoint_every,),
@@ -166,7 +168,7 @@ class Tuning(loop.Job):
       metrics=[SCORE],
       highest=True,
     ) as checkpoints:
-      states = dict.fromkeys(STUDENTS, self._restore(checkpoints))
+      states = {ONE: self._restore(checkpoints)}
       self._started = time.monotonic() - self.seconds
       if not loop.train(self, states, checkpoints, beat=beat):
         return None
@@ -201,20 +203,20 @@ class Tuning(loop.Job):
     )
 
   def batch_at(self, done: int) -> Any:
-    """See `loop.Job`."""
+    """See `Job`."""
     return self.batches.batch_at(done)
 
   def place(self, batch: Any) -> Any:
-    """See `loop.Job`."""
+    """See `Job`."""
     return batches.place(batch, self.mesh)
 
   def step(
-    self, step: int, states: loop.States, batch: Any
-  ) -> tuple[loop.States, loop.StepMetrics]:
-    """See `loop.Job`."""
+    self, step: int, states: States, batch: Any
+  ) -> tuple[States, StepMetrics]:
+    """See `Job`."""
     del step
-    new_states: loop.States = {}
-    scalars: loop.StepMetrics = {}
+    new_states: States = {}
+    scalars: dict[str, Mapping[str, Any]] = {}
     gradients, update = self.gradients, self.update
     with sharding.use_mesh(self.mesh):
       for name, state in states.items():
@@ -222,8 +224,9 @@ class Tuning(loop.Job):
         new_states[name], scalars[name] = update(state, grads, parts)
     return new_states, scalars
 
-  def reason_to_end(self, step: int, skipped_in_a_row: int) -> str:
-    """See `loop.Job`."""
+  def reason_to_end(self, name: str, step: int, skipped_in_a_row: int) -> str:
+    """See `Job`."""
+    del name
     return nonfinite.reason_to_end(
       skipped_in_a_row,
       step,
@@ -232,43 +235,40 @@ class Tuning(loop.Job):
       spikes=False,
     )
 
-  def advice(self, saved: int) -> str:
-    """See `loop.Job`."""
-    del saved
+  def advice(self, names: Collection[str], saved: int) -> str:
+    """See `Job`."""
+    del names, saved
     return (
       "Start again with a lower train.peak_lr in another --workdir, or look "
       "for damaged weights."
     )
 
-  def lacks_evaluation(self, done: int) -> bool:
-    """See `loop.Job`."""
-    return len(self.history) < done // self.batches.steps
+  def lacks_evaluation(self, done: int) -> Collection[str]:
+    """See `Job`."""
+    return [ONE] if len(self.history) < done // self.batches.steps else []
 
-  def evaluate(
-    self, states: loop.States, watch: Callable[[], None]
-  ) -> dict[str, float]:
-    """See `loop.Job`; adds the scores to the history."""
-    scores = students.join(
-      {name: self.task.evaluate(s.ema, watch) for name, s in states.items()}
-    )
-    self.history = [*self.history, scores]
+  def evaluate(self, states: States, watch: Callable[[], None]) -> Scores:
+    """See `Job`; adds the scores to the history."""
+    scores = {n: self.task.evaluate(s.ema, watch) for n, s in states.items()}
+    self.history = [*self.history, scores[ONE]]
     self.seconds = time.monotonic() - self._started
     return scores
 
-  def describe_scores(self, step: int, scores: Mapping[str, float]) -> str:
-    """See `loop.Job`."""
+  def describe_scores(self, step: int, scores: Scores) -> str:
+    """See `Job`."""
     shown = " ".join(
       f"{name.removeprefix('dev/')} {value:.2f}"
-      for name, value in scores.items()
+      for name, value in scores[ONE].items()
     )
     return f"epoch {step // self.batches.steps}: dev {shown}"
 
-  def trees(self, states: loop.States) -> dict[str, Any]:
-    """See `loop.Job`."""
+  def trees(self, step: int, states: States) -> dict[str, Any]:
+    """See `Job`."""
+    del step
     return students.join({name: _trees(s) for name, s in states.items()})
 
-  def metadata(self, states: loop.States) -> dict[str, Any]:
-    """See `loop.Job`."""
+  def metadata(self, states: States) -> dict[str, Any]:
+    """See `Job`."""
     self.seconds = time.monotonic() - self._started
     counters = {
       student: {name: int(getattr(state, name)) for name in _COUNTERS}

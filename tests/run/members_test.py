@@ -1,0 +1,210 @@
+"""Several students in one run: each as if it were trained alone."""
+
+import json
+import shutil
+import signal
+
+import alone
+import numpy as np
+import pytest
+import running
+
+from time_jax.checkpoint.reader import CheckpointReader
+from time_jax.cli import main
+from time_jax.config.students import ONE
+from time_jax.run import members
+from time_jax.telemetry import history
+
+# What each has of its own; b learns of another layer.
+OWN = {
+  "a": {"student.num_layers": 1, "train.peak_lr": 1e-2, "train.ema": 0.5},
+  "b": {"teacher.layer": 1, "student.seed": 5, "relations.weights.qk": 1.0},
+  "c": {"student.dropout": 0.0, "train.spike": 6, "train.warmup_steps": 3},
+}
+FLAGS = (
+  "--config.train.num_steps=20",
+  "--config.checkpoint.every=5",
+  "--config.eval.every=10",
+)
+
+
+def fields(name, prefix=""):
+  return [f"--config.{prefix}{key}={v}" for key, v in OWN[name].items()]
+
+
+ALL = [word for name in OWN for word in fields(name, f"students.{name}.")]
+
+
+@pytest.fixture(scope="module")
+def together(tiny, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("together")
+  alone.run(*running.command(tiny, workdir, *FLAGS, *ALL))
+  return workdir
+
+
+def parts(workdir, step, student=""):
+  """All arrays of a student in a checkpoint, by their names alone."""
+  prefix = f"{student}." if student else ""
+  folder = workdir / "checkpoints" / str(step)
+  more = [n for n in ("ema",) if (folder / f"{prefix}{n}").is_dir()]
+  items = [prefix + name for name in ("params", "rest", *more)]
+  found = running.arrays(folder, items)
+  return {
+    (name.removeprefix(prefix), *path): leaf
+    for (name, *path), leaf in found.items()
+  }
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_each_is_as_if_it_were_alone(tiny, together, tmp_path, name):
+  """Weights, optimizer, records and scores; of a checkpoint the record, too."""
+  rows = f"--config.data.folder={together / 'data'}"
+  flags = (*FLAGS, *fields(name), rows)
+  alone.run(*running.command(tiny, tmp_path, *flags))
+  folder = together / "students" / name
+  expected = parts(tmp_path, 20)
+  found = parts(together, 20, name)
+  assert found.keys() == expected.keys()
+  for key, leaf in expected.items():
+    np.testing.assert_allclose(found[key], leaf, atol=1e-6, err_msg=str(key))
+  timeless = [
+    [
+      {k: v for k, v in row.items() if k.startswith(("train", "eval", "data"))}
+      for row in history.read_metrics(where)
+    ]
+    for where in (folder, tmp_path)
+  ]
+  for ours, theirs in zip(*timeless, strict=True):
+    assert ours == pytest.approx(theirs, rel=1e-5)
+  with CheckpointReader(folder) as ours, CheckpointReader(tmp_path) as theirs:
+    assert ours.steps() == theirs.steps()
+    record, other = ours.metadata(20), theirs.metadata(20)
+    record["run"]["data"]["folder"] = other["run"]["data"]["folder"]
+    assert record == other
+  config = json.loads((folder / "config.json").read_text())
+  other = json.loads((tmp_path / "config.json").read_text())
+  assert config["students"] == {} and config["student"] == other["student"]
+
+
+def test_a_run_of_one_student_is_that_run(tmp_path):
+  from time_jax.config.distill import default_config
+
+  config = default_config()
+  found = members.members(config, tmp_path)
+  assert found.keys() == {ONE} and found[ONE].config is config
+  assert found[ONE].workdir == tmp_path
+
+
+def same_state(workdir, other, step, names):
+  for name in names:
+    running.assert_same_state(
+      parts(workdir, step, name), parts(other, step, name)
+    )
+
+
+@pytest.fixture
+def command(tiny, together, tmp_path):
+  """The same run in a folder of its own, whose rows are prepared."""
+  shutil.copytree(together / "data", tmp_path / "data")
+  return running.command(tiny, tmp_path, *FLAGS, *ALL)
+
+
+def test_killed_and_stopped_it_ends_bit_equal(together, command, tmp_path):
+  code, output = running.disturbed(command, "save:2:SIGKILL")
+  assert code == -signal.SIGKILL, output
+  with CheckpointReader(tmp_path / "students" / "a") as checkpoints:
+    assert checkpoints.steps() == [5]
+  code, output = running.disturbed(command, "step:4:SIGTERM")
+  assert code == 42 and "continuing after step 5" in output, output
+  code, output = running.run(command)
+  assert code == 0, output
+  same_state(tmp_path, together, 20, OWN)
+  for name in OWN:
+    ours, theirs = tmp_path / "students" / name, together / "students" / name
+    assert running.losses(ours) == running.losses(theirs)
+    events = [row["event"] for row in history.read_sessions(ours)]
+    assert events == ["start", "start", "end", "start", "end"]
+
+
+def test_a_student_ends_and_the_others_do_not_notice(
+  together, command, tmp_path
+):
+  """Killed in between, it is the same."""
+  command = [*command, "--config.students.b.train.max_skipped=2"]
+  faults = "nan:4:b,nan:5:b"
+  code, output = running.disturbed(command, f"{faults},save:3:SIGKILL")
+  assert code == -signal.SIGKILL, output
+  line = "in 2 steps in a row, up to step 5. It is kept as it is from here on"
+  assert f"b: loss, gradient or update was not finite {line}; a, c go on." in (
+    output
+  )
+  code, output = running.disturbed(command, faults)
+  assert code == 3, output
+  assert "b: it had skipped too many steps in a row." in output
+  last = output.splitlines()[-1]
+  assert last.startswith("time_jax: error: b ended after step 10: it had")
+  assert "a, c have all their steps. To train b on" in last
+  same_state(tmp_path, together, 20, ("a", "c"))
+  assert list(running.losses(tmp_path / "students" / "b")) == [1, 2, 3, 4]
+  before, after = parts(tmp_path, 15, "b"), parts(tmp_path, 20, "b")
+  assert before.pop(("rest", "step")) == 15
+  assert after.pop(("rest", "step")) == 20
+  running.assert_same_state(before, after)
+  assert after[("rest", "skipped")] == 2
+  (_, end) = history.read_sessions(tmp_path / "students" / "b")[-2:]
+  assert end["code"] == 3 and "skipped too many" in end["why"]
+  ends = history.read_sessions(tmp_path / "students" / "a")
+  assert ends[-1]["event"] == "end" and ends[-1]["code"] == 0
+
+
+def test_a_change_lets_a_student_go_on(command, tmp_path):
+  """After the step of the change, as if it had skipped all until then."""
+  faults = "nan:4:b,nan:5:b"
+  own = "--config.students.b.train"
+  stop = [f"{own}.max_skipped=2", f"{own}.changes=10:max_skipped=9"]
+  code, output = running.disturbed([*command, *stop], faults)
+  assert code == 0, output
+  assert "b goes on after step 10" in output
+  steps = list(running.losses(tmp_path / "students" / "b"))
+  assert steps == [1, 2, 3, 4, *range(11, 21)]
+
+
+def test_two_processes(together, command, tmp_path):
+  command = [*command, "--config.train.peak_lr=1e-3"]
+  code, output = running.disturbed(command, "save:2:SIGKILL", 2)
+  assert code != 0, output
+  code, output = running.run(command, 2)
+  assert code == 0, output
+  assert "continuing after step 5" in output
+  for name in OWN:
+    folder = tmp_path / "students" / name
+    assert list(running.losses(folder)) == list(range(1, 21))
+    with CheckpointReader(folder) as checkpoints:
+      assert checkpoints.steps()[-1] == 20
+
+
+REFUSED = {
+  "holds the students a, b, c; expected a config with the same, not with one "
+  "student": ("", []),
+  "not with the students a, b.": ("", ALL[:6]),
+  "holds the student a of the run in": ("students/a", ALL),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_other_students_are_refused(tiny, together, one_process, capsys, words):
+  folder, own = REFUSED[words]
+  before = sorted(together.rglob("*"))
+  command = running.command(tiny, together / folder, *FLAGS, *own)
+  assert main.main(command) == 2
+  assert words in capsys.readouterr().err.splitlines()[-1]
+  assert sorted(together.rglob("*")) == before
+
+
+def test_a_run_of_one_student_takes_no_more(
+  tiny, tmp_path, one_process, capsys
+):
+  (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+  assert main.main(running.command(tiny, tmp_path, *FLAGS, *ALL)) == 2
+  line = capsys.readouterr().err.splitlines()[-1]
+  assert "holds one student; expected a config with the same, not with" in line

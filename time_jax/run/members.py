@@ -1,0 +1,134 @@
+"""The students of a run: the config and the folder of each.
+
+A run of one student has everything in its workdir. One of several has their
+records and files in WORKDIR/students/NAME, each like the workdir of a run of
+its own; text, checkpoints and profile are in WORKDIR, see `checkpoint.layout`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from time_jax.checkpoint import layout
+from time_jax.config.students import ONE, effective
+from time_jax.core.errors import UserError
+from time_jax.core.storage import atomic_file
+from time_jax.core.storage.paths import Path, prepare_workdir
+from time_jax.run import assembly, first_weights, students
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+  """A student of a run.
+
+  Attributes:
+    config: its config, as if it were trained alone.
+    workdir: folder of its records and files.
+  """
+
+  config: ConfigDict
+  workdir: Path
+
+
+def members(config: ConfigDict, workdir: Path) -> dict[str, Member]:
+  """Returns the students of a run by name; of one student, the run itself.
+
+  Args:
+    config: config of the run. Later changes of it reach the students only
+      where there is one.
+    workdir: folder of the run.
+  """
+  configs = effective(config)
+  if configs.keys() == {ONE}:
+    return {ONE: Member(config, workdir)}
+  return {
+    name: Member(own, workdir / layout.STUDENTS / name)
+    for name, own in configs.items()
+  }
+
+
+def prepare_folders(members: Mapping[str, Member], workdir: Path) -> None:
+  """Makes the folders of a run, and checks that it holds the same students.
+
+  Args:
+    members: the students.
+    workdir: folder of the run.
+
+  Raises:
+    UserError: the workdir holds other students, is that of a student itself,
+      or cannot be used.
+  """
+  prepare_workdir(workdir)
+  place = layout.checkpoints_of(workdir)
+  if place.student:
+    raise UserError(
+      f"{workdir} holds the student {place.student} of the run in {place.run}; "
+      f"expected --workdir={place.run} to go on with that run, or another "
+      "folder for another one."
+    )
+  names = [] if members.keys() == {ONE} else sorted(members)
+  before = layout.students_of(workdir)
+  begun = bool(before or layout.step_folders(workdir))
+  if begun and before != names:
+    raise UserError(
+      f"{workdir} holds {_told(before)}; expected a config with the same, not "
+      f"with {_told(names)}. Train others in another --workdir."
+    )
+  for member in members.values():
+    prepare_workdir(member.workdir)
+
+
+def check_teacher(members: Mapping[str, Member]) -> int:
+  """Checks that teacher, students, text and relations fit together.
+
+  Args:
+    members: the students of a run.
+
+  Returns:
+    The number of rows of the teacher's token table.
+
+  Raises:
+    UserError: the teacher is missing or does not fit a student.
+  """
+  layers = {member.config.teacher.layer for member in members.values()}
+  teacher = next(iter(members.values())).config.teacher
+  if teacher.path == assembly.RANDOM and len(layers) > 1:
+    raise UserError(
+      "teacher.path='random' has other weights for each teacher.layer; "
+      f"expected one layer for {', '.join(members)}, not "
+      f"{' and '.join(map(str, sorted(layers)))}."
+    )
+  sizes: set[int] = set()
+  for name, member in members.items():
+    try:
+      vocab_size = assembly.teacher_config(member.config).vocab_size
+      first_weights.check_source(member.config, member.workdir, vocab_size)
+    except UserError as error:
+      raise UserError(students.about(name, str(error))) from error
+    sizes.add(vocab_size)
+  (vocab_size,) = sizes  # They have one teacher.
+  return vocab_size
+
+
+def _told(names: list[str]) -> str:
+  return f"the students {', '.join(names)}" if names else "one student"
+
+
+def write_places(
+  members: Mapping[str, Member], config: ConfigDict, workdir: Path
+) -> None:
+  """Writes the config of a run of several students, and where they belong.
+
+  Args:
+    members: the students. For one student, nothing is written here.
+    config: config of the run.
+    workdir: folder of the run.
+  """
+  if members.keys() == {ONE}:
+    return
+  atomic_file.write_json(workdir / "config.json", json.loads(config.to_json()))
+  for name, member in members.items():
+    record = {"run": "../..", "student": name}
+    atomic_file.write_json(member.workdir / layout.MEMBER, record)
