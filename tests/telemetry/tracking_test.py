@@ -86,6 +86,27 @@ def test_a_run_that_is_traced_and_tracked(
   assert "bad key wandb_v1_.... Log in by `wandb login`" in last
 
 
+def test_each_of_several_students_has_a_run_there(
+  service, tiny, tmp_path, one_process, monkeypatch, capsys
+):
+  flags = ["--config.log.wandb=students", "--config.train.num_steps=2"]
+  flags += [f"--config.students.{n}.student.seed={n == 'b':d}" for n in "ab"]
+  command = running.command(tiny, tmp_path, *flags)
+  monkeypatch.setattr(tracking.metadata, "version", lambda name: "0.19.9")
+  assert main.main(command) == 2
+  last = capsys.readouterr().err.splitlines()[-1]
+  assert "needs wandb 0.19.10 or newer for several students, not 0.19.9" in last
+  monkeypatch.setattr(tracking.metadata, "version", lambda name: "0.22.0")
+  assert main.main(command) == 0
+  for name, calls in zip("ab", service.values(), strict=True):
+    folder = tmp_path / "students" / name
+    (given,) = of(calls, "init")
+    assert (given["name"], given["group"]) == (name, tmp_path.name)
+    assert given["reinit"] == "create_new" and given["dir"] == str(folder)
+    assert of(calls, "log") == history.read_lines(folder / "metrics.jsonl")[0]
+    assert of(calls, "finish") == [0]
+
+
 def test_an_error_is_told_there(service, tmp_path):
   from time_jax.telemetry import metrics
 

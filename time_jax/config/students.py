@@ -181,7 +181,7 @@ def _wrong_name(name: str) -> Iterator[str]:
       f"students.{name}: expected a name of letters, digits and _, which "
       "begins with a letter, of at most 40"
     )
-  elif hasattr(ConfigDict, name):
+  elif name == ONE or hasattr(ConfigDict, name):
     yield f"students.{name}: this name has a meaning of its own; take another"
 
 

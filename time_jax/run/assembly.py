@@ -20,6 +20,7 @@ from time_jax.models import bert
 from time_jax.models.family import Family, Teacher
 from time_jax.parallel import sharding
 from time_jax.relations.loss import check_heads, check_platform, check_relations
+from time_jax.run import students
 from time_jax.step import optimizer, partitioning, train_step
 from time_jax.step.objective import Objective, shared
 from time_jax.step.state import StepSettings, abstract_state
@@ -70,6 +71,35 @@ def teacher_config(config: ConfigDict) -> Any:
     )
   student_config(config, teacher.vocab_size)
   return teacher
+
+
+def check_students(configs: Mapping[str, ConfigDict]) -> Any:
+  """Does the same for all students of a run.
+
+  Args:
+    configs: config of each student, by name.
+
+  Returns:
+    The sizes of the teacher.
+
+  Raises:
+    UserError: the teacher is missing or does not fit a student.
+  """
+  layers = sorted({config.teacher.layer for config in configs.values()})
+  common = next(iter(configs.values()))
+  if common.teacher.path == RANDOM and len(layers) > 1:
+    raise UserError(
+      "teacher.path='random' has other weights for each teacher.layer; "
+      f"expected one layer for {', '.join(configs)}, not "
+      f"{' and '.join(map(str, layers))}."
+    )
+  teacher: Any = None
+  for name, config in configs.items():
+    try:
+      teacher = teacher_config(config)
+    except UserError as error:
+      raise UserError(students.about(name, str(error))) from error
+  return teacher  # That of all.
 
 
 def _overrides(config: ConfigDict) -> dict[str, str]:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from time_jax.config import warmup
 from time_jax.config.distill import check_config
+from time_jax.config.students import effective
 from time_jax.core.arrays import Batch
 from time_jax.core.errors import DAMAGED_JSON, UserError
 from time_jax.core.notes import say
@@ -21,7 +22,7 @@ from time_jax.data import integrity, manifest, pipeline, prepare
 from time_jax.data.shards import RowFormat
 from time_jax.hf import files, tokenizer
 from time_jax.parallel import processes, sharding
-from time_jax.run.assembly import RANDOM, teacher_config
+from time_jax.run.assembly import RANDOM, check_students
 
 TRAIN, VALIDATION = "train", "validation"
 _REPORT_EVERY = 30.0  # seconds
@@ -271,7 +272,7 @@ def prepare_command(
     UserError: see `prepare_corpus`; with `verify`, also damaged rows.
   """
   check_config(config)
-  vocab_size = teacher_config(config).vocab_size
+  vocab_size = check_students(effective(config)).vocab_size
   keep_limit(config, workdir)
   folder = data_folder(config, workdir)
   with contextlib.ExitStack() as stack:

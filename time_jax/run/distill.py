@@ -20,6 +20,7 @@ from time_jax.run import (
   assembly,
   corpus,
   first_state,
+  first_weights,
   imported_model,
   loop,
   members,
@@ -74,7 +75,11 @@ def distill(
   members.prepare_folders(group, workdir)
   for name, member in group.items():
     _settle(name, member, typed)
-  vocab_size = members.check_teacher(group)
+  vocab_size = assembly.check_students(
+    {name: member.config for name, member in group.items()}
+  ).vocab_size
+  for member in group.values():
+    first_weights.check_source(member.config, member.workdir, vocab_size)
   with processes.hold_workdir(workdir):
     process = processes.join()
     mesh = assembly.make_mesh(config)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from time_jax.config import changes
@@ -11,6 +12,7 @@ from time_jax.config.students import ONE
 from time_jax.core import nonfinite
 from time_jax.core.arrays import Batch
 from time_jax.core.errors import EXIT_RUN_FAILED
+from time_jax.core.notes import say
 from time_jax.core.storage.paths import Path
 from time_jax.data import pipeline
 from time_jax.parallel import host_collectives, sharding
@@ -151,8 +153,23 @@ class Distillation(Job):
     with self.ledger.doing("compile" if first or changed else "steps"):
       arguments = states, self._teacher_params, batch
       if first:  # What cannot fit is told before it runs.
-        memory.compile_step(self._parallel.lower(*arguments), self.mesh)
+        lowered = self._parallel.lower(*arguments)
+        program = memory.compile_step(lowered, self.mesh)
+        self._tell_memory(program, states)
       return self._parallel.step(*arguments)
+
+  def _tell_memory(self, program: jax.stages.Compiled, states: States) -> None:
+    """Says what several students take of a device; one shows it as before."""
+    if ONE in states or jax.process_index():
+      return
+    line = memory.describe(
+      self._teacher_params,
+      states,
+      program.memory_analysis(),
+      memory.free(),
+      self.mesh.local_devices,
+    )
+    say(f"{line}.")
 
   def notice(self, done: int) -> str:
     """See `Job`: which settings change now, within a session."""

@@ -16,7 +16,6 @@ from time_jax.config.students import ONE, effective
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.paths import Path, prepare_workdir
-from time_jax.run import assembly, first_weights, students
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,38 +77,6 @@ def prepare_folders(members: Mapping[str, Member], workdir: Path) -> None:
     )
   for member in members.values():
     prepare_workdir(member.workdir)
-
-
-def check_teacher(members: Mapping[str, Member]) -> int:
-  """Checks that teacher, students, text and relations fit together.
-
-  Args:
-    members: the students of a run.
-
-  Returns:
-    The number of rows of the teacher's token table.
-
-  Raises:
-    UserError: the teacher is missing or does not fit a student.
-  """
-  layers = {member.config.teacher.layer for member in members.values()}
-  teacher = next(iter(members.values())).config.teacher
-  if teacher.path == assembly.RANDOM and len(layers) > 1:
-    raise UserError(
-      "teacher.path='random' has other weights for each teacher.layer; "
-      f"expected one layer for {', '.join(members)}, not "
-      f"{' and '.join(map(str, sorted(layers)))}."
-    )
-  sizes: set[int] = set()
-  for name, member in members.items():
-    try:
-      vocab_size = assembly.teacher_config(member.config).vocab_size
-      first_weights.check_source(member.config, member.workdir, vocab_size)
-    except UserError as error:
-      raise UserError(students.about(name, str(error))) from error
-    sizes.add(vocab_size)
-  (vocab_size,) = sizes  # They have one teacher.
-  return vocab_size
 
 
 def _told(names: list[str]) -> str:

@@ -10,6 +10,7 @@ from time_jax.config import command_line, warmup
 from time_jax.config.command import Command, RecipeCommand
 from time_jax.config.distill import check_config
 from time_jax.config.finetune import check_recipe
+from time_jax.config.students import effective
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import local_path
 from time_jax.evals.common import split_files
@@ -127,7 +128,7 @@ def _stage(
     check_config(values.config)
     # A teacher that an earlier stage makes, as `trim` does, is not there yet.
     if not pathlib.Path(values.config.teacher.path).is_relative_to(workdir):
-      assembly.teacher_config(values.config)
+      assembly.check_students(effective(values.config))
   if name == DISTILL and warmup.FIELD in values.changed_fields:
     # A point that an earlier version began, or finished, keeps its schedule.
     warmup.fit(values.config.train, values.workdir, values.changed_fields)
