@@ -324,6 +324,33 @@ def test_the_teacher_is_asked_once(accumulation):
   assert whole - teacher == sum(one - teacher for one, teacher in alone)
 
 
+def test_every_micro_batch_has_dropout_of_its_own():
+  run, _ = all_on_one_device()
+  objectives = {"xs": run.objectives["xs"]}
+  params = {"xs": run.states()["xs"].params}
+  key, one = jax.random.key(0), jnp.float32(1)
+  row = make_batch(**{name: x[:1] for name, x in rows(0).items()})
+
+  @jax.jit
+  def twice(params, teacher_params):
+    batch = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), row)
+    return gradients(
+      params, teacher_params, batch, objectives, one, {"xs": key}, 2
+    )
+
+  @jax.jit
+  def once(params, teacher_params, index):
+    targets = targets_of(objectives, teacher_params, row)["xs"]
+    rng = jax.random.fold_in(key, index)
+    return objectives["xs"].loss(params["xs"], row, targets, one, rng)[0]
+
+  teacher_params = run.teacher.params
+  losses = [float(once(params, teacher_params, index)) for index in range(2)]
+  assert losses[0] != losses[1]
+  _, found, _ = twice(params, teacher_params)["xs"]
+  np.testing.assert_allclose(found, sum(losses), rtol=1e-5)
+
+
 def test_operations_are_the_teachers_once_and_all_students():
   run, _ = all_on_one_device()
   params = {name: state.params for name, state in run.states().items()}
