@@ -5,7 +5,7 @@
 
 Arguments, all optional:
   lang     en; a code that `python -m time_jax languages` knows
-  size     m (also s, xs): the paper's sizes
+  size     m (also s, xs): the paper's sizes. Several of one teacher: m+s+xs
   teacher  xlmr_large; a name that `python -m time_jax teachers` knows, such as
            hplt, the BERT of the language; its layer and R come with it. The
            checkpoints of HPLT are pickles: --config.teacher.allow_pickle.
@@ -35,7 +35,13 @@ Not run at full scale by us: time, cost and scores are not measured.
 from ml_collections import ConfigDict
 
 from time_jax.catalog import corpora, languages, teachers
-from time_jax.config import STUDENT_SIZES, default_config, recipe_arguments
+from time_jax.catalog.teachers import Recommendation
+from time_jax.config import (
+  STUDENT_SIZES,
+  default_config,
+  name_students,
+  recipe_arguments,
+)
 from time_jax.core.errors import UserError
 from time_jax.hf import own_teacher
 
@@ -44,27 +50,29 @@ def get_config(arguments: str = "") -> ConfigDict:
   """Returns the recipe for `lang=..,size=..,teacher=..,corpus=..`."""
   chosen = _parse(arguments)
   language = languages.find(chosen["lang"])
-  size = chosen["size"]
-  width = STUDENT_SIZES[size]["hidden_size"]
-  name = chosen["teacher"]
-  teacher = (
-    own_teacher.own_teacher(name, width)
-    if own_teacher.is_place(name)
-    else teachers.teacher(name, language)
+  sizes = recipe_arguments.several(
+    chosen["size"], "size", "configs/time.py", STUDENT_SIZES
   )
-  if width % teacher.relation_heads:
-    raise UserError(
-      f"configs/time.py: the {teacher.relation_heads} relation heads of "
-      f"{teacher.name} do not divide the hidden_size {width} of size {size}; "
-      "expected one that they divide: choose another size or teacher."
-    )
+  found = {size: _teacher(chosen["teacher"], language, size) for size in sizes}
 
   config = default_config()
   config.lang = language.tag
-  config.teacher.path = teacher.path
-  config.teacher.layer = teacher.layer
-  config.relations.num_heads = teacher.relation_heads
-  config.student.update(STUDENT_SIZES[size])
+  config.teacher.path = found[sizes[0]].path
+  students = {size: _fields(size, teacher) for size, teacher in found.items()}
+  common = students[sizes[0]]
+  config.update_from_flattened_dict(common)
+  if len(sizes) > 1:
+    name_students(
+      config,
+      {
+        size: {
+          field: value
+          for field, value in own.items()
+          if field.startswith("student.") or value != common[field]
+        }
+        for size, own in students.items()
+      },
+    )
   text = corpora.training_text(chosen["corpus"], language)
   held_out = corpora.held_out_text(language) if text else ""
   config.data.train = (text,) if text else ()
@@ -87,9 +95,32 @@ def _parse(arguments: str) -> dict[str, str]:
     "corpus": "culturax",
   }
   chosen.update(recipe_arguments.parse(arguments, "configs/time.py", chosen))
-  if chosen["size"] not in STUDENT_SIZES:
-    raise UserError(
-      f"configs/time.py: unknown size {chosen['size']!r}; known: "
-      f"{', '.join(STUDENT_SIZES)}."
-    )
   return chosen
+
+
+def _teacher(
+  name: str, language: languages.Language, size: str
+) -> Recommendation:
+  """Returns the teacher, with layer and R for a student of a size."""
+  width = STUDENT_SIZES[size]["hidden_size"]
+  teacher = (
+    own_teacher.own_teacher(name, width)
+    if own_teacher.is_place(name)
+    else teachers.teacher(name, language)
+  )
+  if width % teacher.relation_heads:
+    raise UserError(
+      f"configs/time.py: the {teacher.relation_heads} relation heads of "
+      f"{teacher.name} do not divide the hidden_size {width} of size {size}; "
+      "expected one that they divide: choose another size or teacher."
+    )
+  return teacher
+
+
+def _fields(size: str, teacher: Recommendation) -> dict[str, int]:
+  """Returns what a student of a size has of its own, by field."""
+  return {
+    "teacher.layer": teacher.layer,
+    "relations.num_heads": teacher.relation_heads,
+    **{f"student.{name}": n for name, n in STUDENT_SIZES[size].items()},
+  }

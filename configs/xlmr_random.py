@@ -7,16 +7,21 @@ those of the paper's main teacher (24 x 1024, 250 002 tokens), run up to layer
   python -m time_jax distill --config=configs/xlmr_random.py:size=s \
     --config.train.num_steps=20 --workdir=/tmp/xlmr_random
 
-Argument: `size` (m, s, xs) of the student. Memory: the teacher's 18 blocks and
-token embeddings are 0.5 G parameters in bfloat16; the students of `time.py` add
-12 bytes a parameter. Speed: benchmarks.md.
+Argument: `size` (m, s, xs) of the student; m+s+xs are three of one teacher.
+Memory: the teacher's 18 blocks and token embeddings are 0.5 G parameters in
+bfloat16; the students of `time.py` add 12 bytes a parameter. Speed:
+benchmarks.md.
 """
 
 from ml_collections import ConfigDict
 
 from time_jax.catalog.teachers import XLMR_LARGE, XLMR_LARGE_LAYER
-from time_jax.config import STUDENT_SIZES, default_config
-from time_jax.core.errors import UserError
+from time_jax.config import (
+  STUDENT_SIZES,
+  default_config,
+  name_students,
+  recipe_arguments,
+)
 
 
 def get_config(arguments: str = "size=m") -> ConfigDict:
@@ -25,13 +30,21 @@ def get_config(arguments: str = "size=m") -> ConfigDict:
   config.teacher.path = "random"
   config.teacher.layer = XLMR_LARGE_LAYER
   config.teacher.architecture = ConfigDict(XLMR_LARGE)
-  size = arguments.removeprefix("size=")
-  if size not in STUDENT_SIZES:
-    raise UserError(
-      f"configs/xlmr_random.py: unknown {arguments!r}; expected size= and one "
-      f"of {', '.join(STUDENT_SIZES)}."
+  sizes = recipe_arguments.several(
+    arguments.removeprefix("size="),
+    "size",
+    "configs/xlmr_random.py",
+    STUDENT_SIZES,
+  )
+  config.student.update(STUDENT_SIZES[sizes[0]])
+  if len(sizes) > 1:
+    name_students(
+      config,
+      {
+        size: {f"student.{name}": n for name, n in STUDENT_SIZES[size].items()}
+        for size in sizes
+      },
     )
-  config.student.update(STUDENT_SIZES[size])
   config.data.synthetic_rows = 100_000
   config.train.num_steps = 100
   config.checkpoint.every = 1_000_000

@@ -75,7 +75,9 @@ def test_help_shows_every_field_with_value_range_and_comment(capsys):
     capsys.readouterr().out.partition("config fields (defaults):\n")[2]
   )
   fields = flatten(distill.default_config().to_dict())
-  assert sorted(found) == sorted(name for name, _ in fields)
+  names = [*(name for name, _ in fields), "students.NAME.FIELD"]
+  assert sorted(found) == sorted(names)
+  assert "has of its own" in found["students.NAME.FIELD"][1]
   assert found["train.eps"] == ("1e-06 (from 1e-20 to 1)", "")
   assert found["train.global_batch_size"] == (
     "256 (from 1 to 1,000,000)",
@@ -94,6 +96,23 @@ def test_help_shows_the_fields_of_a_recipe(capsys, monkeypatch, tmp_path):
   assert found["lang"][0] == "'da'"
   assert found["student.num_layers"][0].split()[0] == "4"
   assert found["train.num_steps"][0] == "7 (from 1 to 1,000,000,000)"
+
+
+def test_help_shows_the_fields_of_several_students(
+  capsys, monkeypatch, tmp_path
+):
+  monkeypatch.chdir(tmp_path)
+  recipe = ["--config=time:size=m+xs", "--config.students.xs.train.ema=0.5"]
+  assert main.main(["distill", *recipe, "--help"]) == 0
+  found = fields_shown(
+    capsys.readouterr().out.partition("fields of this recipe:\n")[2]
+  )
+  assert found["students.m.student.num_layers"] == (
+    "6 (from 1 to 1,000,000)",
+    "",
+  )
+  assert found["students.xs.student.num_layers"][0].startswith("4 (")
+  assert found["students.xs.train.ema"][0].startswith("0.5 (")
 
 
 @pytest.mark.parametrize("group", ["bench", "finetune"])

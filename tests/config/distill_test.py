@@ -9,7 +9,7 @@ import pytest
 
 from time_jax.catalog import corpora, languages, teachers
 from time_jax.cli import commands
-from time_jax.config import command_line, ranges
+from time_jax.config import command_line, ranges, students
 from time_jax.config import finetune as recipe_fields
 from time_jax.config.distill import (
   RANGES,
@@ -178,6 +178,54 @@ def test_relation_heads_that_do_not_divide_a_student(monkeypatch):
   monkeypatch.setattr(module, "STUDENT_SIZES", sizes)
   with pytest.raises(UserError, match="64 relation heads .*hidden_size 312"):
     module.get_config("size=odd")
+
+
+@pytest.mark.parametrize("name", ["time", "xlmr_random"])
+def test_several_sizes_of_one_teacher(name):
+  _, config = recipe(name, "size=s+m+xs")
+  check_config(config)
+  found = students.effective(config)
+  assert list(found) == ["m", "s", "xs"]
+  for size, own in found.items():
+    _, alone = recipe(name, f"size={size}")
+    assert own.to_json(sort_keys=True) == alone.to_json(sort_keys=True)
+  # Layer and R are common, so that they can be changed for all at once.
+  assert {*config.students.s} == {"student"}
+  # One of several is as if nobody else were named.
+  _, alone = recipe(name, "size=s")
+  assert not alone.students.to_dict()
+  assert config.student == alone.student
+
+
+def test_sizes_that_need_other_relation_heads(monkeypatch, tiny):
+  """A teacher of one's own has the R that its width and a student's allow."""
+  module, _ = recipe("time")
+  sizes = module.STUDENT_SIZES | {"odd": {"hidden_size": 312, "num_heads": 8}}
+  monkeypatch.setattr(module, "STUDENT_SIZES", sizes)
+  place = f"teacher={tiny}/teacher,corpus=own"
+  config = module.get_config(f"size=m+odd+xs,{place}")
+  assert config.students.odd.to_dict() == {
+    "student": sizes["odd"],
+    "relations": {"num_heads": 8},
+  }
+  assert config.students.xs.to_dict() == {"student": sizes["xs"]}
+  assert config.relations.num_heads == 32
+
+
+@pytest.mark.parametrize(
+  ("sizes", "words"),
+  [
+    ("m+m", "size=m+m names a size twice; expected each once."),
+    ("m+xl", "unknown size 'xl'; known: m, s, xs."),
+    ("m+", "unknown size ''; known: m, s, xs."),
+    ("", "unknown size ''; known: m, s, xs."),
+  ],
+)
+@pytest.mark.parametrize("name", ["time", "xlmr_random"])
+def test_sizes_that_no_recipe_has(name, sizes, words):
+  with pytest.raises(UserError) as caught:
+    recipe(name, f"size={sizes}")
+  assert str(caught.value) == f"configs/{name}.py: {words}"
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ def family(**parts):
   """A config of several students: their fields by name."""
   config = default_config()
   for name, fields in parts.items():
-    config.students[name] = ConfigDict()
+    config.students[name] = own = ConfigDict()
     for field, value in fields.items():
-      place = config.students[name]
       *sections, last = field.split(".")
+      place = own
       for section in sections:
         if section not in place:
           place[section] = ConfigDict()
@@ -264,6 +264,22 @@ def test_a_students_field_by_command_line():
     "student.num_layers",
     "train.peak_lr",
   }
+
+
+def test_a_recipe_names_its_students():
+  parts = {"xs": {"student.num_layers": 2, "train.peak_lr": 1}, "m": {}}
+  config = default_config()
+  students.name_students(config, parts)
+  assert config.students.to_dict() == {
+    "xs": {"student": {"num_layers": 2}, "train": {"peak_lr": 1.0}},
+    "m": {},
+  }
+  for own, text in (
+    ({"seed": 3}, "students.q.seed: it orders the text"),
+    ({"student.num_layrs": 3}, "students.q: unknown field 'student.num_layrs'"),
+  ):
+    line = refused(students.name_students, default_config(), {"q": own})
+    assert line.startswith(text)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What `--help` prints: the list of commands, flags and config fields."""
 
+import re
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping
@@ -86,10 +87,14 @@ def _config_fields(
   yield "fields of this recipe:" if config else "config fields (defaults):"
   explained = comments.of_config(command.recipe)
   for name, value in flatten((config or command.recipe()).to_dict()):
-    limits = command.ranges.get(name)
+    # That of a student is explained where the field of all is.
+    limits = command.ranges.get(re.sub(r"^students\.\w+\.", "", name))
     yield f"  {name:<32} {value!r}" + (f" (from {limits})" if limits else "")
     if name in explained:
       yield _wrapped(explained[name], " " * 6, 6)
+  if several := explained.get("students"):
+    yield f"  {'students.NAME.FIELD':<32} as FIELD"
+    yield _wrapped(several, " " * 6, 6)
 
 
 def _summary(command: type[Command]) -> str:

@@ -10,10 +10,12 @@ from time_jax.config.finetune import (
   ud_config,
   with_arguments,
 )
+from time_jax.config.students import name_students
 
 __all__ = [
   "STUDENT_SIZES",
   "default_config",
+  "name_students",
   "ner_config",
   "qa_config",
   "ud_config",

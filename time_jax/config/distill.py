@@ -71,8 +71,9 @@ def default_config() -> ConfigDict:
   # float32.
   r.implementation = "auto"
 
-  # Several students of one teacher: students.NAME.FIELD is what student NAME
-  # has of its own, see students.py; empty: the one student above.
+  # What student NAME has of its own, of several that learn from one teacher:
+  # any FIELD of student and relations, teacher.layer, and those of train that
+  # time_jax/config/students.py lists. Where nobody is named, there is one.
   config.students = ConfigDict()
 
   _run_fields(config)

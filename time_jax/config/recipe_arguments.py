@@ -48,6 +48,32 @@ def parse(
   return values
 
 
+def several(
+  text: str, name: str, file: str, known: Collection[str]
+) -> list[str]:
+  """Splits the value of an argument that names one or several, such as `m+xs`.
+
+  Args:
+    text: names with + between them.
+    name: name of the argument.
+    file: the file that takes it, for messages.
+    known: what may be named.
+
+  Raises:
+    UserError: what is named is unknown, or is named twice.
+  """
+  names = text.split("+")
+  if unknown := [one for one in names if one not in known]:
+    raise UserError(
+      f"{file}: unknown {name} {unknown[0]!r}; known: {', '.join(known)}."
+    )
+  if len({*names}) < len(names):
+    raise UserError(
+      f"{file}: {name}={text} names a {name} twice; expected each once."
+    )
+  return names
+
+
 def _split(text: str) -> Iterator[list[str]]:
   """Yields what is between the commas of each argument."""
   groups: list[list[str]] = [[]]

@@ -8,7 +8,7 @@ may differ. A config that names nobody has one student, that of its section
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
@@ -78,6 +78,27 @@ def problems(config: ConfigDict) -> list[str]:
         "student.num_layers"
       )
   return found or [*_do_not_go_together(config)]
+
+
+def name_students(
+  config: ConfigDict, students: Mapping[str, Mapping[str, Any]]
+) -> None:
+  """Names the students of a recipe.
+
+  Args:
+    config: config of the recipe, which names nobody yet.
+    students: student -> what it has of its own, as {"student.num_layers": 4}.
+
+  Raises:
+    UserError: a name or a field is not one that a student can have.
+  """
+  fields = {
+    f"students.{name}.{field}": value
+    for name, own in students.items()
+    for field, value in own.items()
+  }
+  add_places(config, [*(f"students.{name}" for name in students), *fields])
+  config.update_from_flattened_dict(fields)
 
 
 def add_places(config: ConfigDict, typed: Iterable[str]) -> None:
