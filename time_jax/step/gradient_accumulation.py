@@ -88,17 +88,11 @@ def gradients(
   if accumulation == 1:
     return learn_once(batch)
 
-  split = functools.partial(_split_rows, count=accumulation)
-  micro_batches = jax.tree.map(split, batch), jnp.arange(accumulation)
+  micro_batches = split_rows(batch, accumulation), jnp.arange(accumulation)
   first = jax.tree.map(lambda x: x[0], micro_batches[0])
   results = jax.eval_shape(learn_once, first)
-  plans = {
-    name: _plan_exchange(objective.student, params[name], len(first.tokens))
-    for name, objective in objectives.items()
-  }
-  if any(isinstance(plan, _Exchange) for plan in plans.values()):
-    teacher = next(iter(objectives.values())).teacher
-    teacher_params = _gather_teacher(teacher_params, teacher.tables)
+  plans = plan_exchanges(objectives, params, len(first.tokens))
+  teacher_params = lay_out_teacher(teacher_params, objectives, plans)
   whole = {name: plan.gather(params[name]) for name, plan in plans.items()}
   zeros = {n: plan.zeros(whole[n], results[n]) for n, plan in plans.items()}
   add = {
@@ -142,12 +136,18 @@ def _add(
   return jax.tree.map(jnp.add, total, learn(*arguments))
 
 
-def _split_rows(x: Array, count: int) -> Array:
+def split_rows(batch: Batch, count: int) -> Batch:
   """Gives row i to micro-batch i % count.
 
   Each device then finds its rows of every micro-batch among those it holds.
+
+  Args:
+    batch: the rows.
+    count: number of micro-batches, which becomes the first axis.
   """
-  return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+  return jax.tree.map(
+    lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch
+  )
 
 
 class _NoExchange:
@@ -263,6 +263,41 @@ class _Exchange:
     return jax.shard_map(
       local, in_specs=(self.sums,), out_specs=(self.stored, P(), P())
     )(total)
+
+
+Plans = dict[str, _Exchange | _NoExchange]
+
+
+def plan_exchanges(
+  objectives: Mapping[str, Objective], params: Mapping[str, Params], rows: int
+) -> Plans:
+  """Plans what devices exchange for each student.
+
+  Args:
+    objectives: relation loss of each student, by name.
+    params: parameters of each student.
+    rows: rows of a micro-batch.
+  """
+  return {
+    name: _plan_exchange(objective.student, params[name], rows)
+    for name, objective in objectives.items()
+  }
+
+
+def lay_out_teacher(
+  teacher_params: Params, objectives: Mapping[str, Objective], plans: Plans
+) -> Params:
+  """Lays the teacher's parameters out as micro-batches use them.
+
+  Args:
+    teacher_params: parameters of the teacher.
+    objectives: relation loss of each student; all of one teacher.
+    plans: result of `plan_exchanges`.
+  """
+  if not any(isinstance(plan, _Exchange) for plan in plans.values()):
+    return teacher_params
+  teacher = next(iter(objectives.values())).teacher
+  return _gather_teacher(teacher_params, teacher.tables)
 
 
 def _plan_exchange(

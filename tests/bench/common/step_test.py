@@ -53,14 +53,18 @@ def measured(tiny, tmp_path_factory):
 
 def test_the_report_has_the_fields_of_its_schema(measured):
   _, found = measured
-  assert found["schema"] == "time_jax.bench.step/2"
+  assert found["schema"] == "time_jax.bench.step/3"
   assert {"kind", "n_devices", "n_processes", "mesh"} < set(found["hardware"])
   assert found["hardware"]["n_devices"] == 8
   assert found["hardware"]["mesh"] == {"data": 8, "fsdp": 1, "tensor": 1}
   assert {"jax", "jaxlib", "git", "xla_flags"} < set(found["software"])
   shape = found["shape"]
   assert (shape["global_batch"], shape["seq"]) == (ROWS, LENGTH)
-  assert (shape["layers_run"], shape["A_r"]) == (2, 4)
+  assert shape["layers_run"] == 2
+  assert {name: own["A_r"] for name, own in shape["students"].items()} == {
+    "student": 4
+  }
+  assert found["by_student"] is None  # There is one.
   assert shape["remat"] == "attention"
   compiled = found["time"]
   assert compiled["cache"] in ("cold", "warm")
@@ -113,6 +117,32 @@ def test_the_table_shows_the_report(measured):
   (line,) = (line for line in lines if line.startswith("real tokens/s"))
   assert line.split()[2:] == [f"{r['real_tokens_s']:,.1f}" for r in rates]
   assert "not measured" not in text
+
+
+def test_several_students(monkeypatch, capsys, tmp_path):
+  seen = []
+
+  def measure(runner, batch, steps, temporaries):
+    seen.append((list(runner.configs), batch.tokens.shape, steps, temporaries))
+    return {"measured": 1}
+
+  monkeypatch.setattr(processes, "initialize", lambda: None)
+  monkeypatch.setattr(step.by_student, "measure", measure)
+  monkeypatch.setattr(step.by_student, "as_text", str)
+  file = tmp_path / "report.json"
+  wide = "--config.students.wide.student.hidden_size=24"
+  words = [*small_run.flags(), wide, "--config.students.xs={}"]
+  words += ["--steps=2", "--warmup=0", f"--json={file}"]
+  assert main.main(["bench", "step", *words]) == 0
+  found = json.loads(file.read_text())
+  temporaries = found["memory"]["program"]["temporaries"]
+  assert seen == [(["wide", "xs"], (16, 128), 2, temporaries)]
+  assert found["by_student"] == {"measured": 1}
+  text = capsys.readouterr().out
+  assert "wide 2 x 24 in float32, xs 2 x 16 in float32" in text
+  assert "{'measured': 1}" in text
+  assert main.main(["bench", "step", *words, f"{wide[:-2]}6"]) == 2
+  assert ": wide: relations.num_heads=4 must" in capsys.readouterr().err
 
 
 def test_without_a_place_for_text_the_loader_is_left_out(tiny):
@@ -175,8 +205,11 @@ def fake_run(seconds=0.0):
     return states, {"student": {"data/tokens": jnp.asarray(batch)}}
 
   parallel = types.SimpleNamespace(step=one)
-  state = jnp.zeros(())
-  return StepRunner(None, None, None, None, parallel, state, None), calls
+  run = StepRunner(
+    {"student": None}, None, {}, {"student": jnp.zeros(())}, None
+  )
+  run.parallels["student",] = parallel
+  return run, calls
 
 
 def test_a_window_is_made_of_its_steps():
@@ -186,7 +219,7 @@ def test_a_window_is_made_of_its_steps():
   whole = time.perf_counter() - start
   assert calls == [1, 2, 3, 4, 5]
   assert window.real_tokens == 15
-  assert int(run.state) == 5
+  assert int(run.states["student"]) == 5
   assert len(window.seconds) == 5
   assert 0.1 <= sum(window.seconds) <= whole
   assert window.waited < 0.05

@@ -18,6 +18,7 @@ from time_jax.bench.common.step_runner import StepRunner
 from time_jax.core.arrays import Batch, Qkv
 from time_jax.models.family import Params
 from time_jax.relations.loss import relation_sums
+from time_jax.run import assembly
 from time_jax.step.state import TrainState, update
 
 
@@ -27,16 +28,16 @@ def time_parts(
   """Times the parts of a step.
 
   Args:
-    runner: the step; the buffers of its state are donated.
+    runner: the step of one student; the buffers of its state are donated.
     batch: batch on the devices.
     repeats: number of rounds that count, after one that does not.
 
   Returns:
     Name of a part -> median seconds.
   """
-  objective = runner.objective
+  ((name, objective),) = runner.objectives.items()
   teacher_params = objective.teacher.params
-  leaves, tree = jax.tree.flatten(runner.state.params)
+  leaves, tree = jax.tree.flatten(runner.states[name].params)
   # The token table is a part of its own: a step touches few of its rows, but
   # its gradient has all of them.
   vocab_size = objective.teacher.vocab_size
@@ -99,13 +100,14 @@ def time_parts(
 
 def _optimizer_part(runner: StepRunner, grads: Params) -> Callable[[], Any]:
   """Returns the update of a step, which donates its state."""
+  settings = assembly.step_settings(runner.config)
 
   def move(state: TrainState, grads: Params) -> TrainState:
     sound = jnp.isfinite(optax.global_norm(grads))
-    return update(state, grads, 1e-6, sound, runner.settings)
+    return update(state, grads, 1e-6, sound, settings)
 
   compiled = jax.jit(move, donate_argnums=0)
-  state = runner.state
+  (state,) = runner.states.values()
 
   def part() -> TrainState:
     nonlocal state

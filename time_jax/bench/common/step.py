@@ -9,9 +9,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from time_jax.bench.common import report
+from time_jax.bench.common import by_student, report
 from time_jax.bench.common.flags import Step
 from time_jax.bench.common.step_runner import StepRunner, Window
+from time_jax.config import students
 from time_jax.config.distill import check_config
 from time_jax.core.display import aligned_table, byte_size, number
 from time_jax.core.errors import UserError
@@ -20,7 +21,7 @@ from time_jax.parallel import processes
 from time_jax.run import assembly, corpus
 from time_jax.step import machine
 
-SCHEMA = "time_jax.bench.step/2"
+SCHEMA = "time_jax.bench.step/3"
 _REUSED, _LOADER = "one batch, reused", "loader"
 # Steps until clocks, caches and allocators have settled. On a CPU few must do,
 # as a step of full size takes seconds.
@@ -31,7 +32,8 @@ def bench_step(flags: Step) -> int:
   """Prints speed, memory and compilation time of a recipe's training step.
 
   It is measured with one batch of full rows that is used again and again, and
-  then with batches from the loader, if there is text or `real_rows` is set.
+  then with batches from the loader, if there is text or `real_rows` is set. Of
+  several students, each is measured alone as well, see `by_student`.
 
   Args:
     flags: flags of the command. The step that compiles comes before the
@@ -46,7 +48,8 @@ def bench_step(flags: Step) -> int:
   config, steps, warmup = flags.config, flags.steps, flags.warmup
   check_config(config)
   report.check_writable(flags.json)
-  vocab_size = assembly.teacher_config(config).vocab_size
+  configs = students.effective(config)
+  vocab_size = assembly.check_students(configs).vocab_size
   processes.initialize()
   assembly.make_mesh(config)  # Errors come before text is prepared.
   rows, problem = open_rows(config, flags.workdir, flags.real_rows, vocab_size)
@@ -54,13 +57,17 @@ def bench_step(flags: Step) -> int:
   if warmup is None:
     warmup = _WARMUP_CPU if jax.default_backend() == "cpu" else _WARMUP
   json = flags.json if jax.process_index() == 0 else None
-  runner = StepRunner.build(config)
+  runner = StepRunner.build(configs)
   batch = runner.full_batch()
   result = _describe(runner, flags.peak_tflops) | runner.compile(batch)
   runner.window(itertools.repeat(batch), warmup)
   reused = _rates(runner.window(itertools.repeat(batch), steps), result)
   result["time"] |= reused["time"]
   result |= {"throughput": reused["throughput"], _LOADER: None}
+  result |= {"by_student": None}
+  if len(configs) > 1:
+    temporaries = result["memory"]["program"]["temporaries"]
+    result["by_student"] = by_student.measure(runner, batch, steps, temporaries)
   result["memory"] |= report.peak_memory()
   report.write(json, SCHEMA, result)
   if rows:
@@ -112,8 +119,9 @@ def open_rows(
 def _describe(runner: StepRunner, peak_tflops: float | None) -> dict[str, Any]:
   """Returns the parts of the result that are known before anything runs."""
   c = runner.config
-  full = (c.teacher.dtype, c.train.dtype) == ("float32", "float32")
-  dtype = "float32" if full else "bfloat16"
+  shapes = {name: _shape(own) for name, own in runner.configs.items()}
+  dtypes = {c.teacher.dtype, *(shape["dtype"] for shape in shapes.values())}
+  dtype = "float32" if dtypes == {"float32"} else "bfloat16"
   result = machine.environment(dict(runner.mesh.shape), dtype)
   if peak_tflops:
     result["hardware"] |= {
@@ -124,18 +132,25 @@ def _describe(runner: StepRunner, peak_tflops: float | None) -> dict[str, Any]:
     "global_batch": c.train.global_batch_size,
     "seq": c.data.seq_len,
     "teacher": c.teacher.path,
-    "layers_run": c.teacher.layer,
+    "layers_run": max(shape["teacher_layer"] for shape in shapes.values()),
     "teacher_dtype": c.teacher.dtype,
-    "student": c.student.to_dict(),
-    "student_dtype": c.train.dtype,
-    "A_r": c.relations.num_heads,
-    "implementation": c.relations.implementation,
+    "students": shapes,
     "remat": "attention",  # Of its probabilities; see `models.attention`.
     "accum": c.train.accumulation,
     "packing": c.data.packing,
     "parallel": c.train.parallel,
   }
   return result | {"shape": shape, "energy": None}  # Energy is not measured.
+
+
+def _shape(config: ConfigDict) -> dict[str, Any]:
+  """Returns what a student's own part of a step depends on."""
+  return config.student.to_dict() | {
+    "dtype": config.train.dtype,
+    "teacher_layer": config.teacher.layer,
+    "A_r": config.relations.num_heads,
+    "implementation": config.relations.implementation,
+  }
 
 
 def _rates(window: Window, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,8 +194,7 @@ def as_text(result: Mapping[str, Any]) -> str:
     f"{result['software']['jax']}, {result['date'][:10]}",
     f"{shape['global_batch']} x {shape['seq']} tokens; teacher "
     f"{shape['teacher']!r} up to layer {shape['layers_run']} in "
-    f"{shape['teacher_dtype']}, student {shape['student']['num_layers']} x "
-    f"{shape['student']['hidden_size']} in {shape['student_dtype']}",
+    f"{shape['teacher_dtype']}, {_students(shape['students'])}",
     f"compiled in {compiled['compile_s']:.1f} s ({compiled['cache']} cache), "
     f"first step done after {compiled['first_step_s']:.1f} s",
     f"memory: program {byte_size(memory['program']['total'])} per device, "
@@ -194,7 +208,17 @@ def as_text(result: Mapping[str, Any]) -> str:
     else "MFU: the peak of this device is not known; give --peak_tflops",
     aligned_table(list(zip(*cells, strict=True)), "<>"),
   ]
+  if result["by_student"]:
+    lines.append(by_student.as_text(result["by_student"]))
   return "\n".join(lines)
+
+
+def _students(shapes: Mapping[str, Mapping[str, Any]]) -> str:
+  texts = [
+    f"{name} {own['num_layers']} x {own['hidden_size']} in {own['dtype']}"
+    for name, own in shapes.items()
+  ]
+  return ", ".join(texts)
 
 
 def _column(measured: Mapping[str, Any]) -> dict[str, str]:

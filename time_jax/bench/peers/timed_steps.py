@@ -16,7 +16,7 @@ from time_jax.bench.common import breakdown, host_memory, report
 from time_jax.bench.common.step_runner import StepRunner
 from time_jax.data.pipeline import SyntheticRows
 from time_jax.parallel import sharding
-from time_jax.step import flops, machine
+from time_jax.step import machine
 
 Needs = dict[str, int | None]
 """What a step needs: `parts`, the number of micro-batches, and `peak_bytes` of
@@ -37,7 +37,7 @@ class JaxStep:
     machine.use_compilation_cache()
     config = ConfigDict(json.loads(config_json))
     # PyTorch's step has one device, too.
-    self._runner = StepRunner.build(config, jax.devices()[:1])
+    self._runner = StepRunner.build({"student": config}, jax.devices()[:1])
     self._batch = self._runner.full_batch()
 
   def warm_up(self, name: str) -> Needs:
@@ -64,11 +64,7 @@ class JaxStep:
   def describe(self) -> dict[str, Any]:
     """Returns hardware, software and the FLOPs of a step."""
     runner = self._runner
-    counted = flops.step_flops(
-      {"student": runner.objective},
-      {"student": runner.state.params},
-      self._batch,
-    )
+    counted = runner.flops(self._batch)
     dtype = runner.config.train.dtype
     result = machine.environment(dict(runner.mesh.shape), dtype)
     result["hardware"]["n_devices"] = runner.mesh.size

@@ -17,6 +17,7 @@ from time_jax.bench.aot import program
 from time_jax.bench.aot.collectives import collectives, totals
 from time_jax.bench.common.child_process import ChildProcess
 from time_jax.bench.common.step_runner import StepRunner
+from time_jax.config import students
 from time_jax.core.errors import UserError
 from time_jax.parallel import processes
 from time_jax.run import assembly
@@ -102,8 +103,9 @@ def measure(config: ConfigDict, count: int, steps: int) -> dict[str, Any]:
       f"{jax.process_count()} process(es)"
       + ("." if whole else "; several processes use all of their devices.")
     )
-  assembly.teacher_config(config)
-  runner = StepRunner.build(config, devices[:count])
+  configs = students.effective(config)
+  assembly.check_students(configs)
+  runner = StepRunner.build(configs, devices[:count])
   batch = runner.full_batch()
   about = runner.compile(batch)
   window = runner.window(itertools.repeat(batch), steps)
