@@ -163,6 +163,8 @@ def test_flags_that_are_named_alone_exist(capsys):
   wrong = []
   for word in flags_alone():
     flag = re.sub(r"^--no(?=private)", "--", word.partition("=")[0])
+    # What one of several students has of its own is a field of all configs.
+    flag = re.sub(r"(?<=^--config\.)students\.\w+\.", "", flag)
     field = flag.removeprefix("--config.")
     parts = {
       f"{part}" for name in FIELDS for part in (name, name.split(".")[0])
