@@ -95,10 +95,8 @@ def check_students(configs: Mapping[str, ConfigDict]) -> Any:
     )
   teacher: Any = None
   for name, config in configs.items():
-    try:
+    with students.naming(name):
       teacher = teacher_config(config)
-    except UserError as error:
-      raise UserError(students.about(name, str(error))) from error
   return teacher  # That of all.
 
 

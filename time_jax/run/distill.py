@@ -78,8 +78,9 @@ def distill(
   vocab_size = assembly.check_students(
     {name: member.config for name, member in group.items()}
   ).vocab_size
-  for member in group.values():
-    first_weights.check_source(member.config, member.workdir, vocab_size)
+  for name, member in group.items():
+    with students.naming(name):
+      first_weights.check_source(member.config, member.workdir, vocab_size)
   with processes.hold_workdir(workdir):
     process = processes.join()
     mesh = assembly.make_mesh(config)
@@ -128,7 +129,8 @@ def _settle(name: str, member: Member, typed: Collection[str]) -> None:
   warmup.fit(member.config.train, member.workdir, own, place)
   saved = layout.step_folders(member.workdir)
   imported_model.check_not_lost(member.workdir, saved)
-  first_state.take_epsilon(member.config, member.workdir, own)
+  with students.naming(name):
+    first_state.take_epsilon(member.config, member.workdir, own)
 
 
 def _train(

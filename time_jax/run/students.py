@@ -8,10 +8,12 @@ values keep their names: so they are called in checkpoints and metrics of all
 runs with one student.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from time_jax.config.students import ONE
+from time_jax.core.errors import UserError
 
 T = TypeVar("T")
 
@@ -48,6 +50,15 @@ def split(
 def about(student: str, text: str) -> str:
   """Returns a message that is about one of the students."""
   return text if student == ONE else f"{student}: {text}"
+
+
+@contextlib.contextmanager
+def naming(student: str) -> Iterator[None]:
+  """Says in a UserError which of the students it is about."""
+  try:
+    yield
+  except UserError as error:
+    raise UserError(about(student, str(error))) from error
 
 
 def told(lines: Mapping[str, Sequence[str]]) -> list[str]:
