@@ -124,7 +124,7 @@ def test_the_best_of_each_stays(tmp_path):
 
 def test_the_best_with_the_highest_score_stays(tmp_path):
   with open_in(tmp_path, 1, metrics=["a", "b"], highest=True) as checkpoints:
-    for step, score in enumerate([{"a": 2.0}, {"b": 1.0}, {"c": 9.0}, {}], 1):
+    for step, score in enumerate([{"a": -2.0}, {"b": 1.0}, {"c": 9.0}, {}], 1):
       checkpoints.save(step, {"params": {"x": jnp.ones(2)}}, {}, score)
   assert steps_in(tmp_path) == [1, 2, 4]
 

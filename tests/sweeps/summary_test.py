@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from saving import lay_out
 
 from time_jax.sweeps import summary
 
@@ -31,3 +32,16 @@ def test_tokens_are_of_the_text_that_was_read(
   values = SimpleNamespace(workdir=tmp_path, config=data)
   stage = SimpleNamespace(name="distill", values=values)
   assert summary._tokens(SimpleNamespace(stages=[stage])) == found
+
+
+def test_tokens_of_a_student_are_of_the_text_of_its_run(monkeypatch, tmp_path):
+  lay_out(tmp_path)
+  workdir = tmp_path / "students" / "xs"
+  (workdir / "metrics.jsonl").write_text('{"step": 1, "data/tokens": 128}\n')
+  asked = []
+  monkeypatch.setattr(summary.manifest, "is_prepared", asked.append)
+  data = SimpleNamespace(data=SimpleNamespace(folder=""))
+  values = SimpleNamespace(workdir=workdir, config=data)
+  stage = SimpleNamespace(name="distill", values=values)
+  assert summary._tokens(SimpleNamespace(stages=[stage])) is None
+  assert asked == [tmp_path / "data"]

@@ -78,6 +78,11 @@ def checkpoints_of(workdir: Path) -> Place:
   return Place(run, student)
 
 
+def folder(workdir: Path) -> Path:
+  """Returns the folder of a workdir's checkpoints, see `checkpoints_of`."""
+  return checkpoints_of(workdir).run / FOLDER
+
+
 def students_of(workdir: Path) -> list[str]:
   """Returns the names of a run's students, sorted; none if it has but one.
 
@@ -90,6 +95,40 @@ def students_of(workdir: Path) -> list[str]:
     return []  # Who needs the config says what is wrong with it.
 
 
+def is_workdir(path: Path) -> bool:
+  """Returns whether a folder is that of a run, or of one of its students."""
+  return (path / FOLDER).is_dir() or (path / MEMBER).exists()
+
+
+def check_one_student(workdir: Path) -> None:
+  """Refuses the folder of a run of several students where one is expected.
+
+  Args:
+    workdir: folder of a run, or of one of its students.
+
+  Raises:
+    UserError: it is that of several.
+  """
+  if names := students_of(workdir):
+    raise UserError(
+      f"{workdir} holds the students {', '.join(names)}; expected one of them, "
+      f"such as {workdir / STUDENTS / names[0]}."
+    )
+
+
+def data_folder(workdir: Path) -> Path:
+  """Returns where the rows of a run are that has them in no other place.
+
+  Args:
+    workdir: folder of the run, or of one of its students.
+
+  Raises:
+    UserError: see `checkpoints_of`.
+  """
+  own = workdir / "data"
+  return own if own.is_dir() else checkpoints_of(workdir).run / "data"
+
+
 def step_folders(workdir: Path) -> list[Path]:
   """Returns the folders of a run's checkpoints by step; empty: none.
 
@@ -99,9 +138,8 @@ def step_folders(workdir: Path) -> list[Path]:
   Raises:
     UserError: see `checkpoints_of`.
   """
-  folder = checkpoints_of(workdir).run / FOLDER
   try:
-    paths = list(folder.iterdir())
+    paths = list(folder(workdir).iterdir())
   except OSError:
     return []
   steps = [p for p in paths if p.name.isdecimal() and p.is_dir()]

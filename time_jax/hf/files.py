@@ -10,6 +10,7 @@ import json
 import os
 from typing import Any
 
+from time_jax.checkpoint import layout
 from time_jax.core.errors import UserError, first_line
 from time_jax.core.storage.atomic_folder import explain_missing
 from time_jax.core.storage.paths import Path, list_files, local_path
@@ -122,7 +123,8 @@ def model_config(folder: Path) -> dict[str, Any]:
       fine-tuned model of ours rather than a model of transformers.
   """
   path, ours = folder / "config.json", ""
-  if (folder / "checkpoints").is_dir():
+  if layout.is_workdir(folder):
+    layout.check_one_student(folder)
     ours = (
       f"a workdir, not the folder of a model; `time_jax export "
       f"--workdir={folder}` makes one of its student, {folder}/export"

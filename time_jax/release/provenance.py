@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from time_jax.catalog import languages
+from time_jax.checkpoint import layout
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import Path
 from time_jax.data import manifest
@@ -93,7 +94,7 @@ def _relations(weights: Mapping[str, float]) -> str:
 
 def _of_text(workdir: Path, run: Mapping[str, Any]) -> Facts:
   data = run.get("data") or {}
-  folder = Path(data.get("folder") or workdir / "data")
+  folder = Path(data.get("folder") or layout.data_folder(workdir))
   if data.get("synthetic_rows"):
     return {"text_train": "none: random tokens"}
   if not manifest.is_prepared(folder):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import jax
 from ml_collections import ConfigDict
 
+from time_jax.checkpoint import layout
 from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.config.students import ONE
 from time_jax.core.display import aligned_table
@@ -71,7 +72,7 @@ def _choose(config: ConfigDict, workdir: Path) -> int:
 
     scores = scores_of(checkpoints, score_of)
   if not scores:
-    raise UserError(f"no finished checkpoint in {workdir}/checkpoints.")
+    raise UserError(f"no finished checkpoint in {layout.folder(workdir)}.")
   if jax.process_index() == 0:
     _write(workdir, scores, config.data.validation)
     print(_table(scores))

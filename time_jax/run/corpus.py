@@ -10,6 +10,7 @@ import filelock
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from time_jax.checkpoint import layout
 from time_jax.config import warmup
 from time_jax.config.distill import check_config
 from time_jax.config.students import effective
@@ -229,13 +230,15 @@ def data_folder(config: ConfigDict, workdir: Path) -> Path:
 
   Args:
     config: config of the run.
-    workdir: folder of the run.
+    workdir: folder of the run, or of one student of several.
 
   Raises:
-    UserError: `data.folder` is not a path of this machine.
+    UserError: `data.folder` is not a path of this machine; or see
+      `layout.checkpoints_of`.
   """
   folder = config.data.folder
-  return (local_path(folder) if folder else workdir / "data").absolute()
+  place = local_path(folder) if folder else layout.data_folder(workdir)
+  return place.absolute()
 
 
 def evaluation_batches(

@@ -23,14 +23,16 @@ def read_config(workdir: Path) -> ConfigDict:
   """Returns the config that a run was started with.
 
   Args:
-    workdir: folder of a run of `distill`.
+    workdir: folder of a run of `distill`, or of one student of several.
 
   Returns:
     All fields; those that did not exist then have their defaults.
 
   Raises:
-    UserError: there is no such run, or its config is damaged.
+    UserError: there is no such run, its config is damaged, or it is a run of
+      several students.
   """
+  layout.check_one_student(workdir)
   path = workdir / "config.json"
   if not path.exists():
     raise UserError(

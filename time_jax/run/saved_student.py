@@ -7,6 +7,7 @@ import hashlib
 import json
 from typing import Any
 
+from time_jax.checkpoint import layout
 from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.errors import GoneError, UserError
 from time_jax.core.storage.paths import Path
@@ -86,7 +87,7 @@ def _read_student(workdir: Path, step: int | None) -> Student:
     steps = checkpoints.steps()
     chosen = step if step is not None else choose.read_choice(workdir)
     if not steps:
-      raise UserError(f"no finished checkpoint in {workdir}/checkpoints.")
+      raise UserError(f"no finished checkpoint in {layout.folder(workdir)}.")
     if chosen is not None and chosen not in steps:
       known = ", ".join(map(str, steps))
       raise UserError(

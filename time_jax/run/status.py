@@ -1,5 +1,6 @@
 """`status`: says from the files of a run how it is doing, without JAX."""
 
+import dataclasses
 import itertools
 import statistics
 import time
@@ -31,11 +32,75 @@ _SILENT_SECONDS = 120.0
 _START_SECONDS = 1800.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a run has written down, and how it is doing by that.
+
+  Attributes:
+    rows: rows of its metrics; empty: there are none.
+    sessions: starts and ends of its sessions; empty: there are none.
+    num_steps: steps of the whole run; None: not known.
+    changed: settings that change at steps.
+    problems: what cannot be read.
+    word: its state in one word, such as "running".
+    detail: what that was concluded from.
+    healthy: whether nobody has to look after it.
+  """
+
+  rows: list[Row]
+  sessions: list[Row]
+  num_steps: int | None
+  changed: changes.Changes
+  problems: list[str]
+  word: str
+  detail: str
+  healthy: bool
+
+  @property
+  def step(self) -> int:
+    """Returns the step of the last record."""
+    return self.rows[-1]["step"] if self.rows else 0
+
+  @property
+  def progress(self) -> str:
+    """Returns the step, of how many."""
+    if not self.num_steps:
+      return f"step {self.step:,}"
+    share = self.step / self.num_steps
+    return f"step {self.step:,} of {self.num_steps:,} ({share:.1%})"
+
+  def values(self, name: str) -> list[float]:
+    """Returns the recorded values of a metric, in the order of the steps."""
+    return _values(self.rows, name)
+
+
+def read(workdir: Path) -> Run:
+  """Reads how a run is doing.
+
+  Args:
+    workdir: folder of a run, or of one of its students.
+
+  Raises:
+    UserError: see `layout.checkpoints_of`.
+  """
+  rows = history.read_metrics(workdir)
+  sessions = history.read_sessions(workdir)
+  num_steps, changed, problems = _read_config(workdir)
+  for name in ("metrics.jsonl", "sessions.jsonl"):
+    if bad := history.read_lines(workdir / name)[1]:
+      problems.append(f"{bad} unreadable line(s) of {name} left out")
+  saved = [int(folder.name) for folder in layout.step_folders(workdir)]
+  over = bool(num_steps and saved and saved[-1] >= num_steps)
+  state = _state(rows, sessions, over, time.time())
+  return Run(rows, sessions, num_steps, changed, problems, *state)
+
+
 def status_command(workdir: Path, plot: Path | None = None) -> int:
   """Prints progress, health, speed, losses and goodput of a run.
 
   Args:
-    workdir: folder of a run of `distill`, which may still be going on.
+    workdir: folder of a run of `distill`, which may still be going on, or of
+      one of its students.
     plot: file to draw the losses into, as a PNG; None: no picture is drawn.
 
   Returns:
@@ -45,33 +110,25 @@ def status_command(workdir: Path, plot: Path | None = None) -> int:
   Raises:
     UserError: the folder holds no run, or the picture cannot be written.
   """
-  rows = history.read_metrics(workdir)
-  sessions = history.read_sessions(workdir)
-  num_steps, changed, problems = _read_config(workdir)
+  run = read(workdir)
+  rows, sessions = run.rows, run.sessions
   if not rows and not sessions:
     raise UserError(
       f"no run in {workdir}: neither metrics.jsonl nor sessions.jsonl has a "
       "readable line; expected the --workdir of `time_jax distill`."
     )
-  for name in ("metrics.jsonl", "sessions.jsonl"):
-    if bad := history.read_lines(workdir / name)[1]:
-      problems.append(f"{bad} unreadable line(s) of {name} left out")
-  step = rows[-1]["step"] if rows else 0
-  saved = [int(folder.name) for folder in layout.step_folders(workdir)]
-  over = bool(num_steps and saved and saved[-1] >= num_steps)
-  word, detail, healthy = _state(rows, sessions, over, time.time())
+  to_do = run.num_steps and run.num_steps - run.step
   lines = {
-    "health": detail,
-    "speed": _speed(rows, num_steps and num_steps - step, word == "running"),
+    "health": run.detail,
+    "speed": _speed(rows, to_do, run.word == "running"),
     "goodput": _goodput(rows, sessions),
     "restarts": _restarts(sessions),
     "checkpoints": _checkpoints(workdir, rows),
     "skipped": _skipped(rows),
-    "changes": "; ".join(changes.line(*change) for change in changed.items()),
-    "note": "; ".join(problems),
+    "changes": "; ".join(changes.line(*c) for c in run.changed.items()),
+    "note": "; ".join(run.problems),
   }
-  of_all = f" of {num_steps:,} ({step / num_steps:.1%})" if num_steps else ""
-  print(f"{workdir}: {word}, step {step:,}{of_all}")
+  print(f"{workdir}: {run.word}, {run.progress}")
   for name, text in lines.items():
     if text:
       print(f"  {name:<12} {text}")
@@ -79,8 +136,8 @@ def status_command(workdir: Path, plot: Path | None = None) -> int:
     print(f"  {line}".rstrip())
   if plot:
     _draw(workdir, plot)
-  print(_next(word, workdir))
-  return 0 if healthy else EXIT_RUN_FAILED
+  print(next_step(run.word, workdir))
+  return 0 if run.healthy else EXIT_RUN_FAILED
 
 
 def print_summary(workdir: Path, num_steps: int) -> None:
@@ -230,7 +287,7 @@ def _checkpoints(workdir: Path, rows: Sequence[Row]) -> str:
       text += f", which is damaged: {why}"
   if saving := _values(rows, "run/saving"):
     text += f"; {_duration(saving[-1])} of saving, beside the steps too"
-  damaged = workdir / layout.DAMAGED
+  damaged = layout.checkpoints_of(workdir).run / layout.DAMAGED
   if count := len(list(damaged.glob("*"))):
     text += f"; {count} damaged in {damaged}"
   return text
@@ -275,7 +332,13 @@ def _draw(workdir: Path, plot: Path) -> None:
   print(f"  plot         {drawn or 'no losses yet'}")
 
 
-def _next(word: str, workdir: Path) -> str:
+def next_step(word: str, workdir: Path) -> str:
+  """Returns what to do next, as a line.
+
+  Args:
+    word: state of the run, see `Run`.
+    workdir: folder of the run, or of one of its students.
+  """
   if word == "done":
     return f"Next: python -m time_jax choose --workdir={workdir}"
   if word in ("running", "unknown"):

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
+from time_jax.checkpoint import layout
 from time_jax.core.display import markdown_table
 from time_jax.core.errors import EXIT_PREEMPTED, UserError
 from time_jax.core.storage import atomic_file
@@ -189,7 +190,7 @@ def _tokens(point: Point) -> int | None:
     if stage.name == DISTILL:
       workdir = stage.values.workdir
       folder = stage.values.config.data.folder
-      place = local_path(folder) if folder else workdir / "data"
+      place = local_path(folder) if folder else layout.data_folder(workdir)
       read = history.tokens_read(history.read_metrics(workdir))
       if read and manifest.is_prepared(place):
         prepared = manifest.load_manifest(place).splits["train"].tokens

@@ -10,6 +10,7 @@ import numpy as np
 
 from time_jax.bench.common.flags import RANDOM
 from time_jax.bench.common.random_shapes import shape
+from time_jax.checkpoint import layout
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import local_path
 from time_jax.data.tokenizing import TokenizerSpec
@@ -66,7 +67,7 @@ def write_encoder(
     encoder = Encoder(config, config.num_layers)
     params = nn.meta.unbox(init_params(encoder, jax.random.key(0)))
     save.save_bert(folder, config, params, ids)
-  elif (local_path(spec) / "checkpoints").is_dir():
+  elif layout.is_workdir(local_path(spec)):
     student = saved_student.read_student(local_path(spec))
     identity = student.identity
     save.save_bert(folder, student.config, student.params, ids)

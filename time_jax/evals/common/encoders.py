@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from time_jax.checkpoint import layout
 from time_jax.core.arrays import Batch
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
@@ -150,7 +151,7 @@ def open_encoder(
       "such as configs/ud.py:model=runs/da-m."
     )
   workdir = local_path(model)
-  if (workdir / "checkpoints").is_dir():
+  if layout.is_workdir(workdir):
     stored = _open_workdir(workdir, step)
   elif step is not None:
     raise UserError(f"model={model} is no workdir, so step has no meaning.")
@@ -166,8 +167,8 @@ def open_encoder(
     # Of an encoder that reading a folder has asked for, too: it takes a while.
     stored_as = family.encoder(config, config.num_layers, np.float32)
     boxed = _without_pooler(abstract_params(stored_as))
-    layout = sharding.param_shardings(boxed, mesh)
-    params = jax.device_put(_without_pooler(params), layout)
+    shardings = sharding.param_shardings(boxed, mesh)
+    params = jax.device_put(_without_pooler(params), shardings)
   rates = {"dropout", "attention_dropout"}
   rates &= {field.name for field in dataclasses.fields(config)}
   config = dataclasses.replace(config, **dict.fromkeys(rates, dropout))
