@@ -294,9 +294,9 @@ def recipe(tmp_path):
     "  half = c.train.get_ref('peak_lr') / 2\n"
     "  c.students.m = ConfigDict({'train': {'peak_lr': half}})\n"
     "  c.students.xs = ConfigDict({'train': {'peak_lr': 1}})\n"
-    "  c.students.xs.student = ConfigDict({'num_layers': 2})\n"
+    "  c.students.xs.student = ConfigDict({'num_layers': 2}).lock()\n"
     "  c.students.m.student = ConfigDict({'num_layers': 4})\n"
-    "  c.lock()\n"
+    "  c.students.lock()\n"
     "  return c\n"
   )
   return f"--config={path}"

@@ -130,11 +130,10 @@ def add_places(config: ConfigDict, typed: Iterable[str]) -> None:
       wrong += _misplaced(name, field, common)
     if wrong:
       raise UserError(f"{wrong[0]}.")
-    with config.students.unlocked():
-      if field:
-        _put(config.students, [name, *field.split(".")], common[field])
-      elif name not in config.students:
-        config.students[name] = ConfigDict()  # As the others in all.
+    if field:
+      _put(config.students, [name, *field.split(".")], common[field])
+    elif name not in config.students:
+      _put(config.students, [name], ConfigDict())  # As the others in all.
 
 
 def typed_of(name: str, typed: Collection[str]) -> frozenset[str]:
@@ -240,15 +239,16 @@ def _other_kind(name: str, field: str, value: Any, common: Any) -> list[str]:
 def _put(tree: ConfigDict, path: list[str], value: Any) -> None:
   """Sets a field, whatever there was; makes the sections that it lies in."""
   first, *rest = path
-  if rest:
-    if first not in tree:
-      tree[first] = ConfigDict()
-    if isinstance(tree[first], ConfigDict):  # Else `problems` says so.
-      _put(tree[first], rest, value)
-  else:
-    if first in tree:
-      del tree[first]  # It may be of another type, or a reference to a field.
-    tree[first] = value
+  with tree.unlocked():
+    if rest:
+      if first not in tree:
+        tree[first] = ConfigDict()
+      if isinstance(tree[first], ConfigDict):  # Else `problems` says so.
+        _put(tree[first], rest, value)
+    else:
+      if first in tree:
+        del tree[first]  # It may be of another type, or a reference to a field.
+      tree[first] = value
 
 
 def _do_not_go_together(config: ConfigDict) -> Iterator[str]:
