@@ -10,6 +10,7 @@ from time_jax.cli import main
 from time_jax.config import command_line, students
 from time_jax.config.distill import check_config, default_config
 from time_jax.config.fields import flatten
+from time_jax.config.recorded import completed
 from time_jax.core.errors import UserError
 from time_jax.run import run_files
 
@@ -354,17 +355,15 @@ def test_other_tasks_have_no_students(capsys):
 
 
 def test_a_recorded_config_with_students(tmp_path):
+  """Each student has a config of its own; that of all is of the run alone."""
   config = family(xs={"student.seed": 5}, m={"train.ema": 0.5})
+  own = students.effective(config)["xs"]
+  (tmp_path / "config.json").write_text(own.to_json())
+  assert run_files.read_config(tmp_path).student.seed == 5
   content = json.loads(config.to_json())
   (tmp_path / "config.json").write_text(json.dumps(content))
-  again = students.effective(run_files.read_config(tmp_path))
+  assert "holds the students m, xs" in refused(run_files.read_config, tmp_path)
+  again = students.effective(ConfigDict(completed(content)))
   assert (again["xs"].student.seed, again["m"].train.ema) == (5, 0.5)
-  content["students"]["xs"] = 3
-  (tmp_path / "config.json").write_text(json.dumps(content))
-  assert refused(run_files.read_config, tmp_path).endswith(
-    "config.json is damaged: students.xs=3, expected a section with fields "
-    "such as student.num_layers."
-  )
-  content["students"] = 3
-  (tmp_path / "config.json").write_text(json.dumps(content))
+  (tmp_path / "config.json").write_text(json.dumps(content | {"students": 3}))
   assert "such as students." in refused(run_files.read_config, tmp_path)
