@@ -66,3 +66,48 @@ def test_a_real_grid(tiny, tmp_path):
   code, again = running.run(command)
   assert code == 0 and "8 of 8 stages done before" in again
   assert again.splitlines()[1:] == lines[9:]
+
+
+SHAPES = """
+from time_jax.sweeps.grid import Sweep
+
+def stages(folder, layers):
+  run = f"{{folder}}/student"
+  return [
+    ["distill", "--config={root}/tests/support/tiny_recipe.py:{tiny}",
+     f"--config.student.num_layers={{layers}}", f"--workdir={{run}}",
+     "--config.train.num_steps=10", "--config.eval.every=5"],
+    ["choose", f"--workdir={{run}}"],
+  ]
+
+def get_sweep():
+  return Sweep({{"layers": (1, 2, 3)}}, stages, x="layers")
+"""
+
+
+@pytest.mark.slow
+def test_shapes_of_one_run(tiny, tmp_path):
+  """Each has its student where it would be alone, wherever the sweep lies."""
+  text = SHAPES.format(tiny=tiny, root=running.ROOT)
+  (tmp_path / "sweep.py").write_text(text)
+  command = ["sweep", f"{tmp_path}/sweep.py", f"--workdir={tmp_path}/run"]
+  code, output = running.run(command)
+  assert code == 0, output
+  head = (
+    "joint-1: distill of 3 points in one run (layers=1, layers=2, layers=3)"
+  )
+  assert head in output
+  (tmp_path / "run").rename(tmp_path / "moved")
+  command[-1] = f"--workdir={tmp_path}/moved"
+  code, output = running.run(command)
+  assert code == 0 and "6 of 6 stages done before" in output, output
+  for layers in (1, 2, 3):
+    student = tmp_path / "moved" / f"layers={layers}" / "student"
+    config = json.loads((student / "config.json").read_text())
+    assert config["student"]["num_layers"] == layers
+    choice = json.loads((student / "choice.json").read_text())
+    assert choice["step"] in (5, 10)
+    assert running.last_step(student) == 10
+    (line,) = (x for x in output.splitlines() if f"| layers={layers} |" in x)
+    tokens, state = (cell.strip() for cell in line.strip("|").split("|")[-2:])
+    assert int(tokens.replace(",", "")) > 1000 and state == "done"

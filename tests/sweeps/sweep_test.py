@@ -49,7 +49,7 @@ def get_sweep(steps="30", limit_ms="", stage="choose", x="latency"):
        "train={ud}/ga-train.conllu.gz,dev={ud}/ga-dev.conllu.gz"],
     ]
   limit = float(limit_ms) if limit_ms else None
-  return Sweep({{"heads": (2, 4), "seed": (0, 1)}}, stages, limit, x)
+  return Sweep({{"heads": (2, 4), "seed": (0, 1)}}, stages, limit, x, 1)
 """
 NAMES = [f"heads={heads}_seed={seed}" for heads in (2, 4) for seed in (0, 1)]
 SCORES = ("UPOS", "Lemmas", "LAS")

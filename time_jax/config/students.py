@@ -35,6 +35,18 @@ _KINDS = {
 }
 
 
+def is_own(field: str) -> bool:
+  """Returns whether a student may have a field of its own, by its full name."""
+  return any(
+    field.startswith(own) if own.endswith(".") else field == own for own in OWN
+  )
+
+
+def is_name(name: str) -> bool:
+  """Returns whether a student may be called so."""
+  return not [*_wrong_name(name)]
+
+
 def effective(config: ConfigDict) -> dict[str, ConfigDict]:
   """Returns the config of each student, as if it were trained alone.
 
@@ -188,12 +200,6 @@ def _listed(names: Iterable[str]) -> str:
   return ", ".join(sorted(names))
 
 
-def _is_own(field: str) -> bool:
-  return any(
-    field.startswith(own) if own.endswith(".") else field == own for own in OWN
-  )
-
-
 def _wrong_name(name: str) -> Iterator[str]:
   """Yields a phrase on a name that no student can have."""
   if not _NAME.fullmatch(name):
@@ -210,10 +216,10 @@ def _misplaced(name: str, field: str, common: Collection[str]) -> list[str]:
   place = f"students.{name}.{field}"
   if field not in common:
     sections = f"{field}.", f"{field.rpartition('.')[0]}."
-    known = [own for own in common if _is_own(own)]
+    known = [own for own in common if is_own(own)]
     near = [own for own in known if own.startswith(sections)] or known
     return [f"students.{name}: " + unknown("field", field, near).rstrip(".")]
-  if _is_own(field):
+  if is_own(field):
     return []
   if field == "seed":
     return [

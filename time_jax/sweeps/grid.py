@@ -50,12 +50,15 @@ class Sweep:
       takes longer in JAX, for its smallest batch, is skipped from there on.
     x: what scores are drawn over: "latency" of that; "tokens" of the text that
       `distill` read; or an axis of numbers.
+    together: points that are distilled in one run at most, where they may
+      share a teacher and what it reads, see `joint`; 1: each alone.
   """
 
   axes: Mapping[str, Sequence[Any]]
   stages: Callable[..., Sequence[Sequence[str]]]
   limit_ms: float | None = None
   x: str = LATENCY
+  together: int = 8
 
 
 def load(spec: str) -> Sweep:
@@ -159,7 +162,7 @@ def _check_arguments(
 
 
 def _problem(sweep: Sweep) -> str:
-  """Returns what is wrong with the axes of a sweep; "" if nothing is."""
+  """Returns what is wrong with a sweep; "" if nothing is."""
   if not sweep.axes:
     return "axes is empty, expected a name and values"
   for name, values in sweep.axes.items():
@@ -173,4 +176,6 @@ def _problem(sweep: Sweep) -> str:
   known = sweep.x in (LATENCY, TOKENS) or numbers
   if not known or not all(isinstance(n, int | float) for n in numbers):
     return f"x is {sweep.x!r}, expected latency, tokens or an axis of numbers"
+  if type(sweep.together) is not int or sweep.together < 1:
+    return f"together is {sweep.together!r}, expected a whole number from 1 on"
   return ""

@@ -10,8 +10,10 @@ from time_jax.core.storage import lease
 from time_jax.core.storage.paths import prepare_workdir
 from time_jax.parallel import launcher_env
 from time_jax.sweeps import grid, stages, summary
-from time_jax.sweeps.grid import Sweep
-from time_jax.sweeps.points import Point, make_points
+from time_jax.sweeps.grid import DISTILL
+from time_jax.sweeps.plan import Plan
+from time_jax.sweeps.points import make_points
+from time_jax.sweeps.work import Work
 
 
 def sweep_command(
@@ -49,20 +51,20 @@ def sweep_command(
     lease.hold(workdir / lease.RUN, f"--workdir={workdir}"),
     stages.alone(workdir) as lock,
   ):
-    runs = [(point, stages.Record(point)) for point in points]
+    records = {point.name: stages.Record(point) for point in points}
     finished = [
-      record.finished(i)
-      for point, record in runs
+      records[point.name].finished(i)
+      for point in points
       for i in range(len(point.stages))
     ]
+    plan = Plan(sweep, points, records, workdir, commands[DISTILL])
     print(
       f"{len(points)} points, {sum(finished)} of {len(finished)} stages done "
       f"before. Output: {workdir}/POINT/STAGE.log",
       flush=True,
     )
-    for number, (point, record) in enumerate(runs, 1):
-      head = f"{number}/{len(points)} {point.name}"
-      goes_on = _run(sweep, point, record, head, lock)
+    work = Work(sweep, points, records, workdir, lock)
+    for goes_on in work.steps(plan):
       summary.write(sweep, points, workdir)
       if not goes_on:
         return EXIT_PREEMPTED
@@ -81,42 +83,3 @@ def sweep_command(
       "Those stages start again when the sweep does."
     )
   return 0
-
-
-def _run(
-  sweep: Sweep, point: Point, record: stages.Record, head: str, lock: int
-) -> bool:
-  """Runs the stages of a point that are not done, and prints a line for each.
-
-  Args:
-    sweep: the grid.
-    point: the point to run.
-    record: what is known of its stages.
-    head: start of each line.
-    lock: see `stages.alone`.
-
-  Returns:
-    Whether the sweep goes on; False after a signal or a preempted stage.
-  """
-  point.folder.mkdir(exist_ok=True)
-  for i, stage in enumerate(point.stages):
-    if not record.finished(i):
-      print(f"{head}: {stage.name} ...", end=" ", flush=True)
-      log = stages.log_of(point, i)
-      code, seconds, stopped = stages.run(stage, log, lock)
-      record.add(i, code, seconds)
-      if stopped or code == EXIT_PREEMPTED:
-        print(f"stopped after {seconds:,.0f} s; run the sweep again")
-        return False
-      if code:
-        print(
-          f"failed after {seconds:,.0f} s with exit code {code}: "
-          f"{stages.reason_in(log)} See {log}",
-          flush=True,
-        )
-        return True
-      print(f"{seconds:,.0f} s", flush=True)
-    if over := summary.over_limit(sweep, point):
-      print(f"{head}: skipped: {over}", flush=True)
-      return True
-  return True
