@@ -86,6 +86,19 @@ def test_each_is_as_if_it_were_alone(tiny, together, tmp_path, name):
   assert config["students"] == {} and config["student"] == other["student"]
 
 
+def test_commands_take_the_folder_of_each(together, tmp_path):
+  folder = together / "students" / "b"
+  chosen = alone.run("choose", f"--workdir={folder}")
+  assert f"written to {folder / 'choice.json'}" in chosen
+  exported = alone.run("export", f"--workdir={folder}", f"--out={tmp_path}/b")
+  assert "all 39 tensors are those of step" in exported
+  table = alone.run("status", together)
+  assert f"{together}: 3 done, step 20 of 20" in table
+  assert [line.split()[:3] for line in table.splitlines() if " done " in line][
+    -3:
+  ] == [[name, "done", "20"] for name in OWN]
+
+
 def test_a_run_of_one_student_is_that_run(tmp_path):
   from time_jax.config.distill import default_config
 

@@ -19,6 +19,7 @@ from time_jax.parallel.watchdog import Watchdog
 from time_jax.run import (
   assembly,
   corpus,
+  family_status,
   first_state,
   first_weights,
   imported_model,
@@ -109,11 +110,18 @@ def distill(
         code = 0 if over else EXIT_PREEMPTED
         job.finish(code)  # Only now is the last checkpoint known to be on disk.
     if code == 0 and active:
-      for member in group.values():
-        status.print_summary(member.workdir, config.train.num_steps)
+      _print_summary(job)
     if code == 0 and job.ended:
       raise RunError(job.about_the_ended())
   return code
+
+
+def _print_summary(job: Distillation) -> None:
+  num_steps = job.calendar.num_steps
+  if ONE in job.folders:
+    status.print_summary(job.workdir, num_steps)
+  else:
+    family_status.print_summary(job.folders, num_steps)
 
 
 def _settle(name: str, member: Member, typed: Collection[str]) -> None:
