@@ -25,7 +25,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from time_jax.core.arrays import Batch, Qkv
+from time_jax.core.arrays import Batch, Qkv, Targets
 from time_jax.models import family
 from time_jax.models.family import Params, Path
 from time_jax.parallel import sharding
@@ -48,6 +48,7 @@ def gradients(
   documents: Float[Array, ""],
   rngs: Mapping[str, Array],
   accumulation: int,
+  targets: Targets | None = None,
 ) -> dict[str, Result]:
   """Computes the loss of a batch and its gradient, for each student.
 
@@ -61,6 +62,8 @@ def gradients(
     documents: number of documents in the global batch.
     rngs: random key of each student, for dropout.
     accumulation: number of micro-batches that the rows are split into.
+    targets: the teacher's projections of the rows, where they are known; None:
+      it is asked for them.
 
   Returns:
     The gradient, the loss and its parts of each student, each summed over the
@@ -72,9 +75,10 @@ def gradients(
   ) -> dict[str, tuple[Qkv, Array]]:
     """Returns each student's targets, and its key of the micro-batch."""
     keys = {n: jax.random.fold_in(rngs[n], index) for n in objectives}
+    known = jax.tree.map(lambda x: _rows_of(x, index, accumulation), targets)
     with jax.named_scope("teacher"):
-      targets = targets_of(objectives, teacher_params, rows)
-    return {name: (targets[name], keys[name]) for name in objectives}
+      asked = targets_of(objectives, teacher_params, rows, known)
+    return {name: (asked[name], keys[name]) for name in objectives}
 
   learn = {
     name: functools.partial(_learn, objective, documents)
@@ -148,6 +152,11 @@ def split_rows(batch: Batch, count: int) -> Batch:
   return jax.tree.map(
     lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch
   )
+
+
+def _rows_of(x: Array, index: int | Array, count: int) -> Array:
+  """Returns what `split_rows` gives to a micro-batch; copies no other rows."""
+  return x.reshape(-1, count, *x.shape[1:])[:, index]
 
 
 class _NoExchange:
@@ -297,7 +306,7 @@ def lay_out_teacher(
   if not any(isinstance(plan, _Exchange) for plan in plans.values()):
     return teacher_params
   teacher = next(iter(objectives.values())).teacher
-  return _gather_teacher(teacher_params, teacher.tables)
+  return gather_teacher(teacher_params, teacher.tables)
 
 
 def _plan_exchange(
@@ -326,8 +335,13 @@ def _plan_exchange(
   return _Exchange(sharding.axes("batch"), stored, used)
 
 
-def _gather_teacher(params: Params, tables: frozenset[Path]) -> Params:
-  """Makes a frozen network whole on every device, if there is room."""
+def gather_teacher(params: Params, tables: frozenset[Path]) -> Params:
+  """Makes a frozen network whole on every device, if there is room.
+
+  Args:
+    params: its parameters.
+    tables: those that stay as they are, see `Teacher.tables`.
+  """
   if _whole_bytes(params, tables) > _MAX_WHOLE:
     return params
   return jax.tree.map_with_path(

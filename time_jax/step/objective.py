@@ -118,7 +118,10 @@ def shared(teacher: Teacher, read: Mapping[int, Collection[str]]) -> Teacher:
 
 
 def targets_of(
-  objectives: Mapping[str, Objective], teacher_params: Params, batch: Batch
+  objectives: Mapping[str, Objective],
+  teacher_params: Params,
+  batch: Batch,
+  known: Targets | None = None,
 ) -> dict[str, Qkv]:
   """Returns what each student learns of, from one pass of the teacher.
 
@@ -126,7 +129,8 @@ def targets_of(
     objectives: relation loss of each student, by name; all of one teacher.
     teacher_params: the teacher's parameters.
     batch: the rows.
+    known: the teacher's projections of them, if it need not be asked.
   """
   teacher = next(iter(objectives.values())).teacher
-  found = teacher.targets(teacher_params, batch)
+  found = known or teacher.targets(teacher_params, batch)
   return {name: found[own.layer] for name, own in objectives.items()}

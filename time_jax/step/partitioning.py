@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from time_jax.core.arrays import Batch, make_batch
+from time_jax.core.arrays import Batch, Targets, make_batch
 from time_jax.core.errors import UserError
 from time_jax.data.pipeline import Row
 from time_jax.models.family import Params
@@ -53,22 +53,31 @@ def with_jit(
     global_batch_size: number of rows of all processes.
   """
   shardings = jax.tree.map(lambda leaf: leaf.sharding, states)
+  rows = sharding.batch_sharding(mesh)
   compiled = jax.jit(
     step,
-    in_shardings=(shardings, None, sharding.batch_sharding(mesh)),
+    in_shardings=(shardings, None, rows, rows),
     out_shardings=(shardings, NamedSharding(mesh, P())),
     donate_argnums=0,
   )
 
   def run(
-    states: States, teacher_params: Params, batch: Batch
+    states: States,
+    teacher_params: Params,
+    batch: Batch,
+    targets: Targets | None = None,
   ) -> tuple[dict[str, TrainState], dict[str, Metrics]]:
     with sharding.use_mesh(mesh):
-      return compiled(states, teacher_params, batch)
+      return compiled(states, teacher_params, batch, targets)
 
-  def lower(*arguments: Any) -> jax.stages.Lowered:
+  def lower(
+    states: States,
+    teacher_params: Params,
+    batch: Batch,
+    targets: Targets | None = None,
+  ) -> jax.stages.Lowered:
     with sharding.use_mesh(mesh):
-      return compiled.lower(*arguments)
+      return compiled.lower(states, teacher_params, batch, targets)
 
   return Parallel(
     step=run,
@@ -106,8 +115,12 @@ def with_pmap(step: Callable[..., Any], mesh: Mesh) -> Parallel:
   stacked = NamedSharding(Mesh(np.array(devices), ("devices",)), P("devices"))
 
   def run(
-    states: States, teacher_params: Params, batch: Batch
+    states: States,
+    teacher_params: Params,
+    batch: Batch,
+    targets: Targets | None = None,
   ) -> tuple[dict[str, TrainState], dict[str, Metrics]]:
+    assert targets is None, "a config with a cache and pmap is refused"
     states, metrics = compiled(states, teacher_params, batch)
     return states, _first(metrics)
 

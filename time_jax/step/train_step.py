@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array
 
 from time_jax.core import nonfinite
-from time_jax.core.arrays import Batch, checksum
+from time_jax.core.arrays import Batch, Targets, checksum
 from time_jax.models.family import Params
 from time_jax.relations.loss import count_documents
 from time_jax.step import spike_guard
@@ -24,9 +24,8 @@ from time_jax.step.state import StepSettings, TrainState, purpose_key, update
 
 Metrics = dict[str, Array]
 States = Mapping[str, TrainState]
-Step = Callable[
-  [States, Params, Batch], tuple[dict[str, TrainState], dict[str, Metrics]]
-]
+Step = Callable[..., tuple[dict[str, TrainState], dict[str, Metrics]]]
+"""Takes states, the teacher's parameters, a batch and perhaps its targets."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +45,7 @@ def train_step(
   states: States,
   teacher_params: Params,
   batch: Batch,
+  targets: Targets | None = None,
   *,
   students: Mapping[str, Student],
   axis: str | None = None,
@@ -57,6 +57,8 @@ def train_step(
     teacher_params: the teacher's parameters, an argument so that they keep
       their own sharding and are no constants of the compiled step.
     batch: the global batch; with `axis`, this device's rows of it.
+    targets: the teacher's projections of the batch, where they are known, see
+      `cached_targets`; None: it is asked for them.
     students: the students, by the names of `states`.
     axis: name of the mapped axis under pmap; None under jit.
 
@@ -87,6 +89,7 @@ def train_step(
       jnp.maximum(documents, 1).astype(jnp.float32),
       rngs,
       accumulation,
+      targets,
     )
   )
   updated = {
