@@ -39,12 +39,14 @@ def test_where_and_how_fast_a_run_goes_makes_no_other_run():
     teacher__path="/elsewhere",
     train__max_skipped=99,
     data__max_bad_records=0,
+    teacher__cache="/elsewhere",
+    teacher__cache_gb=3.0,
   )
   assert differences(before, now.to_dict()) == []
   assert "mesh.fsdp: 1 then, 4 now" in differences(
     before, now.to_dict(), harmless=True
   )
-  assert len(differences(before, now.to_dict(), harmless=True)) == 9
+  assert len(differences(before, now.to_dict(), harmless=True)) == 11
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,7 @@ def test_where_and_how_fast_a_run_goes_makes_no_other_run():
     ("seed", 4, "seed: 21 then, 4 now"),
     ("train__peak_lr", 1e-3, "train.peak_lr: 0.0006 then, 0.001 now"),
     ("teacher__layer", 3, "teacher.layer: 0 then, 3 now"),
+    ("teacher__cache_dtype", "x", "teacher.cache_dtype: '' then, 'x' now"),
     ("data__train", ("a", "b"), "data.train: [] then, ['a', 'b'] now"),
     ("student__hidden_size", 8, "student.hidden_size: 384 then, 8 now"),
   ],

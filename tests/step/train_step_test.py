@@ -335,7 +335,7 @@ def test_a_state_survives_being_taken_apart(extras):
 @pytest.mark.parametrize("how", [{"dropout": 0.2}, {"how": "pmap"}], ids=str)
 def test_the_lowered_step_is_the_step_with_its_scopes(how):
   spread, state, teacher = compiled_for(8, 1, 1, **how)
-  arguments = teacher, spread.put_batch(tiny_rows(0))
+  arguments = teacher, spread.put_batch(tiny_rows(0)), None
   compiled = spread.lower(state, *arguments).compile()
   text = compiled.as_text()
   for scope in ("teacher", "student", "relations", "optimizer"):

@@ -43,6 +43,14 @@ def default_config() -> ConfigDict:
   t.capture = "projections"
   # Of LTG-BERT: "flat" or "per_head"; empty: what its architecture suggests.
   t.relative_layout = ""
+  # Folder in which its projections of training rows are kept, for later passes
+  # over them and for other runs with the same teacher, layer and text; empty:
+  # it is asked again. In float32 the result is the same.
+  t.cache = ""
+  t.cache_gb = 0.0  # of them on disk, the rest is computed; 0: no limit
+  # "float32", or "bfloat16" for half of it; empty: as teacher.dtype. A student
+  # learns of numbers that are rounded to it.
+  t.cache_dtype = ""
   t.architecture = ConfigDict()  # config.json of a random teacher
 
   config.student = s = ConfigDict()
@@ -174,6 +182,7 @@ SHARED_RANGES = {
 RANGES = SHARED_RANGES | {
   "seed": SEED,
   "teacher.layer": whole(0, 1_000_000),
+  "teacher.cache_gb": real(0, 1e9),
   "student.num_layers": SIZE,
   "student.hidden_size": SIZE,
   "student.intermediate_size": SIZE,
@@ -206,6 +215,7 @@ CHOICES = {
   "teacher.loader": ("own", "flax"),
   "teacher.dtype": ("bfloat16", "float32"),
   "teacher.capture": ("projections", "post_rope"),
+  "teacher.cache_dtype": ("", "float32", "bfloat16"),
   "teacher.relative_layout": ("", "flat", "per_head"),
   "train.dtype": ("bfloat16", "float32"),
   "train.parallel": ("jit", "pmap"),
@@ -259,6 +269,26 @@ def _problems(config: ConfigDict) -> list[str]:
         f"data.seq_len={d.seq_len} is longer than the student's position "
         f"table, student.max_positions={config.student.max_positions}"
       )
+    problems += _problems_of_cache(config)
+  return problems
+
+
+def _problems_of_cache(config: ConfigDict) -> list[str]:
+  """Returns a phrase for each mistake in how a teacher's cache is used."""
+  t, problems = config.teacher, []
+  problems += [
+    f"teacher.{name}={t[name]!r} is of a cache, but teacher.cache names no "
+    "folder"
+    for name in ("cache_gb", "cache_dtype")
+    if t[name] and not t.cache
+  ]
+  if t.cache_dtype == "float32" and t.dtype == "bfloat16":
+    problems.append(
+      "teacher.cache_dtype='float32' keeps no more than teacher.dtype="
+      "'bfloat16' computes; leave it empty"
+    )
+  if t.cache and config.train.parallel == "pmap":
+    problems.append("teacher.cache needs train.parallel='jit', not 'pmap'")
   return problems
 
 

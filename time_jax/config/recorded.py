@@ -7,7 +7,8 @@ from time_jax.config.distill import default_config
 from time_jax.config.fields import flatten
 
 # What may differ between a run and its resumption: where and how fast it
-# runs, how often it writes. Everything else shapes the result.
+# runs, how often it writes. Everything else shapes the result. A name that ends
+# in a dot stands for all in a section.
 HARMLESS = (
   "checkpoint.",
   "data.folder",
@@ -17,6 +18,8 @@ HARMLESS = (
   "log.",
   "mesh.",
   "teacher.allow_pickle",
+  "teacher.cache",  # but not teacher.cache_dtype, to which it rounds
+  "teacher.cache_gb",
   "train.max_skipped",
   "train.watchdog",
   "teacher.path",  # the teacher's fingerprint is compared instead
@@ -87,9 +90,13 @@ def differences(
   lines = []
   for name in sorted(old | new):
     then, today = (_shown(fields, name) for fields in (old, new))
-    if then != today and name.startswith(HARMLESS) == harmless:
+    if then != today and _is_harmless(name) == harmless:
       lines.append(f"{name}: {then} then, {today} now")
   return lines
+
+
+def _is_harmless(name: str) -> bool:
+  return name in HARMLESS or f"{name.partition('.')[0]}." in HARMLESS
 
 
 def _shown(fields: dict[str, Any], name: str) -> str:

@@ -115,7 +115,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P(("data", "fsdp")))
 
 
-def batch_ways(mesh: Mesh) -> int:
+def batch_ways(mesh: Mesh | AbstractMesh) -> int:
   """Returns the number of parts into which the rows of a batch are split."""
   return mesh.shape["data"] * mesh.shape["fsdp"]
 
@@ -237,18 +237,50 @@ def global_batch(
   Returns:
     The batch [B, T], with positions.
   """
-  layout = batch_sharding(mesh)
-  place = {row: i for i, row in enumerate(local_rows(mesh, global_batch_size))}
+  return jax.tree.map(
+    lambda x: join_rows(x, mesh, global_batch_size),
+    make_batch(tokens, segment_ids),
+  )
 
-  def join(local: np.ndarray) -> jax.Array:
-    def shard(index: tuple[slice, ...] | None) -> np.ndarray:
-      start, stop, _ = (index or ())[0].indices(global_batch_size)
-      return local[place[start] : place[stop - 1] + 1]
 
-    shape = (global_batch_size, *local.shape[1:])
-    return jax.make_array_from_callback(shape, layout, shard)
+def join_rows(
+  local: np.ndarray, mesh: Mesh, global_batch_size: int
+) -> jax.Array:
+  """Joins what all processes have of a batch to one array on the devices.
 
-  return jax.tree.map(join, make_batch(tokens, segment_ids))
+  Args:
+    local: [b, ...], of the rows of `local_rows` in that order.
+    mesh: the devices.
+    global_batch_size: rows of all processes, B.
+
+  Returns:
+    An array [B, ...].
+  """
+  held = local_rows(mesh, global_batch_size)
+  place = {row: i for i, row in enumerate(held)}
+
+  def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+    start, stop, _ = (index or ())[0].indices(global_batch_size)
+    return local[place[start] : place[stop - 1] + 1]
+
+  shape = (global_batch_size, *local.shape[1:])
+  return jax.make_array_from_callback(shape, batch_sharding(mesh), shard)
+
+
+def held_rows(array: jax.Array) -> np.ndarray:
+  """Returns what this process's devices hold of a batch, on the host.
+
+  Args:
+    array: [B, ...], as `join_rows` lays it out.
+
+  Returns:
+    [b, ...], of the rows of `local_rows` in that order.
+  """
+  shards = {
+    shard.index[0].indices(len(array))[0]: shard
+    for shard in array.addressable_shards
+  }
+  return np.concatenate([shards[row].data for row in sorted(shards)])
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from time_jax.core.arrays import PROJECTIONS
 from time_jax.core.errors import UserError
+from time_jax.core.storage.paths import local_path
 from time_jax.hf import files, flax_teacher, lineage, load
 from time_jax.models import bert
 from time_jax.models.family import Family, Teacher
@@ -55,6 +56,7 @@ def teacher_config(config: ConfigDict) -> Any:
     load.check_teacher(folder, (t.layer,), allow_pickle=t.allow_pickle)
   load.check_layer(t.layer, teacher.num_layers)
   _check_capture(config, family, teacher)
+  local_path(t.cache)  # To be refused before work is done.
   check_relations(
     relation_weights(config), teacher.widths, config.relations.implementation
   )

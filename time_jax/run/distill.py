@@ -106,6 +106,7 @@ def distill(
           )
 
         job = Distillation(group, workdir, rows, mesh, ledger, begin)
+        sessions.enter_context(contextlib.closing(job.cache))
         over = _train(job, config, group, window, watchdog)
         code = 0 if over else EXIT_PREEMPTED
         job.finish(code)  # Only now is the last checkpoint known to be on disk.

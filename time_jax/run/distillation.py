@@ -16,7 +16,13 @@ from time_jax.core.notes import say
 from time_jax.core.storage.paths import Path
 from time_jax.data import pipeline
 from time_jax.parallel import host_collectives, sharding
-from time_jax.run import assembly, corpus, run_record, students
+from time_jax.run import (
+  assembly,
+  corpus,
+  run_record,
+  students,
+  teacher_cache,
+)
 from time_jax.run.assembly import make_parallel
 from time_jax.run.job import Calendar, Job, Scores, States, StepMetrics
 from time_jax.run.members import Member
@@ -34,6 +40,7 @@ class Distillation(Job):
     configs: config of each student.
     objectives: each student's relation loss, with the teacher of all.
     mesh: devices of the run.
+    cache: what is kept of the teacher's targets; to be closed after the run.
     records: what every checkpoint records of each student, see `run_record`.
     ended: why students have ended, by name.
   """
@@ -86,6 +93,7 @@ class Distillation(Job):
     }
     self._validation = rows.validation
     self._evaluator = evaluate.make_evaluator(self.objectives, mesh)
+    self.cache = teacher_cache.open_cache(common, self.teacher, rows, mesh)
     size = common.train.global_batch_size
     self._source = pipeline.BatchSource(
       rows.train,
@@ -134,16 +142,18 @@ class Distillation(Job):
     spike = changes.fields_at(self.configs[name].train, step - 1)["spike"]
     return state.with_spike_guard(spike, self.mesh)
 
-  def batch_at(self, done: int) -> pipeline.Row:
-    """See `Job`."""
-    return self._source.batch_at(done)
+  def batch_at(self, done: int) -> tuple[pipeline.Row, Any]:
+    """See `Job`: rows, and what the cache has of them."""
+    known = self.cache.read(self._source.indices_at(done))
+    return self._source.batch_at(done), known
 
-  def place(self, batch: pipeline.Row) -> Batch:
+  def place(self, batch: tuple[pipeline.Row, Any]) -> tuple[Batch, Any]:
     """See `Job`."""
-    return self._parallel.put_batch(batch)
+    row, known = batch
+    return self._parallel.put_batch(row), self.cache.place(known)
 
   def step(
-    self, step: int, states: States, batch: Batch
+    self, step: int, states: States, batch: tuple[Batch, Any]
   ) -> tuple[States, StepMetrics]:
     """See `Job`."""
     changed = bool(self.notice(step - 1)) or set(states) != self._going_on
@@ -151,7 +161,9 @@ class Distillation(Job):
       states = self._compile(step - 1, self._global(states))
     first = step == self._begun + 1
     with self.ledger.doing("compile" if first or changed else "steps"):
-      arguments = states, self._teacher_params, batch
+      rows, known = batch
+      targets = self.cache.fill(self._teacher_params, rows, known)
+      arguments = states, self._teacher_params, rows, targets
       if first:  # What cannot fit is told before it runs.
         lowered = self._parallel.lower(*arguments)
         program = memory.compile_step(lowered, self.mesh)
