@@ -56,7 +56,8 @@ def test_a_line_for_each(capsys, workdir):
   record(workdir, "xs", skipped=3)
   code, lines = told(capsys, workdir)
   assert code == 0
-  first, _, *table, _, last = lines
+  first, above, *table, below, last = lines
+  assert above == below == ""
   assert first == f"{workdir}: 3 running, step 100 of 1,000 (10.0%)"
   assert table == [
     "  student  state    step  training  held-out  skipped",
