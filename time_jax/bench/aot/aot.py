@@ -13,10 +13,12 @@ from ml_collections import ConfigDict
 
 from time_jax.bench.aot.fit import examine
 from time_jax.bench.aot.rendering import lines
+from time_jax.bench.aot.student_table import student_table
 from time_jax.bench.aot.topology import Topology, find
 from time_jax.bench.aot.variant_report import Report
 from time_jax.bench.common import report as results
 from time_jax.bench.common.flags import Aot
+from time_jax.config import students
 from time_jax.config.distill import check_config
 from time_jax.core.errors import EXIT_BAD_INPUT, UserError
 from time_jax.run import assembly
@@ -42,6 +44,9 @@ _COLUMNS = {
 def bench_aot(flags: Aot) -> int:
   """Prints what compiling the step of a run for a topology shows.
 
+  A run of several students is compiled with all of them, and unless it is a
+  sweep also with each alone.
+
   Args:
     flags: flags of the command. Without --meshes a sweep tries those of
       `usual_meshes`.
@@ -57,20 +62,26 @@ def bench_aot(flags: Aot) -> int:
   results.check_writable(flags.json)
   # Nothing is computed, and an accelerator of this machine may be in use.
   jax.config.update("jax_platforms", "cpu")
-  assembly.teacher_config(config)
+  configs = students.effective(config)
+  assembly.check_students(configs)
   target = find(flags.topology)
   # What is compiled for a TPU cannot be read back where there is none.
   if target.devices[0].platform == "cpu":
     machine.use_compilation_cache()
+  alone: dict[str, Report] = {}
   if flags.sweep:
     reports = _sweep(list(_variants(flags, len(target.devices))), target)
   else:
     reports = [examine(config, target)]
-    print("\n".join(lines(reports[0], config)))
+    print("\n".join(lines(reports[0], config)), flush=True)
+    if len(configs) > 1:
+      alone = {name: examine(own, target) for name, own in configs.items()}
+      print(student_table(reports[0], alone))
   content = {
     "software": machine.versions(),
     "config": config.to_dict(),
     "reports": [dataclasses.asdict(report) for report in reports],
+    "alone": {name: dataclasses.asdict(own) for name, own in alone.items()},
   }
   results.write(flags.json, "time_jax.bench.aot/1", content)
   return EXIT_BAD_INPUT if all(r.fits is False for r in reports) else 0

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import re
 import time
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -21,17 +22,23 @@ from time_jax.bench.aot.topology import LINKS, Topology, read_memory
 from time_jax.bench.aot.traffic import traffic
 from time_jax.bench.aot.variant_report import Estimate, Memory, Report
 from time_jax.bench.common.step_runner import cache_hits
+from time_jax.config import students
 from time_jax.core.arrays import Batch
 from time_jax.core.errors import UserError
 from time_jax.parallel import sharding
 from time_jax.run import assembly
 from time_jax.step import flops, peaks
 from time_jax.step.memory import device_bytes
-from time_jax.step.state import TrainState, abstract_state
+from time_jax.step.state import abstract_state
+from time_jax.step.train_step import States
 
 
 def examine(config: ConfigDict, topology: Topology) -> Report:
   """Compiles the step of a run for a topology and looks at the program.
+
+  Args:
+    config: config of the run; of several students, all are in the step.
+    topology: the devices.
 
   Raises:
     UserError: the devices refuse the run.
@@ -42,15 +49,18 @@ def examine(config: ConfigDict, topology: Topology) -> Report:
       "time; expected 'jit'."
     )
   mesh = assembly.make_mesh(config, topology.devices)
-  configs = {"student": config}
+  configs = students.effective(config)
   objectives = assembly.abstract_objectives(configs, mesh)
-  objective = objectives["student"]
-  teacher = objective.teacher
-  settings = assembly.step_settings(config)
-  state = abstract_state(objective.init, settings, mesh)
+  teacher = next(iter(objectives.values())).teacher
+  states = {
+    name: abstract_state(
+      objectives[name].init, assembly.step_settings(own), mesh
+    )
+    for name, own in configs.items()
+  }
   batch = abstract_batch(config, mesh)
   parallel = assembly.make_parallel(configs, objectives, mesh)
-  lowered = parallel.lower({"student": state}, teacher.params, batch)
+  lowered = parallel.lower(states, teacher.params, batch)
   start = time.perf_counter()
   compiled, reason, needed = None, "", 0
   with cache_hits() as hits:
@@ -79,17 +89,20 @@ def examine(config: ConfigDict, topology: Topology) -> Report:
     capacity=topology.memory,
     compile_seconds=time.perf_counter() - start,
     cached=bool(hits),
-    flops=flops.step_flops(objectives, {"student": state.params}, batch).total,
+    flops=flops.step_flops(
+      objectives, {n: state.params for n, state in states.items()}, batch
+    ).total,
+    relation_heads=sorted({own.num_heads for own in objectives.values()}),
   )
   if compiled is None:
     return report
-  memory = _memory(compiled.memory_analysis(), state, teacher.params, batch)
+  memory = _memory(compiled.memory_analysis(), states, teacher.params, batch)
   if report.forced:
     report = judge_by_size(report, memory)
   return dataclasses.replace(
     report,
     memory=memory,
-    optimizer_total=_total_bytes(_optimizer(state)),
+    optimizer_total=_total_bytes(_optimizer(states)),
     **_inspect(report, memory, topology, config, compiled.as_text() or ""),
   )
 
@@ -132,9 +145,7 @@ def _inspect(
   """Returns the fields of a report that the program's text tells."""
   compiled = program.read(text)
   seq_len, rows = config.data.seq_len, report.rows_per_device
-  squares = relation_matrices(
-    compiled, seq_len, config.relations.num_heads, rows
-  )
+  squares = relation_matrices(compiled, seq_len, report.relation_heads, rows)
   heads = [math.prod(shape.dims) / (seq_len**2 * rows) for shape in squares]
   exchanges = collectives(compiled, report.devices)
   missing = unreached(compiled, report.devices)
@@ -171,7 +182,10 @@ def _inspect(
 
 
 def relation_matrices(
-  compiled: program.Program, side: int, num_heads: int, rows: int
+  compiled: program.Program,
+  side: int,
+  relation_heads: Collection[int],
+  rows: int,
 ) -> list[program.Shape]:
   """Finds arrays in memory that hold S x S matrices of the relation loss.
 
@@ -181,7 +195,7 @@ def relation_matrices(
   Args:
     compiled: the program.
     side: row length S.
-    num_heads: number of relation heads R.
+    relation_heads: numbers of relation heads R, of one student or several.
     rows: rows of a micro-batch on one device.
 
   Returns:
@@ -197,17 +211,19 @@ def relation_matrices(
       if size in others:
         others.remove(size)
     in_a_model = {"teacher", "student"} & set(names)
-    if "relations" in names or (not in_a_model and num_heads in others):
+    if "relations" in names or (
+      not in_a_model and set(relation_heads) & set(others)
+    ):
       shapes.add(shape)
   return sorted(shapes, key=lambda shape: shape.size, reverse=True)
 
 
 def _memory(
-  analysis: Any, state: TrainState, teacher: Any, batch: Batch
+  analysis: Any, states: States, teacher: Any, batch: Batch
 ) -> Memory:
   parts = dict(
-    parameters=device_bytes(state.params),
-    optimizer=device_bytes(_optimizer(state)),
+    parameters=device_bytes([state.params for state in states.values()]),
+    optimizer=device_bytes(_optimizer(states)),
     teacher=device_bytes(teacher),
     batch=device_bytes(batch),
   )
@@ -225,8 +241,14 @@ def _memory(
   )
 
 
-def _optimizer(state: TrainState) -> Any:
-  return {n: tree for n, tree in state.as_trees().items() if n != "params"}
+def _optimizer(states: States) -> Any:
+  """Returns all of the states but the parameters."""
+  return [
+    tree
+    for state in states.values()
+    for name, tree in state.as_trees().items()
+    if name != "params"
+  ]
 
 
 def _total_bytes(tree: Any) -> int:

@@ -13,7 +13,7 @@ _TITLE_WIDTH = 14
 _SCOPE_WIDTH = 50
 # Fields of `Memory`, in the order in which they are shown.
 _MEMORY = {
-  "parameters": "the student's",
+  "parameters": "of what is trained",
   "optimizer": "its state",
   "teacher": "its parameters",
   "batch": "token rows",
@@ -112,13 +112,14 @@ def _program(
 ) -> Iterator[Section]:
   kernels = ", ".join(f"{name} x{n}" for name, n in report.kernels.items())
   yield "kernels", [kernels or "none: XLA's own code throughout"]
-  side, heads = config.data.seq_len, config.relations.num_heads
+  side, heads = config.data.seq_len, report.relation_heads
   matrices = f"no {side} x {side} matrix of the loss in memory"
   if report.relation_matrices:
-    whole = "ALL" if report.heads_at_once >= heads else "never all"
+    whole = "ALL" if report.heads_at_once >= min(heads) else "never all"
     matrices = (
       f"{side} x {side} matrices of {report.heads_at_once:g} head(s) at a "
-      f"time, {report.relation_matrices[0]}: {whole} {heads}"
+      f"time, {report.relation_matrices[0]}: {whole} "
+      f"{' or '.join(map(str, heads))}"
     )
   yield "relations", [matrices]
   ways = report.optimizer_total / max(memory.optimizer, 1)

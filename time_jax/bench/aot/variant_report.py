@@ -10,7 +10,7 @@ class Memory:
   """Bytes of one device.
 
   Attributes:
-    parameters: parameters of the student.
+    parameters: parameters of the students.
     optimizer: state of the optimizer, and counters.
     teacher: the device's part of the teacher's parameters.
     batch: token rows.
@@ -112,6 +112,7 @@ class Report:
     unknown_loops: loops whose length the text does not tell; counted once.
     largest: the largest results in main memory, as shape, bytes and scope.
     flops: FLOPs of the step on all devices, see `time_jax.step.flops`.
+    relation_heads: numbers of relation heads R of the students, each once.
     estimate: estimate of the step's time; None if there is none.
     no_estimate: why there is none.
   """
@@ -144,5 +145,6 @@ class Report:
   unknown_loops: int = 0
   largest: list[tuple[str, int, str]] = dataclasses.field(default_factory=list)
   flops: int = 0
+  relation_heads: list[int] = dataclasses.field(default_factory=list)
   estimate: Estimate | None = None
   no_estimate: str = ""
