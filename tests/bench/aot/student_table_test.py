@@ -91,4 +91,4 @@ def test_several_students(capsys, tmp_path):
   assert [line.split()[0] for line in table[1:5]] == [
     *("together", "wide", "xs", "one")
   ]
-  assert table[-1].startswith("together / one by one, an ESTIMATE: 0.")
+  assert table[-1].startswith("together / one by one, an ESTIMATE: ")
