@@ -42,8 +42,11 @@ def points_of(sweep, workdir):
     (["--config.student.init_from={run}/layers=1_x=0/student"], ONLY_FIRST),
     (["--workdir={run}/elsewhere"], ONLY_FIRST),
     (["--workdir={folder}"], ONLY_FIRST),
+    (["--workdir={folder}/a/../student"], ONLY_FIRST),
     (["before", "prepare", "{recipe}", "--workdir={place}"], ONLY_FIRST),
     (["before", "prepare", "{recipe}", "--workdir={folder}/x"], ALL),
+    (["before", "choose", "--workdir={place}.x"], ALL),
+    (["before", "choose", "--workdir={run}/layers=1_x=0/y"], ONLY_FIRST),
     (["before", "distill", "{recipe}", "--workdir={folder}/x"], ONLY_FIRST),
   ],
 )
@@ -67,6 +70,21 @@ def test_which_points_may_share_a_run(recipe, tmp_path, flags, expected):
     [" ".join(map(str, point.values.values())) for point in part]
     for part in found
   ] == expected
+
+
+def test_what_lies_elsewhere_or_was_begun_is_alone(recipe, tmp_path):
+  def make(folder, x):
+    return [["distill", recipe, f"--workdir={folder}/student"]]
+
+  (tmp_path / "disk").mkdir()
+  (tmp_path / "x=1").symlink_to("disk")
+  (tmp_path / "x=2" / "student").mkdir(parents=True)
+  (tmp_path / "x=3").mkdir()
+  (tmp_path / "x=3" / "student").symlink_to("../../other")
+  (tmp_path / "x=4").mkdir()
+  made = grid.Sweep({"x": (1, 2, 3, 4, 5)}, make, x="x")
+  found = alike.alike(*points_of(made, tmp_path), tmp_path)
+  assert [[p.values["x"] for p in part] for part in found] == [[4, 5]]
 
 
 def test_the_layer_of_a_random_teacher_is_common(tmp_path):

@@ -250,10 +250,52 @@ def test_a_run_that_fails_as_a_whole(
   out = capsys.readouterr().out
   assert f"failed after 8 s with exit code {code}: distill broke. See" in out
   assert [record(tmp_path, n)["code"] for n in (1, 2)] == [code] * 2
+  assert "lower `together` in the sweep's file and delete " in out
   runs.code = 0
   assert sweep(shapes(recipe, 1, 2))[1][0] == ("distill", "run/joint-1")
-  # What an earlier session said of a student does not count.
   assert record(tmp_path, 1)["seconds"] == SECONDS
+
+
+def test_what_an_earlier_session_said_does_not_count(
+  recipe, sweep, runs, tmp_path
+):
+  for code in (42, 2, 3):
+    runs.code = code
+    if code == 42:
+      assert sweep(shapes(recipe, 1, 2))[0] == 42
+    else:
+      with pytest.raises(RunError):
+        sweep(shapes(recipe, 1, 2))
+    assert [record(tmp_path, n)["code"] for n in (1, 2)] == [code] * 2
+
+
+def test_killed_as_a_group_is_formed(monkeypatch, recipe, sweep, tmp_path):
+  """Its links are there, the list of its points is not."""
+
+  def kill(*_):
+    raise Killed
+
+  with monkeypatch.context() as patch:
+    patch.setattr(joint.atomic_file, "write_json", kill)
+    with pytest.raises(Killed):
+      sweep(shapes(recipe, 1, 2))
+  assert (tmp_path / "run" / "layers=1" / "student").is_symlink()
+  _, calls = sweep(shapes(recipe, 1, 2))
+  assert [name for name, _ in calls] == ["distill", "choose", "choose"]
+
+
+def test_a_workdir_deep_in_a_point(recipe, runs, sweep, tmp_path):
+  def stages(folder, layers):
+    words = ["distill", recipe, f"--config.student.num_layers={layers}"]
+    return [[*words, f"--workdir={folder}/a/b"]]
+
+  runs.code = 42
+  made = grid.Sweep({"layers": (1, 2)}, stages, x="layers")
+  sweep(made)
+  runs.code = 0
+  assert sweep(made)[0] == 0
+  place = tmp_path / "run" / "layers=2" / "a" / "b"
+  assert place.resolve() == tmp_path / "run/joint-1/students/layers_2"
 
 
 def test_a_group_that_the_sweep_does_not_know_any_more(

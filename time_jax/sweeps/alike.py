@@ -13,6 +13,8 @@ from time_jax.sweeps.joint_files import index_of, is_free, place_of
 from time_jax.sweeps.points import Point
 from time_jax.sweeps.stages import Record
 
+_PART = r"[\w.+=-]"  # a character of a point's name, see `grid.as_name`
+
 
 def alike(
   points: Sequence[Point],
@@ -62,14 +64,13 @@ def _may_share(
     return False
   if ".." in place.parts or point.folder.is_symlink():
     return False  # No relative link leads from there.
-  for stage in point.stages[: index + 1]:
-    for word in stage.words:
-      if index > 0 and stage != point.stages[index] and str(place) in word:
-        return False  # An earlier stage, as `prepare`, needs a folder there.
-      within = re.findall(rf"{re.escape(str(workdir))}/([\w.+=-]+)", word)
-      if {*within} & {*names} - {point.name}:
-        return False  # It begins with what another point has made.
-  return True
+  words = [word for stage in point.stages[:index] for word in stage.words]
+  if any(re.search(rf"{re.escape(str(place))}(?!{_PART})", w) for w in words):
+    return False  # An earlier stage, as `prepare`, needs a folder there.
+  words += point.stages[index].words
+  inside = re.compile(rf"{re.escape(str(workdir))}/({_PART}+)")
+  mentioned = {name for word in words for name in inside.findall(word)}
+  return not mentioned & {*names} - {point.name}  # It needs what those make.
 
 
 def _common(point: Point) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
+from time_jax.checkpoint import layout
 from time_jax.core.errors import EXIT_PREEMPTED
 from time_jax.sweeps import joint, stages, summary
 from time_jax.sweeps.grid import DISTILL, Sweep
@@ -125,6 +126,12 @@ class Work:
       return False
     if len(failures) == len(waiting):
       print(_failed(seconds, code, log), flush=True)
+      if not layout.step_folders(group.folder):
+        print(
+          "To distil fewer points in one run, lower `together` in the sweep's "
+          f"file and delete {group.folder}.",
+          flush=True,
+        )
       return True
     print(f"{seconds:,.0f} s", flush=True)
     for line in failures:
