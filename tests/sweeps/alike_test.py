@@ -135,6 +135,7 @@ def test_each_student_is_trained_as_its_point_would_be(recipe, tiny, tmp_path):
     "a=1": ["--config.student.num_layers", "1", "--config.train.ema=0.5"],
     "A=1": [f"--config={other}:{tiny}"],
     "b.c-d+e": ["--config.train.changes=12:peak_lr=0.0003;20:spike=6"],
+    "like the rest": ["--config.seed=21"],
     "0": ["--config.train.warmup_steps=5", "--config.seed=21"],
     "größe=" + 40 * "9": ["--config.teacher.layer=1"],
   }

@@ -202,6 +202,18 @@ def test_a_killed_group_goes_on_whatever_was_added(
   assert effective(other.values.config).keys() == {"layers_4", "layers_5"}
 
 
+def test_a_lower_limit_takes_nobody_out_of_a_group(
+  recipe, sweep, runs, tmp_path
+):
+  """Nor is the point said to be distilled, of which nothing more is run."""
+  runs.code = 42
+  sweep(shapes(recipe, 1, 9, limit=10))
+  runs.code = 0
+  _, calls = sweep(shapes(recipe, 1, 9, limit=5))
+  assert calls == [("distill", "run/joint-1"), ("choose", "layers=1/student")]
+  assert [record(tmp_path, n, 1)["code"] for n in (1, 9)] == [0, 42]
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_signal_ends_the_sweep(capsys, recipe, sweep, runs, stopped):
   runs.stopped, runs.code = stopped, 0 if stopped else 42
