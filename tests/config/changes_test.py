@@ -112,6 +112,9 @@ def test_the_way_on_lowers_the_rate_that_there_was(step, value):
   config.train.changes = "2:peak_lr=0.0025"
   flag = f"add --config.train.changes='{value}' to the same command"
   assert flag in changes.way_on(config, step)
+  more = changes.way_on(config, step, "students.a.", max_skipped=20)
+  flag = f"--config.students.a.train.changes='{value},max_skipped=20' to"
+  assert flag in more
 
 
 def check_same(before, now):

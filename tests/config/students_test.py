@@ -202,7 +202,8 @@ def test_a_field_that_a_recipe_gives_a_student(field, value, text):
     ),
     (["a" * 41, "m"], "of at most 40."),
     (["a-b", "m"], "students.a-b: expected a name"),
-    (["items", "m"], "students.items: this name has a meaning of its own; "),
+    (["items", "m"], "students.items: this name is reserved; "),
+    (["student", "m"], "students.student: this name is reserved; "),
     (
       ["m", "M"],
       "students.M and students.m would share a folder on some disks, expected "

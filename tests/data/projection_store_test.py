@@ -1,5 +1,6 @@
 """Projections on disk: what was written comes back, or does not count."""
 
+import errno
 import os
 import pathlib
 import resource
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from time_jax.core.errors import UserError
+from time_jax.data import projection_store
 from time_jax.data.projection_store import ProjectionStore, record_size
 
 SHAPES = {"query": (4, 6), "key": (4, 6), "value": (4, 10)}
@@ -181,6 +183,22 @@ def test_a_folder_that_cannot_be_written_to_is_refused(open_store, tmp_path):
   (tmp_path / "cache").write_text("a file")
   with pytest.raises(UserError, match=r"teacher.cache: .* cannot be written"):
     open_store()
+
+
+def test_a_store_that_may_only_be_read_is_read(open_store, monkeypatch, capsys):
+  open_store().write([3], contents([3]))
+  open_file = os.open
+
+  def refuse(path, flags, *more):
+    if flags & os.O_RDWR:
+      raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    return open_file(path, flags, *more)
+
+  monkeypatch.setattr(projection_store.os, "open", refuse)
+  store = open_store()
+  store.write([4], contents([4]))
+  check(store, [3, 4], [True, False])
+  assert capsys.readouterr() == ("", "")
 
 
 CHILD = """

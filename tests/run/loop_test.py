@@ -228,6 +228,24 @@ def test_a_student_that_has_ended_is_known_again(tmp_path, one_process):
   assert losses(job, "b") == []
 
 
+def test_a_change_reaches_a_student_that_has_ended(tmp_path, one_process):
+  """What it consists of follows the settings; it may go on by them."""
+  job = Skipping(tmp_path)
+  job.notice = lambda done: "a change" if done == 4 else ""
+
+  def refit(done, states):
+    job.events.append(f"refit {' '.join(states)} after {done}")
+    return {name: State(s.step, s.params, 0) for name, s in states.items()}
+
+  job.refit = refit
+  job.go_on = lambda name: job.events.append(f"go on {name}")
+  with saving.open_in(tmp_path) as checkpoints:
+    assert loop.train(job, job.start(), checkpoints, beat=lambda: None)
+  assert " ".join(job.events).endswith(
+    "save refit b after 4 go on b step 5 end b 5 evaluate a save"
+  )
+
+
 def test_the_run_ends_with_its_last_student(tmp_path, one_process):
   job = Skipping(tmp_path, a=3, b=3)  # At one step: nobody ends before.
   with saving.open_in(tmp_path) as checkpoints:

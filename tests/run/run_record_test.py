@@ -17,7 +17,13 @@ from time_jax.config.students import ONE
 from time_jax.core.errors import UserError
 from time_jax.data import manifest
 from time_jax.parallel import host_collectives
-from time_jax.run import assembly, run_files, run_record, saved_student
+from time_jax.run import (
+  assembly,
+  run_files,
+  run_record,
+  saved_student,
+  students,
+)
 
 # One program for all runs, compiled once.
 FLAGS = (
@@ -175,23 +181,24 @@ def made(**changes):
     ),
   ],
 )
-def test_processes_that_would_not_make_one_run(monkeypatch, others, words):
+@pytest.mark.parametrize("student", [ONE, "dryrun"])  # Like a part of it.
+def test_processes_that_would_not_make_one_run(
+  monkeypatch, others, words, student
+):
   given = [made(), *others]
   monkeypatch.setattr(
     host_collectives,
     "all_gather",
     lambda text: [
-      json.dumps(
-        dict(run_record.flatten({k: r[k] for k in ("run", "versions")}))
-      )
+      json.dumps(students.join({student: dict(run_record._compared(r))}))
       for r in given
     ],
   )
   if words is None:
-    run_record.check_processes({ONE: made()})
+    run_record.check_processes({student: made()})
   else:
     with pytest.raises(UserError) as caught:
-      run_record.check_processes({ONE: made()})
+      run_record.check_processes({student: made()})
     assert words in str(caught.value)
 
 

@@ -12,6 +12,7 @@ from time_jax.cli import main
 from time_jax.config.distill import check_config, default_config
 from time_jax.core.errors import UserError
 from time_jax.data.projection_store import ProjectionStore
+from time_jax.parallel import host_collectives
 from time_jax.run import teacher_cache
 
 STEPS = 24  # of 8 rows, which is several passes over the text
@@ -155,9 +156,12 @@ def test_a_disk_that_is_full_leaves_the_run_alone(
   [
     (
       {"cache_dtype": "bfloat16"},
-      "cache_dtype='bfloat16' is of a cache, but",
+      "cache_dtype='bfloat16' has no effect without",
     ),
-    ({"cache_gb": 2.5}, "teacher.cache_gb=2.5 is of a cache"),
+    (
+      {"cache_gb": 2.5},
+      "teacher.cache_gb=2.5 has no effect without teacher.cache",
+    ),
     (
       {"cache": "x", "cache_gb": -1.0},
       "cache_gb=-1.0, expected a number",
@@ -175,3 +179,12 @@ def test_what_makes_no_sense_is_refused(fields, message):
   config.teacher.update(fields)
   with pytest.raises(UserError, match=re.escape(message)):
     check_config(config)
+
+
+def test_processes_that_hold_the_same_rows_are_refused(mesh, monkeypatch):
+  """What one finds of a row, the other may not."""
+  config = default_config()
+  config.teacher.cache = "cache"
+  monkeypatch.setattr(host_collectives, "all_gather", lambda text: [text] * 2)
+  with pytest.raises(UserError, match=r"hold the same rows .* mesh[.]tensor"):
+    teacher_cache.open_cache(config, None, None, mesh)

@@ -27,7 +27,7 @@ STUDENTS = {
     "relations.weights.qk": 1.0,
     "relations.weights.vv": 0.0,
     "student.hidden_size": 24,
-    "seed": 3,
+    "student.seed": 3,
     "train.ema": 0.5,
   },
   "xs": {

@@ -248,6 +248,9 @@ def test_each_of_several_students_has_records_of_its_own(tmp_path, capsys):
   assert scalars(folders["xs"])[-1] == (2, "eval/relation_loss", 0.25)
   (line,) = capsys.readouterr().err.splitlines()
   assert line == "step 1 of 10: m loss 0.5000 xs loss 0.7500 1,234 tok/s"
+  with metrics.Recorder(folders, 1, 10, True) as recorder:
+    recorder.write(2, {"xs": {"train/loss": 0.5}})  # The other has ended.
+  assert capsys.readouterr().err == "step 2 of 10: xs loss 0.5000\n"
   with metrics.Recorder(folders, 1, 10, True):
     pass
   assert [row["step"] for row in lines(folders["xs"])] == [1]

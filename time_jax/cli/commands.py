@@ -6,7 +6,7 @@ from time_jax.core.storage.paths import Path
 
 
 class Sweep(Command):
-  """Run a grid of configurations, one after the other; scores side by side."""
+  """Run a grid of configurations; scores side by side."""
 
   name = "sweep"
   example = "sweep configs/sweep_heads.py:lang=da,ud=UD --workdir=runs/heads"

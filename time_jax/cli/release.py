@@ -14,7 +14,7 @@ class Export(Command):
   name = "export"
   example = "export --workdir=runs/quickstart"
   once = True
-  workdir: Path  # Folder of the run.
+  workdir: Path  # Folder of the run, or of one of its students.
   # Checkpoint to export; by default the chosen one, else the newest.
   step: CountOrZero | None = None
   out: Path | None = None  # Folder to write; WORKDIR/export.

@@ -46,7 +46,7 @@ class Status(Command):
   name = "status"
   example = "status runs/quickstart --plot=losses.png"
   argument = "workdir"
-  workdir: Path  # Folder of the run.
+  workdir: Path  # Folder of the run, or of one of its students.
   plot: Path | None = None  # PNG to draw the losses into.
 
   def run(self) -> int:
@@ -67,7 +67,7 @@ class Choose(Command):
   name = "choose"
   example = "choose --workdir=runs/quickstart"
   once = True
-  workdir: Path  # Folder of the run.
+  workdir: Path  # Folder of the run, or of one of its students.
 
   def run(self) -> int:
     """Evaluates the checkpoints and writes which is the best."""

@@ -189,13 +189,16 @@ def instead(
   )
 
 
-def way_on(config: ConfigDict, step: int, prefix: str = "") -> str:
+def way_on(
+  config: ConfigDict, step: int, prefix: str = "", **more: float
+) -> str:
   """Says how to continue a run that ended after too many skipped steps.
 
   Args:
     config: config of the run.
     step: step of its last checkpoint; 0 if there is none.
     prefix: see `added`.
+    **more: what is to change besides the learning rate.
   """
   causes = "look for damaged text or teacher weights."
   if not step:
@@ -203,7 +206,7 @@ def way_on(config: ConfigDict, step: int, prefix: str = "") -> str:
   half = at(config, step).train.peak_lr / 2
   return (
     "To go on from there with half the learning rate, add "
-    f"{added(config.train.changes, step, prefix=prefix, peak_lr=half)} to the "
-    "same command; "
+    f"{added(config.train.changes, step, prefix=prefix, peak_lr=half, **more)} "
+    "to the same command; "
     f"spike, max_skipped and clip_norm can be changed so, too. Or {causes}"
   )

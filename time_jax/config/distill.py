@@ -277,8 +277,8 @@ def _problems_of_cache(config: ConfigDict) -> list[str]:
   """Returns a phrase for each mistake in how a teacher's cache is used."""
   t, problems = config.teacher, []
   problems += [
-    f"teacher.{name}={t[name]!r} is of a cache, but teacher.cache names no "
-    "folder"
+    f"teacher.{name}={t[name]!r} has no effect without teacher.cache; name a "
+    "folder there, or leave it out"
     for name in ("cache_gb", "cache_dtype")
     if t[name] and not t.cache
   ]

@@ -208,7 +208,7 @@ def _wrong_name(name: str) -> Iterator[str]:
       "begins with a letter, of at most 40"
     )
   elif name == ONE or hasattr(ConfigDict, name):
-    yield f"students.{name}: this name has a meaning of its own; take another"
+    yield f"students.{name}: this name is reserved; choose another"
 
 
 def _misplaced(name: str, field: str, common: Collection[str]) -> list[str]:

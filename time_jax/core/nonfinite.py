@@ -64,6 +64,17 @@ def check_first_weights(params: Any, source: str) -> None:
     )
 
 
+def most_skipped(max_skipped: int, num_steps: int) -> int:
+  """Returns how many steps skipped in a row end a student.
+
+  Args:
+    max_skipped: the number that is set.
+    num_steps: steps of the whole run. If they are fewer, a run that skipped all
+      of them ends, too: it has learned nothing.
+  """
+  return min(max_skipped, num_steps)
+
+
 def reason_to_end(
   in_a_row: int,
   step: int,
@@ -78,14 +89,13 @@ def reason_to_end(
     in_a_row: number of consecutive steps that were skipped, the last included.
     step: the last step.
     max_skipped: number of consecutive skipped steps that ends the run.
-    num_steps: steps of the whole run. If they are fewer than `max_skipped`, a
-      run that skipped all of them ends, too: it has learned nothing.
+    num_steps: steps of the whole run.
     spikes: whether steps are also skipped for being spikes.
 
   Returns:
     The reason; empty where the run may go on.
   """
-  if in_a_row < min(max_skipped, num_steps):
+  if in_a_row < most_skipped(max_skipped, num_steps):
     return ""
   or_spike = " or a spike" if spikes else ""
   return (

@@ -12,6 +12,7 @@ record computes its row and writes it again.
 The file is sparse: records that were not written take no room on most disks.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -92,13 +93,14 @@ class ProjectionStore:
     try:
       self._path.parent.mkdir(parents=True, exist_ok=True)
       _check_identity(self._path.with_name("identity.json"), text)
-      flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-      self._file = os.open(self._path, flags, 0o666)
+      self._file, writable = _open(self._path)
     except OSError as error:
       raise UserError(
         f"teacher.cache: {self._path.parent} cannot be written to: "
         f"{explain_unwritable(error)}."
       ) from error
+    if not writable:  # Whoever made it has the same numbers in mind.
+      self._refusals.add("written")
     self._readers = ThreadPoolExecutor(_READERS, "projections")
 
   def read(self, indices: Sequence[int]) -> tuple[Arrays, NDArray[np.bool_]]:
@@ -170,6 +172,16 @@ class ProjectionStore:
     """Closes the file; no method may be called after that."""
     self._readers.shutdown()
     os.close(self._file)
+
+
+def _open(path: Path) -> tuple[int, bool]:
+  """Opens a file to read and, where that is allowed, to write."""
+  try:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), True
+  except OSError as error:
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+      raise
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC), False
 
 
 def _check_identity(path: Path, identity: str) -> None:

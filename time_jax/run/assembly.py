@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from time_jax.core import nonfinite
 from time_jax.core.arrays import PROJECTIONS
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import local_path
@@ -76,7 +77,7 @@ def teacher_config(config: ConfigDict) -> Any:
 
 
 def check_students(configs: Mapping[str, ConfigDict]) -> Any:
-  """Does the same for all students of a run.
+  """Checks each student of a run as `teacher_config` does.
 
   Args:
     configs: config of each student, by name.
@@ -87,14 +88,6 @@ def check_students(configs: Mapping[str, ConfigDict]) -> Any:
   Raises:
     UserError: the teacher is missing or does not fit a student.
   """
-  layers = sorted({config.teacher.layer for config in configs.values()})
-  common = next(iter(configs.values()))
-  if common.teacher.path == RANDOM and len(layers) > 1:
-    raise UserError(
-      "teacher.path='random' has other weights for each teacher.layer; "
-      f"expected one layer for {', '.join(configs)}, not "
-      f"{' and '.join(map(str, layers))}."
-    )
   teacher: Any = None
   for name, config in configs.items():
     with students.naming(name):
@@ -340,7 +333,12 @@ def make_parallel(
   settings = {name: step_settings(config) for name, config in configs.items()}
   if len(objectives) > 1:  # One alone ends with its run.
     settings = {
-      name: dataclasses.replace(own, max_skipped=_most_skipped(configs[name]))
+      name: dataclasses.replace(
+        own,
+        max_skipped=nonfinite.most_skipped(
+          configs[name].train.max_skipped, configs[name].train.num_steps
+        ),
+      )
       for name, own in settings.items()
     }
   students = {
@@ -356,8 +354,3 @@ def make_parallel(
     for name, own in students.items()
   }
   return partitioning.with_jit(step, abstract, mesh, common.global_batch_size)
-
-
-def _most_skipped(config: ConfigDict) -> int:
-  """Returns the steps skipped in a row that end a student."""
-  return min(config.train.max_skipped, config.train.num_steps)

@@ -98,8 +98,8 @@ def distill(
       active = jax.process_index() == 0
       with contextlib.ExitStack() as sessions:
 
-        def begin(name: str, now: float) -> history.End:
-          start = {"time": now, **run_record.hardware()}
+        def begin(name: str) -> history.End:
+          start = {"time": ledger.started, **run_record.hardware()}
           folder = group[name].workdir
           return sessions.enter_context(
             history.session(folder, active, **start)

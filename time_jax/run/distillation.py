@@ -1,6 +1,5 @@
 """What `distill` trains: students that learn the relations of a teacher."""
 
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -54,7 +53,7 @@ class Distillation(Job):
     rows: corpus.Corpus,
     mesh: Mesh,
     ledger: Ledger,
-    begin: Callable[[str, float], End],
+    begin: Callable[[str], End],
   ) -> None:
     """Loads the teacher.
 
@@ -64,11 +63,10 @@ class Distillation(Job):
       rows: rows to train on and held-out ones.
       mesh: devices of the run.
       ledger: adds up how the time is spent.
-      begin: begins the session of a student, at a time (Unix seconds), and
-        returns what ends it.
+      begin: begins the session of a student, and returns what ends it.
     """
     self._begin_session = begin
-    self._ends = {n: begin(n, ledger.started) for n in members}
+    self._ends = {name: begin(name) for name in members}
     self.configs = {name: member.config for name, member in members.items()}
     self.folders = {name: member.workdir for name, member in members.items()}
     self.workdir, self.mesh, self.ledger = workdir, mesh, ledger
@@ -150,7 +148,11 @@ class Distillation(Job):
   def place(self, batch: tuple[pipeline.Row, Any]) -> tuple[Batch, Any]:
     """See `Job`."""
     row, known = batch
-    return self._parallel.put_batch(row), self.cache.place(known)
+    return self._parallel.put_batch(row), known
+
+  def refit(self, done: int, states: States) -> States:
+    """See `Job`."""
+    return {n: self._as_of(done + 1, n, state) for n, state in states.items()}
 
   def step(
     self, step: int, states: States, batch: tuple[Batch, Any]
@@ -165,13 +167,14 @@ class Distillation(Job):
       targets = self.cache.fill(self._teacher_params, rows, known)
       arguments = states, self._teacher_params, rows, targets
       if first:  # What cannot fit is told before it runs.
+        jax.block_until_ready(targets)  # Until then it is in the way.
         lowered = self._parallel.lower(*arguments)
         program = memory.compile_step(lowered, self.mesh)
         self._tell_memory(program, states)
       return self._parallel.step(*arguments)
 
   def _tell_memory(self, program: jax.stages.Compiled, states: States) -> None:
-    """Says what several students take of a device; one shows it as before."""
+    """Says what a run of several students takes of a device."""
     if ONE in states or jax.process_index():
       return
     line = memory.describe(
@@ -206,13 +209,23 @@ class Distillation(Job):
 
   def end(self, name: str, step: int, reason: str) -> None:
     """See `Job`: the end of its session is recorded."""
-    self.ended[name] = f"{name} ended after step {step}: {reason}"
+    del step
+    self.ended[name] = f"{name} ended: {reason}"
     self._ends[name](EXIT_RUN_FAILED, reason)
+
+  def earlier_reason(self, name: str) -> str:
+    """See `Job`: what was recorded when it ended."""
+    reasons = [
+      row["why"]
+      for row in history.read_sessions(self.folders[name])
+      if row.get("code") == EXIT_RUN_FAILED and row.get("why")
+    ]
+    return [super().earlier_reason(name), *reasons][-1]
 
   def go_on(self, name: str) -> None:
     """See `Job`: it has a new session."""
     del self.ended[name]
-    self._ends[name] = self._begin_session(name, time.time())
+    self._ends[name] = self._begin_session(name)
 
   def finish(self, code: int) -> None:
     """Ends the sessions of the students that have not ended themselves.
@@ -226,19 +239,26 @@ class Distillation(Job):
   def about_the_ended(self) -> str:
     """Returns what to say of students that have ended, when others are done."""
     name, others = min(self.ended), sorted(self.configs.keys() - self.ended)
+    folder = self.folders[name]
     return (
       f"{' '.join(self.ended.values())} {', '.join(others)} have all their "
-      f"steps. To train {name} on from what it had learned, start it alone, "
-      "with a lower train.peak_lr, another --workdir and "
-      f"--config.student.init_from={self.folders[name]}."
+      f"steps. To go on training {name} from what it had learned, `time_jax "
+      f"export --workdir={folder}`, and start it alone in another --workdir, "
+      "with a lower train.peak_lr and "
+      f"--config.student.init_from={folder / 'export'}."
     )
 
   def advice(self, names: Collection[str], saved: int) -> str:
     """See `Job`."""
-    return " ".join(
-      changes.way_on(self.configs[name], saved, students.place(name))
-      for name in sorted(names)
-    )
+    if ONE in self.configs:
+      return changes.way_on(self._common, saved)
+    return " ".join(self._way_on(name, saved) for name in sorted(names))
+
+  def _way_on(self, name: str, saved: int) -> str:
+    """Says how one of several students goes on, one that had ended too."""
+    config, prefix = self.configs[name], students.place(name)
+    most = changes.fields_at(config.train, saved)["max_skipped"]
+    return changes.way_on(config, saved, prefix, max_skipped=2 * most)
 
   def lacks_evaluation(self, done: int) -> Collection[str]:
     """See `Job`; step 0 is evaluated, too."""

@@ -101,6 +101,23 @@ class Job(abc.ABC):
     """Takes note that a student has ended, and that others go on."""
     del name, step, reason
 
+  def earlier_reason(self, name: str) -> str:
+    """Returns why a student ended in an earlier session."""
+    del name
+    return "it had skipped too many steps in a row."
+
+  def refit(self, done: int, states: States) -> States:
+    """Returns states of students that have ended, at a notice.
+
+    What they consist of follows the settings, as that of all others does.
+
+    Args:
+      done: number of steps so far.
+      states: their states.
+    """
+    del done
+    return states
+
   def go_on(self, name: str) -> None:
     """Takes note that a student that had ended goes on after all."""
     del name

@@ -125,6 +125,8 @@ class _Loop:
           self._read(pending)
           pending.clear()
           self.recorder.say(notice)
+          ended = {name: states[name] for name in self.ended}
+          states = states | job.refit(step - 1, ended)
           self._take_stock(step - 1, states)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
           updated, scalars = job.step(step, self._living(states), batch)
@@ -156,7 +158,7 @@ class _Loop:
     return {n: value for n, value in values.items() if n not in self.ended}
 
   def _take_stock(self, done: int, states: States) -> None:
-    """Finds out which of several students are frozen, and which no more.
+    """Finds out which of several students have ended, and which go on again.
 
     An earlier session may have ended them, and a change of the settings may let
     them go on.
@@ -169,7 +171,7 @@ class _Loop:
       return
     before, self.ended = self.ended, set()
     frozen = {
-      name: "it had skipped too many steps in a row."
+      name: self.job.earlier_reason(name)
       for name, state in states.items()
       if self.job.reason_to_end(name, done + 1, _first(state.skipped_in_a_row))
     }

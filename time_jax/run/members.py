@@ -64,8 +64,8 @@ def prepare_folders(members: Mapping[str, Member], workdir: Path) -> None:
   if place.student:
     raise UserError(
       f"{workdir} holds the student {place.student} of the run in {place.run}; "
-      f"expected --workdir={place.run} to go on with that run, or another "
-      "folder for another one."
+      f"expected --workdir={place.run} to continue that run, or a new folder "
+      "for a new one."
     )
   names = [] if members.keys() == {ONE} else sorted(members)
   before = layout.students_of(workdir)

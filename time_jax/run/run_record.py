@@ -3,12 +3,13 @@
 import importlib.metadata
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from time_jax.checkpoint.layout import STUDENTS
 from time_jax.config import changes
 from time_jax.config.fields import flatten
 from time_jax.config.recorded import completed, differences
@@ -76,12 +77,20 @@ def of_checkpoint(records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
   Args:
     records: that of each student.
   """
-  return records.get(ONE) or {"students": dict(records)}
+  return records.get(ONE) or {STUDENTS: dict(records)}
 
 
 def _own(student: str, record: dict[str, Any]) -> dict[str, Any]:
   """Returns what the record of a checkpoint says of a student."""
-  return record if student == ONE else record["students"][student]
+  return record if student == ONE else record[STUDENTS][student]
+
+
+def _compared(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+  """Yields what all processes of a run have to have in common, by name."""
+  for field, value in flatten({p: record[p] for p in ("run", "versions")}):
+    name = field.removeprefix("run.")
+    if name not in _PATHS:
+      yield name, value
 
 
 def check_processes(records: Mapping[str, dict[str, Any]]) -> None:
@@ -94,20 +103,16 @@ def check_processes(records: Mapping[str, dict[str, Any]]) -> None:
     UserError: in all processes, naming what differs between which.
   """
   mine = students.join(
-    {
-      name: {part: record[part] for part in ("run", "versions")}
-      for name, record in records.items()
-    }
+    {name: dict(_compared(record)) for name, record in records.items()}
   )
-  texts = host_collectives.all_gather(json.dumps(dict(flatten(mine))))
+  texts = host_collectives.all_gather(json.dumps(mine))
   first, *others = map(json.loads, texts)
   problems = [
-    f"{name.replace('run.', '', 1)} is {first.get(name, '(absent)')!r} in "
+    f"{name} is {first.get(name, '(absent)')!r} in "
     f"process 0, {other.get(name, '(absent)')!r} in process {index}"
     for index, other in enumerate(others, 1)
     for name in sorted(first | other)
-    if name.partition("run.")[2] not in _PATHS
-    and first.get(name) != other.get(name)
+    if first.get(name) != other.get(name)
   ]
   if problems:
     raise UserError(

@@ -17,14 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
+from numpy.typing import NDArray
 
 from time_jax.core.arrays import Batch, Qkv, Targets
 from time_jax.core.display import byte_size
+from time_jax.core.errors import UserError
 from time_jax.core.notes import say
 from time_jax.core.storage.paths import local_path
 from time_jax.data.projection_store import ProjectionStore, record_size
 from time_jax.models.family import Params, Teacher
-from time_jax.parallel import sharding
+from time_jax.parallel import host_collectives, sharding
 from time_jax.run.corpus import Corpus
 from time_jax.step import memory
 from time_jax.step.cached_targets import make_fill
@@ -38,15 +40,13 @@ class Known:
 
   Attributes:
     indices: the rows that this process reads.
-    missing: places in `indices` of the rows that are not there.
     targets: the teacher's projections; those of missing rows mean nothing.
     hits: which rows are there.
   """
 
   indices: Sequence[int]
-  missing: Sequence[int]
-  targets: Targets
-  hits: Any
+  targets: dict[int, Qkv]
+  hits: NDArray[np.bool_]
 
 
 class NoCache:
@@ -55,10 +55,6 @@ class NoCache:
   def read(self, indices: Sequence[int]) -> None:
     """Returns None: nothing is known."""
     del indices
-
-  def place(self, known: None) -> None:
-    """Returns None."""
-    del known
 
   def fill(self, teacher_params: Params, batch: Batch, known: None) -> None:
     """Returns None: the step asks the teacher itself."""
@@ -112,19 +108,7 @@ class TeacherCache:
       arrays, there = store.read(indices)
       targets[layer] = Qkv(**cast(Any, arrays))  # On the host.
       hits &= there
-    return Known(indices, np.flatnonzero(~hits).tolist(), targets, hits)
-
-  def place(self, known: Known) -> Known:
-    """Returns what is known of the global batch, on the devices.
-
-    Args:
-      known: what was read, in this process.
-    """
-    targets, hits = jax.tree.map(
-      lambda x: sharding.join_rows(x, self._mesh, self._size),
-      (known.targets, known.hits),
-    )
-    return dataclasses.replace(known, targets=targets, hits=hits)
+    return Known(indices, targets, hits)
 
   def fill(self, teacher_params: Params, batch: Batch, known: Known) -> Targets:
     """Returns the targets of a batch; those that were missing get written.
@@ -134,18 +118,24 @@ class TeacherCache:
     Args:
       teacher_params: the teacher's parameters.
       batch: the global batch.
-      known: what `place` returned of it; it is donated.
+      known: what `read` returned of it, in this process.
 
     Raises:
       UserError: in the first call, if the teacher does not fit into memory.
     """
-    arguments = teacher_params, batch, known.targets, known.hits
+    # Not ahead of time: a device has room for a few batches of targets.
+    targets, hits = jax.tree.map(
+      lambda x: sharding.join_rows(x, self._mesh, self._size),
+      (known.targets, known.hits),
+    )
+    arguments = teacher_params, batch, targets, hits
     with sharding.use_mesh(self._mesh):
       if not self._compiled:
         memory.compile_step(self._fill.lower(*arguments), self._mesh)
         self._compiled = True
       targets = self._fill(*arguments)
-    places = [i for i in known.missing if known.indices[i] < self._kept]
+    missing = np.flatnonzero(~known.hits).tolist()
+    places = [i for i in missing if known.indices[i] < self._kept]
     if places:
       indices = [known.indices[i] for i in places]
       self._writes.append(
@@ -169,6 +159,8 @@ class TeacherCache:
   def close(self) -> None:
     """Writes what is waiting; no method may be called after that."""
     self._writer.shutdown()
+    for problem in filter(None, (w.exception() for w in self._writes)):
+      say(f"teacher.cache: the last rows were not written: {problem}.")
     for store in self._stores.values():
       store.close()
 
@@ -187,9 +179,17 @@ def open_cache(
   Raises:
     UserError: the folder cannot be used.
   """
-  t = config.teacher
+  t, size = config.teacher, config.train.global_batch_size
   if not t.cache:
     return NoCache()
+  held = host_collectives.all_gather(str(len(sharding.local_rows(mesh, size))))
+  if sum(map(int, held)) > size:
+    # They would have to agree on what each of them has found of a row.
+    raise UserError(
+      f"teacher.cache={t.cache!r} cannot be used where several processes hold "
+      "the same rows of a batch; expected a mesh.tensor that stays within a "
+      "process, or no teacher.cache."
+    )
   seq_len, count = config.data.seq_len, len(rows.train)
   shapes = {name: (seq_len, width) for name, width in teacher.widths.items()}
   dtype = jnp.dtype(t.cache_dtype or t.dtype)

@@ -108,7 +108,7 @@ def begun(
       continue
     links = ", ".join(str(place_of(point)) for point in left.values())
     advice = (
-      f"Undo the change, or delete {links}, to distil anew what was there"
+      f"Undo the change, or delete {links}, to distil anew what was there."
     )
     if gone := [name for name in names.values() if name not in known]:
       raise UserError(

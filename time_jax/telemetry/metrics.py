@@ -114,7 +114,7 @@ class Recorder:
       self._files[name].write(step, own)
       if tracker := self._trackers.get(name):
         tracker.write(step, own)
-    shown = _shown(scalars)
+    shown = _shown(scalars, several=len(self._files) > 1)
     self._bar.set_postfix_str(shown)
     first = next(iter(scalars.values()), {})
     if self._bar.disable and "train/loss" in first:
@@ -213,10 +213,12 @@ _SHOWN = {
 }
 
 
-def _shown(scalars: Mapping[str, Mapping[str, float | int]]) -> str:
+def _shown(
+  scalars: Mapping[str, Mapping[str, float | int]], *, several: bool
+) -> str:
   """Returns some scalars of a step in one line; of several students, less."""
   first = next(iter(scalars.values()), {})
-  if len(scalars) < 2:
+  if not several:
     return _line(first, _SHOWN)
   losses = [
     _line(own, {name: f"{student} {_SHOWN[name]}" for name in _LOSSES})

@@ -43,8 +43,9 @@ def check_installed(project: str, *, several: bool = False) -> None:
       f"log.wandb={project!r} needs the package wandb; `pip install "
       "-e '.[wandb]'` in the repository on all hosts, or leave it empty."
     )
-  found = metadata.version("wandb") if several else _SEVERAL
-  if Version(found) < Version(_SEVERAL):
+  if not several:
+    return
+  if Version(found := metadata.version("wandb")) < Version(_SEVERAL):
     raise UserError(
       f"log.wandb={project!r} needs wandb {_SEVERAL} or newer for several "
       f"students, not {found}; `pip install -U wandb`, or leave it empty."
