@@ -33,7 +33,7 @@ from time_jax.core.errors import (
   explain_unwritable,
 )
 from time_jax.core.notes import say
-from time_jax.core.storage.atomic_file import read_json
+from time_jax.core.storage.atomic_file import as_json, read_json
 from time_jax.core.storage.paths import Path
 
 Arrays = dict[str, NDArray[Any]]
@@ -83,7 +83,7 @@ class ProjectionStore:
       UserError: the file system refuses, or holds something else there.
     """
     form = {"version": _VERSION, "dtype": dtype.name, "shapes": shapes}
-    text = json.dumps({**form, **identity}, sort_keys=True)
+    text = as_json({**form, **identity}, sort_keys=True)
     self._key = hashlib.sha256(text.encode()).hexdigest()[:16]
     self._shapes = dict(sorted(shapes.items()))
     self._dtype, self._kept = dtype, kept
@@ -201,7 +201,7 @@ def _check_identity(path: Path, identity: str) -> None:
   except (FileNotFoundError, *DAMAGED_JSON):
     # Processes that begin together each write a file of their own.
     fresh = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
-    fresh.write_text(json.dumps(wanted, indent=2) + "\n")
+    fresh.write_text(as_json(wanted, indent=2) + "\n")
     fresh.replace(path)
     return
   if found != wanted:
