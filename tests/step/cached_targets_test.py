@@ -168,6 +168,20 @@ def test_the_teacher_is_asked_no_more_than_it_must(pattern, times):
   assert asked == [(4, LENGTH)] * times
 
 
+def test_the_teacher_is_not_taken_out_of_its_loop():
+  """Where one turn asks for all rows, all turns would compute the same."""
+  batch, expected = computed((1, 1, 1), 1)
+  teacher, mesh = teacher_on((1, 1, 1))
+  with sharding.use_mesh(mesh):
+    compiled = make_fill(teacher, mesh, 1).lower(
+      teacher.params, batch, expected, PATTERNS["all are there"]
+    )
+    text = compiled.compile().as_text()
+  products = re.compile(r"while/body/teacher/\S*dot_general")
+  assert products.search(text)
+  assert not products.search(text[text.index("\nENTRY ") :])
+
+
 @pytest.mark.parametrize("layout", [((8, 1, 1), 2), ((2, 2, 2), 2)], ids=str)
 def test_rows_stay_on_their_devices(layout):
   """No device sends another one what is cached, which is written in place."""

@@ -89,8 +89,11 @@ def fill(
   most = jnp.max(jnp.sum(~there, axis=1))
 
   def ask(carry: tuple[Array, Any]) -> tuple[Array, Any]:
-    start, targets = carry
-    places = lax.dynamic_slice_in_dim(order, start, size, axis=1)
+    # Where one turn asks for all rows, what it computes would else not depend
+    # on the loop: the compiler would take it out, and compute it in any case.
+    start, turns = lax.optimization_barrier((carry[0], order))
+    targets = carry[1]
+    places = lax.dynamic_slice_in_dim(turns, start, size, axis=1)
     asked = jax.tree.map(lambda x: together(_take(apart(x), places)), batch)
     with jax.named_scope("teacher"):
       found = teacher.targets(teacher_params, asked)
