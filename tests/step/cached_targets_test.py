@@ -3,7 +3,6 @@ the same of them, bit by bit."""
 
 import dataclasses
 import functools
-import pathlib
 import re
 
 import jax
@@ -11,16 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from meshes import make_mesh
+from several_students import LENGTH, ROWS, TEACHER, config_of, rows
 
-from time_jax.config.distill import default_config
 from time_jax.hf import load
 from time_jax.parallel import sharding
 from time_jax.run import assembly
 from time_jax.step.cached_targets import make_fill
 from time_jax.step.state import init_state
 
-TEACHER = pathlib.Path(__file__).parents[1] / "golden" / "bert"
-ROWS, LENGTH = 16, 12
 ONE = ((1, 1, 1), 4)
 # Sizes of a mesh, and the number of micro-batches.
 LAYOUTS = [
@@ -49,15 +46,6 @@ PATTERNS = {
   "one is there": ~some(9),
   "every other one": np.arange(ROWS) % 2 == 0,
 }
-
-
-def rows(number):
-  random = np.random.default_rng(number)
-  lengths = random.integers(2, LENGTH + 1, size=(ROWS, 1))
-  return {
-    "tokens": random.integers(128, size=(ROWS, LENGTH)).astype(np.int32),
-    "segment_ids": (np.arange(LENGTH) < lengths).astype(np.int32),
-  }
 
 
 @functools.cache
@@ -205,37 +193,15 @@ def test_rows_stay_on_their_devices(layout):
   assert compiled.memory_analysis().alias_size_in_bytes == size
 
 
-def config_of(accumulation):
-  config = default_config()
-  config.update_from_flattened_dict(
-    {
-      "teacher.path": str(TEACHER),
-      "teacher.dtype": "float32",
-      "teacher.layer": 3,
-      "relations.num_heads": 4,
-      "student.num_layers": 1,
-      "student.hidden_size": 16,
-      "student.intermediate_size": 32,
-      "student.num_heads": 4,
-      "student.max_positions": LENGTH,
-      "student.initializer_range": 0.3,
-      "data.seq_len": LENGTH,
-      "train.accumulation": accumulation,
-      "train.global_batch_size": ROWS,
-      "train.num_steps": 100,
-      "train.warmup_steps": 2,
-      "train.dtype": "float32",
-    }
-  )
-  return config
-
-
 @pytest.mark.parametrize(
   "layout", [((1, 1, 1), 1), ONE, ((2, 2, 1), 2), ((1, 1, 2), 2)], ids=str
 )
 def test_a_step_learns_the_same_of_known_targets(layout):
   sizes, accumulation = layout
-  mesh, configs = make_mesh(*sizes), {"student": config_of(accumulation)}
+  mesh, configs = (
+    make_mesh(*sizes),
+    {"student": config_of("m", **{"train.accumulation": accumulation})},
+  )
   objectives = assembly.make_objectives(configs, mesh)
   objective = objectives["student"]
   teacher = objective.teacher
