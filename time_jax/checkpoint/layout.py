@@ -18,6 +18,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 
+from time_jax.config.students import ONE, own_name
 from time_jax.core.errors import DAMAGED_JSON, UserError
 from time_jax.core.storage.atomic_file import read_json
 from time_jax.core.storage.paths import Path
@@ -37,15 +38,15 @@ class Place:
 
   Attributes:
     run: folder of the run, which has them.
-    student: its name among the students of the run; empty: it is the only one.
+    student: its name among the students of the run; `ONE`: it has no other.
   """
 
   run: Path
-  student: str = ""
+  student: str = ONE
 
   def item(self, name: str) -> str:
     """Returns how a tree or a score of the student is called in them."""
-    return f"{self.student}.{name}" if self.student else name
+    return own_name(self.student, name)
 
 
 def checkpoints_of(workdir: Path) -> Place:

@@ -13,6 +13,7 @@ from typing import Any, Self
 import orbax.checkpoint as ocp
 
 from time_jax.checkpoint import checksums, layout
+from time_jax.config.students import ONE
 from time_jax.core import nonfinite
 from time_jax.core.errors import (
   GoneError,
@@ -115,7 +116,7 @@ class CheckpointReader:
     student = self._place.student
     try:
       record = self._manager.restore(step, args=items)[layout.METADATA]
-      return record[layout.STUDENTS][student] if student else record
+      return record if student == ONE else record[layout.STUDENTS][student]
     except (OSError, ValueError, KeyError) as error:
       raise self._cannot_read(step, error) from error
 

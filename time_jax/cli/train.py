@@ -52,11 +52,11 @@ class Status(Command):
   def run(self) -> int:
     """Prints what the run has written down."""
     from time_jax.checkpoint import layout
-    from time_jax.run import family_status, status
+    from time_jax.run import status, students_status
 
     students = layout.students_of(self.workdir)
     if students and not self.plot:
-      return family_status.status_command(self.workdir, students)
+      return students_status.status_command(self.workdir, students)
     layout.check_one_student(self.workdir)
     return status.status_command(self.workdir, self.plot)
 

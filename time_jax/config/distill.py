@@ -9,10 +9,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from time_jax.config import students
 from time_jax.config.changes import invalid_changes
 from time_jax.config.fields import flatten
 from time_jax.config.ranges import out_of_range, real, refuse, whole
+from time_jax.config.students import effective
+from time_jax.config.students import problems as problems_of_students
 
 # The paper's three sizes (TiME, arXiv 2512.14645), each with 12 heads.
 STUDENT_SIZES = {
@@ -230,9 +231,9 @@ def check_config(config: ConfigDict) -> None:
     config: config of a run; what only one of several students has wrong is
       said with "students.NAME: " before it.
   """
-  refuse(students.problems(config))  # Else there is nothing to be effective.
+  refuse(problems_of_students(config))  # Else there is nothing to be effective.
   common = _problems(config)
-  own = {name: _problems(c) for name, c in students.effective(config).items()}
+  own = {name: _problems(c) for name, c in effective(config).items()}
   refuse(
     [p for p in common if any(p in theirs for theirs in own.values())]
     + [

@@ -47,6 +47,16 @@ def is_name(name: str) -> bool:
   return not [*_wrong_name(name)]
 
 
+def own_name(student: str, name: str) -> str:
+  """Returns what a student's value is called beside those of the others."""
+  return name if student == ONE else f"{student}.{name}"
+
+
+def field_prefix(student: str) -> str:
+  """Returns what stands before the config fields of a student."""
+  return "" if student == ONE else f"students.{student}."
+
+
 def effective(config: ConfigDict) -> dict[str, ConfigDict]:
   """Returns the config of each student, as if it were trained alone.
 

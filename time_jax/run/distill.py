@@ -11,7 +11,7 @@ from time_jax.checkpoint import layout
 from time_jax.checkpoint.writer import CheckpointWriter
 from time_jax.config import warmup
 from time_jax.config.distill import check_config
-from time_jax.config.students import ONE, typed_of
+from time_jax.config.students import ONE, field_prefix, typed_of
 from time_jax.core.errors import EXIT_PREEMPTED, RunError
 from time_jax.core.storage.paths import Path
 from time_jax.parallel import failures, host_collectives, processes
@@ -19,7 +19,6 @@ from time_jax.parallel.watchdog import Watchdog
 from time_jax.run import (
   assembly,
   corpus,
-  family_status,
   first_state,
   first_weights,
   imported_model,
@@ -29,6 +28,7 @@ from time_jax.run import (
   run_record,
   status,
   students,
+  students_status,
 )
 from time_jax.run.distillation import Distillation
 from time_jax.run.members import Member
@@ -122,7 +122,7 @@ def _print_summary(job: Distillation) -> None:
   if ONE in job.folders:
     status.print_summary(job.workdir, num_steps)
   else:
-    family_status.print_summary(job.folders, num_steps)
+    students_status.print_summary(job.folders, num_steps)
 
 
 def _settle(name: str, member: Member, typed: Collection[str]) -> None:
@@ -134,8 +134,8 @@ def _settle(name: str, member: Member, typed: Collection[str]) -> None:
     typed: names of the fields that were given on the command line.
   """
   own = typed_of(name, typed)
-  place = students.place(name)
-  warmup.fit(member.config.train, member.workdir, own, place)
+  prefix = field_prefix(name)
+  warmup.fit(member.config.train, member.workdir, own, prefix)
   saved = layout.step_folders(member.workdir)
   imported_model.check_not_lost(member.workdir, saved)
   with students.naming(name):

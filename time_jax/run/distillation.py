@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from time_jax.config import changes
-from time_jax.config.students import ONE
+from time_jax.config.students import ONE, field_prefix
 from time_jax.core import nonfinite
 from time_jax.core.arrays import Batch
 from time_jax.core.errors import EXIT_RUN_FAILED
@@ -256,7 +256,7 @@ class Distillation(Job):
 
   def _way_on(self, name: str, saved: int) -> str:
     """Says how one of several students goes on, one that had ended too."""
-    config, prefix = self.configs[name], students.place(name)
+    config, prefix = self.configs[name], field_prefix(name)
     most = changes.fields_at(config.train, saved)["max_skipped"]
     return changes.way_on(config, saved, prefix, max_skipped=2 * most)
 

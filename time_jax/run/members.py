@@ -61,7 +61,7 @@ def prepare_folders(members: Mapping[str, Member], workdir: Path) -> None:
   """
   prepare_workdir(workdir)
   place = layout.checkpoints_of(workdir)
-  if place.student:
+  if place.student != ONE:
     raise UserError(
       f"{workdir} holds the student {place.student} of the run in {place.run}; "
       f"expected --workdir={place.run} to continue that run, or a new folder "

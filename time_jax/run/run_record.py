@@ -13,7 +13,7 @@ from time_jax.checkpoint.layout import STUDENTS
 from time_jax.config import changes
 from time_jax.config.fields import flatten
 from time_jax.config.recorded import completed, differences
-from time_jax.config.students import ONE
+from time_jax.config.students import ONE, field_prefix
 from time_jax.core.display import first_of
 from time_jax.core.errors import UserError
 from time_jax.hf import files, weight_files
@@ -190,4 +190,4 @@ def _as_change(
   later = {name: train_now[name] for name in changes.FIELDS}
   if differences(before | {"train": train | later}, now):
     return ""
-  return changes.instead(train, train_now, step, students.place(student))
+  return changes.instead(train, train_now, step, field_prefix(student))

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from time_jax.config.students import ONE
+from time_jax.config.students import ONE, own_name
 from time_jax.core.errors import UserError
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ def join(values: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
     values: the values of each student by their names, by student.
   """
   return {
-    _prefix(student) + name: value
+    own_name(student, name): value
     for student, own in values.items()
     for name, value in own.items()
   }
@@ -43,7 +43,7 @@ def split(
   values: dict[str, dict[str, T]] = {student: {} for student in students}
   for name, value in joined.items():
     owner = ONE if ONE in values else name.partition(".")[0]
-    values[owner][name.removeprefix(_prefix(owner))] = value
+    values[owner][name.removeprefix(own_name(owner, ""))] = value
   return values
 
 
@@ -78,12 +78,3 @@ def told(lines: Mapping[str, Sequence[str]]) -> list[str]:
     for line in own
     if line not in alike
   ]
-
-
-def place(student: str) -> str:
-  """Returns what stands before the config fields of a student."""
-  return "" if student == ONE else f"students.{student}."
-
-
-def _prefix(student: str) -> str:
-  return "" if student == ONE else f"{student}."

@@ -11,7 +11,13 @@ from time_jax.config import command_line, warmup
 from time_jax.config.command import Command
 from time_jax.config.distill import check_config
 from time_jax.config.fields import flatten
-from time_jax.config.students import effective, is_name, is_own, typed_of
+from time_jax.config.students import (
+  effective,
+  field_prefix,
+  is_name,
+  is_own,
+  typed_of,
+)
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.run import assembly, first_weights, members, students
@@ -197,7 +203,7 @@ def _check(group: Group) -> None:
   for name, member in found.items():
     typed = typed_of(name, values.changed_fields)
     if warmup.FIELD in typed:
-      place = students.place(name)
+      place = field_prefix(name)
       warmup.fit(member.config.train, member.workdir, typed, place)
   # What an earlier stage makes is not there yet.
   sources = [values.config.teacher.path]

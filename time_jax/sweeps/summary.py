@@ -4,15 +4,15 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from time_jax.checkpoint import layout
 from time_jax.core.display import markdown_table
 from time_jax.core.errors import EXIT_PREEMPTED, UserError
 from time_jax.core.storage import atomic_file
-from time_jax.core.storage.paths import delete, local_path
+from time_jax.core.storage.paths import delete
 from time_jax.data import manifest
 from time_jax.report import fingerprints, plot, report, results, table
 from time_jax.report.results import Result
 from time_jax.report.table import Row
+from time_jax.run.corpus import data_folder
 from time_jax.sweeps import stages
 from time_jax.sweeps.grid import DISTILL, LATENCY, TOKENS, Sweep
 from time_jax.sweeps.points import Point
@@ -189,8 +189,7 @@ def _tokens(point: Point) -> int | None:
   for stage in point.stages:
     if stage.name == DISTILL:
       workdir = stage.values.workdir
-      folder = stage.values.config.data.folder
-      place = local_path(folder) if folder else layout.data_folder(workdir)
+      place = data_folder(stage.values.config, workdir)
       read = history.tokens_read(history.read_metrics(workdir))
       if read and manifest.is_prepared(place):
         prepared = manifest.load_manifest(place).splits["train"].tokens

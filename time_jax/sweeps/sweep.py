@@ -63,7 +63,7 @@ def sweep_command(
       f"before. Output: {workdir}/POINT/STAGE.log",
       flush=True,
     )
-    work = Work(sweep, points, records, workdir, lock)
+    work = Work(sweep, points, records, lock)
     for goes_on in work.steps(plan):
       summary.write(sweep, points, workdir)
       if not goes_on:

@@ -23,7 +23,6 @@ class Work:
     sweep: Sweep,
     points: Sequence[Point],
     records: Mapping[str, Record],
-    workdir: pathlib.Path,
     lock: int,
   ) -> None:
     """Takes the work over.
@@ -32,11 +31,10 @@ class Work:
       sweep: the grid.
       points: its points.
       records: what is known of the stages of each point, by its name.
-      workdir: folder of the sweep.
       lock: see `stages.alone`.
     """
     self._sweep, self._points, self._records = sweep, points, records
-    self._workdir, self._lock = workdir, lock
+    self._lock = lock
     self._over: set[str] = set()  # points of which no more is run now
 
   def steps(self, plan: Plan) -> Iterator[bool]:
