@@ -1,7 +1,7 @@
 """Bad input: one clear line, exit code 2, nothing lost. A run that breaks:
 exit code 3, and what it saved before is sound.
 
-In process, on eight devices; only the joining of processes is left out.
+In process, mostly on eight devices; only the joining of processes is left out.
 """
 
 import gzip
@@ -302,6 +302,7 @@ FAST = (
 )
 
 
+@pytest.mark.usefixtures("one_device")
 def test_a_teacher_that_gives_no_numbers(capsys, tiny, tmp_path):
   def spoil(weights):
     weights[WORDS][:] = np.nan
@@ -330,6 +331,7 @@ def test_a_teacher_that_gives_no_numbers(capsys, tiny, tmp_path):
 
 # Orbax's threads outlive the loop of the save that failed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("one_device")
 def test_a_disk_that_is_full_while_saving(capsys, monkeypatch, tiny, tmp_path):
   """The operating system refuses files above a size from step 4 on."""
   save, limits = (

@@ -29,7 +29,7 @@ TEACHERS = {
 QUICK = ("ltgbert",)
 
 
-pytestmark = pytest.mark.usefixtures("one_process")
+pytestmark = pytest.mark.usefixtures("one_process", "one_device")
 
 
 def teacher(folder, golden, name):

@@ -33,9 +33,8 @@ class Lazy:
     return np.asarray(self.value, dtype)
 
 
-def test_results_are_looked_at_two_steps_late(
-  tiny, tmp_path, monkeypatch, one_process
-):
+@pytest.mark.usefixtures("one_process", "one_device")
+def test_results_are_looked_at_two_steps_late(tiny, tmp_path, monkeypatch):
   """But for stops, before which all are."""
   events = []
   make_parallel = distillation.make_parallel

@@ -24,6 +24,7 @@ OWN = {
 FLAGS = (
   "--config.train.num_steps=20",
   "--config.checkpoint.every=5",
+  "--config.checkpoint.keep_every=5",
   "--config.eval.every=10",
 )
 
@@ -55,7 +56,9 @@ def parts(workdir, step, student=""):
   }
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(
+  "name", ["a", "b", pytest.param("c", marks=pytest.mark.slow)]
+)
 def test_each_is_as_if_it_were_alone(tiny, together, tmp_path, name):
   """Weights, optimizer, records and scores; of a checkpoint the record, too."""
   rows = f"--config.data.folder={together / 'data'}"
@@ -108,80 +111,80 @@ def test_a_run_of_one_student_is_that_run(tmp_path):
   assert found[ONE].workdir == tmp_path
 
 
-def same_state(workdir, other, step, names):
-  for name in names:
-    running.assert_same_state(
-      parts(workdir, step, name), parts(other, step, name)
-    )
-
-
 @pytest.fixture
 def command(tiny, together, tmp_path):
-  """The same run in a folder of its own, whose rows are prepared."""
+  """The run in a folder of its own, with a cache; its rows are prepared."""
   shutil.copytree(together / "data", tmp_path / "data")
-  return running.command(tiny, tmp_path, *FLAGS, *ALL)
+  cache = f"--config.teacher.cache={tmp_path / 'cache'}"
+  return running.command(tiny, tmp_path, *FLAGS, *ALL, cache)
 
 
-def test_killed_and_stopped_it_ends_bit_equal(together, command, tmp_path):
-  code, output = running.disturbed(command, "save:2:SIGKILL")
+def steps_of(workdir, student):
+  return list(running.losses(workdir / "students" / student))
+
+
+@pytest.mark.usefixtures("one_process", "one_device")
+def test_disturbed_in_every_way_the_others_end_bit_equal(
+  together, command, tmp_path, capsys
+):
+  """Killed, and told to stop where b had ended; without a cache it is the same.
+
+  In the end a change lets b go on, as if it had skipped all until then.
+  """
+  command = [*command, "--config.students.b.train.max_skipped=2"]
+  faults = "nan:7:b,nan:8:b"
+  code, output = running.disturbed(command, f"{faults},save:2:SIGKILL")
   assert code == -signal.SIGKILL, output
+  line = "in 2 steps in a row, up to step 8. It is kept as it is from here on"
+  line = f"b: loss, gradient or update was not finite {line}; a, c go on."
+  assert line in output
   with CheckpointReader(tmp_path / "students" / "a") as checkpoints:
     assert checkpoints.steps() == [5]
-  code, output = running.disturbed(command, "step:4:SIGTERM")
+
+  # All three go on, of rows that the teacher was asked about before.
+  code, output = running.disturbed(command, f"{faults},step:4:SIGTERM")
   assert code == 42 and "continuing after step 5" in output, output
-  alone.run(*command)
-  same_state(tmp_path, together, 20, OWN)
-  for name in OWN:
-    ours, theirs = tmp_path / "students" / name, together / "students" / name
-    assert running.losses(ours) == running.losses(theirs)
-    events = [row["event"] for row in history.read_sessions(ours)]
-    assert events == ["start", "start", "end", "start", "end"]
+  assert output.count(line) == 1
 
-
-def test_a_student_ends_and_the_others_do_not_notice(
-  together, command, tmp_path
-):
-  """Killed in between, it is the same."""
-  command = [*command, "--config.students.b.train.max_skipped=2"]
-  faults = "nan:4:b,nan:5:b"
-  code, output = running.disturbed(command, f"{faults},save:3:SIGKILL")
-  assert code == -signal.SIGKILL, output
-  line = "in 2 steps in a row, up to step 5. It is kept as it is from here on"
-  assert f"b: loss, gradient or update was not finite {line}; a, c go on." in (
-    output
-  )
-  code, output = running.disturbed(command, faults)
-  assert code == 3, output
-  assert output.count(f"b: loss, gradient or update was not finite {line}") == 1
-  last = output.splitlines()[-1]
+  assert main.main(command) == 3
+  last = capsys.readouterr().err.splitlines()[-1]
   assert last.startswith("time_jax: error: b ended: loss, gradient or update")
   assert "a, c have all their steps. To go on training b" in last
-  same_state(tmp_path, together, 20, ("a", "c"))
-  assert list(running.losses(tmp_path / "students" / "b")) == [1, 2, 3, 4]
-  before, after = parts(tmp_path, 15, "b"), parts(tmp_path, 20, "b")
-  assert before.pop(("rest", "step")) == 15
+  for name in ("a", "c"):
+    found, expected = (parts(where, 20, name) for where in (tmp_path, together))
+    running.assert_same_state(found, expected)
+    ours, theirs = (
+      running.losses(where / "students" / name)
+      for where in (tmp_path, together)
+    )
+    assert ours == theirs
+    sessions = history.read_sessions(tmp_path / "students" / name)
+    events = [row["event"] for row in sessions]
+    assert events == ["start", "start", "end", "start", "end"]
+    assert sessions[-1]["code"] == 0
+  found, expected = (
+    list(running.losses(where / "students" / "b").items())[:6]
+    for where in (tmp_path, together)
+  )
+  assert found == expected and steps_of(tmp_path, "b") == [*range(1, 8)]
+  before, after = parts(tmp_path, 10, "b"), parts(tmp_path, 20, "b")
+  assert before.pop(("rest", "step")) == 10
   assert after.pop(("rest", "step")) == 20
   running.assert_same_state(before, after)
   assert after[("rest", "skipped")] == 2
   (_, end) = history.read_sessions(tmp_path / "students" / "b")[-2:]
-  assert end["code"] == 3 and "up to step 5" in end["why"]
-  ends = history.read_sessions(tmp_path / "students" / "a")
-  assert ends[-1]["event"] == "end" and ends[-1]["code"] == 0
+  assert end["code"] == 3 and "up to step 8" in end["why"]
 
-
-def test_a_change_lets_a_student_go_on(command, tmp_path):
-  """After the step of the change, as if it had skipped all until then."""
-  faults = "nan:4:b,nan:5:b"
-  own = "--config.students.b.train"
-  stop = [f"{own}.max_skipped=2", f"{own}.changes=10:max_skipped=9"]
-  code, output = running.disturbed([*command, *stop], faults)
-  assert code == 0, output
-  assert "b goes on after step 10" in output
-  steps = list(running.losses(tmp_path / "students" / "b"))
-  assert steps == [1, 2, 3, 4, *range(11, 21)]
+  for step in ("18", "19", "20"):
+    shutil.rmtree(tmp_path / "checkpoints" / step, ignore_errors=True)
+  change = "--config.students.b.train.changes=18:max_skipped=9"
+  assert main.main([*command, change]) == 0
+  assert "b goes on after step 18" in "".join(capsys.readouterr())
+  assert steps_of(tmp_path, "b") == [*range(1, 8), 19, 20]
 
 
 def test_two_processes(together, command, tmp_path):
+  """With a cache, too: each keeps what the teacher says of its own rows."""
   code, output = running.run(command, 2)
   assert code == 0, output
   for name in OWN:

@@ -49,6 +49,7 @@ def command(tiny, workdir):
   return running.command(tiny, workdir, *FLAGS)
 
 
+@pytest.mark.usefixtures("one_process", "one_device")
 @pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_killed_it_ends_bit_equal(
   undisturbed, command, tmp_path, kills, capsys
@@ -70,9 +71,8 @@ def test_killed_it_ends_bit_equal(
   assert f"Stopped by a signal after step {step}" in output
   with CheckpointReader(tmp_path) as checkpoints:
     assert checkpoints.steps()[-1] == step
-  code, output = running.run(command)
-  assert code == 0, f"{moments}: {output}"
-  assert f"continuing after step {step}" in output
+  assert main.main(command) == 0, moments
+  assert f"continuing after step {step}" in "".join(capsys.readouterr())
   running.assert_same_state(
     running.saved(tmp_path, NUM_STEPS), running.saved(undisturbed, NUM_STEPS)
   )

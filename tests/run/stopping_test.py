@@ -1,12 +1,13 @@
 """Told to stop anywhere: nothing is lost, and no evaluation is left out."""
 
+import meshes
 import pytest
 import running
 import tiny_ner
 import tree_names
 
 from time_jax.cli import main
-from time_jax.parallel import processes, watchdog
+from time_jax.parallel import processes, sharding, watchdog
 from time_jax.telemetry import history
 
 FLAGS = (
@@ -23,8 +24,14 @@ FLAGS = (
 def distill(monkeypatch, tiny, one_process):
   """Runs; the so-manyeth question whether to stop is answered with yes.
 
-  It returns the exit code, and how many questions there were.
+  It returns the exit code, and how many questions there were. A run has as many
+  devices as its mesh needs.
   """
+  monkeypatch.setattr(
+    sharding,
+    "make_mesh",
+    lambda fsdp, tensor, **_: meshes.make_mesh(1, fsdp, tensor),
+  )
 
   def run(workdir, *flags, yes=0):
     questions = []
@@ -74,7 +81,8 @@ def test_told_to_stop(distill, tmp_path, capsys, monkeypatch):
   assert distill(run) == (0, 0)  # Nothing is left to do, or to evaluate.
 
 
-def test_finetuning_told_to_stop(monkeypatch, tmp_path, capsys, one_process):
+@pytest.mark.usefixtures("one_process", "one_device")
+def test_finetuning_told_to_stop(monkeypatch, tmp_path, capsys):
   pytest.importorskip("seqeval")
   model = tiny_ner.write_encoder(tmp_path / "encoder")
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 
+import alone
 import pytest
 import running
 
@@ -19,9 +20,7 @@ STEPS = 24  # of 8 rows, which is several passes over the text
 SIZE = 32 * 3 * 32 * 4 + 8  # bytes of a record: 32 tokens, 32 wide
 
 
-@pytest.fixture(autouse=True)
-def alone(one_process, one_device):
-  """A run in this process, on one device."""
+pytestmark = pytest.mark.usefixtures("one_process", "one_device")
 
 
 @pytest.fixture
@@ -37,18 +36,34 @@ def asked(monkeypatch):
   return written
 
 
-def distill(tiny, workdir, *flags):
-  command = running.command(
+@pytest.fixture(scope="module")
+def command(tiny, tmp_path_factory):
+  """Workdir and flags -> words of a run; all runs have the same rows."""
+  rows = tmp_path_factory.mktemp("rows")
+  return lambda workdir, *flags: running.command(
     tiny,
     workdir,
-    f"--config.data.folder={workdir.parent / 'data'}",
+    f"--config.data.folder={rows}",
     f"--config.train.num_steps={STEPS}",
     "--config.data.max_documents=60",
     "--config.checkpoint.every=24",
     "--config.data.validation=()",
     *flags,
   )
-  return main.main(command)
+
+
+@pytest.fixture(scope="module")
+def without(command, tmp_path_factory):
+  """Number of micro-batches -> losses of a run without a cache."""
+
+  @functools.cache
+  def run(accumulation):
+    workdir = tmp_path_factory.mktemp("without")
+    how = f"--config.train.accumulation={accumulation}"
+    alone.run(*command(workdir, how))
+    return losses(workdir)
+
+  return run
 
 
 def losses(workdir):
@@ -60,14 +75,12 @@ def losses(workdir):
   ]
 
 
-@pytest.mark.parametrize("accumulation", [1, 4])
-def test_a_cache_changes_nothing(tiny, tmp_path, asked, capsys, accumulation):
+def test_a_cache_changes_nothing(command, without, tmp_path, asked, capsys):
   """Bit by bit: in the first passes, in a later run, and after damage."""
-  how = f"--config.train.accumulation={accumulation}"
   cache = f"--config.teacher.cache={tmp_path / 'cache'}"
-  assert distill(tiny, tmp_path / "none", how) == 0
+  assert len(without(1)) > STEPS
   assert not asked
-  assert distill(tiny, tmp_path / "first", how, cache) == 0
+  assert main.main(command(tmp_path / "first", cache)) == 0
   count = len(set(asked))
   assert set(asked) == set(range(count))
   told = f"for {count} rows (384 B a token), all of them"
@@ -80,29 +93,27 @@ def test_a_cache_changes_nothing(tiny, tmp_path, asked, capsys, accumulation):
   with path.open("r+b") as file:
     file.seek(5 * SIZE + 100)
     file.write(b"damage")
-  assert distill(tiny, tmp_path / "later", how, cache) == 0
+  assert main.main(command(tmp_path / "later", cache)) == 0
   assert set(asked) == {5}
-  expected = losses(tmp_path / "none")
-  assert len(expected) > STEPS
-  assert losses(tmp_path / "first") == expected
-  assert losses(tmp_path / "later") == expected
+  assert losses(tmp_path / "first") == without(1)
+  assert losses(tmp_path / "later") == without(1)
 
 
-def test_rows_beyond_the_limit_are_computed(tiny, tmp_path, asked, capsys):
-  how = "--config.train.accumulation=2"
-  cache = (
+def test_rows_beyond_the_limit_are_computed(
+  command, without, tmp_path, asked, capsys
+):
+  flags = (
+    "--config.train.accumulation=4",
     f"--config.teacher.cache={tmp_path / 'cache'}",
     f"--config.teacher.cache_gb={10.5 * SIZE / 1e9}",
   )
-  assert distill(tiny, tmp_path / "first", how, *cache) == 0
+  assert main.main(command(tmp_path / "first", *flags)) == 0
   assert "123 kB for the first 10 of " in capsys.readouterr().err
   assert set(asked) == set(range(10))
   asked.clear()
-  assert distill(tiny, tmp_path / "later", how, *cache) == 0
+  assert main.main(command(tmp_path / "later", *flags)) == 0
   assert not asked
-  assert distill(tiny, tmp_path / "none", how) == 0
-  expected = losses(tmp_path / "none")
-  assert losses(tmp_path / "first") == losses(tmp_path / "later") == expected
+  assert losses(tmp_path / "first") == losses(tmp_path / "later") == without(4)
 
 
 def test_the_size_is_told_with_what_a_limit_costs():
@@ -113,40 +124,39 @@ def test_the_size_is_told_with_what_a_limit_costs():
   some = "4.61 MB for the first 500 of 1,000 rows (2.3 kB a token)"
   short = described(kept=500, size=9216, accumulation=2)
   assert short == f"teacher.cache: {some}; the rest is computed"
-  alone = described(kept=500, size=9216, accumulation=1)
-  assert f"{some}; one of them" in alone and "raise train.accumulation" in alone
+  once = described(kept=500, size=9216, accumulation=1)
+  assert f"{some}; one of them" in once and "raise train.accumulation" in once
 
 
-def test_a_short_cache_gives_one_result_whatever_is_there(tiny, tmp_path):
+def test_a_short_cache_gives_one_result_whatever_is_there(
+  command, without, tmp_path
+):
   """Rows that were computed just now are rounded like those on disk."""
   cache = (
     f"--config.teacher.cache={tmp_path / 'cache'}",
     "--config.teacher.cache_dtype=bfloat16",
   )
-  assert distill(tiny, tmp_path / "first", *cache) == 0
-  assert distill(tiny, tmp_path / "later", *cache) == 0
-  assert distill(tiny, tmp_path / "none") == 0
-  first, later, none = (
-    losses(tmp_path / name) for name in ("first", "later", "none")
-  )
+  assert main.main(command(tmp_path / "first", *cache)) == 0
+  assert main.main(command(tmp_path / "later", *cache)) == 0
+  first, later = (losses(tmp_path / name) for name in ("first", "later"))
   assert first == later
   gaps = [
     abs(a["train/loss"] - b["train/loss"])
-    for a, b in zip(first, none, strict=True)
+    for a, b in zip(first, without(1), strict=True)
     if "train/loss" in a
   ]
   assert 0 < max(gaps) < 1e-2
 
 
 def test_a_disk_that_is_full_leaves_the_run_alone(
-  tiny, tmp_path, capsys, monkeypatch
+  command, tmp_path, capsys, monkeypatch
 ):
   def full(*arguments):
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(os, "pwritev", full)
   cache = f"--config.teacher.cache={tmp_path / 'cache'}"
-  assert distill(tiny, tmp_path / "full", cache) == 0
+  assert main.main(command(tmp_path / "full", cache)) == 0
   text = capsys.readouterr().err
   assert text.count("rows.bin cannot be written: No space left on device") == 1
 

@@ -33,7 +33,10 @@ def reference(golden, mesh):
   return settings, teacher, student, params
 
 
-@pytest.mark.parametrize("implementation", ["dense", "one_pass"])
+@pytest.mark.parametrize(
+  "implementation",
+  [pytest.param("dense", marks=pytest.mark.slow), "one_pass"],
+)
 def test_five_steps_of_the_reference(golden, reference, implementation):
   folder = golden / "end_to_end"
   settings, teacher, student, params = reference

@@ -200,14 +200,20 @@ def test_any_mesh_gives_the_single_device_run(single_device, sizes):
   assert any(m.addressable_shards[0].data.shape == shard for m in moments)
 
 
-def test_pmap_gives_the_single_device_run(single_device):
-  found = run_three_steps(8, 1, 1, how="pmap")
-  assert_same_run(found, single_device[0.0])
+PMAP = {"how": "pmap", "accumulation": 4}
 
 
-@pytest.mark.parametrize("how", ["jit", "pmap"])
-def test_micro_batches_give_the_same_run(single_device, how):
-  found = run_three_steps(2, 1, 1, how=how, accumulation=4)
+@pytest.mark.parametrize(
+  ("sizes", "how"),
+  [
+    ((2, 1, 1), {"accumulation": 4}),
+    ((2, 1, 1), PMAP),
+    pytest.param((8, 1, 1), {"how": "pmap"}, marks=pytest.mark.slow),
+  ],
+  ids=str,
+)
+def test_pmap_and_micro_batches_give_the_same_run(single_device, sizes, how):
+  found = run_three_steps(*sizes, **how)
   assert_same_run(found, single_device[0.0])
 
 
@@ -332,9 +338,13 @@ def test_a_state_survives_being_taken_apart(extras):
   assert jax.tree.structure(again) == jax.tree.structure(state)
 
 
-@pytest.mark.parametrize("how", [{"dropout": 0.2}, {"how": "pmap"}], ids=str)
-def test_the_lowered_step_is_the_step_with_its_scopes(how):
-  spread, state, teacher = compiled_for(8, 1, 1, **how)
+@pytest.mark.parametrize(
+  ("sizes", "how"),
+  [((8, 1, 1), {"dropout": 0.2}), ((2, 1, 1), PMAP)],
+  ids=str,
+)
+def test_the_lowered_step_is_the_step_with_its_scopes(sizes, how):
+  spread, state, teacher = compiled_for(*sizes, **how)
   arguments = teacher, spread.put_batch(tiny_rows(0)), None
   compiled = spread.lower(state, *arguments).compile()
   text = compiled.as_text()

@@ -27,6 +27,7 @@ STUDENTS = {
     "relations.weights.qk": 1.0,
     "relations.weights.vv": 0.0,
     "student.hidden_size": 24,
+    "student.num_layers": 2,
     "student.seed": 3,
     "train.ema": 0.5,
   },
@@ -40,6 +41,8 @@ STUDENTS = {
     "train.peak_lr": 5e-3,
   },
 }
+# Of different layers of the teacher, with different parts beside the weights.
+PAIR = ("s", "xs")
 
 
 def config_of(name, **fields):
@@ -123,9 +126,9 @@ def rows(number):
 
 
 @functools.cache
-def all_on_one_device(accumulation=1):
-  """All students together, undisturbed: the run, and what has become."""
-  run = Run(STUDENTS, accumulation=accumulation)
+def both_on_one_device(accumulation=1):
+  """The pair together, undisturbed: the run, and what has become."""
+  run = Run(PAIR, accumulation=accumulation)
   return run, run.steps(run.states())
 
 

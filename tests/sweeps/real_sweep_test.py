@@ -6,6 +6,11 @@ import pytest
 import running
 import tiny_ud
 
+from time_jax.checkpoint.reader import CheckpointReader
+from time_jax.cli import main
+from time_jax.sweeps import grid
+from time_jax.sweeps.sweep import sweep_command
+
 REAL = """
 from time_jax.sweeps.grid import Sweep
 
@@ -66,6 +71,36 @@ def test_a_real_grid(tiny, tmp_path):
   code, again = running.run(command)
   assert code == 0 and "8 of 8 stages done before" in again
   assert again.splitlines()[1:] == lines[9:]
+
+
+def test_two_points_are_one_run(tiny, tmp_path, monkeypatch, capsys):
+  """Each has its student where it would be alone."""
+
+  def stages(folder, layers):
+    flags = (
+      f"--config.student.num_layers={layers}",
+      "--config.data.validation=()",
+      "--config.train.num_steps=4",
+      "--config.train.warmup_steps=2",
+    )
+    return [running.command(tiny, folder / "student", *flags)]
+
+  made = grid.Sweep({"layers": (1, 2)}, stages, x="layers")
+  monkeypatch.setattr(grid, "load", lambda _: made)
+  for name, value in running.environment().items():
+    monkeypatch.setenv(name, value)
+  assert sweep_command("x", tmp_path, main.COMMANDS) == 0
+  head = "joint-1: distill of 2 points in one run (layers=1, layers=2)"
+  assert head in capsys.readouterr().out
+  for layers in (1, 2):
+    student = tmp_path / f"layers={layers}" / "student"
+    config = json.loads((student / "config.json").read_text())
+    assert config["student"]["num_layers"] == layers
+    assert running.last_step(student) == 4
+    with CheckpointReader(student) as checkpoints:
+      assert checkpoints.steps() == [4]
+  assert sweep_command("x", tmp_path, main.COMMANDS) == 0
+  assert "2 of 2 stages done before" in capsys.readouterr().out
 
 
 SHAPES = """

@@ -52,9 +52,8 @@ def traced_steps(workdir):
   return sorted(int(event["args"]["step_num"]) for event in marked)
 
 
-def test_a_run_that_is_traced_and_tracked(
-  service, tiny, tmp_path, one_process, capsys
-):
+@pytest.mark.usefixtures("one_process", "one_device")
+def test_a_run_that_is_traced_and_tracked(service, tiny, tmp_path, capsys):
   flags = ["--config.log.wandb=students", "--config.train.num_steps=8"]
   flags += ["--profile=3:6"]
   assert main.main(running.command(tiny, tmp_path, *flags)) == 0
@@ -86,10 +85,12 @@ def test_a_run_that_is_traced_and_tracked(
   assert "bad key wandb_v1_.... Log in by `wandb login`" in last
 
 
+@pytest.mark.usefixtures("one_process", "one_device")
 def test_each_of_several_students_has_a_run_there(
-  service, tiny, tmp_path, one_process, monkeypatch, capsys
+  service, tiny, tmp_path, monkeypatch, capsys
 ):
   flags = ["--config.log.wandb=students", "--config.train.num_steps=2"]
+  flags += ["--config.train.warmup_steps=1", "--config.data.validation=()"]
   flags += [f"--config.students.{n}.student.seed={n == 'b':d}" for n in "ab"]
   command = running.command(tiny, tmp_path, *flags)
   monkeypatch.setattr(tracking.metadata, "version", lambda name: "0.19.9")

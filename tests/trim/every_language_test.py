@@ -26,8 +26,8 @@ ALL = list(itertools.product(tiny_tokenizers.LANGUAGES, KINDS))
 IN_TURN = set(
   zip(tiny_tokenizers.LANGUAGES, itertools.cycle(KINDS), strict=False)
 )
-# Right to left, with combining marks, without spaces.
-SOME = [("ar", "unigram"), ("hi", "byte_bpe"), ("zh", "wordpiece")]
+# Right to left, without spaces.
+SOME = [("ar", "unigram"), ("zh", "wordpiece")]
 
 
 @pytest.fixture(scope="module")

@@ -176,7 +176,9 @@ def distil(folder, student, params, tokens, mesh):
   return losses, states["student"].params
 
 
-@pytest.mark.parametrize("kind", ["roberta", "xlm_roberta"])
+@pytest.mark.parametrize(
+  "kind", [pytest.param("roberta", marks=pytest.mark.slow), "xlm_roberta"]
+)
 def test_distillation_gives_the_same_losses(teachers, trimmed, mesh, kind):
   """The same tokens and the same first weights, with and without the rest."""
   whole, out = teachers(kind), trimmed(kind, "ru")

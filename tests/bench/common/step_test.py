@@ -119,6 +119,7 @@ def test_the_table_shows_the_report(measured):
   assert "not measured" not in text
 
 
+@pytest.mark.usefixtures("one_device")
 def test_several_students(monkeypatch, capsys, tmp_path):
   seen = []
 
