@@ -49,7 +49,10 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 
 # Files with the longest tests; started last, one would keep a core waiting.
-_FIRST = ("train_step_test", "resume_test", "stopping_test", "task_test")
+_FIRST = (
+  *("members_test", "students_test", "train_step_test", "teacher_cache_test"),
+  *("trim_test", "relations_test", "resume_test"),
+)
 
 
 def pytest_collection_modifyitems(items):
