@@ -26,7 +26,7 @@ import pytest
 # Annotated shapes and types are checked while tests run. Not in the modules
 # that define pytrees: JAX rebuilds those with whatever it has in hand.
 _OF_STEP = ("step.objective", "step.optimizer")
-_SHAPES = ("relations", "models", "hf", "data", *_OF_STEP)
+_SHAPES = ("relations", "models", "hf", "data", "starts", *_OF_STEP)
 # No shapes are annotated here; types alone are checked many times faster.
 _TYPES = ("trim",)
 if "FUZZ" not in os.environ:  # There, nothing may stand before the code.

@@ -25,6 +25,7 @@ checkpoint
 data
 hf
 step
+starts
 run
 trim
 release

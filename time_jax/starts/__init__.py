@@ -1,0 +1,1 @@
+"""What a student begins with, made of its teacher."""
