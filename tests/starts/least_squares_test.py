@@ -2,8 +2,15 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 
-from time_jax.starts.least_squares import Moments, scale_and_shift, solve
+from time_jax.starts.least_squares import (
+  Moments,
+  scale_and_shift,
+  solve,
+  solve_each,
+  squared_error,
+)
 
 RANDOM = np.random.default_rng(0)
 # Columns of very different size, and far from zero.
@@ -62,6 +69,36 @@ def test_rows_may_come_in_pieces_and_in_float32():
   np.testing.assert_allclose(
     moments(single, Y).xx, moments(single.astype(np.float64), Y).xx, rtol=1e-15
   )
+
+
+def test_outputs_may_be_sparse():
+  y = RANDOM.integers(0, 3, size=(60, 4)) * (RANDOM.random((60, 4)) < 0.3)
+  found, dense = Moments.empty(5, 4), moments(X, y)
+  found.add(X, scipy.sparse.csr_array(y.astype(np.float64)))
+  for name in ("xy", "y_sum", "yy"):
+    np.testing.assert_allclose(getattr(found, name), getattr(dense, name))
+
+
+def test_several_strengths_are_what_each_is_alone():
+  sums, prior = moments(X, Y), RANDOM.normal(size=(5, 3))
+  strengths = [0.0, 1e-3, 10.0]
+  for found, strength in zip(
+    solve_each(sums, prior, strengths), strengths, strict=True
+  ):
+    alone = solve(sums, prior, strength)
+    for a, b in zip(found, alone, strict=True):
+      np.testing.assert_array_equal(a, b)
+
+
+def test_the_squared_error_is_that_of_other_rows():
+  kernel, bias = solve(moments(X[:40], Y[:40]), 0.0, strength=0.01)
+  left = Y[40:] - X[40:] @ kernel - bias
+  found = squared_error(moments(X[40:], Y[40:]), kernel, bias)
+  np.testing.assert_allclose(found, np.square(left).sum(0), rtol=1e-6)
+  exact = np.eye(3)
+  none = squared_error(moments(Y, Y), exact, np.zeros(3))
+  np.testing.assert_allclose(none, 0, atol=1e-9)
+  assert (none >= 0).all()
 
 
 def test_scatters_are_taken_about_the_means():

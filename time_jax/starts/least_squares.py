@@ -5,8 +5,10 @@ are a million times as strong as their weakest, and squares double that.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
+import scipy.sparse
 from jaxtyping import Array, Float, Shaped
 
 Matrix = Float[np.ndarray, "X Y"]
@@ -50,19 +52,25 @@ class Moments:
       yy=np.zeros(outputs),
     )
 
-  def add(self, x: Shaped[Array | np.ndarray, "N X"], y: Rows) -> None:
+  def add(
+    self,
+    x: Shaped[Array | np.ndarray, "N X"],
+    y: Rows | scipy.sparse.csr_array,
+  ) -> None:
     """Adds rows.
 
     Args:
       x: inputs, of any dtype.
-      y: their outputs, of any dtype.
+      y: their outputs, of any dtype; sparse where most are 0.
     """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    x = np.asarray(x, np.float64)
+    if not scipy.sparse.issparse(y):
+      y = np.asarray(y, np.float64)
     self.xx += x.T @ x
-    self.xy += x.T @ y
+    self.xy += (y.T @ x).T
     self.x_sum += x.sum(0)
     self.y_sum += y.sum(0)
-    self.yy += np.square(y).sum(0)
+    self.yy += (y * y).sum(0)
     self.count += len(x)
 
   def __add__(self, other: "Moments") -> "Moments":
@@ -112,7 +120,8 @@ def solve(
 
   Args:
     moments: of the rows.
-    prior: the map that the fit is drawn to; 0: ridge regression as it is known.
+    prior: the map that the fit is drawn to; 0.0: ridge regression as it is
+      known.
     strength: 0: least squares; large: the prior, with b fitted alone.
 
   Returns:
@@ -121,19 +130,44 @@ def solve(
   Raises:
     numpy.linalg.LinAlgError: the moments are not finite.
   """
+  return solve_each(moments, prior, [strength])[0]
+
+
+def solve_each(
+  moments: Moments, prior: Matrix | float, strengths: Sequence[float]
+) -> list[tuple[Matrix, Vector]]:
+  """Returns `solve` for each of several strengths, for the price of one."""
   scatter = moments.scatter
-  kernel = np.broadcast_to(
-    np.asarray(prior, np.float64), moments.xy.shape
-  ).copy()
+  first = np.broadcast_to(np.asarray(prior, np.float64), moments.xy.shape)
   values, vectors = np.linalg.eigh(scatter)
   # Below this an eigenvalue is rounding: that of the sums, not of the inputs.
   noise = len(values) * np.finfo(np.float64).eps * np.trace(moments.xx)
-  known = values > noise
-  values, vectors = values[known], vectors[:, known]
-  penalty = strength * np.trace(scatter) / len(scatter)
-  missing = moments.cross_scatter - scatter @ kernel
-  kernel += vectors @ (vectors.T @ missing / (values + penalty)[:, None])
-  return kernel, moments.y_mean - moments.x_mean @ kernel
+  values, vectors = values[values > noise], vectors[:, values > noise]
+  missing = vectors.T @ (moments.cross_scatter - scatter @ first)
+  solutions = []
+  for strength in strengths:
+    penalty = strength * np.trace(scatter) / len(scatter)
+    kernel = first + vectors @ (missing / (values + penalty)[:, None])
+    solutions.append((kernel, moments.y_mean - moments.x_mean @ kernel))
+  return solutions
+
+
+def squared_error(moments: Moments, kernel: Matrix, bias: Vector) -> Vector:
+  """Returns the sum of (y - x @ kernel - bias)^2 over rows, for each output.
+
+  Args:
+    moments: of the rows, which need not be those of the fit.
+    kernel: W of `solve`.
+    bias: b of `solve`.
+  """
+  missed = (
+    moments.yy
+    - 2 * (kernel * moments.xy).sum(0)
+    + (kernel * (moments.xx @ kernel)).sum(0)
+  )
+  shift = 2 * (moments.x_sum @ kernel - moments.y_sum) + moments.count * bias
+  # What is nothing but rounding may be below 0.
+  return np.maximum(missed + bias * shift, 0)
 
 
 def scale_and_shift(n: Rows, t: Rows) -> tuple[Vector, Vector]:
