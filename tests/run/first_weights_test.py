@@ -228,9 +228,21 @@ def test_all_processes_begin_with_the_same_weights(golden, monkeypatch):
       ["teacher", *TEACHER_SHAPE, "student.layer_norm_eps=1e-3"],
       "student.layer_norm_eps=0.001, there it is 1e-12",
     ),
+    (
+      ["teacher:lower", *TEACHER_SHAPE, "student.num_layers=3"],
+      "student.num_layers=3 is more than the 2 layers of the teacher up to",
+    ),
     (["teacher:1", *TEACHER_SHAPE], "student.num_layers=2, there it is 1"),
-    (["teacher:0,1", *TEACHER_SHAPE], "teacher.layer=0 does not exist"),
-    (["teacher:a", *TEACHER_SHAPE], "expected layer numbers"),
+    (
+      ["teacher:0,1", *TEACHER_SHAPE],
+      "student.init_from=teacher:0,1: the teacher has no layer 0; expected "
+      "numbers from 1 to 3.",
+    ),
+    (["teacher:4,1", *TEACHER_SHAPE], "no layer 4; expected numbers from 1"),
+    (
+      ["teacher:a", *TEACHER_SHAPE],
+      "expected teacher:lower, teacher:spaced or layer numbers",
+    ),
     (["nowhere/at/all"], "no model folder at"),
   ],
 )
@@ -378,11 +390,3 @@ def test_a_random_teacher_has_no_layers_to_begin_with():
     config = default_config()
     config.student.init_from, config.teacher.path = "teacher:1", "random"
     first_weights.source_name(config)
-
-
-@pytest.mark.parametrize("highest", range(1, 25))
-def test_layers_are_different_ones_up_to_the_last(highest):
-  for wanted in range(1, highest + 1):
-    chosen = first_weights._teacher_layers("teacher", wanted, highest)
-    assert len({*chosen}) == wanted and chosen[-1] == highest
-    assert min(chosen) >= 1 and chosen == sorted(chosen)

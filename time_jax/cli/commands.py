@@ -31,6 +31,7 @@ COMMANDS: dict[str, type[Command]] = {
   command.name: command
   for command in (
     train.Prepare,
+    train.Start,
     train.Distill,
     train.Status,
     train.Choose,

@@ -22,6 +22,24 @@ class Prepare(RecipeCommand):
     return corpus.prepare_command(self.config, self.workdir, self.verify)
 
 
+class Start(RecipeCommand):
+  """Write students as they are before their first step, to be scored."""
+
+  name = "start"
+  example = (
+    "start --config=time:lang=da,size=s "
+    "--config.student.init_from=teacher:lower --workdir=runs/da"
+  )
+  once = True
+  workdir: Path  # Folder of the run; the student goes into WORKDIR/start.
+
+  def run(self) -> int:
+    """Writes the first weights of the recipe as a model's folder."""
+    from time_jax.run import start
+
+    return start.start_command(self.config, self.workdir, self.changed_fields)
+
+
 class Distill(RecipeCommand):
   """Train a student; continues by itself where an earlier run ended."""
 

@@ -65,7 +65,8 @@ def default_config() -> ConfigDict:
   s.layer_norm_eps = 1e-12
   s.initializer_range = 0.02
   # Where its first weights come from; empty: random. A student's folder or hub
-  # id; or "teacher", its layers evenly; or of "teacher:1,4,9" these.
+  # id; or "teacher:lower", the teacher's lowest layers; "teacher:spaced" or
+  # "teacher", layers evenly up to teacher.layer; of "teacher:1,4,9" these.
   s.init_from = ""
   s.seed = -1  # of weights and dropout; -1: that of the run
 

@@ -10,7 +10,6 @@ from time_jax.checkpoint import layout
 from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.config import changes
 from time_jax.config.distill import default_config
-from time_jax.core import nonfinite
 from time_jax.core.notes import note
 from time_jax.core.storage.paths import Path
 from time_jax.hf import files, load
@@ -124,7 +123,4 @@ def _first_state(
   params = first_weights.first_params(
     state.params, config, workdir, checkpoints, mesh
   )
-  if params is not state.params:  # Random ones are finite.
-    source = config.student.init_from or str(workdir)
-    nonfinite.check_first_weights(params, source)
   return state.starting_from(params)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from time_jax.checkpoint import layout
 from time_jax.checkpoint.reader import CheckpointReader
+from time_jax.core import nonfinite
 from time_jax.core.errors import UserError
 from time_jax.core.notes import note
 from time_jax.core.storage.paths import Path
@@ -24,9 +25,9 @@ from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import Params, abstract_params
 from time_jax.parallel import host_collectives, sharding
 from time_jax.run import assembly, imported_model, run_files
+from time_jax.starts import layer_choice
 
 FLOAT32 = jnp.dtype("float32")
-TEACHER = "teacher"
 _EXPORT_RECORD = "time_jax.json"
 
 
@@ -37,11 +38,7 @@ def from_another_model(student: Mapping[str, Any]) -> bool:
     student: part "student" of the run's record.
   """
   source = student.get("init_from") or ""
-  return bool(source) and not _is_teacher(source)
-
-
-def _is_teacher(init_from: str) -> bool:
-  return init_from.partition(":")[0] == TEACHER
+  return bool(source) and not layer_choice.is_teacher(source)
 
 
 def source_name(config: ConfigDict) -> str:
@@ -54,7 +51,7 @@ def source_name(config: ConfigDict) -> str:
     UserError: they are to come from a teacher that is not in files.
   """
   init_from, teacher = config.student.init_from, config.teacher.path
-  if not _is_teacher(init_from):
+  if not layer_choice.is_teacher(init_from):
     return init_from
   if teacher == assembly.RANDOM:
     raise UserError(
@@ -110,28 +107,52 @@ def first_params(
     mesh: devices of the run.
 
   Raises:
-    UserError: the weights do not fit the student.
+    UserError: the weights do not fit the student, or are not finite.
   """
+  if not imported_model.is_imported(checkpoints):
+    return params_of_recipe(fresh, config, mesh)
   vocab_size = fresh["embeddings"]["word"]["embedding"].shape[0]
   shape = assembly.student_config(config, vocab_size)
-  if imported_model.is_imported(checkpoints):
-    source = run_files.read_shape(workdir, run_files.read_config(workdir))
-    source = imported_model.shape_of(source, checkpoints, 0)
-    boxed = abstract_params(Encoder(source, source.num_layers))
-    abstract = {"params": sharding.abstract(boxed, mesh)}
-    params = checkpoints.restore(0, abstract)["params"]
-    layers = _check_imported(config, workdir, source, shape)
-  elif init_from := config.student.init_from:
-    folder, source, layers = _find_source(config, shape)
-    allow_pickle = config.teacher.allow_pickle
-    if not _is_teacher(init_from):  # The teacher's were compared before.
-      _check_same_files(folder, allow_pickle)
-    _, params = load.load_encoder(
-      folder, dtype=FLOAT32, mesh=mesh, allow_pickle=allow_pickle
-    )
-  else:
-    return fresh
-  return take_layers(params, source, layers, fresh, shape)
+  source = run_files.read_shape(workdir, run_files.read_config(workdir))
+  source = imported_model.shape_of(source, checkpoints, 0)
+  boxed = abstract_params(Encoder(source, source.num_layers))
+  abstract = {"params": sharding.abstract(boxed, mesh)}
+  params = checkpoints.restore(0, abstract)["params"]
+  layers = _check_imported(config, workdir, source, shape)
+  params = take_layers(params, source, layers, fresh, shape)
+  nonfinite.check_first_weights(params, str(workdir))
+  return params
+
+
+def params_of_recipe(fresh: Params, config: ConfigDict, mesh: Mesh) -> Params:
+  """Returns the parameters that `student.init_from` asks for.
+
+  Args:
+    fresh: random parameters, laid out on the mesh; they are the result where
+      the recipe names no model.
+    config: config of the run.
+    mesh: devices of the run.
+
+  Raises:
+    UserError: there is no such model, it does not fit the student, or its
+      weights are not finite.
+  """
+  init_from = config.student.init_from
+  if not init_from:
+    return fresh  # Random ones are finite.
+  vocab_size = fresh["embeddings"]["word"]["embedding"].shape[0]
+  shape = assembly.student_config(config, vocab_size)
+  folder, source, layers = _find_source(config, shape)
+  allow_pickle = config.teacher.allow_pickle
+  # The teacher's files were compared before.
+  if not layer_choice.is_teacher(init_from):
+    _check_same_files(folder, allow_pickle)
+  _, params = load.load_encoder(
+    folder, dtype=FLOAT32, mesh=mesh, allow_pickle=allow_pickle
+  )
+  params = take_layers(params, source, layers, fresh, shape)
+  nonfinite.check_first_weights(params, init_from)
+  return params
 
 
 def _check_imported(
@@ -171,10 +192,13 @@ def _find_source(
   source = load.read_config(folder)[1]
   check_architecture(source, init_from)
   layers: Sequence[int] = range(1, source.num_layers + 1)
-  if _is_teacher(init_from):
-    layers = _teacher_layers(init_from, shape.num_layers, teacher.layer)
-  for layer in layers:
-    load.check_layer(layer, source.num_layers)
+  if layer_choice.is_teacher(init_from):
+    layers = layer_choice.layers_of(init_from, shape.num_layers, teacher.layer)
+  if wrong := [x for x in layers if not 1 <= x <= source.num_layers]:
+    raise UserError(
+      f"student.init_from={init_from}: the teacher has no layer {wrong[0]}; "
+      f"expected numbers from 1 to {source.num_layers}."
+    )
   _check_sizes(source, layers, shape)
   recorded = recorded_vocabulary_sha256(folder)
   _check_vocabulary(folder, recorded, config, shape.vocab_size)
@@ -253,36 +277,6 @@ def check_architecture(shape: Any, name: str) -> None:
       f"{name} is built otherwise than students are; expected a BERT, RoBERTa, "
       "CamemBERT or XLM-R with exact GELU."
     )
-
-
-def _teacher_layers(init_from: str, wanted: int, highest: int) -> list[int]:
-  """Returns the teacher's layer for each of the student's, from 1.
-
-  Args:
-    init_from: "teacher:1,4,9" names the layers; "teacher" takes evenly spaced
-      ones, of which the last is the distilled one.
-    wanted: number of the student's layers.
-    highest: the teacher's distilled layer.
-  """
-  chosen = init_from.partition(":")[2]
-  if not chosen and wanted > highest:
-    twice = ",".join(
-      str(-(-i * highest // wanted)) for i in range(1, wanted + 1)
-    )
-    raise UserError(
-      f"student.num_layers={wanted} is more than the {highest} layers of the "
-      f"teacher up to teacher.layer; expected at most {highest}, or a list in "
-      f"which layers come twice, such as student.init_from={TEACHER}:{twice}."
-    )
-  if not chosen:
-    return [round(i * highest / wanted) for i in range(1, wanted + 1)]
-  try:
-    return [int(number) for number in chosen.split(",")]
-  except ValueError:
-    raise UserError(
-      f"student.init_from={init_from!r}: expected layer numbers, such as "
-      f"{TEACHER}:1,4,9."
-    ) from None
 
 
 def take_layers(

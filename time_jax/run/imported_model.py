@@ -21,6 +21,16 @@ def is_imported(checkpoints: CheckpointReader) -> bool:
   return checkpoints.steps() == [0]
 
 
+def was_imported(workdir: Path, steps: Collection[int]) -> bool:
+  """Returns whether a workdir's first weights are those of an import.
+
+  Args:
+    workdir: folder of the run.
+    steps: steps of its checkpoints. `distill` saves none of step 0.
+  """
+  return (workdir / _MARK).exists() or 0 in steps
+
+
 def origin(checkpoints: CheckpointReader) -> dict[str, Any]:
   """Returns what is recorded of an imported model in all later checkpoints.
 

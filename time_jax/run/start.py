@@ -1,0 +1,192 @@
+"""`start`: writes students as they are before their first step.
+
+WORKDIR/start is a model's folder, which every command takes: so a start can be
+fine-tuned and scored without distilling it. Of several students, each has such
+a folder in its own.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from time_jax.checkpoint import layout
+from time_jax.config.distill import check_config
+from time_jax.config.recorded import completed, differences
+from time_jax.config.students import typed_of
+from time_jax.core.errors import UserError
+from time_jax.core.storage import atomic_file
+from time_jax.core.storage.atomic_folder import atomic_folder, check_empty
+from time_jax.core.storage.paths import Path
+from time_jax.hf import files, save, tokenizer
+from time_jax.hf.lineage import shown_path
+from time_jax.models.family import Params, init_params
+from time_jax.parallel import sharding
+from time_jax.run import (
+  assembly,
+  first_state,
+  first_weights,
+  imported_model,
+  members,
+  run_files,
+  students,
+)
+from time_jax.run.members import Member
+from time_jax.starts import layer_choice
+from time_jax.step import machine
+from time_jax.step.state import init_state
+
+FOLDER, RECORD = "start", "start.json"
+
+
+def start_command(
+  config: ConfigDict, workdir: Path, typed: Collection[str] = ()
+) -> int:
+  """Writes the start of each student of a recipe into its folder.
+
+  Args:
+    config: config of the run, which need not have begun; an epsilon that
+      follows from the first weights is set in it.
+    workdir: folder of the run.
+    typed: names of the fields that were given on the command line.
+
+  Returns:
+    The exit code, 0.
+
+  Raises:
+    UserError: the recipe has a mistake, or the workdir is that of a run which
+      began otherwise.
+  """
+  check_config(config)
+  group = members.members(config, workdir)
+  members.prepare_folders(group, workdir)
+  for name, member in group.items():
+    with students.naming(name):
+      own = typed_of(name, typed)
+      first_state.take_epsilon(member.config, member.workdir, own)
+      _check_begun_so(member)
+  vocab_size = assembly.check_students(
+    {name: member.config for name, member in group.items()}
+  ).vocab_size
+  for name, member in group.items():
+    with students.naming(name):
+      first_weights.check_source(member.config, member.workdir, vocab_size)
+  machine.use_compilation_cache()
+  mesh = sharding.make_mesh()
+  for name, member in group.items():
+    with students.naming(name):
+      folder = write_start(member, vocab_size, mesh)
+    print(f"Wrote {folder}: {_about(member.config)}")
+  print(
+    "Next: python -m time_jax finetune ud --config=RECIPE:model="
+    f"{folder} --workdir=RUN"
+  )
+  print(f"  or: python -m time_jax distill --config=RECIPE --workdir={workdir}")
+  return 0
+
+
+def _about(config: ConfigDict) -> str:
+  """Says what a start is."""
+  s = config.student
+  text = f"{s.num_layers} layers of {s.hidden_size}, "
+  layers = taken_layers(config)
+  if layers:
+    return text + f"the teacher's layers {', '.join(map(str, layers))}"
+  return text + (f"as in {s.init_from}" if s.init_from else "random")
+
+
+def taken_layers(config: ConfigDict) -> list[int]:
+  """Returns the teacher's layer for each of the student's; empty: none is.
+
+  Args:
+    config: config of a student.
+  """
+  s = config.student
+  if not layer_choice.is_teacher(s.init_from):
+    return []
+  return layer_choice.layers_of(s.init_from, s.num_layers, config.teacher.layer)
+
+
+def _check_begun_so(member: Member) -> None:
+  """Refuses a workdir whose run began with other weights than these."""
+  config, workdir = member.config, member.workdir
+  steps = [int(folder.name) for folder in layout.step_folders(workdir)]
+  imported_model.check_not_lost(workdir, steps)
+  if imported_model.was_imported(workdir, steps):
+    raise UserError(
+      f"{workdir} holds an imported student, and that is its start: `time_jax "
+      f"export --workdir={workdir} --step=0` writes it. For the start of a "
+      "recipe, use another --workdir."
+    )
+  if not steps:
+    return
+  before = completed(run_files.read_config(workdir).to_dict())
+  changed = differences(_shaping(before), _shaping(config.to_dict()))
+  if changed:
+    raise UserError(
+      f"the run in {workdir} began otherwise: {'; '.join(changed)}. Use "
+      "another --workdir, or the settings of that run to write its start."
+    )
+
+
+def _shaping(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the fields that a start depends on, but for the teacher's path."""
+  fields = {"student": config["student"], "seed": config["seed"]}
+  if layer_choice.is_teacher(config["student"]["init_from"]):
+    fields["teacher"] = {"layer": config["teacher"]["layer"]}
+  return fields
+
+
+def write_start(member: Member, vocab_size: int, mesh: Mesh) -> Path:
+  """Writes what a student is before its first step.
+
+  Args:
+    member: the student.
+    vocab_size: rows of the teacher's token table.
+    mesh: devices to compute it on.
+
+  Returns:
+    The folder, which replaces an earlier start.
+
+  Raises:
+    UserError: its first weights do not fit it, or the folder holds something
+      that is no start.
+  """
+  config, folder = member.config, member.workdir / FOLDER
+  if not (folder / RECORD).exists():
+    check_empty(folder, "--workdir")
+  student = assembly.make_student(config, vocab_size)
+  settings = assembly.step_settings(config)
+  fresh = init_state(
+    lambda rng: init_params(student, rng), settings, mesh
+  ).params
+  params = first_weights.params_of_recipe(fresh, config, mesh)
+  with atomic_folder(folder, "--workdir") as unfinished:
+    write_model(unfinished, config, params, vocab_size)
+  return folder
+
+
+def write_model(
+  folder: Path, config: ConfigDict, params: Params, vocab_size: int
+) -> None:
+  """Writes a student and what it was made from as a model's folder.
+
+  Args:
+    folder: an empty folder.
+    config: config of the student.
+    params: its parameters, float32.
+    vocab_size: rows of the teacher's token table.
+  """
+  shape, ids = assembly.student_config(config, vocab_size), {}
+  if config.teacher.path != assembly.RANDOM:
+    source = files.resolve(config.teacher.path)
+    if tokenizer.has_tokenizer(source):
+      ids = tokenizer.special_ids(source, vocab_size)
+      tokenizer.save_tokenizer(source, folder, shape.max_positions, vocab_size)
+  save.save_bert(folder, shape, params, ids)
+  record = _shaping(config.to_dict()) | {"layers": taken_layers(config)}
+  record["student"] = dict(record["student"]) | {
+    "init_from": shown_path(config.student.init_from)
+  }
+  atomic_file.write_json(folder / RECORD, record)
