@@ -22,6 +22,8 @@ def test_layers_are_different_ones_up_to_the_last(init_from, highest):
   [
     ("teacher", 6, 12, [2, 4, 6, 8, 10, 12]),
     ("teacher:spaced", 4, 12, [3, 6, 9, 12]),
+    # Layers of runs that began earlier: 7 * (29 / 14) would round to 15.
+    ("teacher", 14, 29, [2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29]),
     ("teacher:lower", 6, 12, [1, 2, 3, 4, 5, 6]),
     ("teacher:lower", 3, 3, [1, 2, 3]),
     ("teacher:1,4,9", 3, 12, [1, 4, 9]),

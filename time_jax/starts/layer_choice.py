@@ -33,8 +33,8 @@ def layers_of(init_from: str, wanted: int, highest: int) -> list[int]:
   chosen = init_from.partition(":")[2] or SPACED
   if chosen in (LOWER, SPACED):
     _check_enough(wanted, highest)
-    step = 1.0 if chosen == LOWER else highest / wanted
-    return [round(i * step) for i in range(1, wanted + 1)]
+    top = wanted if chosen == LOWER else highest
+    return [round(i * top / wanted) for i in range(1, wanted + 1)]
   try:
     return [int(number) for number in chosen.split(",")]
   except ValueError:
