@@ -30,7 +30,7 @@ run
 trim
 release
 report
-evals.common evals.ud evals.ner evals.qa evals.predict
+evals.common evals.ud evals.probing evals.ner evals.qa evals.predict
 bench.common bench.peers bench.aot bench.scaling bench.inference bench.pipeline
 sweeps
 cli

@@ -11,6 +11,7 @@ import: model workdir allow_pickle
 finetune ud: config workdir
 finetune ner: config workdir
 finetune qa: config workdir
+probe: models train dev teacher json allow_pickle
 predict: folder engine int8
 report: workdirs teacher out by
 sweep: file workdir

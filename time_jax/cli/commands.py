@@ -41,6 +41,7 @@ COMMANDS: dict[str, type[Command]] = {
     finetune.FinetuneUd,
     finetune.FinetuneNer,
     finetune.FinetuneQa,
+    finetune.Probe,
     finetune.Predict,
     finetune.Report,
     Sweep,

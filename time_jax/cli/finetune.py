@@ -64,6 +64,36 @@ class FinetuneQa(_Finetune):
   recipe = staticmethod(qa_config)
 
 
+class Probe(Command):
+  """Score encoders as they are on a treebank, in seconds: closed form."""
+
+  name = "probe"
+  example = (
+    "probe runs/ga-xs@400 runs/ga-xs@1500 --train=TRAIN.conllu --dev=DEV.conllu"
+  )
+  argument = "models"
+  once = True
+  # Workdirs, the same with @STEP, or folders of models.
+  models: tuple[str, ...]
+  train: Path  # CoNLL-U file to fit; its first 20,000 words are read.
+  dev: Path  # CoNLL-U file to score; its first 10,000 words are read.
+  # Model of whose states it is said how much is left in those of the models.
+  teacher: str = ""
+  json: Path | None = None  # File to write the scores into.
+  # Read pytorch_model.bin where there is no safetensors.
+  allow_pickle: bool = False
+
+  def run(self) -> int:
+    """Prints what every hidden state of each model knows."""
+    from time_jax.evals.probing import command
+    from time_jax.evals.probing.treebank import Treebank
+
+    treebank = Treebank.read(self.train, self.dev)
+    return command.probe_command(
+      self.models, treebank, self.json, self.teacher, self.allow_pickle
+    )
+
+
 class Predict(Command):
   """Annotate text, a sentence a line, or answer questions (SQuAD's JSON)."""
 

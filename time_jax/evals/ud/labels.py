@@ -20,13 +20,19 @@ _ANY = "dep"  # UD's relation where none is known
 Classes = Mapping[str, Sequence[str]]  # column -> classes, common ones first
 
 
-def learn(sentences: Sequence[Sentence]) -> dict[str, list[str]]:
+def learn(
+  sentences: Sequence[Sentence], columns: Sequence[str] = (*TAGS, RELATION)
+) -> dict[str, list[str]]:
   """Returns the classes of a training file; for lemmas, edit scripts.
 
   A column that is empty throughout has no classes and is not predicted.
+
+  Args:
+    sentences: the annotated sentences.
+    columns: the columns, of which UPOS comes first.
   """
   classes: dict[str, list[str]] = {}
-  for column in (*TAGS, RELATION):
+  for column in columns:
     counts: collections.Counter[str] = collections.Counter()
     for sentence in sentences:
       counts.update(filter(None, _classes_of(sentence, column, classes)))

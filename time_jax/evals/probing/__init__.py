@@ -1,0 +1,1 @@
+"""What an encoder knows as it is, in seconds: no fine-tuning."""
