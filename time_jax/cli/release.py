@@ -27,6 +27,8 @@ class Export(Command):
   private: bool = True  # Whether a repository that --push makes is private.
   dry_run: bool = False  # With --push: list the files, upload nothing.
   onnx: bool = False  # Write ONNX files, too: float32 and int8.
+  # Leave out the last layer, whose output the loss does not see.
+  drop_last: bool = False
 
   def run(self) -> int:
     """Exports a checkpoint and uploads it if asked to."""
@@ -42,6 +44,7 @@ class Export(Command):
         licence=self.license,
         revision=self.revision,
         onnx=self.onnx,
+        drop_last=self.drop_last,
       ),
       push_to=self.push,
       private=self.private,

@@ -20,7 +20,7 @@ _NOT_RECORDED = "not recorded"
 _ROWS = read_table("card_rows.tsv", "time_jax.release")
 _DISTILLED = """\
 A small text encoder{}, distilled from a larger one with time_jax after TiME
-([arXiv 2512.14645](https://arxiv.org/abs/2512.14645)): its last layer learned
+([arXiv 2512.14645](https://arxiv.org/abs/2512.14645)): {} learned
 the attention relations of one layer of its teacher. It gives vectors for
 tokens, to be fine-tuned for tagging, parsing, named entities and the like."""
 _LIMITS = """\
@@ -32,6 +32,11 @@ The loss sees the query, key and value projections of the last layer and all
 below them. What follows them in that layer, and the pooler, are as they were
 initialised: fine-tune the model, or take an earlier layer. There is no
 masked-language-model head. Quality on tasks: not stated."""
+_WITHOUT_LAST_LIMITS = """\
+The layer above the last one of this model, whose query, key and value
+projections were distilled, is left out. The pooler is as it was initialised:
+fine-tune the model. There is no masked-language-model head. Quality on tasks:
+not stated."""
 _SECTIONS = (
   *("Use", "Limits", "How it was made", "Shape"),
   *("Verified when exported", "Licence"),
@@ -140,11 +145,16 @@ def _about(facts: Mapping[str, Any]) -> str:
     origin = facts.get("imported_from", _NOT_RECORDED)
     return f"A text encoder, taken over by time_jax; from: {origin}."
   language = facts.get("language")
-  return _DISTILLED.format(f" for {find(language).name}" if language else "")
+  return _DISTILLED.format(
+    f" for {find(language).name}" if language else "",
+    "a layer on top of it" if "left_out" in facts else "its last layer",
+  )
 
 
 def _limits(facts: Mapping[str, Any], has_pooler: bool) -> str:
   limits = _DISTILLED_LIMITS if "teacher" in facts else _LIMITS
+  if "teacher" in facts and "left_out" in facts:
+    limits = _WITHOUT_LAST_LIMITS
   return limits if has_pooler else f"{limits}\n{_NO_POOLER}"
 
 

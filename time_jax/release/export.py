@@ -101,12 +101,14 @@ def export(
       "folder (see --out)."
     )
   student = saved_student.read_student(workdir, step)
+  if options and options.drop_last:
+    student = student.without_last()
   options = _complete(options or Options(), student, out)
   with atomic_folder(out, "--out") as fresh:
     results = _write_and_verify(fresh, workdir, student, options)
   print(
     f"Exported step {student.step} to {out} ({options.model_class}, "
-    f"{options.dtype})"
+    f"{options.dtype}{', without its last layer' * options.drop_last})"
   )
   print(verify.table(results))
   return out

@@ -17,6 +17,7 @@ class Options:
     name: name by which the card's code loads the model; "": the folder's path.
     revision: branch of the hub that the export is for; None: the main one.
     onnx: whether to write ONNX files, too.
+    drop_last: whether the last layer is left out.
   """
 
   model_class: str = ""
@@ -25,3 +26,4 @@ class Options:
   name: str = ""
   revision: str | None = None
   onnx: bool = False
+  drop_last: bool = False

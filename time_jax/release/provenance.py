@@ -13,7 +13,7 @@ from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import Path
 from time_jax.data import manifest
 from time_jax.hf.lineage import shown_path
-from time_jax.run import choose
+from time_jax.run import choose, saved_student
 from time_jax.run.run_record import ROWS, TEXT
 from time_jax.run.saved_student import Student
 from time_jax.telemetry import history
@@ -34,8 +34,12 @@ def collect(workdir: Path, student: Student) -> Facts:
     over and it was not trained further, the facts are those that came with it.
   """
   imported = student.record.get("imported") or {}
+  left_out = {}
+  if saved_student.DROP_LAST in student.record:
+    left_out["left_out"] = f"layer {student.config.num_layers + 1}, the last"
   if student.step == 0 and imported:
-    return imported.get("facts") or {"imported_from": imported["from"]}
+    facts = imported.get("facts") or {"imported_from": imported["from"]}
+    return facts | left_out
   run = student.record.get("run") or {}
   facts: Facts = {
     **_of_config(run, student.record.get("teacher") or {}),
@@ -43,6 +47,7 @@ def collect(workdir: Path, student: Student) -> Facts:
     **_of_metrics(workdir, student.step),
     "hardware": _hardware(student.record.get("hardware") or {}),
     "versions": student.record.get("versions"),
+    **left_out,
   }
   if imported:
     facts["imported_from"] = imported["from"]

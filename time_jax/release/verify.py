@@ -55,8 +55,10 @@ def verify_command(
   student = None
   if against:
     # Other steps of the run are expected to differ.
-    step = (read_record(folder) or {}).get("step")
-    student = saved_student.read_student(against, step)
+    record = read_record(folder) or {}
+    student = saved_student.read_student(against, record.get("step"))
+    if record.get(saved_student.DROP_LAST):
+      student = student.without_last()
   results = verify(folder, student, allow_pickle=allow_pickle)
   print(f"{folder}{'' if student else ': without --against a run'}")
   print(table(results))

@@ -7,6 +7,8 @@ import hashlib
 import json
 from typing import Any
 
+import jax
+
 from time_jax.checkpoint import layout
 from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.errors import GoneError, UserError
@@ -19,6 +21,7 @@ from time_jax.parallel import sharding
 from time_jax.run import choose, first_weights, imported_model, run_files
 
 _TRIES = 3
+DROP_LAST = "drop_last"  # in the record of a student that ends a layer earlier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +63,36 @@ class Student:
       hashlib.sha256(content.encode()).hexdigest(),
       # The record of a run does not say what else it began with.
       legacy_is_unique="imported" not in self.record
+      and DROP_LAST not in self.record
       and not first_weights.from_another_model((run or {}).get("student", {})),
+    )
+
+  def without_last(self) -> "Student":
+    """Returns the student that ends with the layer below its last one.
+
+    The loss does not see what comes after the projections of the last layer.
+    All that is left was trained by it, but for the pooler, which stays as it
+    is. The record says that a layer was dropped.
+
+    Raises:
+      UserError: there is but one layer.
+    """
+    left = self.config.num_layers - 1
+    if not left:
+      raise UserError(
+        "the student has one layer, so that none would be left without its "
+        "last; expected at least two, or no --drop_last."
+      )
+    params = dict(self.params)
+    below = params.pop("layers")
+    params["last"] = jax.tree.map(lambda x: x[-1], below)
+    if left > 1:
+      params["layers"] = jax.tree.map(lambda x: x[:-1], below)
+    return dataclasses.replace(
+      self,
+      config=dataclasses.replace(self.config, num_layers=left),
+      params=params,
+      record=self.record | {DROP_LAST: True},
     )
 
 
