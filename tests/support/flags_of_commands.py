@@ -2,10 +2,12 @@
 
 _FLAGS = """
 prepare: config workdir verify
+start: config workdir
 distill: config workdir profile
 status: workdir plot
 choose: workdir
-export: workdir step out class dtype license push revision private dry_run onnx
+export: workdir step out class dtype license push revision private dry_run \
+onnx drop_last
 verify: folder against allow_pickle
 import: model workdir allow_pickle
 finetune ud: config workdir
