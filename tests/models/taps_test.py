@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from meshes import make_mesh
 
-from time_jax.core.arrays import make_batch
+from time_jax.core.arrays import Targets, make_batch
 from time_jax.hf import files, load
 from time_jax.models import bert, taps
 from time_jax.models.family import abstract_params
@@ -42,6 +42,7 @@ def test_each_layer_is_that_of_a_network_cut_off_there(golden, mesh, family):
   ends = load.load_teacher(str(folder), (last, 1), **how)
   found = jax.jit(whole.targets)(whole.params, batch)
   at_ends = jax.jit(ends.targets)(ends.params, batch)
+  found, at_ends = found.projections, at_ends.projections
   assert whole.layers == tuple(found) == tuple(range(1, last + 1))
   assert ends.layers == tuple(at_ends) == (1, last)
   for layer in range(1, last + 1):
@@ -84,6 +85,43 @@ def test_a_mesh_computes_the_same_and_splits_what_is_noted(golden, mesh):
   assert len(asked) == 1 and '"data"' in asked[0] and '"fsdp"' in asked[0]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_are_those_of_the_whole_network(golden, mesh, family):
+  """Also the last one's, behind a final norm, and those of a first block."""
+  folder = pathlib.Path(golden, family.split()[0])
+  how = dict(dtype=jnp.dtype("float32"), mesh=mesh)
+  expected = np.load(folder / "expected.npz")
+  batch = make_batch(expected["input_ids"], expected["attention_mask"])
+  encoder, params = load.load_encoder(folder, **how)
+  whole = jax.jit(functools.partial(encoder.apply, method="hidden_states"))(
+    {"params": params}, batch
+  )
+  last, how = len(whole) - 1, how | FAMILIES[family]
+  for layers, states in (
+    ((1,), (1,)),
+    ((2,), range(1, last + 1)),
+    ((last,), (last - 1,)),
+    ((1, last), (last, 2)),
+  ):
+    teacher = load.load_teacher(str(folder), layers, states=states, **how)
+    assert teacher.layers == layers and teacher.states == (*sorted(states),)
+    assert teacher.hidden_size == whole.shape[-1]
+    found = jax.jit(teacher.targets)(teacher.params, batch)
+    assert found.projections.keys() == set(layers)
+    assert found.states.keys() == set(states)
+    for layer, state in found.states.items():
+      np.testing.assert_allclose(state, whole[layer], atol=1e-5, rtol=0)
+    unneeded = "final_norm" in teacher.params and last not in states
+    assert not unneeded and "pooler" not in teacher.params
+    cut = load.load_teacher(str(folder), layers, **how)
+    wanted = jax.jit(cut.targets)(cut.params, batch).projections
+    jax.tree.map(
+      functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=0),
+      found.projections,
+      wanted,
+    )
+
+
 @pytest.mark.parametrize("capture", ["projections", "post_rope"])
 def test_a_teacher_of_one_layer_is_its_encoder_alone(golden, mesh, capture):
   folder = golden / "modernbert"
@@ -98,7 +136,7 @@ def test_a_teacher_of_one_layer_is_its_encoder_alone(golden, mesh, capture):
 
   def alone(params, batch):
     qkv = encoder.apply({"params": params}, batch, method=method[capture])
-    return {3: qkv}
+    return Targets({3: qkv})
 
   of_teacher = jax.make_jaxpr(teacher.targets)(teacher.params, batch)
   assert str(of_teacher) == str(jax.make_jaxpr(alone)(teacher.params, batch))

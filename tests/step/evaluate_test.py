@@ -117,7 +117,7 @@ def test_it_is_the_mean_over_documents(objective, params, rows, one_batch):
   @jax.jit
   def of(batch):
     return relations.relation_sums(
-      objective.targets(objective.teacher.params, batch),
+      objective.targets(objective.teacher.params, batch).projections[2],
       objective.student.apply({"params": params}, batch),
       batch.segment_ids,
       num_heads=4,

@@ -10,7 +10,7 @@ from jax.experimental.pallas.ops.tpu import flash_attention as flash
 from tiny_recipe import get_config
 
 from time_jax.config.distill import STUDENT_SIZES
-from time_jax.core.arrays import Batch
+from time_jax.core.arrays import Batch, Targets
 from time_jax.hf import load
 from time_jax.models import bert
 from time_jax.models.family import Teacher, abstract_params
@@ -44,7 +44,7 @@ def xlmr_objective(size, weights):
   params = nn.meta.unbox(abstract_params(teacher))
 
   def targets(params, batch):
-    return {19: teacher.apply({"params": params}, batch)}
+    return Targets({19: teacher.apply({"params": params}, batch)})
 
   frozen = Teacher(targets, (19,), params, wide.widths, 250_002, 512, "none")
   objective = Objective(frozen, student, 64, weights, "one_pass", 19)

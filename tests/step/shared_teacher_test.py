@@ -34,7 +34,7 @@ def of_teacher(objectives):
   def read(params, batch):
     found = targets_of(objectives, params, batch)
     return [
-      getattr(found[name], PROJECTIONS[letter])
+      getattr(found[name].projections[objective.layer], PROJECTIONS[letter])
       for name, objective in objectives.items()
       for letter in sorted(set("".join(objective.weights)))
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from time_jax.config import hidden
 from time_jax.config.changes import invalid_changes
 from time_jax.config.fields import flatten
 from time_jax.config.ranges import out_of_range, real, refuse, whole
@@ -81,9 +82,19 @@ def default_config() -> ConfigDict:
   # float32.
   r.implementation = "auto"
 
+  config.hidden = h = ConfigDict()  # a second term, of hidden states
+  h.weight = 0.0  # of the term in the loss; 0: there is none
+  # Layers that are compared, STUDENT:TEACHER,...; empty: the student's last one
+  # with teacher.layer.
+  h.pairs = ""
+  # safetensors file with a matrix by which the teacher's states become as wide
+  # as the student's; empty: they are.
+  h.projection = ""
+
   # What student NAME has of its own, of several that learn from one teacher:
-  # any FIELD of student and relations, teacher.layer, and those of train that
-  # time_jax/config/students.py lists. Where nobody is named, there is one.
+  # any FIELD of student, relations and hidden, teacher.layer, and those of
+  # train that time_jax/config/students.py lists. Where nobody is named, there
+  # is one.
   config.students = ConfigDict()
 
   _run_fields(config)
@@ -196,6 +207,7 @@ RANGES = SHARED_RANGES | {
   "student.initializer_range": real(0, 100),
   "student.seed": whole(-1, 2**63 - 1),
   "relations.num_heads": SIZE,
+  "hidden.weight": real(0, 1e9),
   **{f"relations.weights.{x}{y}": real(0, 1e9) for x in "qkv" for y in "qkv"},
   "data.seq_len": SIZE,
   "data.shard_text_mb": SIZE,
@@ -271,6 +283,7 @@ def _problems(config: ConfigDict) -> list[str]:
         f"data.seq_len={d.seq_len} is longer than the student's position "
         f"table, student.max_positions={config.student.max_positions}"
       )
+    problems += hidden.problems(config)
     problems += _problems_of_cache(config)
   return problems
 

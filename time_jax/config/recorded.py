@@ -17,6 +17,7 @@ HARMLESS = (
   "eval.",
   "log.",
   "mesh.",
+  "hidden.projection",  # its hash is compared instead
   "teacher.allow_pickle",
   "teacher.cache",  # but not teacher.cache_dtype, to which it rounds
   "teacher.cache_gb",

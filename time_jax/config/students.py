@@ -21,6 +21,7 @@ ONE = "student"  # the name of the one student of a config that names nobody
 OWN = (
   "student.",
   "relations.",
+  "hidden.",
   "teacher.layer",
   *("train.peak_lr", "train.warmup_steps", "train.b1", "train.b2"),
   *("train.eps", "train.weight_decay", "train.clip_norm", "train.dtype"),

@@ -64,8 +64,21 @@ class Qkv:
   value: Float[Array, "B T Dv"]
 
 
-# Projections of some layers of a network, by the layer's number from 1.
-Targets = Mapping[int, Qkv]
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Targets:
+  """What students learn of a teacher, by the layer's number from 1.
+
+  Attributes:
+    projections: those of some layers.
+    states: hidden states that some layers hand on; of the network's last layer
+      after the final norm.
+  """
+
+  projections: Mapping[int, Qkv]
+  states: Mapping[int, Float[Array, "B T D"]] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 def make_batch(

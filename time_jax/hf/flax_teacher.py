@@ -255,10 +255,12 @@ def _targets(
       mutable=["intermediates"],
     )
   outputs: Any = flax.traverse_util.flatten_dict(state["intermediates"])
-  return {
-    layer: Qkv(*(outputs[(*path, p, "__call__")][0] for p in names))
-    for layer, path in attention.items()
-  }
+  return Targets(
+    {
+      layer: Qkv(*(outputs[(*path, p, "__call__")][0] for p in names))
+      for layer, path in attention.items()
+    }
+  )
 
 
 def _attend(

@@ -37,40 +37,48 @@ def load_teacher(
   capture: str = "projections",
   overrides: Mapping[str, Any] | None = None,
   allow_pickle: bool = False,
+  states: Collection[int] = (),
 ) -> Teacher:
-  """Loads a teacher up to the projections of the highest layer asked for.
+  """Loads a teacher up to the highest layer asked for.
 
   Args:
     path: a folder, package or hub id, see `files.resolve`.
-    layers: the distilled layers, 1-based. Blocks above the highest, and what
-      follows the projections inside it, are neither read nor kept.
+    layers: the layers whose projections are distilled, 1-based. Blocks above
+      the highest, and what follows the projections inside it, are neither read
+      nor kept, but for what `states` needs.
     dtype: dtype of parameters and computation.
     mesh: the devices to lay the weights on.
     capture: "projections", or "post_rope" for what RoPE makes of them.
     overrides: keys of config.json that are to have other values.
     allow_pickle: see `weight_files.find_weights`.
+    states: the layers whose hidden states are distilled, 1-based.
 
   Raises:
     UserError: the folder, its config or its tensors are not as expected.
   """
   folder = files.resolve(path, allow_pickle)
   family, config = read_config(folder, overrides)
-  encoder, kept = _cut_off(family, config, layers, dtype)
+  encoder, kept = _cut_off(family, config, layers, states, dtype)
+  top = encoder.num_layers
   with Weights(folder, allow_pickle) as weights:
-    params = read_params(weights, family.names, kept, max(layers), mesh, dtype)
+    params = read_params(weights, family.names, kept, top, mesh, dtype)
   identity = fingerprint(folder, allow_pickle)
-  return _teacher(encoder, layers, params, capture, identity)
+  return _teacher(encoder, layers, states, params, capture, identity)
 
 
 def check_teacher(
-  folder: Path, layers: Collection[int], allow_pickle: bool = False
+  folder: Path,
+  layers: Collection[int],
+  allow_pickle: bool = False,
+  states: Collection[int] = (),
 ) -> list[str]:
   """Checks a teacher by the headers of its files, without reading weights.
 
   Args:
     folder: the model's folder.
-    layers: the distilled layers, 1-based.
+    layers: as for `load_teacher`.
     allow_pickle: see `weight_files.find_weights`.
+    states: as for `load_teacher`.
 
   Returns:
     Names of the tensors that `load_teacher` would read.
@@ -79,9 +87,9 @@ def check_teacher(
     UserError: `load_teacher` would raise it.
   """
   family, config = read_config(folder)
-  _, kept = _cut_off(family, config, layers, "float32")
+  encoder, kept = _cut_off(family, config, layers, states, "float32")
   with Weights(folder, allow_pickle) as weights:
-    sources = find_tensors(weights, family.names, kept, max(layers))
+    sources = find_tensors(weights, family.names, kept, encoder.num_layers)
   return [name for names in sources.values() for name in names]
 
 
@@ -93,27 +101,31 @@ def random_teacher(
   dtype: DTypeLike,
   mesh: Mesh,
   capture: str = "projections",
+  states: Collection[int] = (),
 ) -> Teacher:
   """Makes a teacher of random weights, for measuring speed and memory.
 
   Args:
     hf_config: the architecture, as a config.json would say it.
-    layers: the distilled layers, 1-based.
+    layers: as for `load_teacher`.
     seed: seed of the weights.
     dtype: dtype of parameters and computation.
     mesh: the devices to lay the weights on.
     capture: as for `load_teacher`.
+    states: as for `load_teacher`.
   """
   family, config = registry.parse_config(hf_config)
-  encoder, kept = _cut_off(family, config, layers, dtype)
+  encoder, kept = _cut_off(family, config, layers, states, dtype)
+  paths = flax.traverse_util.flatten_dict(kept)
 
   def fresh() -> Params:
     params = nn.meta.unbox(init_params(encoder, jax.random.key(seed)))
-    params = _select(params, family.feeds_projections)
+    params = _select(params, paths.__contains__)
     return jax.tree.map(lambda x: x.astype(dtype), params)
 
   init = jax.jit(fresh, out_shardings=sharding.param_shardings(kept, mesh))
-  return _teacher(encoder, layers, init(), capture, f"random-{seed}")
+  identity = f"random-{seed}"
+  return _teacher(encoder, layers, states, init(), capture, identity)
 
 
 def abstract_teacher(
@@ -123,6 +135,7 @@ def abstract_teacher(
   dtype: DTypeLike,
   mesh: Mesh,
   capture: str = "projections",
+  states: Collection[int] = (),
 ) -> Teacher:
   """Makes a teacher whose parameters are shapes, to compile without weights.
 
@@ -132,16 +145,17 @@ def abstract_teacher(
     dtype: as for `random_teacher`.
     mesh: devices, which need not exist on this machine.
     capture: as for `load_teacher`.
+    states: as for `load_teacher`.
   """
   family, config = registry.parse_config(hf_config)
-  encoder, kept = _cut_off(family, config, layers, dtype)
+  encoder, kept = _cut_off(family, config, layers, states, dtype)
   params = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(
       leaf.shape, dtype, sharding=leaf.sharding
     ),
     sharding.abstract(kept, mesh),
   )
-  return _teacher(encoder, layers, params, capture, "none")
+  return _teacher(encoder, layers, states, params, capture, "none")
 
 
 def load_encoder(
@@ -221,13 +235,26 @@ def check_layer(layer: int, num_layers: int) -> None:
 
 
 def _cut_off(
-  family: Family, config: Any, layers: Collection[int], dtype: DTypeLike
-) -> tuple[nn.Module, Params]:
+  family: Family,
+  config: Any,
+  layers: Collection[int],
+  states: Collection[int],
+  dtype: DTypeLike,
+) -> tuple[Any, Params]:
   """Returns an encoder up to the highest layer, and what it needs, abstract."""
-  for layer in layers:
+  for layer in (*layers, *states):
     check_layer(layer, config.num_layers)
-  encoder = family.encoder(config, max(layers), dtype)
-  return encoder, _select(abstract_params(encoder), family.feeds_projections)
+  top = max([*layers, *states])
+  if 1 in states and top < config.num_layers:
+    top = max(top, 2)  # A first block may be whole only where one follows.
+  encoder = family.encoder(config, top, dtype)
+  needed = family.feeds_state if top in states else family.feeds_projections
+
+  def kept(path: tuple[str, ...]) -> bool:
+    ends = top in states and top == config.num_layers
+    return needed(path) or (ends and path[0] == "final_norm")
+
+  return encoder, _select(abstract_params(encoder), kept)
 
 
 def _select(
@@ -243,23 +270,26 @@ def _select(
 def _teacher(
   encoder: Any,
   layers: Collection[int],
+  states: Collection[int],
   params: Params,
   capture: str,
   fingerprint: str,
 ) -> Teacher:
-  wanted = tuple(sorted(set(layers)))
+  wanted, distilled = tuple(sorted(set(layers))), tuple(sorted(set(states)))
   rotated = capture == "post_rope"
   method = "rotated_projections" if rotated else "__call__"
 
   def last(params: Params, batch: Batch) -> Targets:
     qkv = encoder.apply({"params": params}, batch, method=method)
-    return {encoder.num_layers: qkv}
+    return Targets({encoder.num_layers: qkv})
 
   def several(params: Params, batch: Batch) -> Targets:
-    return taps.project(encoder, params, batch, wanted, rotated=rotated)
+    return taps.project(
+      encoder, params, batch, wanted, states=distilled, rotated=rotated
+    )
 
   return Teacher(
-    targets=last if len(wanted) == 1 else several,
+    targets=last if len(wanted) == 1 and not distilled else several,
     layers=wanted,
     params=params,
     widths=encoder.config.widths,
@@ -267,4 +297,6 @@ def _teacher(
     max_positions=encoder.config.max_positions,
     fingerprint=fingerprint,
     tables=vocabulary_tables(abstract_params(encoder)),
+    states=distilled,
+    hidden_size=encoder.config.hidden_size if distilled else 0,
   )

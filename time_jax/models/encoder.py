@@ -1,7 +1,7 @@
 """The skeleton that all families share: blocks, the last one distilled."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
@@ -232,6 +232,33 @@ class Encoder(layers.Parts, nn.Module):
     """
     states, _ = self.below(batch, deterministic)
     return self.last.project(states[-1])
+
+  def with_states(
+    self,
+    batch: Batch,
+    layers: Collection[int],
+    *,
+    deterministic: bool = True,
+  ) -> tuple[Qkv, dict[int, Hidden]]:
+    """Computes the projections of block `num_layers`, and outputs of blocks.
+
+    Args:
+      batch: token rows.
+      layers: the blocks whose outputs are wanted, from 1.
+      deterministic: as for a call.
+    """
+    inputs, context = self.below(batch, deterministic)
+    states = {n: inputs[n] for n in layers if n < self.num_layers}
+    if self.num_layers in layers:
+      states[self.num_layers] = self.top_state(self.last(inputs[-1], context))
+    return self.last.project(inputs[-1]), states
+
+  def top_state(self, x: Hidden) -> Hidden:
+    """Makes a hidden state of the output of block `num_layers`.
+
+    The final norm follows the last block of the complete network alone.
+    """
+    return self.leave(x) if self.num_layers == self.config.num_layers else x
 
   def rotated_projections(self, batch: Batch) -> Qkv:
     """Computes the same after RoPE, in families that have it."""

@@ -114,6 +114,16 @@ class Family:
     """
     if path[0] == "last":
       return path[1] in self.projecting
+    return self.feeds_state(path)
+
+  def feeds_state(self, path: Path) -> bool:
+    """Returns whether the last block's output depends on a parameter.
+
+    This is to the hidden states what `feeds_projections` is to projections.
+
+    Args:
+      path: of the parameter.
+    """
     return path[0] not in ("final_norm", "pooler")
 
 
@@ -122,15 +132,17 @@ class Teacher:
   """A frozen encoder, cut off at the highest of its distilled layers.
 
   Attributes:
-    targets: computes the projections of its distilled layers from (params,
-      batch); deterministic.
-    layers: the distilled layers, 1-based, ascending.
+    targets: computes what its distilled layers hand out from (params, batch);
+      deterministic.
+    layers: the layers whose projections are distilled, 1-based, ascending.
     params: the parameters that `targets` reads, and no others.
     widths: width of "query", "key" and "value".
     vocab_size: token ids are below this.
     max_positions: longest document, in tokens; None for any.
     fingerprint: hash of the weights' files, kept with every checkpoint.
     tables: see `vocabulary_tables`; empty where no logical axes are known.
+    states: the layers whose hidden states are distilled, 1-based, ascending.
+    hidden_size: width of the hidden states; 0 where none is distilled.
   """
 
   targets: Callable[[Params, Batch], Targets]
@@ -141,10 +153,12 @@ class Teacher:
   max_positions: int | None
   fingerprint: str
   tables: frozenset[Path] = frozenset()
+  states: tuple[int, ...] = ()
+  hidden_size: int = 0
 
   def project(self, params: Params, batch: Batch) -> Qkv:
     """Computes the projections of the highest of the distilled layers."""
-    return self.targets(params, batch)[self.layers[-1]]
+    return self.targets(params, batch).projections[self.layers[-1]]
 
 
 def init_params(encoder: nn.Module, rng: Array) -> Params:

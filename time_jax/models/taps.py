@@ -1,4 +1,4 @@
-"""The projections of several layers, from one pass through an encoder.
+"""What several layers hand out, from one pass through an encoder.
 
 Students may learn of different layers of one teacher. Each gets what a teacher
 cut off at its own layer would hand out, and the blocks below run once for all.
@@ -20,36 +20,46 @@ from time_jax.models.family import Params
 
 
 def project(
-  encoder: nn.Module,
+  encoder: Any,
   params: Params,
   batch: Batch,
   layers: Collection[int],
   *,
+  states: Collection[int] = (),
   rotated: bool = False,
 ) -> Targets:
-  """Computes the projections of some layers, without dropout.
+  """Computes projections and hidden states of some layers, without dropout.
 
   Args:
     encoder: an `encoder.Encoder` that ends at the highest of the layers.
-    params: its parameters; of its last block those that its projections need.
+    params: its parameters; of its last block those that are needed.
     batch: token rows.
-    layers: the wanted layers, 1-based.
+    layers: the layers whose projections are wanted, 1-based.
+    states: the layers whose hidden states are wanted, 1-based.
     rotated: whether query and key are those after RoPE.
   """
-  wanted = sorted(set(layers))
+  # What a block hands on is the input of the next one.
+  above = {min(layer + 1, encoder.num_layers) for layer in states}
+  wanted = sorted(above.union(layers))
   bound = stepwise.around_blocks(encoder, params)
   x, shared = bound.enter(batch, True)
-  kinds, targets = bound.kinds(), {}
-  inputs = _inputs(bound, params, lay_out(x), shared, wanted)
-  for layer, hidden in zip(wanted, inputs, strict=True):
+  kinds, projections = bound.kinds(), {}
+  found = _inputs(bound, params, lay_out(x), shared, wanted)
+  inputs = dict(zip(wanted, found, strict=True))
+  for layer in sorted(set(layers)):
     block, own = _block(bound, params, layer)
-    targets[layer] = block.apply(
+    projections[layer] = block.apply(
       {"params": own},
-      hidden,
+      inputs[layer],
       Context(shared, kinds[layer - 1]),
       method=_rotated if rotated else _plain,
     )
-  return targets
+  outputs = {n: inputs[n + 1] for n in states if n < encoder.num_layers}
+  if (top := encoder.num_layers) in states:
+    block, own = _block(bound, params, top)
+    x = _apply(block, own, inputs[top], Context(shared, kinds[-1]))
+    outputs[top] = bound.top_state(x)
+  return Targets(projections, outputs)
 
 
 def _plain(block: Block, x: Hidden, context: Context) -> Qkv:

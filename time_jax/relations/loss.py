@@ -135,7 +135,7 @@ def relation_sums(
     Wang et al., MiniLMv2, arXiv 2012.15828, section 3.1, equations 5 to 7.
   """
   relation_kl = IMPLEMENTATIONS[implementation]
-  weights = _query_weights(segment_ids, student.query.dtype) / num_heads
+  weights = token_weights(segment_ids, student.query.dtype) / num_heads
 
   def pair(qkv: Qkv, name: str) -> tuple[Array, Array]:
     x, y = (getattr(qkv, PROJECTIONS[letter]) for letter in name)
@@ -234,8 +234,13 @@ def possible_heads(widths: Iterable[int]) -> list[int]:
   return [r for r in range(1, common + 1) if common % r == 0]
 
 
-def _query_weights(segment_ids: Ids, dtype: jnp.dtype) -> Float[Array, "B T"]:
-  """Returns 1 / (length of the token's document); 0 for padding."""
+def token_weights(segment_ids: Ids, dtype: jnp.dtype) -> Float[Array, "B T"]:
+  """Returns 1 / (length of the token's document); 0 for padding.
+
+  Args:
+    segment_ids: number of each token's document in its row; 0 for padding.
+    dtype: that of what is weighted; the result has at least float32.
+  """
   longest = segment_ids.shape[1]
   lengths = jax.vmap(lambda row: jnp.bincount(row, length=longest + 1))(
     segment_ids

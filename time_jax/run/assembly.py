@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from time_jax.config import hidden
 from time_jax.core import nonfinite
 from time_jax.core.arrays import PROJECTIONS
 from time_jax.core.errors import UserError
@@ -22,8 +23,8 @@ from time_jax.models import bert
 from time_jax.models.family import Family, Teacher
 from time_jax.parallel import sharding
 from time_jax.relations.loss import check_heads, check_platform, check_relations
-from time_jax.run import students
-from time_jax.step import optimizer, partitioning, train_step
+from time_jax.run import hidden_states, students
+from time_jax.step import evaluate, optimizer, partitioning, train_step
 from time_jax.step.objective import Objective, shared
 from time_jax.step.state import StepSettings, abstract_state
 
@@ -51,16 +52,26 @@ def teacher_config(config: ConfigDict) -> Any:
   if t.path == RANDOM:
     hf_config = t.architecture.to_dict()
     family, teacher = load.parse_config(hf_config, "teacher.architecture")
+    folder = None
   else:
     folder = files.resolve(t.path, t.allow_pickle)
     family, teacher = load.read_config(folder, _overrides(config))
-    load.check_teacher(folder, (t.layer,), allow_pickle=t.allow_pickle)
   load.check_layer(t.layer, teacher.num_layers)
+  hidden_states.check_term(config, teacher)
+  if folder is not None:
+    load.check_teacher(
+      folder,
+      (t.layer,),
+      allow_pickle=t.allow_pickle,
+      states=[layer for _, layer in hidden.pairs(config)],
+    )
   _check_capture(config, family, teacher)
   local_path(t.cache)  # To be refused before work is done.
-  check_relations(
-    relation_weights(config), teacher.widths, config.relations.implementation
-  )
+  # Where hidden states alone are learnt, relations are still evaluated.
+  weights = relation_weights(config)
+  if config.hidden.weight:
+    weights = weights or evaluate.PAPER
+  check_relations(weights, teacher.widths, config.relations.implementation)
   check_heads(
     config.relations.num_heads,
     {f"teacher's {name}": width for name, width in teacher.widths.items()}
@@ -127,14 +138,19 @@ def _check_capture(config: ConfigDict, family: Family, teacher: Any) -> None:
 
 
 def make_teacher(
-  config: ConfigDict, layers: Collection[int], mesh: Mesh
+  config: ConfigDict,
+  layers: Collection[int],
+  mesh: Mesh,
+  states: Collection[int] = (),
 ) -> Teacher:
   """Returns the teacher with its weights.
 
   Args:
     config: config of the run.
-    layers: the distilled layers, 1-based; what lies above is not loaded.
+    layers: the layers whose projections are distilled, 1-based; what lies above
+      all that is distilled is not loaded.
     mesh: devices of the run.
+    states: the layers whose hidden states are distilled, 1-based.
   """
   t = config.teacher
   dtype = jnp.dtype(t.dtype)
@@ -146,6 +162,7 @@ def make_teacher(
       dtype=dtype,
       mesh=mesh,
       capture=t.capture,
+      states=states,
     )
   if t.loader == "flax":
     return flax_teacher.load_flax_teacher(
@@ -159,6 +176,7 @@ def make_teacher(
     capture=t.capture,
     overrides=_overrides(config),
     allow_pickle=t.allow_pickle,
+    states=states,
   )
 
 
@@ -169,7 +187,10 @@ def teacher_origin(config: ConfigDict) -> dict[str, str]:
 
 
 def abstract_teacher(
-  config: ConfigDict, layers: Collection[int], mesh: Mesh
+  config: ConfigDict,
+  layers: Collection[int],
+  mesh: Mesh,
+  states: Collection[int] = (),
 ) -> Teacher:
   """Returns a teacher whose parameters are only shapes and shardings.
 
@@ -177,6 +198,7 @@ def abstract_teacher(
     config: config of the run.
     layers: as for `make_teacher`.
     mesh: devices, which need not exist on this machine.
+    states: as for `make_teacher`.
   """
   t = config.teacher
   if t.loader != "own":
@@ -194,6 +216,7 @@ def abstract_teacher(
     dtype=jnp.dtype(t.dtype),
     mesh=mesh,
     capture=t.capture,
+    states=states,
   )
 
 
@@ -218,7 +241,7 @@ def relation_weights(config: ConfigDict) -> dict[str, float]:
 def make_objectives(
   configs: Mapping[str, ConfigDict], mesh: Mesh
 ) -> dict[str, Objective]:
-  """Returns the relation losses between a teacher and its students.
+  """Returns the losses of students of a teacher.
 
   Args:
     configs: config of each student of the run, by name, whether it is still
@@ -237,7 +260,7 @@ def abstract_objectives(
 
 def _objectives(
   configs: Mapping[str, ConfigDict],
-  make: Callable[[ConfigDict, Collection[int], Mesh], Teacher],
+  make: Callable[[ConfigDict, Collection[int], Mesh, Collection[int]], Teacher],
   mesh: Mesh,
 ) -> dict[str, Objective]:
   read: dict[int, set[str]] = {}
@@ -245,7 +268,8 @@ def _objectives(
     names = {PROJECTIONS[x] for name in relation_weights(config) for x in name}
     read.setdefault(config.teacher.layer, set()).update(names)
   common = next(iter(configs.values()))
-  teacher = make(common, read, mesh)
+  states = {n for own in configs.values() for _, n in hidden.pairs(own)}
+  teacher = make(common, read, mesh, states)
   if len(configs) > 1:
     teacher = shared(teacher, read)
   return {
@@ -256,6 +280,7 @@ def _objectives(
       weights=relation_weights(config),
       implementation=config.relations.implementation,
       layer=config.teacher.layer,
+      hidden=hidden_states.make_term(config),
     )
     for name, config in configs.items()
   }
@@ -296,7 +321,7 @@ def step_settings(config: ConfigDict) -> StepSettings:
   return StepSettings(
     # AdamW over the parameters that the loss reaches.
     tx=optimizer.make_optimizer(
-      bert.FAMILY.feeds_projections,
+      hidden_states.trained(config),
       b1=c.b1,
       b2=c.b2,
       eps=c.eps,

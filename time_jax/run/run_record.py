@@ -18,14 +18,15 @@ from time_jax.core.display import first_of
 from time_jax.core.errors import UserError
 from time_jax.hf import files, weight_files
 from time_jax.parallel import host_collectives
-from time_jax.run import assembly, corpus, students
+from time_jax.run import assembly, corpus, hidden_states, students
 
 TEACHER = "teacher weights (SHA-256)"
 TEXT = "prepared text (SHA-256)"  # of the settings that rows were made with
+PROJECTION = "hidden projection (SHA-256)"  # where one is used
 ROWS = "prepared rows (SHA-256)"  # of the rows themselves
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
 # Paths may differ between hosts: what lies there is compared instead.
-_PATHS = ("data.folder", "teacher.path")
+_PATHS = ("data.folder", "hidden.projection", "teacher.path")
 
 
 def make_record(
@@ -49,6 +50,8 @@ def make_record(
     TEXT: rows.fingerprint,
     ROWS: rows.content,
   }
+  if projection := hidden_states.projection_sha256(config):
+    run[PROJECTION] = projection
   return {
     "run": run,
     "teacher": assembly.teacher_origin(config),

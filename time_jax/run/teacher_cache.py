@@ -1,16 +1,17 @@
 """A teacher that is asked about each row once: what it says is kept on disk.
 
-The first pass over the text writes the teacher's projections of its rows; later
-passes, and other runs of the same teacher, layer and text, read them. A student
-learns of the numbers that the disk has, also where they were computed just now,
-so that the result does not depend on which rows were there.
+The first pass over the text writes what the teacher hands out of its rows,
+projections and perhaps hidden states; later passes, and other runs of the same
+teacher, layer and text, read them. A student learns of the numbers that the
+disk has, also where they were computed just now, so that the result does not
+depend on which rows were there.
 """
 
 import collections
 import concurrent.futures
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ from time_jax.run.corpus import Corpus
 from time_jax.step import memory
 from time_jax.step.cached_targets import make_fill
 
+_STATE = "state"  # what hidden states are called in their stores
 _WAITING = 2  # batches whose targets stay on the devices until they are written
 
 
@@ -40,12 +42,12 @@ class Known:
 
   Attributes:
     indices: the rows that this process reads.
-    targets: the teacher's projections; those of missing rows mean nothing.
+    targets: what is learnt of the teacher; of missing rows it means nothing.
     hits: which rows are there.
   """
 
   indices: Sequence[int]
-  targets: dict[int, Qkv]
+  targets: Targets
   hits: NDArray[np.bool_]
 
 
@@ -65,14 +67,15 @@ class NoCache:
 
 
 class TeacherCache:
-  """The projections of a run's training rows, on disk.
+  """What a teacher hands out of a run's training rows, on disk.
 
   Each process reads and writes the rows that its devices hold.
   """
 
   def __init__(
     self,
-    stores: dict[int, ProjectionStore],
+    projections: dict[int, ProjectionStore],
+    states: dict[int, ProjectionStore],
     kept: int,
     teacher: Teacher,
     mesh: Mesh,
@@ -81,13 +84,15 @@ class TeacherCache:
     """Prepares what fills in missing rows; nothing is compiled yet.
 
     Args:
-      stores: what is kept of each of the teacher's layers.
+      projections: what is kept of them, for each of the teacher's layers.
+      states: the same of hidden states.
       kept: rows 0 ... kept - 1 have a place in the stores.
       teacher: the teacher.
       mesh: devices of the run.
       train: section `train` of the run's config.
     """
-    self._stores, self._kept, self._mesh = stores, kept, mesh
+    self._projections, self._states = projections, states
+    self._kept, self._mesh = kept, mesh
     self._size: int = train.global_batch_size
     self._fill = make_fill(teacher, mesh, train.accumulation)
     self._compiled = False
@@ -103,11 +108,17 @@ class TeacherCache:
       indices: the rows of a batch that this process's devices hold, in order.
     """
     hits = np.ones(len(indices), np.bool_)
-    targets: dict[int, Qkv] = {}
-    for layer, store in self._stores.items():
+
+    def read(store: ProjectionStore) -> Any:  # Arrays on the host.
+      nonlocal hits
       arrays, there = store.read(indices)
-      targets[layer] = Qkv(**cast(Any, arrays))  # On the host.
       hits &= there
+      return arrays
+
+    targets = Targets(
+      {n: Qkv(**read(store)) for n, store in self._projections.items()},
+      {n: read(store)[_STATE] for n, store in self._states.items()},
+    )
     return Known(indices, targets, hits)
 
   def fill(self, teacher_params: Params, batch: Batch, known: Known) -> Targets:
@@ -149,19 +160,22 @@ class TeacherCache:
     self, indices: list[int], places: list[int], targets: Targets
   ) -> None:
     """Writes rows of a batch, which the devices may be computing still."""
-    for layer, store in self._stores.items():
-      arrays = {
-        name: sharding.held_rows(x)[places]
-        for name, x in vars(targets[layer]).items()
-      }
-      store.write(indices, arrays)
+
+    def write(store: ProjectionStore, arrays: dict[str, Any]) -> None:
+      held = {n: sharding.held_rows(x)[places] for n, x in arrays.items()}
+      store.write(indices, held)
+
+    for layer, store in self._projections.items():
+      write(store, vars(targets.projections[layer]))
+    for layer, store in self._states.items():
+      write(store, {_STATE: targets.states[layer]})
 
   def close(self) -> None:
     """Writes what is waiting; no method may be called after that."""
     self._writer.shutdown()
     for problem in filter(None, (w.exception() for w in self._writes)):
       say(f"teacher.cache: the last rows were not written: {problem}.")
-    for store in self._stores.values():
+    for store in (*self._projections.values(), *self._states.values()):
       store.close()
 
 
@@ -192,8 +206,10 @@ def open_cache(
     )
   seq_len, count = config.data.seq_len, len(rows.train)
   shapes = {name: (seq_len, width) for name, width in teacher.widths.items()}
+  of_state = {_STATE: (seq_len, teacher.hidden_size)}
   dtype = jnp.dtype(t.cache_dtype or t.dtype)
   size = record_size(shapes, dtype) * len(teacher.layers)
+  size += record_size(of_state, dtype) * len(teacher.states)
   kept = min(count, int(t.cache_gb * 1e9 // size)) if t.cache_gb else count
   identity = {
     "teacher": teacher.fingerprint,
@@ -203,15 +219,22 @@ def open_cache(
     "rows": rows.content,
     "number of rows": count,
   }
-  stores = {
+  folder = local_path(t.cache)
+  projections = {
     layer: ProjectionStore(
-      local_path(t.cache), {"layer": layer, **identity}, shapes, dtype, kept
+      folder, {"layer": layer, **identity}, shapes, dtype, kept
     )
     for layer in teacher.layers
   }
+  states = {
+    layer: ProjectionStore(
+      folder, {"state of layer": layer, **identity}, of_state, dtype, kept
+    )
+    for layer in teacher.states
+  }
   if jax.process_index() == 0:
     say(_described(kept, count, size, seq_len, config.train.accumulation))
-  return TeacherCache(stores, kept, teacher, mesh, config.train)
+  return TeacherCache(projections, states, kept, teacher, mesh, config.train)
 
 
 def _described(

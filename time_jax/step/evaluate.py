@@ -1,5 +1,6 @@
 """Relation loss on held-out rows, without dropout."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from time_jax.parallel import sharding
 from time_jax.relations.loss import count_documents
 from time_jax.step.objective import Objective, targets_of
 
+PAPER = {"qq": 1.0, "kk": 1.0, "vv": 1.0}  # relations and their weights
 Scores = dict[str, float]
 Evaluator = Callable[
   [Mapping[str, Params], Params, Iterable[Batch]], dict[str, Scores]
@@ -34,9 +36,11 @@ def make_evaluator(
   Returns:
     A function of the parameters of some of the students by name, the teacher's
     parameters and global batches of one shape. It returns means over all
-    documents for each student: "relation_loss", and "kl_qq" and so on for each
-    relation; nothing for no batches.
+    documents for each student: "relation_loss", "kl_qq" and so on for each
+    relation, and "hidden" where hidden states are compared; nothing for no
+    batches. Where no relation has a weight, those of the paper are measured.
   """
+  objectives = {name: _measured(own) for name, own in objectives.items()}
 
   @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
   def sums(
@@ -47,9 +51,8 @@ def make_evaluator(
     one = jnp.ones((), jnp.float32)
     found = {}
     for name, objective in asked.items():
-      loss, parts = objective.loss(params[name], batch, targets[name], one)
-      found[name] = {f"kl_{name}": value for name, value in parts.items()}
-      found[name]["relation_loss"] = loss
+      parts = objective.parts(params[name], batch, targets[name], one)
+      found[name] = parts | {"relation_loss": objective.relation_loss(parts)}
     return found, count_documents(batch.segment_ids)
 
   def evaluate(
@@ -72,6 +75,11 @@ def make_evaluator(
     }
 
   return evaluate
+
+
+def _measured(objective: Objective) -> Objective:
+  """Returns an objective some of whose relations have a weight."""
+  return dataclasses.replace(objective, weights=objective.weights or PAPER)
 
 
 def _mean(results: Sequence[Mapping[str, Array]], documents: int) -> Scores:

@@ -30,8 +30,9 @@ class StepFlops:
   Attributes:
     teacher: forward pass up to the distilled projections.
     student: forward and backward passes of the students, up to the last block's
-      projections.
-    relations: forward passes of both sides, backward passes of the students'.
+      projections or its hidden states.
+    relations: forward passes of both sides, backward passes of the students';
+      of hidden states the teacher's projection.
   """
 
   teacher: int
@@ -56,7 +57,7 @@ def step_flops(
   local attention change nothing.
 
   Args:
-    objectives: relation loss of each student, by name; all of one teacher.
+    objectives: loss of each student, by name; all of one teacher.
     params: parameters of each student, real or abstract.
     batch: global batch, real or abstract.
   """
@@ -67,18 +68,22 @@ def step_flops(
   for name, objective in objectives.items():
     forward = functools.partial(_forward, objective)
     student += matmul_flops(forward, params[name], batch) * (1 + _BACKWARD)
-    projections: Any = jax.eval_shape(forward, params[name], batch)
+    projections: Any = jax.eval_shape(forward, params[name], batch)[0]
+    asked = targets[name].projections[objective.layer]
     for relation in objective.weights:
       field = PROJECTIONS[relation[0]]
-      relations += _relation(getattr(targets[name], field).shape)
+      relations += _relation(getattr(asked, field).shape)
       relations += _relation(getattr(projections, field).shape) * (
         1 + _BACKWARD
       )
+    if objective.hidden is not None:
+      for state in targets[name].states.values():
+        relations += matmul_flops(objective.hidden.aim, state)
   return StepFlops(matmul_flops(ask, teacher_params, batch), student, relations)
 
 
 def _forward(objective: Objective, params: Params, batch: Batch) -> Any:
-  return objective.student.apply({"params": params}, batch)
+  return objective.forward(params, batch)
 
 
 def _relation(shape: tuple[int, ...]) -> int:

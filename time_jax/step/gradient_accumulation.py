@@ -25,7 +25,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from time_jax.core.arrays import Batch, Qkv, Targets
+from time_jax.core.arrays import Batch, Targets
 from time_jax.models import family
 from time_jax.models.family import Params, Path
 from time_jax.parallel import sharding
@@ -36,7 +36,7 @@ from time_jax.step.objective import Objective, targets_of
 # micro-batch.
 _MAX_WHOLE = 2**30
 
-# Gradient, loss, and the part of the loss that each relation has.
+# Gradient, loss, and its parts by name.
 Result = tuple[Params, Array, dict[str, Array]]
 
 
@@ -58,12 +58,12 @@ def gradients(
     params: parameters of each student, by name.
     teacher_params: parameters of the teacher, see `Objective.targets`.
     batch: the rows.
-    objectives: relation loss of each student; all of one teacher.
+    objectives: loss of each student; all of one teacher.
     documents: number of documents in the global batch.
     rngs: random key of each student, for dropout.
     accumulation: number of micro-batches that the rows are split into.
-    targets: the teacher's projections of the rows, where they are known; None:
-      it is asked for them.
+    targets: what is learnt of the teacher for the rows, where that is known;
+      None: it is asked.
 
   Returns:
     The gradient, the loss and its parts of each student, each summed over the
@@ -72,7 +72,7 @@ def gradients(
 
   def ask(
     teacher_params: Params, rows: Batch, index: int | Array
-  ) -> dict[str, tuple[Qkv, Array]]:
+  ) -> dict[str, tuple[Targets, Array]]:
     """Returns each student's targets, and its key of the micro-batch."""
     keys = {n: jax.random.fold_in(rngs[n], index) for n in objectives}
     known = jax.tree.map(lambda x: _rows_of(x, index, accumulation), targets)
@@ -123,7 +123,7 @@ def _learn(
   documents: Array,
   params: Params,
   rows: Batch,
-  targets: Qkv,
+  targets: Targets,
   rng: Array,
 ) -> Result:
   """Returns the gradient and the loss that some rows contribute."""

@@ -1,4 +1,7 @@
-"""The objective: a student whose relations are like its teacher's."""
+"""The objective: a student whose relations are like its teacher's.
+
+A second term, off by default, compares hidden states, see `hidden_term`.
+"""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -11,8 +14,12 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from time_jax.core.arrays import Batch, Qkv, Targets
+from time_jax.models.encoder import Hidden
 from time_jax.models.family import Params, Teacher, init_params
 from time_jax.relations.loss import relation_sums
+from time_jax.step.hidden_term import HiddenTerm
+
+HIDDEN = "hidden"  # what the hidden-state term is called among the parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +33,8 @@ class Objective:
     num_heads: number of relation heads R.
     weights: weight of each relation in the loss, by its name.
     implementation: implementation of the relation loss, see `relations.loss`.
-    layer: the teacher's layer that the student learns of, 1-based.
+    layer: the teacher's layer whose relations the student learns, 1-based.
+    hidden: a second term of the loss; None: there is none.
   """
 
   teacher: Teacher
@@ -35,20 +43,58 @@ class Objective:
   weights: Mapping[str, float]
   implementation: str
   layer: int
+  hidden: HiddenTerm | None = None
 
   def init(self, rng: Array) -> Params:
     """Returns random parameters of the student, boxed with logical axes."""
     return init_params(self.student, rng)
 
-  def targets(self, teacher_params: Params, batch: Batch) -> Qkv:
-    """Returns the teacher's projections; they are not differentiated."""
-    return self.teacher.targets(teacher_params, batch)[self.layer]
+  def targets(self, teacher_params: Params, batch: Batch) -> Targets:
+    """Returns what is learnt of the teacher; it is not differentiated."""
+    return self.own(self.teacher.targets(teacher_params, batch))
+
+  def own(self, targets: Targets) -> Targets:
+    """Returns what this student reads of the targets of several."""
+    layers = self.hidden.teacher_layers if self.hidden else ()
+    return Targets(
+      {self.layer: targets.projections[self.layer]},
+      {layer: targets.states[layer] for layer in layers},
+    )
+
+  def forward(
+    self, params: Params, batch: Batch, dropout_rng: Array | None = None
+  ) -> tuple[Qkv, Mapping[int, Hidden]]:
+    """Returns what is compared of the student.
+
+    Args:
+      params: parameters of the student.
+      batch: the rows.
+      dropout_rng: random key of dropout; None: no dropout.
+
+    Returns:
+      The projections of its last block, and the hidden states of the layers
+      that the hidden-state term compares.
+    """
+    how: dict[str, Any] = {"rngs": {}, "deterministic": True}
+    if dropout_rng is not None:
+      how = {"rngs": {"dropout": dropout_rng}, "deterministic": False}
+    if self.hidden is None:
+      qkv: Any = self.student.apply({"params": params}, batch, **how)
+      return qkv, {}
+    found: Any = self.student.apply(
+      {"params": params},
+      batch,
+      self.hidden.student_layers,
+      method="with_states",
+      **how,
+    )
+    return found
 
   def loss(
     self,
     params: Params,
     batch: Batch,
-    targets: Qkv,
+    targets: Targets,
     num_documents: Float[Array, ""],
     dropout_rng: Array | None = None,
   ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -58,39 +104,65 @@ class Objective:
     shares of all its rows add up to it.
 
     A term that reaches parameters which do not feed the projections of the last
-    block needs a change of `models.family.Family.feeds_projections` too: the
-    optimizer leaves all other parameters as they are.
+    block needs a change of `run.assembly.step_settings` too: the optimizer
+    leaves all other parameters as they are.
 
     Args:
       params: parameters of the student.
       batch: rows, all or some of the global batch.
-      targets: the teacher's projections of these rows.
+      targets: what is learnt of the teacher, of these rows, see `own`.
       num_documents: number of documents in the global batch.
       dropout_rng: random key of dropout; None: no dropout.
 
     Returns:
-      The weighted sum over the relations, and each relation's unweighted part.
+      The weighted sum over the parts, and each part unweighted: "kl_qq" and so
+      on for each relation, and "hidden" for hidden states.
     """
-    rngs: dict[str, Any] = {}
-    if dropout_rng is not None:
-      rngs = {"dropout": dropout_rng}
-    projections: Any = self.student.apply(
-      {"params": params}, batch, deterministic=not rngs, rngs=rngs
+    parts = self.parts(params, batch, targets, num_documents, dropout_rng)
+    loss = self.relation_loss(parts)
+    if self.hidden is not None:
+      loss += self.hidden.weight * parts[HIDDEN]
+    return loss, parts
+
+  def relation_loss(
+    self, parts: Mapping[str, Float[Array, ""]]
+  ) -> Float[Array, ""]:
+    """Returns the weighted sum over the relations.
+
+    Args:
+      parts: result of `parts`.
+    """
+    if not self.weights:
+      return jnp.zeros(())
+    return jnp.sum(
+      jnp.stack([self.weights[n] * parts[f"kl_{n}"] for n in self.weights])
     )
+
+  def parts(
+    self,
+    params: Params,
+    batch: Batch,
+    targets: Targets,
+    num_documents: Float[Array, ""],
+    dropout_rng: Array | None = None,
+  ) -> dict[str, Float[Array, ""]]:
+    """Returns the parts of `loss`, whose arguments it takes."""
+    projections, states = self.forward(params, batch, dropout_rng)
     with jax.named_scope("relations"):
       sums = relation_sums(
-        targets,
+        targets.projections[self.layer],
         projections,
         batch.segment_ids,
         num_heads=self.num_heads,
         relations=self.weights,
         implementation=self.implementation,
       )
-    parts = {name: total / num_documents for name, total in sums.items()}
-    loss = jnp.sum(
-      jnp.stack([self.weights[name] * parts[name] for name in parts])
-    )
-    return loss, parts
+    parts = {f"kl_{n}": total / num_documents for n, total in sums.items()}
+    if self.hidden is not None:
+      with jax.named_scope(HIDDEN):
+        total = self.hidden.sum(targets.states, states, batch.segment_ids)
+      parts[HIDDEN] = total / num_documents
+    return parts
 
 
 def shared(teacher: Teacher, read: Mapping[int, Collection[str]]) -> Teacher:
@@ -100,19 +172,24 @@ def shared(teacher: Teacher, read: Mapping[int, Collection[str]]) -> Teacher:
   each student learns of the same numbers in any company.
 
   Args:
-    teacher: the teacher of several students.
+    teacher: the teacher of several students, who read all of its states.
     read: fields of `Qkv` that some student reads, by the teacher's layer.
   """
 
   def targets(params: Params, batch: Batch) -> Targets:
-    found = dict(teacher.targets(params, batch))
+    handed = teacher.targets(params, batch)
+    found = dict(handed.projections)
     for layer, names in read.items():
       # A barrier keeps all that goes into it: only what is read may.
       own = {name: getattr(found[layer], name) for name in sorted(names)}
       found[layer] = dataclasses.replace(
         found[layer], **lax.optimization_barrier(own)
       )
-    return found
+    states = {
+      layer: lax.optimization_barrier(state)
+      for layer, state in handed.states.items()
+    }
+    return Targets(found, states)
 
   return dataclasses.replace(teacher, targets=targets)
 
@@ -122,15 +199,15 @@ def targets_of(
   teacher_params: Params,
   batch: Batch,
   known: Targets | None = None,
-) -> dict[str, Qkv]:
+) -> dict[str, Targets]:
   """Returns what each student learns of, from one pass of the teacher.
 
   Args:
     objectives: relation loss of each student, by name; all of one teacher.
     teacher_params: the teacher's parameters.
     batch: the rows.
-    known: the teacher's projections of them, if it need not be asked.
+    known: what the teacher makes of them, if it need not be asked.
   """
   teacher = next(iter(objectives.values())).teacher
   found = known or teacher.targets(teacher_params, batch)
-  return {name: found[own.layer] for name, own in objectives.items()}
+  return {name: objective.own(found) for name, objective in objectives.items()}

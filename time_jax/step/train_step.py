@@ -33,7 +33,7 @@ class Student:
   """What is constant of a student while it trains.
 
   Attributes:
-    objective: its relation loss; all students of a step have one teacher.
+    objective: its loss; all students of a step have one teacher.
     settings: optimizer, schedule and guards; all have one accumulation.
   """
 
@@ -57,8 +57,8 @@ def train_step(
     teacher_params: the teacher's parameters, an argument so that they keep
       their own sharding and are no constants of the compiled step.
     batch: the global batch; with `axis`, this device's rows of it.
-    targets: the teacher's projections of the batch, where they are known, see
-      `cached_targets`; None: it is asked for them.
+    targets: what is learnt of the teacher for the batch, where that is known,
+      see `cached_targets`; None: it is asked.
     students: the students, by the names of `states`.
     axis: name of the mapped axis under pmap; None under jit.
 
@@ -129,7 +129,7 @@ def _learn(
     state = update(state, grads, learning_rate, sound, settings)
   if settings.max_skipped is not None:
     state = _stay_ended(before, state, settings.max_skipped)
-  metrics = {f"train/kl_{name}": value for name, value in parts.items()} | {
+  metrics = {f"train/{name}": value for name, value in parts.items()} | {
     "train/loss": loss,
     "train/learning_rate": learning_rate,
     "train/grad_norm": grad_norm,

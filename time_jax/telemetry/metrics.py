@@ -206,6 +206,7 @@ _SHOWN = {
   "train/kl_qq": "qq {:.3f}",
   "train/kl_kk": "kk {:.3f}",
   "train/kl_vv": "vv {:.3f}",
+  "train/hidden": "hidden {:.3f}",
   "train/learning_rate": "lr {:.1e}",
   "perf/tokens_per_second": "{:,.0f} tok/s",
   "perf/input_wait": "wait {:.0%}",

@@ -129,7 +129,7 @@ def test_the_teacher_alone_computes_what_students_read(runner):
   found = runner.objectives["m"].teacher.targets(runner.teacher_params, batch)
   read = {2: ("query", "key"), 3: ("key", "value")}
   expected = sum(
-    np.asarray(getattr(found[layer], field)).sum(dtype=np.float64)
+    np.asarray(getattr(found.projections[layer], field)).sum(dtype=np.float64)
     for layer, fields in read.items()
     for field in fields
   )

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array
 
 from time_jax.bench.common.step_runner import StepRunner
-from time_jax.core.arrays import Batch, Qkv
+from time_jax.core.arrays import Batch, Qkv, Targets
 from time_jax.models.family import Params
 from time_jax.relations.loss import relation_sums
 from time_jax.run import assembly
@@ -55,9 +55,9 @@ def time_parts(
       rngs={"dropout": jax.random.key(0)},
     )
 
-  def loss(projections: Qkv, targets: Qkv) -> Array:
+  def loss(projections: Qkv, targets: Targets) -> Array:
     sums = relation_sums(
-      targets,
+      targets.projections[objective.layer],
       projections,
       batch.segment_ids,
       num_heads=objective.num_heads,

@@ -63,8 +63,12 @@ def _sum(
   targets = targets_of(objectives, teacher_params, rows)
   read: dict[tuple[int, str], Array] = {}  # Each once, whoever reads it.
   for name, objective in objectives.items():
+    layer = objective.layer
     for relation in objective.weights:
       for field in (PROJECTIONS[letter] for letter in relation):
-        read[objective.layer, field] = getattr(targets[name], field)
+        found = targets[name].projections[layer]
+        read[layer, field] = getattr(found, field)
+    for layer, state in targets[name].states.items():
+      read[layer, "state"] = state
   sums = jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.float32), [*read.values()])
   return jnp.sum(jnp.stack(sums))
