@@ -69,6 +69,7 @@ def _of_config(run: Mapping[str, Any], known: Mapping[str, str]) -> Facts:
     "teacher_sha256": run.get("teacher weights (SHA-256)"),
     "relation_heads": run["relations"]["num_heads"],
     "relations": _relations(run["relations"]["weights"]),
+    "hidden_states": _hidden(run),
     "init_from": shown_path(run["student"].get("init_from") or ""),
     "planned_steps": train["num_steps"],
     "batch": f"{train['global_batch_size']} rows of {run['data']['seq_len']}",
@@ -95,6 +96,15 @@ def _relations(weights: Mapping[str, float]) -> str:
   used = {pair.upper(): weight for pair, weight in weights.items() if weight}
   plain = set(used.values()) == {1.0}
   return ", ".join(p if plain else f"{w:g} {p}" for p, w in used.items())
+
+
+def _hidden(run: Mapping[str, Any]) -> str:
+  """Describes the hidden-state term; empty where there was none."""
+  term = run.get("hidden") or {}  # Older runs had none.
+  if not term.get("weight"):
+    return ""
+  last = f"{run['student']['num_layers']}:{run['teacher']['layer']}"
+  return f"{term['weight']:g}, layers {term['pairs'] or last}"
 
 
 def _of_text(workdir: Path, run: Mapping[str, Any]) -> Facts:
