@@ -76,7 +76,10 @@ class Steps:
 def config_of_m(basis, **fields):
   return config_of(
     "m",
-    **TERM | {"hidden.projection": basis, "student.dropout": 0.0} | fields,
+    **TERM
+    | {"hidden.projection": basis, "student.dropout": 0.0}
+    | {"student.attention_dropout": 0.0}
+    | fields,
   )
 
 
