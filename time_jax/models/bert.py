@@ -10,7 +10,7 @@ may embed in fewer dimensions and project up.
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -126,6 +126,30 @@ class Embeddings(layers.Parts, nn.Module):
     return self.project(x) if x.shape[-1] != self.config.hidden_size else x
 
 
+class BlockParts(NamedTuple):
+  """What a block computes on its way from x, its input, to its output.
+
+  Attributes:
+    qkv: the three projections of x.
+    mixed: output of the heads, before the layer that adds it to x.
+    attended: x + attention: input of the first LayerNorm.
+    normed: output of the first LayerNorm, input of the feed-forward layer.
+    inner: the wide half of the feed-forward layer, before the activation.
+    hidden: the same after it.
+    fed: normed + feed-forward: input of the second LayerNorm.
+    output: the block's output.
+  """
+
+  qkv: Qkv
+  mixed: Hidden
+  attended: Hidden
+  normed: Hidden
+  inner: Float[Array, "B T F"]
+  hidden: Float[Array, "B T F"]
+  fed: Hidden
+  output: Hidden
+
+
 class Block(encoder.Block):
   """One post-norm transformer block."""
 
@@ -152,16 +176,22 @@ class Block(encoder.Block):
       dropout = AttentionDropout(c.attention_dropout, self.make_rng("dropout"))
     return attend(qkv, context.shared, num_heads=c.num_heads, dropout=dropout)
 
-  def ffn_hidden(self, x: Hidden) -> Float[Array, "B T F"]:
-    """Computes the activated half of the feed-forward layer."""
-    return layers.ACTIVATIONS[self.config.activation](self.ffn_in(x))
-
-  def __call__(self, x: Hidden, context: Context) -> Hidden:
+  def parts(self, x: Hidden, context: Context) -> BlockParts:
     """Computes attention and feed-forward, each with residual and LayerNorm."""
     drop = functools.partial(self.drop, deterministic=context.deterministic)
-    mixed = self.attention(self.project(x), context)
-    x = self.attention_norm(x + drop(self.attention_out(mixed)))
-    return self.ffn_norm(x + drop(self.ffn_out(self.ffn_hidden(x))))
+    qkv = self.project(x)
+    mixed = self.attention(qkv, context)
+    attended = x + drop(self.attention_out(mixed))
+    normed = self.attention_norm(attended)
+    inner = self.ffn_in(normed)
+    hidden = layers.ACTIVATIONS[self.config.activation](inner)
+    fed = normed + drop(self.ffn_out(hidden))
+    output = self.ffn_norm(fed)
+    return BlockParts(qkv, mixed, attended, normed, inner, hidden, fed, output)
+
+  def __call__(self, x: Hidden, context: Context) -> Hidden:
+    """Computes the block's output."""
+    return self.parts(x, context).output
 
 
 class Encoder(encoder.Encoder):
