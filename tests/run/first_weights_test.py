@@ -219,7 +219,7 @@ def test_all_processes_begin_with_the_same_weights(golden, monkeypatch):
 @pytest.mark.parametrize(
   ("flags", "words"),
   [
-    (["teacher", "student.hidden_size=16"], "there it is 32"),
+    (["teacher", "student.hidden_size=64"], "there it is 32"),
     (
       ["teacher", *TEACHER_SHAPE, "student.num_layers=3"],
       "such as student.init_from=teacher:1,2,2",

@@ -7,6 +7,7 @@ import exporting
 import numpy as np
 import pytest
 import running
+import safetensors.numpy
 import tiny_ner
 from exporting import command
 
@@ -129,6 +130,7 @@ def test_what_is_recorded(capsys, tiny, tmp_path):
     assert about in output
     record = json.loads((tmp_path / "start" / "start.json").read_text())
     assert record["layers"] == layers and record["seed"] == 21
+    assert "narrowing" not in record
     assert str(tmp_path) not in json.dumps(record)
 
 
@@ -184,7 +186,18 @@ def test_each_of_several_has_its_own(capsys, tiny, tmp_path):
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
-    ([begin("teacher:lower")], "student.hidden_size=16, there it is 32"),
+    (
+      [begin("teacher:lower"), "--config.student.hidden_size=64"],
+      "student.hidden_size=64, there it is 32",
+    ),
+    (
+      [begin("teacher:lower"), "--config.student.num_heads=8"],
+      "student.num_heads=8, there it is 4",
+    ),
+    (
+      [begin("teacher:lower"), "--config.student.narrowing=best"],
+      "student.narrowing='best'",
+    ),
     ([begin("teacher:9,1"), *SHAPE], "the teacher has no layer 9; expected"),
     ([begin("nowhere/at/all")], "no model folder at"),
     (["--config.teacher.path="], "teacher.path is empty"),
@@ -213,3 +226,38 @@ def test_an_imported_student_is_its_own_start(capsys, tiny, tmp_path):
   command(capsys, "import", source, f"--workdir={run}")
   output = command(capsys, *words("start", tiny, run), code=2)
   assert f"time_jax export --workdir={run} --step=0` writes it" in output
+
+
+def test_a_student_may_be_narrower(capsys, tiny, tmp_path, rows):
+  """Of a wider teacher its weights are made once, and read from there."""
+  flags = (
+    begin("teacher:lower"),
+    "--config.train.num_steps=2",
+    "--config.checkpoint.every=1",
+    "--config.data.validation=()",
+    "--config.train.warmup_steps=1",
+  )
+  command(capsys, *words("distill", tiny, tmp_path / "run", *flags))
+  command(capsys, *words("start", tiny, tmp_path / "alone", *flags))
+  given = exporting.tensors(tmp_path / "run" / "start")
+  np.testing.assert_equal(exporting.tensors(tmp_path / "alone/start"), given)
+  command(capsys, "export", f"--workdir={tmp_path}/run", "--step=1")
+  np.testing.assert_equal(exporting.tensors(tmp_path / "run/export"), given)
+  record = json.loads((tmp_path / "run/start/start.json").read_text())
+  assert 0.5 < record["narrowing"]["share"] < 1
+  y = states(tiny / "teacher", rows)[:3]
+  basis = safetensors.numpy.load_file(tmp_path / "run/start/basis.safetensors")
+  wanted = y @ basis["basis"]
+  found = states(tmp_path / "run" / "start", rows)
+  missed = np.square(found - wanted).sum() / np.square(wanted).sum()
+  assert missed < 0.5
+  # The basis alone makes another student of it.
+  other = "--config.student.narrowing=selection"
+  command(capsys, *words("start", tiny, tmp_path / "alone", *flags, other))
+  again = exporting.tensors(tmp_path / "alone/start")
+  name = "embeddings.word_embeddings.weight"
+  assert not np.array_equal(again[name], given[name])
+  output = command(
+    capsys, *words("start", tiny, tmp_path / "run", *flags, other), code=2
+  )
+  assert "began otherwise: student.narrowing" in output

@@ -55,21 +55,7 @@ def default_config() -> ConfigDict:
   t.cache_dtype = ""
   t.architecture = ConfigDict()  # config.json of a random teacher
 
-  config.student = s = ConfigDict()
-  s.num_layers = 6
-  s.hidden_size = 384
-  s.intermediate_size = 1536
-  s.num_heads = 12
-  s.max_positions = 512
-  s.dropout = 0.1
-  s.attention_dropout = 0.1
-  s.layer_norm_eps = 1e-12
-  s.initializer_range = 0.02
-  # Where its first weights come from; empty: random. A student's folder or hub
-  # id; or "teacher:lower", the teacher's lowest layers; "teacher:spaced" or
-  # "teacher", layers evenly up to teacher.layer; of "teacher:1,4,9" these.
-  s.init_from = ""
-  s.seed = -1  # of weights and dropout; -1: that of the run
+  config.student = _student_fields()
 
   config.relations = r = ConfigDict()
   r.num_heads = 64  # R, divides the widths of teacher and student
@@ -101,6 +87,30 @@ def default_config() -> ConfigDict:
   config.lock()
   config.students.unlock()  # A recipe and the command line name them.
   return config
+
+
+def _student_fields() -> ConfigDict:
+  """Returns sizes, dropout and first weights of a student."""
+  s = ConfigDict()
+  s.num_layers = 6
+  s.hidden_size = 384
+  s.intermediate_size = 1536
+  s.num_heads = 12
+  s.max_positions = 512
+  s.dropout = 0.1
+  s.attention_dropout = 0.1
+  s.layer_norm_eps = 1e-12
+  s.initializer_range = 0.02
+  # Where its first weights come from; empty: random. A student's folder or hub
+  # id; or "teacher:lower", the teacher's lowest layers; "teacher:spaced" or
+  # "teacher", layers evenly up to teacher.layer; of "teacher:1,4,9" these.
+  # The teacher's layers may be wider, and have more heads and units.
+  s.init_from = ""
+  # How a wider teacher's states become the student's: by their principal
+  # "components", or by a "selection" of hidden units.
+  s.narrowing = "components"
+  s.seed = -1  # of weights and dropout; -1: that of the run
+  return s
 
 
 def _run_fields(config: ConfigDict) -> None:
@@ -231,6 +241,7 @@ CHOICES = {
   "teacher.capture": ("projections", "post_rope"),
   "teacher.cache_dtype": ("", "float32", "bfloat16"),
   "teacher.relative_layout": ("", "flat", "per_head"),
+  "student.narrowing": ("components", "selection"),
   "train.dtype": ("bfloat16", "float32"),
   "train.parallel": ("jit", "pmap"),
   "data.packing": ("pack", "none"),

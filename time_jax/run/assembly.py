@@ -223,7 +223,7 @@ def abstract_teacher(
 def student_config(config: ConfigDict, vocab_size: int) -> bert.BertConfig:
   """Returns the sizes of the student, a BERT over the teacher's vocabulary."""
   sizes = config.student.to_dict()
-  del sizes["init_from"], sizes["seed"]
+  del sizes["init_from"], sizes["narrowing"], sizes["seed"]
   return bert.BertConfig(vocab_size=vocab_size, **sizes)
 
 

@@ -26,6 +26,7 @@ from time_jax.run import (
   members,
   run_files,
   run_record,
+  start,
   status,
   students,
   students_status,
@@ -89,6 +90,9 @@ def distill(
     with failures.fail_together():
       rows = corpus.open_corpus(config, workdir, vocab_size)
       host_collectives.barrier("text")
+      if jax.process_index() == 0:
+        start.write_narrower(group, workdir, vocab_size, rows.train)
+      host_collectives.barrier("start")
     processes.hear_signals()
     # Between two steps, all students are compiled, restored or saved.
     with failures.supervise(config.train.watchdog * len(group)) as watchdog:

@@ -24,7 +24,12 @@ from time_jax.hf import files, load, model_identity, tokenizer, weight_files
 from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import Params, abstract_params
 from time_jax.parallel import host_collectives, sharding
-from time_jax.run import assembly, imported_model, run_files
+from time_jax.run import (
+  assembly,
+  imported_model,
+  narrowed_start,
+  run_files,
+)
 from time_jax.starts import layer_choice
 
 FLOAT32 = jnp.dtype("float32")
@@ -86,7 +91,7 @@ def check_source(config: ConfigDict, workdir: Path, vocab_size: int) -> None:
     imported = dataclasses.replace(imported, max_positions=shape.max_positions)
     _check_imported(config, workdir, imported, shape)
   elif config.student.init_from and not steps:
-    folder, _, _ = _find_source(config, shape)
+    folder, _, _ = find_source(config, shape)
     weight_files.find_weights(folder, config.teacher.allow_pickle)
 
 
@@ -110,7 +115,7 @@ def first_params(
     UserError: the weights do not fit the student, or are not finite.
   """
   if not imported_model.is_imported(checkpoints):
-    return params_of_recipe(fresh, config, mesh)
+    return params_of_recipe(fresh, config, workdir, mesh)
   vocab_size = fresh["embeddings"]["word"]["embedding"].shape[0]
   shape = assembly.student_config(config, vocab_size)
   source = run_files.read_shape(workdir, run_files.read_config(workdir))
@@ -124,13 +129,17 @@ def first_params(
   return params
 
 
-def params_of_recipe(fresh: Params, config: ConfigDict, mesh: Mesh) -> Params:
+def params_of_recipe(
+  fresh: Params, config: ConfigDict, workdir: Path, mesh: Mesh
+) -> Params:
   """Returns the parameters that `student.init_from` asks for.
 
   Args:
     fresh: random parameters, laid out on the mesh; they are the result where
       the recipe names no model.
     config: config of the run.
+    workdir: folder of the run, which holds what was made of a teacher that is
+      wider than the student.
     mesh: devices of the run.
 
   Raises:
@@ -142,7 +151,12 @@ def params_of_recipe(fresh: Params, config: ConfigDict, mesh: Mesh) -> Params:
     return fresh  # Random ones are finite.
   vocab_size = fresh["embeddings"]["word"]["embedding"].shape[0]
   shape = assembly.student_config(config, vocab_size)
-  folder, source, layers = _find_source(config, shape)
+  folder, source, layers = find_source(config, shape)
+  if narrowed_start.is_narrower(shape, source):
+    folder = workdir / narrowed_start.FOLDER
+    source = load.read_config(folder)[1]
+    layers = range(1, source.num_layers + 1)
+    _check_sizes(source, layers, shape)
   allow_pickle = config.teacher.allow_pickle
   # The teacher's files were compared before.
   if not layer_choice.is_teacher(init_from):
@@ -175,7 +189,7 @@ def _check_imported(
   return layers
 
 
-def _find_source(
+def find_source(
   config: ConfigDict, shape: BertConfig
 ) -> tuple[Path, BertConfig, Sequence[int]]:
   """Finds and checks the model that `student.init_from` names.
@@ -186,6 +200,9 @@ def _find_source(
 
   Returns:
     Its folder, its sizes, and its layer for each one of the student.
+
+  Raises:
+    UserError: there is no such model, or it does not fit the student.
   """
   init_from, teacher = config.student.init_from, config.teacher
   folder = files.resolve(source_name(config), teacher.allow_pickle)
@@ -199,7 +216,10 @@ def _find_source(
       f"student.init_from={init_from}: the teacher has no layer {wrong[0]}; "
       f"expected numbers from 1 to {source.num_layers}."
     )
-  _check_sizes(source, layers, shape)
+  given = source
+  if layer_choice.is_teacher(init_from):
+    given = narrowed_start.narrowed(source, shape)
+  _check_sizes(given, layers, shape)
   recorded = recorded_vocabulary_sha256(folder)
   _check_vocabulary(folder, recorded, config, shape.vocab_size)
   return folder, source, layers

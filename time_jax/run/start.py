@@ -5,9 +5,11 @@ fine-tuned and scored without distilling it. Of several students, each has such
 a folder in its own.
 """
 
-from collections.abc import Collection, Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -19,25 +21,30 @@ from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder, check_empty
 from time_jax.core.storage.paths import Path
+from time_jax.data import pipeline
 from time_jax.hf import files, save, tokenizer
 from time_jax.hf.lineage import shown_path
 from time_jax.models.family import Params, init_params
 from time_jax.parallel import sharding
 from time_jax.run import (
   assembly,
+  corpus,
   first_state,
   first_weights,
   imported_model,
   members,
+  narrowed_start,
   run_files,
   students,
 )
 from time_jax.run.members import Member
 from time_jax.starts import layer_choice
+from time_jax.starts.narrowing import Narrowed
 from time_jax.step import machine
 from time_jax.step.state import init_state
 
-FOLDER, RECORD = "start", "start.json"
+FOLDER, RECORD = narrowed_start.FOLDER, "start.json"
+BASIS = "basis.safetensors"
 
 
 def start_command(
@@ -59,6 +66,7 @@ def start_command(
       began otherwise.
   """
   check_config(config)
+  corpus.keep_limit(config, workdir)
   group = members.members(config, workdir)
   members.prepare_folders(group, workdir)
   for name, member in group.items():
@@ -74,9 +82,14 @@ def start_command(
       first_weights.check_source(member.config, member.workdir, vocab_size)
   machine.use_compilation_cache()
   mesh = sharding.make_mesh()
+
+  @functools.cache  # Most starts need no text.
+  def rows() -> pipeline.Rows:
+    return corpus.open_corpus(config, workdir, vocab_size).train
+
   for name, member in group.items():
     with students.naming(name):
-      folder = write_start(member, vocab_size, mesh)
+      folder = write_start(member, vocab_size, mesh, rows)
     print(f"Wrote {folder}: {_about(member.config)}")
   print(
     "Next: python -m time_jax finetune ud --config=RECIPE:model="
@@ -138,13 +151,56 @@ def _shaping(config: Mapping[str, Any]) -> dict[str, Any]:
   return fields
 
 
-def write_start(member: Member, vocab_size: int, mesh: Mesh) -> Path:
+def write_narrower(
+  group: Mapping[str, Member],
+  workdir: Path,
+  vocab_size: int,
+  rows: pipeline.Rows,
+) -> None:
+  """Writes the starts of those students that are narrower than their teacher.
+
+  Args:
+    group: the students of a run.
+    workdir: folder of the run. If it holds checkpoints, nothing is written.
+    vocab_size: rows of the teacher's token table.
+    rows: training text.
+
+  Raises:
+    UserError: as `write_start` does.
+  """
+  if layout.step_folders(workdir):
+    return
+  for name, member in group.items():
+    with students.naming(name):
+      if _wider_teacher(member.config, vocab_size):
+        mesh = narrowed_start.local_mesh()
+        write_start(member, vocab_size, mesh, lambda: rows)
+
+
+def _wider_teacher(
+  config: ConfigDict, vocab_size: int
+) -> tuple[Path, Sequence[int]] | None:
+  """Returns folder and layers of a teacher to be narrowed; None: it is not."""
+  if not layer_choice.is_teacher(config.student.init_from):
+    return None
+  shape = assembly.student_config(config, vocab_size)
+  folder, source, layers = first_weights.find_source(config, shape)
+  return (folder, layers) if narrowed_start.is_narrower(shape, source) else None
+
+
+def write_start(
+  member: Member,
+  vocab_size: int,
+  mesh: Mesh,
+  rows: Callable[[], pipeline.Rows],
+) -> Path:
   """Writes what a student is before its first step.
 
   Args:
     member: the student.
     vocab_size: rows of the teacher's token table.
     mesh: devices to compute it on.
+    rows: opens the training text, of which a narrower student is made.
 
   Returns:
     The folder, which replaces an earlier start.
@@ -161,10 +217,31 @@ def write_start(member: Member, vocab_size: int, mesh: Mesh) -> Path:
   fresh = init_state(
     lambda rng: init_params(student, rng), settings, mesh
   ).params
-  params = first_weights.params_of_recipe(fresh, config, mesh)
+  found, wider = None, _wider_teacher(config, vocab_size)
+  if wider:
+    found = narrowed_start.narrow(config, *wider, fresh, student.config, rows())
+    params = found.params
+  else:
+    params = first_weights.params_of_recipe(fresh, config, member.workdir, mesh)
   with atomic_folder(folder, "--workdir") as unfinished:
     write_model(unfinished, config, params, vocab_size)
+    if found:
+      _write_narrowing(unfinished, found)
   return folder
+
+
+def _write_narrowing(folder: Path, found: Narrowed) -> None:
+  """Adds how a start was made narrower to its folder."""
+  tensors = {"basis": found.basis.astype(np.float32)}
+  save.write_safetensors(folder / BASIS, tensors)
+  record = atomic_file.read_json(folder / RECORD)
+  record["narrowing"] = {
+    "share": found.share,
+    "unexplained": found.unexplained,
+    "heads": found.heads,
+    "units": found.units,
+  }
+  atomic_file.write_json(folder / RECORD, record)
 
 
 def write_model(
