@@ -104,7 +104,11 @@ def test_choose_ranks_by_the_loss_on_held_out_text(tiny, released):
     ((step, round(loss, 5)) for step, loss in losses.items()),
     key=lambda row: row[1],
   )
-  assert end == f"Chosen: step {chosen}, written to {run}/choice.json."
+  how = "the lowest relation loss on held-out text"
+  assert end == (
+    f"Chosen: step {chosen} by {how}, written to {run}/choice.json."
+  )
+  assert (choice["by"], choice["reason"]) == ("relation_loss", how)
   assert following == f"Next: python -m time_jax export --workdir={run}"
 
 

@@ -5,7 +5,7 @@ prepare: config workdir verify
 start: config workdir
 distill: config workdir profile
 status: workdir plot
-choose: workdir
+choose: workdir by train dev
 export: workdir step out class dtype license push revision private dry_run \
 onnx drop_last
 verify: folder against allow_pickle

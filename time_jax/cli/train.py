@@ -1,6 +1,9 @@
 """Commands that make a student: text to rows, training, the checkpoint."""
 
+from typing import Literal
+
 from time_jax.config.command import Command, RecipeCommand
+from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import Path
 
 _RECIPE = "--config=configs/quickstart.py --workdir=runs/quickstart"
@@ -80,15 +83,34 @@ class Status(Command):
 
 
 class Choose(Command):
-  """Rank the kept checkpoints by their loss on held-out text."""
+  """Rank the kept checkpoints by held-out text, or by a treebank."""
 
   name = "choose"
   example = "choose --workdir=runs/quickstart"
   once = True
   workdir: Path  # Folder of the run, or of one of its students.
+  # What counts: relation loss on held-out text, or what `probe` finds, by which
+  # the student's start is ranked as well.
+  by: Literal["relation_loss", "probe"] = "relation_loss"
+  train: Path | None = None  # With --by=probe: CoNLL-U file to fit.
+  dev: Path | None = None  # With --by=probe: CoNLL-U file to score.
 
   def run(self) -> int:
     """Evaluates the checkpoints and writes which is the best."""
+    if self.by == "probe":
+      if not self.train or not self.dev:
+        raise UserError(
+          "--by=probe needs a treebank: expected --train=FILE and --dev=FILE, "
+          "in CoNLL-U."
+        )
+      from time_jax.evals.probing import criterion
+
+      return criterion.choose_by_probe(self.workdir, self.train, self.dev)
+    if self.train or self.dev:
+      raise UserError(
+        "--train and --dev are for --by=probe; expected it with them, or "
+        "neither."
+      )
     from time_jax.run import choose
 
     return choose.choose(self.workdir)

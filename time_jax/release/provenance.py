@@ -159,9 +159,8 @@ def _of_metrics(workdir: Path, step: int) -> Facts:
       (first, before), (last, after) = seen[0], seen[-1]
       facts[name] = f"{before:.4f} (step {first}), {after:.4f} (step {last})"
   if _choice(workdir) == step:
-    facts["chosen"] = (
-      "the kept checkpoint with the lowest relation loss on held-out text"
-    )
+    reason = choose.read_reason(workdir)
+    facts["chosen"] = f"the kept checkpoint with {reason}"
   return facts
 
 

@@ -1,8 +1,10 @@
-"""`choose`: selects the checkpoint with the lowest held-out relation loss."""
+"""`choose`: selects the best checkpoint of a run, and says by what."""
 
 import contextlib
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -17,18 +19,70 @@ from time_jax.core.storage import atomic_file, lease
 from time_jax.core.storage.paths import Path
 from time_jax.models.family import abstract_params
 from time_jax.parallel import sharding
-from time_jax.run import assembly, corpus, run_files
+from time_jax.run import (
+  assembly,
+  corpus,
+  imported_model,
+  run_files,
+  start,
+)
+from time_jax.run.members import Member
 from time_jax.step import evaluate, machine
 
-Scores = dict[int, dict[str, float]]
+Score = dict[str, float]
+Scores = dict[int, Score]
 FILE = "choice.json"
 _LEASE = "choice.lease"
+
+
+@dataclasses.dataclass(frozen=True)
+class Criterion:
+  """By what checkpoints are ranked.
+
+  Attributes:
+    name: what `choice.json` calls it.
+    field: the score that ranks them.
+    told: what that score is, for messages and for the card of the student.
+    record: what else is written into `choice.json`, such as files and hashes.
+    higher_is_better: whether the highest score is the best.
+    form: how scores are shown in the table.
+  """
+
+  name: str
+  field: str
+  told: str
+  record: Mapping[str, Any]
+  higher_is_better: bool = False
+  form: str = ".5f"
+
+  @property
+  def reason(self) -> str:
+    """Why a checkpoint was chosen, after "the kept checkpoint with"."""
+    return f"the {'highest' if self.higher_is_better else 'lowest'} {self.told}"
+
+  def rank(self, score: Score) -> float:
+    """Returns a number that is lower for better scores; infinite for none."""
+    value = score[self.field]
+    if not math.isfinite(value):
+      return math.inf
+    return -value if self.higher_is_better else value
+
+
+def _relation_loss(sources: Sequence[str]) -> Criterion:
+  """Returns the criterion of the paper: held-out text of the language."""
+  return Criterion(
+    name="relation_loss",
+    field="relation_loss",
+    told="relation loss on held-out text",
+    record={"validation": list(sources)},
+  )
 
 
 def choose(workdir: Path) -> int:
   """Ranks every kept checkpoint of a run and writes `choice.json`.
 
-  The selection of the paper: held-out text of the language, no dropout.
+  The selection of the paper: the lowest relation loss on held-out text of the
+  language, without dropout.
 
   Args:
     workdir: folder of a run of `distill`.
@@ -39,13 +93,57 @@ def choose(workdir: Path) -> int:
   Raises:
     UserError: no checkpoint, or no held-out text.
   """
+  with _choosing(workdir) as config, CheckpointReader(workdir) as checkpoints:
+    score = _loss_of_steps(config, workdir, checkpoints)
+    scores = _some(scores_of(checkpoints, score), workdir)
+    return _conclude(workdir, _relation_loss(config.data.validation), scores)
+
+
+def choose_by(
+  workdir: Path,
+  criterion: Criterion,
+  score: Callable[[str, int | None], Score],
+) -> int:
+  """Does the same by another criterion, for which models alone are enough.
+
+  The student's start is scored, too, so that it shows whether distilling has
+  made it better; it is written to WORKDIR/start. That of an imported student is
+  its checkpoint of step 0.
+
+  Args:
+    workdir: folder of a run of `distill`.
+    criterion: what the scores are, and which of them counts.
+    score: maps a workdir and a step, or the folder of a model and None, to the
+      scores of that model.
+
+  Returns:
+    The exit code, 0.
+
+  Raises:
+    UserError: no checkpoint, or one that cannot be scored.
+  """
+  with _choosing(workdir) as config, CheckpointReader(workdir) as checkpoints:
+    found = scores_of(checkpoints, lambda step: score(str(workdir), step))
+    scores = _some(found, workdir)
+    imported = imported_model.was_imported(workdir, checkpoints.steps())
+    folder = None if imported else _written_start(config, workdir)
+    begun = score(str(folder), None) if folder else None
+    return _conclude(workdir, criterion, scores, begun)
+
+
+@contextlib.contextmanager
+def _choosing(workdir: Path) -> Iterator[ConfigDict]:
+  """Holds the choice of a run; yields the run's config."""
   config = run_files.read_config(workdir)
   with lease.hold(workdir / _LEASE, str(workdir / FILE)):
-    return _choose(config, workdir)
+    machine.use_compilation_cache()
+    yield config
 
 
-def _choose(config: ConfigDict, workdir: Path) -> int:
-  machine.use_compilation_cache()
+def _loss_of_steps(
+  config: ConfigDict, workdir: Path, checkpoints: CheckpointReader
+) -> Callable[[int], Score]:
+  """Returns a function of a step: the relation loss of its checkpoint."""
   vocab_size = assembly.teacher_config(config).vocab_size
   rows = corpus.open_corpus(config, workdir, vocab_size).validation
   if rows is None:
@@ -61,23 +159,78 @@ def _choose(config: ConfigDict, workdir: Path) -> int:
   objectives = assembly.make_objectives({ONE: config}, mesh)
   objective = objectives[ONE]
   abstract = sharding.abstract(abstract_params(objective.student), mesh)
-  score = evaluate.make_evaluator(objectives, mesh)
-  with CheckpointReader(workdir) as checkpoints:
+  evaluator = evaluate.make_evaluator(objectives, mesh)
 
-    def score_of(step: int) -> dict[str, float]:
-      checkpoints.metadata(step)  # What is chosen can be exported.
-      params = {ONE: checkpoints.student(step, abstract)}
-      batches = corpus.evaluation_batches(rows, batch_size, mesh)
-      return score(params, objective.teacher.params, batches)[ONE]
+  def score(step: int) -> Score:
+    checkpoints.metadata(step)  # What is chosen can be exported.
+    params = {ONE: checkpoints.student(step, abstract)}
+    batches = corpus.evaluation_batches(rows, batch_size, mesh)
+    return evaluator(params, objective.teacher.params, batches)[ONE]
 
-    scores = scores_of(checkpoints, score_of)
+  return score
+
+
+def _some(scores: Scores, workdir: Path) -> Scores:
+  """Returns the scores; raises UserError where there are none."""
   if not scores:
     raise UserError(f"no finished checkpoint in {layout.folder(workdir)}.")
-  if jax.process_index() == 0:
-    _write(workdir, scores, config.data.validation)
-    print(_table(scores))
-    print(f"Chosen: step {best(scores)}, written to {workdir / FILE}.")
-    print(f"Next: python -m time_jax export --workdir={workdir}")
+  return scores
+
+
+def _written_start(config: ConfigDict, workdir: Path) -> Path | None:
+  """Writes the start of a run's student; None, with a note, if it cannot."""
+  try:
+    vocab_size = assembly.teacher_config(config).vocab_size
+    return start.start_of_run(
+      Member(config, workdir),
+      vocab_size,
+      sharding.make_mesh(),
+      lambda: corpus.open_corpus(config, workdir, vocab_size).train,
+    )
+  except UserError as error:
+    note(f"the student's start is not scored: {error}")
+    return None
+
+
+def _conclude(
+  workdir: Path,
+  criterion: Criterion,
+  scores: Scores,
+  begun: Score | None = None,
+) -> int:
+  """Writes and prints the choice; returns the exit code.
+
+  Args:
+    workdir: folder of the run.
+    criterion: by what it is chosen.
+    scores: the scores of the checkpoints, by step.
+    begun: those of the student's start, if it was scored.
+  """
+  chosen = best(scores, criterion)
+  if jax.process_index() != 0:
+    return 0
+  content = {
+    "step": chosen,
+    "by": criterion.name,
+    "reason": criterion.reason,
+    criterion.field: scores[chosen][criterion.field],
+    **criterion.record,
+    "candidates": {str(step): values for step, values in scores.items()},
+  }
+  if begun:
+    content["start"] = begun
+  atomic_file.write_json(workdir / FILE, content)
+  print(_table(scores, criterion, begun))
+  print(
+    f"Chosen: step {chosen} by {criterion.reason}, written to {workdir / FILE}."
+  )
+  if begun and criterion.rank(begun) < criterion.rank(scores[chosen]):
+    note(
+      "the student's start scores better than every checkpoint, so distilling "
+      "has not earned its cost yet: give it more steps or another peak_lr, or "
+      f"use {workdir / start.FOLDER}."
+    )
+  print(f"Next: python -m time_jax export --workdir={workdir}")
   return 0
 
 
@@ -108,18 +261,20 @@ def scores_of(
   return kept
 
 
-def best(scores: Scores) -> int:
-  """Returns the step with the lowest loss; of equal losses the last step.
+def best(scores: Scores, criterion: Criterion) -> int:
+  """Returns the step with the best score; of equal ones the last step.
 
   Args:
-    scores: the scores by step, among them "relation_loss".
+    scores: the scores by step.
+    criterion: by what they are ranked.
 
   Raises:
-    UserError: no step has a finite loss.
+    UserError: no step has a finite score.
   """
-  first = _ranked(scores)[0]
-  if not math.isfinite(scores[first]["relation_loss"]):
-    raise UserError("no checkpoint has a finite relation loss.")
+  first = _ranked(scores, criterion)[0]
+  if not math.isfinite(scores[first][criterion.field]):
+    what = criterion.field.replace("_", " ")
+    raise UserError(f"no checkpoint has a finite {what}.")
   return first
 
 
@@ -146,30 +301,31 @@ def read_choice(workdir: Path) -> int | None:
     ) from error
 
 
-def _ranked(scores: Scores) -> list[int]:
-  """Returns the steps, the best first; those of equal loss the last first."""
+def read_reason(workdir: Path) -> str:
+  """Returns why the chosen step was, after "the kept checkpoint with".
 
-  def key(step: int) -> tuple[float, int]:
-    loss = scores[step]["relation_loss"]
-    return (loss if math.isfinite(loss) else math.inf, -step)
-
-  return sorted(scores, key=key)
-
-
-def _write(workdir: Path, scores: Scores, sources: Sequence[str]) -> None:
-  content = {
-    "step": best(scores),
-    "relation_loss": scores[best(scores)]["relation_loss"],
-    "validation": list(sources),
-    "candidates": {str(step): values for step, values in scores.items()},
-  }
-  atomic_file.write_json(workdir / FILE, content)
+  Args:
+    workdir: folder of a run in which `choose` has run.
+  """
+  reason = atomic_file.read_json(workdir / FILE).get("reason")
+  # Earlier versions knew one criterion, and did not write it down.
+  return reason or _relation_loss(()).reason
 
 
-def _table(scores: Scores) -> str:
+def _ranked(scores: Scores, criterion: Criterion) -> list[int]:
+  """Returns the steps, the best first; those of equal score the last first."""
+  return sorted(scores, key=lambda step: (criterion.rank(scores[step]), -step))
+
+
+def _table(scores: Scores, criterion: Criterion, begun: Score | None) -> str:
+  """Returns the ranking; of equals, the student's start comes last."""
   names = list(next(iter(scores.values())))
+  rows = [(str(step), scores[step]) for step in _ranked(scores, criterion)]
+  if begun:
+    rows.append(("start", begun))
+    rows.sort(key=lambda row: criterion.rank(row[1]))
   lines = [["rank", "step", *names]]
-  for rank, step in enumerate(_ranked(scores), 1):
-    values = (f"{scores[step][name]:.5f}" for name in names)
-    lines.append([str(rank), str(step), *values])
+  for rank, (step, values) in enumerate(rows, 1):
+    cells = (f"{values[name]:{criterion.form}}" for name in names)
+    lines.append([str(rank), step, *cells])
   return aligned_table(lines, ">")

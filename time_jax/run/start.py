@@ -188,6 +188,31 @@ def _wider_teacher(
   return (folder, layers) if narrowed_start.is_narrower(shape, source) else None
 
 
+def start_of_run(
+  member: Member,
+  vocab_size: int,
+  mesh: Mesh,
+  rows: Callable[[], pipeline.Rows],
+) -> Path:
+  """Returns the folder of what a student of a begun run was before it.
+
+  Args:
+    member: the student; otherwise as for `write_start`, whose folder it is.
+      That of a narrower one was written before the first step, and stays.
+    vocab_size: see there.
+    mesh: see there.
+    rows: see there.
+
+  Raises:
+    UserError: as `write_start` does.
+  """
+  folder = member.workdir / FOLDER
+  begun = (folder / RECORD).exists()
+  if begun and _wider_teacher(member.config, vocab_size):
+    return folder
+  return write_start(member, vocab_size, mesh, rows)
+
+
 def write_start(
   member: Member,
   vocab_size: int,
