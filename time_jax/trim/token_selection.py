@@ -4,21 +4,24 @@ These are always kept: `Vocabulary.fixed`, and of the tokens that are a single
 character those that occur in the text, those of its scripts and of Latin, which
 names and addresses are written in everywhere, and signs of no script, such as
 digits and punctuation. Then come the most frequent ones, as many as the user's
-rule asks for, each with the tokens that it is made of. Where the user has no
+rule asks for, each with the tokens that it is made of. A number of tokens that
+is more than the text has is filled up with those likely in other text of the
+language (see `likely_tokens`), then with any others. Where the user has no
 rule, tokens that a short text did not happen to show are added (see `widen`).
 """
 
 import collections
 import dataclasses
-import math
 import unicodedata
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from time_jax.core.errors import UserError
 from time_jax.trim.counting import Counts
+from time_jax.trim.likely_tokens import by_expected_use
 from time_jax.trim.vocabulary import Vocabulary
 
 # A script is the text's own from this share of its letters on: names and
@@ -34,13 +37,20 @@ COVERAGE = 0.9999
 # languages, 0.9998 gave at least 0.9989, 0.9999 gave 0.9993, and this 0.9996.
 _ENOUGH = 0.99995
 
+# Why a token is kept: whatever the text is; for the text; for other text of its
+# language; or because there was room.
+Source = Literal["always", "seen", "likely", "rest"]
+SOURCES: tuple[Source, ...] = get_args(Source)
+Selection = dict[int, Source]  # by id
+
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
   """How many tokens are kept; exactly one attribute is set.
 
   Attributes:
-    keep: keeps at most this many tokens.
+    keep: keeps this many tokens; fewer only where the tokenizer has no more, or
+      none that fits with those it needs.
     min_count: keeps the tokens that occur this often in the text.
     coverage: keeps as many as make up this share of the text's tokens.
   """
@@ -71,8 +81,8 @@ class Rule:
 
 def choose(
   vocabulary: Vocabulary, counts: Counts, named: Iterable[int], rule: Rule
-) -> list[int]:
-  """Returns the ids of the tokens that are kept, in ascending order.
+) -> Selection:
+  """Chooses the tokens that are kept.
 
   Args:
     vocabulary: all tokens.
@@ -89,19 +99,33 @@ def choose(
     character = vocabulary.text(token_id)
     if len(character) == 1 and _written_in(alphabet, character):
       always.add(token_id)
-  kept = set().union(*map(vocabulary.needed, always))
-  if rule.keep is not None and rule.keep < len(kept):
+  always = set().union(*map(vocabulary.needed, always))
+  # Equally frequent ones by their ids: the same text gives the same tokens.
+  order = np.argsort(-counts.tokens, kind="stable")
+  seen = order[: np.count_nonzero(counts.tokens)].tolist()
+  chosen: Selection = dict.fromkeys(always, "always")
+  if rule.keep is None:
+    _add_seen(vocabulary, counts.tokens, seen, chosen, rule)
+    return chosen
+  if rule.keep < len(always):
     raise UserError(
-      f"--keep={rule.keep} is less than the {len(kept)} tokens that must stay: "
-      "special tokens, bytes, and single characters of the text's scripts; "
-      f"give at least {len(kept)}."
+      f"--keep={rule.keep} is less than the {len(always)} tokens that must "
+      "stay: special tokens, bytes, and single characters of the text's "
+      f"scripts; give at least {len(always)}."
     )
-  return sorted(kept | _most_frequent(vocabulary, counts.tokens, kept, rule))
+  _fill(vocabulary, seen, chosen, "seen", rule.keep)
+  if len(chosen) < rule.keep:
+    unseen = vocabulary.tokens.keys() - chosen.keys()
+    foreign = _foreign(vocabulary, unseen, alphabet)
+    likely = by_expected_use(vocabulary, counts.tokens, unseen - foreign)
+    _fill(vocabulary, likely, chosen, "likely", rule.keep)
+    _fill(vocabulary, by_share(vocabulary, foreign), chosen, "rest", rule.keep)
+  return chosen
 
 
 def widen(
-  vocabulary: Vocabulary, old_ids: Iterable[int], counts: Counts
-) -> list[int]:
+  vocabulary: Vocabulary, chosen: Selection, counts: Counts
+) -> Selection:
   """Adds tokens that a short text of the language did not happen to show.
 
   They are added in the order of the tokenizer, whose training saw more text:
@@ -113,58 +137,90 @@ def widen(
   none; one of some thousand cannot tell, and gets all that its characters and
   scripts can write.
 
+  Not in the order of `by_expected_use`: there a token's own occurrences make it
+  likely, and the estimate would be too low.
+
   Args:
     vocabulary: all tokens.
-    old_ids: the tokens that are kept for the text.
+    chosen: the tokens that are kept for the text.
     counts: counts of the text.
   """
-  kept = set(old_ids)
+  widened = dict(chosen)
   alphabet = _alphabet(counts.characters)
-
-  def foreign(token_id: int) -> bool:
-    text = vocabulary.text(token_id)
-    return not text or not _written_in(alphabet, text)
-
-  order = sorted(
-    vocabulary.tokens, key=lambda i: (foreign(i), vocabulary.rank(i), i)
-  )
+  foreign = _foreign(vocabulary, vocabulary.tokens, alphabet)
+  rest = by_share(vocabulary, foreign)
+  likely = by_share(vocabulary, vocabulary.tokens.keys() - foreign)
   in_one_document = np.where(counts.document_frequency == 1, counts.tokens, 0)
   missing = in_one_document.sum()
   bound = (1 - _ENOUGH) * counts.tokens.sum()
-  for token_id in order:
+  for token_id in [*likely, *rest]:
     # One more than was seen, or a short text would have enough too soon; what
     # is foreign to it is not expected unseen.
-    if missing + (not foreign(token_id)) <= bound:
+    if missing + (token_id not in foreign) <= bound:
       break
-    kept |= vocabulary.needed(token_id)
+    source: Source = "rest" if token_id in foreign else "likely"
+    for needed in vocabulary.needed(token_id):
+      widened.setdefault(needed, source)
     missing -= in_one_document[token_id]
-  return sorted(kept)
+  return widened
 
 
-def _most_frequent(
+def _add_seen(
   vocabulary: Vocabulary,
   tokens: NDArray[np.int64],
-  always: set[int],
+  seen: Sequence[int],
+  chosen: Selection,
   rule: Rule,
-) -> set[int]:
-  """Returns the tokens that the rule adds to those that are always kept."""
-  added: set[int] = set()
-  # Equally frequent ones by their ids: the same text gives the same tokens.
-  order = np.argsort(-tokens, kind="stable")[: np.count_nonzero(tokens)]
-  missing = tokens.sum() - tokens[sorted(always)].sum()
+) -> None:
+  """Adds the tokens of the text, frequent ones first, until the rule says."""
+  source: Source = "seen"
+  missing = tokens.sum() - tokens[sorted(chosen)].sum()
   bound = (1 - (rule.coverage or 0)) * tokens.sum()
-  for token_id in map(int, order):
+  for token_id in seen:
     if rule.coverage is not None and missing <= bound:
       break
     if rule.min_count is not None and tokens[token_id] < rule.min_count:
       break
-    more = vocabulary.needed(token_id) - always - added
-    room = (rule.keep or math.inf) - len(always) - len(added)
-    if len(more) > room:
-      break
-    added |= more
+    more = vocabulary.needed(token_id) - chosen.keys()
+    chosen |= dict.fromkeys(more, source)
     missing -= tokens[sorted(more)].sum()
-  return added
+
+
+def _fill(
+  vocabulary: Vocabulary,
+  order: Iterable[int],
+  chosen: Selection,
+  source: Source,
+  keep: int,
+) -> None:
+  """Adds tokens in their order, each with what it needs, as far as they fit."""
+  for token_id in order:
+    if len(chosen) == keep:
+      break
+    more = vocabulary.needed(token_id) - chosen.keys()
+    if len(more) <= keep - len(chosen):
+      chosen |= dict.fromkeys(more, source)
+
+
+def _foreign(
+  vocabulary: Vocabulary, ids: Iterable[int], alphabet: Container[str]
+) -> set[int]:
+  """Returns the ids of tokens that are not written in an alphabet."""
+  texts = {i: vocabulary.text(i) for i in ids}
+  return {i for i, t in texts.items() if not t or not _written_in(alphabet, t)}
+
+
+def by_share(vocabulary: Vocabulary, ids: Iterable[int]) -> list[int]:
+  """Sorts tokens by their share of the text the tokenizer was trained on.
+
+  Args:
+    vocabulary: all tokens.
+    ids: the tokens to sort.
+
+  Returns:
+    The ids, the most frequent first, equal ones in ascending order.
+  """
+  return sorted(ids, key=lambda i: (-vocabulary.log_probability(i), i))
 
 
 def _alphabet(characters: Mapping[str, int]) -> set[str]:

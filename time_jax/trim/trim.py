@@ -6,13 +6,12 @@ student inherits them all: with XLM-R's 250 002 rows a student of width 384 has
 any other.
 """
 
+import collections
 import dataclasses
 import itertools
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
-
-import numpy as np
 
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
@@ -25,13 +24,26 @@ from time_jax.hf.lineage import TRIM_RECORD
 from time_jax.hf.weights import Weights
 from time_jax.trim import counting, trimmed_tokenizer, trimmed_weights
 from time_jax.trim.counting import Comparison, Counts
-from time_jax.trim.token_selection import COVERAGE, Rule, choose, widen
+from time_jax.trim.token_selection import (
+  COVERAGE,
+  SOURCES,
+  Rule,
+  Selection,
+  choose,
+  widen,
+)
 from time_jax.trim.vocabulary import Vocabulary
 
 _HELD_OUT = 0.05  # share of the documents that is held out, the last ones
 _MOST_HELD_OUT = 10_000  # documents
 _UNREADABLE = 0.4  # share of the tokens; text of its languages has far less
 _DEFAULT = Rule(coverage=COVERAGE)
+_OF_SOURCE = {
+  "always": "whatever the text is",
+  "seen": "seen in it",
+  "likely": "likely in other text",
+  "rest": "of the rest",
+}
 _AS_BEFORE = 0.999  # share of the held-out tokens; fewer are worth a note
 
 
@@ -71,12 +83,12 @@ def trim(
     tables = trimmed_weights.vocabulary_tables(
       weights, family.names, config.vocab_size, config.hidden_size
     )
-    documents, held_out = _split(text, max_documents)
+    documents, held_out = split(text, max_documents)
     counts = counting.count(spec, documents)
     _check_readable(counts, vocabulary, spec.name)
-    named = _named(folder, config, vocabulary)
-    of_text = choose(vocabulary, counts, named, rule or _DEFAULT)
-    old_ids = of_text if rule else widen(vocabulary, of_text, counts)
+    ids = named(folder, config, vocabulary)
+    chosen = _choose(vocabulary, counts, ids, rule)
+    old_ids = sorted(chosen)
     with atomic_folder(out, "--out", replace=False) as fresh:
       left_out = trimmed_tokenizer.write_tokenizer(
         folder, fresh, vocabulary, old_ids
@@ -99,7 +111,7 @@ def trim(
         "text": list(text),
         "max_documents": max_documents,
         "rule": str(rule or _DEFAULT),
-        "of_text": len(of_text),  # the rest is there for other text
+        **count_sources(chosen),
         "documents": counts.documents,
         "tokens": int(counts.tokens.sum()),
         "held_out": dataclasses.asdict(comparison),
@@ -112,15 +124,26 @@ def trim(
       atomic_file.write_json(fresh / TRIM_RECORD, record, indent=None)
       load.check_teacher(fresh, (config.num_layers,))
   _report(folder, out, record, comparison)
-  _print_notes(record, comparison, _unfilled(rule, counts, old_ids))
+  _print_notes(record, comparison, rule.keep if rule else None)
   print(f"Next: python -m time_jax inspect {out}")
   return 0
 
 
-def _split(
+def split(
   text: Sequence[str], max_documents: int
 ) -> tuple[Iterator[str], Iterator[str]]:
-  """Returns the documents to count, and the last ones, which are held out."""
+  """Splits text into documents to count and the last ones, to hold out.
+
+  Args:
+    text: sources, see `data.sources`.
+    max_documents: how many documents are read at most; 0: all.
+
+  Returns:
+    Both, each to be read once.
+
+  Raises:
+    UserError: there are not two documents.
+  """
 
   def documents() -> Iterator[str]:
     parsed = [sources.Source.parse(source) for source in text]
@@ -154,23 +177,45 @@ def _check_readable(counts: Counts, vocabulary: Vocabulary, name: str) -> None:
     )
 
 
-def _named(folder: Path, config: Any, vocabulary: Vocabulary) -> set[int]:
-  """Returns ids that stay for what files beside tokenizer.json say of them."""
+def named(folder: Path, config: Any, vocabulary: Vocabulary) -> set[int]:
+  """Returns ids that stay for what files beside tokenizer.json say of them.
+
+  Args:
+    folder: the teacher's folder.
+    config: its config, as its family reads it.
+    vocabulary: its tokens.
+  """
   special = tokenizer.special_tokens(folder)
-  named = trimmed_tokenizer.named_ids(folder, vocabulary, special)
+  ids = trimmed_tokenizer.named_ids(folder, vocabulary, special)
   # RoBERTa counts positions from its padding id, which must not move.
   first = set(range(getattr(config, "position_offset", 0)))
-  return named | (first & vocabulary.tokens.keys())
+  return ids | (first & vocabulary.tokens.keys())
 
 
-def _unfilled(
-  rule: Rule | None, counts: Counts, old_ids: Sequence[int]
-) -> int | None:
-  """Returns the rule's `keep` if the text has fewer tokens, else None."""
-  keep = rule.keep if rule else None
-  seen = set(np.flatnonzero(counts.tokens).tolist())
-  # Of tokens that come with others, the last ones may not fit: that is full.
-  return keep if keep and len(old_ids) < keep and seen <= {*old_ids} else None
+def _choose(
+  vocabulary: Vocabulary, counts: Counts, ids: set[int], rule: Rule | None
+) -> Selection:
+  """Returns the tokens that are kept by a rule, or by default."""
+  if rule:
+    return choose(vocabulary, counts, ids, rule)
+  return widen(vocabulary, choose(vocabulary, counts, ids, _DEFAULT), counts)
+
+
+def count_sources(chosen: Selection) -> dict[str, Any]:
+  """Counts the tokens that are kept for each reason.
+
+  Args:
+    chosen: the tokens that are kept.
+
+  Returns:
+    `of_text`, how many are kept for the text: the others are there for other
+    text; and `sources`, how many for each reason.
+  """
+  number = collections.Counter(chosen.values())
+  return {
+    "of_text": number["always"] + number["seen"],
+    "sources": {source: number[source] for source in SOURCES},
+  }
 
 
 def _report(
@@ -186,7 +231,10 @@ def _report(
     "weights": f"{size / 1e6:.1f} MB -> {smaller / 1e6:.1f} MB",
     "text": f"{record['documents']:,} documents, {record['tokens']:,} tokens "
     f"counted; {record['rule']}",
-    "for other text": f"{after - record['of_text']:,} of the tokens",
+    "kept": ", ".join(
+      f"{number:,} {_OF_SOURCE[source]}"
+      for source, number in record["sources"].items()
+    ),
     "held out": f"{c.documents:,} documents, {c.tokens:,} tokens",
     "as before": f"{c.share_of_tokens:.3%} of the tokens, "
     f"{c.same_documents / c.documents:.1%} of the documents",
@@ -200,7 +248,7 @@ def _report(
 
 
 def _print_notes(
-  record: dict[str, Any], comparison: Comparison, unfilled: int | None
+  record: dict[str, Any], comparison: Comparison, keep: int | None
 ) -> None:
   after = record["vocab_size"]["after"]
   if record["left_out"]:
@@ -214,10 +262,10 @@ def _print_notes(
       "tokens are there for other text; give more text, or "
       f"--coverage={COVERAGE} for those of this text alone."
     )
-  if unfilled:
+  if keep and after < keep:
     print(
-      f"note: --keep={unfilled}, but the text has fewer tokens: {after:,} "
-      "with those that stay whatever it is; give more text to keep more."
+      f"note: --keep={keep}, but {after:,} tokens are all that the tokenizer "
+      "has, or that fit with those they are made of."
     )
   if comparison.share_of_tokens < _AS_BEFORE:
     print(

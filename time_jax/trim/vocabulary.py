@@ -21,6 +21,7 @@ last piece, XLM-R's distance between SentencePiece's ids and its own) holds.
 import functools
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -117,18 +118,25 @@ class Vocabulary:
   def text(self, token_id: int) -> str:
     """Returns a token's text without marks, "" if it is no whole character."""
     prefix = self._model.get("continuing_subword_prefix") or ""
-    plain = self._plain(self.tokens[token_id])
-    return plain.removeprefix(prefix).lstrip(_MARKS)
+    return self.spelling(token_id).removeprefix(prefix).lstrip(_MARKS)
 
-  def rank(self, token_id: int) -> float:
-    """Returns a number, lower for tokens more frequent in the training text.
+  def spelling(self, token_id: int) -> str:
+    """Returns a token's text with marks, "" if it is no whole character."""
+    return self._plain(self.tokens[token_id])
 
-    Unigram's scores are logarithms of probabilities; merges and WordPiece's
-    tokens are numbered as they were found, frequent ones first.
+  def log_probability(self, token_id: int) -> float:
+    """Returns the logarithm of a token's share of the training text.
+
+    Unigram's scores are that. Merges and WordPiece's tokens are numbered as
+    they were found, frequent ones first: by Zipf's law a token's share, of a
+    sum that is not 1, is one by its number.
+
+    Args:
+      token_id: id of a token of the model.
     """
     if self.kind == "Unigram" and token_id < len(self._model["vocab"]):
-      return -self._model["vocab"][token_id][1]
-    return float(token_id)
+      return self._model["vocab"][token_id][1]
+    return -math.log1p(token_id)
 
   def _plain(self, token: str) -> str:
     """Returns a token as text, "" where its bytes are no whole characters."""
