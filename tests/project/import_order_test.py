@@ -32,6 +32,7 @@ release
 report
 evals.common evals.ud evals.probing evals.ner evals.qa evals.predict
 bench.common bench.peers bench.aot bench.scaling bench.inference bench.pipeline
+bench.trim
 sweeps
 cli
 """

@@ -121,3 +121,19 @@ class Pipeline(flags.Pipeline):
     from time_jax.bench.pipeline import pipeline
 
     return pipeline.bench_pipeline(self)
+
+
+class Trim(flags.Trim):
+  """Share of held-out tokens that stay, against the tokens of `trim`."""
+
+  name = "bench trim"
+  example = (
+    "bench trim --teacher=FacebookAI/xlm-roberta-large "
+    "--text='da/*.jsonl.zst' --keep=20000,40000 --plot=frontier.png"
+  )
+
+  def run(self) -> int:
+    """Compares tokenizers of each number of tokens."""
+    from time_jax.bench.trim import frontier
+
+    return frontier.bench_trim(self)

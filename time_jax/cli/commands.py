@@ -60,5 +60,6 @@ COMMANDS: dict[str, type[Command]] = {
     bench.Scaling,
     bench.Inference,
     bench.Pipeline,
+    bench.Trim,
   )
 }

@@ -180,6 +180,21 @@ class Pipeline(Command):
       raise UserError(f"--engines: {twice} is given twice; expected it once.")
 
 
+class Trim(Command):
+  """Flags of `bench trim`."""
+
+  # Folder, hub id OWNER/NAME[@REVISION], or package:NAME/FOLDER.
+  teacher: str
+  # Sources of text, as in data.train; the last 20th of it is held out.
+  text: tuple[str, ...]
+  held_out: tuple[str, ...] = ()  # More sources that are held out.
+  documents: Count = 1000  # Of each held-out text at most, the first.
+  # Numbers of tokens, as --keep of `trim` has them.
+  keep: tuple[Count, ...] = (20_000, 30_000, 40_000, 60_000)
+  plot: pathlib.Path | None = None  # PNG file to draw.
+  json: pathlib.Path | None = None  # File to write the numbers to.
+
+
 def _repeated(names: Sequence[str]) -> str:
   """Returns the names that are there more than once, as text."""
   return ", ".join(sorted({n for n in names if names.count(n) > 1}))

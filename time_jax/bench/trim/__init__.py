@@ -1,0 +1,1 @@
+"""How much of a text stays the same with fewer tokens."""
