@@ -110,3 +110,38 @@ def test_without_a_fit_layers_are_projected_and_chosen_only():
   )
   own = fitted.params["last"]["ffn_out"]["kernel"]
   assert np.abs(own - wanted["ffn_out"]).max() > 0.01
+
+
+def test_a_fit_makes_up_for_what_a_projection_loses():
+  """On other text, with a bit of everything that is not in the basis."""
+  small = constant_scales(random_params(SMALL, 1), 2)
+  e = rotation(WIDE, SMALL.hidden_size, 3)
+  params, wide = hide(small, SMALL, e, num_heads=4, units=40)
+  rng = np.random.default_rng(6)
+  params = jax.tree.map(
+    lambda x: x + rng.normal(0, 0.05 * x.std(), x.shape).astype(np.float32),
+    params,
+  )
+  layers, held_out = (1, 3), make_rows(1)
+  shape = dataclasses.replace(SMALL, num_layers=2)
+  missed = {}
+  for name, kind, strength in (
+    ("fitted", "components", 1e-2),
+    ("projected", "components", 1e12),
+    ("selected", "selection", 1e12),
+  ):
+    found = narrowing.narrow(
+      params,
+      wide,
+      random_params(shape, 9),
+      shape,
+      layers,
+      make_rows(0, 200),
+      kind,
+      strength,
+    )
+    s = states(found.params, shape, held_out)[-1] @ found.basis.T
+    y = states(params, wide, held_out)[3]
+    missed[name] = np.square(s - y).sum() / np.square(y - y.mean(0)).sum()
+  assert missed["fitted"] < 0.7 * missed["projected"]
+  assert missed["projected"] < missed["selected"]
