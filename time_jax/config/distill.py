@@ -74,7 +74,8 @@ def default_config() -> ConfigDict:
   # with teacher.layer.
   h.pairs = ""
   # safetensors file with a matrix by which the teacher's states become as wide
-  # as the student's; empty: they are.
+  # as the student's, such as start/basis.safetensors of `start`; empty: they
+  # are.
   h.projection = ""
 
   # What student NAME has of its own, of several that learn from one teacher:

@@ -65,7 +65,9 @@ def check_term(config: ConfigDict, teacher: Any) -> None:
     raise UserError(
       f"hidden.weight={config.hidden.weight}: hidden states of the teacher are "
       f"{expected[0]} wide, those of the student {expected[1]}; expected equal "
-      "widths, or a file with a matrix of that shape as hidden.projection."
+      "widths, or a file with a matrix of that shape as hidden.projection: "
+      "start/basis.safetensors, which `time_jax start` writes for a narrower "
+      "student."
     )
   if term.projection is not None and term.projection.shape != expected:
     raise UserError(
