@@ -123,7 +123,9 @@ def one(basis):
   [
     {"sizes": (2, 2, 1), "accumulation": 4},
     {"sizes": (2, 2, 2)},
-    {"sizes": (2, 1, 1), "parallel": "pmap"},
+    pytest.param(
+      {"sizes": (2, 1, 1), "parallel": "pmap"}, marks=pytest.mark.slow
+    ),
   ],
   ids=str,
 )
