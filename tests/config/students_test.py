@@ -119,7 +119,7 @@ def test_what_all_students_have_in_common(field):
   text = refused(check_config, family(xs={field: value}, m={}))
   assert text.startswith(
     f"students.xs.{field}: all students have the same; set {field}, or one of "
-    "student.*, relations.*, teacher.layer, train.peak_lr, "
+    "student.*, relations.*, hidden.*, teacher.layer, train.peak_lr, "
   )
   assert text.endswith(", train.changes, train.ema for xs alone.")
   assert refused(typed, f"students.xs.{field}={value}") == text
