@@ -30,7 +30,7 @@ def together(tiny, tmp_path_factory):
 
 
 def test_steps_and_the_start_have_the_scores_of_the_probe(
-  together, tmp_path, capsys
+  tiny, together, tmp_path
 ):
   notes.note.cache_clear()
   student = together / "students" / "b"
@@ -41,8 +41,10 @@ def test_steps_and_the_start_have_the_scores_of_the_probe(
   assert "mean of UPOS, FEATS, DEPREL, heads on ga-dev.conllu.gz" in printed
   out = tmp_path / "probe.json"
   models = [f"{student}@10", f"{student}@20", student / "start"]
-  alone.run("probe", *models, *TREEBANK, f"--json={out}")
+  teacher = f"--teacher={tiny / 'teacher'}"
+  alone.run("probe", *models, *TREEBANK, teacher, f"--json={out}")
   probed = json.loads(out.read_text())["models"]
+  assert all(0 < one["mean_teacher_share"] < 100 for one in probed)
   found = [*(choice["candidates"][s] for s in ("10", "20")), choice["start"]]
   for one, other in zip(found, probed, strict=True):
     assert one["mean"] == pytest.approx(other["mean"])

@@ -344,4 +344,4 @@ def test_a_teacher_with_other_tokens_is_refused(folder, tiny, capsys):
     f"--train={TRAIN}",
     f"--dev={DEV_FILE}",
   )
-  assert code == EXIT_BAD_INPUT and "have different tokenizers" in error
+  assert code == EXIT_BAD_INPUT and "have different vocabularies" in error

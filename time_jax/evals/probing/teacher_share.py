@@ -24,6 +24,7 @@ from time_jax.evals.probing.word_states import (
   rows_of,
 )
 from time_jax.evals.ud.conllu import Sentence
+from time_jax.hf.tokenizer import vocabulary_sha256
 from time_jax.starts.least_squares import Moments, squared_error
 
 _LAYERS = 4  # of the teacher that are compared, evenly spaced, the last too
@@ -62,13 +63,18 @@ def teacher_share(
     each of `teacher_layers`.
 
   Raises:
-    UserError: the two have different tokenizers, `train` is too small, or
+    UserError: the two have different vocabularies, `train` is too small, or
       states are not finite.
   """
-  if student.tokenizer.sha256 != teacher.tokenizer.sha256:
+  # A student's file may be written otherwise than its teacher's.
+  vocabularies = {
+    vocabulary_sha256(opened.folder, opened.config.vocab_size)
+    for opened in (student, teacher)
+  }
+  if len(vocabularies) > 1:
     raise UserError(
       f"{student.name} and the teacher {teacher.name} have different "
-      "tokenizers; expected the teacher that the student was distilled from."
+      "vocabularies; expected the teacher that the student was distilled from."
     )
   layers = teacher_layers(teacher.config.num_layers)
   width, outputs = (o.config.hidden_size for o in (student, teacher))
