@@ -127,3 +127,10 @@ def test_a_config_from_before_students_had_names():
   assert completed(before)["students"] == {}
   assert completed(before)["student"]["seed"] == -1
   assert lacking(before | {"students": 3}) == ["students"]
+
+
+def test_a_run_from_before_there_were_hidden_states_is_one():
+  config = default_config().to_dict()
+  del config["hidden"]
+  assert lacking(config) == []
+  assert completed(config)["hidden"] == default_config().hidden.to_dict()

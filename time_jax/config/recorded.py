@@ -25,6 +25,8 @@ HARMLESS = (
   "train.watchdog",
   "teacher.path",  # the teacher's fingerprint is compared instead
 )
+# Outermost sections that runs of earlier versions did not have.
+_LATER = ("hidden",)
 
 
 def completed(
@@ -53,15 +55,19 @@ def lacking(tree: dict[str, Any]) -> list[str]:
 
   These are the outermost fields, and sections at any depth in whose place there
   is a value of another kind. A field inside of a section may be absent, and so
-  may a section that is empty by default: it may have been added after the
-  config was recorded.
+  may a section of `_LATER`, or one that is empty by default: it may have been
+  added after the config was recorded.
 
   Args:
     tree: the config, as a dict.
   """
   known = default_config().to_dict()
   return [
-    *(name for name in known if name not in tree and known[name] != {}),
+    *(
+      name
+      for name in known
+      if name not in tree and name not in _LATER and known[name] != {}
+    ),
     *_replaced(tree, known),
   ]
 
