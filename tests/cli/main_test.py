@@ -75,7 +75,8 @@ def test_a_flag_that_is_almost_right(capsys):
 
 def test_arguments_that_are_no_flags(capsys):
   line = error_of(capsys, "choose", "runs/x", "--workdir=runs/y")
-  assert line == "unexpected argument 'runs/x'. Known flags: --workdir."
+  flags = "--workdir, --by, --train, --dev"
+  assert line == f"unexpected argument 'runs/x'. Known flags: {flags}."
 
 
 class Greet(Command):

@@ -294,9 +294,10 @@ def test_whoever_waits_says_what_to_type(monkeypatch, capsys):
 
 
 def test_which_commands_process_0_does():
-  """Those that write a folder; `sweep` refuses several processes."""
+  """Those that write something; `sweep` refuses several processes."""
   once = {n for n, command in commands.COMMANDS.items() if command.once}
-  assert once == {"choose", "export", "import", "report", "trim"}
+  writing = {"choose", "export", "import", "probe", "report", "start", "trim"}
+  assert once == writing
 
 
 def test_who_only_reads_waits_for_nobody(monkeypatch, capsys):

@@ -55,7 +55,9 @@ def rows():
 
 
 # What RoBERTa's position table has before its first row, and its epsilon.
-@pytest.mark.parametrize("family", ["bert", "xlm_roberta"])
+@pytest.mark.parametrize(
+  "family", [pytest.param("bert", marks=pytest.mark.slow), "xlm_roberta"]
+)
 def test_lower_states_are_those_of_the_teacher(
   capsys, tiny, tmp_path, rows, family
 ):

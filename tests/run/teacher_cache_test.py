@@ -99,6 +99,7 @@ def test_a_cache_changes_nothing(command, without, tmp_path, asked, capsys):
   assert losses(tmp_path / "later") == without(1)
 
 
+@pytest.mark.slow  # Steps of some known rows are in cached_targets_test.
 def test_rows_beyond_the_limit_are_computed(
   command, without, tmp_path, asked, capsys
 ):

@@ -122,7 +122,7 @@ def one(basis):
   "how",
   [
     {"sizes": (2, 2, 1), "accumulation": 4},
-    {"sizes": (2, 2, 2)},
+    pytest.param({"sizes": (2, 2, 2)}, marks=pytest.mark.slow),
     pytest.param(
       {"sizes": (2, 1, 1), "parallel": "pmap"}, marks=pytest.mark.slow
     ),

@@ -28,7 +28,7 @@ from time_jax.step.train_step import Student, train_step
     ("s", 1),
     pytest.param("xs", 1, marks=pytest.mark.slow),
     pytest.param("s", 4, marks=pytest.mark.slow),
-    ("xs", 4),
+    pytest.param("xs", 4, marks=pytest.mark.slow),
   ],
 )
 def test_together_as_alone(name, accumulation):

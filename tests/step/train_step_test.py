@@ -183,7 +183,7 @@ def single_device(compiled):
 @pytest.mark.parametrize(
   "sizes",
   [
-    (8, 1, 1),
+    pytest.param((8, 1, 1), marks=pytest.mark.slow),
     pytest.param((4, 2, 1), marks=pytest.mark.slow),
     (2, 2, 2),
   ],

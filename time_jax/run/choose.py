@@ -17,6 +17,7 @@ from time_jax.core.errors import DAMAGED_JSON, GoneError, UserError
 from time_jax.core.notes import note
 from time_jax.core.storage import atomic_file, lease
 from time_jax.core.storage.paths import Path
+from time_jax.data import pipeline
 from time_jax.models.family import abstract_params
 from time_jax.parallel import sharding
 from time_jax.run import (
@@ -93,9 +94,11 @@ def choose(workdir: Path) -> int:
   Raises:
     UserError: no checkpoint, or no held-out text.
   """
-  with _choosing(workdir) as config, CheckpointReader(workdir) as checkpoints:
-    score = _loss_of_steps(config, workdir, checkpoints)
-    scores = _some(scores_of(checkpoints, score), workdir)
+  with _choosing(workdir) as config:
+    rows = _held_out(config, workdir)
+    with CheckpointReader(workdir) as checkpoints:
+      score = _loss_of_steps(config, rows, checkpoints)
+      scores = _some(scores_of(checkpoints, score), workdir)
     return _conclude(workdir, _relation_loss(config.data.validation), scores)
 
 
@@ -140,10 +143,8 @@ def _choosing(workdir: Path) -> Iterator[ConfigDict]:
     yield config
 
 
-def _loss_of_steps(
-  config: ConfigDict, workdir: Path, checkpoints: CheckpointReader
-) -> Callable[[int], Score]:
-  """Returns a function of a step: the relation loss of its checkpoint."""
+def _held_out(config: ConfigDict, workdir: Path) -> pipeline.Rows:
+  """Returns the rows of held-out text."""
   vocab_size = assembly.teacher_config(config).vocab_size
   rows = corpus.open_corpus(config, workdir, vocab_size).validation
   if rows is None:
@@ -152,6 +153,13 @@ def _loss_of_steps(
       "data.validation in its config. Without it, `export` takes the newest "
       "checkpoint, or that of --step."
     )
+  return rows
+
+
+def _loss_of_steps(
+  config: ConfigDict, rows: pipeline.Rows, checkpoints: CheckpointReader
+) -> Callable[[int], Score]:
+  """Returns a function of a step: the relation loss of its checkpoint."""
   # All devices of this machine, which need not be the run's.
   mesh = sharding.make_mesh()
   ways = sharding.batch_ways(mesh)

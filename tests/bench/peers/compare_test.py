@@ -98,7 +98,8 @@ WAYS = [
   {},
   {"cut": True},
   {"parts": 2},
-  {"compiled": "aot_eager"},  # All of torch.compile but its code generator.
+  # All of torch.compile but its code generator.
+  pytest.param({"compiled": "aot_eager"}, marks=pytest.mark.slow),
   pytest.param({"compiled": "inductor"}, marks=pytest.mark.slow),
 ]
 
