@@ -58,13 +58,14 @@ def test_any_mesh_gives_the_same_students(sizes, accumulation):
   assert_close(states, expected[0], 5e-4)
 
 
-def test_who_else_is_trained_changes_no_bit():
+def test_who_else_is_trained_does_not_matter():
   _, expected = both_on_one_device()
   run = Run(PAIR, living=("xs",))
   states = run.states()
   found = run.steps(states)
   assert found[0].keys() == {"xs"}
-  assert_equal(of("xs", found), of("xs", expected))
+  # Two programs, in which XLA may round otherwise.
+  assert_close(of("xs", found), of("xs", expected))
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(states))
 
 
