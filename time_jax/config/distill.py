@@ -9,9 +9,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from time_jax.config import hidden
 from time_jax.config.changes import invalid_changes
 from time_jax.config.fields import flatten
+from time_jax.config.hidden import problems as problems_of_hidden
 from time_jax.config.ranges import out_of_range, real, refuse, whole
 from time_jax.config.students import effective
 from time_jax.config.students import problems as problems_of_students
@@ -295,7 +295,7 @@ def _problems(config: ConfigDict) -> list[str]:
         f"data.seq_len={d.seq_len} is longer than the student's position "
         f"table, student.max_positions={config.student.max_positions}"
       )
-    problems += hidden.problems(config)
+    problems += problems_of_hidden(config)
     problems += _problems_of_cache(config)
   return problems
 
