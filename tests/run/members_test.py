@@ -15,9 +15,12 @@ from time_jax.config.students import ONE
 from time_jax.run import members
 from time_jax.telemetry import history
 
-# What each has of its own; b learns of another layer.
+# What each has of its own; a begins narrower than the teacher, with a fit to
+# it, and b learns of another layer.
+LOWER = {"student.init_from": "teacher:lower"}
 OWN = {
-  "a": {"student.num_layers": 1, "train.peak_lr": 1e-2, "train.ema": 0.5},
+  "a": {"student.num_layers": 1, "train.peak_lr": 1e-2, "train.ema": 0.5}
+  | LOWER,
   "b": {"teacher.layer": 1, "student.seed": 5, "relations.weights.qk": 1.0},
   "c": {"student.dropout": 0.0, "train.spike": 6, "train.warmup_steps": 3},
 }

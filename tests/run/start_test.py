@@ -240,7 +240,8 @@ def test_a_student_may_be_narrower(capsys, tiny, tmp_path, rows):
     "--config.train.warmup_steps=1",
   )
   command(capsys, *words("distill", tiny, tmp_path / "run", *flags))
-  command(capsys, *words("start", tiny, tmp_path / "alone", *flags))
+  output = command(capsys, *words("start", tiny, tmp_path / "alone", *flags))
+  assert "the teacher's layers 1, 2, made narrower (the square " in output
   given = exporting.tensors(tmp_path / "run" / "start")
   np.testing.assert_equal(exporting.tensors(tmp_path / "alone/start"), given)
   command(capsys, "export", f"--workdir={tmp_path}/run", "--step=1")

@@ -14,13 +14,13 @@ from several_students import (
   assert_close,
   assert_equal,
   config_of,
+  first_states,
   rows,
 )
 
 from time_jax.core.arrays import make_batch
 from time_jax.run import assembly
 from time_jax.step import evaluate, flops
-from time_jax.step.state import abstract_state, init_state
 
 TERM = {"hidden.weight": 0.5, "hidden.pairs": "2:3,1:1"}
 
@@ -44,17 +44,7 @@ class Steps:
     self.teacher = next(iter(self.objectives.values())).teacher
 
   def states(self):
-    """States of step 0, the same on any mesh."""
-    found = {}
-    for name, config in self.configs.items():
-      init = self.objectives[name].init
-      settings = assembly.step_settings(config)
-      found[name] = jax.tree.map(
-        lambda x, like: jax.device_put(np.asarray(x), like.sharding),
-        init_state(init, settings, make_mesh(1, 1, 1)),
-        abstract_state(init, settings, self.mesh),
-      )
-    return found
+    return first_states(self.configs, self.objectives, self.mesh)
 
   def lowered(self):
     batch = self.parallel.put_batch(rows(0))

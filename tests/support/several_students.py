@@ -95,16 +95,7 @@ class Run:
 
   def states(self):
     """States of step 0, the same on any mesh."""
-    found = {}
-    for name, config in self.configs.items():
-      init = self.objectives[name].init
-      settings = assembly.step_settings(config)
-      found[name] = jax.tree.map(
-        lambda x, like: jax.device_put(np.asarray(x), like.sharding),
-        init_state(init, settings, make_mesh(1, 1, 1)),
-        abstract_state(init, settings, self.mesh),
-      )
-    return found
+    return first_states(self.configs, self.objectives, self.mesh)
 
   def steps(self, states, count=3):
     """The states after some steps, and the metrics of each step."""
@@ -114,6 +105,19 @@ class Run:
       states, metrics = self.parallel.step(states, self.teacher.params, batch)
       history.append(jax.tree.map(np.asarray, metrics))
     return states, history
+
+
+def first_states(configs, objectives, mesh):
+  """States of step 0 of each student, the same on any mesh."""
+  found = {}
+  for name, config in configs.items():
+    init, settings = objectives[name].init, assembly.step_settings(config)
+    found[name] = jax.tree.map(
+      lambda x, like: jax.device_put(np.asarray(x), like.sharding),
+      init_state(init, settings, make_mesh(1, 1, 1)),
+      abstract_state(init, settings, mesh),
+    )
+  return found
 
 
 def rows(number):

@@ -90,7 +90,7 @@ def start_command(
   for name, member in group.items():
     with students.naming(name):
       folder = write_start(member, vocab_size, mesh, rows)
-    print(f"Wrote {folder}: {_about(member.config)}")
+    print(f"Wrote {folder}: {_about(member.config, folder)}")
   print(
     "Next: python -m time_jax finetune ud --config=RECIPE:model="
     f"{folder} --workdir=RUN"
@@ -99,14 +99,21 @@ def start_command(
   return 0
 
 
-def _about(config: ConfigDict) -> str:
-  """Says what a start is."""
+def _about(config: ConfigDict, folder: Path) -> str:
+  """Says what a start is, which lies in a folder."""
   s = config.student
   text = f"{s.num_layers} layers of {s.hidden_size}, "
   layers = taken_layers(config)
-  if layers:
-    return text + f"the teacher's layers {', '.join(map(str, layers))}"
-  return text + (f"as in {s.init_from}" if s.init_from else "random")
+  if not layers:
+    return text + (f"as in {s.init_from}" if s.init_from else "random")
+  text += f"the teacher's layers {', '.join(map(str, layers))}"
+  narrowing = atomic_file.read_json(folder / RECORD).get("narrowing")
+  if not narrowing:
+    return text
+  return text + (
+    ", made narrower (the square error of its last states is "
+    f"{narrowing['unexplained'][-1]:.0%} of the variance of the teacher's)"
+  )
 
 
 def taken_layers(config: ConfigDict) -> list[int]:

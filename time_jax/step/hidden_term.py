@@ -45,9 +45,10 @@ class HiddenTerm:
       None: they are.
 
   References:
-    Sanh et al., DistilBERT, arXiv 1910.01108, section 3: the cosine loss, of
-    the last layers. Jiao et al., TinyBERT, arXiv 1909.10351, equation 8: pairs
-    of layers, and widths that differ (the distance is another there).
+    Sanh et al., DistilBERT, arXiv 1910.01108: the cosine loss, of the last
+    layers. Jiao et al., TinyBERT, arXiv 1909.10351: pairs of layers, and widths
+    that differ ("hidden states based distillation"; the distance there is the
+    square error).
   """
 
   weight: float

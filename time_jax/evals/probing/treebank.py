@@ -48,7 +48,8 @@ class Treebank:
         "words": sum(len(sentence.words) for sentence in parts[name]),
       }
     classes = {"UPOS": [], labels.RELATION: []} | targets.learn(parts["train"])
-    labels.note_unknown(parts["dev"], classes)
+    read = f"the {record['train']['words']:,} words read of {train}"
+    labels.note_unknown(parts["dev"], classes, read)
     return cls(**parts, record=record)
 
 

@@ -118,8 +118,18 @@ def _tied(relation: str, head: int) -> str:
   return _ANY if head else ROOT
 
 
-def note_unknown(sentences: Sequence[Sentence], classes: Classes) -> None:
-  """Prints which words can never be right, with the line of the first."""
+def note_unknown(
+  sentences: Sequence[Sentence],
+  classes: Classes,
+  learnt_from: str = "the training file",
+) -> None:
+  """Prints which words can never be right, with the line of the first.
+
+  Args:
+    sentences: what is scored.
+    classes: those that are learnt.
+    learnt_from: where they come from, as the note says it.
+  """
   for column in ("UPOS", RELATION):
     places: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
     for sentence in sentences:
@@ -129,7 +139,7 @@ def note_unknown(sentences: Sequence[Sentence], classes: Classes) -> None:
     if places[False]:
       label, place = places[False][0]
       note(
-        f"{place}: {column} {label!r} is not in the training file, so it is "
+        f"{place}: {column} {label!r} is not in {learnt_from}, so it is "
         f"never predicted ({len(places[False])} words with unknown {column} in "
         "this file)."
       )
