@@ -10,8 +10,13 @@ from time_jax.core.errors import UserError
 from time_jax.sweeps import grid
 
 ROOT = pathlib.Path(__file__).parents[2]
-RECIPES = ["ner", "qa", "quickstart", "time", "ud", "xlmr_random"]
-SWEEPS = ["sweep_heads", "sweep_layers", "sweep_shapes", "sweep_tokens"]
+RECIPES = [
+  *("ner", "qa", "quickstart", "time", "ud", "ud_small", "xlmr_random"),
+]
+SWEEPS = [
+  *("sweep_heads", "sweep_layers", "sweep_shapes", "sweep_steps"),
+  "sweep_tokens",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import pytest
 import running
 
 from time_jax.cli import main
+from time_jax.core.errors import UserError
 from time_jax.run import assembly
 from time_jax.sweeps import grid
 from time_jax.sweeps.points import make_points
@@ -35,6 +36,7 @@ def test_no_such_file_or_argument(capsys, tmp_path):
     ("layers", {"lang": "da"}, 5),
     ("tokens", {"teacher": "xlmr_large"}, 4),
     ("shapes", {"text": "t.txt", "limit_ms": "5"}, 12),
+    ("steps", {"sizes": "m+xs", "steps": "0+100+400"}, 6),
   ],
 )
 def test_the_sweeps_here(monkeypatch, tmp_path, name, arguments, count):
@@ -73,3 +75,25 @@ def test_a_sweep_with_a_teacher_of_the_users_own(monkeypatch, tiny, tmp_path):
     assert distill.config.teacher.path == str(teacher)
     assert distill.config.teacher.layer == 3
     assert distill.config.train.num_steps == 9
+
+
+def test_no_steps_are_the_start(monkeypatch, tiny, tmp_path):
+  monkeypatch.chdir(running.ROOT)
+  for split in ("train", "dev", "test"):
+    (tmp_path / f"hu_x-ud-{split}.conllu").touch()
+  text = f"ud={tmp_path},lang=hu,sizes=xs,steps=0+7,scoring=ud_small"
+  found = grid.load(f"sweep_steps:{text},teacher={tiny / 'teacher'}")
+  found = grid.with_fields(found, ["--config.data.seq_len=32"])
+  start, distil = make_points(found, tmp_path / "run", main.COMMANDS)
+  assert [stage.name for stage in start.stages] == ["start", "finetune ud"]
+  model = start.stages[1].values.config.model
+  assert model == str(start.folder / "student" / "start")
+  assert distil.stages[0].name == "distill"
+  assert distil.stages[0].values.config.train.num_steps == 7
+  for point in (start, distil):
+    first, last = point.stages[0].values.config, point.stages[-1].values.config
+    assert first.student.num_layers == 4 and first.data.seq_len == 32
+    assert first.data.folder == str(tmp_path / "run" / "data")
+    assert last.train.batch_size == 8
+  with pytest.raises(UserError, match="steps='a'; expected whole"):
+    grid.load(f"sweep_steps:ud={tmp_path},steps=a")

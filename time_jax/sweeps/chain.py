@@ -1,13 +1,19 @@
-"""The usual commands of a point: distil by the paper's recipe, and score."""
+"""The usual commands of a point: distil by a recipe, and score."""
 
 import pathlib
 from collections.abc import Mapping
 
 from time_jax.config import recipe_arguments
 
+SCORING = "configs/ud.py"
+
 
 def distil_and_score(
-  folder: pathlib.Path, ud: str, recipe: Mapping[str, str], *fields: str
+  folder: pathlib.Path,
+  ud: str,
+  recipe: Mapping[str, str],
+  *fields: str,
+  scoring: str = SCORING,
 ) -> list[list[str]]:
   """Returns commands that train, choose and fine-tune the student of a point.
 
@@ -16,16 +22,54 @@ def distil_and_score(
     ud: folder with a release of Universal Dependencies.
     recipe: arguments of configs/time.py.
     *fields: --config.FIELD=VALUE of this point.
+    scoring: recipe of the fine-tuning.
   """
   student = folder / "student"
-  scored = {"lang": recipe.get("lang", "en"), "model": str(student), "data": ud}
-  training = f"--config=configs/time.py:{recipe_arguments.join(recipe)}"
-  scoring = f"--config=configs/ud.py:{recipe_arguments.join(scored)}"
   return [
-    ["distill", training, f"--workdir={student}", *fields],
+    ["distill", _training(recipe), f"--workdir={student}", *fields],
     ["choose", f"--workdir={student}"],
-    ["finetune", "ud", scoring, f"--workdir={folder / 'ud'}"],
+    _score(folder, student, ud, recipe, scoring),
   ]
+
+
+def start_and_score(
+  folder: pathlib.Path,
+  ud: str,
+  recipe: Mapping[str, str],
+  *fields: str,
+  scoring: str = SCORING,
+) -> list[list[str]]:
+  """Returns commands that fine-tune what a point's student begins with.
+
+  Args:
+    folder: see `distil_and_score`.
+    ud: see there.
+    recipe: see there.
+    *fields: see there.
+    scoring: see there.
+  """
+  student = folder / "student"
+  return [
+    ["start", _training(recipe), f"--workdir={student}", *fields],
+    _score(folder, student / "start", ud, recipe, scoring),
+  ]
+
+
+def _training(recipe: Mapping[str, str]) -> str:
+  return f"--config=configs/time.py:{recipe_arguments.join(recipe)}"
+
+
+def _score(
+  folder: pathlib.Path,
+  model: pathlib.Path,
+  ud: str,
+  recipe: Mapping[str, str],
+  scoring: str,
+) -> list[str]:
+  lang = recipe.get("lang", "en")
+  given = {"lang": lang, "model": str(model), "data": ud}
+  task = f"--config={scoring}:{recipe_arguments.join(given)}"
+  return ["finetune", "ud", task, f"--workdir={folder / 'ud'}"]
 
 
 def same_text(folder: pathlib.Path) -> str:

@@ -35,6 +35,7 @@ from time_jax.core.storage.paths import local_path
 
 LATENCY, TOKENS = "latency", "tokens"
 BENCH, DISTILL = "bench inference", "distill"
+_TRAINING = (DISTILL, "prepare", "start")  # They take the recipe of a student.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,16 +93,15 @@ def with_fields(sweep: Sweep, fields: Sequence[str]) -> Sweep:
 
   Args:
     sweep: the grid.
-    fields: --config.FIELD=VALUE, added to each `distill` and `prepare`.
+    fields: --config.FIELD=VALUE, added to each `distill`, `prepare` and
+      `start`.
   """
   if not fields:
     return sweep
 
   def stages(folder: pathlib.Path, **values: Any) -> list[list[str]]:
     commands = [[*map(str, words)] for words in sweep.stages(folder, **values)]
-    training = [
-      words for words in commands if words[:1] in ([DISTILL], ["prepare"])
-    ]
+    training = [words for words in commands if words and words[0] in _TRAINING]
     if not training:
       raise UserError(f"no stage is {DISTILL!r}, which would take {fields[0]}.")
     for words in training:

@@ -1,0 +1,62 @@
+"""Steps: from how much training on does a student score above its start?
+
+  python -m time_jax sweep --workdir=runs/hu-steps \
+    configs/sweep_steps.py:lang=hu,ud=FOLDER,sizes=s+xs,steps=0+100+400+1500
+
+Arguments: `ud`, a folder with an unpacked release of Universal Dependencies;
+`sizes` and `steps`, each one or several; 0 steps are the student's start, which
+is scored without distilling it; `scoring`, the recipe of the fine-tuning, such
+as configs/ud_small.py. Others are those of configs/time.py, but for its size.
+Each number of steps is a run of its own, with a whole schedule.
+"""
+
+import pathlib
+
+from time_jax.config import STUDENT_SIZES, recipe_arguments
+from time_jax.core.errors import UserError
+from time_jax.sweeps.chain import (
+  SCORING,
+  distil_and_score,
+  same_text,
+  start_and_score,
+)
+from time_jax.sweeps.grid import Sweep
+
+_FILE = "configs/sweep_steps.py"
+
+
+def get_sweep(
+  ud: str,
+  sizes: str = "s+xs",
+  steps: str = "0+100+400+1500",
+  scoring: str = SCORING,
+  **recipe: str,
+) -> Sweep:
+  """Returns the grid for `ud=..,sizes=..,steps=..,lang=..,teacher=..`."""
+
+  def stages(folder: pathlib.Path, size: str, steps: int) -> list[list[str]]:
+    own = {**recipe, "size": size}
+    text = same_text(folder)
+    if not steps:
+      return start_and_score(folder, ud, own, text, scoring=scoring)
+    run = ("train.num_steps", "checkpoint.every", "eval.every")
+    fields = (f"--config.{name}={steps}" for name in run)
+    return distil_and_score(folder, ud, own, text, *fields, scoring=scoring)
+
+  return Sweep(
+    axes={
+      "size": recipe_arguments.several(sizes, "size", _FILE, STUDENT_SIZES),
+      "steps": [_number(part) for part in steps.split("+")],
+    },
+    stages=stages,
+    x="steps",
+  )
+
+
+def _number(text: str) -> int:
+  if not text.isdecimal():
+    raise UserError(
+      f"{_FILE}: steps={text!r}; expected whole numbers with + between them, "
+      "such as 0+100+400."
+    )
+  return int(text)
