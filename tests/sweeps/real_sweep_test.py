@@ -1,6 +1,7 @@
 """A sweep of two points whose stages really run."""
 
 import json
+import shutil
 
 import pytest
 import running
@@ -74,7 +75,7 @@ def test_a_real_grid(tiny, tmp_path):
 
 
 def test_two_points_are_one_run(tiny, tmp_path, monkeypatch, capsys):
-  """Each has its student where it would be alone."""
+  """Each has its student where it would be alone, and is kept from there."""
 
   def stages(folder, layers):
     flags = (
@@ -89,18 +90,32 @@ def test_two_points_are_one_run(tiny, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(grid, "load", lambda _: made)
   for name, value in running.environment().items():
     monkeypatch.setenv(name, value)
-  assert sweep_command("x", tmp_path, main.COMMANDS) == 0
+  run, kept = tmp_path / "run", tmp_path / "kept"
+
+  def sweep():
+    return sweep_command("x", run, main.COMMANDS, results=kept)
+
+  assert sweep() == 0
   head = "joint-1: distill of 2 points in one run (layers=1, layers=2)"
   assert head in capsys.readouterr().out
   for layers in (1, 2):
-    student = tmp_path / f"layers={layers}" / "student"
+    student = run / f"layers={layers}" / "student"
     config = json.loads((student / "config.json").read_text())
     assert config["student"]["num_layers"] == layers
     assert running.last_step(student) == 4
     with CheckpointReader(student) as checkpoints:
       assert checkpoints.steps() == [4]
-  assert sweep_command("x", tmp_path, main.COMMANDS) == 0
-  assert "2 of 2 stages done before" in capsys.readouterr().out
+    left = kept / f"layers={layers}"
+    assert running.losses(left / "student") == running.losses(student)
+    (tokens,) = json.loads((left / "tokens.json").read_text()).values()
+    assert tokens > 0
+  table = (run / "sweep.csv").read_text()
+  shutil.rmtree(run)
+  assert sweep() == 0
+  output = capsys.readouterr().out
+  assert "2 of 2 stages done before" in output
+  assert f"From {kept}: layers=1, layers=2" in output
+  assert (run / "sweep.csv").read_text() == table
 
 
 SHAPES = """

@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import shutil
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ import running
 import tiny_ud
 
 from time_jax.cli import main
+from time_jax.core.storage.paths import list_files
 from time_jax.report import plot
 
 # Stands for Python: notes what it is told, writes what the command would, and
@@ -342,3 +344,52 @@ def test_what_cannot_be_run_is_not_begun(capsys, stub, before, after, message):
   _, err, calls = sweep(capsys, stub, code=2)
   assert message in err and not calls
   assert not (stub / "run").exists()
+
+
+def test_what_is_kept_needs_no_workdir(capsys, stub):
+  """Two points are finished before the workdir is lost; two are run after."""
+  kept, flag = stub / "kept", f"--results={stub}/kept"
+  first, second, third, _ = NAMES
+  (stub / "ends").write_text(f"{third}/student exit 42\n")
+  out, _, _ = sweep(capsys, stub, "", flag, code=42)
+  assert "From" not in out
+  assert sorted(path.name for path in kept.iterdir()) == [
+    *(first, second, "sweep.csv", "sweep.md"),
+  ]
+  found = sorted(
+    str(p.relative_to(kept / first)) for p in list_files(kept / first)
+  )
+  assert found == ["point.json", "speed.json", "ud/scores.json"]
+  (kept / first / "tokens.json").write_text(json.dumps({"tokens": 1234}))
+
+  shutil.rmtree(stub / "run")
+  (stub / "ends").write_text("")
+  out, _, calls = sweep(capsys, stub, "", flag)
+  assert "4 points, 8 of 16 stages done before." in out
+  assert f"From {kept}: {first}, {second}" in out
+  assert {name for name, _ in names_of(calls)} == set(NAMES[2:])
+  assert rows(stub)[first]["tokens"] == "1234"
+  assert {row["state"] for row in rows(stub).values()} == {"done"}
+  assert {*NAMES} <= {path.name for path in kept.iterdir()}
+  table = (stub / "run" / "sweep.csv").read_text()
+  assert (kept / "sweep.csv").read_text() == table
+
+  # The same commands are needed, and a point is either begun or kept.
+  shutil.rmtree(stub / "run")
+  _, error, _ = sweep(capsys, stub, "steps=31", flag, code=2)
+  assert "stage 2 was finished with '--config.train.num_steps=30'" in error
+  shutil.rmtree(stub / "run")
+  (stub / "run" / first / "student").mkdir(parents=True)
+  _, error, _ = sweep(capsys, stub, "", flag, code=2)
+  assert f"{first} was begun, and {kept / first} holds the results" in error
+  shutil.rmtree(stub / "run")
+  (kept / first / "tokens.json").write_text("{}")
+  _, error, _ = sweep(capsys, stub, "", flag, code=2)
+  assert "tokens.json is damaged; expected a number of tokens." in error
+
+
+def test_results_that_cannot_be_written(capsys, stub):
+  (stub / "file").touch()
+  _, error, _ = sweep(capsys, stub, "", f"--results={stub}/file/x", code=2)
+  assert f"cannot write to {stub}/file/x (see --results)" in error
+  assert f"stays in {stub}/run." in error

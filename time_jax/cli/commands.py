@@ -12,10 +12,13 @@ class Sweep(Command):
   example = "sweep configs/sweep_heads.py:lang=da,ud=UD --workdir=runs/heads"
   argument = "file"
   # What is varied: a name that `recipes` lists, or a file, then
-  # [:NAME=VALUE,...]. --config.FIELD=VALUE holds for `distill` and `prepare` in
-  # all points.
+  # [:NAME=VALUE,...]. --config.FIELD=VALUE holds for `distill`, `prepare` and
+  # `start` in all points.
   file: str
   workdir: Path  # Folder of the sweep.
+  # Folder for the small files of finished points (scores, losses, the table),
+  # which may be committed: a sweep in another workdir takes them for done.
+  results: Path | None = None
   config_fields: tuple[str, ...] = ()
 
   def run(self) -> int:
@@ -23,7 +26,7 @@ class Sweep(Command):
     from time_jax.sweeps import sweep
 
     return sweep.sweep_command(
-      self.file, self.workdir, COMMANDS, self.config_fields
+      self.file, self.workdir, COMMANDS, self.config_fields, self.results
     )
 
 

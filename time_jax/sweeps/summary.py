@@ -13,7 +13,7 @@ from time_jax.report import fingerprints, plot, report, results, table
 from time_jax.report.results import Result
 from time_jax.report.table import Row
 from time_jax.run.corpus import data_folder
-from time_jax.sweeps import stages
+from time_jax.sweeps import kept, stages
 from time_jax.sweeps.grid import DISTILL, LATENCY, TOKENS, Sweep
 from time_jax.sweeps.points import Point
 from time_jax.telemetry import history
@@ -73,14 +73,14 @@ def write(sweep: Sweep, points: Sequence[Point], workdir: pathlib.Path) -> None:
     for entry in entries
     for row in entry.rows
   ]
-  kept = [i for i, name in enumerate(report.HEADER) if name != _LEFT_OUT]
-  header = [report.HEADER[i] for i in kept] + ["tokens", "state"]
+  shown = [i for i, name in enumerate(report.HEADER) if name != _LEFT_OUT]
+  header = [report.HEADER[i] for i in shown] + ["tokens", "state"]
   header[1] = "point"
   body = []
   for entry, row in pairs:
-    tokens = f"{entry.tokens:,}" if entry.tokens else report.MISSING
+    read = f"{entry.tokens:,}" if entry.tokens else report.MISSING
     cells = report.texts(row)
-    body.append([*(cells[i] for i in kept), tokens, entry.state])
+    body.append([*(cells[i] for i in shown), read, entry.state])
   text = f"""{markdown_table([header, *body], "<<>")}
 
 Scores in percent; {report.MISSING}: not measured.
@@ -105,7 +105,7 @@ class _Entry:
 
   def __init__(self, sweep: Sweep, point: Point) -> None:
     self.point, self.state = point, state(sweep, point)
-    self.rows, self.tokens = _rows(point), _tokens(point)
+    self.rows, self.tokens = _rows(point), tokens(point)
 
   def x(self, axis: str, row: Row) -> float | None:
     """Returns where a row is drawn; None if that is not known."""
@@ -181,11 +181,16 @@ def check_models(scores: Sequence[Result]) -> None:
       )
 
 
-def _tokens(point: Point) -> int | None:
+def tokens(point: Point) -> int | None:
   """Returns the tokens of text that `distill` read; None if there are none.
 
   Text that was prepared and not reached is not counted, nor is text twice.
+
+  Args:
+    point: a point, begun or not.
   """
+  if (restored := kept.tokens_of(point)) is not None:
+    return restored
   for stage in point.stages:
     if stage.name == DISTILL:
       workdir = stage.values.workdir

@@ -5,14 +5,19 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from time_jax.config.command import Command
-from time_jax.core.errors import EXIT_PREEMPTED, RunError, UserError
+from time_jax.core.errors import (
+  EXIT_PREEMPTED,
+  RunError,
+  UserError,
+  explain_unwritable,
+)
 from time_jax.core.storage import lease
 from time_jax.core.storage.paths import prepare_workdir
 from time_jax.parallel import launcher_env
-from time_jax.sweeps import grid, stages, summary
-from time_jax.sweeps.grid import DISTILL
+from time_jax.sweeps import grid, kept, stages, summary
+from time_jax.sweeps.grid import DISTILL, Sweep
 from time_jax.sweeps.plan import Plan
-from time_jax.sweeps.points import make_points
+from time_jax.sweeps.points import Point, make_points
 from time_jax.sweeps.work import Work
 
 
@@ -21,6 +26,7 @@ def sweep_command(
   workdir: pathlib.Path,
   commands: Mapping[str, type[Command]],
   fields: Sequence[str] = (),
+  results: pathlib.Path | None = None,
 ) -> int:
   """Runs what is not done yet of a sweep, then prints its table.
 
@@ -29,6 +35,8 @@ def sweep_command(
     workdir: gets a folder for every point, and the table.
     commands: all commands there are, by name.
     fields: see `grid.with_fields`.
+    results: folder for small files of finished points, see `kept`; points
+      that are in it are done.
 
   Returns:
     The exit code: 0 when done, EXIT_PREEMPTED when a stage ended with it or a
@@ -51,6 +59,7 @@ def sweep_command(
     lease.hold(workdir / lease.RUN, f"--workdir={workdir}"),
     stages.alone(workdir) as lock,
   ):
+    restored = kept.restore(points, results) if results else []
     records = {point.name: stages.Record(point) for point in points}
     finished = [
       records[point.name].finished(i)
@@ -63,9 +72,13 @@ def sweep_command(
       f"before. Output: {workdir}/POINT/STAGE.log",
       flush=True,
     )
+    if restored:
+      print(f"From {results}: {', '.join(restored)}", flush=True)
     work = Work(sweep, points, records, lock)
     for goes_on in work.steps(plan):
       summary.write(sweep, points, workdir)
+      if results:
+        _keep(sweep, points, workdir, results)
       if not goes_on:
         return EXIT_PREEMPTED
   print("\n" + (workdir / "sweep.md").read_text(encoding="utf-8"))
@@ -83,3 +96,26 @@ def sweep_command(
       "Those stages start again when the sweep does."
     )
   return 0
+
+
+def _keep(
+  sweep: Sweep,
+  points: Sequence[Point],
+  workdir: pathlib.Path,
+  results: pathlib.Path,
+) -> None:
+  """Keeps the points that are done, and the table.
+
+  Raises:
+    UserError: the file system refuses.
+  """
+  try:
+    for point in points:
+      if summary.state(sweep, point) == summary.DONE:
+        kept.keep(point, summary.tokens(point), results)
+    kept.keep_table(workdir, results)
+  except OSError as error:
+    raise UserError(
+      f"cannot write to {results} (see --results): "
+      f"{explain_unwritable(error)}. What is finished stays in {workdir}."
+    ) from error
