@@ -378,7 +378,8 @@ def test_what_is_kept_needs_no_workdir(capsys, stub):
   shutil.rmtree(stub / "run")
   _, error, _ = sweep(capsys, stub, "steps=31", flag, code=2)
   assert "stage 2 was finished with '--config.train.num_steps=30'" in error
-  shutil.rmtree(stub / "run")
+  assert f"or delete {kept / first}." in error
+  assert not (stub / "run" / first).exists()
   (stub / "run" / first / "student").mkdir(parents=True)
   _, error, _ = sweep(capsys, stub, "", flag, code=2)
   assert f"{first} was begun, and {kept / first} holds the results" in error

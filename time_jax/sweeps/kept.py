@@ -15,7 +15,7 @@ from time_jax.report.results import SCORES_FILE
 from time_jax.run.choose import FILE as CHOICE
 from time_jax.sweeps.grid import BENCH, DISTILL
 from time_jax.sweeps.points import Point
-from time_jax.sweeps.stages import RECORD
+from time_jax.sweeps.stages import RECORD, Record
 
 TOKENS = "tokens.json"  # of a point: how many it read
 _METRICS = "metrics.jsonl"
@@ -33,7 +33,8 @@ def restore(points: Sequence[Point], results: pathlib.Path) -> list[str]:
     Names of these points.
 
   Raises:
-    UserError: such a point was begun in the workdir, too.
+    UserError: such a point was begun in the workdir, too, or has other
+      commands now.
   """
   found = []
   for point in points:
@@ -45,6 +46,7 @@ def restore(points: Sequence[Point], results: pathlib.Path) -> list[str]:
         f"{point.folder} was begun, and {kept} holds the results of that "
         f"point. Delete {point.folder} to take them, or {kept} to go on."
       )
+    Record(point, kept)  # Its commands are those of now.
     _copy(list_files(kept), kept, point.folder)
     found.append(point.name)
   return found

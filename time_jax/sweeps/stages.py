@@ -46,13 +46,18 @@ class Ended:
 class Record:
   """What is known of a point's stages, on disk after every change."""
 
-  def __init__(self, point: Point) -> None:
+  def __init__(self, point: Point, folder: pathlib.Path | None = None) -> None:
     """Reads what an earlier session left.
+
+    Args:
+      point: the point.
+      folder: where the record is; None: in the folder of the point.
 
     Raises:
       UserError: a finished stage has another command now.
     """
-    self._point, self._path = point, point.folder / RECORD
+    folder = folder or point.folder
+    self._point, self._path = point, folder / RECORD
     self._ended: list[Ended] = []
     if self._path.exists():
       content = files.read_json(self._path)
@@ -61,7 +66,7 @@ class Record:
         self._ended = [atomic_file.from_json(Ended, row) for row in stages]
       except DAMAGED_JSON as error:
         raise UserError(
-          f"{self._path} is damaged; delete {point.folder} to run it again."
+          f"{self._path} is damaged; delete {folder} to run it again."
         ) from error
     for i in filter(self.finished, range(len(point.stages))):
       before, now = self._ended[i].words, self._words(i)
@@ -71,7 +76,7 @@ class Record:
         raise UserError(
           f"{self._path}: stage {i + 1} was finished with {gone!r}, and has "
           f"{new!r} now. Use another --workdir, or the sweep as it was, or "
-          f"delete {point.folder}."
+          f"delete {folder}."
         )
 
   def _words(self, i: int) -> list[str]:

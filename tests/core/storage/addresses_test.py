@@ -33,6 +33,7 @@ from time_jax.data.sources import Source
     "report {run} --out=gs://x",
     "sweep gs://x --workdir={run}",
     "sweep {tiny}/teacher --workdir=gs://x",
+    "sweep {tiny}/teacher --workdir={run} --results=gs://x",
     "doctor --workdir=gs://x",
   ],
 )
