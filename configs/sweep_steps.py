@@ -50,6 +50,7 @@ def get_sweep(
     },
     stages=stages,
     x="steps",
+    y="LAS",
   )
 
 

@@ -31,7 +31,9 @@ def test_tokens_are_of_the_text_that_was_read(
   data = SimpleNamespace(data=SimpleNamespace(folder=""))
   values = SimpleNamespace(workdir=tmp_path, config=data)
   stage = SimpleNamespace(name="distill", values=values)
-  assert summary._tokens(SimpleNamespace(stages=[stage])) == found
+  assert (
+    summary.tokens(SimpleNamespace(stages=[stage], folder=tmp_path)) == found
+  )
 
 
 def test_tokens_of_a_student_are_of_the_text_of_its_run(monkeypatch, tmp_path):
@@ -43,5 +45,7 @@ def test_tokens_of_a_student_are_of_the_text_of_its_run(monkeypatch, tmp_path):
   data = SimpleNamespace(data=SimpleNamespace(folder=""))
   values = SimpleNamespace(workdir=workdir, config=data)
   stage = SimpleNamespace(name="distill", values=values)
-  assert summary._tokens(SimpleNamespace(stages=[stage])) is None
+  assert (
+    summary.tokens(SimpleNamespace(stages=[stage], folder=tmp_path)) is None
+  )
   assert asked == [tmp_path / "data"]

@@ -36,7 +36,7 @@ mkdir -p $place
 SWEEP = """
 from time_jax.sweeps.grid import Sweep
 
-def get_sweep(steps="30", limit_ms="", stage="choose", x="latency"):
+def get_sweep(steps="30", limit_ms="", stage="choose", x="latency", y=""):
   def stages(folder, heads, seed):
     run = folder / "student"
     return [
@@ -51,7 +51,7 @@ def get_sweep(steps="30", limit_ms="", stage="choose", x="latency"):
        "train={ud}/ga-train.conllu.gz,dev={ud}/ga-dev.conllu.gz"],
     ]
   limit = float(limit_ms) if limit_ms else None
-  return Sweep({{"heads": (2, 4), "seed": (0, 1)}}, stages, limit, x, 1)
+  return Sweep({{"heads": (2, 4), "seed": (0, 1)}}, stages, limit, x, 1, y)
 """
 NAMES = [f"heads={heads}_seed={seed}" for heads in (2, 4) for seed in (0, 1)]
 SCORES = ("UPOS", "Lemmas", "LAS")
@@ -172,12 +172,13 @@ def test_the_plot_joins_points_that_differ_in_one_axis(
   monkeypatch.setattr(
     plot, "figure", lambda *args, **more: drawn.append((args, more))
   )
-  for x, moving, others in (
-    ("heads", "heads", "seed"),
-    ("latency", "seed", "heads"),
+  for x, y, moving, others in (
+    ("heads", "LAS", "heads", "seed"),
+    ("latency", "", "seed", "heads"),
   ):
-    sweep(capsys, stub, f"x={x}")
+    sweep(capsys, stub, f"x={x},y={y}")
     (rows, *_), more = drawn[-1]
+    assert {*rows[0].cells} == ({y} if y else {*SCORES})
     points = [dict(part.split("=") for part in n.split("_")) for n in NAMES]
     assert [r.label for r in rows] == [f"{moving}={p[moving]}" for p in points]
     assert more["groups"] == [f"{others}={p[others]}" for p in points]
@@ -331,6 +332,7 @@ def test_one_process_only(capsys, monkeypatch, stub):
     ("return Sweep(", "return dict(", "fails: TypeError"),
     ("return Sweep(", "return str(1) or (", "gives str, expected a Sweep"),
     ("def get_sweep(", "def sweep(", "no attribute 'get_sweep'"),
+    ('y=""', 'y="luck"', "y is 'luck', expected one of UPOS, Lemmas, LAS"),
     ('x="latency"', 'x="colour"', "x is 'colour', expected latency, tokens"),
   ],
 )

@@ -32,6 +32,7 @@ from typing import Any
 from time_jax.config import recipe_arguments, recipe_files
 from time_jax.core.errors import UserError, kind_and_reason
 from time_jax.core.storage.paths import local_path
+from time_jax.report.results import COLUMNS
 
 LATENCY, TOKENS = "latency", "tokens"
 BENCH, DISTILL = "bench inference", "distill"
@@ -53,6 +54,8 @@ class Sweep:
       `distill` read; or an axis of numbers.
     together: points that are distilled in one run at most, where they may
       share a teacher and what it reads, see `joint`; 1: each alone.
+    y: the score that is drawn, such as "LAS"; empty: the mean of those that all
+      points have.
   """
 
   axes: Mapping[str, Sequence[Any]]
@@ -60,6 +63,7 @@ class Sweep:
   limit_ms: float | None = None
   x: str = LATENCY
   together: int = 8
+  y: str = ""
 
 
 def load(spec: str) -> Sweep:
@@ -176,6 +180,8 @@ def _problem(sweep: Sweep) -> str:
   known = sweep.x in (LATENCY, TOKENS) or numbers
   if not known or not all(isinstance(n, int | float) for n in numbers):
     return f"x is {sweep.x!r}, expected latency, tokens or an axis of numbers"
+  if sweep.y and sweep.y not in COLUMNS:
+    return f"y is {sweep.y!r}, expected one of {', '.join(COLUMNS)}, or none"
   if type(sweep.together) is not int or sweep.together < 1:
     return f"together is {sweep.together!r}, expected a whole number from 1 on"
   return ""

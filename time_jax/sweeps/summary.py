@@ -124,7 +124,9 @@ def _draw(
   named, groups = [], []
   for entry, row in rows:
     texts = {name: f"{name}={x}" for name, x in entry.point.values.items()}
-    named.append(dataclasses.replace(row, labels=(texts.pop(moving),)))
+    label = texts.pop(moving)
+    shown = {k: cell for k, cell in row.cells.items() if sweep.y in ("", k)}
+    named.append(dataclasses.replace(row, labels=(label,), cells=shown))
     groups.append(", ".join(texts.values()))
   costs = {LATENCY: plot.MS, TOKENS: "million tokens of text"}
   drawn = plot.figure(
