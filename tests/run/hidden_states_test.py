@@ -81,6 +81,8 @@ def test_a_run_goes_on_and_a_cache_changes_nothing(
   assert run_record.PROJECTION in capsys.readouterr().err
 
 
+# Steps and scores of such a student are in step/hidden_steps_test.
+@pytest.mark.slow
 def test_a_student_whose_relations_are_off_is_chosen_by_them(
   tiny, tmp_path, basis, one_process, one_device, capsys
 ):

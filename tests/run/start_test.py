@@ -136,6 +136,7 @@ def test_what_is_recorded(capsys, tiny, tmp_path):
     assert str(tmp_path) not in json.dumps(record)
 
 
+@pytest.mark.slow  # That it can be opened is in probing/criterion_test.
 def test_it_is_fine_tuned(capsys, tmp_path):
   encoder = tiny_ner.write_encoder(tmp_path / "teacher")
   sizes = json.loads((encoder / "config.json").read_text())

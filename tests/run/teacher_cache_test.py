@@ -129,6 +129,7 @@ def test_the_size_is_told_with_what_a_limit_costs():
   assert f"{some}; one of them" in once and "raise train.accumulation" in once
 
 
+@pytest.mark.slow  # Targets of that type are in cached_targets_test.
 def test_a_short_cache_gives_one_result_whatever_is_there(
   command, without, tmp_path
 ):

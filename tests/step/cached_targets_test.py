@@ -22,7 +22,7 @@ ONE = ((1, 1, 1), 4)
 # Sizes of a mesh, and the number of micro-batches.
 LAYOUTS = [
   ONE,
-  ((8, 1, 1), 2),
+  pytest.param(((8, 1, 1), 2), marks=pytest.mark.slow),
   pytest.param(((2, 2, 1), 4), marks=pytest.mark.slow),
   pytest.param(((1, 4, 1), 1), marks=pytest.mark.slow),
   pytest.param(((2, 1, 2), 4), marks=pytest.mark.slow),

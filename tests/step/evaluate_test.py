@@ -144,7 +144,11 @@ def test_the_batch_size_does_not_matter(run, params, rows, one_batch):
   assert_same(run(params, rows, size=4), one_batch)
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize(
+  "sizes",
+  [pytest.param((8, 1, 1), marks=pytest.mark.slow), (2, 2, 2)],
+  ids=str,
+)
 def test_the_mesh_does_not_matter(run, params, rows, one_batch, sizes):
   assert_same(run(params, rows, sizes, size=8), one_batch)
 

@@ -130,6 +130,7 @@ def test_layout_and_micro_batches_do_not_matter(one, how):
       )
 
 
+@pytest.mark.slow  # The term of bfloat16 states is in hidden_term_test.
 def test_bfloat16_is_near(one):
   _, history = one(dtype="bfloat16")
   _, expected = one()

@@ -206,7 +206,7 @@ PMAP = {"how": "pmap", "accumulation": 4}
 @pytest.mark.parametrize(
   ("sizes", "how"),
   [
-    ((2, 1, 1), {"accumulation": 4}),
+    pytest.param((2, 1, 1), {"accumulation": 4}, marks=pytest.mark.slow),
     ((2, 1, 1), PMAP),
     pytest.param((8, 1, 1), {"how": "pmap"}, marks=pytest.mark.slow),
   ],

@@ -78,10 +78,15 @@ def test_what_udtools_does_not_take_is_told_before_training():
   ("field", "words"),
   [
     ("train.peak_lr", "train.peak_lr is 0.003 in process 0, 'other' in"),
-    ("seeds", "seeds is [0] in process 0, 'other' in process 1"),
     ("dev file (SHA-256)", "dev file (SHA-256) is '"),
-    ("model (SHA-256)", "model (SHA-256) is '"),
-    ("tokenizer (SHA-256)", "tokenizer (SHA-256) is '"),
+    *(
+      pytest.param(*words, marks=pytest.mark.slow)
+      for words in (
+        ("seeds", "seeds is [0] in process 0, 'other' in process 1"),
+        ("model (SHA-256)", "model (SHA-256) is '"),
+        ("tokenizer (SHA-256)", "tokenizer (SHA-256) is '"),
+      )
+    ),
     ("versions.jax", "versions.jax is '"),
   ],
 )
