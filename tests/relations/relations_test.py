@@ -2,6 +2,7 @@
 other where the reference has no answer."""
 
 import doctest
+import functools
 import pathlib
 
 import jax
@@ -48,17 +49,26 @@ def test_the_examples_of_docstrings(module):
   assert results.attempted > 4 and not results.failed
 
 
-# Differ from others in widths and heads alone, which kernels_test varies too.
-ALIKE = ("base_h32_a8_r*_self", "base_h*_a16_r*_self", "base_h48_a[48]_r*_self")
+# Programs of their own that differ from others in widths and heads alone, which
+# kernels_test varies too. "dense", the definition, is quick with every case.
+ALIKE = ("base_h32_a8_r*", "base_h*_a16_r*_self", "base_h48_a[48]_r*_self")
+
+
+def is_slow(path, name):
+  alike = any(path.match(f"{pattern}.npz") for pattern in ALIKE)
+  return alike and name != "dense"
 
 
 @pytest.mark.parametrize(
   ("path", "implementation"),
   [
-    pytest.param(path, name, id=f"{path.stem}-{name}")
+    pytest.param(
+      *(path, name),
+      id=f"{path.stem}-{name}",
+      marks=pytest.mark.slow if is_slow(path, name) else (),
+    )
     for path in CASES
     for name in NAMED
-    if name == "dense" or not any(map(path.match, (f"{x}.npz" for x in ALIKE)))
   ],
 )
 def test_equals_the_reference(path, implementation):
@@ -89,6 +99,8 @@ def test_equals_the_reference(path, implementation):
     )
 
 
+# This and the next two have one program for each implementation: rows, widths,
+# heads and relations are alike, and to compile takes most of their time.
 @pytest.mark.parametrize("implementation", FAST)
 @pytest.mark.parametrize("scale", [1.0, 30.0], ids=["normal", "saturated"])
 def test_equals_dense_on_packed_rows(scale, implementation):
@@ -100,6 +112,48 @@ def test_equals_dense_on_packed_rows(scale, implementation):
   assert_close(found, expected)
   for grad in jax.tree.leaves(found[1]):
     assert not np.asarray(grad)[PACKED == 0].any()
+
+
+@pytest.mark.parametrize("implementation", NAMED)
+def test_packed_documents_count_as_if_alone(implementation):
+  teacher, student = random_qkv(0, 4, 12, 32), random_qkv(1, 4, 12, 16)
+  (packed, _), _ = value_and_grad(
+    student, teacher, jnp.asarray(PACKED), ALL, 4, implementation
+  )
+
+  def alone(x, row, columns):
+    """The document in the first of otherwise empty rows, of the same shape."""
+    rows = np.zeros_like(x)
+    rows[0, : len(columns)] = np.asarray(x)[row, columns]
+    return rows
+
+  one_by_one = []
+  for row, ids in enumerate(PACKED):
+    for document in range(1, ids.max() + 1):
+      take = functools.partial(
+        alone, row=row, columns=np.flatnonzero(ids == document)
+      )
+      inputs = student, teacher, np.ones_like(PACKED)
+      (loss, _), _ = value_and_grad(
+        *jax.tree.map(take, inputs), ALL, 4, implementation
+      )
+      one_by_one.append(loss)
+  assert len(one_by_one) == 6
+  np.testing.assert_allclose(packed, np.mean(one_by_one), rtol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", NAMED)
+def test_empty_batch_gives_zero_and_no_nan(implementation):
+  (value, _), grads = value_and_grad(
+    random_qkv(1, 4, 12, 16),
+    random_qkv(0, 4, 12, 32),
+    jnp.zeros_like(PACKED),
+    ALL,
+    4,
+    implementation,
+  )
+  assert value == 0
+  assert all(bool((g == 0).all()) for g in jax.tree.leaves(grads))
 
 
 @pytest.mark.parametrize("length", [300, 600])
@@ -117,41 +171,13 @@ def test_one_pass_in_squares_and_blocks(length):
   assert_close(found, expected)
 
 
-@pytest.mark.parametrize("implementation", NAMED)
-def test_packed_documents_count_as_if_alone(implementation):
-  teacher, student = random_qkv(0, 4, 12, 32), random_qkv(1, 4, 12, 16)
-  (packed, _), _ = value_and_grad(
-    student, teacher, jnp.asarray(PACKED), SOME, 4, implementation
-  )
-
-  def take(x, row, columns):
-    rest = 12 - len(columns)
-    return jnp.pad(x[row, jnp.asarray(columns)], ((0, rest), (0, 0)))
-
-  rows, segments = [], []
-  for row, ids in enumerate(PACKED):
-    for document in range(1, ids.max() + 1):
-      columns = np.flatnonzero(ids == document)
-      rows.append((row, columns))
-      segments.append([1] * len(columns) + [0] * (12 - len(columns)))
-
-  def alone(x):
-    return jax.tree.map(
-      lambda a: jnp.stack([take(a, *where) for where in rows]), x
-    )
-
-  (one_by_one, _), _ = value_and_grad(
-    alone(student),
-    alone(teacher),
-    jnp.asarray(segments),
-    SOME,
-    4,
-    implementation,
-  )
-  np.testing.assert_allclose(packed, one_by_one, rtol=1e-5)
-
-
-@pytest.mark.parametrize("implementation", NAMED)
+@pytest.mark.parametrize(
+  "implementation",
+  [
+    pytest.param(n, marks=pytest.mark.slow if n.startswith("pallas") else ())
+    for n in NAMED
+  ],
+)
 def test_gradient_is_the_derivative(implementation):
   with jax.enable_x64(True):
     teacher, student = random_qkv(0, 2, 5, 8), random_qkv(1, 2, 5, 4)
@@ -172,20 +198,6 @@ def test_gradient_is_the_derivative(implementation):
       return jnp.sum(jnp.stack(list(sums.values())))
 
     check_grads(total, arrays, order=1, modes=["rev"], rtol=1e-5)
-
-
-@pytest.mark.parametrize("implementation", NAMED)
-def test_empty_batch_gives_zero_and_no_nan(implementation):
-  (value, _), grads = value_and_grad(
-    random_qkv(1, 2, 6, 8),
-    random_qkv(0, 2, 6, 8),
-    jnp.zeros((2, 6), jnp.int32),
-    {"qq": 1.0},
-    2,
-    implementation,
-  )
-  assert value == 0
-  assert all(bool((g == 0).all()) for g in jax.tree.leaves(grads))
 
 
 @pytest.mark.parametrize("implementation", NAMED)
