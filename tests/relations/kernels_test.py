@@ -46,7 +46,9 @@ def both(name, shape, widths, num_heads=2, scale=1.0):
 
 
 @pytest.mark.parametrize("name", FAST)
-@pytest.mark.parametrize("widths", [(6, 16), (64, 20)], ids=str)
+@pytest.mark.parametrize(
+  "widths", [pytest.param((6, 16), marks=pytest.mark.slow), (64, 20)], ids=str
+)
 def test_any_width_of_a_head(name, widths):
   """Also those that no power of two and no register measures."""
   assert_close(*both(name, (2, 70), widths))
@@ -67,7 +69,10 @@ def test_long_rows(name, length, num_heads, scale):
 
 
 @pytest.mark.parametrize("name", FAST)
-@pytest.mark.parametrize(("length", "scale"), [(600, 30.0), (1100, 1.0)])
+@pytest.mark.parametrize(
+  ("length", "scale"),
+  [(600, 30.0), pytest.param(1100, 1.0, marks=pytest.mark.slow)],
+)
 def test_long_ragged_rows_in_bfloat16(name, length, scale):
   """Against the definition in float32: rounding, and nothing that adds up."""
   inputs = [
@@ -88,8 +93,8 @@ def test_long_ragged_rows_in_bfloat16(name, length, scale):
 @pytest.mark.parametrize(
   ("name", "sizes"),
   [
-    ("one_pass", (8, 1, 1)),
-    ("pallas_tpu", (4, 2, 1)),
+    pytest.param("one_pass", (8, 1, 1), marks=pytest.mark.slow),
+    pytest.param("pallas_tpu", (4, 2, 1), marks=pytest.mark.slow),
     *((name, (2, 2, 2)) for name in FAST),
   ],
   ids=str,
@@ -154,7 +159,7 @@ def test_under_pmap(name):
 
   rows = jax.tree.map(lambda x: x[:, None], (*inputs, segments))
   values, grads = jax.pmap(jax.value_and_grad(total))(*rows)
-  value, grad = jax.value_and_grad(total)(*inputs, segments)
+  value, grad = jax.jit(jax.value_and_grad(total))(*inputs, segments)
   np.testing.assert_allclose(values.sum(), value, rtol=1e-5)
   np.testing.assert_allclose(grads.query[:, 0], grad.query, atol=1e-6)
 
