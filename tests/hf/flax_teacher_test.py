@@ -42,7 +42,7 @@ def precise_matmul():
 
 
 @pytest.fixture(scope="module")
-def mesh():
+def all_devices():
   return sharding.make_mesh()
 
 
@@ -114,7 +114,9 @@ def _packed_and_alone():
 
 
 @needs_flax_models
-@pytest.mark.parametrize("layer", [1, NUM_LAYERS])
+@pytest.mark.parametrize(
+  "layer", [pytest.param(1, marks=pytest.mark.slow), NUM_LAYERS]
+)
 @pytest.mark.parametrize("name", ["bert", "roberta"])
 def test_parity(name, layer, mesh):
   """With PyTorch, and on packed rows with our encoder and rows of their own."""
@@ -155,14 +157,14 @@ def test_describes_itself_as_own_teacher(mesh):
 
 @needs_flax_models
 @pytest.mark.usefixtures("loose_promotion")
-def test_keeps_only_layers_up_to_the_distilled_one(mesh):
-  teacher = _load(GOLDEN / "bert", 2, mesh, jnp.bfloat16)
+def test_keeps_only_layers_up_to_the_distilled_one(all_devices):
+  teacher = _load(GOLDEN / "bert", 2, all_devices, jnp.bfloat16)
   assert set(teacher.params) == {"embeddings", "encoder"}
   assert set(teacher.params["encoder"]["layer"]) == {"0", "1"}
   for leaf in jax.tree.leaves(teacher.params):
     assert leaf.dtype == jnp.bfloat16
     assert leaf.sharding.is_fully_replicated
-    assert leaf.sharding.mesh == mesh
+    assert leaf.sharding.mesh == all_devices
 
 
 @needs_flax_models
@@ -200,15 +202,15 @@ def test_reads_legacy_names(mesh, tmp_path):
 
 @needs_flax_models
 @pytest.mark.parametrize("rows", [1, 3])
-def test_sharded_rows_equal_single_ones(mesh, rows):
-  teacher = _load(GOLDEN / "bert", 3, mesh)
+def test_sharded_rows_equal_single_ones(all_devices, rows):
+  teacher = _load(GOLDEN / "bert", 3, all_devices)
   batch, want = _golden("bert", 3)
-  ways = sharding.batch_ways(mesh)
+  ways = sharding.batch_ways(all_devices)
   tokens = np.tile(batch.tokens[:1], (rows * ways, 1))
   segments = np.tile(batch.segment_ids[:1], (rows * ways, 1))
-  with sharding.use_mesh(mesh):
+  with sharding.use_mesh(all_devices):
     got = _project(
-      teacher, sharding.global_batch(tokens, segments, mesh, rows * ways)
+      teacher, sharding.global_batch(tokens, segments, all_devices, rows * ways)
     )
   np.testing.assert_allclose(got.query[-1], want.query[0], atol=TOLERANCE)
 
