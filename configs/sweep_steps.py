@@ -1,7 +1,7 @@
 """Steps: from how much training on does a student score above its start?
 
-  python -m time_jax sweep --workdir=runs/hu-steps \
-    configs/sweep_steps.py:lang=hu,ud=FOLDER,sizes=s+xs,steps=0+100+400+1500
+  python -m time_jax sweep --workdir=runs/da-steps \
+    configs/sweep_steps.py:lang=da,ud=FOLDER,sizes=s+xs,steps=0+100+400+1500
 
 Arguments: `ud`, a folder with an unpacked release of Universal Dependencies;
 `sizes` and `steps`, each one or several; 0 steps are the student's start, which

@@ -80,7 +80,11 @@ def folder(tmp_path_factory):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.parametrize(
-  ("layer", "dtype"), [(LAYERS, "float32"), (5, "bfloat16")]
+  ("layer", "dtype"),
+  [
+    pytest.param(LAYERS, "float32", marks=pytest.mark.slow),
+    (5, "bfloat16"),
+  ],
 )
 def test_memory_and_names(folder, layer, dtype):
   """At most what is kept, and a tenth of the file's size."""

@@ -106,8 +106,20 @@ TILES = {
 }
 
 
-@pytest.mark.parametrize("tile", TILES)
-@pytest.mark.parametrize("name", OPTIONS)
+# Every tile, with no option and with all; every option, with a tile each.
+@pytest.mark.parametrize(
+  ("name", "tile"),
+  [
+    pytest.param(
+      *(name, tile),
+      marks=()
+      if name in ("plain", "all") or tile == "queries"
+      else pytest.mark.slow,
+    )
+    for name in OPTIONS
+    for tile in TILES
+  ],
+)
 def test_tiles_are_the_definition(monkeypatch, mesh, name, tile):
   expected = defined(name)
   monkeypatch.setattr(attention, "_TILE", TILES[tile])

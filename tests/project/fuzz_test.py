@@ -40,7 +40,7 @@ from time_jax.models.bert import BertConfig
 from time_jax.run import choose, run_files, status
 from time_jax.trim.sentencepiece_file import SentencePieceFile
 
-FILES = int(os.environ.get("FUZZ", "25"))  # for each reader
+FILES = int(os.environ.get("FUZZ", "10"))  # for each reader
 TESTS = pathlib.Path(__file__).parents[1]
 MEMORY = 2 << 30  # bytes that reading may take
 DOCUMENTS = preparing.make_documents(30)

@@ -47,9 +47,9 @@ def without_torch(monkeypatch):
   monkeypatch.setattr(torch_encoder, "installed", lambda: False)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def distilled(tiny, tmp_path_factory):
-  """A finished run with three checkpoints."""
+  """A finished run with three checkpoints; not to be changed."""
   workdir = tmp_path_factory.mktemp("distilled")
   flag = "--config.checkpoint.keep_every=10"
   output = alone.run(*running.command(tiny, workdir, flag))
@@ -57,7 +57,7 @@ def distilled(tiny, tmp_path_factory):
   return workdir
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def released(distilled, tmp_path_factory):
   """A copy of the run, chosen and exported; and what the commands printed."""
   workdir = tmp_path_factory.mktemp("released") / "run"

@@ -7,7 +7,6 @@ In process, mostly on eight devices; only the joining of processes is left out.
 import gzip
 import json
 import pathlib
-import resource
 import shutil
 
 import numpy as np
@@ -16,7 +15,6 @@ import running
 import safetensors.numpy
 
 from time_jax.checkpoint.reader import CheckpointReader
-from time_jax.checkpoint.writer import CheckpointWriter
 from time_jax.cli import main
 from time_jax.config import command_line
 
@@ -293,7 +291,7 @@ def test_choose_without_held_out_text(capsys, tiny, tmp_path):
   assert "has no held-out text to choose by; expected data.validation" in line
 
 
-# One program for all runs below, compiled once.
+# The program of run_record_test, too.
 FAST = (
   "--config.data.validation=()",
   "--config.checkpoint.every=2",
@@ -327,43 +325,3 @@ def test_a_teacher_that_gives_no_numbers(capsys, tiny, tmp_path):
   assert sum(leaf.std() > 0 for leaf in params) > 5
   way_on = "--config.train.changes='2:peak_lr=0.0025'"
   assert f"half the learning rate, add {way_on} to the same command" in line
-
-
-# Orbax's threads outlive the loop of the save that failed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.usefixtures("one_device")
-def test_a_disk_that_is_full_while_saving(capsys, monkeypatch, tiny, tmp_path):
-  """The operating system refuses files above a size from step 4 on."""
-  save, limits = (
-    CheckpointWriter.save,
-    resource.getrlimit(resource.RLIMIT_FSIZE),
-  )
-
-  def save_on_a_full_disk(self, step, *args, wait=False):
-    if step == 4:
-      # Enough for the metrics, too little for the parameters.
-      resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    save(self, step, *args, wait=wait or step < 4)
-
-  monkeypatch.setattr(CheckpointWriter, "save", save_on_a_full_disk)
-  run = tmp_path / "run"
-  try:
-    line = error_of_distill(capsys, tiny, run, *FAST, code=3)
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-  assert line.startswith(f"cannot write a checkpoint to {run}/checkpoints: ")
-  assert "File too large" in line
-  assert "Earlier checkpoints are untouched; make room and run" in line
-  with CheckpointReader(run) as checkpoints:
-    assert checkpoints.steps() == [2]
-
-  monkeypatch.setattr(CheckpointWriter, "save", save)
-  assert main.main(running.command(tiny, run, *FAST)) == 0
-  output = capsys.readouterr()
-  assert "continuing after step 2" in output.err
-  assert "Done: 6 steps." in output.out
-  with CheckpointReader(run) as checkpoints:
-    assert checkpoints.steps() == [4, 6]
-  whole = tmp_path / "whole"
-  assert main.main(running.command(tiny, whole, *FAST)) == 0
-  running.assert_same_state(running.saved(run, 6), running.saved(whole, 6))

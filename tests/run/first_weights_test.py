@@ -73,25 +73,17 @@ def exported(capsys, workdir, *flags):
   return exporting.tensors(workdir / "export")
 
 
+# Another choice of layers, without `start`, is in start_test.
+@pytest.mark.slow
 @pytest.mark.parametrize(
-  ("init_from", "layers"),
-  [
-    pytest.param("teacher", [1, 2], marks=pytest.mark.slow),
-    ("teacher:3,1", [3, 1]),
-  ],
+  ("init_from", "layers"), [("teacher", [1, 2]), ("teacher:3,1", [3, 1])]
 )
 def test_layers_of_the_teacher(capsys, tiny, tmp_path, init_from, layers):
   flag = f"--config.student.init_from={init_from}"
   run = tmp_path / "run"
   command(capsys, *distil(tiny, run, flag, *TEACHER_SHAPE))
   found = exported(capsys, run)
-  teacher = safetensors.numpy.load_file(tiny / "teacher" / "model.safetensors")
-  for name, tensor in found.items():
-    source = name
-    if name.startswith("encoder.layer."):
-      number, _, rest = name.removeprefix("encoder.layer.").partition(".")
-      source = f"encoder.layer.{layers[int(number)] - 1}.{rest}"
-    np.testing.assert_array_equal(tensor, teacher[source], err_msg=name)
+  exporting.assert_layers(found, exporting.tensors(tiny / "teacher"), layers)
   text = (run / "export" / "README.md").read_text()
   assert f"| first weights from | {init_from} |" in text
 
@@ -107,11 +99,15 @@ def test_a_student_of_a_folder_goes_on(capsys, tiny, tmp_path, source):
     np.testing.assert_array_equal(tensor, found[name], err_msg=name)
 
 
+@pytest.mark.parametrize(
+  "make_mesh", [None, pytest.param(ALL_DEVICES, marks=pytest.mark.slow)]
+)
 def test_an_imported_student_goes_on(
-  capsys, monkeypatch, tiny, tmp_path, source
+  capsys, monkeypatch, tiny, tmp_path, source, make_mesh
 ):
-  """On all devices."""
-  monkeypatch.setattr(sharding, "make_mesh", ALL_DEVICES)
+  """On one device, and on all of them."""
+  if make_mesh:
+    monkeypatch.setattr(sharding, "make_mesh", make_mesh)
   run = tmp_path / "run"
   command(capsys, "import", source, f"--workdir={run}")
   command(capsys, *distil(tiny, run))

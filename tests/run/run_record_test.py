@@ -1,6 +1,7 @@
 """Whether a run is still the same: older ones, changed ones, other hosts."""
 
 import json
+import resource
 import shutil
 
 import alone
@@ -11,6 +12,7 @@ import running
 import tree_names
 
 from time_jax.checkpoint.reader import CheckpointReader
+from time_jax.checkpoint.writer import CheckpointWriter
 from time_jax.cli import main
 from time_jax.config.distill import default_config
 from time_jax.config.students import ONE
@@ -106,6 +108,50 @@ def test_other_text_in_another_folder_is_refused(tiny, begun, tmp_path, capsys):
     text.write_text(sound)
   shutil.rmtree(tmp_path / "rows")
   assert distill(tiny, begun, folder) == 0  # The same text in another place.
+
+
+# Orbax's threads outlive the loop of the save that failed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_disk_that_is_full_while_saving(
+  capsys, monkeypatch, tiny, whole, tmp_path
+):
+  """The operating system refuses files above a size from step 4 on."""
+  save, limits = (
+    CheckpointWriter.save,
+    resource.getrlimit(resource.RLIMIT_FSIZE),
+  )
+
+  def save_on_a_full_disk(self, step, *args, wait=False):
+    if step == 4:
+      # Enough for the metrics, too little for the parameters.
+      resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    save(self, step, *args, wait=wait or step < 4)
+
+  run = tmp_path / "run"
+  try:
+    with monkeypatch.context() as patch:
+      patch.setattr(CheckpointWriter, "save", save_on_a_full_disk)
+      assert distill(tiny, run) == 3
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  told = capsys.readouterr().err
+  assert "Traceback" not in told
+  *before, line = told.splitlines()
+  assert not any(one.startswith("time_jax: error") for one in before)
+  error = "time_jax: error: cannot write a checkpoint to"
+  assert line.startswith(f"{error} {run}/checkpoints: ")
+  assert "File too large" in line
+  assert "Earlier checkpoints are untouched; make room and run" in line
+  with CheckpointReader(run) as checkpoints:
+    assert checkpoints.steps() == [2]
+
+  assert distill(tiny, run) == 0
+  output = capsys.readouterr()
+  assert "continuing after step 2" in output.err
+  assert "Done: 6 steps." in output.out
+  with CheckpointReader(run) as checkpoints:
+    assert checkpoints.steps() == [4, 6]
+  assert_same_end(run, whole)
 
 
 def test_the_average_is_what_is_used(tiny, tmp_path):

@@ -87,7 +87,7 @@ def test_lower_states_are_those_of_the_teacher(
 
 
 @pytest.mark.parametrize(
-  "init_from", ["", pytest.param("teacher:3,1", marks=pytest.mark.slow)]
+  "init_from", [pytest.param("", marks=pytest.mark.slow), "teacher:3,1"]
 )
 def test_distilling_begins_with_it(capsys, tiny, tmp_path, init_from):
   """Behind its first step, whose learning rate is 0, nothing has changed."""
@@ -109,6 +109,11 @@ def test_distilling_begins_with_it(capsys, tiny, tmp_path, init_from):
   assert given.keys() == found.keys()
   for name, tensor in given.items():
     np.testing.assert_array_equal(tensor, found[name], err_msg=name)
+  if init_from:
+    teacher = exporting.tensors(tiny / "teacher")
+    exporting.assert_layers(found, teacher, [3, 1])
+    text = (tmp_path / "export" / "README.md").read_text()
+    assert f"| first weights from | {init_from} |" in text
   # It can be written afterwards, too, but not another one.
   command(capsys, *words("start", tiny, tmp_path, *flags))
   again = exporting.tensors(tmp_path / "start")

@@ -77,10 +77,13 @@ def losses(workdir):
 
 def test_a_cache_changes_nothing(command, without, tmp_path, asked, capsys):
   """Bit by bit: in the first passes, in a later run, and after damage."""
-  cache = f"--config.teacher.cache={tmp_path / 'cache'}"
-  assert len(without(1)) > STEPS
+  flags = (
+    "--config.train.accumulation=4",
+    f"--config.teacher.cache={tmp_path / 'cache'}",
+  )
+  assert len(without(4)) > STEPS
   assert not asked
-  assert main.main(command(tmp_path / "first", cache)) == 0
+  assert main.main(command(tmp_path / "first", *flags)) == 0
   count = len(set(asked))
   assert set(asked) == set(range(count))
   told = f"for {count} rows (384 B a token), all of them"
@@ -93,10 +96,9 @@ def test_a_cache_changes_nothing(command, without, tmp_path, asked, capsys):
   with path.open("r+b") as file:
     file.seek(5 * SIZE + 100)
     file.write(b"damage")
-  assert main.main(command(tmp_path / "later", cache)) == 0
+  assert main.main(command(tmp_path / "later", *flags)) == 0
   assert set(asked) == {5}
-  assert losses(tmp_path / "first") == without(1)
-  assert losses(tmp_path / "later") == without(1)
+  assert losses(tmp_path / "first") == losses(tmp_path / "later") == without(4)
 
 
 @pytest.mark.slow  # Steps of some known rows are in cached_targets_test.
@@ -157,8 +159,11 @@ def test_a_disk_that_is_full_leaves_the_run_alone(
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(os, "pwritev", full)
-  cache = f"--config.teacher.cache={tmp_path / 'cache'}"
-  assert main.main(command(tmp_path / "full", cache)) == 0
+  flags = (
+    "--config.train.accumulation=4",  # The program of other runs.
+    f"--config.teacher.cache={tmp_path / 'cache'}",
+  )
+  assert main.main(command(tmp_path / "full", *flags)) == 0
   text = capsys.readouterr().err
   assert text.count("rows.bin cannot be written: No space left on device") == 1
 

@@ -65,6 +65,16 @@ def write_tensors(folder, content):
   safetensors.numpy.save_file(content, path, metadata={"format": "pt"})
 
 
+def assert_layers(found, teacher, layers):
+  """A student's tensors are the teacher's, of its layers with these numbers."""
+  for name, tensor in found.items():
+    source = name
+    if name.startswith("encoder.layer."):
+      number, _, rest = name.removeprefix("encoder.layer.").partition(".")
+      source = f"encoder.layer.{layers[int(number)] - 1}.{rest}"
+    np.testing.assert_array_equal(tensor, teacher[source], err_msg=name)
+
+
 def rehash(folder):
   """As if the export itself had written the folder as it is now."""
   path = folder / "time_jax.json"

@@ -16,7 +16,7 @@ finetune qa: config workdir
 probe: models train dev teacher json allow_pickle
 predict: folder engine int8
 report: workdirs teacher out by
-sweep: file workdir
+sweep: file workdir results
 recipes:
 recipe: name
 languages: code

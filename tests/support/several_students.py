@@ -130,7 +130,7 @@ def rows(number):
 
 
 @functools.cache
-def both_on_one_device(accumulation=1):
+def both_on_one_device(accumulation=4):
   """The pair together, undisturbed: the run, and what has become."""
   run = Run(PAIR, accumulation=accumulation)
   return run, run.steps(run.states())

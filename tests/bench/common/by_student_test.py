@@ -126,7 +126,8 @@ def test_the_teacher_alone_computes_what_students_read(runner):
   batch = runner.full_batch()
   window = runner.teacher_window(iter([batch] * 2), 2)
   assert len(window.seconds) == 2 and window.real_tokens == 2 * 16 * 16
-  found = runner.objectives["m"].teacher.targets(runner.teacher_params, batch)
+  ask = jax.jit(runner.objectives["m"].teacher.targets)
+  found = ask(runner.teacher_params, batch)
   read = {2: ("query", "key"), 3: ("key", "value")}
   expected = sum(
     np.asarray(getattr(found.projections[layer], field)).sum(dtype=np.float64)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import sys
 import types
 from typing import ClassVar
@@ -51,13 +52,20 @@ def one_device(mesh, monkeypatch):
   monkeypatch.setattr(subjects, "ChildProcess", Here)
 
 
-@pytest.fixture
-def folder(encoder, one_device, tmp_path):
+@pytest.fixture(scope="module")
+def written(encoder, mesh, tmp_path_factory):
   """What `finetune` writes, but for the training."""
   annotated = gold.read(GOLD, "ud")
-  out = tmp_path / "model"
-  random_model.write(out, "random:2x16x2", str(encoder), annotated)
+  out = tmp_path_factory.mktemp("written") / "model"
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sharding, "make_mesh", lambda **sizes: mesh)
+    random_model.write(out, "random:2x16x2", str(encoder), annotated)
   return out
+
+
+@pytest.fixture
+def folder(written, one_device, tmp_path):
+  return shutil.copytree(written, tmp_path / "model")
 
 
 def test_models_of_our_own(capsys, folder, tmp_path):
