@@ -59,10 +59,10 @@ def test_those_that_stay_are_scored(copy, capsys):
       if step == 2:  # The one before it, and the one after it.
         for gone in (1, 3):
           shutil.rmtree(folder_of(copy, gone))
-      return {"relation_loss": checkpoints.metadata(step)["run"]}
+      return {"loss": checkpoints.metadata(step)["run"]}
 
     found = choose.scores_of(checkpoints, score)
-  assert found == {2: {"relation_loss": 2}, 4: {"relation_loss": 4}}
+  assert found == {2: {"loss": 2}, 4: {"loss": 4}}
   assert "left out: step 1, 3, which the run deleted" in capsys.readouterr().err
 
 

@@ -25,7 +25,7 @@ from saving import (
 from time_jax.checkpoint import checksums, layout, writer
 from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.errors import UserError
-from time_jax.telemetry.history import METRIC
+from time_jax.telemetry.history import FORMER_METRIC, METRIC
 
 pytestmark = pytest.mark.filterwarnings(
   "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -84,8 +84,8 @@ def test_the_format_on_disk(joint):
     *("xs.params", "xs.rest", "metadata", "metrics"),
   }
   assert scores_of(joint, 2) == {
-    "m.eval/relation_loss": 0.5,
-    "xs.eval/relation_loss": 0.7,
+    "m.eval/loss": 0.5,
+    "xs.eval/loss": 0.7,
   }
 
 
@@ -120,6 +120,19 @@ def test_the_best_of_each_stays(tmp_path):
         save_joint(checkpoints, step, scores[step])
   assert steps_in(tmp_path) == [1, 2, 4, 7]
   assert scores_of(tmp_path, 4) == joint_scores({"m": 0.7, "xs": 0.6})
+
+
+def test_the_best_of_an_earlier_version_stays(tmp_path):
+  """Its score has the name that it had then."""
+  old = {f"{student}.{FORMER_METRIC}": 0.2 for student in ("s", "xs")}
+  with open_in(tmp_path, 1, metrics=list(old)) as checkpoints:
+    for step, score in ((1, old), (2, dict.fromkeys(old, 0.5))):
+      checkpoints.save(step, {"params": {"x": jnp.ones(2)}}, {}, score)
+  with open_joint(tmp_path, keep_latest=1) as checkpoints:
+    for step, score in ((3, {"s": 0.3, "xs": 0.1}), (4, {"s": 0.3, "xs": 0.4})):
+      new = joint_scores(score)
+      checkpoints.save(step, {"params": {"x": jnp.ones(2)}}, {}, new)
+  assert steps_in(tmp_path) == [1, 3, 4]
 
 
 def test_the_best_with_the_highest_score_stays(tmp_path):

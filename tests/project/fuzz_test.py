@@ -137,7 +137,7 @@ def run(folder):
   (folder / "student.json").write_text(json.dumps(shape))
   lines = [
     {"step": i, "train/loss": 0.5, "time/unix": 5.0 * i, "time/steps": 1.0}
-    | {"eval/relation_loss": 1.0, "perf/steps_per_second": 2.0}
+    | {"eval/loss": 1.0, "perf/steps_per_second": 2.0}
     for i in range(9)
   ]
   path = folder / "metrics.jsonl"

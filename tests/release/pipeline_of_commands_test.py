@@ -76,19 +76,18 @@ def test_choose_ranks_by_the_loss_on_held_out_text(tiny, released):
   run, out, _ = released
   choice = json.loads((run / "choice.json").read_text())
   losses = {
-    int(step): values["relation_loss"]
-    for step, values in choice["candidates"].items()
+    int(step): values["loss"] for step, values in choice["candidates"].items()
   }
   assert sorted(losses) == STEPS
   chosen = min(losses, key=losses.get)
   assert choice["step"] == chosen
-  assert choice["relation_loss"] == losses[chosen]
+  assert choice["loss"] == losses[chosen]
   assert choice["validation"] == [f"{tiny}/validation.txt"]
   # The run itself evaluated the same checkpoints on one device.
   evaluated = {
-    row["step"]: row["eval/relation_loss"]
+    row["step"]: row["eval/loss"]
     for row in running.metrics(run)
-    if "eval/relation_loss" in row
+    if "eval/loss" in row
   }
   for step in STEPS:
     assert losses[step] == pytest.approx(evaluated[step], rel=1e-4)
@@ -97,18 +96,18 @@ def test_choose_ranks_by_the_loss_on_held_out_text(tiny, released):
     assert losses[step] == pytest.approx(sum(parts), rel=1e-5)
   header, *rows, end, following = out.splitlines()
   assert header.split()[:2] == ["rank", "step"]
-  column = header.split().index("relation_loss")
+  column = header.split().index("loss")
   table = [(int(r.split()[1]), float(r.split()[column])) for r in rows]
   assert [row.split()[0] for row in rows] == ["1", "2", "3"]
   assert table == sorted(
     ((step, round(loss, 5)) for step, loss in losses.items()),
     key=lambda row: row[1],
   )
-  how = "the lowest relation loss on held-out text"
+  how = "the lowest loss on held-out text"
   assert end == (
     f"Chosen: step {chosen} by {how}, written to {run}/choice.json."
   )
-  assert (choice["by"], choice["reason"]) == ("relation_loss", how)
+  assert (choice["by"], choice["reason"]) == ("loss", how)
   assert following == f"Next: python -m time_jax export --workdir={run}"
 
 
@@ -129,7 +128,7 @@ def test_of_equals_the_later_step_wins(
   monkeypatch.setattr(
     evaluate,
     "make_evaluator",
-    lambda *setting: lambda *what: {"student": {"relation_loss": next(found)}},
+    lambda *setting: lambda *what: {"student": {"loss": next(found)}},
   )
   out = command(capsys, "choose", f"--workdir={run}")
   rows = re.findall(r"^ +(\d) +(\d+) ", out, re.M)
@@ -141,10 +140,10 @@ def test_a_run_without_a_finite_loss_has_no_choice(capsys, monkeypatch, run):
   monkeypatch.setattr(
     evaluate,
     "make_evaluator",
-    lambda *setting: lambda *what: {"student": {"relation_loss": float("nan")}},
+    lambda *setting: lambda *what: {"student": {"loss": float("nan")}},
   )
   line = command(capsys, "choose", f"--workdir={run}", code=2)
-  assert line == "no checkpoint has a finite relation loss."
+  assert line == "no checkpoint has a finite loss."
   assert not (run / "choice.json").exists()
 
 
@@ -366,7 +365,7 @@ def test_the_card_says_what_the_run_recorded(tiny, released):
     f"{train['tokens']:,} tokens, {train['rows']} rows, "
     f"{train['packing_efficiency']:.1%} full",
     "tokens read": f"{sum(r['data/tokens'] for r in rows):,.0f}",
-    "relation loss in training": f"{rows[0]['train/loss']:.4f} (step 1), "
+    "loss in training": f"{rows[0]['train/loss']:.4f} (step 1), "
     f"{rows[-1]['train/loss']:.4f} (step 30)",
     "hardware of the session that saved it": f"{jax.device_count()} x cpu, "
     "1 process(es)",
@@ -383,7 +382,7 @@ def test_the_run_leaves_its_record(distilled):
   assert steps == list(range(1, 31))
   assert (distilled / "loss.png").stat().st_size > 1000
   assert list((distilled / "tensorboard").iterdir())
-  key = "eval/relation_loss"
+  key = "eval/loss"
   first, *_, last = [row[key] for row in rows if key in row]
   assert last < first
   later = itertools.pairwise(row["step"] for row in rows)

@@ -81,7 +81,7 @@ def test_a_run_goes_on_and_a_cache_changes_nothing(
 
 # Steps and scores of such a student are in step/hidden_steps_test.
 @pytest.mark.slow
-def test_a_student_whose_relations_are_off_is_chosen_by_them(
+def test_a_student_whose_relations_are_off_is_chosen_by_the_rest(
   tiny, tmp_path, basis, one_process, one_device, capsys
 ):
   off = [f"--config.relations.weights.{x}{x}=0" for x in "qkv"]
@@ -89,10 +89,17 @@ def test_a_student_whose_relations_are_off_is_chosen_by_them(
   assert distill(tiny, tmp_path / "run", *flags) == 0
   rows = told(tmp_path / "run")
   assert all("train/kl_qq" not in row for row in rows)
-  scores = [row["eval/relation_loss"] for row in rows if "eval/kl_qq" in row]
-  assert len(set(scores)) == 3
+  scores = {row["step"]: row["eval/loss"] for row in rows if "eval/loss" in row}
+  assert len(set(scores.values())) == 3
+  assert all(
+    row["eval/loss"] == pytest.approx(0.5 * row["eval/hidden"])
+    for row in rows
+    if "eval/loss" in row
+  )
   assert main.main(["choose", f"--workdir={tmp_path / 'run'}"]) == 0
-  assert "hidden" in capsys.readouterr().out
+  del scores[0]  # Step 0 has no checkpoint.
+  best = min(scores, key=scores.get)
+  assert f"Chosen: step {best} by the lowest loss" in capsys.readouterr().out
 
 
 def config_of(tiny, fields):

@@ -40,7 +40,7 @@ def write(
       }
     )
     if step % 50 == 0:
-      rows.append({"step": step, "eval/relation_loss": 2 - step / 100})
+      rows.append({"step": step, "eval/loss": 2 - step / 100})
   first = last - steps[-1] / 10
   sessions = [
     {

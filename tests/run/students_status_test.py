@@ -24,7 +24,7 @@ def record(workdir, name, *, step=100, end=None, skipped=0, held_out=True):
     for number in range(10, step + 1, 10)
   ]
   if held_out:
-    rows.insert(-1, {"step": 50, "eval/relation_loss": 1.5})
+    rows.insert(-1, {"step": 50, "eval/loss": 1.5})
   sessions = [{"event": "start", "time": now - step / 10}]
   if end is not None:
     sessions.append({"event": "end", "time": now, "code": end, "why": "NaN"})

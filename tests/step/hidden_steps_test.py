@@ -243,7 +243,7 @@ def test_each_learns_as_alone_on_one_device(basis, one, together, name):
 
 
 def test_held_out_scores(basis):
-  """The relation loss is what it was, also where no relation is learnt."""
+  """What counts is the loss; the relations are measured as they were."""
   fields = TERM | {"hidden.projection": basis}
   configs = {
     "plain": config_of("m"),
@@ -258,6 +258,12 @@ def test_held_out_scores(basis):
   found = score(params, steps.teacher.params, batches)
   hidden = found["term"].pop("hidden")
   assert found["alone"].pop("hidden") == pytest.approx(hidden) and hidden > 0.1
+  weight = configs["term"].hidden.weight
+  relations = found["plain"].pop("loss")
+  for name in ("term", "alone"):
+    assert found[name].pop("relation_loss") == pytest.approx(relations)
+  assert found["term"].pop("loss") == pytest.approx(relations + weight * hidden)
+  assert found["alone"].pop("loss") == pytest.approx(weight * hidden)
   assert_close(found["term"], found["plain"])
   assert_close(found["alone"], found["plain"])
 

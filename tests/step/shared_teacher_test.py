@@ -196,7 +196,7 @@ def test_scores_together_as_alone():
   score = evaluate.make_evaluator(run.objectives, run.mesh)
   together = score(params, run.teacher.params, batches)
   assert together.keys() == params.keys()
-  assert together["xs"].keys() == {"relation_loss", "kl_qq", "kl_vv"}
+  assert together["xs"].keys() == {"loss", "kl_qq", "kl_vv"}
   found = score({"xs": params["xs"]}, run.teacher.params, batches)
   assert found == {"xs": together["xs"]}
   alone = Run(["s"])

@@ -95,7 +95,7 @@ def open_joint(workdir, **more):
 
 
 def save_joint(checkpoints, step, scores=None, mesh=None, **more):
-  """Saves all members; `scores`: student -> relation loss."""
+  """Saves all members; `scores`: student -> loss."""
   mesh = mesh or make_mesh(1, 1, 1)
   checkpoints.save(
     step,

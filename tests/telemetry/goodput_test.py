@@ -66,7 +66,7 @@ def test_a_resumed_run_goes_on_counting(clock):
   rows = [
     {"step": 4, "time/steps": 10.0, "time/startup": 1.0},
     {"step": 6, "time/steps": 20.0, "time/startup": 1.5},
-    {"step": 6, "eval/relation_loss": 1.0},
+    {"step": 6, "eval/loss": 1.0},
   ]
   first, now = 1e9 + 62, 1e9 + 100
   book.resume(rows, [first, 1e9 + 80, now])

@@ -11,6 +11,7 @@ from tensorboardX.proto import event_pb2
 
 from time_jax.core.storage import atomic_file
 from time_jax.telemetry import history, metrics
+from time_jax.telemetry.history import METRIC
 
 STUDENT = "student"
 
@@ -60,8 +61,8 @@ def test_rows_are_written_at_once(tmp_path):
   with metrics.Recorder({STUDENT: tmp_path}, 0, 10, True) as recorder:
     recorder.write(1, {STUDENT: {"train/loss": 0.5, "data/tokens": 7}})
     assert lines(tmp_path) == [{"step": 1, "train/loss": 0.5, "data/tokens": 7}]
-    recorder.write(2, {STUDENT: {"eval/relation_loss": 0.25}})
-  assert lines(tmp_path)[1] == {"step": 2, "eval/relation_loss": 0.25}
+    recorder.write(2, {STUDENT: {"eval/loss": 0.25}})
+  assert lines(tmp_path)[1] == {"step": 2, "eval/loss": 0.25}
   assert history.read_metrics(tmp_path) == lines(tmp_path)
 
 
@@ -90,6 +91,19 @@ def test_a_torn_last_line_is_dropped(tmp_path):
   assert [row["step"] for row in history.read_metrics(tmp_path)] == [1, 2]
   record(tmp_path, 3, [4])
   assert [row["step"] for row in lines(tmp_path)] == [1, 2, 4]
+
+
+def test_the_held_out_loss_of_an_earlier_version(tmp_path):
+  """Its relation loss was its loss, but not where it had hidden states."""
+  rows = [
+    {"eval/relation_loss": 2.0},
+    {"eval/relation_loss": 2.0, METRIC: 3.0, "eval/hidden": 1.0},
+    {"eval/relation_loss": 2.0, "eval/hidden": 1.0},
+  ]
+  for step, row in enumerate(rows, 1):
+    record(tmp_path, step - 1, [step], **row)
+  curve = history.curve(history.read_metrics(tmp_path), METRIC)
+  assert curve == [(1, 2.0), (2, 3.0)]
 
 
 def test_no_metrics_yet(tmp_path):
@@ -122,11 +136,11 @@ def test_json_has_null_for_what_is_no_number(tmp_path):
 
 
 def test_tensorboard_has_the_same_numbers(tmp_path):
-  record(tmp_path, 0, [1, 2], **{"eval/relation_loss": 0.125})
+  record(tmp_path, 0, [1, 2], **{"eval/loss": 0.125})
   assert sorted(scalars(tmp_path)) == [
-    (1, "eval/relation_loss", 0.125),
+    (1, "eval/loss", 0.125),
     (1, "train/loss", 0.25),
-    (2, "eval/relation_loss", 0.125),
+    (2, "eval/loss", 0.125),
     (2, "train/loss", 0.5),
   ]
 
@@ -151,7 +165,7 @@ def test_lines_where_there_is_no_terminal(tmp_path, capsys, monkeypatch):
     recorder.write(10, {STUDENT: {"train/loss": 1.0}})
     recorder.say("half of it")
     recorder.write(20, {STUDENT: {"train/loss": 0.9}})
-    recorder.write(20, {STUDENT: {"eval/relation_loss": 0.5}})
+    recorder.write(20, {STUDENT: {"eval/loss": 0.5}})
     recorder.write(
       30,
       {
@@ -213,9 +227,7 @@ def test_what_was_no_number_is_not_left_out_of_a_curve():
 def test_the_curve_is_drawn(tmp_path):
   record(tmp_path, 0, [1, 2, 3])
   with metrics.Recorder({STUDENT: tmp_path}, 3, 10, True) as recorder:
-    recorder.write(
-      4, {STUDENT: {"eval/relation_loss": 0.5, "train/loss": math.nan}}
-    )
+    recorder.write(4, {STUDENT: {"eval/loss": 0.5, "train/loss": math.nan}})
   path = history.plot_losses(tmp_path)
   assert path == tmp_path / "loss.png"
   assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
@@ -242,10 +254,10 @@ def test_each_of_several_students_has_records_of_its_own(tmp_path, capsys):
         "xs": {"train/loss": 0.75, "train/kl_qq": 0.2} | speed,
       },
     )
-    recorder.write(2, {"xs": {"eval/relation_loss": 0.25}})
+    recorder.write(2, {"xs": {"eval/loss": 0.25}})
   assert [row.get("train/loss") for row in lines(folders["m"])] == [0.5]
   assert [row["step"] for row in lines(folders["xs"])] == [1, 2]
-  assert scalars(folders["xs"])[-1] == (2, "eval/relation_loss", 0.25)
+  assert scalars(folders["xs"])[-1] == (2, "eval/loss", 0.25)
   (line,) = capsys.readouterr().err.splitlines()
   assert line == "step 1 of 10: m loss 0.5000 xs loss 0.7500 1,234 tok/s"
   with metrics.Recorder(folders, 1, 10, True) as recorder:

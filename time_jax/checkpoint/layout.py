@@ -7,7 +7,7 @@ WORKDIR/damaged/STEP                         set aside, see `quarantine`
 
 A run of several students saves all of them in one checkpoint, so that they
 always stand at the same step: their trees are `xs.params`, `xs.rest`, ...,
-their scores `xs.eval/relation_loss`, ..., and their records
+their scores `xs.eval/loss`, ..., and their records
 {"students": {"xs": ...}}. Each student has a folder, which commands take like
 the workdir of a run of its own; a file in it says where the checkpoints are:
 

@@ -7,6 +7,8 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from time_jax.telemetry.history import METRIC, loss_of
+
 
 def manager_options(
   keep_latest: int,
@@ -61,4 +63,11 @@ def _score(metric: str, highest: bool) -> Callable[[Any], float]:
   Of several students, one may have ended, or its score was not finite.
   """
   worst = -math.inf if highest else math.inf
-  return lambda scores: scores.get(metric, worst)
+
+  def score(scores: Any) -> float:
+    if not metric.endswith(METRIC):
+      return scores.get(metric, worst)
+    found = loss_of(scores, metric.removesuffix(METRIC))
+    return worst if found is None else found
+
+  return score

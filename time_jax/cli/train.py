@@ -89,9 +89,9 @@ class Choose(Command):
   example = "choose --workdir=runs/quickstart"
   once = True
   workdir: Path  # Folder of the run, or of one of its students.
-  # What counts: relation loss on held-out text, or what `probe` finds, by which
-  # the student's start is ranked as well.
-  by: Literal["relation_loss", "probe"] = "relation_loss"
+  # What counts: the loss on held-out text, or what `probe` finds, by which the
+  # student's start is ranked as well.
+  by: Literal["loss", "probe"] = "loss"
   train: Path | None = None  # With --by=probe: CoNLL-U file to fit.
   dev: Path | None = None  # With --by=probe: CoNLL-U file to score.
 

@@ -13,6 +13,7 @@ from time_jax.catalog.tables import read_table
 from time_jax.core.display import markdown_table
 from time_jax.core.errors import first_line
 from time_jax.models.bert import BertConfig
+from time_jax.release import provenance
 from time_jax.release.options import Options
 
 NOT_STATED = "not stated"
@@ -20,9 +21,11 @@ _NOT_RECORDED = "not recorded"
 _ROWS = read_table("card_rows.tsv", "time_jax.release")
 _DISTILLED = """\
 A small text encoder{}, distilled from a larger one with time_jax after TiME
-([arXiv 2512.14645](https://arxiv.org/abs/2512.14645)): {} learned
-the attention relations of one layer of its teacher. It gives vectors for
-tokens, to be fine-tuned for tagging, parsing, named entities and the like."""
+([arXiv 2512.14645](https://arxiv.org/abs/2512.14645)): {}.
+It gives vectors for tokens, to be fine-tuned for tagging, parsing, named
+entities and the like."""
+_RELATIONS = "{} learned the attention relations of one layer of its teacher"
+_STATES = "it learned hidden states of its teacher"
 _LIMITS = """\
 There is no masked-language-model head. Quality on tasks: not stated."""
 _NO_POOLER = """\
@@ -32,11 +35,13 @@ The loss sees the query, key and value projections of the last layer and all
 below them. What follows them in that layer, and the pooler, are as they were
 initialised: fine-tune the model, or take an earlier layer. There is no
 masked-language-model head. Quality on tasks: not stated."""
+_WHOLE_LAST_LIMITS = """\
+All layers were distilled; the pooler is as it was initialised: fine-tune the
+model. There is no masked-language-model head. Quality on tasks: not stated."""
 _WITHOUT_LAST_LIMITS = """\
-The layer above the last one of this model, whose query, key and value
-projections were distilled, is left out. The pooler is as it was initialised:
-fine-tune the model. There is no masked-language-model head. Quality on tasks:
-not stated."""
+The layer above the last one of this model, which was distilled with it, is left
+out. The pooler is as it was initialised: fine-tune the model. There is no
+masked-language-model head. Quality on tasks: not stated."""
 _SECTIONS = (
   *("Use", "Limits", "How it was made", "Shape"),
   *("Verified when exported", "Licence"),
@@ -118,7 +123,8 @@ def problems(text: str) -> list[str]:
     if not body or not body[1].strip():
       lacking.append(f"README.md lacks the section {title!r}")
   for row in _ROWS:
-    pattern = rf"^\| {re.escape(row['label'])} \| \S"
+    # Earlier versions knew no other loss, and called it "relation loss".
+    pattern = rf"^\| (relation )?{re.escape(row['label'])} \| \S"
     if not row["optional"] and not re.search(pattern, text, re.M):
       lacking.append(f"README.md does not say: {row['label']}")
   if re.search(r"\$\w|\bTODO\b|More Information Needed", text):
@@ -145,14 +151,22 @@ def _about(facts: Mapping[str, Any]) -> str:
     origin = facts.get("imported_from", _NOT_RECORDED)
     return f"A text encoder, taken over by time_jax; from: {origin}."
   language = facts.get("language")
+  learned = []
+  if facts.get("relations") != provenance.NONE:
+    on_top = "left_out" in facts
+    layer = "a layer on top of it" if on_top else "its last layer"
+    learned.append(_RELATIONS.format(layer))
+  if "hidden_states" in facts:
+    learned.append(_STATES)
   return _DISTILLED.format(
-    f" for {find(language).name}" if language else "",
-    "a layer on top of it" if "left_out" in facts else "its last layer",
+    f" for {find(language).name}" if language else "", ", and ".join(learned)
   )
 
 
 def _limits(facts: Mapping[str, Any], has_pooler: bool) -> str:
   limits = _DISTILLED_LIMITS if "teacher" in facts else _LIMITS
+  if "teacher" in facts and "whole_last_layer" in facts:
+    limits = _WHOLE_LAST_LIMITS
   if "teacher" in facts and "left_out" in facts:
     limits = _WITHOUT_LAST_LIMITS
   return limits if has_pooler else f"{limits}\n{_NO_POOLER}"

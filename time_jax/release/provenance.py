@@ -7,8 +7,11 @@ reader could take them for measurements.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from time_jax.catalog import languages
 from time_jax.checkpoint import layout
+from time_jax.config import hidden
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import Path
 from time_jax.data import manifest
@@ -20,6 +23,7 @@ from time_jax.telemetry import history
 from time_jax.telemetry.history import METRIC
 
 Facts = dict[str, Any]
+NONE = "none"  # of relations that are learnt
 
 
 def collect(workdir: Path, student: Student) -> Facts:
@@ -42,7 +46,7 @@ def collect(workdir: Path, student: Student) -> Facts:
     return facts | left_out
   run = student.record.get("run") or {}
   facts: Facts = {
-    **_of_config(run, student.record.get("teacher") or {}),
+    **of_config(run, student.record.get("teacher") or {}),
     **_of_text(workdir, run),
     **_of_metrics(workdir, student.step),
     "hardware": _hardware(student.record.get("hardware") or {}),
@@ -54,7 +58,13 @@ def collect(workdir: Path, student: Student) -> Facts:
   return {name: value for name, value in facts.items() if value}
 
 
-def _of_config(run: Mapping[str, Any], known: Mapping[str, str]) -> Facts:
+def of_config(run: Mapping[str, Any], known: Mapping[str, str]) -> Facts:
+  """Returns the facts that a run's config holds; none where it is unknown.
+
+  Args:
+    run: the config, as plain JSON.
+    known: what is recorded of the teacher beside its path.
+  """
   if "teacher" not in run:
     return {}
   teacher, train = run["teacher"], run["train"]
@@ -70,6 +80,7 @@ def _of_config(run: Mapping[str, Any], known: Mapping[str, str]) -> Facts:
     "relation_heads": run["relations"]["num_heads"],
     "relations": _relations(run["relations"]["weights"]),
     "hidden_states": _hidden(run),
+    "whole_last_layer": run["student"]["num_layers"] in dict(_pairs(run)),
     "init_from": shown_path(run["student"].get("init_from") or ""),
     "planned_steps": train["num_steps"],
     "batch": f"{train['global_batch_size']} rows of {run['data']['seq_len']}",
@@ -95,16 +106,24 @@ def _language(code: str) -> str:
 def _relations(weights: Mapping[str, float]) -> str:
   used = {pair.upper(): weight for pair, weight in weights.items() if weight}
   plain = set(used.values()) == {1.0}
-  return ", ".join(p if plain else f"{w:g} {p}" for p, w in used.items())
+  shown = (p if plain else f"{w:g} {p}" for p, w in used.items())
+  return ", ".join(shown) or NONE
 
 
 def _hidden(run: Mapping[str, Any]) -> str:
   """Describes the hidden-state term; empty where there was none."""
-  term = run.get("hidden") or {}  # Older runs had none.
-  if not term.get("weight"):
+  shown = ", ".join(f"{own} to the teacher's {of}" for own, of in _pairs(run))
+  if not shown:
     return ""
-  last = f"{run['student']['num_layers']}:{run['teacher']['layer']}"
-  return f"{term['weight']:g}, layers {term['pairs'] or last}"
+  return f"cosine distance, weight {run['hidden']['weight']:g}: layer {shown}"
+
+
+def _pairs(run: Mapping[str, Any]) -> hidden.Pairs:
+  """Returns the layers whose hidden states were compared."""
+  if "hidden" not in run:
+    return ()  # Of an earlier version.
+  parts = ("student", "teacher", "hidden")
+  return hidden.pairs(ConfigDict({name: run[name] for name in parts}))
 
 
 def _of_text(workdir: Path, run: Mapping[str, Any]) -> Facts:

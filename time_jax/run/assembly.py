@@ -351,7 +351,7 @@ def make_parallel(
   Args:
     configs: config of each student that the step trains, by name, as it is at
       that step.
-    objectives: relation losses of all students of the run. Where there are
+    objectives: losses of all students of the run. Where there are
       several, each that skips too many steps in a row ends for itself.
     mesh: devices of the run.
   """

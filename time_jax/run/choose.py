@@ -69,12 +69,12 @@ class Criterion:
     return -value if self.higher_is_better else value
 
 
-def _relation_loss(sources: Sequence[str]) -> Criterion:
+def _loss(sources: Sequence[str]) -> Criterion:
   """Returns the criterion of the paper: held-out text of the language."""
   return Criterion(
-    name="relation_loss",
-    field="relation_loss",
-    told="relation loss on held-out text",
+    name="loss",
+    field="loss",
+    told="loss on held-out text",
     record={"validation": list(sources)},
   )
 
@@ -82,8 +82,9 @@ def _relation_loss(sources: Sequence[str]) -> Criterion:
 def choose(workdir: Path) -> int:
   """Ranks every kept checkpoint of a run and writes `choice.json`.
 
-  The selection of the paper: the lowest relation loss on held-out text of the
-  language, without dropout.
+  The selection of the paper: the lowest loss on held-out text of the language,
+  without dropout. That is the loss the run trains with; in the paper, the
+  relation loss.
 
   Args:
     workdir: folder of a run of `distill`.
@@ -99,7 +100,7 @@ def choose(workdir: Path) -> int:
     with CheckpointReader(workdir) as checkpoints:
       score = _loss_of_steps(config, rows, checkpoints)
       scores = _some(scores_of(checkpoints, score), workdir)
-    return _conclude(workdir, _relation_loss(config.data.validation), scores)
+    return _conclude(workdir, _loss(config.data.validation), scores)
 
 
 def choose_by(
@@ -159,7 +160,7 @@ def _held_out(config: ConfigDict, workdir: Path) -> pipeline.Rows:
 def _loss_of_steps(
   config: ConfigDict, rows: pipeline.Rows, checkpoints: CheckpointReader
 ) -> Callable[[int], Score]:
-  """Returns a function of a step: the relation loss of its checkpoint."""
+  """Returns a function of a step: the loss of its checkpoint."""
   # All devices of this machine, which need not be the run's.
   mesh = sharding.make_mesh()
   ways = sharding.batch_ways(mesh)
@@ -317,7 +318,7 @@ def read_reason(workdir: Path) -> str:
   """
   reason = atomic_file.read_json(workdir / FILE).get("reason")
   # Earlier versions knew one criterion, and did not write it down.
-  return reason or _relation_loss(()).reason
+  return reason or "the lowest relation loss on held-out text"
 
 
 def _ranked(scores: Scores, criterion: Criterion) -> list[int]:

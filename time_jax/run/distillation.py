@@ -1,4 +1,4 @@
-"""What `distill` trains: students that learn the relations of a teacher."""
+"""What `distill` trains: students that learn from a teacher."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
@@ -33,11 +33,11 @@ from time_jax.telemetry.history import METRIC, End
 
 
 class Distillation(Job):
-  """Students that learn the relations of one teacher.
+  """Students that learn from one teacher.
 
   Attributes:
     configs: config of each student.
-    objectives: each student's relation loss, with the teacher of all.
+    objectives: each student's loss, with the teacher of all.
     mesh: devices of the run.
     cache: what is kept of the teacher's targets; to be closed after the run.
     records: what every checkpoint records of each student, see `run_record`.
@@ -275,7 +275,7 @@ class Distillation(Job):
     return host_collectives.run_on_first(lacking).split()
 
   def evaluate(self, states: States, watch: Callable[[], None]) -> Scores:
-    """See `Job`: relation loss and its parts on held-out text."""
+    """See `Job`: the loss and its parts on held-out text."""
     assert self._validation is not None  # See the calendar.
 
     def batches() -> Iterator[Batch]:
@@ -298,7 +298,7 @@ class Distillation(Job):
       f"{own[METRIC]:.4f}" if name == ONE else f"{name} {own[METRIC]:.4f}"
       for name, own in scores.items()
     )
-    return f"step {step}: relation loss on held-out text {losses}"
+    return f"step {step}: loss on held-out text {losses}"
 
   def trees(self, step: int, states: States) -> dict[str, Any]:
     """See `Job`."""

@@ -77,7 +77,7 @@ def restore_or_init(
   Args:
     members: the students of the run.
     checkpoints: its checkpoints.
-    objectives: each student's relation loss, which has the student.
+    objectives: each student's loss, which has the student.
     mesh: devices of the run.
     records: what the checkpoints of this session say of each student.
 

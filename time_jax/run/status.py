@@ -153,9 +153,7 @@ def print_summary(workdir: Path, num_steps: int) -> None:
   for key, name in (("train/loss", "training"), (METRIC, "held-out")):
     values = _values(rows, key)
     if len(values) > 1:
-      print(
-        f"  relation loss, {name} text: {values[0]:.4f} -> {values[-1]:.4f}"
-      )
+      print(f"  loss, {name} text: {values[0]:.4f} -> {values[-1]:.4f}")
   print(f"  curve: {workdir / 'loss.png'}")
   if (workdir / "profile").exists():
     print(f"  trace: {workdir / 'profile'}")

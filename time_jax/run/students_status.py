@@ -56,7 +56,7 @@ def print_summary(folders: Mapping[str, Path], num_steps: int) -> None:
     folders: folder of each student, by name; the picture is its `loss.png`.
     num_steps: number of steps of the run.
   """
-  print(f"Done: {num_steps} steps of {len(folders)} students. Relation loss:")
+  print(f"Done: {num_steps} steps of {len(folders)} students. Loss:")
   table = [["student", "training text", "held-out text", "curve"]]
   for name, folder in folders.items():
     history.plot_losses(folder)

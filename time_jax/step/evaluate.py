@@ -1,4 +1,4 @@
-"""Relation loss on held-out rows, without dropout."""
+"""The loss on held-out rows, without dropout."""
 
 import dataclasses
 import functools
@@ -30,29 +30,33 @@ def make_evaluator(
   """Returns a function that evaluates students; it is compiled once.
 
   Args:
-    objectives: relation loss of each student, by name; all of one teacher.
+    objectives: loss of each student, by name; all of one teacher.
     mesh: devices.
 
   Returns:
     A function of the parameters of some of the students by name, the teacher's
     parameters and global batches of one shape. It returns means over all
-    documents for each student: "relation_loss", "kl_qq" and so on for each
-    relation, and "hidden" where hidden states are compared; nothing for no
-    batches. Where no relation has a weight, those of the paper are measured.
+    documents for each student: "loss", the loss it is trained with, and
+    "kl_qq" and so on for each relation; where hidden states are compared,
+    "hidden" and the sum over the relations, "relation_loss", as well. For no
+    batches there is nothing. Where no relation has a weight, those of the paper
+    are measured, which are then no part of "loss".
   """
-  objectives = {name: _measured(own) for name, own in objectives.items()}
+  measured = {name: _measured(own) for name, own in objectives.items()}
 
   @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
   def sums(
     params: Mapping[str, Params], teacher_params: Params, batch: Batch
   ) -> tuple[dict[str, dict[str, Array]], Array]:
-    asked = {name: objectives[name] for name in params}
+    asked = {name: measured[name] for name in params}
     targets = targets_of(asked, teacher_params, batch)
     one = jnp.ones((), jnp.float32)
     found = {}
     for name, objective in asked.items():
       parts = objective.parts(params[name], batch, targets[name], one)
-      found[name] = parts | {"relation_loss": objective.relation_loss(parts)}
+      found[name] = {"loss": objectives[name].total(parts), **parts}
+      if objective.hidden:
+        found[name]["relation_loss"] = objective.relation_loss(parts)
     return found, count_documents(batch.segment_ids)
 
   def evaluate(

@@ -283,7 +283,7 @@ def plan_exchanges(
   """Plans what devices exchange for each student.
 
   Args:
-    objectives: relation loss of each student, by name.
+    objectives: loss of each student, by name.
     params: parameters of each student.
     rows: rows of a micro-batch.
   """
@@ -300,7 +300,7 @@ def lay_out_teacher(
 
   Args:
     teacher_params: parameters of the teacher.
-    objectives: relation loss of each student; all of one teacher.
+    objectives: loss of each student; all of one teacher.
     plans: result of `plan_exchanges`.
   """
   if not any(isinstance(plan, _Exchange) for plan in plans.values()):

@@ -24,7 +24,7 @@ HIDDEN = "hidden"  # what the hidden-state term is called among the parts
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """Relation loss between a frozen teacher and a student (MiniLMv2, eq. 7).
+  """Loss of a student: relations (MiniLMv2, eq. 7), perhaps hidden states.
 
   Attributes:
     teacher: frozen network. Its parameters are passed to `targets` and never
@@ -119,10 +119,18 @@ class Objective:
       on for each relation, and "hidden" for hidden states.
     """
     parts = self.parts(params, batch, targets, num_documents, dropout_rng)
+    return self.total(parts), parts
+
+  def total(self, parts: Mapping[str, Float[Array, ""]]) -> Float[Array, ""]:
+    """Returns the weighted sum over all parts, which is the loss.
+
+    Args:
+      parts: result of `parts`.
+    """
     loss = self.relation_loss(parts)
     if self.hidden is not None:
       loss += self.hidden.weight * parts[HIDDEN]
-    return loss, parts
+    return loss
 
   def relation_loss(
     self, parts: Mapping[str, Float[Array, ""]]
@@ -203,7 +211,7 @@ def targets_of(
   """Returns what each student learns of, from one pass of the teacher.
 
   Args:
-    objectives: relation loss of each student, by name; all of one teacher.
+    objectives: loss of each student, by name; all of one teacher.
     teacher_params: the teacher's parameters.
     batch: the rows.
     known: what the teacher makes of them, if it need not be asked.

@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from time_jax.core.errors import (
@@ -21,7 +21,10 @@ from time_jax.core.errors import (
 from time_jax.core.storage import atomic_file, lease
 from time_jax.core.storage.paths import Path
 
-METRIC = "eval/relation_loss"
+METRIC = "eval/loss"
+# Earlier versions recorded this alone, which is the loss of a run without a
+# hidden-state term; of one with it, they did not record the loss.
+FORMER_METRIC, _HIDDEN = "eval/relation_loss", "eval/hidden"
 _CURVES = {"train/loss": "training", METRIC: "held-out text"}
 
 Row = dict[str, Any]
@@ -37,12 +40,28 @@ def read_metrics(workdir: Path) -> list[Row]:
   Returns:
     A dictionary for each line, with "step" and the metrics recorded then.
   """
-  rows = read_lines(workdir / "metrics.jsonl")[0]
-  return [
+  rows = [
     {name: x for name, x in row.items() if isinstance(x, int | float)}
-    for row in rows
+    for row in read_lines(workdir / "metrics.jsonl")[0]
     if isinstance(row.get("step"), int)
   ]
+  for row in rows:
+    loss = loss_of(row)
+    if loss is not None:
+      row[METRIC] = loss
+  return rows
+
+
+def loss_of(scores: Mapping[str, Any], prefix: str = "") -> Any:
+  """Returns the held-out loss among scores; None where there is none.
+
+  Args:
+    scores: values by name, of any version.
+    prefix: what stands before the names, such as "xs.".
+  """
+  if prefix + METRIC not in scores and prefix + _HIDDEN not in scores:
+    return scores.get(prefix + FORMER_METRIC)
+  return scores.get(prefix + METRIC)
 
 
 def read_sessions(workdir: Path) -> list[Row]:
@@ -183,7 +202,7 @@ def tokens_read(rows: Sequence[Row]) -> float | None:
 
 
 def plot_losses(workdir: Path, path: Path | None = None) -> Path | None:
-  """Draws the training and held-out relation loss as a PNG.
+  """Draws the training and the held-out loss as a PNG.
 
   Args:
     workdir: folder of the run.
@@ -206,7 +225,7 @@ def plot_losses(workdir: Path, path: Path | None = None) -> Path | None:
     if curve_points:
       marker = "o" if label == _CURVES[METRIC] else None
       axes.plot(*zip(*curve_points, strict=True), label=label, marker=marker)
-  axes.set(xlabel="step", ylabel="relation loss", yscale="log")
+  axes.set(xlabel="step", ylabel="loss", yscale="log")
   for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
     axis(ScalarFormatter())
   axes.grid(alpha=0.3, which="both")

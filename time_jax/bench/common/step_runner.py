@@ -51,7 +51,7 @@ class StepRunner:
   Attributes:
     configs: config of each student, by name.
     mesh: devices of the run.
-    objectives: relation loss of each student; all of one teacher.
+    objectives: loss of each student; all of one teacher.
     states: state of each student after the steps so far; each step donates the
       ones before.
     teacher_params: the teacher's parameters as the step takes them.

@@ -26,7 +26,7 @@ def ask(
   Nothing but the sum leaves the devices, and none of it can be left out.
 
   Args:
-    objectives: relation loss of each student, by name; all of one teacher.
+    objectives: loss of each student, by name; all of one teacher.
     accumulation: micro-batches of a step, each of which asks the teacher.
     params: parameters of each student, whose sizes decide how a step lays the
       teacher out.
