@@ -4,13 +4,13 @@
     --workdir=runs/da-heads
 
 Arguments: `ud`, a folder with an unpacked release of Universal Dependencies;
-others are those of configs/time.py. R has to divide the widths of teacher and
+others are those of configs/paper.py. R has to divide the widths of teacher and
 student: 1024 and 384 for XLM-R-Large and s.
 """
 
 import pathlib
 
-from time_jax.sweeps.chain import distil_and_score, same_text
+from time_jax.sweeps.chain import PAPER, distil_and_score, same_text
 from time_jax.sweeps.grid import Sweep
 
 
@@ -24,6 +24,7 @@ def get_sweep(ud: str, size: str = "s", **recipe: str) -> Sweep:
       {**recipe, "size": size},
       f"--config.relations.num_heads={heads}",
       same_text(folder),
+      training=PAPER,
     )
 
   return Sweep(axes={"heads": (16, 32, 64, 128)}, stages=stages, x="heads")

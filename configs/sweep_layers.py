@@ -4,13 +4,13 @@
     --workdir=runs/da-layers
 
 Arguments: `ud`, a folder with an unpacked release of Universal Dependencies;
-others are those of configs/time.py. The layers are those around MiniLMv2's
+others are those of configs/paper.py. The layers are those around MiniLMv2's
 choice for a teacher of 24.
 """
 
 import pathlib
 
-from time_jax.sweeps.chain import distil_and_score, same_text
+from time_jax.sweeps.chain import PAPER, distil_and_score, same_text
 from time_jax.sweeps.grid import Sweep
 
 
@@ -24,6 +24,7 @@ def get_sweep(ud: str, size: str = "s", **recipe: str) -> Sweep:
       {**recipe, "size": size},
       f"--config.teacher.layer={layer}",
       same_text(folder),
+      training=PAPER,
     )
 
   return Sweep(axes={"layer": (15, 17, 19, 21, 23)}, stages=stages, x="layer")

@@ -7,13 +7,13 @@ Arguments: `ud`, a folder with an unpacked release of Universal Dependencies;
 `text`, a source of sentences, a document each, and `tokenizer`, the teacher's
 (that of a teacher's folder by default), to measure the latency with;
 `limit_ms`, of one sentence: a shape that is slower is not trained. Others are
-those of configs/time.py, but for its size.
+those of configs/paper.py, but for its size.
 """
 
 import pathlib
 
 from time_jax.hf import own_teacher
-from time_jax.sweeps.chain import distil_and_score, same_text
+from time_jax.sweeps.chain import PAPER, distil_and_score, same_text
 from time_jax.sweeps.grid import Sweep
 
 
@@ -41,7 +41,8 @@ def get_sweep(
       "intermediate_size": 4 * width,
     }
     fields = (f"--config.student.{name}={n}" for name, n in shape.items())
-    then = distil_and_score(folder, ud, recipe, *fields, same_text(folder))
+    fields = (*fields, same_text(folder))
+    then = distil_and_score(folder, ud, recipe, *fields, training=PAPER)
     return [measure, *then]
 
   return Sweep(

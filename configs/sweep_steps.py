@@ -6,8 +6,9 @@
 Arguments: `ud`, a folder with an unpacked release of Universal Dependencies;
 `sizes` and `steps`, each one or several; 0 steps are the student's start, which
 is scored without distilling it; `scoring`, the recipe of the fine-tuning, such
-as configs/ud_small.py. Others are those of configs/time.py, but for its size.
-Each number of steps is a run of its own, with a whole schedule.
+as configs/ud_small.py, and `seeds` of it, as 0+1. Others are those of
+configs/time.py, but for its size. Each number of steps is a run of its own,
+with a whole schedule.
 """
 
 import pathlib
@@ -30,23 +31,26 @@ def get_sweep(
   sizes: str = "s+xs",
   steps: str = "0+100+400+1500",
   scoring: str = SCORING,
+  seeds: str = "",
   **recipe: str,
 ) -> Sweep:
   """Returns the grid for `ud=..,sizes=..,steps=..,lang=..,teacher=..`."""
+  numbers = [_number(part, "seeds") for part in seeds.split("+") if seeds]
+  scored = {"scoring": scoring, "seeds": numbers}
 
   def stages(folder: pathlib.Path, size: str, steps: int) -> list[list[str]]:
     own = {**recipe, "size": size}
     text = same_text(folder)
     if not steps:
-      return start_and_score(folder, ud, own, text, scoring=scoring)
+      return start_and_score(folder, ud, own, text, **scored)
     run = ("train.num_steps", "checkpoint.every", "eval.every")
     fields = (f"--config.{name}={steps}" for name in run)
-    return distil_and_score(folder, ud, own, text, *fields, scoring=scoring)
+    return distil_and_score(folder, ud, own, text, *fields, **scored)
 
   return Sweep(
     axes={
       "size": recipe_arguments.several(sizes, "size", _FILE, STUDENT_SIZES),
-      "steps": [_number(part) for part in steps.split("+")],
+      "steps": [_number(part, "steps") for part in steps.split("+")],
     },
     stages=stages,
     x="steps",
@@ -54,10 +58,10 @@ def get_sweep(
   )
 
 
-def _number(text: str) -> int:
+def _number(text: str, name: str) -> int:
   if not text.isdecimal():
     raise UserError(
-      f"{_FILE}: steps={text!r}; expected whole numbers with + between them, "
-      "such as 0+100+400."
+      f"{_FILE}: {name}={text!r}; expected whole numbers with + between them, "
+      "such as 0+100."
     )
   return int(text)

@@ -51,6 +51,7 @@ def test_some_rows():
     vocab_size=250_002,
     layer=19,
     relation_heads=64,
+    copyable=True,
     languages=(),
     unchecked=frozenset(),
   )
@@ -58,6 +59,7 @@ def test_some_rows():
   assert (wide.width, wide.key_width, wide.layer) == (1152, 384, 21)
   assert wide.unchecked == {"languages"}
   assert table["mdeberta"].unchecked == {"vocab_size"}
+  assert not table["mdeberta"].copyable
   assert table["bert_large"].layer == 21
 
 

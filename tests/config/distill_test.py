@@ -13,11 +13,13 @@ from time_jax.config import command_line, ranges, students
 from time_jax.config import finetune as recipe_fields
 from time_jax.config.distill import (
   RANGES,
+  STUDENT_SIZES,
   check_config,
   default_config,
   missing_fields,
 )
 from time_jax.config.fields import flatten
+from time_jax.config.hidden import pairs
 from time_jax.core.errors import UserError
 from time_jax.run import assembly
 
@@ -58,7 +60,7 @@ def test_a_misspelt_field_cannot_be_set():
     default_config().train.stps = 3
 
 
-@pytest.mark.parametrize("name", ["quickstart", "time", "xlmr_random"])
+@pytest.mark.parametrize("name", ["paper", "quickstart", "time", "xlmr_random"])
 def test_recipes_have_every_field_and_pass_the_check(name):
   _, config = recipe(name)
   check_config(config)
@@ -67,10 +69,10 @@ def test_recipes_have_every_field_and_pass_the_check(name):
 
 @pytest.mark.parametrize("code", ["en", "da", "ga", "ur", "zho_Hant"])
 def test_every_combination_of_the_recipe_of_the_paper(code):
-  module, _ = recipe("time")
+  module, _ = recipe("paper")
   language = languages.find(code)
   seen = set()
-  for size in module.STUDENT_SIZES:
+  for size in STUDENT_SIZES:
     for name, teacher in teachers.teachers_of(language).items():
       for corpus, text in corpora.text_of(language).items():
         arguments = f"lang={code},size={size},teacher={name},corpus={corpus}"
@@ -88,12 +90,78 @@ def test_every_combination_of_the_recipe_of_the_paper(code):
 
 
 def test_the_recipe_without_arguments_is_that_of_the_paper():
-  _, config = recipe("time")
+  _, config = recipe("paper")
   assert (config.lang, config.student.hidden_size) == ("en", 768)
   assert config.teacher.path == "FacebookAI/xlm-roberta-large"
   assert (config.teacher.layer, config.relations.num_heads) == (19, 64)
   assert "CulturaX/en/" in config.data.train[0]
   assert config.data.max_tokens == 200_000 * 256 * 512
+  # The paper's teacher is wider than every student.
+  for size in STUDENT_SIZES:
+    _, paper = recipe("paper", f"size={size}")
+    _, ours = recipe("time", f"size={size}")
+    assert ours.to_json() == paper.to_json()
+
+
+@pytest.mark.parametrize(
+  ("teacher", "size", "layer"),
+  [
+    ("mbert", "m", 9),
+    ("xlmr_base", "m", 9),
+    ("xlmr_base", "s", None),  # wider than the student
+    ("mdeberta", "m", None),  # of another architecture
+  ],
+)
+def test_our_recipe_begins_with_a_teacher_that_fits(teacher, size, layer):
+  arguments = f"lang=da,size={size},teacher={teacher}"
+  (_, paper), (_, ours) = recipe("paper", arguments), recipe("time", arguments)
+  check_config(ours)
+  before, after = (dict(flatten(config.to_dict())) for config in (paper, ours))
+  changed = {n: value for n, value in after.items() if value != before[n]}
+  if layer:
+    assert changed.pop("teacher.layer") == layer
+    assert changed.pop("student.init_from") == "teacher:spaced"
+    assert changed.pop("train.peak_lr") == 1e-3
+    assert changed.pop("hidden.weight") == 1
+    assert pairs(ours) == ((6, 9),)
+    zeros = {"student.dropout", "student.attention_dropout"}
+    zeros |= {f"relations.weights.{x}{x}" for x in "qkv"}
+    assert changed.keys() == zeros and not any(changed.values())
+  else:
+    assert not changed
+
+
+@pytest.mark.parametrize(
+  ("change", "begins"),
+  [
+    ({}, {"xs": ((4, 5),), "s": ((6, 7),)}),
+    ({"num_hidden_layers": 6}, {"xs": ((4, 5),)}),
+    ({"hidden_act": "gelu_new"}, {}),
+    ({"intermediate_size": 768}, {}),
+    ({"max_position_embeddings": 256}, {}),
+    ({"model_type": "electra", "embedding_size": 384}, {}),
+  ],
+)
+def test_our_recipe_begins_with_a_teacher_of_the_users_own(
+  tmp_path, change, begins
+):
+  """If it has more layers, of the usual kind and sizes; m is wider than it."""
+  content = {
+    **{"model_type": "bert", "vocab_size": 99, "hidden_size": 384},
+    **{"num_hidden_layers": 7, "num_attention_heads": 6, "hidden_act": "gelu"},
+    **{"intermediate_size": 1536, "max_position_embeddings": 512},
+  }
+  (tmp_path / "config.json").write_text(json.dumps(content | change))
+  arguments = f"teacher={tmp_path},corpus=own"
+  _, config = recipe("time", f"{arguments},size=m+s+xs")
+  check_config(config)
+  for size, own in students.effective(config).items():
+    assert pairs(own) == begins.get(size, ())
+    if size in begins:
+      assert own.student.num_heads == 6
+      continue
+    _, paper = recipe("paper", f"{arguments},size={size}")
+    assert own.to_json(sort_keys=True) == paper.to_json(sort_keys=True)
 
 
 @pytest.mark.parametrize(
@@ -173,14 +241,13 @@ def test_the_recipe_with_a_teacher_of_the_users_own(tiny, tmp_path):
 
 
 def test_relation_heads_that_do_not_divide_a_student(monkeypatch):
-  module, _ = recipe("time")
-  sizes = {"odd": {"hidden_size": 312}}
-  monkeypatch.setattr(module, "STUDENT_SIZES", sizes)
+  module, _ = recipe("paper")
+  monkeypatch.setitem(STUDENT_SIZES, "odd", {"hidden_size": 312})
   with pytest.raises(UserError, match="64 relation heads .*hidden_size 312"):
     module.get_config("size=odd")
 
 
-@pytest.mark.parametrize("name", ["time", "xlmr_random"])
+@pytest.mark.parametrize("name", ["paper", "xlmr_random"])
 def test_several_sizes_of_one_teacher(name):
   _, config = recipe(name, "size=s+m+xs")
   check_config(config)
@@ -199,16 +266,17 @@ def test_several_sizes_of_one_teacher(name):
 
 def test_sizes_that_need_other_relation_heads(monkeypatch, tiny):
   """A teacher of one's own has the R that its width and a student's allow."""
-  module, _ = recipe("time")
-  sizes = module.STUDENT_SIZES | {"odd": {"hidden_size": 312, "num_heads": 8}}
-  monkeypatch.setattr(module, "STUDENT_SIZES", sizes)
+  module, _ = recipe("paper")
+  odd = STUDENT_SIZES["s"] | {"hidden_size": 312, "num_heads": 8}
+  monkeypatch.setitem(STUDENT_SIZES, "odd", odd)
   place = f"teacher={tiny}/teacher,corpus=own"
   config = module.get_config(f"size=m+odd+xs,{place}")
   assert config.students.odd.to_dict() == {
-    "student": sizes["odd"],
+    "student": odd,
     "relations": {"num_heads": 8},
   }
-  assert config.students.xs.to_dict() == {"student": sizes["xs"]}
+  xs = STUDENT_SIZES["xs"] | {"num_heads": 12}
+  assert config.students.xs.to_dict() == {"student": xs}
   assert config.relations.num_heads == 32
 
 
@@ -221,7 +289,7 @@ def test_sizes_that_need_other_relation_heads(monkeypatch, tiny):
     ("", "unknown size ''; known: m, s, xs."),
   ],
 )
-@pytest.mark.parametrize("name", ["time", "xlmr_random"])
+@pytest.mark.parametrize("name", ["paper", "time", "xlmr_random"])
 def test_sizes_that_no_recipe_has(name, sizes, words):
   with pytest.raises(UserError) as caught:
     recipe(name, f"size={sizes}")

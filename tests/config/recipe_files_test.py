@@ -11,7 +11,8 @@ from time_jax.sweeps import grid
 
 ROOT = pathlib.Path(__file__).parents[2]
 RECIPES = [
-  *("ner", "qa", "quickstart", "time", "ud", "ud_small", "xlmr_random"),
+  *("ner", "paper", "qa", "quickstart", "time", "ud", "ud_small"),
+  "xlmr_random",
 ]
 SWEEPS = [
   *("sweep_heads", "sweep_layers", "sweep_shapes", "sweep_steps"),

@@ -81,7 +81,7 @@ def test_no_steps_are_the_start(monkeypatch, tiny, tmp_path):
   monkeypatch.chdir(running.ROOT)
   for split in ("train", "dev", "test"):
     (tmp_path / f"hu_x-ud-{split}.conllu").touch()
-  text = f"ud={tmp_path},lang=hu,sizes=xs,steps=0+7,scoring=ud_small"
+  text = f"ud={tmp_path},lang=hu,sizes=xs,steps=0+7,scoring=ud_small,seeds=3+4"
   found = grid.load(f"sweep_steps:{text},teacher={tiny / 'teacher'}")
   found = grid.with_fields(found, ["--config.data.seq_len=32"])
   start, distil = make_points(found, tmp_path / "run", main.COMMANDS)
@@ -94,6 +94,8 @@ def test_no_steps_are_the_start(monkeypatch, tiny, tmp_path):
     first, last = point.stages[0].values.config, point.stages[-1].values.config
     assert first.student.num_layers == 4 and first.data.seq_len == 32
     assert first.data.folder == str(tmp_path / "run" / "data")
-    assert last.train.batch_size == 8
+    assert last.train.batch_size == 8 and last.seeds == (3, 4)
   with pytest.raises(UserError, match="steps='a'; expected whole"):
     grid.load(f"sweep_steps:ud={tmp_path},steps=a")
+  with pytest.raises(UserError, match="seeds=''; expected whole"):
+    grid.load(f"sweep_steps:ud={tmp_path},seeds=0+")

@@ -39,6 +39,9 @@ XLMR_LARGE = {
 }
 XLMR_LARGE_LAYER = 19
 
+# Families whose layers are as those of students are.
+LIKE_STUDENTS = frozenset({"bert", "camembert", "roberta", "xlm-roberta"})
+
 
 @dataclasses.dataclass(frozen=True)
 class Recommendation:
@@ -55,6 +58,7 @@ class Recommendation:
     vocab_size: rows of the token table.
     layer: to distil, counted from 1.
     relation_heads: R; divides its widths and those of the students.
+    copyable: whether a student of its width can begin with layers of it.
     languages: that it was made for; empty: many, or one checkpoint for each.
     unchecked: fields whose values are from memory.
   """
@@ -69,6 +73,7 @@ class Recommendation:
   vocab_size: int
   layer: int
   relation_heads: int
+  copyable: bool
   languages: tuple[str, ...]
   unchecked: frozenset[str]
 
@@ -88,7 +93,8 @@ def _parse(row: dict[str, str]) -> Recommendation:
   for field in dataclasses.fields(Recommendation):
     if field.type is int:
       values[field.name] = int(values[field.name])
-  return Recommendation(**values, unchecked=unchecked)
+  copyable = values["family"] in LIKE_STUDENTS
+  return Recommendation(**values, copyable=copyable, unchecked=unchecked)
 
 
 def teachers_of(language: Language) -> dict[str, Recommendation]:

@@ -2,14 +2,16 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from time_jax.catalog import teachers
 from time_jax.catalog.teachers import Recommendation
 from time_jax.core.storage.paths import Path
-from time_jax.hf import files, load
+from time_jax.hf import files, load, model_identity
 from time_jax.hf.lineage import TRIM_RECORD
 
 _MOST_HEADS = 64  # of the recommended teachers
+_POSITIONS = 512  # of students
 
 
 def is_place(name: str) -> bool:
@@ -40,12 +42,13 @@ def own_teacher(path: str, hidden_size: int) -> Recommendation:
   _, config = load.read_config(folder)
   if record := files.read_json_if_there(folder / TRIM_RECORD):
     known = teachers.recommended(str(record.get("teacher")))
+  family = str(files.model_config(folder).get("model_type"))
   last = config.num_layers
   common = math.gcd(hidden_size, *config.widths.values())
   return Recommendation(
     name=path,
     path=path,
-    family=str(files.model_config(folder).get("model_type")),
+    family=family,
     num_layers=last,
     width=config.widths["query"],
     key_width=config.widths["key"],
@@ -55,6 +58,20 @@ def own_teacher(path: str, hidden_size: int) -> Recommendation:
     relation_heads=max(
       heads for heads in range(1, _MOST_HEADS + 1) if common % heads == 0
     ),
+    copyable=family in teachers.LIKE_STUDENTS and _has_usual_sizes(config),
     languages=(),
     unchecked=frozenset(),
+  )
+
+
+def _has_usual_sizes(config: Any) -> bool:
+  """Returns whether students have all that such a network has, but for width.
+
+  Args:
+    config: of the family BERT.
+  """
+  return (
+    model_identity.is_student(config)
+    and config.intermediate_size == 4 * config.hidden_size
+    and config.max_positions >= _POSITIONS
   )
