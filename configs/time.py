@@ -6,7 +6,7 @@
 Arguments, text and steps are those of configs/paper.py, and so is all else
 unless the teacher is a BERT, RoBERTa, CamemBERT or XLM-R that is as wide as the
 student and has more layers. Then a student begins with layers of the teacher,
-evenly spaced up to three quarters of its depth, and its last layer is trained,
+evenly spaced up to two thirds of its depth, and its last layer is trained,
 without dropout, towards the hidden states of the last of them; relations are
 not learnt. Name the teacher as teacher=..: a --config.teacher.path comes too
 late for the recipe to know it.
@@ -24,7 +24,7 @@ from time_jax.catalog.teachers import Recommendation
 from time_jax.config import STUDENT_SIZES
 from time_jax.run import language_recipe
 
-_DEPTH = 0.75  # of the teacher: where the layer is that is distilled
+_DEPTH = 2 / 3  # of the teacher: where the layer is that is distilled
 
 
 def get_config(arguments: str = "") -> ConfigDict:
