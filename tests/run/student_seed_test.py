@@ -24,9 +24,9 @@ def test_which_seed_counts(tiny, own, seed):
   assert assembly.step_settings(config).seed == seed
   assert not hasattr(assembly.student_config(config, 64), "seed")
   run = json.loads(config.to_json())
-  assert provenance._of_config(run, {})["seed"] == seed
+  assert provenance.of_config(run, {})["seed"] == seed
   del run["student"]["seed"]  # A run of before.
-  assert provenance._of_config(run, {})["seed"] == 21
+  assert provenance.of_config(run, {})["seed"] == 21
 
 
 def test_it_is_of_weights_and_dropout_but_not_of_the_text(tiny, tmp_path):

@@ -39,9 +39,9 @@ _WHOLE_LAST_LIMITS = """\
 All layers were distilled; the pooler is as it was initialised: fine-tune the
 model. There is no masked-language-model head. Quality on tasks: not stated."""
 _WITHOUT_LAST_LIMITS = """\
-The layer above the last one of this model, which was distilled with it, is left
-out. The pooler is as it was initialised: fine-tune the model. There is no
-masked-language-model head. Quality on tasks: not stated."""
+The layer above the last one of this model, which was distilled with it,
+is left out. The pooler is as it was initialised: fine-tune the model. There is
+no masked-language-model head. Quality on tasks: not stated."""
 _SECTIONS = (
   *("Use", "Limits", "How it was made", "Shape"),
   *("Verified when exported", "Licence"),
