@@ -5,10 +5,11 @@
 
 Arguments: `ud`, a folder with an unpacked release of Universal Dependencies;
 `sizes` and `steps`, each one or several; 0 steps are the student's start, which
-is scored without distilling it; `scoring`, the recipe of the fine-tuning, such
-as configs/ud_small.py, and `seeds` of it, as 0+1. Others are those of
-configs/time.py, but for its size. Each number of steps is a run of its own,
-with a whole schedule.
+is scored without distilling it, or `start`, another one in its place: with
+start=teacher:lower the teacher's lowest layers as they are; `scoring`, the
+recipe of the fine-tuning, such as configs/ud_small.py, and `seeds` of it, as
+0+1. Others are those of configs/time.py, but for its size. Each number of steps
+is a run of its own, with a whole schedule.
 """
 
 import pathlib
@@ -32,6 +33,7 @@ def get_sweep(
   steps: str = "0+100+400+1500",
   scoring: str = SCORING,
   seeds: str = "",
+  start: str = "",
   **recipe: str,
 ) -> Sweep:
   """Returns the grid for `ud=..,sizes=..,steps=..,lang=..,teacher=..`."""
@@ -42,7 +44,8 @@ def get_sweep(
     own = {**recipe, "size": size}
     text = same_text(folder)
     if not steps:
-      return start_and_score(folder, ud, own, text, **scored)
+      other = [f"--config.student.init_from={start}"] if start else []
+      return start_and_score(folder, ud, own, text, *other, **scored)
     run = ("train.num_steps", "checkpoint.every", "eval.every")
     fields = (f"--config.{name}={steps}" for name in run)
     return distil_and_score(folder, ud, own, text, *fields, **scored)

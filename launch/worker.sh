@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs one command of time_jax on a host, and starts it again when that helps.
 #
-#   launch/worker.sh distill --config=configs/time.py:lang=da --workdir=/data/da
+#   launch/worker.sh distill --config=configs/paper.py:lang=da --workdir=/data/da
 #
 # Every launcher runs this script on every host. Where they are not set, it sets a
 # few variables that suit long runs.

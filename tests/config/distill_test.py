@@ -96,23 +96,22 @@ def test_the_recipe_without_arguments_is_that_of_the_paper():
   assert (config.teacher.layer, config.relations.num_heads) == (19, 64)
   assert "CulturaX/en/" in config.data.train[0]
   assert config.data.max_tokens == 200_000 * 256 * 512
-  # The paper's teacher is wider than every student.
-  for size in STUDENT_SIZES:
-    _, paper = recipe("paper", f"size={size}")
-    _, ours = recipe("time", f"size={size}")
-    assert ours.to_json() == paper.to_json()
 
 
 @pytest.mark.parametrize(
-  ("teacher", "size", "layer"),
+  ("teacher", "size", "layer", "num_heads"),
   [
-    ("mbert", "m", 8),
-    ("xlmr_base", "m", 8),
-    ("xlmr_base", "s", None),  # wider than the student
-    ("mdeberta", "m", None),  # of another architecture
+    ("mbert", "m", 8, 12),
+    ("xlmr_base", "m", 8, 12),
+    ("xlmr_base", "s", 8, 6),  # The teacher is wider.
+    ("xlmr_large", "m", 16, 12),
+    ("xlmr_large", "xs", 16, 6),
+    ("mdeberta", "m", None, 12),  # of another architecture
   ],
 )
-def test_our_recipe_begins_with_a_teacher_that_fits(teacher, size, layer):
+def test_our_recipe_begins_with_a_teacher_that_fits(
+  teacher, size, layer, num_heads
+):
   arguments = f"lang=da,size={size},teacher={teacher}"
   (_, paper), (_, ours) = recipe("paper", arguments), recipe("time", arguments)
   check_config(ours)
@@ -123,7 +122,9 @@ def test_our_recipe_begins_with_a_teacher_that_fits(teacher, size, layer):
     assert changed.pop("student.init_from") == "teacher:spaced"
     assert changed.pop("train.peak_lr") == 1e-3
     assert changed.pop("hidden.weight") == 1
-    assert pairs(ours) == ((6, 8),)
+    assert changed.pop("hidden.projection") == "start"
+    assert changed.pop("student.num_heads", 12) == num_heads
+    assert pairs(ours) == ((ours.student.num_layers, layer),)
     zeros = {"student.dropout", "student.attention_dropout"}
     zeros |= {f"relations.weights.{x}{x}" for x in "qkv"}
     assert changed.keys() == zeros and not any(changed.values())

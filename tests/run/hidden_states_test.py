@@ -15,7 +15,7 @@ from time_jax.config.distill import check_config
 from time_jax.config.hidden import pairs
 from time_jax.config.students import effective, name_students
 from time_jax.core.errors import UserError
-from time_jax.run import assembly, run_record
+from time_jax.run import assembly, hidden_states, run_record
 
 
 @pytest.fixture
@@ -77,6 +77,33 @@ def test_a_run_goes_on_and_a_cache_changes_nothing(
   write_basis(moved, (32, 16), seed=1)
   assert distill(tiny, tmp_path / "run", *flags, steps=30) != 0
   assert run_record.PROJECTION in capsys.readouterr().err
+
+
+def test_a_narrower_student_has_the_basis_of_its_start(
+  tiny, tmp_path, one_process, one_device, capsys
+):
+  begun = "--config.student.init_from=teacher:1,2"
+  runs = own, named = tmp_path / "own", tmp_path / "named"
+  basis = own / "start" / "basis.safetensors"
+  for workdir, source in zip(runs, ("start", basis), strict=True):
+    flags = begun, f"--config.hidden.projection={source}"
+    assert distill(tiny, workdir, *flags) == 0
+  assert told(own) == told(named)
+  assert main.main(["choose", f"--workdir={own}"]) == 0
+  chosen = json.loads((own / "choice.json").read_text())["candidates"]
+  losses = {r["step"]: r["eval/loss"] for r in told(own) if "eval/loss" in r}
+  del losses[0]  # Step 0 has no checkpoint.
+  found = {int(step): scores["loss"] for step, scores in chosen.items()}
+  assert found == pytest.approx(losses)
+
+  capsys.readouterr()
+  flags = begun, "--config.hidden.projection=start"
+  write_basis(basis, (32, 16))
+  assert distill(tiny, own, *flags, steps=30) != 0
+  assert run_record.PROJECTION in capsys.readouterr().err
+  basis.unlink()
+  assert distill(tiny, own, *flags, steps=30) != 0
+  assert f"hidden.projection: {basis} cannot be" in capsys.readouterr().err
 
 
 # Steps and scores of such a student are in step/hidden_steps_test.
@@ -151,8 +178,9 @@ def test_what_no_run_could_use_is_refused(tiny, fields, words):
       {"student.hidden_size": 32, "teacher.loader": "flax"},
       "expected teacher.loader='own'",
     ),
-    ({"hidden.projection": "{}/none"}, "none' cannot be read: "),
-    ({"hidden.projection": "{}/text"}, "text' is no safetensors file"),
+    ({"hidden.projection": "start"}, "not with student.init_from=''; expected"),
+    ({"hidden.projection": "{}/none"}, "none cannot be read: "),
+    ({"hidden.projection": "{}/text"}, "text is no safetensors file"),
     (
       {"hidden.projection": "{}/turned"},
       "has the shape (16, 32); expected (",
@@ -177,6 +205,15 @@ def test_what_does_not_fit_is_refused(tiny, tmp_path, fields, words):
   check_config(config)
   with pytest.raises(UserError, match=re.escape(words)):
     assembly.teacher_config(config)
+
+
+def test_a_stand_in_for_what_is_only_compiled(tiny):
+  fields = {"hidden.projection": "start", "student.init_from": "teacher:lower"}
+  config = config_of(tiny, fields)
+  assembly.teacher_config(config)
+  term = hidden_states.make_term(config, 32)
+  np.testing.assert_array_equal(term.projection, np.eye(32, 16))
+  assert hidden_states.make_term(config, 16).projection is None
 
 
 def test_students_have_pairs_of_their_own(tiny):

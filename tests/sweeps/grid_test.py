@@ -82,6 +82,7 @@ def test_no_steps_are_the_start(monkeypatch, tiny, tmp_path):
   for split in ("train", "dev", "test"):
     (tmp_path / f"hu_x-ud-{split}.conllu").touch()
   text = f"ud={tmp_path},lang=hu,sizes=xs,steps=0+7,scoring=ud_small,seeds=3+4"
+  text += ",start=teacher:lower"
   found = grid.load(f"sweep_steps:{text},teacher={tiny / 'teacher'}")
   found = grid.with_fields(found, ["--config.data.seq_len=32"])
   start, distil = make_points(found, tmp_path / "run", main.COMMANDS)
@@ -90,6 +91,8 @@ def test_no_steps_are_the_start(monkeypatch, tiny, tmp_path):
   assert model == str(start.folder / "student" / "start")
   assert distil.stages[0].name == "distill"
   assert distil.stages[0].values.config.train.num_steps == 7
+  begun = [p.stages[0].values.config.student.init_from for p in (start, distil)]
+  assert begun == ["teacher:lower", ""]
   for point in (start, distil):
     first, last = point.stages[0].values.config, point.stages[-1].values.config
     assert first.student.num_layers == 4 and first.data.seq_len == 32

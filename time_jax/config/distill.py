@@ -73,9 +73,9 @@ def default_config() -> ConfigDict:
   # Layers that are compared, STUDENT:TEACHER,...; empty: the student's last one
   # with teacher.layer.
   h.pairs = ""
-  # safetensors file with a matrix by which the teacher's states become as wide
-  # as the student's, such as start/basis.safetensors of `start`; empty: they
-  # are.
+  # How the teacher's states become as wide as the student's: "start", by the
+  # basis that the student's own start was made narrower with, if it was; or by
+  # a matrix in a safetensors file. Empty: they are as wide.
   h.projection = ""
 
   # What student NAME has of its own, of several that learn from one teacher:

@@ -17,7 +17,7 @@ from time_jax.config import hidden
 from time_jax.core import nonfinite
 from time_jax.core.arrays import PROJECTIONS
 from time_jax.core.errors import UserError
-from time_jax.core.storage.paths import local_path
+from time_jax.core.storage.paths import Path, local_path
 from time_jax.hf import files, flax_teacher, lineage, load
 from time_jax.models import bert
 from time_jax.models.family import Family, Teacher
@@ -239,7 +239,9 @@ def relation_weights(config: ConfigDict) -> dict[str, float]:
 
 
 def make_objectives(
-  configs: Mapping[str, ConfigDict], mesh: Mesh
+  configs: Mapping[str, ConfigDict],
+  mesh: Mesh,
+  workdirs: Mapping[str, Path] | None = None,
 ) -> dict[str, Objective]:
   """Returns the losses of students of a teacher.
 
@@ -247,21 +249,24 @@ def make_objectives(
     configs: config of each student of the run, by name, whether it is still
       trained or not: the teacher's program depends on all of them.
     mesh: devices of the run.
+    workdirs: folder of each student; None: there is none, as the losses are
+      only timed, see `hidden_states.make_term`.
   """
-  return _objectives(configs, make_teacher, mesh)
+  return _objectives(configs, make_teacher, mesh, workdirs or {})
 
 
 def abstract_objectives(
   configs: Mapping[str, ConfigDict], mesh: Mesh
 ) -> dict[str, Objective]:
   """Does the same with an `abstract_teacher`."""
-  return _objectives(configs, abstract_teacher, mesh)
+  return _objectives(configs, abstract_teacher, mesh, {})
 
 
 def _objectives(
   configs: Mapping[str, ConfigDict],
   make: Callable[[ConfigDict, Collection[int], Mesh, Collection[int]], Teacher],
   mesh: Mesh,
+  workdirs: Mapping[str, Path],
 ) -> dict[str, Objective]:
   read: dict[int, set[str]] = {}
   for config in configs.values():
@@ -280,7 +285,9 @@ def _objectives(
       weights=relation_weights(config),
       implementation=config.relations.implementation,
       layer=config.teacher.layer,
-      hidden=hidden_states.make_term(config),
+      hidden=hidden_states.make_term(
+        config, teacher.hidden_size, workdirs.get(name)
+      ),
     )
     for name, config in configs.items()
   }

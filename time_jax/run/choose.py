@@ -98,7 +98,7 @@ def choose(workdir: Path) -> int:
   with _choosing(workdir) as config:
     rows = _held_out(config, workdir)
     with CheckpointReader(workdir) as checkpoints:
-      score = _loss_of_steps(config, rows, checkpoints)
+      score = _loss_of_steps(Member(config, workdir), rows, checkpoints)
       scores = _some(scores_of(checkpoints, score), workdir)
     return _conclude(workdir, _loss(config.data.validation), scores)
 
@@ -158,14 +158,16 @@ def _held_out(config: ConfigDict, workdir: Path) -> pipeline.Rows:
 
 
 def _loss_of_steps(
-  config: ConfigDict, rows: pipeline.Rows, checkpoints: CheckpointReader
+  member: Member, rows: pipeline.Rows, checkpoints: CheckpointReader
 ) -> Callable[[int], Score]:
   """Returns a function of a step: the loss of its checkpoint."""
   # All devices of this machine, which need not be the run's.
   mesh = sharding.make_mesh()
   ways = sharding.batch_ways(mesh)
-  batch_size = -(-config.eval.global_batch_size // ways) * ways
-  objectives = assembly.make_objectives({ONE: config}, mesh)
+  batch_size = -(-member.config.eval.global_batch_size // ways) * ways
+  objectives = assembly.make_objectives(
+    {ONE: member.config}, mesh, {ONE: member.workdir}
+  )
   objective = objectives[ONE]
   abstract = sharding.abstract(abstract_params(objective.student), mesh)
   evaluator = evaluate.make_evaluator(objectives, mesh)

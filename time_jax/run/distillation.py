@@ -70,11 +70,11 @@ class Distillation(Job):
     self.configs = {name: member.config for name, member in members.items()}
     self.folders = {name: member.workdir for name, member in members.items()}
     self.workdir, self.mesh, self.ledger = workdir, mesh, ledger
-    self.objectives = assembly.make_objectives(self.configs, mesh)
+    self.objectives = assembly.make_objectives(self.configs, mesh, self.folders)
     self.teacher = next(iter(self.objectives.values())).teacher
     self.records = {
-      name: run_record.make_record(config, self.teacher.fingerprint, rows)
-      for name, config in self.configs.items()
+      name: run_record.make_record(member, self.teacher.fingerprint, rows)
+      for name, member in members.items()
     }
     self.ended: dict[str, str] = {}
     self._common = common = next(iter(self.configs.values()))

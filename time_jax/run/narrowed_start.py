@@ -28,6 +28,7 @@ _TOKENS = 16_384
 _WIDTHS = ("hidden_size", "num_heads", "intermediate_size")
 # In the folder of a run; `start` writes those of other students there, too.
 FOLDER = "start"
+BASIS = "basis.safetensors"  # E of `starts.basis`, in that folder.
 
 
 def narrowed(source: BertConfig, shape: BertConfig) -> BertConfig:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from time_jax.checkpoint.layout import STUDENTS
 from time_jax.config import changes
@@ -19,6 +18,7 @@ from time_jax.core.errors import UserError
 from time_jax.hf import files, weight_files
 from time_jax.parallel import host_collectives
 from time_jax.run import assembly, corpus, hidden_states, students
+from time_jax.run.members import Member
 
 TEACHER = "teacher weights (SHA-256)"
 TEXT = "prepared text (SHA-256)"  # of the settings that rows were made with
@@ -30,12 +30,12 @@ _PATHS = ("data.folder", "hidden.projection", "teacher.path")
 
 
 def make_record(
-  config: ConfigDict, teacher: str, rows: corpus.Corpus
+  member: Member, teacher: str, rows: corpus.Corpus
 ) -> dict[str, Any]:
   """Returns what every checkpoint of a run records of it, as JSON values.
 
   Args:
-    config: config of the run.
+    member: a student of the run.
     teacher: hash of the teacher's weights.
     rows: the run's text.
 
@@ -44,13 +44,14 @@ def make_record(
     teacher: where the teacher came from.
     versions, hardware: what this session runs with and on.
   """
+  config = member.config
   run = json.loads(config.to_json()) | {
     TEACHER: teacher,
     "tokenizer (SHA-256)": rows.tokenizer,
     TEXT: rows.fingerprint,
     ROWS: rows.content,
   }
-  if projection := hidden_states.projection_sha256(config):
+  if projection := hidden_states.projection_sha256(config, member.workdir):
     run[PROJECTION] = projection
   return {
     "run": run,

@@ -44,7 +44,6 @@ from time_jax.step import machine
 from time_jax.step.state import init_state
 
 FOLDER, RECORD = narrowed_start.FOLDER, "start.json"
-BASIS = "basis.safetensors"
 
 
 def start_command(
@@ -265,7 +264,7 @@ def write_start(
 def _write_narrowing(folder: Path, found: Narrowed) -> None:
   """Adds how a start was made narrower to its folder."""
   tensors = {"basis": found.basis.astype(np.float32)}
-  save.write_safetensors(folder / BASIS, tensors)
+  save.write_safetensors(folder / narrowed_start.BASIS, tensors)
   record = atomic_file.read_json(folder / RECORD)
   record["narrowing"] = {
     "share": found.share,
