@@ -5,11 +5,12 @@
 
 Arguments: `ud`, a folder with an unpacked release of Universal Dependencies;
 `sizes` and `steps`, each one or several; 0 steps are the student's start, which
-is scored without distilling it, or `start`, another one in its place: with
-start=teacher:lower the teacher's lowest layers as they are; `scoring`, the
-recipe of the fine-tuning, such as configs/ud_small.py, and `seeds` of it, as
-0+1. Others are those of configs/time.py, but for its size. Each number of steps
-is a run of its own, with a whole schedule.
+is scored without distilling it, or other layers of the teacher in its place:
+with start=teacher:lower the lowest ones; `scoring`, the recipe of the
+fine-tuning, such as configs/ud_small.py, and `seeds` of it, as 0+1. Others are
+those of configs/time.py, but for its size. Each number of steps is a run of its
+own, with a whole schedule; the largest comes first, whose text has all that the
+others read.
 """
 
 import pathlib
@@ -39,13 +40,17 @@ def get_sweep(
   """Returns the grid for `ud=..,sizes=..,steps=..,lang=..,teacher=..`."""
   numbers = [_number(part, "seeds") for part in seeds.split("+") if seeds]
   scored = {"scoring": scoring, "seeds": numbers}
+  counts = sorted(_number(part, "steps") for part in steps.split("+"))[::-1]
 
   def stages(folder: pathlib.Path, size: str, steps: int) -> list[list[str]]:
     own = {**recipe, "size": size}
     text = same_text(folder)
     if not steps:
-      other = [f"--config.student.init_from={start}"] if start else []
-      return start_and_score(folder, ud, own, text, *other, **scored)
+      # A narrower one is fitted on text: what there is, or that of one step.
+      fields = ["--config.train.num_steps=1"]
+      if start:
+        fields.append(f"--config.student.init_from={start}")
+      return start_and_score(folder, ud, own, text, *fields, **scored)
     run = ("train.num_steps", "checkpoint.every", "eval.every")
     fields = (f"--config.{name}={steps}" for name in run)
     return distil_and_score(folder, ud, own, text, *fields, **scored)
@@ -53,7 +58,7 @@ def get_sweep(
   return Sweep(
     axes={
       "size": recipe_arguments.several(sizes, "size", _FILE, STUDENT_SIZES),
-      "steps": [_number(part, "steps") for part in steps.split("+")],
+      "steps": counts,
     },
     stages=stages,
     x="steps",

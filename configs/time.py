@@ -6,11 +6,12 @@
 Arguments, text and steps are those of configs/paper.py, and so is all else
 unless the teacher is a BERT, RoBERTa, CamemBERT or XLM-R that is at least as
 wide as the student and has more layers. Then a student begins with layers of
-the teacher, evenly spaced up to two thirds of its depth and made narrower where
-it is narrower, with heads as wide as the teacher's. Its last layer is trained,
-without dropout, towards the hidden states of the last of them; relations are
-not learnt. Name the teacher as teacher=..: a --config.teacher.path comes too
-late for the recipe to know it.
+the teacher, evenly spaced up to two thirds of its depth, and its last layer is
+trained, without dropout, towards the hidden states of the last of them;
+relations are not learnt. For a narrower student the layers are made narrower:
+it has fewer heads, each as wide as the teacher's (where no whole number of them
+fits, this is the paper's recipe). Name the teacher as teacher=..: a
+--config.teacher.path comes too late for the recipe to know it.
 
 RESULTS.md has the figures that this rests on: of little text, and of one
 teacher of 12 layers. With the paper's loss such a student lost what it began

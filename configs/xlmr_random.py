@@ -9,7 +9,7 @@ those of the paper's main teacher (24 x 1024, 250 002 tokens), run up to layer
 
 Argument: `size` (m, s, xs) of the student; m+s+xs are three of one teacher.
 Memory: the teacher's 18 blocks and token embeddings are 0.5 G parameters in
-bfloat16; the students of `time.py` add 12 bytes a parameter. Speed:
+bfloat16; the students of `paper.py` add 12 bytes a parameter. Speed:
 benchmarks.md.
 """
 

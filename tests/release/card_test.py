@@ -6,6 +6,7 @@ from time_jax.config import default_config
 from time_jax.models.bert import BertConfig
 from time_jax.release import card, provenance
 from time_jax.release.options import Options
+from time_jax.run import run_record
 
 
 @pytest.mark.parametrize(
@@ -75,3 +76,11 @@ def test_a_run_of_an_earlier_version_has_no_hidden_states():
   run = default_config().to_dict()
   del run["hidden"]
   assert not provenance.of_config(run, {})["hidden_states"]
+
+
+def test_a_card_says_that_the_states_were_made_narrower():
+  config = default_config()
+  config.hidden.weight = 1.0
+  run = {**config.to_dict(), run_record.PROJECTION: "ab"}
+  found = provenance.of_config(run, {})["hidden_states"]
+  assert found.endswith(", projected to the student's width")

@@ -85,12 +85,14 @@ def test_no_steps_are_the_start(monkeypatch, tiny, tmp_path):
   text += ",start=teacher:lower"
   found = grid.load(f"sweep_steps:{text},teacher={tiny / 'teacher'}")
   found = grid.with_fields(found, ["--config.data.seq_len=32"])
-  start, distil = make_points(found, tmp_path / "run", main.COMMANDS)
+  distil, start = make_points(found, tmp_path / "run", main.COMMANDS)
   assert [stage.name for stage in start.stages] == ["start", "finetune ud"]
   model = start.stages[1].values.config.model
   assert model == str(start.folder / "student" / "start")
   assert distil.stages[0].name == "distill"
   assert distil.stages[0].values.config.train.num_steps == 7
+  # So little text is enough for a narrower start, where there is no other.
+  assert start.stages[0].values.config.train.num_steps == 1
   begun = [p.stages[0].values.config.student.init_from for p in (start, distil)]
   assert begun == ["teacher:lower", ""]
   for point in (start, distil):

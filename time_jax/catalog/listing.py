@@ -99,10 +99,10 @@ def _page(language: Language) -> list[str]:
 
 
 def recipe(language: Language) -> str:
-  """Returns the --config to type: the paper's teacher and the first corpus."""
+  """Returns the --config to type: the paper's recipe on the first corpus."""
   corpus = next(iter(corpora.text_of(language)))
   arguments = f"lang={short_code(language)},size=s,teacher=xlmr_large"
-  return f"--config=configs/time.py:{arguments},corpus={corpus}"
+  return f"--config=configs/paper.py:{arguments},corpus={corpus}"
 
 
 def _teacher_table(rows: Iterable[Recommendation]) -> str:

@@ -58,7 +58,7 @@ class Recommendation:
     vocab_size: rows of the token table.
     layer: to distil, counted from 1.
     relation_heads: R; divides its widths and those of the students.
-    copyable: whether a student of its width can begin with layers of it.
+    copyable: whether a student that is no wider can begin with layers of it.
     languages: that it was made for; empty: many, or one checkpoint for each.
     unchecked: fields whose values are from memory.
   """

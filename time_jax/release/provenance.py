@@ -17,7 +17,7 @@ from time_jax.core.storage.paths import Path
 from time_jax.data import manifest
 from time_jax.hf.lineage import shown_path
 from time_jax.run import choose, saved_student
-from time_jax.run.run_record import ROWS, TEXT
+from time_jax.run.run_record import PROJECTION, ROWS, TEXT
 from time_jax.run.saved_student import Student
 from time_jax.telemetry import history
 from time_jax.telemetry.history import METRIC
@@ -115,7 +115,9 @@ def _hidden(run: Mapping[str, Any]) -> str:
   shown = ", ".join(f"{own} to the teacher's {of}" for own, of in _pairs(run))
   if not shown:
     return ""
-  return f"cosine distance, weight {run['hidden']['weight']:g}: layer {shown}"
+  width = ", projected to the student's width" if PROJECTION in run else ""
+  weight = run["hidden"]["weight"]
+  return f"cosine distance, weight {weight:g}: layer {shown}{width}"
 
 
 def _pairs(run: Mapping[str, Any]) -> hidden.Pairs:

@@ -73,7 +73,7 @@ class Distillation(Job):
     self.objectives = assembly.make_objectives(self.configs, mesh, self.folders)
     self.teacher = next(iter(self.objectives.values())).teacher
     self.records = {
-      name: run_record.make_record(member, self.teacher.fingerprint, rows)
+      name: run_record.make_record(member, self.teacher, rows)
       for name, member in members.items()
     }
     self.ended: dict[str, str] = {}

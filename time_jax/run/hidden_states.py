@@ -39,13 +39,13 @@ def make_term(
   """
   if not config.hidden.weight:
     return None
-  name, own_width = config.hidden.projection, config.student.hidden_size
-  if not name or (name == START and width == own_width):
-    projection = None
-  elif name == START and workdir is None:
-    projection = np.eye(width, own_width, dtype=np.float32)
-  else:
-    projection = _read_projection(_projection_file(name, workdir))
+  projection = None
+  if source := _source(config, width):
+    if source == START and workdir is None:
+      shape = width, config.student.hidden_size
+      projection = np.eye(*shape, dtype=np.float32)
+    else:
+      projection = _read_projection(_file(source, workdir))
   return HiddenTerm(config.hidden.weight, hidden.pairs(config), projection)
 
 
@@ -69,11 +69,14 @@ def check_term(config: ConfigDict, teacher: Any) -> None:
       f"teacher.loader={config.teacher.loader!r} does not hand out; expected "
       "teacher.loader='own'."
     )
-  if h.projection == START and not layer_choice.is_teacher(s.init_from):
+  narrowed = layer_choice.is_teacher(s.init_from)
+  if _source(config, teacher.hidden_size) == START and not narrowed:
     raise UserError(
       f"hidden.projection={START!r} is for a student that begins with layers "
       f"of its teacher, made narrower, not with student.init_from="
-      f"{s.init_from!r}; expected student.init_from=teacher:spaced, or a file."
+      f"{s.init_from!r}; expected student.init_from=teacher:spaced, or a file, "
+      f"such as {narrowed_start.FOLDER}/{narrowed_start.BASIS} of the run that "
+      "the student is of, or a recipe that learns relations, such as paper."
     )
   for layer in term.teacher_layers:
     if not 1 <= layer <= teacher.num_layers:
@@ -97,25 +100,38 @@ def check_term(config: ConfigDict, teacher: Any) -> None:
     )
 
 
-def projection_sha256(config: ConfigDict, workdir: Path) -> str:
+def projection_sha256(config: ConfigDict, width: int, workdir: Path) -> str:
   """Returns the hash of the projection's file; empty where none is used.
 
   Args:
     config: config of a student.
-    workdir: its folder.
+    width: width of the teacher's hidden states.
+    workdir: the student's folder.
   """
-  if not (config.hidden.weight and config.hidden.projection):
-    return ""
-  path = _projection_file(config.hidden.projection, workdir)
-  # A student as wide as its teacher has no basis.
-  needed = config.hidden.projection != START or path.exists()
-  return files.sha256(path) if needed else ""
+  source = config.hidden.weight and _source(config, width)
+  return files.sha256(_file(source, workdir)) if source else ""
 
 
-def _projection_file(name: str, workdir: Path | None) -> Path:
-  if name == START and workdir is not None:
-    return workdir / narrowed_start.FOLDER / narrowed_start.BASIS
-  return local_path(name)
+def _source(config: ConfigDict, width: int) -> str:
+  """Returns where the projection comes from; empty: none is needed."""
+  source = config.hidden.projection
+  same = width == config.student.hidden_size
+  return "" if source == START and same else source
+
+
+def _file(source: str, workdir: Path | None) -> Path:
+  """Returns the file with a projection."""
+  if source != START or workdir is None:
+    return local_path(source)
+  path = workdir / narrowed_start.FOLDER / narrowed_start.BASIS
+  if not path.exists():
+    raise UserError(
+      f"hidden.projection={START!r}: {path} is not there, which `distill` "
+      "writes before the first step. Copy it from where the run began. A run "
+      "that began with another recipe goes on with that one: `time` of earlier "
+      "versions is `paper` where the teacher is wider than the student."
+    )
+  return path
 
 
 def trained(config: ConfigDict) -> Callable[[family.Path], bool]:

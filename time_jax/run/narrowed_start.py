@@ -22,8 +22,8 @@ from time_jax.models.family import Params
 from time_jax.parallel import sharding
 from time_jax.starts import narrowing
 
-# Tokens of training text that the weights are fitted on: some for each of the
-# few hundred inputs of a layer.
+# Tokens of training text that the weights are fitted on: several for each
+# of the hundreds to thousands of inputs of a layer.
 _TOKENS = 16_384
 _WIDTHS = ("hidden_size", "num_heads", "intermediate_size")
 # In the folder of a run; `start` writes those of other students there, too.

@@ -16,6 +16,7 @@ from time_jax.config.students import ONE, field_prefix
 from time_jax.core.display import first_of
 from time_jax.core.errors import UserError
 from time_jax.hf import files, weight_files
+from time_jax.models.family import Teacher
 from time_jax.parallel import host_collectives
 from time_jax.run import assembly, corpus, hidden_states, students
 from time_jax.run.members import Member
@@ -30,13 +31,13 @@ _PATHS = ("data.folder", "hidden.projection", "teacher.path")
 
 
 def make_record(
-  member: Member, teacher: str, rows: corpus.Corpus
+  member: Member, teacher: Teacher, rows: corpus.Corpus
 ) -> dict[str, Any]:
   """Returns what every checkpoint of a run records of it, as JSON values.
 
   Args:
     member: a student of the run.
-    teacher: hash of the teacher's weights.
+    teacher: its teacher.
     rows: the run's text.
 
   Returns:
@@ -46,12 +47,15 @@ def make_record(
   """
   config = member.config
   run = json.loads(config.to_json()) | {
-    TEACHER: teacher,
+    TEACHER: teacher.fingerprint,
     "tokenizer (SHA-256)": rows.tokenizer,
     TEXT: rows.fingerprint,
     ROWS: rows.content,
   }
-  if projection := hidden_states.projection_sha256(config, member.workdir):
+  projection = hidden_states.projection_sha256(
+    config, teacher.hidden_size, member.workdir
+  )
+  if projection:
     run[PROJECTION] = projection
   return {
     "run": run,

@@ -88,7 +88,10 @@ def start_command(
 
   for name, member in group.items():
     with students.naming(name):
-      folder = write_start(member, vocab_size, mesh, rows)
+      # What a run has begun with, it still needs: the basis, to go on.
+      begun = bool(layout.step_folders(member.workdir))
+      write = start_of_run if begun else write_start
+      folder = write(member, vocab_size, mesh, rows)
     print(f"Wrote {folder}: {_about(member.config, folder)}")
   print(
     "Next: python -m time_jax finetune ud --config=RECIPE:model="
