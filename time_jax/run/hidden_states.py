@@ -152,7 +152,8 @@ def _read_projection(path: Path) -> Float[np.ndarray, "Dt Ds"]:
     matrices = list(safetensors.numpy.load_file(path).values())
   except OSError as error:
     raise UserError(
-      f"hidden.projection: {path} cannot be read: {explain_refusal(error)}."
+      f"hidden.projection: {path} cannot be read: {explain_refusal(error)}. "
+      f"Expected a safetensors file, or {START!r}."
     ) from error
   except (safetensors.SafetensorError, KeyError, TypeError) as error:
     raise UserError(
