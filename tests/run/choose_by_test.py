@@ -103,7 +103,7 @@ def test_a_start_that_is_better_is_told(run, capsys):
   output = capsys.readouterr()
   assert choice["step"] == 20  # A start is no checkpoint.
   assert ranking(output.out) == ["start", "20", "10"]
-  assert "the student's start scores better than every" in output.err
+  assert "no checkpoint scores as well as the student's start, so" in output.err
   assert f"use {run / 'start'}." in output.err
 
 
@@ -112,7 +112,7 @@ def test_of_equals_the_later_step_wins_and_the_start_last(run, capsys):
   output = capsys.readouterr()
   assert choice["step"] == 20
   assert ranking(output.out) == ["20", "10", "start"]
-  assert "scores better" not in output.err
+  assert "as well as" not in output.err
 
 
 def test_a_start_that_cannot_be_made_again_is_left_out(run, capsys):
@@ -174,6 +174,7 @@ def test_a_choice_of_an_earlier_version_was_by_relation_loss(run):
     (["--by=probe"], "--by=probe needs a treebank"),
     (["--by=probe", "--dev=d"], "--by=probe needs a treebank"),
     (["--train=t", "--dev=d"], "--train and --dev are for --by=probe"),
+    (["--by=teacher", "--dev=d"], "--train and --dev are for --by=probe"),
     (["--by=las"], "--by"),
     (["--by=probe", "--train=t", "--dev=d"], "no file at t"),
   ],

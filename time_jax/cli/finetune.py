@@ -77,7 +77,7 @@ class Probe(Command):
   models: tuple[str, ...]
   train: Path  # CoNLL-U file to fit; its first 20,000 words are read.
   dev: Path  # CoNLL-U file to score; its first 10,000 words are read.
-  # Model of whose states it is said how much is left in those of the models.
+  # Model of which it is said how much of its states the models' last ones hold.
   teacher: str = ""
   json: Path | None = None  # File to write the scores into.
   # Read pytorch_model.bin where there is no safetensors.

@@ -83,15 +83,16 @@ class Status(Command):
 
 
 class Choose(Command):
-  """Rank the kept checkpoints by held-out text, or by a treebank."""
+  """Rank the kept checkpoints by held-out text, teacher or treebank."""
 
   name = "choose"
   example = "choose --workdir=runs/quickstart"
   once = True
   workdir: Path  # Folder of the run, or of one of its students.
-  # What counts: the loss on held-out text, or what `probe` finds, by which the
-  # student's start is ranked as well.
-  by: Literal["loss", "probe"] = "loss"
+  # What counts: the loss on held-out text; how much of the teacher's states is
+  # in the student's; what `probe` finds. By the last two, the student's start
+  # is ranked as well.
+  by: Literal["loss", "teacher", "probe"] = "loss"
   train: Path | None = None  # With --by=probe: CoNLL-U file to fit.
   dev: Path | None = None  # With --by=probe: CoNLL-U file to score.
 
@@ -111,6 +112,10 @@ class Choose(Command):
         "--train and --dev are for --by=probe; expected it with them, or "
         "neither."
       )
+    if self.by == "teacher":
+      from time_jax.evals.probing import criterion
+
+      return criterion.choose_by_teacher(self.workdir)
     from time_jax.run import choose
 
     return choose.choose(self.workdir)

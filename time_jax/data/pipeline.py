@@ -147,6 +147,27 @@ class SyntheticRows:
     return {"tokens": tokens, "segment_ids": np.ones(self.seq_len, np.int32)}
 
 
+@dataclasses.dataclass(frozen=True)
+class SomeRows:
+  """Some of other rows.
+
+  Attributes:
+    rows: the others.
+    indices: which of them, in this order.
+  """
+
+  rows: Rows
+  indices: Sequence[int]
+
+  def __len__(self) -> int:
+    """Returns the number of rows."""
+    return len(self.indices)
+
+  def __getitems__(self, indices: Sequence[int]) -> list[Row]:
+    """Returns the rows at these indices, in this order."""
+    return self.rows.__getitems__([self.indices[i] for i in indices])
+
+
 class BatchSource:
   """The training batches, or the part of them that one process reads.
 

@@ -69,6 +69,23 @@ class Criterion:
     return -value if self.higher_is_better else value
 
 
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+  """What is ranked with the checkpoints, but cannot be chosen.
+
+  Attributes:
+    name: what the table and `choice.json` call it.
+    told: what it is.
+    instead: what to use where it is better than every checkpoint.
+    score: its scores.
+  """
+
+  name: str
+  told: str
+  instead: str
+  score: Score
+
+
 def _loss(sources: Sequence[str]) -> Criterion:
   """Returns the criterion of the paper: held-out text of the language."""
   return Criterion(
@@ -107,6 +124,7 @@ def choose_by(
   workdir: Path,
   criterion: Criterion,
   score: Callable[[str, int | None], Score],
+  baselines: Callable[[], Sequence[Baseline]] = list,
 ) -> int:
   """Does the same by another criterion, for which models alone are enough.
 
@@ -119,6 +137,7 @@ def choose_by(
     criterion: what the scores are, and which of them counts.
     score: maps a workdir and a step, or the folder of a model and None, to the
       scores of that model.
+    baselines: scores whatever else is to be ranked.
 
   Returns:
     The exit code, 0.
@@ -131,8 +150,13 @@ def choose_by(
     scores = _some(found, workdir)
     imported = imported_model.was_imported(workdir, checkpoints.steps())
     folder = None if imported else _written_start(config, workdir)
-    begun = score(str(folder), None) if folder else None
-    return _conclude(workdir, criterion, scores, begun)
+    ranked = list(baselines())
+    if folder:
+      begun = score(str(folder), None)
+      ranked.append(
+        Baseline("start", "the student's start", str(folder), begun)
+      )
+    return _conclude(workdir, criterion, scores, ranked)
 
 
 @contextlib.contextmanager
@@ -207,7 +231,7 @@ def _conclude(
   workdir: Path,
   criterion: Criterion,
   scores: Scores,
-  begun: Score | None = None,
+  baselines: Sequence[Baseline] = (),
 ) -> int:
   """Writes and prints the choice; returns the exit code.
 
@@ -215,7 +239,7 @@ def _conclude(
     workdir: folder of the run.
     criterion: by what it is chosen.
     scores: the scores of the checkpoints, by step.
-    begun: those of the student's start, if it was scored.
+    baselines: what else is ranked.
   """
   chosen = best(scores, criterion)
   if jax.process_index() != 0:
@@ -228,19 +252,19 @@ def _conclude(
     **criterion.record,
     "candidates": {str(step): values for step, values in scores.items()},
   }
-  if begun:
-    content["start"] = begun
+  content |= {each.name: each.score for each in baselines}
   atomic_file.write_json(workdir / FILE, content)
-  print(_table(scores, criterion, begun))
+  print(_table(scores, criterion, baselines))
   print(
     f"Chosen: step {chosen} by {criterion.reason}, written to {workdir / FILE}."
   )
-  if begun and criterion.rank(begun) < criterion.rank(scores[chosen]):
-    note(
-      "the student's start scores better than every checkpoint, so distilling "
-      "has not earned its cost yet: give it more steps or another peak_lr, or "
-      f"use {workdir / start.FOLDER}."
-    )
+  for each in baselines:
+    if criterion.rank(each.score) < criterion.rank(scores[chosen]):
+      note(
+        f"no checkpoint scores as well as {each.told}, so distilling has not "
+        "earned its cost yet: give it more steps or another peak_lr, or use "
+        f"{each.instead}."
+      )
   print(f"Next: python -m time_jax export --workdir={workdir}")
   return 0
 
@@ -328,13 +352,14 @@ def _ranked(scores: Scores, criterion: Criterion) -> list[int]:
   return sorted(scores, key=lambda step: (criterion.rank(scores[step]), -step))
 
 
-def _table(scores: Scores, criterion: Criterion, begun: Score | None) -> str:
-  """Returns the ranking; of equals, the student's start comes last."""
+def _table(
+  scores: Scores, criterion: Criterion, baselines: Sequence[Baseline]
+) -> str:
+  """Returns the ranking; of equals, baselines come last."""
   names = list(next(iter(scores.values())))
   rows = [(str(step), scores[step]) for step in _ranked(scores, criterion)]
-  if begun:
-    rows.append(("start", begun))
-    rows.sort(key=lambda row: criterion.rank(row[1]))
+  rows += [(each.name, each.score) for each in baselines]
+  rows.sort(key=lambda row: criterion.rank(row[1]))
   lines = [["rank", "step", *names]]
   for rank, (step, values) in enumerate(rows, 1):
     cells = (f"{values[name]:{criterion.form}}" for name in names)

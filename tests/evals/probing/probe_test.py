@@ -16,7 +16,11 @@ from time_jax.evals.common.encoders import open_encoder
 from time_jax.evals.common.word_tokens import WordTokenizer
 from time_jax.evals.probing import command, probe, targets, treebank
 from time_jax.evals.probing.probe import score_states
-from time_jax.evals.probing.teacher_share import teacher_layers, teacher_share
+from time_jax.evals.probing.teacher_share import (
+  ranking_layer,
+  teacher_layers,
+  teacher_share,
+)
 from time_jax.evals.probing.word_states import DEV, FIT, PART, TUNE
 from time_jax.evals.ud import conllu
 
@@ -207,7 +211,9 @@ def test_models_are_printed_and_written_side_by_side(folder, capsys, tmp_path):
   line = ["best", *(f"{x:.2f}" for x in [*best, first["mean"]])]
   assert rows.count(line) == 2
   explained = f"{first['mean_explained']:.2f}"
-  share = first["mean_teacher_share"]
+  share, layers = first["teacher_share"], first["teacher_layers"]
+  place = layers.index(ranking_layer(2))
+  assert share == first["teacher_shares"][-1][place]
   assert share == pytest.approx(100, abs=0.1)
   last = [explained, f"{share:.2f}"]
   assert [f"{tmp_path.name}/other", *line[1:], *last] in rows

@@ -4,9 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
 
 from time_jax.checkpoint import layout
 from time_jax.core.display import aligned_table
@@ -15,7 +13,12 @@ from time_jax.core.storage import atomic_file
 from time_jax.core.storage.paths import Path, local_path
 from time_jax.evals.common.encoders import OpenedEncoder, open_encoder
 from time_jax.evals.probing.probe import ProbeScores, probe
-from time_jax.evals.probing.teacher_share import mean_share, teacher_share
+from time_jax.evals.probing.teacher_share import (
+  ranking_layer,
+  ranking_share,
+  teacher_layers,
+  teacher_share,
+)
 from time_jax.evals.probing.treebank import Treebank
 from time_jax.parallel import sharding
 from time_jax.step import machine
@@ -28,13 +31,13 @@ class Probed:
   Attributes:
     name: its name in tables.
     scores: of the treebank.
-    share: result of `teacher_share`; None: no teacher was given.
+    share: result of `ranking_share`; None: no teacher was given.
     record: what the file of results says of it.
   """
 
   name: str
   scores: ProbeScores
-  share: Float[np.ndarray, "states layers"] | None
+  share: float | None
   record: dict[str, Any]
 
 
@@ -73,6 +76,12 @@ def probe_command(
     print(f"\n{results[-1].name}\n{table}", flush=True)
   if len(results) > 1 or teacher:
     print(f"\n{_summary(results)}")
+  if of_teacher:
+    layer = ranking_layer(of_teacher.config.num_layers)
+    print(
+      f"of the teacher: the percent of the variance of layer {layer} of "
+      f"{of_teacher.name} that a linear map explains from the last state."
+    )
   if out:
     content = {
       **treebank.record,
@@ -93,7 +102,6 @@ def _probed(
 ) -> Probed:
   data = treebank.train, treebank.dev, mesh
   found = probe(opened, *data)
-  share = teacher_share(opened, teacher, *data) if teacher else None
   record = {
     "model": model,
     "name": opened.name,
@@ -106,9 +114,16 @@ def _probed(
     "mean": found.mean,
     "mean_explained": found.mean_explained,
   }
-  if share is not None:
-    record["teacher_share"] = share.tolist()
-    record["mean_teacher_share"] = mean_share(share)
+  share = None
+  if teacher:
+    layers = teacher.config.num_layers
+    shares = teacher_share(opened, teacher, *data)
+    share = ranking_share(shares, layers)
+    record |= {
+      "teacher_share": share,
+      "teacher_layers": teacher_layers(layers),
+      "teacher_shares": shares.tolist(),
+    }
   return Probed(opened.name, found, share, record)
 
 
@@ -157,7 +172,7 @@ def _summary(results: Sequence[Probed]) -> str:
     cells = _cells(list(each.scores.best.values()))
     rows.append([each.name, *cells, f"{each.scores.mean_explained:.2f}"])
     if each.share is not None:
-      rows[-1].append(f"{mean_share(each.share):.2f}")
+      rows[-1].append(f"{each.share:.2f}")
   if results[0].share is not None:
     rows[0].append("of the teacher")
   return aligned_table(rows, "<>")

@@ -28,6 +28,7 @@ from time_jax.hf.tokenizer import vocabulary_sha256
 from time_jax.starts.least_squares import Moments, squared_error
 
 _LAYERS = 4  # of the teacher that are compared, evenly spaced, the last too
+_RANKING = 3  # which of them students are ranked by, from 1
 
 
 def teacher_layers(count: int) -> list[int]:
@@ -40,6 +41,22 @@ def teacher_layers(count: int) -> list[int]:
     count: layers of the teacher.
   """
   return sorted({-(-i * count // _LAYERS) for i in range(1, _LAYERS + 1)})
+
+
+def ranking_layer(count: int) -> int:
+  """Returns the layer of a teacher by which students are ranked, from 1.
+
+  How much of this layer a student's last state holds ranks students as their
+  LAS after fine-tuning does, whatever their depth and width; RESULTS.md has the
+  rank correlations of this layer and of others.
+
+  >>> ranking_layer(12), ranking_layer(24), ranking_layer(1)
+  (9, 18, 1)
+
+  Args:
+    count: layers of the teacher.
+  """
+  return -(-_RANKING * count // _LAYERS)
 
 
 def teacher_share(
@@ -91,13 +108,24 @@ def teacher_share(
     for x_ND, of_state in zip(read(row), sums, strict=True):
       for part, moments in zip((FIT, TUNE, DEV), of_state, strict=True):
         moments.add(x_ND[parts == part], y_NY[parts == part])
-  return np.array([_explained(a, b, c, len(layers)) for a, b, c in sums])
+  return np.array([explained(a, b, c, len(layers)) for a, b, c in sums])
 
 
-def _explained(
-  fit: Moments, tuning: Moments, dev: Moments, layers: int
+def explained(
+  fit: Moments, tuning: Moments, dev: Moments, layers: int = 1
 ) -> Float[np.ndarray, " layers"]:
-  """Returns the percent of each layer's variance in `dev` that is explained."""
+  """Returns the percent of each layer's variance in `dev` that is explained.
+
+  Args:
+    fit: sums over what each strength of ridge regression is fitted to first;
+      the outputs are the states of several layers, one beside the other.
+    tuning: sums over what the strengths are compared on.
+    dev: sums over what is scored.
+    layers: how many layers the outputs are of.
+
+  Returns:
+    100 for all of it; below 0 where the mean would be closer.
+  """
   missed = squared_error(dev, *solve_tuned(fit, tuning))
   missed, variance = (
     each.reshape(layers, -1).sum(axis=1) for each in (missed, dev.y_scatter)
@@ -107,10 +135,13 @@ def _explained(
   return np.where(known, 100 * (1 - missed / np.where(known, variance, 1)), 0)
 
 
-def mean_share(share: Float[np.ndarray, "states layers"]) -> float:
-  """Returns one number: each of the layers in the state that explains it best.
+def ranking_share(
+  share: Float[np.ndarray, "states layers"], count: int
+) -> float:
+  """Returns the one number by which students are ranked.
 
   Args:
     share: result of `teacher_share`.
+    count: layers of the teacher.
   """
-  return float(share.max(axis=0).mean())
+  return float(share[-1, teacher_layers(count).index(ranking_layer(count))])
