@@ -9,7 +9,7 @@ import pytest
 
 from time_jax.cli import main
 
-UD = {"UPOS": 90.0, "Lemmas": 80.0, "LAS": 70.0}
+UD = {"UPOS": 90.0, "UFeats": 80.0, "Lemmas": 80.0, "UAS": 80.0, "LAS": 70.0}
 
 
 def finetuned(folder, task, label, scores, *, by=None, **changes):
@@ -45,7 +45,9 @@ def finetuned(folder, task, label, scores, *, by=None, **changes):
 
 
 def ud(folder, label, values, **changes):
-  scores = dict(zip(UD, ([v] for v in values), strict=True))
+  upos, lemmas, las = values
+  own = (upos, lemmas, lemmas, lemmas, las)
+  scores = dict(zip(UD, ([v] for v in own), strict=True))
   return finetuned(folder, "ud", label, scores, **changes)
 
 
@@ -90,8 +92,8 @@ def test_scores_that_are_undefined_have_a_word_and_no_part_in_means(
   tags = ud(tmp_path / "ud", "s", (90, 80, 70))
   output = run(capsys, names, tags, "--teacher=s", f"--out={tmp_path / 'out'}")
   assert (
-    "| 90.00 | 80.00 | 70.00 | undefined | - | - | 80.00 (of 3) | 100.0 (of 3)"
-    in output.out
+    "| 90.00 | 80.00 | 80.00 | 80.00 | 70.00 | undefined | - | - | "
+    "80.00 (of 5) | 100.0 (of 5)" in output.out
   )
   assert "* undefined: there is no name to find" in output.out
 
@@ -116,13 +118,13 @@ def test_the_table_by_hand(workdirs, capsys, tmp_path):
   out = tmp_path / "out" / "here"
   text = run(capsys, *workdirs, "--teacher=big", f"--out={out}").out
   assert cells(text, "big") == (
-    "ga  big  90.00  80.00  70.00  62.00 ± 2.83  50.00  70.40  80.00 (of 3)  "
-    "100.0  2.00 M  20.00  0.25"
+    "ga  big  90.00  80.00  80.00  80.00  70.00  62.00 ± 2.83  50.00  70.40  "
+    "80.00 (of 5)  100.0  2.00 M  20.00  0.25"
   )
-  # What was not measured is no zero and no guess: its share is over 3 columns.
+  # What was not measured is no zero and no guess: its share is over 5 columns.
   assert cells(text, "small") == (
-    "ga  small  81.00  72.00  63.00  -  -  -  72.00 (of 3)  90.0 (of 3)  "
-    "2.00 M  2.00  -"
+    "ga  small  81.00  72.00  72.00  72.00  63.00  -  -  -  72.00 (of 5)  "
+    "90.0 (of 5)  2.00 M  2.00  -"
   )
   assert "ms: median of a batch of 1 in JAX on 1 x abacus." in text
   assert (out / "report.md").read_text() in text
@@ -133,7 +135,7 @@ def test_the_table_by_hand(workdirs, capsys, tmp_path):
   assert small["average"] == small["QA F1"] == ""
   assert float(small["teacher_percent"]) == pytest.approx(90)
   # What the plot shows is in the table, too.
-  assert float(big["common_mean"]) == 80 and small["common_columns"] == "3"
+  assert float(big["common_mean"]) == 80 and small["common_columns"] == "5"
 
 
 def test_what_is_known_of_dev_alone_is_marked_and_in_no_mean(
@@ -312,7 +314,7 @@ def test_a_language_has_one_row_however_recipes_had_it(capsys, tmp_path):
   b = finetuned(tmp_path / "b", "ner", "big", {"F1": [60.0]}, lang="ga")
   c = finetuned(tmp_path / "c", "qa", "big", {"F1": [50.0]}, lang="gle_Latn")
   text = run(capsys, a, b, c, f"--out={tmp_path}/out").out
-  row = "ga  big  90.00  80.00  70.00  60.00  50.00  70.00"
+  row = "ga  big  90.00  80.00  80.00  80.00  70.00  60.00  50.00  70.00"
   assert cells(text, "big").startswith(row)
 
 
@@ -335,10 +337,7 @@ def test_students_of_a_sweep_are_told_apart_by_their_folders(capsys, tmp_path):
   danish = student("da", "runs/da/student", lang="da")
   assert "| da | student@12 |" in run(capsys, *four, danish, out).out
   # What a user called so, and what lies in one place, is refused.
-  named = [
-    student("x", "runs/x/other"),
-    student("y", "runs/y/other"),
-  ]
+  named = [student(name, f"runs/{name}/other") for name in "xy"]
   again = [student("v", "runs/v/student"), student("w", "runs/v/student")]
   for two in (named, again):
     error = run(capsys, *two, out, code=2).err
@@ -353,8 +352,10 @@ def test_labels(capsys, tmp_path):
   small = ud(tmp_path / "c", "small", (81, 72, 63))
   for teacher in "AB":
     text = run(capsys, a, b, small, f"--teacher={teacher}", out).out
-    assert cells(text, "B / A").startswith("ga  B / A  90.00  80.00  70.00  60")
-    assert "  90.0 (of 3)  " in cells(text, "small")
+    assert cells(text, "B / A").startswith(
+      "ga  B / A  90.00  80.00  80.00  80.00  70.00  60"
+    )
+    assert "  90.0 (of 5)  " in cells(text, "small")
   other = finetuned(tmp_path / "d", "qa", "small", {"F1": [1]}, fingerprint="x")
   error = run(capsys, a, small, other, "--teacher=B", out, code=2).err
   assert f"{small} and {other} are both labelled 'small' in 'ga'" in error
@@ -377,9 +378,8 @@ def test_results_of_earlier_versions_join_those_of_the_same_model(
   content = (speed / "inference.json").read_text().replace("oldold", "old")
   (speed / "inference.json").write_text(content)
   found = run(capsys, early, late, speed, out)
-  assert "70.00  60.00  -  -  75.00 (of 4)  -  2.00 M  2.00" in cells(
-    found.out, "m"
-  )
+  row = "70.00  60.00  -  -  76.67 (of 6)  -  2.00 M  2.00"
+  assert row in cells(found.out, "m")
   (line,) = found.err.splitlines()
   assert f"{early}, {speed}/inference.json know(s) a model by the hash" in line
   third = dict(fingerprint="third", fingerprint_before="old", lang="da")

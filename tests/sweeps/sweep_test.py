@@ -54,7 +54,7 @@ def get_sweep(steps="30", limit_ms="", stage="choose", x="latency", y=""):
   return Sweep({{"heads": (2, 4), "seed": (0, 1)}}, stages, limit, x, 1, y)
 """
 NAMES = [f"heads={heads}_seed={seed}" for heads in (2, 4) for seed in (0, 1)]
-SCORES = ("UPOS", "Lemmas", "LAS")
+SCORES = ("UPOS", "UFeats", "Lemmas", "UAS", "LAS")
 COMMANDS = ["bench inference", "distill", "choose", "finetune ud"]
 
 
@@ -151,7 +151,7 @@ def test_all_points_once_and_a_table_of_them(capsys, stub):
   table = [line for line in lines if line.startswith("|")]
   for name, line in zip(NAMES, table[2:], strict=True):
     assert line == (
-      f"| ga | {name} | 50.00 | 50.00 | 50.00 | - | - | - | 50.00 (of 3) "
+      f"| ga | {name} |{' 50.00 |' * len(SCORES)} - | - | - | 50.00 (of 5) "
       "| 2.00 M | 7.00 | - | - | done |"
     )
   assert "\n".join(table) in (stub / "run" / "sweep.md").read_text()
@@ -196,7 +196,7 @@ def test_a_failure_leaves_the_others_alone_and_is_tried_again(capsys, stub):
   row = rows(stub)[NAMES[1]]
   assert row["state"] == "failed: distill, exit code 3"
   assert (row["lang"], row["LAS"], row["ms"]) == ("", "", "7.0")
-  assert f"| - | {NAMES[1]} | - | - | - | - | - | - | - | - | 7.00 |" in out
+  assert f"| - | {NAMES[1]} |{' - |' * 10} 7.00 |" in out
   (stub / "ends").write_text("")
   out, err, calls = sweep(capsys, stub)
   assert names_of(calls) == [(NAMES[1], command) for command in COMMANDS[1:]]
@@ -332,7 +332,7 @@ def test_one_process_only(capsys, monkeypatch, stub):
     ("return Sweep(", "return dict(", "fails: TypeError"),
     ("return Sweep(", "return str(1) or (", "gives str, expected a Sweep"),
     ("def get_sweep(", "def sweep(", "no attribute 'get_sweep'"),
-    ('y=""', 'y="luck"', "y is 'luck', expected one of UPOS, Lemmas, LAS"),
+    ('y=""', 'y="luck"', "y is 'luck', expected one of UPOS, UFeats, "),
     ('x="latency"', 'x="colour"', "x is 'colour', expected latency, tokens"),
   ],
 )

@@ -139,6 +139,9 @@ class Report(Command):
   # Workdirs of `finetune`, and folders of `bench inference`.
   workdirs: tuple[Path, ...]
   teacher: str = ""  # Label of the model that others are compared with.
+  # LABEL:LABEL,...: which model should beat which, such as students and the
+  # teacher's lower layers; how much of the gap to the teacher do they close?
+  lower: str = ""
   out: Path  # Folder to write.
   # Scores of every feature, or of every part of speech, too.
   by: Literal["feats", "upos"] | None = None
@@ -148,5 +151,9 @@ class Report(Command):
     from time_jax.report import report
 
     return report.report(
-      self.workdirs, teacher=self.teacher, by=self.by or "", out=self.out
+      self.workdirs,
+      teacher=self.teacher,
+      by=self.by or "",
+      out=self.out,
+      lower=self.lower,
     )

@@ -9,9 +9,9 @@ from time_jax.core.display import markdown_table, number
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.paths import Path
-from time_jax.report import plot, results, table
-from time_jax.report.results import Result
-from time_jax.report.table import COLUMNS, Cell, Row
+from time_jax.report import differences, plot, results, table
+from time_jax.report.results import COLUMNS, PAPER, Result
+from time_jax.report.table import Cell, Row
 
 MISSING = "-"
 _ALIGN = "<<>"
@@ -38,8 +38,15 @@ PLAIN_HEADER = (
 BY = {"feats": ("F1",), "upos": ("UPOS", "UFeats", "Lemmas", "LAS")}
 
 
-def report(paths: Sequence[Path], *, teacher: str, by: str, out: Path) -> int:
-  """Writes report.md, report.csv and pareto.png, and prints the table.
+def report(
+  paths: Sequence[Path],
+  *,
+  teacher: str,
+  by: str,
+  out: Path,
+  lower: str = "",
+) -> int:
+  """Writes tables as Markdown and CSV, and a plot, and prints the tables.
 
   Args:
     paths: see `results.read`.
@@ -47,6 +54,7 @@ def report(paths: Sequence[Path], *, teacher: str, by: str, out: Path) -> int:
     by: a key of `BY`, for a table of every feature or part of speech; "" is
       none.
     out: folder for the files, made when missing.
+    lower: which models are to beat which; see `differences.parse_lower`.
 
   Returns:
     The exit code, 0.
@@ -63,14 +71,25 @@ def report(paths: Sequence[Path], *, teacher: str, by: str, out: Path) -> int:
   rows = table.rows(scores, speeds, teacher)
   lines = [markdown_table([HEADER, *map(texts, rows)], _ALIGN), ""]
   lines += [f"* {note}" for note in _notes(rows, scores, teacher)]
+  compared, numbers = differences.tables(
+    rows, teacher, differences.parse_lower(lower)
+  )
+  if numbers:
+    lines.append(f"* {differences.ABOUT}")
+  lines += compared
   lines += _tables_by_class(scores, by) if by else []
   text = "\n".join(lines)
   out.mkdir(parents=True, exist_ok=True)
   write_csv(out / "report.csv", [PLAIN_HEADER, *map(plain, rows)])
+  written = ["report.md", "report.csv"]
+  if numbers:
+    write_csv(out / "differences.csv", [differences.HEADER, *numbers])
+    written.append("differences.csv")
   atomic_file.write_text(out / "report.md", text + "\n")
-  drawn = plot.plot(rows, out / "pareto.png")
+  if plot.plot(rows, out / "pareto.png"):
+    written.append("pareto.png")
   print(text)
-  print(f"\nWritten: {out}/report.md, report.csv{', pareto.png' * drawn}")
+  print(f"\nWritten: {out}/{', '.join(written)}")
   return 0
 
 
@@ -128,8 +147,8 @@ def _notes(
   """Returns what the table means, as far as it is not plain."""
   cells = [cell for row in rows for cell in row.cells.values()]
   notes = [
-    f"Scores in percent; {MISSING}: not measured. The average is of test "
-    "scores, where all are there.",
+    f"Scores in percent; {MISSING}: not measured. The average is the paper's: "
+    f"of {', '.join(PAPER)} on test, where all are there.",
     COMMON,
   ]
   if any(cell.mean is None for cell in cells):

@@ -9,6 +9,8 @@ from typing import Any
 from time_jax.catalog import languages
 from time_jax.core.errors import UserError
 from time_jax.hf import files
+from time_jax.report import per_item
+from time_jax.report.per_item import PerItem
 
 SCORES_FILE = "scores.json"
 SCHEMA = "time_jax.finetune/1"
@@ -18,11 +20,14 @@ _SPEED_SCHEMA = "time_jax.bench.inference/1"
 # Column of a report -> (task, metric), in the paper's order.
 COLUMNS = {
   "UPOS": ("ud", "UPOS"),
+  "UFeats": ("ud", "UFeats"),
   "Lemmas": ("ud", "Lemmas"),
+  "UAS": ("ud", "UAS"),
   "LAS": ("ud", "LAS"),
   "NER F1": ("ner", "F1"),
   "QA F1": ("qa", "F1"),
 }
+PAPER = ("UPOS", "Lemmas", "LAS", "NER F1", "QA F1")  # what it averages
 # Kind of breakdown -> what is counted.
 _COUNTS = {
   "feats": ("gold", "predicted", "right"),
@@ -56,6 +61,7 @@ class Result:
     hardware: number and kind of the devices.
     model: path or hub id that was fine-tuned.
     init: "model", or "random" where only its shape was taken.
+    files: split -> SHA-256 of its file; empty if not known.
   """
 
   place: pathlib.Path
@@ -70,11 +76,26 @@ class Result:
   before: str = ""
   model: str = ""
   init: str = ""
+  files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @property
   def split(self) -> str:
     """The split of the scores: test where it was scored, else dev."""
     return "test" if "test" in self.scores else "dev"
+
+  def items(self) -> list[PerItem] | None:
+    """Returns what each item adds to the scores on `split`, for every seed.
+
+    Returns:
+      None where a seed has no such file, see `per_item.read`.
+
+    Raises:
+      UserError: a file is damaged.
+    """
+    folders = [self.place / f"seed-{seed}" for seed in self.seeds]
+    found = [per_item.read(folder, self.split) for folder in folders]
+    known = [items for items in found if items is not None]
+    return known if len(known) == len(found) else None
 
   def breakdown(self, kind: str) -> Breakdown:
     """Returns counts on `split` by class, summed over the seeds.
@@ -240,6 +261,10 @@ def _result(file: _File) -> Result:
     before=file.content.get("fingerprint_before") or "",
     model=file.content.get("model") or "",
     init=file.content.get("init") or "",
+    files={
+      split: file.get(str, "files", split, "sha256")
+      for split in file.content.get("files") or {}
+    },
   )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from time_jax.core.errors import UserError
 from time_jax.report import fingerprints
-from time_jax.report.results import COLUMNS, Result, Speed
+from time_jax.report.results import COLUMNS, PAPER, Result, Speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Row:
     shared: number of these scores.
     speed: latency of the model; None: not measured.
     common: columns that all models of the language have on test.
+    results: task -> what its cells come from.
   """
 
   lang: str
@@ -52,12 +53,14 @@ class Row:
   shared: int = 0
   speed: Speed | None = None
   common: tuple[str, ...] = ()
+  results: Mapping[str, Result] = dataclasses.field(default_factory=dict)
 
   @property
   def average(self) -> float | None:
-    """The mean of the test scores, if there is one for every column."""
-    scores = self.tested.values()
-    return statistics.fmean(scores) if len(scores) == len(COLUMNS) else None
+    """The paper's mean: of five test scores, if all are there."""
+    if not self.tested.keys() >= set(PAPER):
+      return None
+    return statistics.fmean(self.tested[name] for name in PAPER)
 
   @property
   def mean(self) -> float | None:
@@ -150,6 +153,7 @@ def _row(tasks: Mapping[str, Result], speeds: Sequence[Speed]) -> Row:
     parameters=first.parameters["all"],
     cells=cells,
     speed=speed_of(s for s in speeds if s.fingerprint == first.fingerprint),
+    results=tasks,
   )
 
 

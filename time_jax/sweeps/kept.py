@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from time_jax.core.errors import DAMAGED_JSON, UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.paths import list_files
+from time_jax.report import per_item
 from time_jax.report.results import SCORES_FILE
 from time_jax.run.choose import FILE as CHOICE
 from time_jax.sweeps.grid import BENCH, DISTILL
@@ -114,6 +115,7 @@ def _files(point: Point) -> Iterator[pathlib.Path]:
     elif stage.name.startswith("finetune"):
       for folder in (values.workdir, *sorted(values.workdir.glob("seed-*"))):
         yield folder / SCORES_FILE
+        yield folder / per_item.FILE
         yield folder / _METRICS
   yield point.folder / RECORD
 

@@ -21,6 +21,7 @@ from time_jax.core.errors import UserError
 from time_jax.evals.common.word_layers import first_token
 from time_jax.evals.ner import iob, task
 from time_jax.parallel import sharding
+from time_jax.report import per_item
 
 metrics = pytest.importorskip("seqeval.metrics")
 TRAIN = tiny_ner.NER / "da-train.iob2"
@@ -102,6 +103,11 @@ def test_a_short_run_is_scored_and_predicts(
   scores = json.loads((folder / "scores.json").read_text())["scores"]
   assert scores["dev"] == by_hand(gold, found)
   assert scores["dev"]["F1"] > 0
+  items = per_item.read(folder, "dev")["F1"]
+  found_f1 = 100 * sum(items.right) / sum(items.whole)
+  assert found_f1 == pytest.approx(scores["dev"]["F1"])
+  assert len(items.right) == len(gold)
+  assert per_item.read(folder, "test") == {}
   capsys.readouterr()
 
   def predict(text):

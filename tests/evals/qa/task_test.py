@@ -22,6 +22,7 @@ from time_jax.evals.qa import scoring, squad, task
 from time_jax.evals.qa.squad import Answer
 from time_jax.evals.qa.windows import Window
 from time_jax.parallel import sharding
+from time_jax.report import per_item
 
 LEARN = (
   "--config.train.epochs=20",
@@ -143,6 +144,10 @@ def test_a_short_run_is_scored_and_predicts(
   folder = tmp_path / "seed-0"
   answers = json.loads((folder / "dev.json").read_text())
   scores = json.loads((folder / "scores.json").read_text())["scores"]
+  items = per_item.read(folder, "dev")
+  for metric, value in scores["dev"].items():
+    found = items[metric]
+    assert 100 * sum(found.right) / sum(found.whole) == value
   assert scores["dev"] == pytest.approx(by_hand(handful, answers))
   capsys.readouterr()
   content = json.loads(handful.read_text())

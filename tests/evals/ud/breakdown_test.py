@@ -33,10 +33,17 @@ def test_the_counts_add_up_to_the_scores_of_udtools():
   by_pos = breakdown.count(gold, found)["upos"]
   words = sum(row["words"] for row in by_pos.values())
   assert words == sum(len(sentence.words) for sentence in gold)
-  for metric in ("UPOS", "UFeats", "Lemmas", "LAS"):
+  items = scoring.per_item(gold, found)
+  assert items.keys() == set(scoring.COUNTED)
+  for metric, own in items.items():
     right = sum(row[metric] for row in by_pos.values())
     assert 100 * right / words == pytest.approx(scores[metric])
-    assert 0 < right < words
+    assert 0 < right <= words
+    assert sum(own.right) == right
+    assert list(own.whole) == [len(sentence.words) for sentence in gold]
+  assert items["UAS"].right == items["UAS"].whole  # No head was spoiled.
+  one = scoring.per_item(gold[3:4], found[3:4])
+  assert one["LAS"].right == items["LAS"].right[3:4]
 
 
 def test_features_are_counted_one_by_one():

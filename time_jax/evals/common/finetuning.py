@@ -32,6 +32,7 @@ from time_jax.hf import files, model_identity
 from time_jax.models.family import Params
 from time_jax.parallel import failures, host_collectives, processes, sharding
 from time_jax.parallel.watchdog import Watchdog
+from time_jax.report import per_item
 from time_jax.report.results import SCHEMA, SCORES_FILE
 from time_jax.run.run_record import check_processes, versions
 from time_jax.step import machine
@@ -204,7 +205,7 @@ def _epochs(task: Task, seed: int) -> batches.Epochs:
 
 def _predict(task: Task, params: Params, folder: Path, beat: Beat) -> Result:
   """Writes predictions of dev and test; returns their scores and counts."""
-  scores, by = {}, {}
+  scores, by, items = {}, {}, {}
   for split in SPLITS[1:]:
     if gold := task.data.get(split):
       predicted = task.network.annotate(params, gold, beat)
@@ -213,6 +214,9 @@ def _predict(task: Task, params: Params, folder: Path, beat: Beat) -> Result:
         atomic_file.write_text(path, task.to_text(predicted))
       scores[split] = task.score(gold, predicted)
       by[split] = task.breakdown(gold, predicted)
+      items[split] = task.per_item(gold, predicted)
+  if jax.process_index() == 0:
+    per_item.write(folder, items)
   return {"scores": scores, "by": by}
 
 

@@ -22,6 +22,7 @@ from time_jax.evals.common.onnx_engine import Program
 from time_jax.evals.common.packages import load_package
 from time_jax.models import stepwise
 from time_jax.models.family import Params
+from time_jax.report.per_item import Ratios
 
 SPLITS = ("train", "dev", "test")
 SCORE = "dev/score"  # The best epoch has the highest.
@@ -276,6 +277,12 @@ class Task(abc.ABC):
     Returns:
       Metric -> percent, or None where it is undefined.
     """
+
+  @abc.abstractmethod
+  def per_item(
+    self, gold: Sequence[Any], predicted: Sequence[Any]
+  ) -> dict[str, Ratios]:
+    """Returns what each item adds to the metrics of `score` that are ratios."""
 
   def breakdown(
     self, gold: Sequence[Any], predicted: Sequence[Any]

@@ -11,7 +11,11 @@ from jaxtyping import Array
 
 from time_jax.core.errors import UserError
 from time_jax.core.notes import note
-from time_jax.evals.common.packages import SEQEVAL, load_package
+from time_jax.evals.common.packages import (
+  SEQEVAL,
+  SEQEVAL_TAGS,
+  load_package,
+)
 from time_jax.evals.common.task import SPLITS, Task
 from time_jax.evals.common.word_layers import smoothed_loss
 from time_jax.evals.common.word_network import WordBatch, WordExamples
@@ -19,6 +23,7 @@ from time_jax.evals.ner import iob, parquet_tags
 from time_jax.evals.ner.iob import Sentence
 from time_jax.evals.ner.layouts import OUTSIDE
 from time_jax.evals.ner.tagger import TAG, Tagger
+from time_jax.report.per_item import Ratios
 
 METRICS = ("F1", "precision", "recall")
 Tags = Sequence[Sequence[str]]  # of the words of every sentence
@@ -37,6 +42,37 @@ def score(
   return score_tags([s.tags for s in gold], [s.tags for s in predicted])
 
 
+def per_item(
+  gold: Sequence[Sentence], predicted: Sequence[Sentence]
+) -> dict[str, Ratios]:
+  """Returns what each sentence adds to F1 of entities, see `Ratios`.
+
+  Args:
+    gold: annotated sentences.
+    predicted: the same sentences with predicted tags.
+
+  Returns:
+    Nothing where `gold` has no entity, and `score` is undefined.
+  """
+  if not has_entity([sentence.tags for sentence in gold]):
+    return {}
+  pairs = [
+    (_entities(own), _entities(guess))
+    for own, guess in zip(gold, predicted, strict=True)
+  ]
+  return {
+    "F1": Ratios(
+      [2 * len(own & guess) for own, guess in pairs],
+      [len(own) + len(guess) for own, guess in pairs],
+    )
+  }
+
+
+def _entities(sentence: Sentence) -> set[tuple[str, int, int]]:
+  module = load_package(SEQEVAL_TAGS)
+  return set(module.get_entities(list(sentence.tags)))
+
+
 class Ner(Task):
   """Named entity recognition; see `task.Task`."""
 
@@ -51,6 +87,7 @@ class Ner(Task):
   read = staticmethod(read)
   to_text = staticmethod(iob.to_text)
   score = staticmethod(score)
+  per_item = staticmethod(per_item)
 
   def learn(self) -> dict[str, Any]:
     """Returns the tags of the training file."""

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time_jax.catalog import languages
 from time_jax.core.errors import UserError
 from time_jax.evals.qa.squad import Question
+from time_jax.report.per_item import Ratios
 
 METRICS = ("F1", "EM")
 _ENGLISH = r"\b(?:a|an|the)\b"
@@ -68,14 +69,32 @@ def score(
     Metric -> percent: the mean over the questions, where the right answer that
     is closest to the predicted one counts.
   """
+  items = per_item(gold, predicted, lang, rules)
+  return {
+    name: 100 * sum(own.right) / sum(own.whole) for name, own in items.items()
+  }
+
+
+def per_item(
+  gold: Sequence[Question],
+  predicted: Sequence[Question],
+  lang: str,
+  rules: str = "squad",
+) -> dict[str, Ratios]:
+  """Scores every answer; otherwise as `score`.
+
+  Returns:
+    Metric -> the score of each question, of 1.
+  """
   split = functools.lru_cache(1 << 16)(splitter(lang, rules))
-  total = dict.fromkeys(METRICS, 0.0)
+  found: dict[str, list[float]] = {name: [] for name in METRICS}
   for right, guess in zip(gold, predicted, strict=True):
     words = split(guess.answers[0].text)
     golds = [split(answer.text) for answer in right.answers]
-    total["F1"] += max(_f1(gold_words, words) for gold_words in golds)
-    total["EM"] += words in golds
-  return {name: 100 * value / len(gold) for name, value in total.items()}
+    found["F1"].append(max(_f1(gold_words, words) for gold_words in golds))
+    found["EM"].append(int(words in golds))
+  whole = [1] * len(gold)
+  return {name: Ratios(own, whole) for name, own in found.items()}
 
 
 def splitter(lang: str, rules: str) -> Callable[[str], tuple[str, ...]]:

@@ -20,6 +20,7 @@ from time_jax.evals.qa.reader import (
 )
 from time_jax.evals.qa.squad import Question
 from time_jax.evals.qa.windows import Window
+from time_jax.report.per_item import Ratios
 
 Target = tuple[int, int]  # places of the first and the last token
 
@@ -73,6 +74,13 @@ class Qa(Task):
     """Returns F1 and exact match by the rules of the recipe."""
     lang, rules = self.config.lang, self.config.data.rules
     return scoring.score(gold, predicted, lang, rules)
+
+  def per_item(
+    self, gold: Sequence[Question], predicted: Sequence[Question]
+  ) -> dict[str, Ratios]:
+    """Returns the same of every question."""
+    lang, rules = self.config.lang, self.config.data.rules
+    return scoring.per_item(gold, predicted, lang, rules)
 
 
 def note_lost(

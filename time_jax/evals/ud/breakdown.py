@@ -52,20 +52,16 @@ def _features(sentences: Sequence[Sentence]) -> Iterator[set[str]]:
 
 
 def _by_pos(gold: Sequence[Sentence], predicted: Sequence[Sentence]) -> Counts:
-  names = "words", "UPOS", "UFeats", "Lemmas", "LAS"
+  names = "words", *scoring.COUNTED
   counters = {name: collections.Counter[str]() for name in names}
   words = scoring.compared(gold), scoring.compared(predicted)
-  for right, guess in zip(*words, strict=True):
-    pos = right["UPOS"]
+  for word, guess in zip(*words, strict=True):
+    pos = word["UPOS"]
     if pos == NONE:
       continue  # It is not annotated.
     counters["words"][pos] += 1
-    counters["UPOS"][pos] += pos == guess["UPOS"]
-    counters["UFeats"][pos] += right["FEATS"] == guess["FEATS"]
-    counters["Lemmas"][pos] += right["LEMMA"] in (NONE, guess["LEMMA"])
-    counters["LAS"][pos] += all(
-      right[c] == guess[c] for c in ("HEAD", "DEPREL")
-    )
+    for name, is_right in scoring.right(word, guess).items():
+      counters[name][pos] += is_right
   return _table(counters)
 
 

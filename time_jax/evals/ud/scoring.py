@@ -1,13 +1,18 @@
 """Scores by `udtools`, the official evaluation of Universal Dependencies."""
 
 import io
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from time_jax.evals.common.packages import UDTOOLS, load_package
 from time_jax.evals.common.text_lines import Problems
 from time_jax.evals.ud.conllu import COLUMNS, Sentence, to_text
+from time_jax.evals.ud.labels import NONE
+from time_jax.report.per_item import Ratios
 
+Right = dict[str, bool]  # metric -> whether it counts a word as right
+COUNTED = ("UPOS", "UFeats", "Lemmas", "UAS", "LAS")
 METRICS = (
   *("UPOS", "XPOS", "UFeats", "AllTags", "Lemmas"),
   *("UAS", "LAS", "CLAS", "MLAS", "BLEX"),
@@ -28,6 +33,42 @@ def score(
   both = _load(gold, "gold"), _load(predicted, "predicted")
   scores = load_package(UDTOOLS).evaluate(*both)
   return {name: 100 * scores[name].f1 for name in METRICS}
+
+
+def right(gold: Mapping[str, str], predicted: Mapping[str, str]) -> Right:
+  """Returns which metrics count a word as right.
+
+  Args:
+    gold: columns of a word, as `compared` yields them.
+    predicted: those of the same word as predicted.
+  """
+  same = {name: gold[name] == predicted[name] for name in gold}
+  return {
+    "UPOS": same["UPOS"],
+    "UFeats": same["FEATS"],
+    "Lemmas": same["LEMMA"] or gold["LEMMA"] == NONE,
+    "UAS": same["HEAD"],
+    "LAS": same["HEAD"] and same["DEPREL"],
+  }
+
+
+def per_item(
+  gold: Sequence[Sentence], predicted: Sequence[Sentence]
+) -> dict[str, Ratios]:
+  """Returns the right words and all words of every sentence, see `Ratios`.
+
+  Args:
+    gold: the annotated sentences.
+    predicted: the same sentences with predicted columns.
+  """
+  pairs = zip(compared(gold), compared(predicted), strict=True)
+  found = (right(word, guess) for word, guess in pairs)
+  sentences = [list(itertools.islice(found, len(s.words))) for s in gold]
+  sizes = [len(words) for words in sentences]
+  return {
+    name: Ratios([sum(word[name] for word in own) for own in sentences], sizes)
+    for name in COUNTED
+  }
 
 
 def check(gold: Iterable[Sentence]) -> None:

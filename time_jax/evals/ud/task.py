@@ -30,6 +30,7 @@ class Ud(Task):
   read = staticmethod(conllu.read)
   to_text = staticmethod(conllu.to_text)
   score = staticmethod(scoring.score)
+  per_item = staticmethod(scoring.per_item)
   breakdown = staticmethod(breakdown.count)
 
   def learn(self) -> dict[str, Any]:

@@ -1,0 +1,219 @@
+"""Differences between models: intervals by hand, and how they are shown."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from time_jax.cli import main
+from time_jax.core.errors import UserError
+from time_jax.report import bootstrap, differences, per_item, results
+from time_jax.report.bootstrap import Interval
+from time_jax.report.per_item import Ratios
+
+RANDOM = np.random.default_rng(5)
+WORDS = RANDOM.integers(1, 40, size=300)
+UD = ("UPOS", "UFeats", "Lemmas", "UAS", "LAS")
+
+
+def right(share):
+  return RANDOM.binomial(WORDS, share)
+
+
+def finetuned(folder, label, seeds, whole=None, task="ud", test="ab12"):
+  """A workdir; seeds: for each, metric -> right of every item."""
+  whole = WORDS if whole is None else whole
+  folder.mkdir()
+  scores = []
+  for seed, metrics in enumerate(seeds):
+    own = folder / f"seed-{seed}"
+    own.mkdir()
+    (own / "scores.json").write_text("{}")
+    items = {k: Ratios(v.tolist(), whole.tolist()) for k, v in metrics.items()}
+    per_item.write(own, {"test": items})
+    scores.append({k: 100 * v.sum() / whole.sum() for k, v in metrics.items()})
+  content = {
+    "schema": "time_jax.finetune/1",
+    "task": task,
+    "lang": "ga",
+    "label": label,
+    "fingerprint": label * 2,
+    "parameters": {"all": 2_000_000},
+    "hardware": {"kind": "abacus", "n_devices": 1},
+    "seeds": list(range(len(seeds))),
+    "files": {"test": {"path": "t", "sha256": test}},
+    "scores": {
+      "test": {
+        name: {
+          "mean": float(np.mean([score[name] for score in scores])),
+          "std": 0.0,
+          "values": [score[name] for score in scores],
+        }
+        for name in scores[0]
+      }
+    },
+  }
+  (folder / "scores.json").write_text(json.dumps(content))
+  return folder
+
+
+def tagged(folder, label, share, seeds=1, **more):
+  """Every column of a treebank has the same share of right words."""
+  made = [{name: right(share) for name in UD} for _ in range(seeds)]
+  return finetuned(folder, label, made, **more)
+
+
+def read(*folders):
+  found, _ = results.read(folders)
+  return [{result.task: result} for result in found]
+
+
+def test_intervals_are_those_of_the_normal_distribution(tmp_path):
+  """Of many sentences a difference is nearly normal: its error is known."""
+  one, other = right(0.9), right(0.88)
+  a = finetuned(tmp_path / "a", "a", [dict.fromkeys(UD, one)])
+  b = finetuned(tmp_path / "b", "b", [dict.fromkeys(UD, other)])
+  first, second = bootstrap.draw(read(a, b), UD)
+  found = Interval.of(first["LAS"] - second["LAS"])
+  gap = (one.sum() - other.sum()) / WORDS.sum()
+  assert found.value == pytest.approx(100 * gap)
+  # The linearised variance of a ratio of sums (Cochran 1977, section 2.11).
+  residuals = (one - other) - gap * WORDS
+  error = np.sqrt(np.square(residuals).sum()) / WORDS.sum()
+  for end, sign in ((found.low, -1), (found.high, 1)):
+    assert end == pytest.approx(100 * (gap + sign * 1.96 * error), abs=0.06)
+  assert found.excludes_zero == (found.low > 0)
+
+
+def test_files_are_the_same_for_all_models_and_reports(tmp_path):
+  folders = [tagged(tmp_path / name, name, 0.8) for name in "abc"]
+  first = bootstrap.draw(read(*folders), UD)
+  again = bootstrap.draw(read(*folders[::-1]), UD)[::-1]
+  for one, other in zip(first, again, strict=True):
+    for name in UD:
+      np.testing.assert_allclose(one[name], other[name], rtol=1e-12)
+  copy = tagged(tmp_path / "d", "d", 0.5)
+  for file in ("scores.json", "per_item.json"):
+    text = (folders[0] / "seed-0" / file).read_text()
+    (copy / "seed-0" / file).write_text(text)
+  one, same = bootstrap.draw(read(folders[0], copy), UD)
+  assert not np.any(one["LAS"] - same["LAS"])
+
+
+def test_seeds_are_averaged_and_their_number_may_differ(tmp_path):
+  values = [right(0.7), right(0.9), right(0.5)]
+  a = finetuned(tmp_path / "a", "a", [dict.fromkeys(UD, v) for v in values])
+  b = finetuned(tmp_path / "b", "b", [dict.fromkeys(UD, values[1])])
+  of_three, of_one = bootstrap.draw(read(a, b), ["LAS"])
+  whole = [100 * v.sum() / WORDS.sum() for v in values]
+  assert of_three["LAS"][0] == pytest.approx(np.mean(whole))
+  assert of_one["LAS"][0] == pytest.approx(whole[1])
+  assert of_three.keys() == {"LAS"} and len(of_three["LAS"]) == 10_001
+
+
+def test_a_drawn_file_may_have_nothing_to_find(tmp_path):
+  whole = np.array([0, 0, 0, 4])
+  names = [{"F1": np.array([0, 0, 0, 2])}, {"F1": np.array([0, 0, 0, 4])}]
+  folders = [
+    finetuned(tmp_path / label, label, [own], whole, task="ner")
+    for label, own in zip("ab", names, strict=True)
+  ]
+  a, b = bootstrap.draw(read(*folders), ["NER F1"])
+  assert a["NER F1"][0] == 50 and b["NER F1"][0] == 100
+  assert {*np.unique(a["NER F1"])} == {0, 50}
+  assert np.mean(a["NER F1"][1:] == 0) == pytest.approx(0.75**4, abs=0.02)
+
+
+def rows_of(text, start):
+  (line,) = (x for x in text.splitlines() if x.startswith(f"| {start} |"))
+  return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def report(capsys, *words, code=0):
+  assert main.main(["report", *map(str, words)]) == code
+  return capsys.readouterr()
+
+
+def test_the_tables(capsys, tmp_path):
+  shares = {"T": 0.95, "s": 0.93, "low": 0.85}
+  folders = [tagged(tmp_path / k, k, share) for k, share in shares.items()]
+  out = tmp_path / "out"
+  flags = ("--teacher=T", "--lower=s:low", f"--out={out}")
+  text = report(capsys, *folders, *flags).out
+  assert "## ga: differences" in text and differences.ABOUT in text
+  drawn = dict(zip(shares, bootstrap.draw(read(*folders), UD), strict=True))
+  mean = {label: bootstrap.mean(own, UD) for label, own in drawn.items()}
+  part, pairs = text.split("## ga: differences")[1].split("row minus column")
+  header, of_student = rows_of(part, "minus T"), rows_of(part, "s")
+  assert header[1:] == [*UD, "mean of common", "% of T", "of the gap closed"]
+  own = Interval.of(drawn["s"]["LAS"] - drawn["T"]["LAS"])
+  cell = f"{own.value:+.2f} [{own.low:+.2f}, {own.high:+.2f}]"
+  assert of_student[5] == (f"**{cell}**" if own.excludes_zero else cell)
+  share = Interval.of(100 * mean["s"] / mean["T"])
+  ends = f"[{share.low:.1f}, {share.high:.1f}]"
+  assert of_student[7] == f"{share.value:.1f} {ends}"
+  closed = Interval.of(
+    100 * (mean["s"] - mean["low"]) / (mean["T"] - mean["low"])
+  )
+  ends = f"[{closed.low:.0f}, {closed.high:.0f}]"
+  assert of_student[8] == f"{closed.value:.0f} {ends} % above low"
+  assert rows_of(part, "low")[8] == "-"
+  gap = Interval.of(mean["low"] - mean["s"])
+  assert gap.excludes_zero
+  cell = f"**{gap.value:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]**"
+  assert rows_of(pairs, "low")[2] == cell
+  with (out / "differences.csv").open() as file:
+    lines = list(csv.DictReader(file))
+  assert len(lines) == 6 * 6
+  (line,) = (
+    x
+    for x in lines
+    if (x["label"], x["against"], x["column"]) == ("low", "s", "mean of common")
+  )
+  assert float(line["difference"]) == gap.value
+  assert float(line["low"]) == gap.low and float(line["high"]) == gap.high
+
+
+def test_no_gap_to_close(capsys, tmp_path):
+  made = [tagged(tmp_path / k, k, 0.9) for k in ("T", "s")]
+  same = tagged(tmp_path / "low", "low", 0.5)
+  text = (made[0] / "seed-0" / "per_item.json").read_text()
+  (same / "seed-0" / "per_item.json").write_text(text)
+  flags = ("--teacher=T", "--lower=s:low", f"--out={tmp_path}/out")
+  found = report(capsys, *made, same, *flags).out
+  assert "no gap above low" in found
+
+
+def test_what_cannot_be_compared(capsys, tmp_path):
+  a, b = (tagged(tmp_path / k, k, 0.9) for k in "ab")
+  out = f"--out={tmp_path}/out"
+  other = tagged(tmp_path / "c", "c", 0.9, test="cd34")
+  found = report(capsys, a, other, out).out
+  assert f"Not compared: {a} and {other} were scored on different" in found
+  assert not (tmp_path / "out" / "differences.csv").exists()
+  short = tagged(tmp_path / "d", "d", 0.9)
+  metrics = {name: Ratios([1], [2]) for name in UD}
+  per_item.write(short / "seed-0", {"test": metrics})
+  assert "of different numbers of items" in report(capsys, a, short, out).out
+  path = b / "seed-0" / "per_item.json"
+  path.write_text('{"test": {"LAS": {"right": [1]}}}')
+  error = report(capsys, a, b, out, code=2).err
+  assert f"{path} is damaged" in error and "delete the file to rep" in error
+  path.unlink()
+  found = report(capsys, a, b, out).out
+  assert f"Not compared: {b} was fine-tuned by an earlier version" in found
+  assert "differences" not in report(capsys, a, out).out
+
+
+@pytest.mark.parametrize("text", ["s", "s:", ":low", "s:low,", "a:b:c"])
+def test_what_lower_may_not_be(text):
+  with pytest.raises(UserError, match="expected pairs of labels"):
+    differences.parse_lower(text)
+
+
+def test_lower_names_a_label_that_is_not_there(capsys, tmp_path):
+  a, b = (tagged(tmp_path / k, k, 0.9) for k in "ab")
+  out = f"--out={tmp_path}/out"
+  error = report(capsys, a, b, "--lower=a:x", out, code=2).err
+  assert "--lower: no result is of 'x'; known: a, b." in error

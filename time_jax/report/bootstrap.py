@@ -1,0 +1,150 @@
+"""Paired bootstrap over the items of test files: is a difference chance?
+
+A test file is a sample of what could have been asked. Files of the same size
+are drawn from its own items (sentences, questions) with repetition; all models
+are scored on each of them, and the middle 95 % of what a difference is there
+are its interval (Efron 1979; for translation Koehn, ACL W04-3250; for parsing
+and tagging Berg-Kirkpatrick et al., ACL D12-1091). The models stay as they are:
+how much another seed changes, the standard deviation over the seeds tells.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float
+
+from time_jax.core.errors import UserError
+from time_jax.report.results import COLUMNS, Result
+
+FILES = 10_000  # that are drawn
+_AT_ONCE = 500  # of them; more would take memory
+_MIDDLE = 2.5, 97.5  # percentiles
+
+# A number of the file as it is, followed by those of the drawn files.
+Draws = Float[np.ndarray, " files"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+  """A number, and the middle 95 % of it over the drawn files.
+
+  Attributes:
+    value: of the file as it is.
+    low: its lower end.
+    high: its upper end.
+  """
+
+  value: float
+  low: float
+  high: float
+
+  @classmethod
+  def of(cls, draws: Draws) -> Self:
+    """Returns the interval of a number."""
+    low, high = np.percentile(draws[1:], _MIDDLE)
+    return cls(float(draws[0]), float(low), float(high))
+
+  @property
+  def excludes_zero(self) -> bool:
+    """Whether a difference is more than chance."""
+    return self.low > 0 or self.high < 0
+
+
+class NotComparableError(UserError):
+  """Models were not scored on the same items, or these are not known."""
+
+
+def draw(
+  models: Sequence[Mapping[str, Result]], columns: Sequence[str]
+) -> list[dict[str, Draws]]:
+  """Scores models on the same drawn files.
+
+  Args:
+    models: for each, task -> its result.
+    columns: keys of `COLUMNS` that all models have.
+
+  Returns:
+    For each model, column -> score in percent, the mean over its seeds.
+
+  Raises:
+    NotComparableError: see there.
+  """
+  scores: list[dict[str, Draws]] = [{} for _ in models]
+  for task in dict.fromkeys(COLUMNS[name][0] for name in columns):
+    own = [name for name in columns if COLUMNS[name][0] == task]
+    results = [model[task] for model in models]
+    right, whole = _items(results, own)
+    drawn = np.concatenate(
+      [_ratio(weights, right, whole) for weights in _weights(len(right))]
+    )
+    starts = np.cumsum([0] + [len(own) * len(r.seeds) for r in results])
+    for found, result, start in zip(scores, results, starts, strict=False):
+      stop = start + len(own) * len(result.seeds)
+      of_seeds = drawn[:, start:stop].reshape(len(drawn), -1, len(own))
+      found |= zip(own, of_seeds.mean(axis=1).T, strict=True)
+  return scores
+
+
+def mean(scores: Mapping[str, Draws], columns: Sequence[str]) -> Draws:
+  """Returns the mean of some columns.
+
+  Args:
+    scores: of a model, as `draw` returns them.
+    columns: their names.
+  """
+  return np.mean([scores[name] for name in columns], axis=0)
+
+
+def _items(
+  results: Sequence[Result], columns: Sequence[str]
+) -> tuple[Float[np.ndarray, "N K"], Float[np.ndarray, "N K"]]:
+  """Returns what is right and what could be, of every item.
+
+  A column for each of `columns`, within each seed, within each result.
+  """
+  first, sides = results[0], ("right", "whole")
+  stacked: dict[str, list[Sequence[float]]] = {side: [] for side in sides}
+  for result in results:
+    items = result.items()
+    if items is None:
+      raise NotComparableError(
+        f"{result.place} was fine-tuned by an earlier version, which did not "
+        "write what every sentence adds to its scores"
+      )
+    if result.files.get(result.split) != first.files.get(first.split):
+      raise NotComparableError(
+        f"{first.place} and {result.place} were scored on different files"
+      )
+    for of_seed in items:
+      for side in sides:
+        stacked[side] += [
+          getattr(of_seed[COLUMNS[c][1]], side) for c in columns
+        ]
+  if len({len(column) for side in sides for column in stacked[side]}) > 1:
+    raise NotComparableError(
+      f"{first.place} and others have scores of different numbers of items"
+    )
+  right, whole = (np.array(stacked[side], float).T for side in sides)
+  return right, whole
+
+
+def _weights(items: int) -> Iterator[Float[np.ndarray, "files items"]]:
+  """Yields how often each item is in some of the files, at first the file's."""
+  yield np.ones((1, items))
+  random = np.random.default_rng(0)  # The same report gives the same numbers.
+  share = np.full(items, 1 / items)
+  for start in range(0, FILES, _AT_ONCE):
+    count = min(_AT_ONCE, FILES - start)
+    yield random.multinomial(items, share, size=count).astype(float)
+
+
+def _ratio(
+  weights: Float[np.ndarray, "files N"],
+  right: Float[np.ndarray, "N K"],
+  whole: Float[np.ndarray, "N K"],
+) -> Float[np.ndarray, "files K"]:
+  could = weights @ whole
+  # A drawn file may have nothing to find.
+  return 100 * (weights @ right) / np.where(could > 0, could, 1)

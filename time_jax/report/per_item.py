@@ -1,0 +1,77 @@
+"""What each item of a file adds to a score, as `finetune` writes it.
+
+The score of a whole file does not tell whether a difference between two models
+is more than chance. What each sentence, or question, adds to it does: see
+`bootstrap`.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from time_jax.core.errors import UserError
+from time_jax.core.storage import atomic_file
+from time_jax.hf import files
+
+FILE = "per_item.json"  # of a seed: split -> metric -> right and whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratios:
+  """A score by items: in percent, 100 * sum(right) / sum(whole).
+
+  Attributes:
+    right: of every item, what is right: words; answers; for F1 of entities,
+      twice those that are found.
+    whole: of every item, what could be: words; 1; the right entities and the
+      predicted ones.
+  """
+
+  right: Sequence[float]
+  whole: Sequence[float]
+
+
+PerItem = Mapping[str, Ratios]  # metric -> what its items are
+
+
+def write(folder: pathlib.Path, splits: Mapping[str, PerItem]) -> None:
+  """Writes the items of a seed.
+
+  Args:
+    folder: folder of the seed.
+    splits: dev or test -> items.
+  """
+  content = {
+    split: {metric: dataclasses.asdict(own) for metric, own in items.items()}
+    for split, items in splits.items()
+  }
+  atomic_file.write_json(folder / FILE, content)
+
+
+def read(folder: pathlib.Path, split: str) -> PerItem | None:
+  """Reads what `write` wrote.
+
+  Args:
+    folder: folder of the seed.
+    split: dev or test.
+
+  Returns:
+    None where an earlier version fine-tuned, which did not write it.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  path = folder / FILE
+  if not path.exists():
+    return None
+  try:
+    return {
+      metric: Ratios(**own)
+      for metric, own in files.read_json(path)[split].items()
+    }
+  except (KeyError, TypeError, AttributeError) as error:
+    raise UserError(
+      f"{path} is damaged: {error!r}; expected right and whole of each item of "
+      f"{split}. Delete {folder} and run the same `finetune` again, or delete "
+      "the file to report without it."
+    ) from error
