@@ -16,7 +16,6 @@ others read.
 import pathlib
 
 from time_jax.config import STUDENT_SIZES, recipe_arguments
-from time_jax.core.errors import UserError
 from time_jax.sweeps.chain import (
   SCORING,
   distil_and_score,
@@ -38,9 +37,9 @@ def get_sweep(
   **recipe: str,
 ) -> Sweep:
   """Returns the grid for `ud=..,sizes=..,steps=..,lang=..,teacher=..`."""
-  numbers = [_number(part, "seeds") for part in seeds.split("+") if seeds]
+  numbers = recipe_arguments.numbers(seeds, "seeds", _FILE)
   scored = {"scoring": scoring, "seeds": numbers}
-  counts = sorted(_number(part, "steps") for part in steps.split("+"))[::-1]
+  counts = recipe_arguments.numbers(steps, "steps", _FILE)
 
   def stages(folder: pathlib.Path, size: str, steps: int) -> list[list[str]]:
     own = {**recipe, "size": size}
@@ -58,18 +57,9 @@ def get_sweep(
   return Sweep(
     axes={
       "size": recipe_arguments.several(sizes, "size", _FILE, STUDENT_SIZES),
-      "steps": counts,
+      "steps": sorted(counts, reverse=True),
     },
     stages=stages,
     x="steps",
     y="LAS",
   )
-
-
-def _number(text: str, name: str) -> int:
-  if not text.isdecimal():
-    raise UserError(
-      f"{_FILE}: {name}={text!r}; expected whole numbers with + between them, "
-      "such as 0+100."
-    )
-  return int(text)

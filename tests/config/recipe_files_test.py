@@ -15,8 +15,8 @@ RECIPES = [
   "xlmr_random",
 ]
 SWEEPS = [
-  *("sweep_heads", "sweep_layers", "sweep_shapes", "sweep_steps"),
-  "sweep_tokens",
+  *("sweep_heads", "sweep_layers", "sweep_models", "sweep_shapes"),
+  *("sweep_steps", "sweep_tokens"),
 ]
 
 

@@ -53,6 +53,7 @@ def check(monkeypatch, tmp_path):
   monkeypatch.chdir(documented.ROOT)
   for split in ("train", "dev", "test"):
     (tmp_path / f"da_x-ud-{split}.conllu").touch()
+    (tmp_path / f"da-{split}.iob2").touch()
   monkeypatch.setattr(assembly, "teacher_config", lambda config: None)
 
   def check_words(words):
@@ -66,7 +67,8 @@ def check(monkeypatch, tmp_path):
       teacher = values.config.teacher
       assert teacher.allow_pickle or not teacher.path.startswith("HPLT/")
     if command.name == "sweep":
-      file = re.sub(r"ud=(FOLDER|UD)\b", f"ud={tmp_path}", values.file)
+      folder = rf"\g<1>={tmp_path}"
+      file = re.sub(r"\b(ud|data)=(FOLDER|UD)\b", folder, values.file)
       points.make_points(grid.load(file), tmp_path / "run", COMMANDS)
 
   return check_words

@@ -102,5 +102,49 @@ def test_no_steps_are_the_start(monkeypatch, tiny, tmp_path):
     assert last.train.batch_size == 8 and last.seeds == (3, 4)
   with pytest.raises(UserError, match="steps='a'; expected whole"):
     grid.load(f"sweep_steps:ud={tmp_path},steps=a")
-  with pytest.raises(UserError, match="seeds=''; expected whole"):
+  with pytest.raises(UserError, match=r"seeds='0\+'; expected whole"):
     grid.load(f"sweep_steps:ud={tmp_path},seeds=0+")
+
+
+def test_models_of_a_language_are_points(monkeypatch, tiny, tmp_path):
+  monkeypatch.chdir(running.ROOT)
+  for split in ("train", "dev", "test"):
+    (tmp_path / f"hu_x-ud-{split}.conllu").touch()
+    (tmp_path / f"hu-{split}.iob2").touch()
+  models = "teacher+lower-s+random-xs+s+paper-xs"
+  text = f"data={tmp_path},lang=hu,tasks=ud+ner,ud=ud_small,seeds=0+1"
+  text += f",models={models},teacher={tiny / 'teacher'}"
+  short = ["--config.data.seq_len=32"]
+  sweep = grid.with_fields(grid.load(f"sweep_models:{text}"), short)
+  points = make_points(sweep, tmp_path / "run", main.COMMANDS)
+  found = {point.values["model"]: point for point in points}
+  assert [*found] == models.split("+")
+  for name, point in found.items():
+    names = [stage.name for stage in point.stages]
+    assert names[-2:] == ["finetune ud", "finetune ner"]
+    for stage in point.stages[-2:]:
+      assert stage.values.config.label == name
+      assert stage.values.config.seeds == (0, 1)
+      assert stage.values.workdir == point.folder / stage.name.split()[1]
+    assert point.stages[-2].values.config.train.batch_size == 8
+  first = {
+    name: (point.stages[0].name, point.stages[-1].values.config.model)
+    for name, point in found.items()
+  }
+  student = {name: str(p.folder / "student") for name, p in found.items()}
+  assert first == {
+    "teacher": ("finetune ud", str(tiny / "teacher")),
+    "lower-s": ("start", f"{student['lower-s']}/start"),
+    "random-xs": ("start", f"{student['random-xs']}/start"),
+    "s": ("distill", student["s"]),
+    "paper-xs": ("distill", student["paper-xs"]),
+  }
+  config = {k: found[k].stages[0].values.config for k in [*found][1:]}
+  begun = {name: own.student.init_from for name, own in config.items()}
+  assert begun["lower-s"] == "teacher:lower"
+  assert begun["random-xs"] == begun["paper-xs"] == ""
+  assert config["s"].student.num_layers == 6
+  assert config["paper-xs"].student.num_layers == 4
+  assert config["paper-xs"].relations.weights.qq == 1
+  with pytest.raises(UserError, match="unknown models 'm-xs'; known: teacher"):
+    grid.load(f"sweep_models:{text}".replace("paper-xs", "m-xs"))

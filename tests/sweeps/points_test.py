@@ -7,6 +7,7 @@ from time_jax.cli import main
 from time_jax.core.errors import UserError
 from time_jax.sweeps import grid
 from time_jax.sweeps.points import make_points
+from time_jax.sweeps.sweep import sweep_command
 
 
 def test_a_typed_warmup_of_a_point_that_is_begun(tiny, tmp_path):
@@ -47,7 +48,17 @@ def test_fields_that_cannot_be(tiny, tmp_path, field, message):
     found = grid.with_fields(found, [f"--config.{field}"])
     make_points(found, tmp_path, main.COMMANDS)
   assert message in str(caught.value)
-  found = grid.Sweep({"a": (1,)}, lambda folder, a: [["choose"]])
-  found = grid.with_fields(found, ["--config.seed=1"])
-  with pytest.raises(UserError, match="no stage is 'distill', which would"):
-    make_points(found, tmp_path, main.COMMANDS)
+
+
+def test_fields_that_no_stage_takes(tmp_path):
+  file = tmp_path / "scored.py"
+  file.write_text(
+    "from time_jax.sweeps.grid import Sweep\n"
+    "def get_sweep():\n"
+    "  return Sweep({'a': (1,)}, lambda folder, a: "
+    "[['choose', f'--workdir={folder}']])\n"
+  )
+  with pytest.raises(UserError, match="has no stage 'distill', which would"):
+    fields = ["--config.seed=1"]
+    sweep_command(str(file), tmp_path / "run", main.COMMANDS, fields)
+  assert not (tmp_path / "run").exists()

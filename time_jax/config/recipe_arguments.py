@@ -74,6 +74,26 @@ def several(
   return names
 
 
+def numbers(text: str, name: str, file: str) -> list[int]:
+  """Splits the value of an argument that is one or several whole numbers.
+
+  Args:
+    text: numbers with + between them; empty: none.
+    name: name of the argument.
+    file: the file that takes it, for messages.
+
+  Raises:
+    UserError: a part is no whole number.
+  """
+  parts = text.split("+") if text else []
+  if any(not part.isdecimal() for part in parts):
+    raise UserError(
+      f"{file}: {name}={text!r}; expected whole numbers with + between them, "
+      "such as 0+100."
+    )
+  return [int(part) for part in parts]
+
+
 def _split(text: str) -> Iterator[list[str]]:
   """Yields what is between the commas of each argument."""
   groups: list[list[str]] = [[]]

@@ -10,6 +10,69 @@ PAPER = "configs/paper.py"
 SCORING = "configs/ud.py"
 
 
+def distil(
+  student: pathlib.Path,
+  recipe: Mapping[str, str],
+  *fields: str,
+  training: str = TRAINING,
+) -> list[list[str]]:
+  """Returns commands that train a student and choose its checkpoint.
+
+  Args:
+    student: its workdir.
+    recipe: arguments of the recipe `training`.
+    *fields: --config.FIELD=VALUE of this point.
+    training: recipe of the distillation.
+  """
+  config = _config(training, recipe)
+  return [
+    ["distill", config, f"--workdir={student}", *fields],
+    ["choose", f"--workdir={student}"],
+  ]
+
+
+def write_start(
+  student: pathlib.Path,
+  recipe: Mapping[str, str],
+  *fields: str,
+  training: str = TRAINING,
+) -> list[str]:
+  """Returns the command that writes what a student begins with.
+
+  Args:
+    student: its workdir; the model is in its folder `start`.
+    recipe: see `distil`.
+    *fields: see there.
+    training: see there.
+  """
+  config = _config(training, recipe)
+  return ["start", config, f"--workdir={student}", *fields]
+
+
+def fine_tune(
+  task: str,
+  scoring: str,
+  workdir: pathlib.Path,
+  arguments: Mapping[str, str],
+  seeds: Sequence[int] = (),
+  *fields: str,
+) -> list[str]:
+  """Returns the command that fine-tunes a model and scores it.
+
+  Args:
+    task: ud, ner or qa.
+    scoring: its recipe.
+    workdir: folder for the results.
+    arguments: of that recipe.
+    seeds: none: those of the recipe.
+    *fields: more of the recipe's, as --config.FIELD=VALUE.
+  """
+  command = ["finetune", task, _config(scoring, arguments)]
+  if seeds:
+    command.append(f"--config.seeds={(*seeds,)}")
+  return [*command, *fields, f"--workdir={workdir}"]
+
+
 def distil_and_score(
   folder: pathlib.Path,
   ud: str,
@@ -32,8 +95,7 @@ def distil_and_score(
   """
   student = folder / "student"
   return [
-    ["distill", _config(training, recipe), f"--workdir={student}", *fields],
-    ["choose", f"--workdir={student}"],
+    *distil(student, recipe, *fields, training=training),
     _score(folder, student, ud, recipe, scoring, seeds),
   ]
 
@@ -43,7 +105,6 @@ def start_and_score(
   ud: str,
   recipe: Mapping[str, str],
   *fields: str,
-  training: str = TRAINING,
   scoring: str = SCORING,
   seeds: Sequence[int] = (),
 ) -> list[list[str]]:
@@ -54,13 +115,12 @@ def start_and_score(
     ud: see there.
     recipe: see there.
     *fields: see there.
-    training: see there.
     scoring: see there.
     seeds: see there.
   """
   student = folder / "student"
   return [
-    ["start", _config(training, recipe), f"--workdir={student}", *fields],
+    write_start(student, recipe, *fields),
     _score(folder, student / "start", ud, recipe, scoring, seeds),
   ]
 
@@ -77,12 +137,8 @@ def _score(
   scoring: str,
   seeds: Sequence[int],
 ) -> list[str]:
-  lang = recipe.get("lang", "en")
-  given = {"lang": lang, "model": str(model), "data": ud}
-  command = ["finetune", "ud", _config(scoring, given)]
-  if seeds:
-    command.append(f"--config.seeds={(*seeds,)}")
-  return [*command, f"--workdir={folder / 'ud'}"]
+  given = {"lang": recipe.get("lang", "en"), "model": str(model), "data": ud}
+  return fine_tune("ud", scoring, folder / "ud", given, seeds)
 
 
 def same_text(folder: pathlib.Path) -> str:

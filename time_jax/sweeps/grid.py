@@ -36,7 +36,7 @@ from time_jax.report.results import COLUMNS
 
 LATENCY, TOKENS = "latency", "tokens"
 BENCH, DISTILL = "bench inference", "distill"
-_TRAINING = (DISTILL, "prepare", "start")  # They take the recipe of a student.
+TRAINING = (DISTILL, "prepare", "start")  # They take the recipe of a student.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +105,9 @@ def with_fields(sweep: Sweep, fields: Sequence[str]) -> Sweep:
 
   def stages(folder: pathlib.Path, **values: Any) -> list[list[str]]:
     commands = [[*map(str, words)] for words in sweep.stages(folder, **values)]
-    training = [words for words in commands if words and words[0] in _TRAINING]
-    if not training:
-      raise UserError(f"no stage is {DISTILL!r}, which would take {fields[0]}.")
-    for words in training:
+    for words in commands:
+      if not words or words[0] not in TRAINING:
+        continue
       own = {word.partition("=")[0] for word in words}
       for field in fields:
         if (name := field.partition("=")[0]) in own:

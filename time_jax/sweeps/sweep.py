@@ -54,6 +54,11 @@ def sweep_command(
     )
   sweep = grid.with_fields(grid.load(file), fields)
   points = make_points(sweep, workdir, commands)
+  names = {stage.name for point in points for stage in point.stages}
+  if fields and names.isdisjoint(grid.TRAINING):
+    raise UserError(
+      f"{file} has no stage {grid.DISTILL!r}, which would take {fields[0]}."
+    )
   prepare_workdir(workdir)
   with (
     lease.hold(workdir / lease.RUN, f"--workdir={workdir}"),
