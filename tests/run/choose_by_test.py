@@ -6,6 +6,7 @@ import shutil
 import alone
 import pytest
 import running
+import safetensors.numpy
 
 from time_jax.checkpoint import layout
 from time_jax.cli import main
@@ -183,3 +184,21 @@ def test_flags_that_do_not_fit(capsys, tmp_path, flags, words):
   code = main.main(["choose", f"--workdir={tmp_path}", *flags])
   assert code == EXIT_BAD_INPUT
   assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("by", ["loss", "teacher"])
+def test_another_teacher_is_refused(run, tiny, capsys, tmp_path, by):
+  other = shutil.copytree(tiny / "teacher", tmp_path / "teacher")
+  path = other / "model.safetensors"
+  tensors = safetensors.numpy.load_file(path)
+  name = "embeddings.LayerNorm.bias"
+  tensors[name] = tensors[name] + 1
+  safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
+  config = json.loads((run / "config.json").read_text())
+  config["teacher"]["path"] = str(other)
+  (run / "config.json").write_text(json.dumps(config))
+  code = main.main(["choose", f"--workdir={run}", f"--by={by}"])
+  (line,) = capsys.readouterr().err.splitlines()[-1:]
+  assert code == EXIT_BAD_INPUT and not (run / "choice.json").exists()
+  assert "teacher weights (SHA-256) was" in line
+  assert "expected what the run was begun with" in line

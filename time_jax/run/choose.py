@@ -23,8 +23,10 @@ from time_jax.parallel import sharding
 from time_jax.run import (
   assembly,
   corpus,
+  hidden_states,
   imported_model,
   run_files,
+  run_record,
   start,
 )
 from time_jax.run.members import Member
@@ -193,14 +195,22 @@ def _loss_of_steps(
     {ONE: member.config}, mesh, {ONE: member.workdir}
   )
   objective = objectives[ONE]
+  teacher = objective.teacher
+  now = {
+    run_record.TEACHER: teacher.fingerprint,
+    run_record.PROJECTION: hidden_states.projection_sha256(
+      member.config, teacher.hidden_size, member.workdir
+    ),
+  }
   abstract = sharding.abstract(abstract_params(objective.student), mesh)
   evaluator = evaluate.make_evaluator(objectives, mesh)
 
   def score(step: int) -> Score:
-    checkpoints.metadata(step)  # What is chosen can be exported.
+    # What is chosen can be exported.
+    run_record.check_inputs(checkpoints.metadata(step), now)
     params = {ONE: checkpoints.student(step, abstract)}
     batches = corpus.evaluation_batches(rows, batch_size, mesh)
-    return evaluator(params, objective.teacher.params, batches)[ONE]
+    return evaluator(params, teacher.params, batches)[ONE]
 
   return score
 

@@ -172,6 +172,27 @@ def _compare(
   return differences(before, now) + differences(before, now, harmless=True)
 
 
+def check_inputs(record: Mapping[str, Any], now: Mapping[str, str]) -> None:
+  """Checks that a checkpoint is measured by what it was trained with.
+
+  Args:
+    record: what the checkpoint recorded of its run; an imported student has
+      none.
+    now: names of `make_record`, such as `TEACHER`, and their hashes now.
+
+  Raises:
+    UserError: something is not what it was.
+  """
+  run = record.get("run") or {}
+  for name, value in now.items():
+    if (before := run.get(name, value)) != value:
+      raise UserError(
+        f"{name} was {before[:12]} when the student was trained, and is "
+        f"{value[:12] or 'absent'} now; expected what the run was begun with, "
+        "to score its checkpoints by."
+      )
+
+
 def _other_weights(before: dict[str, Any], now: dict[str, Any]) -> str:
   """Says why a teacher whose files did not change may have other weights."""
   path, allow_pickle = now["teacher"]["path"], now["teacher"]["allow_pickle"]

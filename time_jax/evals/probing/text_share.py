@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.arrays import Batch
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import Path
@@ -25,7 +26,7 @@ from time_jax.evals.probing.teacher_share import explained
 from time_jax.evals.probing.word_states import DEV, FIT, TUNE
 from time_jax.models.family import Params
 from time_jax.parallel import sharding
-from time_jax.run import assembly, corpus
+from time_jax.run import assembly, corpus, run_record
 from time_jax.starts.least_squares import Moments
 
 # Tokens that are read: some tens for each input of the map.
@@ -119,7 +120,8 @@ def read_text(
 
   Raises:
     UserError: there is no held-out text, or too little training text; the
-      teacher cannot be read, or its states are not finite.
+      teacher cannot be read, is not that of the run, or its states are not
+      finite.
   """
   vocab_size = assembly.teacher_config(config).vocab_size
   text = corpus.open_corpus(config, workdir, vocab_size)
@@ -127,6 +129,9 @@ def read_text(
   own = config.copy_and_resolve_references()
   own.teacher.loader = "own"  # That of transformers hands out no states.
   teacher = assembly.make_teacher(own, (), mesh, {layer, *others})
+  with CheckpointReader(workdir) as checkpoints:
+    record = checkpoints.metadata(checkpoints.steps()[-1])
+  run_record.check_inputs(record, {run_record.TEACHER: teacher.fingerprint})
 
   def states(params: Params, batch: Batch) -> Mapping[int, Array]:
     return teacher.targets(params, batch).states
