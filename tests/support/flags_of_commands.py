@@ -15,6 +15,7 @@ finetune ner: config workdir
 finetune qa: config workdir
 probe: models train dev teacher json allow_pickle
 predict: folder engine int8
+score: predicted gold task label lang metrics out
 report: workdirs teacher lower out by
 sweep: file workdir results
 recipes:

@@ -46,6 +46,7 @@ COMMANDS: dict[str, type[Command]] = {
     finetune.FinetuneQa,
     finetune.Probe,
     finetune.Predict,
+    finetune.Score,
     finetune.Report,
     Sweep,
     catalog.Recipes,

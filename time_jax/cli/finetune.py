@@ -126,6 +126,40 @@ class Predict(Command):
     )
 
 
+class Score(Command):
+  """Score what any program has annotated, for the tables of `report`."""
+
+  name = "score"
+  example = (
+    "score spacy.conllu --gold=fr_sequoia-ud-test.conllu --label=spaCy "
+    "--lang=fr --metrics=UPOS,Lemmas,UAS,LAS --out=runs/fr-spacy"
+  )
+  argument = "predicted"
+  predicted: Path  # The annotated file, of the gold file's own words.
+  gold: Path  # The right annotation: CoNLL-U, or IOB2.
+  task: Literal["ud", "ner"] = "ud"
+  label: str  # What reports call the program.
+  lang: str  # ISO code.
+  # Those that mean the same for the program as for the gold file; by default
+  # all of the task.
+  metrics: tuple[str, ...] = ()
+  out: Path  # Folder to write.
+
+  def run(self) -> int:
+    """Writes and prints the scores."""
+    from time_jax.evals.predict.score import score_command
+
+    return score_command(
+      self.predicted,
+      self.gold,
+      task=self.task,
+      label=self.label,
+      lang=self.lang,
+      metrics=self.metrics,
+      out=self.out,
+    )
+
+
 class Report(Command):
   """The table of languages and models, from the files of results."""
 

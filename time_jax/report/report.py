@@ -169,8 +169,10 @@ def _notes(
     f"ms: median of a batch of {size} in JAX on {hardware}."
     for size, hardware in sorted(kinds)
   ]
-  machines = sorted({result.hardware for result in scores})
-  return [*notes, f"Fine-tuned on {', '.join(machines)}."]
+  machines = sorted({result.hardware for result in scores} - {""})
+  if machines:
+    notes.append(f"Fine-tuned on {', '.join(machines)}.")
+  return notes
 
 
 def _tables_by_class(scores: Sequence[Result], by: str) -> list[str]:

@@ -14,6 +14,7 @@ from time_jax.report.per_item import PerItem
 
 SCORES_FILE = "scores.json"
 SCHEMA = "time_jax.finetune/1"
+_PREDICTED = "predicted"  # In what `score` writes of another program.
 _SPEEDS = "inference.json"
 _SPEED_SCHEMA = "time_jax.bench.inference/1"
 
@@ -55,10 +56,11 @@ class Result:
     label: what reports call the model.
     fingerprint: hash of the model.
     before: its hash in earlier versions; "" if not known.
-    parameters: "all" -> number of parameters of the encoder.
+    parameters: "all" -> number of parameters of the encoder; empty if not
+      known.
     scores: split -> metric -> mean and std in percent, and values by seed.
     seeds: one for each run.
-    hardware: number and kind of the devices.
+    hardware: number and kind of the devices; "" if not known.
     model: path or hub id that was fine-tuned.
     init: "model", or "random" where only its shape was taken.
     files: split -> SHA-256 of its file; empty if not known.
@@ -240,7 +242,9 @@ def _result(file: _File) -> Result:
     )
   scores = file.get(dict, "scores")
   split = "dev" if "dev" in scores and "test" not in scores else "test"
-  for metric in metrics:
+  of_split = file.get(dict, "scores", split, empty=True)
+  # Of another program, some metrics may not mean the same.
+  for metric in [m for m in metrics if m in of_split] or metrics[:1]:
     values = file.get(dict, "scores", split, metric).get("values")
     # A score is undefined where there was nothing to find.
     if not (isinstance(values, list) and None in values):
@@ -252,7 +256,7 @@ def _result(file: _File) -> Result:
     lang=_language(file.get(str, "lang", empty=True)),
     label=file.get(str, "label"),
     fingerprint=file.get(str, "fingerprint"),
-    parameters={"all": file.get(int, "parameters", "all")},
+    parameters=_parameters(file),
     scores=scores,
     seeds=[
       file.get(int, "seeds", i) for i in range(len(file.get(list, "seeds")))
@@ -308,6 +312,16 @@ def _speeds(file: _File) -> list[Speed]:
   return speeds
 
 
+def _parameters(file: _File) -> dict[str, int]:
+  """Returns how many the encoder has; nothing for another program."""
+  if _PREDICTED in file.content:
+    return {}
+  return {"all": file.get(int, "parameters", "all")}
+
+
 def _hardware(file: _File) -> str:
+  """Returns number and kind of devices; "" for another program."""
+  if _PREDICTED in file.content:
+    return ""
   count = file.get(int, "hardware", "n_devices")
   return f"{count} x {file.get(str, 'hardware', 'kind')}"

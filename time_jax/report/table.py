@@ -142,15 +142,15 @@ def _row(tasks: Mapping[str, Result], speeds: Sequence[Speed]) -> Row:
   first = next(iter(tasks.values()))
   cells = {}
   for column, (task, metric) in COLUMNS.items():
-    if result := tasks.get(task):
-      score = result.scores[result.split][metric]
+    result = tasks.get(task)
+    if result and (score := result.scores[result.split].get(metric)):
       cells[column] = Cell(
         score.get("mean"), score.get("std"), len(result.seeds), result.split
       )
   return Row(
     lang=first.lang,
     labels=tuple(dict.fromkeys(result.label for result in tasks.values())),
-    parameters=first.parameters["all"],
+    parameters=first.parameters.get("all"),
     cells=cells,
     speed=speed_of(s for s in speeds if s.fingerprint == first.fingerprint),
     results=tasks,

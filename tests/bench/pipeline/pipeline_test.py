@@ -82,6 +82,9 @@ def test_models_of_our_own(capsys, folder, tmp_path):
   sentences = conllu.read(GOLD)
   predicted = open_pipeline(folder, engine="jax").annotate(sentences)
   assert first["scores"] == scoring.score(sentences, predicted)
+  written = [path.name for path in out.glob("*.conllu")]
+  assert written == ["a.conllu"]
+  assert (out / "a.conllu").read_text() == conllu.to_text(predicted)
   assert second["scores"] is None
   assert second["name"] == second["given"] == "random:1x24x2"
   assert second["shape"]["width"] == 24

@@ -8,7 +8,7 @@ from typing import Any
 from time_jax.core.errors import UserError
 from time_jax.evals.ner.task import Ner
 from time_jax.evals.ud.task import Ud
-from time_jax.report.results import COLUMNS
+from time_jax.report.results import COLUMNS, PAPER
 
 KINDS: dict[str, type[Ud] | type[Ner]] = {"ud": Ud, "ner": Ner}
 # Task -> its scores in tables; JSON has all of them.
@@ -32,8 +32,18 @@ class Gold:
 
   @property
   def drawn(self) -> list[str]:
-    """The scores that plots and reports show."""
-    return [metric for task, metric in COLUMNS.values() if task == self.task]
+    """The scores that plots show, which are the paper's."""
+    own = [COLUMNS[name] for name in PAPER]
+    return [metric for task, metric in own if task == self.task]
+
+  @property
+  def ending(self) -> str:
+    """How the names of its files end."""
+    return KINDS[self.task].ending
+
+  def to_text(self, predicted: Sequence[Any]) -> str:
+    """Returns sentences as a file of the task."""
+    return KINDS[self.task].to_text(predicted)
 
   def score(self, predicted: Sequence[Any]) -> dict[str, float | None]:
     """Returns the scores of predicted sentences, in percent.

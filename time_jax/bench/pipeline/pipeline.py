@@ -25,6 +25,7 @@ from time_jax.bench.pipeline.measured import Measured
 from time_jax.bench.pipeline.rows import Sample
 from time_jax.bench.pipeline.subjects import Subject
 from time_jax.core.errors import UserError
+from time_jax.core.storage import atomic_file
 from time_jax.step import machine
 
 SCHEMA = "time_jax.bench.pipeline/1"
@@ -75,7 +76,7 @@ def bench_pipeline(flags: Pipeline) -> int:
           process, start = _start(subject, sample, own, pathlib.Path(scratch))
           running[subject.name] = stack.enter_context(process), start
           if subject.name not in models:
-            models[subject.name] = _model(subject, process, annotated)
+            models[subject.name] = _model(subject, process, annotated, out)
         new = _measure(running, sample, flags.repeats)
       for row, subject in zip(new, some, strict=True):
         row["cores"] = 1 if subject.single else count
@@ -150,14 +151,28 @@ def _start(
 
 
 def _model(
-  subject: Subject, process: ChildProcess, annotated: Gold
+  subject: Subject,
+  process: ChildProcess,
+  annotated: Gold,
+  out: pathlib.Path | None,
 ) -> dict[str, Any]:
-  """Returns what a pipeline is, and its scores on the whole file."""
+  """Returns what a pipeline is, and its scores on the whole file.
+
+  Args:
+    subject: the pipeline.
+    process: it.
+    annotated: the file.
+    out: folder for the annotations, which `score` reads; None: none.
+  """
   about = dict(process.call("about"))
   comparable = about.pop("metrics", None)
   scores = None
   if subject.scored:
-    scores = annotated.score(process.call("annotated", annotated.items))
+    predicted = process.call("annotated", annotated.items)
+    if out:
+      name = subject.name.replace("/", "-") + annotated.ending
+      atomic_file.write_text(out / name, annotated.to_text(predicted))
+    scores = annotated.score(predicted)
     scores = {
       name: score
       for name, score in scores.items()

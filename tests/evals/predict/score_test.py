@@ -1,0 +1,126 @@
+"""`score`: annotations of any program beside those of fine-tuned models."""
+
+import csv
+import gzip
+import json
+import pathlib
+
+import pytest
+import tiny_ud
+
+from time_jax.cli import main
+from time_jax.core.errors import EXIT_BAD_INPUT
+from time_jax.evals.ud import conllu, scoring
+from time_jax.report import per_item
+
+GOLD = tiny_ud.UD / "ga-dev.conllu.gz"
+NAMES = pathlib.Path(__file__).parents[1] / "ner" / "da-dev.iob2"
+
+
+def write(path, sentences):
+  path.write_text(conllu.to_text(sentences))
+  return path
+
+
+@pytest.fixture
+def found(tmp_path):
+  """The gold file with every UPOS of its second half NOUN."""
+  gold = conllu.read(GOLD)
+  half = len(gold) // 2
+  changed = [
+    sentence.with_columns({"UPOS": ["NOUN"] * len(sentence.words)})
+    for sentence in gold[half:]
+  ]
+  return write(tmp_path / "found.conllu", [*gold[:half], *changed])
+
+
+def run(capsys, *words, code=0):
+  assert main.main([*map(str, words)]) == code
+  return capsys.readouterr()
+
+
+def score(capsys, found, out, *flags, gold=GOLD, code=0):
+  words = (f"--gold={gold}", "--label=other", "--lang=ga", f"--out={out}")
+  return run(capsys, "score", found, *words, *flags, code=code)
+
+
+def test_the_scores_are_those_of_udtools_and_reports_take_them(
+  found, capsys, tmp_path
+):
+  out = tmp_path / "other"
+  text = score(capsys, found, out).out
+  content = json.loads((out / "scores.json").read_text())
+  gold = conllu.read(GOLD)
+  expected = scoring.score(gold, conllu.read(found))
+  means = {k: v["mean"] for k, v in content["scores"]["test"].items()}
+  assert means == expected and expected["UPOS"] < expected["LAS"] == 100
+  assert f"{expected['UPOS']:.2f}" in text
+  items = per_item.read(out / "seed-0", "test")
+  assert items == scoring.per_item(gold, conllu.read(found))
+  score(capsys, GOLD, tmp_path / "gold", "--label=gold")
+  report = tmp_path / "report"
+  flags = (f"--out={report}", "--teacher=gold", "--by=upos")
+  text = run(capsys, "report", out, tmp_path / "gold", *flags).out
+  with (report / "differences.csv").open() as file:
+    (line,) = (
+      x
+      for x in csv.DictReader(file)
+      if (x["label"], x["column"]) == ("other", "UPOS")
+    )
+  assert float(line["difference"]) == pytest.approx(expected["UPOS"] - 100)
+  assert float(line["high"]) < 0
+  assert "| other |" in text and "Fine-tuned on" not in text
+  assert "## ga: UPOS by upos" in text
+
+
+def test_only_metrics_that_mean_the_same(found, capsys, tmp_path):
+  out = tmp_path / "other"
+  score(capsys, found, out, "--metrics=UPOS,LAS")
+  assert [*per_item.read(out / "seed-0", "test")] == ["UPOS", "LAS"]
+  text = run(capsys, "report", out, f"--out={tmp_path / 'report'}").out
+  (row,) = (x for x in text.splitlines() if x.startswith("| ga | other |"))
+  cells = [cell.strip() for cell in row.strip("|").split("|")]
+  assert cells[3:6] == ["-", "-", "-"] and cells[6] == "100.00"
+  error = score(capsys, found, out, "--metrics=Luck", code=2).err
+  assert "--metrics: ud has no 'Luck'; known: UPOS, " in error
+  assert (out / "scores.json").exists()
+
+
+def test_names(capsys, tmp_path):
+  out = tmp_path / "other"
+  text = score(capsys, NAMES, out, "--task=ner", gold=NAMES).out
+  assert text.split()[:7] == [
+    "F1",
+    "precision",
+    "recall",
+    "test",
+    *["100.00"] * 3,
+  ]
+  assert [*per_item.read(out / "seed-0", "test")] == ["F1"]
+  # It may be written again, and nothing else may be replaced.
+  score(capsys, NAMES, out, "--task=ner", gold=NAMES)
+  (tmp_path / "mine").mkdir()
+  (tmp_path / "mine" / "thesis.tex").touch()
+  error = score(capsys, NAMES, tmp_path / "mine", "--task=ner", code=2).err
+  assert "holds something; expected an empty or new folder" in error
+
+
+def test_files_that_do_not_fit(found, capsys, tmp_path):
+  out = tmp_path / "other"
+  gold = conllu.read(GOLD)
+  short = write(tmp_path / "short.conllu", gold[1:])
+  error = score(capsys, short, out, code=EXIT_BAD_INPUT).err
+  counts = f"{len(gold)} sentences and {short} {len(gold) - 1}"
+  assert counts in error
+  forms = [*gold[2].column("FORM")]
+  forms[0] = "Eile"
+  others = [*gold[:2], gold[2].with_columns({"FORM": forms}), *gold[3:]]
+  changed = write(tmp_path / "changed.conllu", others)
+  error = score(capsys, changed, out, code=EXIT_BAD_INPUT).err
+  assert f"{changed}:" in error and "has other words than the one at" in error
+  assert "'Eile " in error and not out.exists()
+  error = score(capsys, tmp_path / "no", out, code=EXIT_BAD_INPUT).err
+  assert f"no file at {tmp_path}/no" in error
+  torn = tmp_path / "torn.conllu"
+  torn.write_bytes(gzip.decompress(GOLD.read_bytes())[:1000])
+  assert str(torn) in score(capsys, torn, out, code=EXIT_BAD_INPUT).err
