@@ -7,19 +7,22 @@ models=teacher+lower-s+lower-xs+s+xs,seeds=0+1
 Arguments: `data`, a folder with the annotated files of the language, such as an
 unpacked release of Universal Dependencies; `tasks`, of ud, ner and qa; `seeds`
 of the fine-tuning, which is alike for all; `ud`, its recipe for treebanks, such
-as configs/ud_small.py; and `models`, SIZE being one of l, m, s, xs:
+as configs/ud_small.py; and `models`, SIZE being m, s or xs:
 
   teacher      the teacher itself
   SIZE         a student, distilled by configs/time.py
   paper-SIZE   a student, distilled by configs/paper.py
-  lower-SIZE   as many of the teacher's lowest layers, not distilled
+  lower-SIZE   as many of the teacher's lowest layers, not distilled; made
+               narrower where the student is
   random-SIZE  the shape alone with random weights, not distilled
 
-Others are those of configs/time.py, but for its size. Each model is a point,
-and its name the label of its scores:
+All other arguments are those of configs/time.py, except `size`. `pickle=1` lets
+`finetune` read a teacher that has no safetensors; for `distill`, add
+--config.teacher.allow_pickle. Each model is a point, and its scores have its
+name as their label:
 
-  python -m time_jax report results/*/model=*/* --teacher=teacher \
-    --lower=s:lower-s,xs:lower-xs --out=results
+  python -m time_jax report results/da/model=*/*/scores.json \
+    --teacher=teacher --lower=s:lower-s,xs:lower-xs --out=report
 """
 
 import pathlib
@@ -54,6 +57,7 @@ def get_sweep(
   tasks: str = "ud",
   seeds: str = "",
   ud: str = SCORING,
+  pickle: str = "",
   **recipe: str,
 ) -> Sweep:
   """Returns the points for `lang=..,teacher=..,data=..,models=..,tasks=..`."""
@@ -70,8 +74,8 @@ def get_sweep(
   ) -> tuple[pathlib.Path | str, list[list[str]]]:
     """Returns a model, and the commands that make it."""
     if model == "teacher":
-      known = own_teacher.is_place(teacher)
-      return teacher if known else _path(teacher, lang), []
+      place = own_teacher.is_place(teacher)
+      return teacher if place else _path(teacher, lang), []
     student, text = folder / "student", same_text(folder)
     kind, _, size = model.rpartition("-")
     own = {**recipe, "size": size}
@@ -87,11 +91,13 @@ def get_sweep(
   def stages(folder: pathlib.Path, model: str) -> list[list[str]]:
     place, commands = made(folder, model)
     files = {"lang": lang, "model": str(place), "data": data}
-    label = f"--config.label={model}"
+    fields = [f"--config.label={model}"]
+    if pickle and model == "teacher":
+      fields.append("--config.allow_pickle=True")
     for task in scored:
       workdir = folder / task
       commands.append(
-        fine_tune(task, scoring[task], workdir, files, numbers, label)
+        fine_tune(task, scoring[task], workdir, files, numbers, *fields)
       )
     return commands
 

@@ -58,15 +58,15 @@ def finetuned(folder, label, seeds, whole=None, task="ud", test="ab12"):
   return folder
 
 
-def tagged(folder, label, share, seeds=1, **more):
+def tagged(folder, label, share, whole=WORDS, **more):
   """Every column of a treebank has the same share of right words."""
-  made = [{name: right(share) for name in UD} for _ in range(seeds)]
-  return finetuned(folder, label, made, **more)
+  made = {name: RANDOM.binomial(whole, share) for name in UD}
+  return finetuned(folder, label, [made], whole, **more)
 
 
 def read(*folders):
   found, _ = results.read(folders)
-  return [{result.task: result} for result in found]
+  return [{result.task: result.items()} for result in found]
 
 
 def test_intervals_are_those_of_the_normal_distribution(tmp_path):
@@ -102,14 +102,22 @@ def test_files_are_the_same_for_all_models_and_reports(tmp_path):
 
 
 def test_seeds_are_averaged_and_their_number_may_differ(tmp_path):
-  values = [right(0.7), right(0.9), right(0.5)]
-  a = finetuned(tmp_path / "a", "a", [dict.fromkeys(UD, v) for v in values])
-  b = finetuned(tmp_path / "b", "b", [dict.fromkeys(UD, values[1])])
-  of_three, of_one = bootstrap.draw(read(a, b), ["LAS"])
-  whole = [100 * v.sum() / WORDS.sum() for v in values]
-  assert of_three["LAS"][0] == pytest.approx(np.mean(whole))
-  assert of_one["LAS"][0] == pytest.approx(whole[1])
-  assert of_three.keys() == {"LAS"} and len(of_three["LAS"]) == 10_001
+  """Every seed and column has a score of its own, so none is mixed up."""
+
+  def made(name, seeds):
+    own = [{c: right(RANDOM.uniform(0.5, 1)) for c in UD} for _ in range(seeds)]
+    return finetuned(tmp_path / name, name, own)
+
+  folders = [made("a", 3), made("b", 1), made("c", 2)]
+  drawn = bootstrap.draw(read(*folders), UD)
+  for scores, result in zip(drawn, results.read(folders)[0], strict=True):
+    for name in UD:
+      mean = result.scores["test"][name]["mean"]
+      assert scores[name][0] == pytest.approx(mean)
+      assert abs(np.mean(scores[name][1:]) - mean) < 0.2
+  (some,) = bootstrap.draw(read(folders[0]), ["LAS", "UPOS"])
+  assert [*some] == ["LAS", "UPOS"] and len(some["LAS"]) == 10_001
+  np.testing.assert_allclose(some["LAS"], drawn[0]["LAS"])
 
 
 def test_a_drawn_file_may_have_nothing_to_find(tmp_path):
@@ -176,44 +184,96 @@ def test_the_tables(capsys, tmp_path):
 
 
 def test_no_gap_to_close(capsys, tmp_path):
-  made = [tagged(tmp_path / k, k, 0.9) for k in ("T", "s")]
-  same = tagged(tmp_path / "low", "low", 0.5)
-  text = (made[0] / "seed-0" / "per_item.json").read_text()
-  (same / "seed-0" / "per_item.json").write_text(text)
+  shares = {"T": 0.7, "s": 0.8, "low": 0.9}  # The lower one is the best.
+  made = [tagged(tmp_path / k, k, share) for k, share in shares.items()]
   flags = ("--teacher=T", "--lower=s:low", f"--out={tmp_path}/out")
-  found = report(capsys, *made, same, *flags).out
-  assert "no gap above low" in found
+  assert "no gap above low" in report(capsys, *made, *flags).out
+
+
+def test_a_teacher_that_a_drawn_file_may_score_with_nothing(capsys, tmp_path):
+  whole = np.repeat([0, 4], [29, 1])
+  found = {"T": np.repeat([0, 4], [29, 1]), "s": np.repeat([0, 2], [29, 1])}
+  folders = [
+    finetuned(tmp_path / k, k, [{"F1": own}], whole, task="ner")
+    for k, own in found.items()
+  ]
+  text = report(capsys, *folders, "--teacher=T", f"--out={tmp_path}/out").out
+  part = text.split("## ga: differences")[1].split("row minus")[0]
+  assert rows_of(part, "s")[3] == "-"
 
 
 def test_what_cannot_be_compared(capsys, tmp_path):
   a, b = (tagged(tmp_path / k, k, 0.9) for k in "ab")
-  out = f"--out={tmp_path}/out"
+  out, csv_file = f"--out={tmp_path}/out", tmp_path / "out" / "differences.csv"
+  report(capsys, a, b, out)
+  assert csv_file.exists()
   other = tagged(tmp_path / "c", "c", 0.9, test="cd34")
   found = report(capsys, a, other, out).out
-  assert f"Not compared: {a} and {other} were scored on different" in found
-  assert not (tmp_path / "out" / "differences.csv").exists()
-  short = tagged(tmp_path / "d", "d", 0.9)
-  metrics = {name: Ratios([1], [2]) for name in UD}
-  per_item.write(short / "seed-0", {"test": metrics})
-  assert "of different numbers of items" in report(capsys, a, short, out).out
+  assert "* c: no other model was scored on the same files." in found
+  assert not csv_file.exists()
+  # What can be compared still is.
+  found = report(capsys, a, other, b, out).out
+  assert "* c: no other" in found and "| b |" in found.split("row minus")[1]
+  few = [
+    tagged(tmp_path / k, k, 0.9, whole=np.full(29, 7), test="few") for k in "de"
+  ]
+  found = report(capsys, *few, out).out
+  assert "* d, e: the test file of ud has 29 items; 30 are needed." in found
+  content = json.loads((a / "scores.json").read_text())
+  content |= {"scores": {"dev": content["scores"]["test"]}}
+  (a / "scores.json").write_text(json.dumps(content))
+  assert "* a: there is no test score." in report(capsys, a, b, out).out
+  names = finetuned(tmp_path / "n", "n", [{"F1": WORDS}], task="ner")
+  found = report(capsys, names, b, out).out
+  assert "* There is no test score that all of them have." in found
   path = b / "seed-0" / "per_item.json"
-  path.write_text('{"test": {"LAS": {"right": [1]}}}')
-  error = report(capsys, a, b, out, code=2).err
-  assert f"{path} is damaged" in error and "delete the file to rep" in error
   path.unlink()
-  found = report(capsys, a, b, out).out
-  assert f"Not compared: {b} was fine-tuned by an earlier version" in found
-  assert "differences" not in report(capsys, a, out).out
+  found = report(capsys, names, b, out).out
+  assert f"* b: {path} is not there. Copy the folders" in found
+  assert "differences" not in report(capsys, b, out).out
 
 
-@pytest.mark.parametrize("text", ["s", "s:", ":low", "s:low,", "a:b:c"])
+@pytest.mark.parametrize(
+  "content",
+  [
+    '{"test": {"LAS": {"right": [1]}}}',
+    '{"test": {"LAS": {"right": [1], "whole": [1, 2]}}}',
+    '{"test": {"LAS": {"right": ["1"], "whole": [1]}}}',
+    '{"test": {"LAS": {"right": 1, "whole": 2}}}',
+    '{"test": {"LAS": {"right": [], "whole": []}}}',
+    '{"dev": {}}',
+  ],
+)
+def test_items_that_are_damaged(capsys, tmp_path, content):
+  a, b = (tagged(tmp_path / k, k, 0.9) for k in "ab")
+  path = b / "seed-0" / "per_item.json"
+  path.write_text(content)
+  error = report(capsys, a, b, f"--out={tmp_path}/out", code=2).err
+  assert f"{path} is damaged" in error and "delete the file to rep" in error
+
+
+def test_items_that_lack_a_score(capsys, tmp_path):
+  a, b = (tagged(tmp_path / k, k, 0.9) for k in "ab")
+  path = b / "seed-0" / "per_item.json"
+  path.write_text('{"test": {"LAS": {"right": [1], "whole": [1]}}}')
+  error = report(capsys, a, b, f"--out={tmp_path}/out", code=2).err
+  assert f"{path} lacks Lemmas, which scores.json has; delete" in error
+
+
+@pytest.mark.parametrize(
+  "text", ["s", "s:", ":low", "s:low,", "a:b:c", "s:a,s:b"]
+)
 def test_what_lower_may_not_be(text):
   with pytest.raises(UserError, match="expected pairs of labels"):
     differences.parse_lower(text)
 
 
-def test_lower_names_a_label_that_is_not_there(capsys, tmp_path):
+def test_lower_names_labels_that_are_there(capsys, tmp_path):
   a, b = (tagged(tmp_path / k, k, 0.9) for k in "ab")
   out = f"--out={tmp_path}/out"
-  error = report(capsys, a, b, "--lower=a:x", out, code=2).err
+  words = ("--lower=a:x", "--teacher=b", out)
+  error = report(capsys, a, b, *words, code=2).err
   assert "--lower: no result is of 'x'; known: a, b." in error
+  error = report(capsys, a, b, "--lower=a:b", out, code=2).err
+  assert "expected --teacher=LABEL with it." in error
+  assert not (tmp_path / "out").exists()

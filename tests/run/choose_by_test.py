@@ -201,4 +201,4 @@ def test_another_teacher_is_refused(run, tiny, capsys, tmp_path, by):
   (line,) = capsys.readouterr().err.splitlines()[-1:]
   assert code == EXIT_BAD_INPUT and not (run / "choice.json").exists()
   assert "teacher weights (SHA-256) was" in line
-  assert "expected what the run was begun with" in line
+  assert "put back the files that it was trained with" in line

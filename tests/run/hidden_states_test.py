@@ -101,6 +101,10 @@ def test_a_narrower_student_has_the_basis_of_its_start(
   write_basis(basis, (32, 16))
   assert distill(tiny, own, *flags, steps=30) != 0
   assert run_record.PROJECTION in capsys.readouterr().err
+  assert main.main(["choose", f"--workdir={own}"]) != 0
+  told_of = capsys.readouterr().err
+  assert f"{run_record.PROJECTION} was " in told_of
+  assert "put back the files that it was trained with" in told_of
   basis.unlink()
   assert distill(tiny, own, *flags, steps=30) != 0
   assert f"{basis} is not there, which" in capsys.readouterr().err

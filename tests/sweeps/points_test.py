@@ -58,7 +58,7 @@ def test_fields_that_no_stage_takes(tmp_path):
     "  return Sweep({'a': (1,)}, lambda folder, a: "
     "[['choose', f'--workdir={folder}']])\n"
   )
-  with pytest.raises(UserError, match="has no stage 'distill', which would"):
+  with pytest.raises(UserError, match="takes --config.seed=1; expected one"):
     fields = ["--config.seed=1"]
     sweep_command(str(file), tmp_path / "run", main.COMMANDS, fields)
   assert not (tmp_path / "run").exists()

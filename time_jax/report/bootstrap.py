@@ -15,8 +15,8 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float
 
-from time_jax.core.errors import UserError
-from time_jax.report.results import COLUMNS, Result
+from time_jax.report.per_item import PerItem
+from time_jax.report.results import COLUMNS
 
 FILES = 10_000  # that are drawn
 _AT_ONCE = 500  # of them; more would take memory
@@ -52,37 +52,31 @@ class Interval:
     return self.low > 0 or self.high < 0
 
 
-class NotComparableError(UserError):
-  """Models were not scored on the same items, or these are not known."""
-
-
 def draw(
-  models: Sequence[Mapping[str, Result]], columns: Sequence[str]
+  models: Sequence[Mapping[str, Sequence[PerItem]]], columns: Sequence[str]
 ) -> list[dict[str, Draws]]:
   """Scores models on the same drawn files.
 
   Args:
-    models: for each, task -> its result.
+    models: for each, task -> what each item adds to the scores of every seed,
+      see `Result.items`; of the same items in the same order.
     columns: keys of `COLUMNS` that all models have.
 
   Returns:
     For each model, column -> score in percent, the mean over its seeds.
-
-  Raises:
-    NotComparableError: see there.
   """
   scores: list[dict[str, Draws]] = [{} for _ in models]
   for task in dict.fromkeys(COLUMNS[name][0] for name in columns):
     own = [name for name in columns if COLUMNS[name][0] == task]
-    results = [model[task] for model in models]
-    right, whole = _items(results, own)
+    seeds = [model[task] for model in models]
+    right, whole = (_stacked(seeds, own, x) for x in ("right", "whole"))
     drawn = np.concatenate(
-      [_ratio(weights, right, whole) for weights in _weights(len(right))]
+      [_ratio(weights, right, whole) for weights in _weights(len(right), task)]
     )
-    starts = np.cumsum([0] + [len(own) * len(r.seeds) for r in results])
-    for found, result, start in zip(scores, results, starts, strict=False):
-      stop = start + len(own) * len(result.seeds)
-      of_seeds = drawn[:, start:stop].reshape(len(drawn), -1, len(own))
+    widths = [len(own) * len(of_model) for of_model in seeds]
+    parts = np.split(drawn, np.cumsum(widths)[:-1], axis=1)
+    for found, part in zip(scores, parts, strict=True):
+      of_seeds = part.reshape(len(part), -1, len(own))
       found |= zip(own, of_seeds.mean(axis=1).T, strict=True)
   return scores
 
@@ -97,43 +91,30 @@ def mean(scores: Mapping[str, Draws], columns: Sequence[str]) -> Draws:
   return np.mean([scores[name] for name in columns], axis=0)
 
 
-def _items(
-  results: Sequence[Result], columns: Sequence[str]
-) -> tuple[Float[np.ndarray, "N K"], Float[np.ndarray, "N K"]]:
-  """Returns what is right and what could be, of every item.
+def _stacked(
+  models: Sequence[Sequence[PerItem]], columns: Sequence[str], side: str
+) -> Float[np.ndarray, "N K"]:
+  """Returns one side of all ratios: a row for every item.
 
-  A column for each of `columns`, within each seed, within each result.
+  It has a column for each of `columns`, within each seed, within each model.
   """
-  first, sides = results[0], ("right", "whole")
-  stacked: dict[str, list[Sequence[float]]] = {side: [] for side in sides}
-  for result in results:
-    items = result.items()
-    if items is None:
-      raise NotComparableError(
-        f"{result.place} was fine-tuned by an earlier version, which did not "
-        "write what every sentence adds to its scores"
-      )
-    if result.files.get(result.split) != first.files.get(first.split):
-      raise NotComparableError(
-        f"{first.place} and {result.place} were scored on different files"
-      )
-    for of_seed in items:
-      for side in sides:
-        stacked[side] += [
-          getattr(of_seed[COLUMNS[c][1]], side) for c in columns
-        ]
-  if len({len(column) for side in sides for column in stacked[side]}) > 1:
-    raise NotComparableError(
-      f"{first.place} and others have scores of different numbers of items"
-    )
-  right, whole = (np.array(stacked[side], float).T for side in sides)
-  return right, whole
+  metrics = [COLUMNS[name][1] for name in columns]
+  found = [
+    getattr(of_seed[metric], side)
+    for of_model in models
+    for of_seed in of_model
+    for metric in metrics
+  ]
+  return np.array(found, float).T
 
 
-def _weights(items: int) -> Iterator[Float[np.ndarray, "files items"]]:
+def _weights(
+  items: int, task: str
+) -> Iterator[Float[np.ndarray, "files items"]]:
   """Yields how often each item is in some of the files, at first the file's."""
   yield np.ones((1, items))
-  random = np.random.default_rng(0)  # The same report gives the same numbers.
+  # The same report gives the same numbers.
+  random = np.random.default_rng([*task.encode()])
   share = np.full(items, 1 / items)
   for start in range(0, FILES, _AT_ONCE):
     count = min(_AT_ONCE, FILES - start)

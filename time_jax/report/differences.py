@@ -3,10 +3,12 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from time_jax.core.display import markdown_table
 from time_jax.core.errors import UserError
-from time_jax.report import bootstrap
-from time_jax.report.bootstrap import Draws, Interval, NotComparableError
+from time_jax.report import bootstrap, comparable
+from time_jax.report.bootstrap import Draws, Interval
 from time_jax.report.table import Row
 
 HEADER = (
@@ -34,10 +36,11 @@ def parse_lower(text: str) -> dict[str, str]:
     UserError: it is not made of pairs.
   """
   pairs = [pair.split(":") for pair in text.split(",") if text]
-  if any(len(pair) != 2 or not all(pair) for pair in pairs):
+  sound = all(len(pair) == 2 and all(pair) for pair in pairs)
+  if not sound or len({pair[0] for pair in pairs}) < len(pairs):
     raise UserError(
       f"--lower={text!r}: expected pairs of labels, LABEL:LOWER with commas "
-      "between them, such as s:lower-s,xs:lower-xs."
+      "between them and each LABEL once, such as s:lower-s,xs:lower-xs."
     )
   return dict(pairs)
 
@@ -56,77 +59,86 @@ def tables(
     Lines of Markdown, and lines below `HEADER`.
 
   Raises:
-    UserError: `lower` names a label that no row has.
+    UserError: `lower` names a label that no row has, or there is no teacher.
   """
+  _check_lower(rows, teacher, lower)
+  lines: list[str] = []
+  numbers: list[list[object]] = []
+  for lang, of_lang in itertools.groupby(rows, key=lambda row: row.lang):
+    own = list(of_lang)
+    if len(own) < 2:
+      continue
+    lines += ["", f"## {lang or '-'}: differences"]
+    found, reasons = comparable.groups(own)
+    for group in map(_Group, found):
+      lines += group.from_teacher(teacher, lower) + group.pairs()
+      numbers += group.numbers()
+    if reasons:
+      lines += ["", "Without intervals:", "", *(f"* {why}" for why in reasons)]
+  return lines, numbers
+
+
+def _check_lower(
+  rows: Sequence[Row], teacher: str, lower: Mapping[str, str]
+) -> None:
+  """Raises UserError where the labels of `lower` cannot be compared."""
+  if lower and not teacher:
+    raise UserError(
+      "--lower says what models should beat on the way to their teacher; "
+      "expected --teacher=LABEL with it."
+    )
   known = {label for row in rows for label in row.labels}
   for label in itertools.chain(lower, lower.values()):
     if label not in known:
       names = ", ".join(sorted(known))
       raise UserError(f"--lower: no result is of {label!r}; known: {names}.")
-  lines: list[str] = []
-  numbers: list[list[object]] = []
-  for lang, of_lang in itertools.groupby(rows, key=lambda row: row.lang):
-    own = list(of_lang)
-    if len(own) < 2 or not own[0].common:
-      continue
-    lines += ["", f"## {lang or '-'}: differences", ""]
-    try:
-      group = _Group(own)
-    except NotComparableError as error:
-      lines.append(f"Not compared: {error}.")
-      continue
-    lines += group.from_teacher(teacher, lower) + group.pairs()
-    numbers += group.numbers()
-  return lines, numbers
 
 
 class _Group:
-  """The rows of a language, and their scores on the same drawn files."""
+  """Models that can be compared, and their scores on the same drawn files."""
 
-  def __init__(self, rows: Sequence[Row]) -> None:
-    self.rows, self.columns = rows, rows[0].common
-    drawn = bootstrap.draw([row.results for row in rows], self.columns)
+  def __init__(self, found: comparable.Group) -> None:
+    self.rows = [model.row for model in found.models]
+    items = [model.items for model in found.models]
+    drawn = bootstrap.draw(items, found.columns)
     self.scores = [
-      {**own, _MEAN: bootstrap.mean(own, self.columns)} for own in drawn
+      {**own, _MEAN: bootstrap.mean(own, found.columns)} for own in drawn
     ]
 
-  def means(self, label: str) -> Draws | None:
-    """Returns the means of the row of a label; None if there is no such row."""
-    for row, own in zip(self.rows, self.scores, strict=True):
-      if label in row.labels:
-        return own[_MEAN]
-    return None
+  def place(self, label: str) -> int | None:
+    """Returns the number of the row of a label; None if there is none."""
+    places = (i for i, row in enumerate(self.rows) if label in row.labels)
+    return next(places, None)
 
   def from_teacher(self, teacher: str, lower: Mapping[str, str]) -> list[str]:
     """Returns a row for each other model: how far it is from the teacher."""
-    full = self.means(teacher)
-    if full is None:
+    first = self.place(teacher)
+    if first is None:
       return []
-    (best,) = (own for own in self.scores if own[_MEAN] is full)
+    best = self.scores[first]
     header = [f"minus {teacher}", *best, f"% of {teacher}"]
     table = [header + ["of the gap closed"] * bool(lower)]
-    for row, own in zip(self.rows, self.scores, strict=True):
-      if own is best:
+    for i, (row, own) in enumerate(zip(self.rows, self.scores, strict=True)):
+      if i == first:
         continue
       cells = [_difference(own[name] - best[name]) for name in best]
-      cells.append(_text(Interval.of(100 * own[_MEAN] / full), ".1f"))
+      cells.append(_percent(own[_MEAN], best[_MEAN], ".1f"))
       if lower:
-        cells.append(self._closed(row, own[_MEAN], full, lower))
+        names = [lower[label] for label in row.labels if label in lower]
+        cells.append(self._closed(own[_MEAN], best[_MEAN], names))
       table.append([row.label, *cells])
-    return [markdown_table(table), ""]
+    return ["", markdown_table(table)]
 
-  def _closed(
-    self, row: Row, own: Draws, full: Draws, lower: Mapping[str, str]
-  ) -> str:
-    """Returns the share of the gap from its lower one to the teacher."""
-    names = [lower[label] for label in row.labels if label in lower]
-    before = self.means(names[0]) if names else None
-    if before is None:
+  def _closed(self, own: Draws, full: Draws, names: Sequence[str]) -> str:
+    """Returns the share of the gap from a lower model up to the teacher."""
+    place = self.place(names[0]) if names else None
+    if place is None:
       return "-"
-    if not Interval.of(full - before).excludes_zero:
+    before = self.scores[place][_MEAN]
+    if Interval.of(full - before).low <= 0:
       return f"no gap above {names[0]}"
-    share = Interval.of(100 * (own - before) / (full - before))
-    return f"{_text(share, '.0f')} % above {names[0]}"
+    share = _percent(own - before, full - before, ".0f")
+    return f"{share} % above {names[0]}"
 
   def pairs(self) -> list[str]:
     """Returns the differences of the means, of each two models once."""
@@ -141,7 +153,7 @@ class _Group:
         for j in order[:place]
       ]
       table.append([labels[place], *cells, *[""] * (len(order) - 1 - place)])
-    return [markdown_table(table)]
+    return ["", markdown_table(table)]
 
   def numbers(self) -> list[list[object]]:
     """Returns every difference of two models, unrounded."""
@@ -154,6 +166,13 @@ class _Group:
           [one.lang, one.label, other.label, name, own.value, own.low, own.high]
         )
     return found
+
+
+def _percent(part: Draws, whole: Draws, form: str) -> str:
+  """Returns a share in percent; "-" where some drawn file has no whole."""
+  if np.min(whole) <= 0:
+    return "-"
+  return _text(Interval.of(100 * part / whole), form)
 
 
 def _difference(draws: Draws) -> str:

@@ -56,7 +56,7 @@ def read(folder: pathlib.Path, split: str) -> PerItem | None:
     split: dev or test.
 
   Returns:
-    None where an earlier version fine-tuned, which did not write it.
+    None where there is no such file: earlier versions did not write it.
 
   Raises:
     UserError: the file is damaged.
@@ -65,13 +65,20 @@ def read(folder: pathlib.Path, split: str) -> PerItem | None:
   if not path.exists():
     return None
   try:
-    return {
-      metric: Ratios(**own)
-      for metric, own in files.read_json(path)[split].items()
-    }
-  except (KeyError, TypeError, AttributeError) as error:
-    raise UserError(
-      f"{path} is damaged: {error!r}; expected right and whole of each item of "
-      f"{split}. Delete {folder} and run the same `finetune` again, or delete "
-      "the file to report without it."
-    ) from error
+    found = files.read_json(path)[split]
+    items = {metric: Ratios(**own) for metric, own in found.items()}
+    if all(map(_is_sound, items.values())):
+      return items
+  except (KeyError, TypeError, AttributeError):
+    pass
+  raise UserError(
+    f"{path} is damaged; expected right and whole for each score of {split}, "
+    f"lists of numbers of one length. Delete {folder} and run the same "
+    "`finetune` again, or delete the file to report without it."
+  )
+
+
+def _is_sound(items: Ratios) -> bool:
+  values = [*items.right, *items.whole]
+  numbers = all(isinstance(x, int | float) for x in values)
+  return len(items.right) == len(items.whole) > 0 and numbers

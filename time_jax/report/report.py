@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from time_jax.core.display import markdown_table, number
 from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
-from time_jax.core.storage.paths import Path
+from time_jax.core.storage.paths import Path, delete
 from time_jax.report import differences, plot, results, table
 from time_jax.report.results import COLUMNS, PAPER, Result
 from time_jax.report.table import Cell, Row
 
+_DIFFERENCES = "differences.csv"
 MISSING = "-"
 _ALIGN = "<<>"
 COMMON = (
@@ -62,6 +63,7 @@ def report(
   Raises:
     UserError: a path without results, or results that contradict each other.
   """
+  beaten = differences.parse_lower(lower)
   scores, speeds = results.read(paths)
   if not scores:
     raise UserError(
@@ -71,9 +73,7 @@ def report(
   rows = table.rows(scores, speeds, teacher)
   lines = [markdown_table([HEADER, *map(texts, rows)], _ALIGN), ""]
   lines += [f"* {note}" for note in _notes(rows, scores, teacher)]
-  compared, numbers = differences.tables(
-    rows, teacher, differences.parse_lower(lower)
-  )
+  compared, numbers = differences.tables(rows, teacher, beaten)
   if numbers:
     lines.append(f"* {differences.ABOUT}")
   lines += compared
@@ -83,8 +83,10 @@ def report(
   write_csv(out / "report.csv", [PLAIN_HEADER, *map(plain, rows)])
   written = ["report.md", "report.csv"]
   if numbers:
-    write_csv(out / "differences.csv", [differences.HEADER, *numbers])
-    written.append("differences.csv")
+    write_csv(out / _DIFFERENCES, [differences.HEADER, *numbers])
+    written.append(_DIFFERENCES)
+  elif (out / _DIFFERENCES).exists():
+    delete(out / _DIFFERENCES)
   atomic_file.write_text(out / "report.md", text + "\n")
   if plot.plot(rows, out / "pareto.png"):
     written.append("pareto.png")

@@ -178,7 +178,7 @@ def check_inputs(record: Mapping[str, Any], now: Mapping[str, str]) -> None:
   Args:
     record: what the checkpoint recorded of its run; an imported student has
       none.
-    now: names of `make_record`, such as `TEACHER`, and their hashes now.
+    now: `TEACHER`, and perhaps `PROJECTION`, and their hashes now.
 
   Raises:
     UserError: something is not what it was.
@@ -186,10 +186,12 @@ def check_inputs(record: Mapping[str, Any], now: Mapping[str, str]) -> None:
   run = record.get("run") or {}
   for name, value in now.items():
     if (before := run.get(name, value)) != value:
+      field = {TEACHER: "teacher.path", PROJECTION: "hidden.projection"}[name]
       raise UserError(
         f"{name} was {before[:12]} when the student was trained, and is "
-        f"{value[:12] or 'absent'} now; expected what the run was begun with, "
-        "to score its checkpoints by."
+        f"{value[:12] or 'absent'} now, of {field} in the run's config.json; "
+        "put back the files that it was trained with."
+        + (_other_weights(run, {**run, **now}) if name == TEACHER else "")
       )
 
 

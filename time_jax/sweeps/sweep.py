@@ -54,11 +54,7 @@ def sweep_command(
     )
   sweep = grid.with_fields(grid.load(file), fields)
   points = make_points(sweep, workdir, commands)
-  names = {stage.name for point in points for stage in point.stages}
-  if fields and names.isdisjoint(grid.TRAINING):
-    raise UserError(
-      f"{file} has no stage {grid.DISTILL!r}, which would take {fields[0]}."
-    )
+  _check_taken(points, fields)
   prepare_workdir(workdir)
   with (
     lease.hold(workdir / lease.RUN, f"--workdir={workdir}"),
@@ -101,6 +97,16 @@ def sweep_command(
       "Those stages start again when the sweep does."
     )
   return 0
+
+
+def _check_taken(points: Sequence[Point], fields: Sequence[str]) -> None:
+  """Raises UserError where fields are given that no stage takes."""
+  names = {stage.name for point in points for stage in point.stages}
+  if fields and names.isdisjoint(grid.TRAINING):
+    raise UserError(
+      f"no stage takes {fields[0]}; expected one of "
+      f"{', '.join(grid.TRAINING)} among them, or no such field."
+    )
 
 
 def _keep(

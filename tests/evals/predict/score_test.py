@@ -23,9 +23,15 @@ def write(path, sentences):
 
 
 @pytest.fixture
-def found(tmp_path):
+def gold(tmp_path):
+  """A file of enough sentences for intervals."""
+  return write(tmp_path / "gold.conllu", conllu.read(GOLD) * 4)
+
+
+@pytest.fixture
+def found(gold, tmp_path):
   """The gold file with every UPOS of its second half NOUN."""
-  gold = conllu.read(GOLD)
+  gold = conllu.read(gold)
   half = len(gold) // 2
   changed = [
     sentence.with_columns({"UPOS": ["NOUN"] * len(sentence.words)})
@@ -45,19 +51,19 @@ def score(capsys, found, out, *flags, gold=GOLD, code=0):
 
 
 def test_the_scores_are_those_of_udtools_and_reports_take_them(
-  found, capsys, tmp_path
+  gold, found, capsys, tmp_path
 ):
   out = tmp_path / "other"
-  text = score(capsys, found, out).out
+  text = score(capsys, found, out, gold=gold).out
   content = json.loads((out / "scores.json").read_text())
-  gold = conllu.read(GOLD)
-  expected = scoring.score(gold, conllu.read(found))
+  right = conllu.read(gold)
+  expected = scoring.score(right, conllu.read(found))
   means = {k: v["mean"] for k, v in content["scores"]["test"].items()}
   assert means == expected and expected["UPOS"] < expected["LAS"] == 100
   assert f"{expected['UPOS']:.2f}" in text
   items = per_item.read(out / "seed-0", "test")
-  assert items == scoring.per_item(gold, conllu.read(found))
-  score(capsys, GOLD, tmp_path / "gold", "--label=gold")
+  assert items == scoring.per_item(right, conllu.read(found))
+  score(capsys, gold, tmp_path / "gold", "--label=gold", gold=gold)
   report = tmp_path / "report"
   flags = (f"--out={report}", "--teacher=gold", "--by=upos")
   text = run(capsys, "report", out, tmp_path / "gold", *flags).out
@@ -73,9 +79,9 @@ def test_the_scores_are_those_of_udtools_and_reports_take_them(
   assert "## ga: UPOS by upos" in text
 
 
-def test_only_metrics_that_mean_the_same(found, capsys, tmp_path):
+def test_only_metrics_that_mean_the_same(gold, found, capsys, tmp_path):
   out = tmp_path / "other"
-  score(capsys, found, out, "--metrics=UPOS,LAS")
+  score(capsys, found, out, "--metrics=UPOS,LAS", gold=gold)
   assert [*per_item.read(out / "seed-0", "test")] == ["UPOS", "LAS"]
   text = run(capsys, "report", out, f"--out={tmp_path / 'report'}").out
   (row,) = (x for x in text.splitlines() if x.startswith("| ga | other |"))
@@ -105,7 +111,7 @@ def test_names(capsys, tmp_path):
   assert "holds something; expected an empty or new folder" in error
 
 
-def test_files_that_do_not_fit(found, capsys, tmp_path):
+def test_files_that_do_not_fit(capsys, tmp_path):
   out = tmp_path / "other"
   gold = conllu.read(GOLD)
   short = write(tmp_path / "short.conllu", gold[1:])

@@ -52,10 +52,11 @@ def choose_by_teacher(workdir: Path) -> int:
 
   That is the share of the variance of one of the teacher's hidden states which
   a linear map explains from the student's last one, on held-out text of the
-  run; see `text_share`. It compares students of any start and loss, which the
-  held-out loss does not. So the student's start is ranked, too, and for a
-  student as wide as its teacher as many of the teacher's lowest layers: what
-  could be had without distilling.
+  run; see `text_share`. Unlike the held-out loss it compares students of
+  different starts and losses, but for one that learns that very state, which it
+  reads too high. So the student's start is ranked, too, and for a student as
+  wide as its teacher as many of the teacher's lowest layers: what could be had
+  without distilling.
 
   Args:
     workdir: folder of a run of `distill`, or of one of its students.
@@ -83,7 +84,7 @@ def choose_by_teacher(workdir: Path) -> int:
 
   def baselines() -> list[choose.Baseline]:
     told = f"layer {depth} of the teacher as it is"
-    instead = "`start` with student.init_from=teacher:lower"
+    instead = "a student that begins with layers of its teacher"
     return [
       choose.Baseline("lower", told, instead, {"share": share})
       for share in map(text().share_of_layer, lower)
