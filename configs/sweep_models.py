@@ -7,7 +7,8 @@ models=teacher+lower-s+lower-xs+s+xs,seeds=0+1
 Arguments: `data`, a folder with the annotated files of the language, such as an
 unpacked release of Universal Dependencies; `tasks`, of ud, ner and qa; `seeds`
 of the fine-tuning, which is alike for all; `ud`, its recipe for treebanks, such
-as configs/ud_small.py; and `models`, SIZE being m, s or xs:
+as configs/ud_small.py, and `epochs` to give it others; and `models`, SIZE being
+m, s or xs:
 
   teacher      the teacher itself
   SIZE         a student, distilled by configs/time.py
@@ -57,12 +58,14 @@ def get_sweep(
   tasks: str = "ud",
   seeds: str = "",
   ud: str = SCORING,
+  epochs: str = "",
   pickle: str = "",
   **recipe: str,
 ) -> Sweep:
   """Returns the points for `lang=..,teacher=..,data=..,models=..,tasks=..`."""
   recipe, lang = {**recipe, "teacher": teacher}, recipe.get("lang", "en")
   numbers = recipe_arguments.numbers(seeds, "seeds", _FILE)
+  all_epochs = recipe_arguments.numbers(epochs, "epochs", _FILE)
   sized = (kind + size for kind in _KINDS for size in STUDENT_SIZES)
   known = ["teacher", *sized]
   chosen = recipe_arguments.several(models, "models", _FILE, known)
@@ -95,10 +98,12 @@ def get_sweep(
     if pickle and model == "teacher":
       fields.append("--config.allow_pickle=True")
     for task in scored:
-      workdir = folder / task
-      commands.append(
-        fine_tune(task, scoring[task], workdir, files, numbers, *fields)
-      )
+      own = [*fields]
+      if task == "ud":
+        own += [f"--config.train.epochs={n}" for n in all_epochs]
+        own += [f"--config.train.patience={n}" for n in all_epochs]
+      command = scoring[task], folder / task, files, numbers, *own
+      commands.append(fine_tune(task, *command))
     return commands
 
   return Sweep(axes={"model": chosen}, stages=stages)

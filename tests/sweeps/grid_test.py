@@ -112,7 +112,7 @@ def test_models_of_a_language_are_points(monkeypatch, tiny, tmp_path):
     (tmp_path / f"hu_x-ud-{split}.conllu").touch()
     (tmp_path / f"hu-{split}.iob2").touch()
   models = "teacher+lower-s+random-xs+s+paper-xs"
-  text = f"data={tmp_path},lang=hu,tasks=ud+ner,ud=ud_small,seeds=0+1"
+  text = f"data={tmp_path},lang=hu,tasks=ud+ner,ud=ud_small,seeds=0+1,epochs=5"
   text += f",models={models},teacher={tiny / 'teacher'}"
   short = ["--config.data.seq_len=32"]
   sweep = grid.with_fields(grid.load(f"sweep_models:{text}"), short)
@@ -126,7 +126,12 @@ def test_models_of_a_language_are_points(monkeypatch, tiny, tmp_path):
       assert stage.values.config.label == name
       assert stage.values.config.seeds == (0, 1)
       assert stage.values.workdir == point.folder / stage.name.split()[1]
-    assert point.stages[-2].values.config.train.batch_size == 8
+    treebank = point.stages[-2].values.config.train
+    assert (treebank.batch_size, treebank.epochs, treebank.patience) == (
+      8,
+      5,
+      5,
+    )
   first = {
     name: (point.stages[0].name, point.stages[-1].values.config.model)
     for name, point in found.items()
