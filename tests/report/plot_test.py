@@ -79,3 +79,18 @@ def test_names_stay_inside_the_frame(costs):
 def test_front():
   points = [(1, 5, "a"), (2, 4, "b"), (3, 9, "c"), (1, 3, "d"), (4, 9, "e")]
   assert plot.front(points) == [(1, 5), (3, 9)]
+
+
+def test_one_score_has_its_name_and_the_spread_of_its_seeds():
+  cells = {"LAS": Cell(70.0, 1.5, 2, "test")}
+  rows = [Row("hu", ("s",), 1, cells), Row("hu", ("xs",), 1, cells)]
+  drawn = plot.figure(rows, [1, None], "steps", costs=False)
+  (axes,) = drawn.axes
+  assert axes.get_ylabel() == "LAS (%)"
+  (bar,) = axes.collections
+  (segment,) = bar.get_segments()
+  assert segment.tolist() == [[1, 68.5], [1, 71.5]]
+  assert legend_of(drawn) == ["hu: LAS"]
+  many = [Row("hu", ("s",), 1, cells | {"UPOS": Cell(90.0, 1.0, 2, "test")})]
+  (axes,) = plot.figure(many, [1], "steps", costs=False).axes
+  assert axes.get_ylabel() == "mean score (%)" and not axes.collections

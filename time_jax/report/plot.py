@@ -46,7 +46,8 @@ def figure(
 ) -> Any:
   """Draws the mean score of every row against its cost or a setting.
 
-  The mean is over the test scores that all models of a language have.
+  The mean is over the test scores that all models of a language have. Of a
+  single score of several seeds, a bar shows the standard deviation.
 
   Args:
     rows: models in languages, with their scores.
@@ -60,8 +61,8 @@ def figure(
   Returns:
     The figure of matplotlib, or None if there is nothing to draw.
   """
-  rows = table.with_common(rows)
-  spots = _spots(rows, xs, groups or [""] * len(rows))
+  rows, places = table.with_common(rows), xs
+  spots = _spots(rows, places, groups or [""] * len(rows))
   if not spots:
     return None
   # Imported here: matplotlib is slow to load and only the end needs it.
@@ -77,7 +78,10 @@ def figure(
   if costs:
     _draw_best(axes, spots)
   every = [spot for own in spots.values() for spot in own]
-  axes.set(xlabel=xlabel, ylabel="mean score (%)")
+  _draw_spread(axes, rows, places)
+  shown = {name for row in rows for name in row.common}
+  ylabel = shown.pop() if len(shown) == 1 else "mean score"
+  axes.set(xlabel=xlabel, ylabel=f"{ylabel} (%)")
   axes.margins(0.1)
   _set_ticks(axes, logarithmic=costs)
   axes.grid(alpha=0.3, which="both")
@@ -85,6 +89,19 @@ def figure(
   drawn.legend(loc="outside lower center", ncols=1, fontsize="small")
   write_names(axes, every)
   return drawn
+
+
+def _draw_spread(
+  axes: Any, rows: Sequence[Row], xs: Sequence[float | None]
+) -> None:
+  """Draws a bar for each row of which one score is shown, of several seeds."""
+  for row, x in zip(rows, xs, strict=True):
+    if x is None or len(row.common) != 1:
+      continue
+    cell = row.cells[row.common[0]]
+    if cell.seeds > 1:
+      bar = {"fmt": "none", "ecolor": "0.4", "capsize": 3, "zorder": 1}
+      axes.errorbar([x], [cell.mean], [cell.std], **bar)
 
 
 def write_names(
