@@ -1,6 +1,7 @@
 """Every command that a document or a help text prints is one that runs."""
 
 import ast
+import itertools
 import re
 import shlex
 import tomllib
@@ -51,9 +52,9 @@ def collected():
 def check(monkeypatch, tmp_path):
   """A function that takes words as the command line does, but runs nothing."""
   monkeypatch.chdir(documented.ROOT)
-  for split in ("train", "dev", "test"):
-    (tmp_path / f"da_x-ud-{split}.conllu").touch()
-    (tmp_path / f"da-{split}.iob2").touch()
+  for lang, split in itertools.product(("da", "hu"), ("train", "dev", "test")):
+    (tmp_path / f"{lang}_x-ud-{split}.conllu").touch()
+    (tmp_path / f"{lang}-{split}.iob2").touch()
   monkeypatch.setattr(assembly, "teacher_config", lambda config: None)
 
   def check_words(words):
@@ -68,7 +69,9 @@ def check(monkeypatch, tmp_path):
       assert teacher.allow_pickle or not teacher.path.startswith("HPLT/")
     if command.name == "sweep":
       folder = rf"\g<1>={tmp_path}"
-      file = re.sub(r"\b(ud|data)=(FOLDER|UD)\b", folder, values.file)
+      file = re.sub(r"\b(ud|data)=(FOLDER|UD|ud)\b", folder, values.file)
+      # The folder of a teacher that only its user has.
+      file = re.sub(r"\bteacher=teachers/\w+", "teacher=xlmr_base", file)
       points.make_points(grid.load(file), tmp_path / "run", COMMANDS)
 
   return check_words

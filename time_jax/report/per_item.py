@@ -45,7 +45,8 @@ def write(folder: pathlib.Path, splits: Mapping[str, PerItem]) -> None:
     split: {metric: dataclasses.asdict(own) for metric, own in items.items()}
     for split, items in splits.items()
   }
-  atomic_file.write_json(folder / FILE, content)
+  short = {"indent": None, "separators": (",", ":")}
+  atomic_file.write_json(folder / FILE, content, **short)
 
 
 def read(folder: pathlib.Path, split: str) -> PerItem | None:
