@@ -7,8 +7,8 @@ models=teacher+lower-s+lower-xs+s+xs,seeds=0+1
 Arguments: `data`, a folder with the annotated files of the language, such as an
 unpacked release of Universal Dependencies; `tasks`, of ud, ner and qa; `seeds`
 of the fine-tuning, which is alike for all; `ud`, its recipe for treebanks, such
-as configs/ud_small.py, and `epochs` to give it others; and `models`, SIZE being
-m, s or xs:
+as configs/ud_small.py, and `epochs`, how many of them are run instead of its
+own; and `models`, SIZE being m, s or xs:
 
   teacher      the teacher itself
   SIZE         a student, distilled by configs/time.py
@@ -30,6 +30,7 @@ import pathlib
 
 from time_jax.catalog import languages, teachers
 from time_jax.config import STUDENT_SIZES, recipe_arguments
+from time_jax.core.errors import UserError
 from time_jax.hf import own_teacher
 from time_jax.sweeps.chain import (
   PAPER,
@@ -66,6 +67,11 @@ def get_sweep(
   recipe, lang = {**recipe, "teacher": teacher}, recipe.get("lang", "en")
   numbers = recipe_arguments.numbers(seeds, "seeds", _FILE)
   all_epochs = recipe_arguments.numbers(epochs, "epochs", _FILE)
+  if len(all_epochs) > 1 or pickle not in ("", "1"):
+    raise UserError(
+      f"{_FILE}: epochs={epochs!r}, pickle={pickle!r}; expected one number of "
+      "epochs or none, and pickle=1 or nothing."
+    )
   sized = (kind + size for kind in _KINDS for size in STUDENT_SIZES)
   known = ["teacher", *sized]
   chosen = recipe_arguments.several(models, "models", _FILE, known)

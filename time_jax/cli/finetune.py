@@ -77,7 +77,7 @@ class Probe(Command):
   models: tuple[str, ...]
   train: Path  # CoNLL-U file to fit; its first 20,000 words are read.
   dev: Path  # CoNLL-U file to score; its first 10,000 words are read.
-  # Teacher: how much of its hidden states is in each model's last one, too?
+  # Teacher: also say how much of it each model's last hidden state explains.
   teacher: str = ""
   json: Path | None = None  # File to write the scores into.
   # Read pytorch_model.bin where there is no safetensors.

@@ -26,17 +26,18 @@ class Model:
   row: Row
   items: Mapping[str, Sequence[PerItem]]
 
-  def files(self, tasks: Sequence[str]) -> list[tuple[str, str, int]]:
-    """Returns name, hash and number of items of the test file of each task."""
-    results = self.row.results
+  @property
+  def tasks(self) -> list[str]:
+    """The tasks with a test score, those of the first columns first."""
     return [
-      (task, results[task].files.get(_TEST, ""), self.count(task))
-      for task in tasks
+      *dict.fromkeys(COLUMNS[c][0] for c in COLUMNS if c in self.row.tested)
     ]
 
-  def count(self, task: str) -> int:
-    """Returns the number of items of a task."""
-    return min(len(own.right) for own in self.items[task][0].values())
+  def file(self, task: str) -> tuple[str, str, int]:
+    """Returns the test file of a task: its name, hash and number of items."""
+    digest = self.row.results[task].files.get(_TEST, "")
+    of_seed = self.items[task][0]
+    return task, digest, len(next(iter(of_seed.values())).right)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,30 +72,39 @@ def groups(rows: Sequence[Row]) -> tuple[list[Group], list[str]]:
       reasons.append(model)
     else:
       models.append(model)
-  columns = tuple(
-    name for name in COLUMNS if all(name in m.row.tested for m in models)
-  )
-  if models and not columns:
-    return [], [*reasons, "There is no test score that all of them have."]
-  tasks = [*dict.fromkeys(COLUMNS[name][0] for name in columns)]
   found = []
-  models.sort(key=lambda model: model.files(tasks))
-  for files, same in itertools.groupby(models, lambda m: m.files(tasks)):
-    own = list(same)
-    small = [(task, count) for task, _, count in files if count < LEAST]
+
+  def first(model: Model) -> tuple[str, str, int]:
+    return model.file(model.tasks[0])
+
+  for (task, _, count), same in itertools.groupby(
+    sorted(models, key=first), first
+  ):
+    own = sorted(same, key=lambda model: rows.index(model.row))
     names = ", ".join(model.row.label for model in own)
     if len(own) < 2:
-      reasons.append(f"{names}: no other model was scored on the same files.")
-    elif small:
-      task, count = small[0]
+      reasons.append(f"{names}: no other model was scored on the same file.")
+    elif count < LEAST:
       reasons.append(
         f"{names}: the test file of {task} has {count} items; {LEAST} are "
         "needed."
       )
     else:
-      own.sort(key=lambda model: rows.index(model.row))
-      found.append(Group(own, columns))
+      found.append(Group(own, _shared(own)))
   return found, reasons
+
+
+def _shared(models: Sequence[Model]) -> tuple[str, ...]:
+  """Returns the columns that all models have of the same file."""
+
+  def of_one_file(column: str) -> bool:
+    task = COLUMNS[column][0]
+    if not all(column in model.row.tested for model in models):
+      return False
+    files = {model.file(task) for model in models}
+    return len(files) == 1 and files.pop()[-1] >= LEAST
+
+  return tuple(filter(of_one_file, COLUMNS))
 
 
 def _read(row: Row) -> Model | str:
@@ -112,7 +122,7 @@ def _read(row: Row) -> Model | str:
       return (
         f"{row.label}: {paths[0]} is not there. Copy the folders of the seeds, "
         "too; where an earlier version fine-tuned, delete them and run the "
-        "same `finetune` again."
+        "same command again."
       )
     for path, of_seed in zip(paths, of_seeds, strict=True):
       if lacking := metrics - set(of_seed):
@@ -120,5 +130,12 @@ def _read(row: Row) -> Model | str:
           f"{path} lacks {min(lacking)}, which scores.json has; delete "
           f"{path.parent} and run the same command again."
         )
+    lengths = {len(own.right) for of in of_seeds for own in of.values()}
+    if len(lengths) > 1:
+      raise UserError(
+        f"{paths[0]} and the files of other seeds have {min(lengths)} to "
+        f"{max(lengths)} items in a score; expected as many in each. Delete "
+        f"{result.place} and run the same command again."
+      )
     items[task] = of_seeds
   return Model(row, items)

@@ -15,7 +15,7 @@ HEADER = (
   *("lang", "label", "against", "column"),
   *("difference", "low", "high"),
 )
-_MEAN = "mean of common"
+_MEAN, _NOTHING = "mean", "-"
 ABOUT = (
   f"Differences in points, with the middle 95 % over {bootstrap.FILES:,} test "
   "files that are drawn from the sentences or questions of the real one; bold: "
@@ -99,6 +99,7 @@ class _Group:
 
   def __init__(self, found: comparable.Group) -> None:
     self.rows = [model.row for model in found.models]
+    self.columns = found.columns
     items = [model.items for model in found.models]
     drawn = bootstrap.draw(items, found.columns)
     self.scores = [
@@ -133,11 +134,13 @@ class _Group:
     """Returns the share of the gap from a lower model up to the teacher."""
     place = self.place(names[0]) if names else None
     if place is None:
-      return "-"
+      return _NOTHING
     before = self.scores[place][_MEAN]
-    if Interval.of(full - before).low <= 0:
-      return f"no gap above {names[0]}"
+    if not Interval.of(full - before).low > 0:
+      return f"no sure gap above {names[0]}"
     share = _percent(own - before, full - before, ".0f")
+    if share == _NOTHING:
+      return f"the gap above {names[0]} is too small to say"
     return f"{share} % above {names[0]}"
 
   def pairs(self) -> list[str]:
@@ -146,7 +149,8 @@ class _Group:
       range(len(self.rows)), key=lambda i: -float(self.scores[i][_MEAN][0])
     )
     labels = [self.rows[i].label for i in order]
-    table = [[f"{_MEAN}: row minus column", *labels[:-1]]]
+    columns = ", ".join(self.columns)
+    table = [[f"mean of {columns}: row minus column", *labels[:-1]]]
     for place, i in enumerate(order[1:], 1):
       cells = [
         _difference(self.scores[i][_MEAN] - self.scores[j][_MEAN])
@@ -169,9 +173,9 @@ class _Group:
 
 
 def _percent(part: Draws, whole: Draws, form: str) -> str:
-  """Returns a share in percent; "-" where some drawn file has no whole."""
+  """Returns a share in percent; `_NOTHING` where a drawn file has no whole."""
   if np.min(whole) <= 0:
-    return "-"
+    return _NOTHING
   return _text(Interval.of(100 * part / whole), form)
 
 

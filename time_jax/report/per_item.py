@@ -75,7 +75,7 @@ def read(folder: pathlib.Path, split: str) -> PerItem | None:
   raise UserError(
     f"{path} is damaged; expected right and whole for each score of {split}, "
     f"lists of numbers of one length. Delete {folder} and run the same "
-    "`finetune` again, or delete the file to report without it."
+    "command again, or delete the file to report without it."
   )
 
 

@@ -111,6 +111,8 @@ class Result:
     total: Breakdown = {}
     for seed in self.seeds:
       file = _File(self.place / f"seed-{seed}" / SCORES_FILE)
+      if file.content.get("by", {}) is None:
+        continue  # Another program's, of which some metrics are scored.
       for name in file.get(dict, "by", self.split, kind, empty=True):
         sums = total.setdefault(name, dict.fromkeys(_COUNTS[kind], 0))
         for what in sums:
@@ -243,8 +245,9 @@ def _result(file: _File) -> Result:
   scores = file.get(dict, "scores")
   split = "dev" if "dev" in scores and "test" not in scores else "test"
   of_split = file.get(dict, "scores", split, empty=True)
-  # Of another program, some metrics may not mean the same.
-  for metric in [m for m in metrics if m in of_split] or metrics[:1]:
+  if _PREDICTED in file.content:  # Some may not mean the same there.
+    metrics = [name for name in metrics if name in of_split] or metrics
+  for metric in metrics:
     values = file.get(dict, "scores", split, metric).get("values")
     # A score is undefined where there was nothing to find.
     if not (isinstance(values, list) and None in values):

@@ -1,5 +1,6 @@
 """The record of a run in its checkpoints, by which it is known again."""
 
+import contextlib
 import importlib.metadata
 import json
 import sys
@@ -191,8 +192,15 @@ def check_inputs(record: Mapping[str, Any], now: Mapping[str, str]) -> None:
         f"{name} was {before[:12]} when the student was trained, and is "
         f"{value[:12] or 'absent'} now, of {field} in the run's config.json; "
         "put back the files that it was trained with."
-        + (_other_weights(run, {**run, **now}) if name == TEACHER else "")
+        + (_about_teacher(run, now) if name == TEACHER else "")
       )
+
+
+def _about_teacher(run: dict[str, Any], now: Mapping[str, str]) -> str:
+  """Returns what `_other_weights` says, if the recorded folder is there."""
+  with contextlib.suppress(UserError):
+    return _other_weights(run, {**run, **now})
+  return ""
 
 
 def _other_weights(before: dict[str, Any], now: dict[str, Any]) -> str:

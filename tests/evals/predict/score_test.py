@@ -89,6 +89,11 @@ def test_only_metrics_that_mean_the_same(gold, found, capsys, tmp_path):
   assert cells[3:6] == ["-", "-", "-"] and cells[6] == "100.00"
   error = score(capsys, found, out, "--metrics=Luck", code=2).err
   assert "--metrics: ud has no 'Luck'; known: UPOS, " in error
+  error = score(capsys, found, out, "--metrics=CLAS", code=2).err
+  assert "no table shows these; expected one of UPOS, UFeats" in error
+  flags = ("--by=upos", f"--out={tmp_path / 'report'}")
+  text = run(capsys, "report", out, *flags).out
+  assert "UPOS by upos" not in text or "NOUN" not in text
   assert (out / "scores.json").exists()
 
 
@@ -108,6 +113,9 @@ def test_names(capsys, tmp_path):
   (tmp_path / "mine").mkdir()
   (tmp_path / "mine" / "thesis.tex").touch()
   error = score(capsys, NAMES, tmp_path / "mine", "--task=ner", code=2).err
+  assert "holds something; expected an empty or new folder" in error
+  (out / "mine.txt").touch()
+  error = score(capsys, NAMES, out, "--task=ner", gold=NAMES, code=2).err
   assert "holds something; expected an empty or new folder" in error
 
 
@@ -130,3 +138,33 @@ def test_files_that_do_not_fit(capsys, tmp_path):
   torn = tmp_path / "torn.conllu"
   torn.write_bytes(gzip.decompress(GOLD.read_bytes())[:1000])
   assert str(torn) in score(capsys, torn, out, code=EXIT_BAD_INPUT).err
+
+
+def test_words_are_the_gold_files_however_a_program_writes_them(
+  capsys, tmp_path
+):
+  """French contracts words; many programs write their parts alone."""
+  lines = [
+    "1-2\tau\t_\t_\t_\t_\t_\t_\t_\t_",
+    "1\tà\tà\tADP\t_\t_\t3\tcase\t_\t_",
+    "2\tle\tle\tDET\t_\t_\t3\tdet\t_\t_",
+    "3\tparc\tparc\tNOUN\t_\t_\t0\troot\t_\t_",
+  ]
+  gold = tmp_path / "gold.conllu"
+  gold.write_text("\n".join([*lines, "", ""]))
+  plain = "\n".join([*lines[1:], "", ""])
+  found = tmp_path / "found.conllu"
+  found.write_text(plain.replace("\tdet\t_\t", "\tdet\tx\t"))  # DEPS, too
+  out = tmp_path / "out"
+  score(capsys, found, out, gold=gold)
+  content = json.loads((out / "scores.json").read_text())
+  assert content["scores"]["test"]["LAS"]["mean"] == 100
+
+
+def test_tasks_of_a_program_share_a_row(gold, found, capsys, tmp_path):
+  tags, names = tmp_path / "tags", tmp_path / "names"
+  score(capsys, found, tags, gold=gold)
+  score(capsys, NAMES, names, "--task=ner", gold=NAMES)
+  text = run(capsys, "report", tags, names, f"--out={tmp_path / 'report'}").out
+  (row,) = (x for x in text.splitlines() if x.startswith("| ga | other |"))
+  assert row.count("100.00") >= 2

@@ -68,6 +68,7 @@ def bench_pipeline(flags: Pipeline) -> int:
   models: dict[str, dict[str, Any]] = {}
   with tempfile.TemporaryDirectory() as scratch:
     measured = subjects.make_subjects(flags, annotated, pathlib.Path(scratch))
+    places = _places(measured, annotated, flags)
     for number, (count, own) in enumerate(chosen.items()):
       some = [s for s in measured if not s.single or number == 0]
       with contextlib.ExitStack() as stack:
@@ -76,7 +77,8 @@ def bench_pipeline(flags: Pipeline) -> int:
           process, start = _start(subject, sample, own, pathlib.Path(scratch))
           running[subject.name] = stack.enter_context(process), start
           if subject.name not in models:
-            models[subject.name] = _model(subject, process, annotated, out)
+            place = places.get(subject.name)
+            models[subject.name] = _model(subject, process, annotated, place)
         new = _measure(running, sample, flags.repeats)
       for row, subject in zip(new, some, strict=True):
         row["cores"] = 1 if subject.single else count
@@ -150,11 +152,34 @@ def _start(
   return process, seconds
 
 
+def _places(
+  measured: Sequence[Subject], annotated: Gold, flags: Pipeline
+) -> dict[str, pathlib.Path]:
+  """Returns where the annotations of each pipeline are written, by name."""
+  if not flags.out:
+    return {}
+  places = {
+    subject.name: flags.out
+    / (subject.name.replace("/", "-").lstrip("-") + annotated.ending)
+    for subject in measured
+    if subject.scored
+  }
+  if len({*places.values()}) < len(places) or any(
+    place.resolve() == flags.gold.resolve() for place in places.values()
+  ):
+    raise UserError(
+      f"--out={flags.out}: annotations would be written over each other, or "
+      f"over {flags.gold}: {', '.join(map(str, places.values()))}. Expected "
+      "another folder, or other names of models."
+    )
+  return places
+
+
 def _model(
   subject: Subject,
   process: ChildProcess,
   annotated: Gold,
-  out: pathlib.Path | None,
+  place: pathlib.Path | None,
 ) -> dict[str, Any]:
   """Returns what a pipeline is, and its scores on the whole file.
 
@@ -162,16 +187,15 @@ def _model(
     subject: the pipeline.
     process: it.
     annotated: the file.
-    out: folder for the annotations, which `score` reads; None: none.
+    place: file for the annotations, which `score` reads; None: none.
   """
   about = dict(process.call("about"))
   comparable = about.pop("metrics", None)
   scores = None
   if subject.scored:
     predicted = process.call("annotated", annotated.items)
-    if out:
-      name = subject.name.replace("/", "-") + annotated.ending
-      atomic_file.write_text(out / name, annotated.to_text(predicted))
+    if place:
+      atomic_file.write_text(place, annotated.to_text(predicted))
     scores = annotated.score(predicted)
     scores = {
       name: score

@@ -5,6 +5,7 @@ intervals for the differences.
 """
 
 import datetime
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,13 +15,18 @@ from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder, check_empty
 from time_jax.core.storage.paths import Path
 from time_jax.evals.ner.task import Ner
-from time_jax.evals.ud import breakdown
+from time_jax.evals.ud import breakdown, scoring
+from time_jax.evals.ud.conllu import Sentence
 from time_jax.evals.ud.task import Ud
 from time_jax.hf import files
 from time_jax.report import per_item
-from time_jax.report.results import SCHEMA, SCORES_FILE
+from time_jax.report.results import COLUMNS, SCHEMA, SCORES_FILE
 
 TASKS: dict[str, type[Ud] | type[Ner]] = {"ud": Ud, "ner": Ner}
+_OF_SEED = (SCORES_FILE, per_item.FILE)
+# What is scored of a word; its form is the gold file's, and so are what words
+# are written as one.
+_SCORED = ("LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL")
 
 
 def score_command(
@@ -52,7 +58,7 @@ def score_command(
     UserError: a file is missing or malformed, the two have other words, or a
       metric is unknown.
   """
-  kind = TASKS[task]
+  kind: Any = TASKS[task]
   kind.load_libraries()
   if not _is_score(out):
     check_empty(out, "--out")
@@ -62,8 +68,17 @@ def score_command(
       f"--metrics: {task} has no {unknown[0]!r}; known: "
       f"{', '.join(kind.metrics)}."
     )
-  right, found = kind.read(gold), kind.read(predicted)
+  shown = [metric for of, metric in COLUMNS.values() if of == task]
+  if not set(shown).intersection(chosen):
+    raise UserError(
+      f"--metrics={','.join(chosen)}: no table shows these; expected one of "
+      f"{', '.join(shown)} among them."
+    )
+  right: list[Any] = kind.read(gold)
+  found: list[Any] = kind.read(predicted)
   _check_same_words(right, found)
+  if task == "ud":
+    found = _on_gold_words(right, found)
   scores = kind.score(right, found)
   own = {name: scores[name] for name in chosen}
   items = kind.per_item(right, found)
@@ -72,8 +87,10 @@ def score_command(
     seed.mkdir()
     kept = {name: items[name] for name in chosen if name in items}
     per_item.write(seed, {"test": kept})
-    by = breakdown.count(right, found) if task == "ud" else {}
-    of_seed = {"scores": {"test": own}, "by": {"test": by}}
+    # With some metrics alone, classes are not told apart.
+    all_of_ud = task == "ud" and not metrics
+    by = {"test": breakdown.count(right, found)} if all_of_ud else None
+    of_seed = {"scores": {"test": own}, "by": by}
     atomic_file.write_json(seed / SCORES_FILE, of_seed)
     record = _record(predicted, gold, task, label, lang, own)
     atomic_file.write_json(folder / SCORES_FILE, record)
@@ -100,7 +117,9 @@ def _record(
     "lang": lang,
     "label": label,
     "predicted": str(predicted),
-    "fingerprint": files.sha256(predicted),
+    "predicted_sha256": files.sha256(predicted),
+    # One program may have a file for each task.
+    "fingerprint": hashlib.sha256(f"score:{label}".encode()).hexdigest(),
     "files": {"test": {"path": str(gold), "sha256": files.sha256(gold)}},
     "seeds": [0],
     "scores": {
@@ -117,9 +136,10 @@ def _record(
 
 
 def _is_score(folder: Path) -> bool:
-  """Returns whether a folder was written by this command."""
-  path = folder / SCORES_FILE
-  return path.is_file() and "predicted" in files.read_json(path)
+  """Returns whether a folder was written by this command, and no more."""
+  names = {str(path.relative_to(folder)) for path in folder.glob("**/*")}
+  own = {SCORES_FILE, "seed-0", *(f"seed-0/{name}" for name in _OF_SEED)}
+  return names == own and "predicted" in files.read_json(folder / SCORES_FILE)
 
 
 def _check_same_words(gold: Sequence[Any], predicted: Sequence[Any]) -> None:
@@ -138,6 +158,23 @@ def _check_same_words(gold: Sequence[Any], predicted: Sequence[Any]) -> None:
         f"and {' '.join(_forms(right))[:60]!r}. Expected the annotation of the "
         "gold file's own words."
       )
+
+
+def _on_gold_words(
+  gold: Sequence[Sentence], predicted: Sequence[Sentence]
+) -> list[Sentence]:
+  """Returns the gold sentences with what is predicted for their words."""
+  scoring.check(gold)
+  pairs = zip(gold, predicted, strict=True)
+  found = [
+    right.with_columns(
+      {name: list(own.column(name)) for name in _SCORED}
+      | {"DEPS": ["_"] * len(own.words)}
+    )
+    for right, own in pairs
+  ]
+  scoring.check(found)
+  return found
 
 
 def _forms(sentence: Any) -> list[str]:
