@@ -137,7 +137,7 @@ class Score(Command):
   argument = "predicted"
   predicted: Path  # The annotated file, of the gold file's own words.
   gold: Path  # The right annotation: CoNLL-U, or IOB2.
-  task: Literal["ud", "ner"] = "ud"
+  task: Literal["ud", "ner"] = "ud"  # Treebank, or names.
   label: str  # What reports call the program.
   lang: str  # ISO code.
   # Those that mean the same for the program as for the gold file; by default
@@ -173,8 +173,9 @@ class Report(Command):
   # Workdirs of `finetune`, and folders of `bench inference`.
   workdirs: tuple[Path, ...]
   teacher: str = ""  # Label of the model that others are compared with.
-  # LABEL:LABEL,...: which model should beat which, such as students and the
-  # teacher's lower layers; how much of the gap to the teacher do they close?
+  # LABEL:LABEL,...: which model is to beat which, such as students and the
+  # teacher's lower layers; it says how much of the gap up to the teacher each
+  # of them closes.
   lower: str = ""
   out: Path  # Folder to write.
   # Scores of every feature, or of every part of speech, too.
