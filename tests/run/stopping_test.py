@@ -117,6 +117,6 @@ def test_finetuning_told_to_stop(monkeypatch, tmp_path, capsys):
   assert told in capsys.readouterr().err
   assert tune(run)[0] == 0
   assert running.scores(run / seed) == expected
-  for file in ("dev.iob2", "model/heads.safetensors"):
+  for file in ("dev.iob2", "model/model.safetensors"):
     found = (run / seed / file).read_bytes()
     assert found == (whole / seed / file).read_bytes()

@@ -9,6 +9,7 @@ import tiny_tokenizers
 from time_jax.config import finetune
 from time_jax.evals.common import encoders, model_folder
 from time_jax.evals.common.batches import Buckets
+from time_jax.evals.common.task import Task
 from time_jax.evals.ud import conllu
 from time_jax.evals.ud.task import Ud
 from time_jax.hf import save
@@ -64,17 +65,25 @@ def write_bert(
 def write_model(folder: pathlib.Path, mesh) -> pathlib.Path:
   """The folder of a model of ud with random weights, as `predict` takes it."""
   folder.mkdir()
-  encoder = write_encoder(folder / "encoder")
-  opened = encoders.open_encoder(str(encoder), mesh=mesh, dtype="float32")
   config = finetune.ud_config()
   config.heads.update(hidden=16, arc=16, relation=8)
   items = conllu.read(UD / "ga-train.conllu.gz")
-  task = Ud(config, {"train": items}, opened, Buckets((16, 32)), mesh)
+  encoder = write_encoder(folder / "encoder")
+  return write_random(folder / "model", Ud, config, items, encoder, mesh)
+
+
+def write_random(
+  out: pathlib.Path, kind: type[Task], config, items, encoder, mesh
+) -> pathlib.Path:
+  """The folder of a model of any task whose heads are random."""
+  opened = encoders.open_encoder(str(encoder), mesh=mesh, dtype="float32")
+  buckets = Buckets((16, min(opened.longest, 128)))
+  task = kind(config, {"train": items}, opened, buckets, mesh)
   params = flax.linen.meta.unbox(jax.jit(task.fresh)(jax.random.key(0)))
   params["encoder"] = opened.params
-  description = {"task": "ud", "buckets": task.buckets.lengths, **task.spec}
-  model_folder.write_folder(folder / "model", opened, params, description)
-  return folder / "model"
+  description = {"task": kind.name, "buckets": buckets.lengths, **task.spec}
+  model_folder.write_folder(out, opened, params, description)
+  return out
 
 
 def command(model, workdir, *flags, train="ga-train", dev="ga-dev"):

@@ -14,10 +14,12 @@ class Export(Command):
   name = "export"
   example = "export --workdir=runs/quickstart"
   once = True
-  workdir: Path  # Folder of the run, or of one of its students.
+  # Folder of the run, or of one of its students; or a fine-tuned model.
+  workdir: Path
   # Checkpoint to export; by default the chosen one, else the newest.
   step: CountOrZero | None = None
-  out: Path | None = None  # Folder to write; WORKDIR/export.
+  # Folder to write; by default WORKDIR/export, beside a fine-tuned model.
+  out: Path | None = None
   class_: str = ""  # BertModel or XLMRobertaModel; the first, or as imported.
   dtype: str = ""  # float32 or bfloat16; the first, or as imported.
   # For the card, such as cc-by-4.0; none is stated otherwise.

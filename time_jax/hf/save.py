@@ -18,6 +18,7 @@ from time_jax.models.family import KeyTable, Params
 # Classes that are this network, and the model_type of each.
 CLASSES = {"BertModel": "bert", "XLMRobertaModel": "xlm-roberta"}
 DTYPES = ("float32", "bfloat16")
+WEIGHTS = "model.safetensors"
 _POSITIONS = NAMES.tensors["embeddings/position/embedding"]
 
 
@@ -46,7 +47,7 @@ def save_bert(
   atomic_file.write_json(folder / "config.json", content, sort_keys=True)
   offset = position_offset(model_class, special_ids)
   write_safetensors(
-    folder / "model.safetensors", bert_tensors(config, params, offset, dtype)
+    folder / WEIGHTS, bert_tensors(config, params, offset, dtype)
   )
 
 

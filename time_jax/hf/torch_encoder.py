@@ -1,4 +1,4 @@
-"""An encoder as PyTorch and transformers run it, to compare with."""
+"""An encoder, or one with a head, as PyTorch and transformers run it."""
 
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -8,9 +8,10 @@ import numpy as np
 
 from time_jax.core.errors import RunError, first_line
 from time_jax.core.storage.paths import Path
-from time_jax.hf import files
+from time_jax.hf import files, task_classes
+from time_jax.hf.task_classes import TaskClass
 
-# (tokens (B, T), mask (B, T)) -> hidden states.
+# (tokens (B, T), mask (B, T)) -> hidden states, or logits.
 Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # Classes of an encoder alone, where AutoModel would take its decoder, too.
 _ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel"}
@@ -50,13 +51,59 @@ def load_torch(
   Raises:
     RunError: transformers cannot load it, or not all of it.
   """
+  hf_config = files.read_json(folder / "config.json")
+  kind = task_classes.of_config(hf_config)
+  if strict and kind:  # What has its head would be strange to the encoder.
+    model = getattr(
+      _load(folder, kind.name, strict, allow_pickle), kind.encoder
+    )
+  else:
+    name = _ENCODERS.get(hf_config.get("model_type", ""), "AutoModel")
+    model = _load(folder, name, strict, allow_pickle)
+
+  def encode(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    output = _run(model, tokens, mask, output_hidden_states=every_layer)
+    below = output.hidden_states[:-1] if every_layer else ()
+    states = [*below, output.last_hidden_state]
+    return np.stack([state.numpy() for state in states])
+
+  return encode
+
+
+def load_torch_with_head(folder: Path, kind: TaskClass, strict: bool) -> Encode:
+  """Loads a model with a head in float32; no code of it is executed.
+
+  Args:
+    folder: the model's folder.
+    kind: its class.
+    strict: see `load_torch`.
+
+  Returns:
+    A function of tokens (B, T) and mask (B, T) that gives logits (B, T, C).
+
+  Raises:
+    RunError: transformers cannot load it, or not all of it.
+  """
+  model = _load(folder, kind.name, strict, allow_pickle=False)
+
+  def encode(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    output = _run(model, tokens, mask)
+    if kind.reads_pairs:
+      both = output.start_logits.numpy(), output.end_logits.numpy()
+      return np.stack(both, axis=-1)
+    return output.logits.numpy()
+
+  return encode
+
+
+def _load(folder: Path, name: str, strict: bool, allow_pickle: bool) -> Any:
+  """Loads a folder by a class of transformers; see `load_torch`."""
   import torch
   import transformers
 
   transformers.logging.set_verbosity_error()
   transformers.logging.disable_progress_bar()
-  kind = files.read_json(folder / "config.json").get("model_type", "")
-  loader: Any = getattr(transformers, _ENCODERS.get(kind, "AutoModel"))
+  loader: Any = getattr(transformers, name)
   try:
     model, report = loader.from_pretrained(
       str(folder),
@@ -82,15 +129,15 @@ def load_torch(
       f"{folder} does not load cleanly in transformers: {problems}"
     )
 
-  def encode(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-      output = model.eval()(
-        input_ids=torch.tensor(np.asarray(tokens, np.int64)),
-        attention_mask=torch.tensor(np.asarray(mask, np.int64)),
-        output_hidden_states=every_layer,
-      )
-    below = output.hidden_states[:-1] if every_layer else ()
-    states = [*below, output.last_hidden_state]
-    return np.stack([state.numpy() for state in states])
+  return model.eval()
 
-  return encode
+
+def _run(model: Any, tokens: np.ndarray, mask: np.ndarray, **flags: Any) -> Any:
+  import torch
+
+  with torch.no_grad():
+    return model(
+      input_ids=torch.tensor(np.asarray(tokens, np.int64)),
+      attention_mask=torch.tensor(np.asarray(mask, np.int64)),
+      **flags,
+    )

@@ -69,7 +69,7 @@ def render(
   """
   licence = options.licence
   stated = f"Licence of this model: {NOT_STATED}."
-  return _fill(
+  return fill(
     "card.md",
     front=_front(facts, licence),
     title=options.name.rstrip("/").rpartition("/")[2] or options.name,
@@ -77,7 +77,7 @@ def render(
     usage=_usage(options, config, has_tokenizer),
     limits=_limits(facts, has_pooler),
     made=_made(facts),
-    shape=_table(
+    shape=table(
       [
         ("class", options.model_class),
         ("layers", str(config.num_layers)),
@@ -89,13 +89,18 @@ def render(
         ("weights", options.dtype),
       ]
     ),
-    checks=_table(checks),
+    checks=table(checks),
     licence=f"{licence}, as stated at export." if licence else stated,
   )
 
 
-def _fill(name: str, **values: str) -> str:
-  """Returns the text of a template in this folder, its blanks filled."""
+def fill(name: str, **values: str) -> str:
+  """Returns the text of a template in this folder, its blanks filled.
+
+  Args:
+    name: name of the file.
+    **values: what its blanks get, by their names.
+  """
   path = importlib.resources.files("time_jax.release").joinpath(name)
   return string.Template(path.read_text(encoding="utf-8")).substitute(values)
 
@@ -109,27 +114,39 @@ def problems(text: str) -> list[str]:
   Returns:
     A sentence for each part that is missing.
   """
-  lacking = []
+  missing = lacking(text, _SECTIONS)
+  for row in _ROWS:
+    # Earlier versions knew no other loss, and called it "relation loss".
+    pattern = rf"^\| (relation )?{re.escape(row['label'])} \| \S"
+    if not row["optional"] and not re.search(pattern, text, re.M):
+      missing.append(f"README.md does not say: {row['label']}")
+  return missing
+
+
+def lacking(text: str, sections: Sequence[str]) -> list[str]:
+  """Returns what any card lacks, a sentence for each part.
+
+  Args:
+    text: the card, front matter included.
+    sections: titles of the sections that it should have.
+  """
   try:
     front = ModelCard(text).data.to_dict()
   except Exception as error:  # It raises what YAML and its own checks raise.
     reason = first_line(error).rstrip(".")
     return [f"README.md: the front matter cannot be read: {reason}"]
-  for key in ("library_name", "pipeline_tag", "tags"):
-    if not front.get(key):
-      lacking.append(f"README.md: the front matter lacks {key}")
-  for title in _SECTIONS:
+  missing = [
+    f"README.md: the front matter lacks {key}"
+    for key in ("library_name", "pipeline_tag", "tags")
+    if not front.get(key)
+  ]
+  for title in sections:
     body = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
     if not body or not body[1].strip():
-      lacking.append(f"README.md lacks the section {title!r}")
-  for row in _ROWS:
-    # Earlier versions knew no other loss, and called it "relation loss".
-    pattern = rf"^\| (relation )?{re.escape(row['label'])} \| \S"
-    if not row["optional"] and not re.search(pattern, text, re.M):
-      lacking.append(f"README.md does not say: {row['label']}")
+      missing.append(f"README.md lacks the section {title!r}")
   if re.search(r"\$\w|\bTODO\b|More Information Needed", text):
-    lacking.append("README.md has places that were not filled")
-  return lacking
+    missing.append("README.md has places that were not filled")
+  return missing
 
 
 def _front(facts: Mapping[str, Any], licence: str) -> str:
@@ -177,7 +194,7 @@ def _usage(options: Options, config: BertConfig, has_tokenizer: bool) -> str:
   place = repr(options.name)
   if options.revision:
     place += f", revision={options.revision!r}"
-  return _fill(
+  return fill(
     "card_usage.md" if has_tokenizer else "card_usage_ids.md",
     model_class=options.model_class,
     place=place,
@@ -193,9 +210,10 @@ def _made(facts: Mapping[str, Any]) -> str:
   ]
   versions = facts.get("versions") or {}
   listed = ", ".join(f"{name} {number}" for name, number in versions.items())
-  return _table([*rows, ("versions", listed or _NOT_RECORDED)])
+  return table([*rows, ("versions", listed or _NOT_RECORDED)])
 
 
-def _table(rows: Sequence[tuple[str, str]]) -> str:
+def table(rows: Sequence[tuple[str, str]]) -> str:
+  """Returns a table of facts and their values."""
   cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
   return markdown_table([["what", "value"], *cells], align="<")

@@ -14,9 +14,11 @@ import numpy as np
 import tokenizers
 
 from time_jax.core.errors import RunError
-from time_jax.hf import files, load, save, tokenizer
-from time_jax.release import card, probe
-from time_jax.release.model_folder import RECORD, ModelFolder, NotCheckedError
+from time_jax.hf import files, load, save, task_classes, tokenizer
+from time_jax.hf.torch_encoder import Encode
+from time_jax.release import card, probe, task_card
+from time_jax.release.model_folder import ModelFolder, NotCheckedError
+from time_jax.release.record import RECORD
 
 # Of hidden states in float32, relative to the largest one if that exceeds 1.
 TOLERANCE = 1e-5
@@ -58,8 +60,8 @@ def check_config(folder: ModelFolder) -> str:
   if not tokenizer.has_tokenizer(folder.path):
     raise NotCheckedError("ids: there is no tokenizer to compare with")
   special = tokenizer.special_ids(folder.path, vocab_size)
-  # Ours say all; other people's configs may leave ids out.
-  ours = folder.record or folder.student
+  # Students' say all; other people's configs may leave ids out.
+  ours = "student" in (folder.record or {}) or folder.student
   expected = {n: i for n, i in special.items() if n in ids or ours}
   wrong = {n: ids.get(n) for n, i in expected.items() if ids.get(n) != i}
   if wrong:
@@ -72,10 +74,13 @@ def check_config(folder: ModelFolder) -> str:
 
 def _check_own_config(folder: ModelFolder) -> None:
   longest = folder.tokenizer.model_max_length
-  if longest != folder.config.max_positions:
+  positions = folder.config.max_positions
+  if folder.task_class:  # `finetune` takes no longer rows.
+    positions = min(positions or probe.LONGEST, probe.LONGEST)
+  if longest != positions:
     raise RunError(
       f"the tokenizer's model_max_length={longest}, the position table has "
-      f"{folder.config.max_positions}"
+      f"{positions}"
     )
   with folder.weights() as weights:
     dtypes = {weights.info(name).dtype for name in weights}
@@ -102,6 +107,8 @@ def check_tensors(folder: ModelFolder) -> str:
     for name in table.names(path, leaf.shape, encoder.num_layers)
     for prefix in table.prefixes
   }
+  if folder.task_class:
+    known |= {*task_classes.head_names(folder.task_class)}
   with folder.weights() as weights:
     names = set(weights)
   others = sorted(names - known)
@@ -130,15 +137,14 @@ def check_tokenizer(folder: ModelFolder) -> str:
     for text, row in zip(texts, ids, strict=True):
       if backend.encode(text).ids != row:
         raise RunError(f"transformers reads tokenizer.json otherwise: {text!r}")
-  record = folder.record or {}
-  recorded = folder.probe.rows if record else ()
+  recorded = folder.probe.rows if folder.fingerprint else ()
   for text, row, then in zip(texts, ids, recorded, strict=False):
     if tuple(row[: folder.config.max_positions]) != then:
       raise RunError(f"other tokens than when exported, of {text!r}")
   _check_vocabulary(folder)
   # None may: a tokenizer of one language need not know these scripts.
   back = tokenizer.round_trips(opened, texts)
-  known = record.get("fingerprint", {}).get("coming_back", [])
+  known = folder.fingerprint.get("coming_back", [])
   if lost := [text for text in known if text not in back]:
     raise RunError(f"no longer comes back from its ids: {lost[0]!r}")
   return (
@@ -149,9 +155,8 @@ def check_tokenizer(folder: ModelFolder) -> str:
 
 def _check_vocabulary(folder: ModelFolder) -> None:
   """Raises RunError if the vocabulary is not that of the record or the run."""
-  record = folder.record or {"fingerprint": {}}
   known = {
-    "exported": record["fingerprint"].get("words"),
+    "exported": folder.fingerprint.get("words"),
     "trained": folder.student.words if folder.student else "",
   }
   for when, expected in known.items():
@@ -171,9 +176,9 @@ def check_jax(folder: ModelFolder) -> str:
 
 def check_fingerprint(folder: ModelFolder) -> str:
   """Compares JAX's hidden states with those of the checkpoint."""
-  if folder.record is None:
-    raise NotCheckedError(f"no {RECORD} to say what the weights should give")
-  _, known = probe.from_json(folder.record["fingerprint"], 0)
+  if not folder.fingerprint:
+    raise NotCheckedError(f"no {RECORD} says what the weights should give")
+  _, known = probe.from_json(folder.fingerprint, 0)
   numbers = folder.probe.fingerprint(folder.states)
   if known.shape != numbers.shape:
     raise RunError(f"{numbers.shape} numbers, {known.shape} when exported")
@@ -186,6 +191,8 @@ def check_against_run(folder: ModelFolder) -> str:
   student = folder.student
   if student is None:
     raise NotCheckedError("no run given (--against=WORKDIR)")
+  if folder.task_class:
+    raise NotCheckedError("fine-tuning changed them; there is a fingerprint")
   with folder.weights() as weights:
     dtype = weights.info(next(iter(weights))).dtype
     offset = folder.config.position_offset
@@ -213,50 +220,91 @@ def check_torch(folder: ModelFolder, of_texts: bool) -> str:
     folder: the opened folder.
     of_texts: whether the rows are texts or random tokens.
   """
-  num_texts = len(folder.probe.texts)
-  if of_texts and not num_texts:
-    raise NotCheckedError("there is no tokenizer in the folder")
-  rows = slice(num_texts) if of_texts else slice(num_texts, None)
-  lengths = (np.asarray(folder.batch.segment_ids)[rows] > 0).sum(1)
-  longest = lengths.max()  # of these rows; others may be longer
-  real = np.arange(longest) < lengths[:, None]
-  tokens = np.asarray(folder.batch.tokens)[rows, :longest]
-  expected = folder.states[:, rows, :longest]
-  padded = folder.torch(tokens, real)
-  equal = _check_equal(expected[:, real], padded[:, real], TOLERANCE)
-  for row, length in enumerate(lengths):
-    own = np.s_[row : row + 1, :length]
-    alone = folder.torch(tokens[own], real[own])
-    _check_equal(expected[:, row, :length], alone[:, 0], TOLERANCE)
-  listed = ", ".join(map(str, sorted(set(lengths.tolist()))))
-  return f"{equal}; lengths {listed}, padded and alone"
+  rows = _Rows(folder, of_texts)
+  run = folder.torch
+  equal = rows.compare(folder.states, run, "hidden states")
+  return f"{equal}; lengths {rows.listed}, padded and alone"
+
+
+def check_logits(folder: ModelFolder) -> str:
+  """Compares the logits of every token in PyTorch with those in JAX."""
+  found = []
+  for of_texts in (True, False):
+    rows = _Rows(folder, of_texts)
+
+    def run(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+      return folder.torch_with_head(tokens, mask)[None]
+
+    found.append(rows.compare(folder.logits[None], run, "logits"))
+  return f"of texts: {found[0]}; of random tokens: {found[1]}"
+
+
+class _Rows:
+  """Rows of a folder's probe: its texts, or its random tokens."""
+
+  def __init__(self, folder: ModelFolder, of_texts: bool) -> None:
+    num_texts = len(folder.probe.texts)
+    if of_texts and not num_texts:
+      raise NotCheckedError("there is no tokenizer in the folder")
+    self._rows = slice(num_texts) if of_texts else slice(num_texts, None)
+    segments = np.asarray(folder.batch.segment_ids)[self._rows]
+    self._lengths = (segments > 0).sum(1)
+    longest = self._lengths.max()  # of these rows; others may be longer
+    self._real = np.arange(longest) < self._lengths[:, None]
+    self._tokens = np.asarray(folder.batch.tokens)[self._rows, :longest]
+
+  @property
+  def listed(self) -> str:
+    """The lengths, in words."""
+    return ", ".join(map(str, sorted(set(self._lengths.tolist()))))
+
+  def compare(self, expected: np.ndarray, run: Encode, what: str) -> str:
+    """Compares what is computed, padded and row by row.
+
+    Args:
+      expected: (N, B, T, D), for all rows of the probe.
+      run: computes the same of tokens (B, T) and mask (B, T).
+      what: what it is, in words.
+    """
+    expected = expected[:, self._rows, : self._real.shape[1]]
+    padded = run(self._tokens, self._real)[:, self._real]
+    equal = _check_equal(expected[:, self._real], padded, TOLERANCE, what)
+    for row, length in enumerate(self._lengths):
+      own = np.s_[row : row + 1, :length]
+      alone = run(self._tokens[own], self._real[own])[:, 0]
+      _check_equal(expected[:, row, :length], alone, TOLERANCE, what)
+    return equal
 
 
 def _check_equal(
-  expected: np.ndarray, actual: np.ndarray, tolerance: float
+  expected: np.ndarray,
+  actual: np.ndarray,
+  tolerance: float,
+  what: str = "hidden states",
 ) -> str:
-  """Says how close hidden states are; raises RunError if not close enough."""
+  """Says how close two arrays are; raises RunError if not close enough."""
   difference = float(np.abs(expected - actual).max())
   # The error of float32 grows with the size of the numbers.
   largest = float(np.abs(expected).max())
   allowed = tolerance * max(1.0, largest)
   if not difference <= allowed:
     raise RunError(
-      f"hidden states differ by {difference:.2e}, expected at most "
+      f"{what} differ by {difference:.2e}, expected at most "
       f"{allowed:.1e} (the largest is {largest:.1f})"
     )
-  return f"hidden states equal within {difference:.1e}"
+  return f"{what} equal within {difference:.1e}"
 
 
 def check_card(folder: ModelFolder) -> str:
   """Checks that README.md is a complete card."""
   path = folder.path / "README.md"
-  if folder.record is None:
+  if folder.record is None and not folder.is_fine_tuned:
     there = "there" if path.exists() else "missing"
     raise NotCheckedError(f"README.md is {there}; only ours are checked")
   if not path.exists():
     raise RunError("README.md is missing")
-  if problems := card.problems(path.read_text(encoding="utf-8")):
+  lacking = task_card.problems if folder.is_fine_tuned else card.problems
+  if problems := lacking(path.read_text(encoding="utf-8")):
     raise RunError("; ".join(problems))
   return "complete"
 
@@ -268,11 +316,13 @@ class Check(NamedTuple):
     name: what users see.
     run: checks the folder, and returns what it found.
     needs: name of the check that must pass before; "" for none.
+    of_heads: whether only a model with a head is checked.
   """
 
   name: str
   run: Callable[[ModelFolder], str]
   needs: str = ""
+  of_heads: bool = False
 
 
 CARD = Check("model card", check_card)
@@ -286,5 +336,6 @@ CHECKS = (
   Check("checkpoint", check_against_run, "tensors"),
   Check("PyTorch, random tokens", partial(check_torch, of_texts=False), "JAX"),
   Check("PyTorch, text", partial(check_torch, of_texts=True), "JAX"),
+  Check("PyTorch, logits", check_logits, "JAX", of_heads=True),
   CARD,
 )

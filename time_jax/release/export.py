@@ -1,9 +1,7 @@
 """Exports a checkpoint as a Hugging Face folder and proves both equal."""
 
 import dataclasses
-import importlib.metadata
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +9,22 @@ import jax.numpy as jnp
 from time_jax.core.errors import RunError, UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder
-from time_jax.core.storage.paths import Path, list_files
-from time_jax.hf import files, save, tokenizer, tokenizer_class
-from time_jax.release import card, onnx_files, probe, provenance, push, verify
-from time_jax.release.model_folder import RECORD
+from time_jax.core.storage.paths import Path
+from time_jax.hf import save, tokenizer, tokenizer_class
+from time_jax.release import (
+  card,
+  export_task,
+  onnx_files,
+  probe,
+  provenance,
+  push,
+  record,
+  verify,
+)
 from time_jax.release.options import Options
 from time_jax.release.verify import Result
 from time_jax.run import saved_student
 from time_jax.run.saved_student import Student
-
-_FORMAT = 2  # of time_jax.json
-_PACKAGES = (
-  *("time-jax", "jax", "flax", "safetensors", "tokenizers", "transformers"),
-)
 
 
 def export_command(
@@ -66,7 +67,9 @@ def export_command(
       revision=options.revision,
       dry_run=dry_run,
     )
-  print(f"Next: python -m time_jax verify {folder} --against={workdir}")
+  fine_tuned = export_task.is_fine_tuned(workdir)
+  against = "" if fine_tuned else f" --against={workdir}"
+  print(f"Next: python -m time_jax verify {folder}{against}")
   return 0
 
 
@@ -79,7 +82,8 @@ def export(
   """Writes a student as a model folder, loads it back and compares.
 
   Args:
-    workdir: workdir of a run of `distill`, or one that `import` made.
+    workdir: workdir of a run of `distill`, or one that `import` made; or the
+      folder of a fine-tuned model, see `export_task`.
     step: step of the checkpoint; by default the chosen one, else the newest.
     out: the folder to write, replaced if it is an earlier export; by default
       WORKDIR/export.
@@ -92,14 +96,10 @@ def export(
     UserError: nothing to export, or `out` holds something else.
     RunError: the folder is not equal to the checkpoint; nothing was replaced.
   """
+  if export_task.is_fine_tuned(workdir):
+    return export_task.export_task(workdir, step, out, options or Options())
   out = out or workdir / "export"
-  earlier = (out / RECORD).exists()
-  empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-  if not earlier and not empty:
-    raise UserError(
-      f"{out} exists and is no earlier export; expected an empty or new "
-      "folder (see --out)."
-    )
+  record.check_replaceable(out)
   student = saved_student.read_student(workdir, step)
   if options and options.drop_last:
     student = student.without_last()
@@ -210,41 +210,25 @@ def write_folder(
     onnx_files.write_onnx(folder, student, rows) if options.onnx else []
   )
   states = probe.hidden_states(student.encoder, student.params, rows.batch())
-  versions = {
-    name: importlib.metadata.version(name)
-    for name in _PACKAGES
-    # time-jax itself is none where it runs from a checkout.
-    if any(importlib.metadata.distributions(name=name))
-  }
-  record = {
+  content = {
     **student.record,
-    "format": _FORMAT,
+    "format": record.FORMAT,
     "step": student.step,
     "class": options.model_class,
     "dtype": options.dtype,
     "student": dataclasses.asdict(config),
     "identity": student.identity.value,
     "facts": facts,
-    "exported_with": versions,
-    "files": _hashes(folder),
+    "exported_with": record.package_versions(),
+    "files": record.hashes(folder),
     "fingerprint": {
       "words": student.words,
       "coming_back": coming_back,
       **probe.to_json(rows, rows.fingerprint(states)),
     },
   }
-  atomic_file.write_json(folder / RECORD, record, ensure_ascii=False)
+  atomic_file.write_json(folder / record.RECORD, content, ensure_ascii=False)
   return [Result(name, text, True) for name, text in measured]
-
-
-def _hashes(folder: Path) -> dict[str, Any]:
-  return {
-    str(path.relative_to(folder)): {
-      "bytes": path.stat().st_size,
-      "sha256": files.sha256(path),
-    }
-    for path in list_files(folder)
-  }
 
 
 def _rounded(student: Student, dtype: str) -> Student:

@@ -29,7 +29,7 @@ from time_jax.hf import (
 from time_jax.hf.weights import Weights
 from time_jax.models.bert import BertConfig
 from time_jax.parallel import sharding
-from time_jax.release.model_folder import RECORD, read_record
+from time_jax.release.record import RECORD, read_record
 from time_jax.run import first_weights, imported_model, run_files
 
 

@@ -7,44 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from time_jax.core.arrays import Batch
-from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import Path
-from time_jax.hf import files, load, tokenizer, torch_encoder
+from time_jax.hf import files, load, task_classes, tokenizer, torch_encoder
+from time_jax.hf.task_classes import TaskClass
 from time_jax.hf.weights import Weights
 from time_jax.parallel import sharding
-from time_jax.release import probe
+from time_jax.release import probe, task_folder
+from time_jax.release.record import read_record
 from time_jax.run import saved_student
-
-RECORD = "time_jax.json"
 
 
 class NotCheckedError(Exception):
   """There is nothing to check against; the message says what is missing."""
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-  """Reads the record that `export` writes into a folder.
-
-  Args:
-    folder: a model's folder.
-
-  Returns:
-    The record, or None if the folder is no export of ours.
-
-  Raises:
-    UserError: the record is damaged, or of a version that recorded less.
-  """
-  path = folder / RECORD
-  if not path.exists():
-    return None
-  record = files.read_json(path)
-  lacking = {"step", "files", "fingerprint"} - set(record)
-  if lacking:
-    raise UserError(
-      f"{path} lacks {', '.join(sorted(lacking))}; an earlier version of "
-      "time_jax wrote it, or it is damaged: export again."
-    )
-  return record
 
 
 class ModelFolder:
@@ -67,8 +41,13 @@ class ModelFolder:
 
   @functools.cached_property
   def record(self) -> dict[str, Any] | None:
-    """The export's record, see `read_record`."""
+    """Its record, see `read_record`."""
     return read_record(self.path)
+
+  @property
+  def fingerprint(self) -> dict[str, Any]:
+    """The record's fingerprint, see `probe`; empty if there is none."""
+    return (self.record or {}).get("fingerprint") or {}
 
   @functools.cached_property
   def hf_config(self) -> dict[str, Any]:
@@ -108,13 +87,46 @@ class ModelFolder:
   @functools.cached_property
   def torch(self) -> torch_encoder.Encode:
     """The encoder in PyTorch."""
+    self._require_torch()
+    return torch_encoder.load_torch(
+      self.path, strict=self._is_ours, allow_pickle=self._allow_pickle
+    )
+
+  @functools.cached_property
+  def task_class(self) -> TaskClass | None:
+    """The class of a model with a head, by config.json."""
+    return task_classes.of_config(self.hf_config)
+
+  @property
+  def is_fine_tuned(self) -> bool:
+    """Whether `finetune` made it."""
+    return (self.path / task_folder.DESCRIPTION).exists()
+
+  @functools.cached_property
+  def logits(self) -> np.ndarray:
+    """Logits (B, T, C) that JAX computes from `batch`."""
+    with self.weights() as weights:
+      head = task_classes.read_head(weights, self.hf_config)
+    return head.logits(self.states[-1])
+
+  @functools.cached_property
+  def torch_with_head(self) -> torch_encoder.Encode:
+    """The model with its head in PyTorch."""
+    assert self.task_class, self.path
+    self._require_torch()
+    return torch_encoder.load_torch_with_head(
+      self.path, self.task_class, strict=self._is_ours
+    )
+
+  @property
+  def _is_ours(self) -> bool:
+    return self.record is not None or self.is_fine_tuned
+
+  def _require_torch(self) -> None:
     if not torch_encoder.installed():
       raise NotCheckedError("torch is not installed")
     if not torch_encoder.knows(self.hf_config):
       raise NotCheckedError("transformers has no such class")
-    return torch_encoder.load_torch(
-      self.path, strict=bool(self.record), allow_pickle=self._allow_pickle
-    )
 
   @functools.cached_property
   def probe(self) -> probe.Probe:
@@ -123,12 +135,12 @@ class ModelFolder:
     # Where nothing is looked up, padding may be any id.
     if type(pad_id) is not int or not 0 <= pad_id < self.config.vocab_size:
       pad_id = 0
-    if self.record:
-      return probe.from_json(self.record["fingerprint"], pad_id)[0]
+    if self.fingerprint:
+      return probe.from_json(self.fingerprint, pad_id)[0]
     known = tokenizer.has_tokenizer(self.path)
     return probe.make_probe(
       vocab_size=self.config.vocab_size,
-      longest=min(self.config.max_positions or 512, 512),
+      longest=min(self.config.max_positions or probe.LONGEST, probe.LONGEST),
       pad_id=pad_id,
       tokenize=self.token_ids if known else None,
     )

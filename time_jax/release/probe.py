@@ -23,6 +23,7 @@ TEXTS = (
   "今日は良い天気です。 नमस्ते दुनिया، مرحبا بالعالم 👍🏽",
   "a",
 )
+LONGEST = 512  # tokens of a row where a model knows no limit
 _GROUPS = 16  # numbers of a fingerprint for each row and layer
 
 

@@ -233,7 +233,7 @@ def test_killed_and_started_again_ends_bit_equal(
   code, output = running.run(arguments)
   assert code == 0, output
   whole, again = finished[0] / "seed-0", tmp_path / "seed-0"
-  for name in ("test.json", "model/heads.safetensors"):
+  for name in ("test.json", "model/model.safetensors"):
     assert (again / name).read_bytes() == (whole / name).read_bytes(), name
   assert running.scores(again) == running.scores(whole)
 

@@ -140,7 +140,7 @@ def _able(
   chosen: Sequence[PipelineEngine], name: str, folder: pathlib.Path
 ) -> list[_Computing]:
   """Returns what computes a model, and says if that is another engine."""
-  _, config = load.read_config(folder / "encoder")
+  _, config = load.read_config(model_folder.encoder_folder(folder))
   if chosen != ("jax",) and not engines.in_onnx(config):
     print(f"{name} is computed by JAX: onnxruntime knows no such encoder.")
     chosen = ("jax",)
@@ -172,7 +172,7 @@ def _tokenizer(flags: Pipeline) -> str:
     return flags.tokenizer
   for _, given in map(_given, flags.models):
     if not given.startswith(RANDOM):
-      return str(local_path(given) / "encoder")
+      return str(model_folder.encoder_folder(local_path(given)))
   raise UserError(
     "all models are random, so that none has a tokenizer; expected "
     "--tokenizer=FOLDER."

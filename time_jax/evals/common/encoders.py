@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -22,7 +21,14 @@ from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.paths import local_path
 from time_jax.data.tokenizing import TokenizerSpec
-from time_jax.hf import files, load, model_identity, save, tokenizer
+from time_jax.hf import (
+  files,
+  load,
+  model_identity,
+  save,
+  task_classes,
+  tokenizer,
+)
 from time_jax.hf.model_identity import Identity
 from time_jax.models.family import Family, Params, abstract_params, init_params
 from time_jax.parallel import sharding
@@ -224,6 +230,18 @@ def _without_pooler(params: Params) -> Params:
   return {name: tree for name, tree in params.items() if name != "pooler"}
 
 
+def encoder_tensors(
+  opened: OpenedEncoder, params: Params
+) -> dict[str, np.ndarray]:
+  """Returns the tensors of an encoder as its family names them.
+
+  Args:
+    opened: the encoder that was fine-tuned.
+    params: its parameters.
+  """
+  return save.to_tensors(params, opened.family.names, opened.config.num_layers)
+
+
 def write_encoder(
   folder: pathlib.Path, opened: OpenedEncoder, params: Params
 ) -> None:
@@ -234,13 +252,9 @@ def write_encoder(
     opened: the encoder that was fine-tuned.
     params: its parameters.
   """
-  path, config = folder / "config.json", opened.config
-  atomic_file.write_json(path, opened.hf_config, sort_keys=True)
-  tensors = save.to_tensors(params, opened.family.names, config.num_layers)
-  safetensors.numpy.save_file(
-    tensors, folder / "model.safetensors", metadata={"format": "pt"}
-  )
-  (folder / "model.safetensors").chmod(0o644)  # It is written as private.
+  content = task_classes.make_encoder_config(opened.hf_config)
+  atomic_file.write_json(folder / "config.json", content, sort_keys=True)
+  save.write_safetensors(folder / save.WEIGHTS, encoder_tensors(opened, params))
   tokenizer.save_tokenizer(
-    opened.folder, folder, opened.longest, config.vocab_size
+    opened.folder, folder, opened.longest, opened.config.vocab_size
   )

@@ -227,6 +227,9 @@ def _write(task: Task, params: Params, result: Result, folder: Path) -> None:
     "lang": task.config.lang,
     **task.spec,
     "buckets": list(task.buckets.lengths),
+    "encoder": task.opened.name,
+    "data": {k: Path(task.config.data[k]).name for k in task.data},
+    "best_epoch": result["best_epoch"],
     "scores": result["scores"],
     "run": result["run"],
   }

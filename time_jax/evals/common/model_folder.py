@@ -1,12 +1,20 @@
 """Writes and reads the folder of a fine-tuned model.
 
-It holds all that `predict` needs, and no more:
+It holds all that `predict` needs. Where transformers has a class that is the
+same network (see `task_classes`), it is a folder of that class:
+
+config.json, model.safetensors, tokenizer
+task.json           task, classes, sizes, scores, provenance
+README.md           the model card
+
+The heads of other models stand beside the encoder:
 
 encoder/            config.json, model.safetensors, tokenizer
 heads.safetensors   what was trained on top of it
-task.json           task, classes, sizes, scores, provenance
+task.json           as above
 """
 
+import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -25,16 +33,30 @@ from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder, explain_missing
 from time_jax.evals.common.encoders import (
   OpenedEncoder,
+  encoder_tensors,
   open_encoder,
   write_encoder,
 )
 from time_jax.evals.common.task import Network
-from time_jax.hf import files
+from time_jax.hf import (
+  files,
+  save,
+  task_classes,
+  tokenizer,
+  tokenizer_class,
+  tokenizer_pairs,
+)
+from time_jax.hf.task_classes import Head, TaskClass
+from time_jax.hf.weights import Weights
 from time_jax.models import stepwise
 from time_jax.models.family import Params
+from time_jax.release import probe, task_folder
+from time_jax.release.task_folder import DESCRIPTION
 
-DESCRIPTION = "task.json"
+_FORMAT = 2  # of task.json; 1, which had no number, knew encoder/ alone
+_ENCODER = "encoder"  # the subfolder
 _HEADS = "heads.safetensors"
+_LINEAR = "Dense_0"  # as flax calls the one layer of the heads of ner and qa
 _PROBLEMS_SHOWN = 3
 
 
@@ -52,15 +74,74 @@ def write_folder(
     params: "encoder" and "heads".
     description: the content of task.json.
   """
+  params = jax.device_get(params)
+  description = {"format": _FORMAT, **description}
+  kind = _find_class(description["task"], opened)
   with atomic_folder(out, "--workdir") as fresh:
-    (fresh / "encoder").mkdir()
-    write_encoder(fresh / "encoder", opened, params["encoder"])
-    flat = flax.traverse_util.flatten_dict(params["heads"], sep="/")
-    tensors = jax.tree.map(np.ascontiguousarray, jax.device_get(flat))
-    safetensors.numpy.save_file(tensors, fresh / _HEADS)
-    (fresh / _HEADS).chmod(0o644)  # It is written as private.
     path = fresh / DESCRIPTION
     atomic_file.write_json(path, description, indent=1, ensure_ascii=False)
+    if kind:
+      _write_together(fresh, opened, params, description, kind)
+      task_folder.write_card(fresh, str(out))
+    else:
+      _write_apart(fresh, opened, params)
+
+
+def _find_class(task: str, opened: OpenedEncoder) -> TaskClass | None:
+  """Returns the class of transformers that is the same network."""
+  kind = task_classes.find(task, opened.hf_config.get("model_type", ""))
+  # Without a template for pairs, transformers puts nothing between the texts.
+  if (
+    kind
+    and kind.reads_pairs
+    and not tokenizer_pairs.separates(opened.tokenizer)
+  ):
+    return None
+  return kind
+
+
+def _write_together(
+  folder: pathlib.Path,
+  opened: OpenedEncoder,
+  params: Params,
+  description: Mapping[str, Any],
+  kind: TaskClass,
+) -> None:
+  """Writes the files of a class of transformers."""
+  labels = [*itertools.chain.from_iterable(description["classes"].values())]
+  content = task_classes.make_config(opened.hf_config, kind, labels)
+  atomic_file.write_json(folder / "config.json", content, sort_keys=True)
+  tensors = task_classes.to_tensors(
+    kind,
+    encoder_tensors(opened, params["encoder"]),
+    Head(**params["heads"][_LINEAR]),
+  )
+  save.write_safetensors(folder / save.WEIGHTS, tensors)
+  config = opened.config
+  tokenizer.save_tokenizer(
+    opened.folder, folder, opened.longest, config.vocab_size
+  )
+  if kind.reads_pairs:
+    types = getattr(config, "num_token_types", 1)
+    tokenizer_pairs.name_token_types(folder, types)
+  tokenizer_class.name_class(folder, probe.TEXTS)
+
+
+def _write_apart(
+  folder: pathlib.Path, opened: OpenedEncoder, params: Params
+) -> None:
+  """Writes the encoder, and the heads beside it."""
+  (folder / _ENCODER).mkdir()
+  write_encoder(folder / _ENCODER, opened, params["encoder"])
+  flat = flax.traverse_util.flatten_dict(params["heads"], sep="/")
+  tensors = jax.tree.map(np.ascontiguousarray, flat)
+  save.write_safetensors(folder / _HEADS, tensors)
+
+
+def encoder_folder(folder: pathlib.Path) -> pathlib.Path:
+  """Returns where config.json and the tokenizer of a fine-tuned model are."""
+  together = (folder / "config.json").exists()
+  return folder if together else folder / _ENCODER
 
 
 def read_description(folder: pathlib.Path) -> dict[str, Any]:
@@ -81,6 +162,11 @@ def read_description(folder: pathlib.Path) -> dict[str, Any]:
   if missing:
     raise UserError(
       f"{path} lacks {', '.join(sorted(missing))}; fine-tune again."
+    )
+  if (number := description.get("format", 1)) not in range(1, _FORMAT + 1):
+    raise UserError(
+      f"{path} is of format {number!r:.20}, and this time_jax reads formats 1 "
+      f"to {_FORMAT}; expected a newer time_jax: update it."
     )
   lengths = description["buckets"]
   if (
@@ -116,17 +202,14 @@ def read_model(
   Raises:
     UserError: there is no such model, or its weights are not finite.
   """
-  opened = open_encoder(str(folder / "encoder"), mesh=mesh, dtype=np.float32)
-  try:
-    flat = safetensors.numpy.load_file(folder / _HEADS)
-  except (OSError, safetensors.SafetensorError) as error:
-    raise UserError(f"{folder / _HEADS} cannot be read: {error}.") from error
-  heads = flax.traverse_util.unflatten_dict(flat, sep="/")
+  opened = open_encoder(
+    str(encoder_folder(folder)), mesh=mesh, dtype=np.float32
+  )
   assert opened.params is not None, folder
   params = {
     # Blocks of an array on the host are views; on a device, programs.
     "encoder": stepwise.unstack(jax.device_get(opened.params)),
-    "heads": heads,
+    "heads": _read_heads(folder, opened.hf_config),
   }
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
     raise UserError(
@@ -135,6 +218,18 @@ def read_model(
       "folder."
     )
   return opened, params
+
+
+def _read_heads(folder: pathlib.Path, hf_config: Mapping[str, Any]) -> Params:
+  """Returns the parameters of the heads."""
+  if encoder_folder(folder) == folder:
+    with Weights(folder) as weights:
+      return {_LINEAR: task_classes.read_head(weights, hf_config)._asdict()}
+  try:
+    flat = safetensors.numpy.load_file(folder / _HEADS)
+  except (OSError, safetensors.SafetensorError) as error:
+    raise UserError(f"{folder / _HEADS} cannot be read: {error}.") from error
+  return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
 def check_heads(folder: pathlib.Path, network: Network, heads: Params) -> None:
@@ -168,8 +263,8 @@ def check_heads(folder: pathlib.Path, network: Network, heads: Params) -> None:
   if problems:
     shown = first_of(problems, _PROBLEMS_SHOWN)
     raise UserError(
-      f"{folder / _HEADS} does not fit the classes and sizes of {DESCRIPTION} "
-      f"beside it: {shown}. Undo what was changed, {remedy}."
+      f"the heads in {folder} do not fit the classes and sizes of its "
+      f"{DESCRIPTION}: {shown}. Undo what was changed, {remedy}."
     )
 
 

@@ -1,0 +1,190 @@
+"""Fine-tuned models as transformers opens them, exported and verified.
+
+These tests run in transformers 4.57 and 5.
+"""
+
+import json
+import shutil
+
+import alone
+import numpy as np
+import pytest
+import tiny_ner
+import tiny_qa
+import torch
+import transformers
+from exporting import command
+
+from time_jax.evals.common import encoders, model_folder
+from time_jax.evals.ner import iob
+from time_jax.evals.ner.tagger import TAG
+from time_jax.evals.predict.pipeline import open_pipeline
+from time_jax.evals.qa import squad
+from time_jax.evals.qa.windows import WindowCutter
+from time_jax.hf import files, task_classes
+from time_jax.hf.weights import Weights
+
+TINY = {"ner": tiny_ner, "qa": tiny_qa}
+CLASSES = {
+  "ner": "BertForTokenClassification",
+  "qa": "BertForQuestionAnswering",
+}
+TASKS = pytest.mark.parametrize("task", TINY)
+
+
+@pytest.fixture(scope="module")
+def models(mesh, tmp_path_factory):
+  """Task -> the folder of a model, as finetune leaves it; not to be changed."""
+  home = tmp_path_factory.mktemp("models")
+  return {
+    task: tiny.write_model(home / task, mesh) for task, tiny in TINY.items()
+  }
+
+
+@pytest.fixture
+def model(models, tmp_path):
+  """A copy of the model of names, to damage."""
+  return shutil.copytree(models["ner"], tmp_path / "seed-0" / "model")
+
+
+@TASKS
+def test_it_is_exported_and_verified(models, task, tmp_path):
+  out = tmp_path / "out"
+  flags = f"--out={out}", "--license=cc-by-4.0"
+  output = alone.run("export", f"--workdir={models[task]}", *flags)
+  assert f"Exported {models[task]} to {out} ({CLASSES[task]})" in output
+  assert f"Next: python -m time_jax verify {out}\n" in output
+  marks = {line[8:30].strip(): line.split()[0] for line in table(output)}
+  assert (
+    marks["PyTorch, logits"] == marks["files"] == marks["model card"] == "ok"
+  )
+  assert "WRONG" not in output
+  record = json.loads((out / "time_jax.json").read_text())
+  assert record["task"] == task and record["class"] == CLASSES[task]
+  assert {*record["files"]} == {
+    *("config.json", "model.safetensors", "task.json", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json"),
+  }
+  card = (out / "README.md").read_text()
+  assert "license: cc-by-4.0" in card and str(out) in card
+  # Again, over the earlier one; and what was exported can be run.
+  alone.run("export", f"--workdir={models[task]}", *flags)
+  assert open_pipeline(out, engine="jax").task == task
+
+
+def table(output):
+  return [line for line in output.splitlines() if line.startswith("  ")]
+
+
+@TASKS
+def test_what_finetune_leaves_can_be_verified(models, task):
+  output = alone.run("verify", models[task])
+  assert "WRONG" not in output and "PyTorch, logits" in output
+  card = (models[task] / "README.md").read_text()
+  assert str(models[task]) in card and "Not measured." in card
+
+
+def test_transformers_finds_the_tags_that_predict_finds(models):
+  sentences = iob.read(tiny_ner.NER / "da-dev.iob2")[:20]
+  pipeline = open_pipeline(models["ner"], engine="jax")
+  tags = pipeline.network.tags
+  tokenizer = transformers.AutoTokenizer.from_pretrained(models["ner"])
+  model = transformers.AutoModelForTokenClassification.from_pretrained(
+    models["ner"]
+  )
+  assert [*model.config.id2label.values()] == [*tags]
+  for chunk in pipeline.network.tokenizer.chunks([s.words for s in sentences]):
+    words = sentences[chunk.sentence].words
+    if len(words) > chunk.num_words:
+      continue  # It is read in parts.
+    inputs = tokenizer(" ".join(words), return_tensors="pt")
+    np.testing.assert_array_equal(inputs.input_ids[0], chunk.tokens)
+    with torch.no_grad():
+      best = model(**inputs).logits[0].argmax(-1).numpy()
+    _, first = np.unique(chunk.word_of_token, return_index=True)
+    found = pipeline.annotate([sentences[chunk.sentence]])[0].tags
+    raw = [tags[best[i]] for i in first[1:]]
+    assert [*found] == [*iob.repair(raw)]
+  assert TAG in json.loads((models["ner"] / "task.json").read_text())["classes"]
+
+
+def test_transformers_reads_a_question_as_predict_does(models, mesh):
+  opened = encoders.open_encoder(str(models["qa"]), mesh=mesh, dtype=np.float32)
+  types = opened.config.num_token_types
+  cutter = WindowCutter(opened.tokenizer, opened.longest, 24, types)
+  tokenizer = transformers.AutoTokenizer.from_pretrained(models["qa"])
+  for question in squad.read(tiny_qa.QA / "en-dev.json"):
+    windows = cutter.windows([question])
+    if len(windows) > 1:
+      continue  # transformers cuts contexts at other places.
+    inputs = tokenizer(question.text.strip(), question.context)
+    assert inputs["input_ids"] == windows[0].tokens.tolist()
+    kinds = inputs.get("token_type_ids", [0] * len(windows[0].tokens))
+    assert kinds == windows[0].token_types.tolist()
+
+
+def test_a_model_is_never_replaced_by_an_export(model, capsys):
+  before = sorted(model.iterdir())
+  flags = f"--workdir={model}", f"--out={model}"
+  output = command(capsys, "export", *flags, code=2)
+  assert "is no earlier export" in output
+  assert sorted(model.iterdir()) == before
+  command(capsys, "export", f"--workdir={model}")
+  assert (model.parent / "export" / "time_jax.json").exists()
+
+
+def test_what_has_no_meaning_here_is_refused(model, capsys):
+  flags = "--onnx", "--step=3", "--class=BertModel"
+  output = command(capsys, "export", f"--workdir={model}", *flags, code=2)
+  assert "--step, --class, --onnx: " in output
+  workdir = model.parents[1]
+  output = command(capsys, "export", f"--workdir={workdir}", code=2)
+  assert f"expected one of its models: {model}." in output
+  (model / "config.json").unlink()
+  output = command(capsys, "export", f"--workdir={model}", code=2)
+  assert "transformers has no class for" in output
+
+
+def test_damage_is_found(model, capsys):
+  path = model / "config.json"
+  content = json.loads(path.read_text())
+  path.write_text(json.dumps(content | {"architectures": ["BertModel"]}))
+  output = command(capsys, "export", f"--workdir={model}", code=2)
+  assert "expected a class with one linear layer" in output
+  assert not (model.parent / "export").exists()
+  path.write_text(json.dumps(content))
+  shutil.rmtree(model.parent / "export", ignore_errors=True)
+  command(capsys, "export", f"--workdir={model}")
+  weights = model.parent / "export" / "model.safetensors"
+  data = bytearray(weights.read_bytes())
+  data[-1] ^= 1
+  weights.write_bytes(data)
+  output = command(capsys, "verify", model.parent / "export", code=2)
+  assert "model.safetensors was changed after" in output
+
+
+def test_newer_formats_are_refused_and_older_ones_read(model, mesh):
+  path = model / "task.json"
+  content = json.loads(path.read_text())
+  assert content["format"] == 2
+  path.write_text(json.dumps(content | {"format": 3}))
+  with pytest.raises(
+    model_folder.UserError, match="format 3, and this time_jax"
+  ):
+    open_pipeline(model)
+  sentences = iob.read(tiny_ner.NER / "da-dev.iob2")[:5]
+  path.write_text(json.dumps(content))
+  expected = open_pipeline(model, engine="jax").annotate(sentences)
+  # As it was before: the encoder in a folder, the head beside it.
+  opened, _ = model_folder.read_model(model, mesh)
+  hf_config = files.model_config(model)
+  with Weights(model) as weights:
+    head = task_classes.read_head(weights, hf_config)
+  params = {"encoder": opened.params, "heads": {"Dense_0": head._asdict()}}
+  del content["format"]
+  path.write_text(json.dumps(content))
+  model_folder._write_apart(model, opened, params)
+  for name in ("config.json", "model.safetensors", "tokenizer.json"):
+    (model / name).unlink()
+  assert open_pipeline(model, engine="jax").annotate(sentences) == expected
+  assert files.model_config(model / "encoder")["architectures"] == ["BertModel"]

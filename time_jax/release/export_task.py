@@ -1,0 +1,110 @@
+"""Exports a fine-tuned model: its folder with a card, hashes and a proof."""
+
+import shutil
+
+from time_jax.core.errors import RunError, UserError
+from time_jax.core.storage import atomic_file
+from time_jax.core.storage.atomic_folder import atomic_folder
+from time_jax.core.storage.paths import Path
+from time_jax.hf import files, save, task_classes
+from time_jax.release import record, task_folder, verify
+from time_jax.release.options import Options
+from time_jax.release.task_folder import DESCRIPTION
+
+# Of a tokenizer's folder, as `tokenizer.save_tokenizer` writes it.
+_TOKENIZER = (
+  *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+)
+_FILES = ("config.json", save.WEIGHTS, DESCRIPTION, *_TOKENIZER)
+
+
+def is_fine_tuned(folder: Path) -> bool:
+  """Returns whether a folder is a fine-tuned model's.
+
+  Raises:
+    UserError: it is the workdir of `finetune`, with models in it.
+  """
+  models = sorted(
+    path.parent for path in folder.glob(f"seed-*/*/{DESCRIPTION}")
+  )
+  if models:
+    listed = ", ".join(str(model) for model in models if model.name == "model")
+    raise UserError(
+      f"--workdir={folder} is a workdir of finetune; expected one of its "
+      f"models: {listed}."
+    )
+  return (folder / DESCRIPTION).exists()
+
+
+def export_task(
+  folder: Path, step: int | None, out: Path | None, options: Options
+) -> Path:
+  """Writes a fine-tuned model as a folder to publish, and verifies it.
+
+  Args:
+    folder: the model's folder, such as WORKDIR/seed-0/model of `finetune`.
+    step: None: such a model has no steps.
+    out: the folder to write, replaced if it is an earlier export; by default
+      `export` beside the model.
+    options: what the export is to be: name and licence.
+
+  Returns:
+    The folder that was written.
+
+  Raises:
+    UserError: transformers has no class for the model, `out` holds something
+      else, or an option has no meaning here.
+    RunError: the folder is not what it should be; nothing was replaced.
+  """
+  out = out or folder.with_name("export")
+  _check(folder, step, options)
+  record.check_replaceable(out)
+  kind = task_classes.require(files.model_config(folder), folder)
+  with atomic_folder(out, "--out") as fresh:
+    for name in _FILES:
+      if (folder / name).exists():
+        shutil.copyfile(folder / name, fresh / name)
+    content = {
+      "format": record.FORMAT,
+      record.TASK: files.read_json(folder / DESCRIPTION)["task"],
+      "class": kind.name,
+      "dtype": "float32",
+      "exported_with": record.package_versions(),
+      "files": record.hashes(fresh),
+    }
+    atomic_file.write_json(fresh / record.RECORD, content)
+    name = options.name or str(out.resolve())
+    task_folder.write_card(fresh, name, options.licence)
+    results = verify.verify(fresh)
+    wrong = [f"{r.name}: {r.text}" for r in results if r.ok is False]
+    if wrong:
+      raise RunError(
+        f"{folder} is not what it should be: {'; '.join(wrong)}; nothing was "
+        f"exported to {out}."
+      )
+  print(f"Exported {folder} to {out} ({kind.name})")
+  print(verify.table(results))
+  return out
+
+
+def _check(folder: Path, step: int | None, options: Options) -> None:
+  """Raises UserError for what cannot be exported, or not in this way."""
+  of_students = {
+    "--step": step is not None,
+    "--class": options.model_class,
+    "--dtype": options.dtype,
+    "--onnx": options.onnx,
+    "--drop_last": options.drop_last,
+  }
+  if given := [flag for flag, value in of_students.items() if value]:
+    raise UserError(
+      f"{', '.join(given)}: {folder} is a fine-tuned model, and these are for "
+      "students; expected --out, --license or --push alone."
+    )
+  if not (folder / "config.json").exists():
+    task = files.read_json(folder / DESCRIPTION).get("task")
+    raise UserError(
+      f"{folder} is a model of {task!r} that transformers has no class for; "
+      f"expected one of ner or qa. `predict` runs it, and {folder}/encoder is "
+      "a folder that transformers opens."
+    )
