@@ -17,7 +17,6 @@ from exporting import command
 from here import Here
 
 pytest.importorskip("udtools")
-pytest.importorskip("ufal.chu_liu_edmonds")
 
 from time_jax.bench.pipeline import (
   cores,

@@ -21,7 +21,6 @@ from time_jax.hf import weight_files
 from time_jax.parallel import host_collectives, sharding
 
 udeval = pytest.importorskip("udtools.udeval")
-pytest.importorskip("ufal.chu_liu_edmonds")
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +155,12 @@ def test_a_short_run_is_scored(capsys, mesh, monkeypatch, tmp_path):
   picture = (folder / "learning_curve.png").read_bytes()
   assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
   capsys.readouterr()
+  # Who predicts need not have what scores.
+  monkeypatch.setitem(sys.modules, "udtools.udeval", None)
+  said = predict(capsys, monkeypatch, folder / "model", "Tá sé .".encode())
+  assert [line.split("\t")[1] for line in said.out.splitlines() if line] == [
+    *("Tá", "sé", ".")
+  ]
   # Weights that are not finite would give arbitrary trees.
   path = folder / "model" / "heads.safetensors"
   heads = safetensors.numpy.load_file(path)

@@ -8,7 +8,6 @@ from time_jax.core.errors import UserError
 UDTOOLS = "udtools.udeval"
 SEQEVAL = "seqeval.metrics"
 SEQEVAL_TAGS = "seqeval.metrics.sequence_labeling"
-CHU_LIU_EDMONDS = "ufal.chu_liu_edmonds"
 
 
 def load_package(module: str) -> Any:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from time_jax.evals.common.packages import CHU_LIU_EDMONDS, UDTOOLS
+from time_jax.evals.common.packages import UDTOOLS
 from time_jax.evals.common.task import SPLITS, Task
 from time_jax.evals.common.word_layers import smoothed_loss
 from time_jax.evals.common.word_network import WordBatch, WordExamples
@@ -25,7 +25,7 @@ class Ud(Task):
   scorer = "udtools"
   ending = ".conllu"
   pipe = "< text > out.conllu"
-  packages = (CHU_LIU_EDMONDS, UDTOOLS)
+  packages = (UDTOOLS,)
   network_class = Annotator
   read = staticmethod(conllu.read)
   to_text = staticmethod(conllu.to_text)
