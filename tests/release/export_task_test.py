@@ -4,10 +4,13 @@ These tests run in transformers 4.57 and 5.
 """
 
 import json
+import re
 import shutil
 
 import alone
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import tiny_ner
 import tiny_qa
@@ -134,9 +137,9 @@ def test_a_model_is_never_replaced_by_an_export(model, capsys):
 
 
 def test_what_has_no_meaning_here_is_refused(model, capsys):
-  flags = "--onnx", "--step=3", "--class=BertModel"
+  flags = "--drop_last", "--step=3", "--class=BertModel"
   output = command(capsys, "export", f"--workdir={model}", *flags, code=2)
-  assert "--step, --class, --onnx: " in output
+  assert "--step, --class, --drop_last: " in output
   workdir = model.parents[1]
   output = command(capsys, "export", f"--workdir={workdir}", code=2)
   assert f"expected one of its models: {model}." in output
@@ -188,3 +191,40 @@ def test_newer_formats_are_refused_and_older_ones_read(model, mesh):
     (model / name).unlink()
   assert open_pipeline(model, engine="jax").annotate(sentences) == expected
   assert files.model_config(model / "encoder")["architectures"] == ["BertModel"]
+
+
+@TASKS
+def test_onnx_files_have_the_names_that_others_look_for(
+  models, task, mesh, tmp_path
+):
+  out = tmp_path / "out"
+  flags = f"--out={out}", "--onnx"
+  output = alone.run("export", f"--workdir={models[task]}", *flags)
+  assert re.search(r"ok +onnx/model\.onnx .*equals JAX", output)
+  assert re.search(r"ok +onnx/model_quantized\.onnx .*logits differ", output)
+  tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+  texts = {
+    "ner": (["Marie Curie blev født .", "Warszawa"],),
+    "qa": (["Who?", "Where was it"], ["Marie Curie .", "In Warszawa"]),
+  }[task]
+  inputs = tokenizer(*texts, return_tensors="np", padding=True)
+  loader = getattr(transformers, CLASSES[task])
+  tensors = {k: torch.tensor(x) for k, x in inputs.items()}
+  with torch.no_grad():
+    expected = loader.from_pretrained(out).eval()(**tensors)
+  session = onnxruntime.InferenceSession(out / "onnx" / "model.onnx")
+  found = session.run(None, dict(inputs))
+  names = [each.name for each in session.get_outputs()]
+  assert names == list(expected.keys())
+  real = inputs["attention_mask"] > 0
+  for name, array in zip(names, found, strict=True):
+    np.testing.assert_allclose(
+      array[real], expected[name].numpy()[real], atol=1e-5
+    )
+  rough = onnxruntime.InferenceSession(out / "onnx" / "model_quantized.onnx")
+  for exact, array in zip(found, rough.run(None, dict(inputs)), strict=True):
+    assert 0 < np.abs(array - exact)[real].max() < 0.5 * np.abs(exact).max()
+  weights = onnx.load(out / "onnx" / "model_quantized.onnx").graph.initializer
+  kinds = {weight.name: weight.data_type for weight in weights}
+  assert kinds["head.kernel"] == onnx.TensorProto.FLOAT
+  assert kinds["layer0.query.kernel.int8"] == onnx.TensorProto.INT8

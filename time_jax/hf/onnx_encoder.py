@@ -1,16 +1,17 @@
 """BERT and its kin as ONNX graphs: a student's file, and packed rows."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from time_jax.core.storage.paths import Path
-from time_jax.hf.onnx_graph import Graph, is_large, require
+from time_jax.hf.onnx_graph import Graph, is_large
 from time_jax.models import stepwise
 from time_jax.models.bert import BertConfig
 from time_jax.models.family import Params
 
-INPUTS = ("input_ids", "attention_mask")
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+AXES = ("batch", "length")
 OUTPUT = "last_hidden_state"
 _MASKED = 1e9
 _Node = Callable[[Graph, str], str]
@@ -38,9 +39,8 @@ _ACTIVATIONS: dict[str, _Node] = {
 def save_onnx(path: Path, config: BertConfig, params: Params) -> None:
   """Writes a student as an ONNX file, and checks the file.
 
-  The graph takes int64 `input_ids` and `attention_mask` (batch, length), both
-  dynamic, and gives `last_hidden_state` (batch, length, D). Positions count the
-  tokens that the mask shows, so left padding does no harm.
+  The graph takes what `add_encoder` says, without token types, and gives
+  `last_hidden_state` (batch, length, D).
 
   Args:
     path: the file. Weights that it cannot take are written beside it, to
@@ -51,27 +51,41 @@ def save_onnx(path: Path, config: BertConfig, params: Params) -> None:
   Raises:
     UserError: onnx is not installed.
   """
-  (onnx,) = require("onnx")
   graph = Graph()
-  shape = ["batch", "length"]
-  for name in INPUTS:
-    graph.input(name, "int64", shape)
-  index = graph.add("Sub", graph.add("CumSum", INPUTS[1], 1), 1)
+  x = add_encoder(graph, config, params, INPUTS[:2])
+  graph.output(OUTPUT, x, "float", [*AXES, config.hidden_size])
+  graph.save(path, large=is_large(params))
+
+
+def add_encoder(
+  graph: Graph, config: BertConfig, params: Params, inputs: Sequence[str]
+) -> str:
+  """Adds an encoder of texts or pairs, as transformers has its inputs.
+
+  The graph takes int64 arrays (batch, length), both dynamic. Positions count
+  the tokens that the mask shows, so left padding does no harm.
+
+  Args:
+    graph: a graph without inputs.
+    config: the encoder's config.
+    params: float32.
+    inputs: names of `INPUTS`. Without types of tokens all are 0.
+
+  Returns:
+    The last hidden state (batch, length, D).
+  """
+  for name in inputs:
+    graph.input(name, "int64", AXES)
+  tokens, mask, types = INPUTS
+  index = graph.add("Sub", graph.add("CumSum", mask, 1), 1)
   # In bounds whatever a mask says.
-  position = graph.add("Clip", index, 0, config.max_positions - 1)
+  last = config.max_positions - 1
+  position = graph.add("Clip", index, 0, last)
   blocks = Blocks(graph, config, params)
-  x = blocks.embed(INPUTS[0], position)
-  real = graph.cast(INPUTS[1], "float")
-  bias = graph.add("Mul", graph.add("Sub", real, 1.0), _MASKED)
-  *_, x = blocks.states(x, graph.add("Unsqueeze", bias, [1, 2]))
-  graph.output(OUTPUT, x, "float", [*shape, config.hidden_size])
-  onnx.save(
-    graph.model(),
-    path,
-    save_as_external_data=is_large(params),
-    location=f"{path.name}.data",
-  )
-  onnx.checker.check_model(str(path))
+  x = blocks.embed(tokens, position, types if types in inputs else None)
+  bias = graph.add("Sub", graph.cast(mask, "float"), 1.0)
+  bias = graph.add("Unsqueeze", graph.add("Mul", bias, _MASKED), [1, 2])
+  return blocks.states(x, bias)[-1]
 
 
 def packed_states(

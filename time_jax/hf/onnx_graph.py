@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from time_jax.core.errors import UserError, first_line
+from time_jax.core.storage.paths import Path
 from time_jax.models.family import Params
 
 # The newest version of the standard operators that onnxruntime 1.20 knows, the
@@ -98,6 +99,21 @@ class Graph:
       producer_name="time_jax",
       ir_version=_IR,
     )
+
+  def save(self, path: Path, *, large: bool) -> None:
+    """Writes the model to a file, and checks the file.
+
+    Args:
+      path: the file.
+      large: whether the weights go beside it, to PATH.data; see `is_large`.
+    """
+    self._onnx.save(
+      self.model(),
+      str(path),
+      save_as_external_data=large,
+      location=f"{path.name}.data",
+    )
+    self._onnx.checker.check_model(str(path))
 
   def add(self, kind: str, *inputs: Any, **attributes: Any) -> str:
     """Adds a node, and returns the name of what it gives.

@@ -6,6 +6,7 @@ without files in between, which took most of the time to open a model. Unlike
 there, each row of an embedding table has a scale, too, not the table alone.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from time_jax.hf.onnx_graph import require
 _LARGEST = 127
 
 
-def to_int8(model: Any) -> None:
+def to_int8(model: Any, exact: Collection[str] = ()) -> None:
   """Changes a graph to multiply by its weights in 8 bits.
 
   A weight has a scale for every column, an embedding table one for every row.
@@ -29,12 +30,13 @@ def to_int8(model: Any) -> None:
 
   Args:
     model: an `onnx.ModelProto`, its weights within.
+    exact: names of weights that are left as they are.
 
   Raises:
     UserError: onnx is not installed.
   """
   graph = model.graph
-  changed = _Changed(graph)
+  changed = _Changed(graph, exact)
   for node in graph.node:
     changed.take(node)
   used = {name for node in changed.nodes for name in node.input}
@@ -47,20 +49,23 @@ def to_int8(model: Any) -> None:
     field.extend(values)
 
 
-def write_int8(path: Path, target: Path, *, large: bool) -> None:
+def write_int8(
+  path: Path, target: Path, *, large: bool, exact: Collection[str] = ()
+) -> None:
   """Writes a graph in 8 bits; see `to_int8`.
 
   Args:
     path: file of the graph.
     target: file of the one in 8 bits.
     large: whether weights lie beside the graph; see `onnx_graph.is_large`.
+    exact: see `to_int8`.
 
   Raises:
     UserError: onnx is not installed.
   """
   (onnx,) = require("onnx")
   model = onnx.load(str(path))
-  to_int8(model)
+  to_int8(model, exact)
   onnx.save(
     model,
     str(target),
@@ -77,7 +82,7 @@ class _Changed:
     weights: the weights in 8 bits and their scales, by name.
   """
 
-  def __init__(self, graph: Any) -> None:
+  def __init__(self, graph: Any, exact: Collection[str]) -> None:
     self._onnx, self._helper, self._arrays = require(
       "onnx", "onnx.helper", "onnx.numpy_helper"
     )
@@ -85,7 +90,9 @@ class _Changed:
     self._matrices = {
       weight.name: weight
       for weight in graph.initializer
-      if weight.data_type == kind and len(weight.dims) == 2
+      if weight.data_type == kind
+      and len(weight.dims) == 2
+      and weight.name not in exact
     }
     self.nodes: list[Any] = []
     self.weights: dict[str, Any] = {}

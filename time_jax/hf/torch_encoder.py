@@ -11,8 +11,9 @@ from time_jax.core.storage.paths import Path
 from time_jax.hf import files, task_classes
 from time_jax.hf.task_classes import TaskClass
 
-# (tokens (B, T), mask (B, T)) -> hidden states, or logits.
-Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# (tokens (B, T), mask (B, T), types of tokens (B, T); without them all are 0)
+# -> hidden states, or logits.
+Encode = Callable[..., np.ndarray]
 # Classes of an encoder alone, where AutoModel would take its decoder, too.
 _ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel"}
 
@@ -45,8 +46,8 @@ def load_torch(
     allow_pickle: see `weight_files.find_weights`.
 
   Returns:
-    A function of tokens (B, T) and mask (B, T) that gives hidden states
-    (states, B, T, D), the model's output as the last of them.
+    A function that gives hidden states (states, B, T, D), the model's output as
+    the last of them.
 
   Raises:
     RunError: transformers cannot load it, or not all of it.
@@ -61,8 +62,10 @@ def load_torch(
     name = _ENCODERS.get(hf_config.get("model_type", ""), "AutoModel")
     model = _load(folder, name, strict, allow_pickle)
 
-  def encode(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    output = _run(model, tokens, mask, output_hidden_states=every_layer)
+  def encode(
+    tokens: np.ndarray, mask: np.ndarray, types: np.ndarray | None = None
+  ) -> np.ndarray:
+    output = _run(model, tokens, mask, types, output_hidden_states=every_layer)
     below = output.hidden_states[:-1] if every_layer else ()
     states = [*below, output.last_hidden_state]
     return np.stack([state.numpy() for state in states])
@@ -79,15 +82,17 @@ def load_torch_with_head(folder: Path, kind: TaskClass, strict: bool) -> Encode:
     strict: see `load_torch`.
 
   Returns:
-    A function of tokens (B, T) and mask (B, T) that gives logits (B, T, C).
+    A function that gives logits (B, T, C).
 
   Raises:
     RunError: transformers cannot load it, or not all of it.
   """
   model = _load(folder, kind.name, strict, allow_pickle=False)
 
-  def encode(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    output = _run(model, tokens, mask)
+  def encode(
+    tokens: np.ndarray, mask: np.ndarray, types: np.ndarray | None = None
+  ) -> np.ndarray:
+    output = _run(model, tokens, mask, types)
     if kind.reads_pairs:
       both = output.start_logits.numpy(), output.end_logits.numpy()
       return np.stack(both, axis=-1)
@@ -132,12 +137,20 @@ def _load(folder: Path, name: str, strict: bool, allow_pickle: bool) -> Any:
   return model.eval()
 
 
-def _run(model: Any, tokens: np.ndarray, mask: np.ndarray, **flags: Any) -> Any:
+def _run(
+  model: Any,
+  tokens: np.ndarray,
+  mask: np.ndarray,
+  types: np.ndarray | None,
+  **flags: Any,
+) -> Any:
   import torch
 
+  inputs = {"input_ids": tokens, "attention_mask": mask}
+  if types is not None:
+    inputs["token_type_ids"] = types
+  tensors = {
+    k: torch.tensor(np.asarray(x, np.int64)) for k, x in inputs.items()
+  }
   with torch.no_grad():
-    return model(
-      input_ids=torch.tensor(np.asarray(tokens, np.int64)),
-      attention_mask=torch.tensor(np.asarray(mask, np.int64)),
-      **flags,
-    )
+    return model(**tensors, **flags)

@@ -232,8 +232,8 @@ def check_logits(folder: ModelFolder) -> str:
   for of_texts in (True, False):
     rows = _Rows(folder, of_texts)
 
-    def run(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-      return folder.torch_with_head(tokens, mask)[None]
+    def run(*inputs: Any) -> np.ndarray:
+      return folder.torch_with_head(*inputs)[None]
 
     found.append(rows.compare(folder.logits[None], run, "logits"))
   return f"of texts: {found[0]}; of random tokens: {found[1]}"
@@ -252,26 +252,34 @@ class _Rows:
     longest = self._lengths.max()  # of these rows; others may be longer
     self._real = np.arange(longest) < self._lengths[:, None]
     self._tokens = np.asarray(folder.batch.tokens)[self._rows, :longest]
+    types = folder.types
+    self._types = None if types is None else types[self._rows, :longest]
 
   @property
   def listed(self) -> str:
     """The lengths, in words."""
     return ", ".join(map(str, sorted(set(self._lengths.tolist()))))
 
-  def compare(self, expected: np.ndarray, run: Encode, what: str) -> str:
+  def compare(
+    self,
+    expected: np.ndarray,
+    run: Encode,
+    what: str,
+  ) -> str:
     """Compares what is computed, padded and row by row.
 
     Args:
       expected: (N, B, T, D), for all rows of the probe.
-      run: computes the same of tokens (B, T) and mask (B, T).
+      run: computes the same; see `torch_encoder.Encode`.
       what: what it is, in words.
     """
     expected = expected[:, self._rows, : self._real.shape[1]]
-    padded = run(self._tokens, self._real)[:, self._real]
+    padded = run(self._tokens, self._real, self._types)[:, self._real]
     equal = _check_equal(expected[:, self._real], padded, TOLERANCE, what)
     for row, length in enumerate(self._lengths):
       own = np.s_[row : row + 1, :length]
-      alone = run(self._tokens[own], self._real[own])[:, 0]
+      types = None if self._types is None else self._types[own]
+      alone = run(self._tokens[own], self._real[own], types)[:, 0]
       _check_equal(expected[:, row, :length], alone, TOLERANCE, what)
     return equal
 

@@ -7,9 +7,11 @@ from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder
 from time_jax.core.storage.paths import Path
 from time_jax.hf import files, save, task_classes
-from time_jax.release import record, task_folder, verify
+from time_jax.release import onnx_task, record, task_folder, verify
+from time_jax.release.model_folder import ModelFolder
 from time_jax.release.options import Options
 from time_jax.release.task_folder import DESCRIPTION
+from time_jax.release.verify import Result
 
 # Of a tokenizer's folder, as `tokenizer.save_tokenizer` writes it.
 _TOKENIZER = (
@@ -46,7 +48,7 @@ def export_task(
     step: None: such a model has no steps.
     out: the folder to write, replaced if it is an earlier export; by default
       `export` beside the model.
-    options: what the export is to be: name and licence.
+    options: what the export is to be: name, licence, with ONNX files or not.
 
   Returns:
     The folder that was written.
@@ -64,6 +66,8 @@ def export_task(
     for name in _FILES:
       if (folder / name).exists():
         shutil.copyfile(folder / name, fresh / name)
+    model = ModelFolder(fresh)
+    measured = onnx_task.write_onnx(model) if options.onnx else []
     content = {
       "format": record.FORMAT,
       record.TASK: files.read_json(folder / DESCRIPTION)["task"],
@@ -76,6 +80,7 @@ def export_task(
     name = options.name or str(out.resolve())
     task_folder.write_card(fresh, name, options.licence)
     results = verify.verify(fresh)
+    results += [Result(name, text, True) for name, text in measured]
     wrong = [f"{r.name}: {r.text}" for r in results if r.ok is False]
     if wrong:
       raise RunError(
@@ -93,13 +98,12 @@ def _check(folder: Path, step: int | None, options: Options) -> None:
     "--step": step is not None,
     "--class": options.model_class,
     "--dtype": options.dtype,
-    "--onnx": options.onnx,
     "--drop_last": options.drop_last,
   }
   if given := [flag for flag, value in of_students.items() if value]:
     raise UserError(
       f"{', '.join(given)}: {folder} is a fine-tuned model, and these are for "
-      "students; expected --out, --license or --push alone."
+      "students; expected --out, --onnx, --license or --push alone."
     )
   if not (folder / "config.json").exists():
     task = files.read_json(folder / DESCRIPTION).get("task")

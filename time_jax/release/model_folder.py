@@ -1,5 +1,6 @@
 """A Hugging Face folder whose parts are read when first needed, and kept."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -147,8 +148,27 @@ class ModelFolder:
 
   @functools.cached_property
   def batch(self) -> Batch:
-    """The rows of `probe`, padded."""
-    return self.probe.batch()
+    """The rows of `probe`, padded; with types of tokens if the model has any.
+
+    The second half of each row is then of type 1.
+    """
+    return dataclasses.replace(self.probe.batch(), token_types=self.types)
+
+  @functools.cached_property
+  def types(self) -> np.ndarray | None:
+    """Types of the tokens of `batch`; None if the model is to have none."""
+    if not self.has_token_types:
+      return None
+    real = np.asarray(self.probe.batch().segment_ids) > 0
+    seen = np.cumsum(real, axis=1) > real.sum(axis=1, keepdims=True) / 2
+    return (seen & real).astype(np.int32)
+
+  @functools.cached_property
+  def has_token_types(self) -> bool:
+    """Whether the tokenizer of a model with a head gives types of tokens."""
+    path = self.path / "tokenizer_config.json"
+    names = files.read_json_if_there(path).get("model_input_names") or ()
+    return self.task_class is not None and "token_type_ids" in names
 
   @functools.cached_property
   def states(self) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Writes a student as ONNX files, and measures each of them against JAX."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from time_jax.core.display import byte_size
@@ -35,24 +37,16 @@ def write_onnx(
     UserError: onnx or onnxruntime is not installed.
     RunError: the float32 graph gives other hidden states than JAX.
   """
-  target = folder / FOLDER
-  target.mkdir()
-  plain, int8 = target / PLAIN, target / INT8
+  plain, int8 = make_folder(folder)
   onnx_encoder.save_onnx(plain, student.config, student.params)
   onnx_int8.write_int8(plain, int8, large=onnx_graph.is_large(student.params))
-  for path in list_files(target):
-    path.chmod(0o644)  # Weights beside a file are written as private.
+  open_to_all(folder)
   batch = rows.batch()
   real = np.asarray(batch.segment_ids) > 0
   tokens = np.asarray(batch.tokens)
   states = probe.hidden_states(student.encoder, student.params, batch)[-1]
   actual = load_onnx(plain)(tokens, real)
-  difference = float(np.abs(actual - states)[real].max())
-  if not difference <= TOLERANCE * max(1.0, float(np.abs(states[real]).max())):
-    raise RunError(
-      f"onnxruntime differs from JAX by {difference:.2e}, expected at most "
-      f"{TOLERANCE}."
-    )
+  difference = check_equal(states[real], actual[real])
   # The error of int8 is measured on text: random ids are mostly rare words.
   text = slice(len(rows.texts) or None)
   rough = load_onnx(int8)(tokens[text], real[text])[real[text]]
@@ -67,22 +61,67 @@ def write_onnx(
   return [(f"{FOLDER}/{name}", text) for name, text in found.items()]
 
 
-def load_onnx(path: Path) -> Encode:
+def make_folder(folder: Path) -> tuple[Path, Path]:
+  """Makes the folder of the files, and returns their paths.
+
+  Args:
+    folder: the export's folder.
+
+  Returns:
+    The file in float32 and the one in int8, to be written.
+  """
+  target = folder / FOLDER
+  target.mkdir()
+  return target / PLAIN, target / INT8
+
+
+def open_to_all(folder: Path) -> None:
+  """Lets everybody read the files; weights beside one are private at first."""
+  for path in list_files(folder / FOLDER):
+    path.chmod(0o644)
+
+
+def check_equal(expected: np.ndarray, actual: np.ndarray) -> float:
+  """Returns the largest difference between JAX's and onnxruntime's arrays.
+
+  Raises:
+    RunError: it is too large.
+  """
+  difference = float(np.abs(actual - expected).max())
+  if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+    raise RunError(
+      f"onnxruntime differs from JAX by {difference:.2e}, expected at most "
+      f"{TOLERANCE}."
+    )
+  return difference
+
+
+def load_onnx(
+  path: Path, outputs: Sequence[str] = (onnx_encoder.OUTPUT,)
+) -> Encode:
   """Opens an ONNX file in onnxruntime, on the CPU.
 
   Args:
     path: the file.
+    outputs: names of outputs. Two or more become the last axis of one array.
 
   Returns:
-    A function of tokens (B, T) and mask (B, T) that gives the last hidden
-    states (B, T, D).
+    A function that gives the last hidden states (B, T, D) or the logits
+    (B, T, C).
   """
   session = onnx_session.open_session(path)
 
-  def encode(tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    feeds = dict(zip(onnx_encoder.INPUTS, (tokens, mask), strict=True))
-    int64 = {name: np.asarray(x, np.int64) for name, x in feeds.items()}
-    return session.run([onnx_encoder.OUTPUT], int64)[0]
+  def encode(
+    tokens: np.ndarray, mask: np.ndarray, types: np.ndarray | None = None
+  ) -> np.ndarray:
+    given = (tokens, mask, np.zeros_like(tokens) if types is None else types)
+    feeds = {
+      name: np.asarray(array, np.int64)
+      for name, array in zip(onnx_encoder.INPUTS, given, strict=True)
+      if name in session.inputs
+    }
+    found = session.run(outputs, feeds)
+    return np.stack(found, axis=-1) if len(found) > 1 else found[0]
 
   return encode
 
