@@ -3,35 +3,41 @@
 These tests run in transformers 4.57 and 5.
 """
 
+import itertools
 import json
 import re
 import shutil
 
 import alone
+import flax
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import tiny_ner
 import tiny_qa
+import tiny_ud
 import torch
 import transformers
 from exporting import command
 
+from time_jax.core.errors import UserError
 from time_jax.evals.common import encoders, model_folder
 from time_jax.evals.ner import iob
 from time_jax.evals.ner.tagger import TAG
 from time_jax.evals.predict.pipeline import open_pipeline
 from time_jax.evals.qa import squad
 from time_jax.evals.qa.windows import WindowCutter
-from time_jax.hf import files, task_classes
-from time_jax.hf.weights import Weights
+from time_jax.hf import files, save
+from time_jax.release import export_task
+from time_jax.release.options import Options
 
 TINY = {"ner": tiny_ner, "qa": tiny_qa}
 CLASSES = {
   "ner": "BertForTokenClassification",
   "qa": "BertForQuestionAnswering",
 }
+SENTENCES = b"Marie Curie blev .\n\nWarszawa er en by .\n"
 TASKS = pytest.mark.parametrize("task", TINY)
 
 
@@ -39,8 +45,10 @@ TASKS = pytest.mark.parametrize("task", TINY)
 def models(mesh, tmp_path_factory):
   """Task -> the folder of a model, as finetune leaves it; not to be changed."""
   home = tmp_path_factory.mktemp("models")
+  all_of_them = {**TINY, "ud": tiny_ud}
   return {
-    task: tiny.write_model(home / task, mesh) for task, tiny in TINY.items()
+    task: tiny.write_model(home / task, mesh)
+    for task, tiny in all_of_them.items()
   }
 
 
@@ -143,9 +151,6 @@ def test_what_has_no_meaning_here_is_refused(model, capsys):
   workdir = model.parents[1]
   output = command(capsys, "export", f"--workdir={workdir}", code=2)
   assert f"expected one of its models: {model}." in output
-  (model / "config.json").unlink()
-  output = command(capsys, "export", f"--workdir={model}", code=2)
-  assert "transformers has no class for" in output
 
 
 def test_damage_is_found(model, capsys):
@@ -166,31 +171,51 @@ def test_damage_is_found(model, capsys):
   assert "model.safetensors was changed after" in output
 
 
-def test_newer_formats_are_refused_and_older_ones_read(model, mesh):
+@pytest.mark.parametrize("task", ["ner", "ud"])
+def test_newer_formats_are_refused_and_older_ones_read(
+  models, task, mesh, tmp_path
+):
+  model = shutil.copytree(models[task], tmp_path / "model")
   path = model / "task.json"
   content = json.loads(path.read_text())
   assert content["format"] == 2
   path.write_text(json.dumps(content | {"format": 3}))
-  with pytest.raises(
-    model_folder.UserError, match="format 3, and this time_jax"
-  ):
+  with pytest.raises(UserError, match="format 3, and this time_jax"):
     open_pipeline(model)
-  sentences = iob.read(tiny_ner.NER / "da-dev.iob2")[:5]
   path.write_text(json.dumps(content))
-  expected = open_pipeline(model, engine="jax").annotate(sentences)
+  items = open_pipeline(model).format.read([SENTENCES])
+  items = [*itertools.chain.from_iterable(items)]
+  expected = open_pipeline(model, engine="jax").annotate(items)
   # As it was before: the encoder in a folder, the head beside it.
-  opened, _ = model_folder.read_model(model, mesh)
-  hf_config = files.model_config(model)
-  with Weights(model) as weights:
-    head = task_classes.read_head(weights, hf_config)
-  params = {"encoder": opened.params, "heads": {"Dense_0": head._asdict()}}
+  opened, params = model_folder.read_model(model, mesh)
+  before = tmp_path / "before"
+  (before / "encoder").mkdir(parents=True)
+  assert opened.params is not None
+  encoders.write_encoder(before / "encoder", opened, opened.params)
+  heads = flax.traverse_util.flatten_dict(params["heads"], sep="/")
+  save.write_safetensors(before / "heads.safetensors", heads)
   del content["format"]
-  path.write_text(json.dumps(content))
-  model_folder._write_apart(model, opened, params)
-  for name in ("config.json", "model.safetensors", "tokenizer.json"):
-    (model / name).unlink()
-  assert open_pipeline(model, engine="jax").annotate(sentences) == expected
-  assert files.model_config(model / "encoder")["architectures"] == ["BertModel"]
+  (before / "task.json").write_text(json.dumps(content))
+  assert open_pipeline(before, engine="jax").annotate(items) == expected
+  (name,) = files.model_config(before / "encoder")["architectures"]
+  assert name == "BertModel"
+  with pytest.raises(UserError, match="fine-tune again"):
+    export_task.export_task(before, None, None, Options())
+
+
+def test_a_treebank_model_is_exported_with_its_heads(models, tmp_path):
+  out = tmp_path / "out"
+  output = alone.run("export", f"--workdir={models['ud']}", f"--out={out}")
+  assert "WRONG" not in output and "PyTorch, text" in output
+  assert "PyTorch, logits" not in output
+  card = (out / "README.md").read_text()
+  assert f"time_jax predict {str(out)!r}" in card
+  assert "library_name: time_jax" in card
+  record = json.loads((out / "time_jax.json").read_text())
+  assert "heads.safetensors" in record["files"]
+  encoder = transformers.AutoModel.from_pretrained(out)
+  assert encoder.config.architectures == ["BertModel"]
+  assert open_pipeline(out, engine="jax").task == "ud"
 
 
 @TASKS

@@ -7,7 +7,7 @@ import jax
 import tiny_tokenizers
 
 from time_jax.config import finetune
-from time_jax.evals.common import encoders, model_folder
+from time_jax.evals.common import encoders, folder_writer
 from time_jax.evals.common.batches import Buckets
 from time_jax.evals.common.task import Task
 from time_jax.evals.ud import conllu
@@ -82,7 +82,7 @@ def write_random(
   params = flax.linen.meta.unbox(jax.jit(task.fresh)(jax.random.key(0)))
   params["encoder"] = opened.params
   description = {"task": kind.name, "buckets": buckets.lengths, **task.spec}
-  model_folder.write_folder(out, opened, params, description)
+  folder_writer.write_folder(out, opened, params, description)
   return out
 
 

@@ -29,10 +29,10 @@ _HEADS = {  # task -> (how names of classes end, attribute)
   "ner": ("ForTokenClassification", "classifier"),
   "qa": ("ForQuestionAnswering", "qa_outputs"),
 }
-# What a config.json says of other heads, of paths, code and use.
+# What a config.json says of other heads, of paths and use.
 _OF_OTHERS = (
   *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task"),
-  *("task_specific_params", "_name_or_path", "auto_map", "tokenizer_class"),
+  *("task_specific_params", "_name_or_path", "tokenizer_class"),
   *("return_dict", "torchscript", "output_attentions", "output_hidden_states"),
   "quantization_config",
 )
@@ -101,11 +101,13 @@ def make_config(
     kind: the model's class.
     labels: names of the classes, by number; none for places in a text.
   """
+  kept = make_encoder_config(hf_config)
+  kept.pop("auto_map", None)  # It names code, which this class does not need.
   own: dict[str, Any] = {"architectures": [kind.name]}
   if labels:
     own["id2label"] = {str(i): label for i, label in enumerate(labels)}
     own["label2id"] = {label: i for i, label in enumerate(labels)}
-  return make_encoder_config(hf_config) | own
+  return kept | own
 
 
 def make_encoder_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:

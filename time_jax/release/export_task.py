@@ -6,18 +6,20 @@ from time_jax.core.errors import RunError, UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder
 from time_jax.core.storage.paths import Path
-from time_jax.hf import files, save, task_classes
+from time_jax.hf import files, load, save, task_classes
+from time_jax.hf.files import DESCRIPTION, HEADS
+from time_jax.hf.task_classes import TaskClass
+from time_jax.models.bert import BertConfig
 from time_jax.release import onnx_task, record, task_folder, verify
 from time_jax.release.model_folder import ModelFolder
 from time_jax.release.options import Options
-from time_jax.release.task_folder import DESCRIPTION
 from time_jax.release.verify import Result
 
 # Of a tokenizer's folder, as `tokenizer.save_tokenizer` writes it.
 _TOKENIZER = (
   *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
 )
-_FILES = ("config.json", save.WEIGHTS, DESCRIPTION, *_TOKENIZER)
+_FILES = ("config.json", save.WEIGHTS, HEADS, DESCRIPTION, *_TOKENIZER)
 
 
 def is_fine_tuned(folder: Path) -> bool:
@@ -54,14 +56,13 @@ def export_task(
     The folder that was written.
 
   Raises:
-    UserError: transformers has no class for the model, `out` holds something
-      else, or an option has no meaning here.
+    UserError: `out` holds something else, or an option has no meaning here.
     RunError: the folder is not what it should be; nothing was replaced.
   """
   out = out or folder.with_name("export")
   _check(folder, step, options)
   record.check_replaceable(out)
-  kind = task_classes.require(files.model_config(folder), folder)
+  kind = of_class(folder)
   with atomic_folder(out, "--out") as fresh:
     for name in _FILES:
       if (folder / name).exists():
@@ -71,7 +72,7 @@ def export_task(
     content = {
       "format": record.FORMAT,
       record.TASK: files.read_json(folder / DESCRIPTION)["task"],
-      "class": kind.name,
+      "class": kind.name if kind else "",
       "dtype": "float32",
       "exported_with": record.package_versions(),
       "files": record.hashes(fresh),
@@ -87,7 +88,7 @@ def export_task(
         f"{folder} is not what it should be: {'; '.join(wrong)}; nothing was "
         f"exported to {out}."
       )
-  print(f"Exported {folder} to {out} ({kind.name})")
+  print(f"Exported {folder} to {out} ({kind.name if kind else 'own heads'})")
   print(verify.table(results))
   return out
 
@@ -106,9 +107,21 @@ def _check(folder: Path, step: int | None, options: Options) -> None:
       "students; expected --out, --onnx, --license or --push alone."
     )
   if not (folder / "config.json").exists():
-    task = files.read_json(folder / DESCRIPTION).get("task")
     raise UserError(
-      f"{folder} is a model of {task!r} that transformers has no class for; "
-      f"expected one of ner or qa. `predict` runs it, and {folder}/encoder is "
-      "a folder that transformers opens."
+      f"{folder} was written by an earlier version, and its encoder lies in a "
+      "folder of its own; expected the files of transformers beside task.json: "
+      "fine-tune again."
     )
+  if not (folder / HEADS).exists():
+    task_classes.require(files.model_config(folder), folder)
+  fits = isinstance(load.read_config(folder)[1], BertConfig)
+  if options.onnx and not (fits and of_class(folder)):
+    raise UserError(
+      f"--onnx: {folder} cannot be written as one graph; expected a model of "
+      "ner or qa with an encoder of BERT's kinds. Export it without --onnx."
+    )
+
+
+def of_class(folder: Path) -> TaskClass | None:
+  """Returns the class of transformers that a model is of, if there is one."""
+  return task_classes.of_config(files.model_config(folder))

@@ -13,7 +13,7 @@ from time_jax.hf import files, load, task_classes, tokenizer, torch_encoder
 from time_jax.hf.task_classes import TaskClass
 from time_jax.hf.weights import Weights
 from time_jax.parallel import sharding
-from time_jax.release import probe, task_folder
+from time_jax.release import probe
 from time_jax.release.record import read_record
 from time_jax.run import saved_student
 
@@ -101,7 +101,7 @@ class ModelFolder:
   @property
   def is_fine_tuned(self) -> bool:
     """Whether `finetune` made it."""
-    return (self.path / task_folder.DESCRIPTION).exists()
+    return (self.path / files.DESCRIPTION).exists()
 
   @functools.cached_property
   def logits(self) -> np.ndarray:
@@ -121,7 +121,10 @@ class ModelFolder:
 
   @property
   def _is_ours(self) -> bool:
-    return self.record is not None or self.is_fine_tuned
+    """Whether every tensor that the class has was written by us."""
+    if self.is_fine_tuned:  # Elsewhere the pooler is left out.
+      return self.task_class is not None
+    return self.record is not None
 
   def _require_torch(self) -> None:
     if not torch_encoder.installed():

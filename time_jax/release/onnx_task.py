@@ -3,7 +3,6 @@
 import numpy as np
 
 from time_jax.core.display import byte_size
-from time_jax.core.errors import UserError
 from time_jax.hf import (
   onnx_encoder,
   onnx_graph,
@@ -11,7 +10,6 @@ from time_jax.hf import (
   onnx_with_head,
   task_classes,
 )
-from time_jax.models.bert import BertConfig
 from time_jax.release import onnx_files
 from time_jax.release.model_folder import ModelFolder
 from time_jax.release.onnx_files import FOLDER, INT8, PLAIN
@@ -21,24 +19,19 @@ def write_onnx(model: ModelFolder) -> list[tuple[str, str]]:
   """Writes a graph in float32 and one in int8, and compares both with JAX.
 
   Args:
-    model: a folder with a model of one of `task_classes`, which gets them.
+    model: a folder with a model of one of `task_classes`, which gets them; its
+      encoder is of BERT's kinds.
 
   Returns:
     For each file its name and the finding, in words.
 
   Raises:
-    UserError: onnx or onnxruntime is not installed, or the encoder is of
-      another family than BERT's kinds.
+    UserError: onnx or onnxruntime is not installed.
     RunError: the float32 graph gives other logits than JAX.
   """
   kind = task_classes.require(model.hf_config, model.path)
   encoder, params = model.encoder
   config = encoder.config
-  if not isinstance(config, BertConfig):
-    raise UserError(
-      f"--onnx: a {model.hf_config['model_type']} cannot be written as a "
-      "graph; expected an encoder of BERT's kinds. Export it without --onnx."
-    )
   with model.weights() as weights:
     head = task_classes.read_head(weights, model.hf_config)
   plain, int8 = onnx_files.make_folder(model.path)

@@ -7,10 +7,17 @@ from huggingface_hub import ModelCardData
 
 from time_jax.catalog.languages import find
 from time_jax.core.display import markdown_table
+from time_jax.hf.task_classes import TaskClass
 from time_jax.release import card
 
-_PIPELINES = {"ner": "token-classification", "qa": "question-answering"}
+_PIPELINES = {
+  "ner": "token-classification",
+  "qa": "question-answering",
+  "ud": "token-classification",
+}
 _ABOUT = {
+  "ud": "Tags, lemmatises and parses{} as Universal Dependencies do: a small "
+  "text encoder, fine-tuned with time_jax.",
   "ner": "Finds names{}: a small text encoder, fine-tuned with time_jax.",
   "qa": "Answers questions about a text{}: a small text encoder, fine-tuned "
   "with time_jax. It points at the answer in the text.",
@@ -23,7 +30,7 @@ _NOT_MEASURED = "Not measured."
 
 def render(
   description: Mapping[str, Any],
-  model_class: str,
+  kind: TaskClass | None,
   name: str,
   licence: str = "",
 ) -> str:
@@ -31,20 +38,21 @@ def render(
 
   Args:
     description: content of its task.json.
-    model_class: its class in transformers.
+    kind: its class in transformers; None: there is none.
     name: by which the card's code loads it: a folder or a repository.
     licence: its identifier; "": the card says that none is stated.
   """
   task, language = description["task"], description.get("lang")
-  inside = f" in {find(language).name} text" if language else ""
+  of = f" {find(language).name}" if language else ""
+  inside = {"ud": f"{of} text"}.get(task, of and f" in{of} text")
   stated = f"Licence of this model: {card.NOT_STATED}."
   return card.fill(
     "task_card.md",
-    front=_front(description, licence),
+    front=_front(description, kind, licence),
     title=name.rstrip("/").rpartition("/")[2] or name,
     about=_ABOUT[task].format(inside),
     usage=card.fill(
-      f"task_card_{task}.md",
+      f"task_card_{task}.md" if kind else "task_card_predict.md",
       place=repr(name),
       example=repr(_EXAMPLE),
       question=repr(_QUESTION),
@@ -53,7 +61,7 @@ def render(
       ),
     ).rstrip(),
     scores=_scores(description),
-    made=_made(description, model_class),
+    made=_made(description, kind),
     licence=f"{licence}, as stated at export." if licence else stated,
   )
 
@@ -70,9 +78,11 @@ def problems(text: str) -> list[str]:
   return card.lacking(text, _SECTIONS)
 
 
-def _front(description: Mapping[str, Any], licence: str) -> str:
+def _front(
+  description: Mapping[str, Any], kind: TaskClass | None, licence: str
+) -> str:
   front = {
-    "library_name": "transformers",
+    "library_name": "transformers" if kind else "time_jax",
     "pipeline_tag": _PIPELINES[description["task"]],
     "tags": ["time_jax", description["task"]],
     "language": description.get("lang"),
@@ -106,12 +116,12 @@ def _percent(value: float | None) -> str:
   return "undefined" if value is None else f"{value:.2f}"
 
 
-def _made(description: Mapping[str, Any], model_class: str) -> str:
+def _made(description: Mapping[str, Any], kind: TaskClass | None) -> str:
   run = description.get("run", {})
   train = run.get("train", {})
   facts = {
     "encoder": description.get("encoder"),
-    "class": model_class,
+    "class": kind.name if kind else None,
     "trained on": description.get("data", {}).get("train"),
     "epochs": train.get("epochs"),
     "epoch that is kept": description.get("best_epoch"),

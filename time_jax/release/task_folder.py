@@ -2,10 +2,8 @@
 
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.paths import Path
-from time_jax.hf import files
+from time_jax.hf import files, task_classes
 from time_jax.release import task_card
-
-DESCRIPTION = "task.json"
 
 
 def write_card(folder: Path, name: str, licence: str = "") -> None:
@@ -16,7 +14,7 @@ def write_card(folder: Path, name: str, licence: str = "") -> None:
     name: by which the card's code is to load it: a folder or a repository.
     licence: see `task_card.render`.
   """
-  (model_class,) = files.model_config(folder)["architectures"]
-  description = files.read_json(folder / DESCRIPTION)
-  text = task_card.render(description, model_class, name, licence)
+  kind = task_classes.of_config(files.model_config(folder))
+  description = files.read_json(folder / files.DESCRIPTION)
+  text = task_card.render(description, kind, name, licence)
   atomic_file.write_text(folder / "README.md", text)

@@ -21,7 +21,7 @@ from time_jax import api
 from time_jax.cli import main
 from time_jax.config import finetune
 from time_jax.core.errors import UserError
-from time_jax.evals.common import encoders, model_folder, onnx_engine
+from time_jax.evals.common import encoders, folder_writer, onnx_engine
 from time_jax.evals.common.batches import Buckets
 from time_jax.evals.common.task import FIRST
 from time_jax.evals.ner import iob
@@ -74,7 +74,7 @@ def folder(ud, tmp_path_factory):
   out = tmp_path_factory.mktemp("model") / "model"
   params = parameters(ud)
   description = {"task": "ud", "buckets": ud.buckets.lengths, **ud.spec}
-  model_folder.write_folder(out, ud.opened, params, description)
+  folder_writer.write_folder(out, ud.opened, params, description)
   return out
 
 

@@ -338,7 +338,7 @@ def test_killed_and_started_again_ends_bit_equal(finished, model, tmp_path):
   for name in ("dev.conllu", "model/heads.safetensors"):
     again = (tmp_path / "seed-0" / name).read_bytes()
     assert again == (whole / name).read_bytes(), name
-  weights = "model/encoder/model.safetensors"
+  weights = "model/model.safetensors"
   assert (tmp_path / "seed-0" / weights).read_bytes() == (
     whole / weights
   ).read_bytes()

@@ -11,7 +11,7 @@ from time_jax.bench.common import random_shapes
 from time_jax.bench.pipeline.gold import KINDS, Gold
 from time_jax.config.finetune import ner_config, ud_config
 from time_jax.core.storage import atomic_file
-from time_jax.evals.common import model_folder
+from time_jax.evals.common import folder_writer
 from time_jax.evals.common.batches import make_buckets
 from time_jax.evals.common.encoders import open_encoder
 from time_jax.hf import files, save, tokenizer
@@ -48,7 +48,7 @@ def write(out: pathlib.Path, spec: str, tokens: str, gold: Gold) -> None:
     **task.spec,
     "buckets": list(buckets.lengths),
   }
-  model_folder.write_folder(out, opened, params, description)
+  folder_writer.write_folder(out, opened, params, description)
 
 
 def _write_shape(folder: pathlib.Path, spec: str, tokens: pathlib.Path) -> None:

@@ -20,8 +20,8 @@ from time_jax.core.storage import atomic_file
 from time_jax.core.storage.paths import Path, prepare_workdir
 from time_jax.evals.common import (
   batches,
+  folder_writer,
   learning_curve,
-  model_folder,
   optimization,
   split_files,
   tuning,
@@ -233,7 +233,7 @@ def _write(task: Task, params: Params, result: Result, folder: Path) -> None:
     "scores": result["scores"],
     "run": result["run"],
   }
-  model_folder.write_folder(folder / "model", task.opened, params, record)
+  folder_writer.write_folder(folder / "model", task.opened, params, record)
   atomic_file.write_json(folder / SCORES_FILE, result)
 
 

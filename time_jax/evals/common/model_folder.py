@@ -1,20 +1,17 @@
 """Writes and reads the folder of a fine-tuned model.
 
-It holds all that `predict` needs. Where transformers has a class that is the
-same network (see `task_classes`), it is a folder of that class:
+It holds all that `predict` needs, in the files of transformers:
 
 config.json, model.safetensors, tokenizer
+heads.safetensors   what was trained on top of the encoder, see below
 task.json           task, classes, sizes, scores, provenance
 README.md           the model card
 
-The heads of other models stand beside the encoder:
-
-encoder/            config.json, model.safetensors, tokenizer
-heads.safetensors   what was trained on top of it
-task.json           as above
+Where transformers has a class that is the same network (see `task_classes`),
+config.json names it, and model.safetensors has the head, too. Elsewhere these
+are the encoder alone. Before format 2 all of them lay in a folder `encoder`.
 """
 
-import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -29,119 +26,31 @@ from jax.sharding import Mesh
 
 from time_jax.core.display import first_of
 from time_jax.core.errors import DAMAGED_JSON, UserError, kind_and_reason
-from time_jax.core.storage import atomic_file
-from time_jax.core.storage.atomic_folder import atomic_folder, explain_missing
+from time_jax.core.storage.atomic_folder import explain_missing
 from time_jax.evals.common.encoders import (
   OpenedEncoder,
-  encoder_tensors,
   open_encoder,
-  write_encoder,
 )
 from time_jax.evals.common.task import Network
 from time_jax.hf import (
   files,
-  save,
   task_classes,
-  tokenizer,
-  tokenizer_class,
-  tokenizer_pairs,
 )
-from time_jax.hf.task_classes import Head, TaskClass
+from time_jax.hf.files import DESCRIPTION, HEADS
 from time_jax.hf.weights import Weights
 from time_jax.models import stepwise
 from time_jax.models.family import Params
-from time_jax.release import probe, task_folder
-from time_jax.release.task_folder import DESCRIPTION
 
-_FORMAT = 2  # of task.json; 1, which had no number, knew encoder/ alone
-_ENCODER = "encoder"  # the subfolder
-_HEADS = "heads.safetensors"
-_LINEAR = "Dense_0"  # as flax calls the one layer of the heads of ner and qa
+FORMAT = 2  # of task.json; 1, which had no number, knew encoder/ alone
+_BEFORE = "encoder"  # where the encoder was in format 1
+LINEAR = "Dense_0"  # as flax calls the one layer of the heads of ner and qa
 _PROBLEMS_SHOWN = 3
-
-
-def write_folder(
-  out: pathlib.Path,
-  opened: OpenedEncoder,
-  params: Params,
-  description: Mapping[str, Any],
-) -> None:
-  """Writes a folder, whole or not at all.
-
-  Args:
-    out: the folder, which is replaced.
-    opened: the encoder that was fine-tuned.
-    params: "encoder" and "heads".
-    description: the content of task.json.
-  """
-  params = jax.device_get(params)
-  description = {"format": _FORMAT, **description}
-  kind = _find_class(description["task"], opened)
-  with atomic_folder(out, "--workdir") as fresh:
-    path = fresh / DESCRIPTION
-    atomic_file.write_json(path, description, indent=1, ensure_ascii=False)
-    if kind:
-      _write_together(fresh, opened, params, description, kind)
-      task_folder.write_card(fresh, str(out))
-    else:
-      _write_apart(fresh, opened, params)
-
-
-def _find_class(task: str, opened: OpenedEncoder) -> TaskClass | None:
-  """Returns the class of transformers that is the same network."""
-  kind = task_classes.find(task, opened.hf_config.get("model_type", ""))
-  # Without a template for pairs, transformers puts nothing between the texts.
-  if (
-    kind
-    and kind.reads_pairs
-    and not tokenizer_pairs.separates(opened.tokenizer)
-  ):
-    return None
-  return kind
-
-
-def _write_together(
-  folder: pathlib.Path,
-  opened: OpenedEncoder,
-  params: Params,
-  description: Mapping[str, Any],
-  kind: TaskClass,
-) -> None:
-  """Writes the files of a class of transformers."""
-  labels = [*itertools.chain.from_iterable(description["classes"].values())]
-  content = task_classes.make_config(opened.hf_config, kind, labels)
-  atomic_file.write_json(folder / "config.json", content, sort_keys=True)
-  tensors = task_classes.to_tensors(
-    kind,
-    encoder_tensors(opened, params["encoder"]),
-    Head(**params["heads"][_LINEAR]),
-  )
-  save.write_safetensors(folder / save.WEIGHTS, tensors)
-  config = opened.config
-  tokenizer.save_tokenizer(
-    opened.folder, folder, opened.longest, config.vocab_size
-  )
-  if kind.reads_pairs:
-    types = getattr(config, "num_token_types", 1)
-    tokenizer_pairs.name_token_types(folder, types)
-  tokenizer_class.name_class(folder, probe.TEXTS)
-
-
-def _write_apart(
-  folder: pathlib.Path, opened: OpenedEncoder, params: Params
-) -> None:
-  """Writes the encoder, and the heads beside it."""
-  (folder / _ENCODER).mkdir()
-  write_encoder(folder / _ENCODER, opened, params["encoder"])
-  flat = flax.traverse_util.flatten_dict(params["heads"], sep="/")
-  tensors = jax.tree.map(np.ascontiguousarray, flat)
-  save.write_safetensors(folder / _HEADS, tensors)
 
 
 def encoder_folder(folder: pathlib.Path) -> pathlib.Path:
   """Returns where config.json and the tokenizer of a fine-tuned model are."""
-  together = (folder / "config.json").exists()
-  return folder if together else folder / _ENCODER
+  present = (folder / "config.json").exists()
+  return folder if present else folder / _BEFORE
 
 
 def read_description(folder: pathlib.Path) -> dict[str, Any]:
@@ -163,10 +72,10 @@ def read_description(folder: pathlib.Path) -> dict[str, Any]:
     raise UserError(
       f"{path} lacks {', '.join(sorted(missing))}; fine-tune again."
     )
-  if (number := description.get("format", 1)) not in range(1, _FORMAT + 1):
+  if (number := description.get("format", 1)) not in range(1, FORMAT + 1):
     raise UserError(
       f"{path} is of format {number!r:.20}, and this time_jax reads formats 1 "
-      f"to {_FORMAT}; expected a newer time_jax: update it."
+      f"to {FORMAT}; expected a newer time_jax: update it."
     )
   lengths = description["buckets"]
   if (
@@ -222,13 +131,13 @@ def read_model(
 
 def _read_heads(folder: pathlib.Path, hf_config: Mapping[str, Any]) -> Params:
   """Returns the parameters of the heads."""
-  if encoder_folder(folder) == folder:
+  if task_classes.of_config(hf_config):
     with Weights(folder) as weights:
-      return {_LINEAR: task_classes.read_head(weights, hf_config)._asdict()}
+      return {LINEAR: task_classes.read_head(weights, hf_config)._asdict()}
   try:
-    flat = safetensors.numpy.load_file(folder / _HEADS)
+    flat = safetensors.numpy.load_file(folder / HEADS)
   except (OSError, safetensors.SafetensorError) as error:
-    raise UserError(f"{folder / _HEADS} cannot be read: {error}.") from error
+    raise UserError(f"{folder / HEADS} cannot be read: {error}.") from error
   return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
