@@ -339,7 +339,7 @@ def predict(
   """Annotates text with a fine-tuned model; see the command `predict`.
 
   Args:
-    folder: the model, such as WORKDIR/seed-0/model.
+    folder: the model, such as WORKDIR/seed-0/model, or its hub id OWNER/NAME.
     text: input as the command reads it.
     engine: what computes; "auto": on a CPU onnxruntime, if it is installed and
       knows the encoder, else JAX.
@@ -353,12 +353,13 @@ def predict(
     UserError: there is no such model, the engine cannot compute it, or the
       text is not what it reads.
   """
+  from time_jax.evals.common import model_folder
   from time_jax.evals.predict.predict import predict as run
 
   out = io.StringIO()
   # Half a surrogate pair is refused where it is read, as in a file.
   source = io.BytesIO(text.encode(errors="surrogatepass"))
-  run(Path(folder), source, out, engine, int8)
+  run(model_folder.find(str(folder)), source, out, engine, int8)
   return out.getvalue()
 
 

@@ -100,7 +100,7 @@ class Predict(Command):
   name = "predict"
   example = "predict runs/ga-ud/seed-0/model < text > out.conllu"
   argument = "folder"
-  folder: Path  # Folder of a fine-tuned model.
+  folder: str  # Folder of a fine-tuned model, or its hub id OWNER/NAME.
   # What computes; auto: on a CPU onnxruntime if it is installed and knows the
   # encoder, else JAX.
   engine: EngineName = "auto"
@@ -116,13 +116,15 @@ class Predict(Command):
           "standard input and room for the result on the output, as in "
           "`predict MODEL < text > out`."
         )
+    from time_jax.evals.common import model_folder
     from time_jax.evals.predict import predict
 
+    folder = model_folder.find(self.folder)
     # Text goes out as it comes in, whatever the language of the terminal.
     if isinstance(sys.stdout, io.TextIOWrapper):
       sys.stdout.reconfigure(encoding="utf-8")
     return predict.predict(
-      self.folder, sys.stdin.buffer, sys.stdout, self.engine, self.int8
+      folder, sys.stdin.buffer, sys.stdout, self.engine, self.int8
     )
 
 

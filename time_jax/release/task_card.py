@@ -22,6 +22,7 @@ _ABOUT = {
   "qa": "Answers questions about a text{}: a small text encoder, fine-tuned "
   "with time_jax. It points at the answer in the text.",
 }
+_TITLE = {"ner": "Names", "qa": "Questions", "ud": "Tags and trees"}
 _EXAMPLE = "Marie Curie was born in Warsaw ."
 _QUESTION = "Where was Marie Curie born?"
 _SECTIONS = ("Use", "Scores", "How it was made", "Licence")
@@ -49,7 +50,7 @@ def render(
   return card.fill(
     "task_card.md",
     front=_front(description, kind, licence),
-    title=name.rstrip("/").rpartition("/")[2] or name,
+    title=f"{_TITLE[task]}{of and f' of{of}'}",
     about=_ABOUT[task].format(inside),
     usage=card.fill(
       f"task_card_{task}.md" if kind else "task_card_predict.md",

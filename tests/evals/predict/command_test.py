@@ -8,6 +8,7 @@ import shutil
 import sys
 import types
 
+import huggingface_hub
 import pytest
 import tiny_ud
 
@@ -47,6 +48,30 @@ def test_output_is_utf8_in_every_terminal(folder, encoding, monkeypatch):
   forms = [line.split("\t")[1] for line in text.splitlines() if line]
   assert forms == LINES.split()
   assert text == api.predict(folder, LINES, "jax")
+
+
+def test_a_model_of_the_hub(folder, monkeypatch, tmp_path):
+  asked = []
+
+  def snapshot_download(name, *, revision, allow_patterns):
+    asked.append((name, revision))
+    # What is downloaded has all that is read.
+    copy = tmp_path / "snapshot"
+    ignore = shutil.ignore_patterns("*")
+    shutil.copytree(folder, copy, ignore=ignore, dirs_exist_ok=True)
+    for pattern in allow_patterns:
+      for path in folder.glob(pattern):
+        shutil.copy(path, copy)
+    return str(copy)
+
+  monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+  monkeypatch.chdir(tmp_path)
+  expected = api.predict(folder, LINES, "jax")
+  assert api.predict("someone/ga-ud@main", LINES, "jax") == expected
+  assert asked == [("someone/ga-ud", "main")]
+  (tmp_path / "someone").mkdir()  # Then it is a path.
+  with pytest.raises(UserError, match=r"someone/ga-ud .*expected the folder"):
+    api.predict("someone/ga-ud", LINES, "jax")
 
 
 def test_half_a_surrogate_pair_is_refused(folder):

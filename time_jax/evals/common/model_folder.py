@@ -13,6 +13,7 @@ are the encoder alone. Before format 2 all of them lay in a folder `encoder`.
 """
 
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ from jax.sharding import Mesh
 from time_jax.core.display import first_of
 from time_jax.core.errors import DAMAGED_JSON, UserError, kind_and_reason
 from time_jax.core.storage.atomic_folder import explain_missing
+from time_jax.core.storage.paths import local_path
 from time_jax.evals.common.encoders import (
   OpenedEncoder,
   open_encoder,
@@ -43,8 +45,24 @@ from time_jax.models.family import Params
 
 FORMAT = 2  # of task.json; 1, which had no number, knew encoder/ alone
 _BEFORE = "encoder"  # where the encoder was in format 1
+_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")  # of the hub's models
 LINEAR = "Dense_0"  # as flax calls the one layer of the heads of ner and qa
 _PROBLEMS_SHOWN = 3
+
+
+def find(name: str) -> pathlib.Path:
+  """Returns the folder of a model, which is downloaded if need be.
+
+  Args:
+    name: a folder; or OWNER/NAME[@REVISION] on the hub, unless there is a
+      folder OWNER here.
+
+  Raises:
+    UserError: it is an address, or no model of the hub.
+  """
+  folder = local_path(name)
+  is_id = _ID.fullmatch(name) and not folder.parent.is_dir()
+  return files.resolve(name) if is_id else folder
 
 
 def encoder_folder(folder: pathlib.Path) -> pathlib.Path:
