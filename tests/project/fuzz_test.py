@@ -31,11 +31,11 @@ from time_jax.config.distill import default_config
 from time_jax.core.errors import UserError
 from time_jax.data import manifest, pipeline, prepare, text_files
 from time_jax.data.records import Tally
-from time_jax.evals.common.model_folder import DESCRIPTION, read_description
 from time_jax.evals.ner import iob
 from time_jax.evals.qa import squad
 from time_jax.evals.ud import conllu
 from time_jax.hf import files, load, tokenizer, weights
+from time_jax.hf.fine_tuned import DESCRIPTION, read_description
 from time_jax.models.bert import BertConfig
 from time_jax.run import choose, run_files, status
 from time_jax.trim.sentencepiece_file import SentencePieceFile

@@ -31,13 +31,13 @@ SIZES = (
 )
 
 
-def write_encoder(folder: pathlib.Path) -> pathlib.Path:
+def write_encoder(folder: pathlib.Path, longest: int = 64) -> pathlib.Path:
   """A random BERT of 2 layers with a tokenizer for the samples."""
   texts = [
     " ".join(sentence.column("FORM"))
     for sentence in conllu.read(UD / "ga-train.conllu.gz")
   ]
-  return write_bert(folder, texts)
+  return write_bert(folder, texts, longest=longest)
 
 
 def write_bert(

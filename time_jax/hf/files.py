@@ -15,10 +15,7 @@ from time_jax.core.errors import UserError, first_line
 from time_jax.core.storage.atomic_folder import explain_missing
 from time_jax.core.storage.paths import Path, list_files, local_path
 
-# Of a fine-tuned model of ours.
-DESCRIPTION = "task.json"
-HEADS = "heads.safetensors"  # where no class of transformers has them
-
+DESCRIPTION = "task.json"  # of a fine-tuned model of ours
 _DOWNLOADED = [
   *("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt"),
   "README.md",  # the card, which `verify` reads
@@ -133,7 +130,7 @@ def model_config(folder: Path) -> dict[str, Any]:
       f"a workdir, not the folder of a model; `time_jax export "
       f"--workdir={folder}` makes one of its student, {folder}/export"
     )
-  elif (folder / DESCRIPTION).exists():
+  elif (folder / DESCRIPTION).exists() and (folder / "encoder").is_dir():
     ours = f"a fine-tuned model, whose encoder is {folder}/encoder"
   content = read_json(path) if path.exists() or not ours else {}
   if ours and not content.keys() & {"model_type", "architectures"}:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import Path
+from time_jax.hf import read_params
 from time_jax.hf.weights import Weights
 
 _ENCODERS = {  # model_type -> (how names of classes begin, attribute)
@@ -45,14 +46,12 @@ class TaskClass(NamedTuple):
     name: its name in transformers.
     encoder: attribute that holds the encoder.
     head: attribute that holds the linear layer.
-    alone: name of the class of the encoder.
     reads_pairs: whether its rows are pairs of texts.
   """
 
   name: str
   encoder: str
   head: str
-  alone: str
   reads_pairs: bool
 
 
@@ -81,13 +80,17 @@ def find(task: str, model_type: str) -> TaskClass | None:
     return None
   start, encoder = _ENCODERS[model_type]
   end, head = _HEADS[task]
-  return TaskClass(start + end, encoder, head, f"{start}Model", task == "qa")
+  return TaskClass(start + end, encoder, head, task == "qa")
 
 
 def of_config(hf_config: Mapping[str, Any]) -> TaskClass | None:
   """Returns the class that a config.json names, if it is one of these."""
-  kinds = (find(task, hf_config.get("model_type", "")) for task in _HEADS)
-  named = hf_config.get("architectures")
+  model_type, named = (
+    hf_config.get(k) for k in ("model_type", "architectures")
+  )
+  if not isinstance(model_type, str):
+    return None
+  kinds = (find(task, model_type) for task in _HEADS)
   return next((k for k in kinds if k and named == [k.name]), None)
 
 
@@ -101,13 +104,11 @@ def make_config(
     kind: the model's class.
     labels: names of the classes, by number; none for places in a text.
   """
-  kept = make_encoder_config(hf_config)
-  kept.pop("auto_map", None)  # It names code, which this class does not need.
   own: dict[str, Any] = {"architectures": [kind.name]}
   if labels:
     own["id2label"] = {str(i): label for i, label in enumerate(labels)}
     own["label2id"] = {label: i for i, label in enumerate(labels)}
-  return kept | own
+  return make_encoder_config(hf_config) | own
 
 
 def make_encoder_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,8 +118,10 @@ def make_encoder_config(hf_config: Mapping[str, Any]) -> dict[str, Any]:
     hf_config: that of the encoder, whatever class or head it names.
   """
   kept = {k: v for k, v in hf_config.items() if k not in _OF_OTHERS}
-  if kind := of_config(hf_config):
-    kept["architectures"] = [kind.alone]
+  model_type = hf_config.get("model_type")
+  if isinstance(model_type, str) and model_type in _ENCODERS:
+    kept["architectures"] = [f"{_ENCODERS[model_type][0]}Model"]
+    kept.pop("auto_map", None)  # It names code, which this class does not need.
   # Its older name, too: transformers before 4.56 knows no other.
   return kept | {"dtype": "float32", "torch_dtype": "float32"}
 
@@ -158,9 +161,9 @@ def require(hf_config: Mapping[str, Any], folder: Path) -> TaskClass:
   kind = of_config(hf_config)
   if kind is None:
     raise UserError(
-      f"{folder}/config.json names {hf_config.get('architectures')!r}; "
-      "expected a class with one linear layer, such as "
-      "['BertForTokenClassification']."
+      f"{folder}/config.json names {hf_config.get('architectures')!r} of "
+      f"model_type {hf_config.get('model_type')!r}; expected a class with one "
+      "linear layer, such as ['BertForTokenClassification'] of 'bert'."
     )
   return kind
 
@@ -183,5 +186,9 @@ def read_head(weights: Weights, hf_config: Mapping[str, Any]) -> Head:
       f"{' and '.join(missing)} no file holds; expected a fresh copy of the "
       "folder."
     )
+  classes, width = weights.shape(names[1])[:1], hf_config["hidden_size"]
+  read_params.check_tensors(
+    weights, {names[0]: (*classes, width), names[1]: classes}
+  )
   weight, bias = (weights.read(name).astype(np.float32) for name in names)
   return Head(np.ascontiguousarray(weight.T), bias)

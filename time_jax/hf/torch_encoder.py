@@ -73,13 +73,16 @@ def load_torch(
   return encode
 
 
-def load_torch_with_head(folder: Path, kind: TaskClass, strict: bool) -> Encode:
+def load_torch_with_head(
+  folder: Path, kind: TaskClass, strict: bool, allow_pickle: bool = False
+) -> Encode:
   """Loads a model with a head in float32; no code of it is executed.
 
   Args:
     folder: the model's folder.
     kind: its class.
     strict: see `load_torch`.
+    allow_pickle: see `load_torch`.
 
   Returns:
     A function that gives logits (B, T, C).
@@ -87,7 +90,7 @@ def load_torch_with_head(folder: Path, kind: TaskClass, strict: bool) -> Encode:
   Raises:
     RunError: transformers cannot load it, or not all of it.
   """
-  model = _load(folder, kind.name, strict, allow_pickle=False)
+  model = _load(folder, kind.name, strict, allow_pickle)
 
   def encode(
     tokens: np.ndarray, mask: np.ndarray, types: np.ndarray | None = None
@@ -125,10 +128,10 @@ def _load(folder: Path, name: str, strict: bool, allow_pickle: bool) -> Any:
   if not strict:
     report.pop("unexpected_keys", None)
   problems = {}
-  for name, keys in report.items():
+  for problem, keys in report.items():
     keys = [key for key in map(str, keys) if strict or "pooler." not in key]
     if keys:
-      problems[name] = sorted(keys)[:5]
+      problems[problem] = sorted(keys)[:5]
   if problems:
     raise RunError(
       f"{folder} does not load cleanly in transformers: {problems}"

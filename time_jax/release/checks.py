@@ -75,7 +75,7 @@ def check_config(folder: ModelFolder) -> str:
 def _check_own_config(folder: ModelFolder) -> None:
   longest = folder.tokenizer.model_max_length
   positions = folder.config.max_positions
-  if folder.task_class:  # `finetune` takes no longer rows.
+  if folder.is_fine_tuned:  # `finetune` takes no longer rows.
     positions = min(positions or probe.LONGEST, probe.LONGEST)
   if longest != positions:
     raise RunError(
@@ -107,10 +107,11 @@ def check_tensors(folder: ModelFolder) -> str:
     for name in table.names(path, leaf.shape, encoder.num_layers)
     for prefix in table.prefixes
   }
-  if folder.task_class:
-    known |= {*task_classes.head_names(folder.task_class)}
   with folder.weights() as weights:
     names = set(weights)
+    if folder.task_class:
+      task_classes.read_head(weights, folder.hf_config)  # Raises likewise.
+      known |= {*task_classes.head_names(folder.task_class)}
   others = sorted(names - known)
   if folder.record and others:
     raise RunError(f"unexpected tensors: {', '.join(others)}")
@@ -177,7 +178,7 @@ def check_jax(folder: ModelFolder) -> str:
 def check_fingerprint(folder: ModelFolder) -> str:
   """Compares JAX's hidden states with those of the checkpoint."""
   if not folder.fingerprint:
-    raise NotCheckedError(f"no {RECORD} says what the weights should give")
+    raise NotCheckedError("no fingerprint says what the weights should give")
   _, known = probe.from_json(folder.fingerprint, 0)
   numbers = folder.probe.fingerprint(folder.states)
   if known.shape != numbers.shape:
@@ -191,8 +192,8 @@ def check_against_run(folder: ModelFolder) -> str:
   student = folder.student
   if student is None:
     raise NotCheckedError("no run given (--against=WORKDIR)")
-  if folder.task_class:
-    raise NotCheckedError("fine-tuning changed them; there is a fingerprint")
+  if folder.is_fine_tuned:
+    raise NotCheckedError("fine-tuning has changed the run's weights")
   with folder.weights() as weights:
     dtype = weights.info(next(iter(weights))).dtype
     offset = folder.config.position_offset
@@ -229,14 +230,15 @@ def check_torch(folder: ModelFolder, of_texts: bool) -> str:
 def check_logits(folder: ModelFolder) -> str:
   """Compares the logits of every token in PyTorch with those in JAX."""
   found = []
-  for of_texts in (True, False):
+  for of_texts in (True, False) if folder.probe.texts else (False,):
     rows = _Rows(folder, of_texts)
 
     def run(*inputs: Any) -> np.ndarray:
       return folder.torch_with_head(*inputs)[None]
 
-    found.append(rows.compare(folder.logits[None], run, "logits"))
-  return f"of texts: {found[0]}; of random tokens: {found[1]}"
+    equal = rows.compare(folder.logits[None], run, "logits")
+    found.append(f"{'texts' if of_texts else 'random tokens'}: {equal}")
+  return "; ".join(found)
 
 
 class _Rows:

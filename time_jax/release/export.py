@@ -96,6 +96,7 @@ def export(
     UserError: nothing to export, or `out` holds something else.
     RunError: the folder is not equal to the checkpoint; nothing was replaced.
   """
+  export_task.check_one_model(workdir)
   if export_task.is_fine_tuned(workdir):
     return export_task.export_task(workdir, step, out, options or Options())
   out = out or workdir / "export"

@@ -1,16 +1,16 @@
 """Exports a fine-tuned model: its folder with a card, hashes and a proof."""
 
+import dataclasses
 import shutil
 
 from time_jax.core.errors import RunError, UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder
 from time_jax.core.storage.paths import Path
-from time_jax.hf import files, load, save, task_classes
-from time_jax.hf.files import DESCRIPTION, HEADS
-from time_jax.hf.task_classes import TaskClass
+from time_jax.hf import files, fine_tuned, load, save, task_classes
+from time_jax.hf.fine_tuned import DESCRIPTION, HEADS
 from time_jax.models.bert import BertConfig
-from time_jax.release import onnx_task, record, task_folder, verify
+from time_jax.release import onnx_task, record, task_card, task_folder, verify
 from time_jax.release.model_folder import ModelFolder
 from time_jax.release.options import Options
 from time_jax.release.verify import Result
@@ -22,21 +22,22 @@ _TOKENIZER = (
 _FILES = ("config.json", save.WEIGHTS, HEADS, DESCRIPTION, *_TOKENIZER)
 
 
-def is_fine_tuned(folder: Path) -> bool:
-  """Returns whether a folder is a fine-tuned model's.
+def check_one_model(folder: Path) -> None:
+  """Checks that a folder is not that of a whole run of `finetune`.
 
   Raises:
     UserError: it is the workdir of `finetune`, with models in it.
   """
-  models = sorted(
-    path.parent for path in folder.glob(f"seed-*/*/{DESCRIPTION}")
-  )
-  if models:
-    listed = ", ".join(str(model) for model in models if model.name == "model")
+  if found := sorted(folder.glob(f"seed-*/model/{DESCRIPTION}")):
+    models = ", ".join(str(path.parent) for path in found)
     raise UserError(
       f"--workdir={folder} is a workdir of finetune; expected one of its "
-      f"models: {listed}."
+      f"models: {models}."
     )
+
+
+def is_fine_tuned(folder: Path) -> bool:
+  """Returns whether a folder is a fine-tuned model's."""
   return (folder / DESCRIPTION).exists()
 
 
@@ -59,10 +60,10 @@ def export_task(
     UserError: `out` holds something else, or an option has no meaning here.
     RunError: the folder is not what it should be; nothing was replaced.
   """
-  out = out or folder.with_name("export")
+  out = out or folder.resolve().with_name("export")
   _check(folder, step, options)
   record.check_replaceable(out)
-  kind = of_class(folder)
+  kind = fine_tuned.class_of(folder)
   with atomic_folder(out, "--out") as fresh:
     for name in _FILES:
       if (folder / name).exists():
@@ -71,15 +72,15 @@ def export_task(
     measured = onnx_task.write_onnx(model) if options.onnx else []
     content = {
       "format": record.FORMAT,
-      record.TASK: files.read_json(folder / DESCRIPTION)["task"],
+      record.TASK: fine_tuned.read_description(folder)["task"],
       "class": kind.name if kind else "",
       "dtype": "float32",
       "exported_with": record.package_versions(),
       "files": record.hashes(fresh),
     }
     atomic_file.write_json(fresh / record.RECORD, content)
-    name = options.name or str(out.resolve())
-    task_folder.write_card(fresh, name, options.licence)
+    named = dataclasses.replace(options, name=options.name or str(out))
+    task_folder.write_card(fresh, named)
     results = verify.verify(fresh)
     results += [Result(name, text, True) for name, text in measured]
     wrong = [f"{r.name}: {r.text}" for r in results if r.ok is False]
@@ -106,22 +107,22 @@ def _check(folder: Path, step: int | None, options: Options) -> None:
       f"{', '.join(given)}: {folder} is a fine-tuned model, and these are for "
       "students; expected --out, --onnx, --license or --push alone."
     )
-  if not (folder / "config.json").exists():
+  task = fine_tuned.read_description(folder)["task"]
+  if task not in task_card.TASKS:
     raise UserError(
-      f"{folder} was written by an earlier version, and its encoder lies in a "
-      "folder of its own; expected the files of transformers beside task.json: "
-      "fine-tune again."
+      f"{folder} is of task {task!r}; expected one of "
+      f"{', '.join(task_card.TASKS)}."
     )
+  hf_config = files.model_config(folder)
   if not (folder / HEADS).exists():
-    task_classes.require(files.model_config(folder), folder)
-  fits = isinstance(load.read_config(folder)[1], BertConfig)
-  if options.onnx and not (fits and of_class(folder)):
+    task_classes.require(hf_config, folder)
+  if options.onnx and not _fits_onnx(folder):
     raise UserError(
       f"--onnx: {folder} cannot be written as one graph; expected a model of "
       "ner or qa with an encoder of BERT's kinds. Export it without --onnx."
     )
 
 
-def of_class(folder: Path) -> TaskClass | None:
-  """Returns the class of transformers that a model is of, if there is one."""
-  return task_classes.of_config(files.model_config(folder))
+def _fits_onnx(folder: Path) -> bool:
+  _, config = load.read_config(folder)
+  return isinstance(config, BertConfig) and bool(fine_tuned.class_of(folder))

@@ -116,7 +116,7 @@ class ModelFolder:
     assert self.task_class, self.path
     self._require_torch()
     return torch_encoder.load_torch_with_head(
-      self.path, self.task_class, strict=self._is_ours
+      self.path, self.task_class, self._is_ours, self._allow_pickle
     )
 
   @property
@@ -171,7 +171,8 @@ class ModelFolder:
     """Whether the tokenizer of a model with a head gives types of tokens."""
     path = self.path / "tokenizer_config.json"
     names = files.read_json_if_there(path).get("model_input_names") or ()
-    return self.task_class is not None and "token_type_ids" in names
+    given = "token_type_ids" in names and self.task_class is not None
+    return given and getattr(self.config, "num_token_types", 1) > 1
 
   @functools.cached_property
   def states(self) -> np.ndarray:

@@ -1,28 +1,49 @@
 """The model card of a fine-tuned model: a template filled with its record."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from time_jax.catalog.languages import find
+from time_jax.catalog import languages
 from time_jax.core.display import markdown_table
+from time_jax.core.errors import UserError
+from time_jax.hf import task_classes
 from time_jax.hf.task_classes import TaskClass
 from time_jax.release import card
+from time_jax.release.options import Options
 
 _PIPELINES = {
   "ner": "token-classification",
   "qa": "question-answering",
   "ud": "token-classification",
 }
-_ABOUT = {
-  "ud": "Tags, lemmatises and parses{} as Universal Dependencies do: a small "
-  "text encoder, fine-tuned with time_jax.",
-  "ner": "Finds names{}: a small text encoder, fine-tuned with time_jax.",
-  "qa": "Answers questions about a text{}: a small text encoder, fine-tuned "
-  "with time_jax. It points at the answer in the text.",
+_TITLES = {
+  "ner": "{} named entities",
+  "qa": "{} question answering",
+  "ud": "{} tags and trees",
 }
-_TITLE = {"ner": "Names", "qa": "Questions", "ud": "Tags and trees"}
+_ABOUT = {
+  "ner": "Finds names in {} text: a text encoder, fine-tuned with time_jax.",
+  "qa": "Answers questions about {} text: a text encoder, fine-tuned with "
+  "time_jax. It points at the answer in the text.",
+  "ud": "Tags, lemmatises and parses {} text as Universal Dependencies do: a "
+  "text encoder, fine-tuned with time_jax.",
+}
+_PIPES = {
+  "ner": "< text > out.iob2",
+  "qa": "< questions.json > answers.jsonl",
+  "ud": "< text > out.conllu",
+}
+TASKS = tuple(_PIPES)
+# Of these, transformers has an encoder under another name, or none.
+_ENCODERS = {
+  "t5": "T5EncoderModel",
+  "mt5": "MT5EncoderModel",
+  "ltgbert": "",
+  "norbert": "",
+}
 _EXAMPLE = "Marie Curie was born in Warsaw ."
 _QUESTION = "Where was Marie Curie born?"
 _SECTIONS = ("Use", "Scores", "How it was made", "Licence")
@@ -31,39 +52,65 @@ _NOT_MEASURED = "Not measured."
 
 def render(
   description: Mapping[str, Any],
-  kind: TaskClass | None,
-  name: str,
-  licence: str = "",
+  hf_config: Mapping[str, Any],
+  options: Options,
 ) -> str:
   """Returns the card of a fine-tuned model.
 
   Args:
     description: content of its task.json.
-    kind: its class in transformers; None: there is none.
-    name: by which the card's code loads it: a folder or a repository.
-    licence: its identifier; "": the card says that none is stated.
+    hf_config: content of its config.json.
+    options: name and revision, by which the card's code loads it, and licence.
   """
-  task, language = description["task"], description.get("lang")
-  of = f" {find(language).name}" if language else ""
-  inside = {"ud": f"{of} text"}.get(task, of and f" in{of} text")
+  task, language = description["task"], _language(description.get("lang"))
+  kind = task_classes.of_config(hf_config)
+  licence = options.licence
   stated = f"Licence of this model: {card.NOT_STATED}."
+  title = " ".join(_TITLES[task].format(language).split())
   return card.fill(
     "task_card.md",
     front=_front(description, kind, licence),
-    title=f"{_TITLE[task]}{of and f' of{of}'}",
-    about=_ABOUT[task].format(inside),
-    usage=card.fill(
-      f"task_card_{task}.md" if kind else "task_card_predict.md",
-      place=repr(name),
-      example=repr(_EXAMPLE),
-      question=repr(_QUESTION),
-      labels=", ".join(
-        label for some in description["classes"].values() for label in some
-      ),
-    ).rstrip(),
+    title=title[:1].upper() + title[1:],
+    about=" ".join(_ABOUT[task].format(language).split()),
+    usage=_usage(description, hf_config, options).rstrip(),
     scores=_scores(description),
     made=_made(description, kind),
     licence=f"{licence}, as stated at export." if licence else stated,
+  )
+
+
+def _language(code: str | None) -> str:
+  """Returns the name of a language, or the code where it is not known."""
+  try:
+    return languages.find(code).name if code else ""
+  except UserError:
+    return str(code)
+
+
+def _usage(
+  description: Mapping[str, Any], hf_config: Mapping[str, Any], options: Options
+) -> str:
+  task, place = description["task"], repr(options.name)
+  revision = f"@{options.revision}" if options.revision else ""
+  loaded = place
+  if options.revision:
+    loaded += f", revision={options.revision!r}"
+  if task_classes.of_config(hf_config):
+    labels = itertools.chain.from_iterable(description["classes"].values())
+    return card.fill(
+      f"task_card_{task}.md",
+      place=loaded,
+      example=repr(_EXAMPLE),
+      question=repr(_QUESTION),
+      labels=", ".join(labels),
+    )
+  name = _ENCODERS.get(hf_config.get("model_type", ""), "AutoModel")
+  encoder = card.fill("task_card_encoder.md", place=loaded, model_class=name)
+  return card.fill(
+    "task_card_predict.md",
+    place=repr(options.name + revision),
+    pipe=_PIPES[task],
+    encoder=encoder if name else "",
   )
 
 
@@ -109,8 +156,8 @@ def _scores(description: Mapping[str, Any]) -> str:
     for split, of_split in scores.items()
   ]
   table = markdown_table([["split", "file", *metrics], *rows], align="<<>")
-  seed = description["run"]["seed"]
-  return f"In percent, of one run with the seed {seed}.\n\n{table}"
+  seed = description.get("run", {}).get("seed", card.NOT_STATED)
+  return f"In percent, of one run; its seed: {seed}.\n\n{table}"
 
 
 def _percent(value: float | None) -> str:

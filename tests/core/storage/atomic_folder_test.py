@@ -7,8 +7,7 @@ import pytest
 from time_jax.core.errors import RunError, UserError
 from time_jax.core.storage import atomic_folder
 from time_jax.core.storage.atomic_folder import explain_missing
-from time_jax.evals.common import model_folder
-from time_jax.hf import files
+from time_jax.hf import files, fine_tuned
 from time_jax.run import run_files
 
 
@@ -103,7 +102,7 @@ def test_readers_say_that_it_was_interrupted(out, monkeypatch):
   killed_between_the_renames(out, monkeypatch)
   for reader in (
     files.resolve,
-    model_folder.read_description,
+    fine_tuned.read_description,
     run_files.read_config,
   ):
     with pytest.raises(UserError) as caught:
@@ -119,7 +118,7 @@ def test_the_root_of_the_disk_holds_no_model():
   root = pathlib.Path("/")
   assert not explain_missing(root)
   with pytest.raises(UserError, match="^/ holds no task.json; expected the"):
-    model_folder.read_description(root)
+    fine_tuned.read_description(root)
 
 
 def test_a_rename_that_fails_leaves_what_was(out, monkeypatch):

@@ -16,7 +16,7 @@ from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import local_path
 from time_jax.evals.common import model_folder
 from time_jax.evals.predict import engines
-from time_jax.hf import load
+from time_jax.hf import fine_tuned, load
 
 FLOAT32, INT8 = "float32", "int8"
 
@@ -76,7 +76,7 @@ def task_of(flags: Pipeline) -> str:
   tasks: dict[str, str] = {}  # -> the first model of it
   for _, given in map(_given, flags.models):
     if not given.startswith(RANDOM):
-      description = model_folder.read_description(local_path(given))
+      description = fine_tuned.read_description(local_path(given))
       tasks.setdefault(description["task"], given)
   if len(tasks) > 1:
     listed = ", ".join(f"{given} of {task}" for task, given in tasks.items())

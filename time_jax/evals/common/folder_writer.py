@@ -16,7 +16,7 @@ from time_jax.evals.common.encoders import (
   encoder_tensors,
   write_encoder,
 )
-from time_jax.evals.common.model_folder import FORMAT, LINEAR
+from time_jax.evals.common.model_folder import LINEAR
 from time_jax.hf import (
   save,
   task_classes,
@@ -24,10 +24,11 @@ from time_jax.hf import (
   tokenizer_class,
   tokenizer_pairs,
 )
-from time_jax.hf.files import DESCRIPTION, HEADS
+from time_jax.hf.fine_tuned import DESCRIPTION, FORMAT, HEADS
 from time_jax.hf.task_classes import Head, TaskClass
 from time_jax.models.family import Params
 from time_jax.release import probe, task_folder
+from time_jax.release.options import Options
 
 
 def write_folder(
@@ -59,7 +60,7 @@ def write_folder(
       heads = jax.tree.map(np.ascontiguousarray, heads)
       save.write_safetensors(fresh / HEADS, heads)
     tokenizer_class.name_class(fresh, probe.TEXTS)
-    task_folder.write_card(fresh, str(out))
+    task_folder.write_card(fresh, Options(name=str(out)))
 
 
 def _find_class(task: str, opened: OpenedEncoder) -> TaskClass | None:

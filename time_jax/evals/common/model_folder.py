@@ -27,7 +27,6 @@ from jax.sharding import Mesh
 
 from time_jax.core.display import first_of
 from time_jax.core.errors import DAMAGED_JSON, UserError, kind_and_reason
-from time_jax.core.storage.atomic_folder import explain_missing
 from time_jax.core.storage.paths import local_path
 from time_jax.evals.common.encoders import (
   OpenedEncoder,
@@ -38,12 +37,11 @@ from time_jax.hf import (
   files,
   task_classes,
 )
-from time_jax.hf.files import DESCRIPTION, HEADS
+from time_jax.hf.fine_tuned import DESCRIPTION, HEADS
 from time_jax.hf.weights import Weights
 from time_jax.models import stepwise
 from time_jax.models.family import Params
 
-FORMAT = 2  # of task.json; 1, which had no number, knew encoder/ alone
 _BEFORE = "encoder"  # where the encoder was in format 1
 _ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")  # of the hub's models
 LINEAR = "Dense_0"  # as flax calls the one layer of the heads of ner and qa
@@ -67,55 +65,9 @@ def find(name: str) -> pathlib.Path:
 
 def encoder_folder(folder: pathlib.Path) -> pathlib.Path:
   """Returns where config.json and the tokenizer of a fine-tuned model are."""
-  present = (folder / "config.json").exists()
-  return folder if present else folder / _BEFORE
-
-
-def read_description(folder: pathlib.Path) -> dict[str, Any]:
-  """Returns the content of task.json.
-
-  Raises:
-    UserError: the folder is not that of a fine-tuned model.
-  """
-  path = folder / DESCRIPTION
-  if not path.exists():
-    raise UserError(
-      explain_missing(folder)
-      or f"{folder} holds no {DESCRIPTION}; expected the folder of a "
-      "fine-tuned model, such as WORKDIR/seed-0/model of `time_jax finetune`."
-    )
-  description = files.read_json(path)
-  missing = {"task", "heads", "classes", "buckets"} - set(description)
-  if missing:
-    raise UserError(
-      f"{path} lacks {', '.join(sorted(missing))}; fine-tune again."
-    )
-  if (number := description.get("format", 1)) not in range(1, FORMAT + 1):
-    raise UserError(
-      f"{path} is of format {number!r:.20}, and this time_jax reads formats 1 "
-      f"to {FORMAT}; expected a newer time_jax: update it."
-    )
-  lengths = description["buckets"]
-  if (
-    not isinstance(lengths, list)
-    or not lengths
-    or not all(isinstance(length, int) and length > 0 for length in lengths)
-  ):
-    raise UserError(
-      f"{path}: buckets is {lengths!r:.60}; expected lengths in tokens, such "
-      "as [32, 64]: fine-tune again."
-    )
-  classes = description["classes"]
-  if not isinstance(classes, dict) or not all(map(_is_names, classes.values())):
-    raise UserError(
-      f"{path}: classes is {classes!r:.60}; expected lists of names, such as "
-      '{"TAG": ["O", "B-PER"]}: fine-tune again.'
-    )
-  return description
-
-
-def _is_names(value: Any) -> bool:
-  return isinstance(value, list) and all(isinstance(x, str) for x in value)
+  before = folder / _BEFORE
+  present = (folder / "config.json").exists() or not before.is_dir()
+  return folder if present else before
 
 
 def read_model(
@@ -149,7 +101,8 @@ def read_model(
 
 def _read_heads(folder: pathlib.Path, hf_config: Mapping[str, Any]) -> Params:
   """Returns the parameters of the heads."""
-  if task_classes.of_config(hf_config):
+  apart = encoder_folder(folder) != folder
+  if not apart and task_classes.of_config(hf_config):
     with Weights(folder) as weights:
       return {LINEAR: task_classes.read_head(weights, hf_config)._asdict()}
   try:

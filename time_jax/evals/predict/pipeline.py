@@ -13,6 +13,7 @@ from time_jax.evals.common.engine import Engine, Work
 from time_jax.evals.common.task import Beat, Network
 from time_jax.evals.predict import engines
 from time_jax.evals.predict.formats import FORMATS, Format
+from time_jax.hf import fine_tuned
 from time_jax.parallel import sharding
 from time_jax.step import machine
 
@@ -74,7 +75,7 @@ def open_pipeline(
   Raises:
     UserError: there is no such model, or the engine cannot compute it.
   """
-  description = model_folder.read_description(folder)
+  description = fine_tuned.read_description(folder)
   task = description["task"]
   if task not in [*FORMATS]:  # Anything may stand in the file.
     raise UserError(

@@ -1,0 +1,65 @@
+"""What lies beside the files of transformers in a fine-tuned model's folder."""
+
+from typing import Any
+
+from time_jax.core.errors import UserError
+from time_jax.core.storage.atomic_folder import explain_missing
+from time_jax.core.storage.paths import Path
+from time_jax.hf import files, task_classes
+from time_jax.hf.files import DESCRIPTION
+from time_jax.hf.task_classes import TaskClass
+
+HEADS = "heads.safetensors"  # where no class of transformers has them
+FORMAT = 2  # of task.json; 1, which had no number, knew encoder/ alone
+
+
+def class_of(folder: Path) -> TaskClass | None:
+  """Returns the class of transformers that a folder is of, if it has a head."""
+  return task_classes.of_config(files.model_config(folder))
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+  """Returns the content of task.json.
+
+  Raises:
+    UserError: the folder is not that of a fine-tuned model.
+  """
+  path = folder / DESCRIPTION
+  if not path.exists():
+    raise UserError(
+      explain_missing(folder)
+      or f"{folder} holds no {DESCRIPTION}; expected the folder of a "
+      "fine-tuned model, such as WORKDIR/seed-0/model of `time_jax finetune`."
+    )
+  description = files.read_json(path)
+  missing = {"task", "heads", "classes", "buckets"} - set(description)
+  if missing:
+    raise UserError(
+      f"{path} lacks {', '.join(sorted(missing))}; fine-tune again."
+    )
+  if (number := description.get("format", 1)) not in range(1, FORMAT + 1):
+    raise UserError(
+      f"{path} is of format {number!r:.20}, and this time_jax reads formats 1 "
+      f"to {FORMAT}; expected a newer time_jax: update it."
+    )
+  lengths = description["buckets"]
+  if (
+    not isinstance(lengths, list)
+    or not lengths
+    or not all(isinstance(length, int) and length > 0 for length in lengths)
+  ):
+    raise UserError(
+      f"{path}: buckets is {lengths!r:.60}; expected lengths in tokens, such "
+      "as [32, 64]: fine-tune again."
+    )
+  classes = description["classes"]
+  if not isinstance(classes, dict) or not all(map(_is_names, classes.values())):
+    raise UserError(
+      f"{path}: classes is {classes!r:.60}; expected lists of names, such as "
+      '{"TAG": ["O", "B-PER"]}: fine-tune again.'
+    )
+  return description
+
+
+def _is_names(value: Any) -> bool:
+  return isinstance(value, list) and all(isinstance(x, str) for x in value)
