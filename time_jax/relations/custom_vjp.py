@@ -133,12 +133,12 @@ def _on_each_device(
   """
   mesh = sharding.automatic_mesh()
   if mesh is None:
-    return implementation(inputs, num_heads=num_heads)
+    return _traced_once(implementation, num_heads, inputs)
   batch, _ = sharding.split_evenly(mesh, "batch", len(inputs.segment_ids))
   heads, ways = sharding.split_evenly(mesh, "heads", num_heads)
 
   def local(inputs: Inputs) -> KlAndGrad:
-    kl_B, grads = implementation(inputs, num_heads=num_heads // ways)
+    kl_B, grads = _traced_once(implementation, num_heads // ways, inputs)
     return (jax.lax.psum(kl_B, heads) if heads else kl_B), grads
 
   projections = (P(batch, None, heads),) * len(inputs.student)
@@ -149,3 +149,15 @@ def _on_each_device(
     out_specs=(P(batch), projections),
     check_vma=False,  # Kernels do not say how their results vary.
   )(inputs)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _traced_once(
+  implementation: Implementation, num_heads: int, inputs: Inputs
+) -> KlAndGrad:
+  """Runs the implementation; Python reads it once for all of the same shape.
+
+  A step has it many times: for each relation of each student, each time with
+  and without the gradient, and for the scores of held-out text.
+  """
+  return implementation(inputs, num_heads=num_heads)
