@@ -16,7 +16,8 @@ from time_jax.run import members
 from time_jax.telemetry import history
 
 # What each has of its own; a begins narrower than the teacher, with a fit to
-# it, and learns its states in the basis of that; b learns of another layer.
+# it, and learns its states in the basis of that; b learns of another layer, and
+# has dropout. Of three, a step takes by half longer to trace and to compile.
 NARROWED = {
   "student.init_from": "teacher:lower",
   "hidden.weight": 0.5,
@@ -24,9 +25,9 @@ NARROWED = {
 }
 OWN = {
   "a": {"student.num_layers": 1, "train.peak_lr": 1e-2, "train.ema": 0.5}
+  | {"student.dropout": 0.0, "train.spike": 6, "train.warmup_steps": 3}
   | NARROWED,
   "b": {"teacher.layer": 1, "student.seed": 5, "relations.weights.qk": 1.0},
-  "c": {"student.dropout": 0.0, "train.spike": 6, "train.warmup_steps": 3},
 }
 FLAGS = (
   "--config.train.num_steps=20",
@@ -63,9 +64,7 @@ def parts(workdir, step, student=""):
   }
 
 
-@pytest.mark.parametrize(
-  "name", ["a", "b", pytest.param("c", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", OWN)
 def test_each_is_as_if_it_were_alone(tiny, together, tmp_path, name):
   """Weights, optimizer, records and scores; of a checkpoint the record, too."""
   rows = f"--config.data.folder={together / 'data'}"
@@ -103,9 +102,9 @@ def test_commands_take_the_folder_of_each(together, tmp_path):
   exported = alone.run("export", f"--workdir={folder}", f"--out={tmp_path}/b")
   assert "all 39 tensors are those of step" in exported
   table = alone.run("status", together)
-  assert f"{together}: 3 done, step 20 of 20" in table
+  assert f"{together}: 2 done, step 20 of 20" in table
   assert [line.split()[:3] for line in table.splitlines() if " done " in line][
-    -3:
+    -2:
   ] == [[name, "done", "20"] for name in OWN]
 
 
@@ -131,7 +130,7 @@ def steps_of(workdir, student):
 
 
 @pytest.mark.usefixtures("one_process", "one_device")
-def test_disturbed_in_every_way_the_others_end_bit_equal(
+def test_disturbed_in_every_way_the_other_ends_bit_equal(
   together, command, tmp_path, capsys
 ):
   """Killed, and told to stop where b had ended; without a cache it is the same.
@@ -143,12 +142,12 @@ def test_disturbed_in_every_way_the_others_end_bit_equal(
   code, output = running.disturbed(command, f"{faults},save:2:SIGKILL")
   assert code == -signal.SIGKILL, output
   line = "in 2 steps in a row, up to step 8. It is kept as it is from here on"
-  line = f"b: loss, gradient or update was not finite {line}; a, c go on."
+  line = f"b: loss, gradient or update was not finite {line}; a go on."
   assert line in output
   with CheckpointReader(tmp_path / "students" / "a") as checkpoints:
     assert checkpoints.steps() == [5]
 
-  # All three go on, of rows that the teacher was asked about before.
+  # Both go on, of rows that the teacher was asked about before.
   code, output = running.disturbed(command, f"{faults},step:4:SIGTERM")
   assert code == 42 and "continuing after step 5" in output, output
   assert output.count(line) == 1
@@ -156,19 +155,17 @@ def test_disturbed_in_every_way_the_others_end_bit_equal(
   assert main.main(command) == 3
   last = capsys.readouterr().err.splitlines()[-1]
   assert last.startswith("time_jax: error: b ended: loss, gradient or update")
-  assert "a, c have all their steps. To go on training b" in last
-  for name in ("a", "c"):
-    found, expected = (parts(where, 20, name) for where in (tmp_path, together))
-    running.assert_same_state(found, expected)
-    ours, theirs = (
-      running.losses(where / "students" / name)
-      for where in (tmp_path, together)
-    )
-    assert ours == theirs
-    sessions = history.read_sessions(tmp_path / "students" / name)
-    events = [row["event"] for row in sessions]
-    assert events == ["start", "start", "end", "start", "end"]
-    assert sessions[-1]["code"] == 0
+  assert "a have all their steps. To go on training b" in last
+  found, expected = (parts(where, 20, "a") for where in (tmp_path, together))
+  running.assert_same_state(found, expected)
+  ours, theirs = (
+    running.losses(where / "students" / "a") for where in (tmp_path, together)
+  )
+  assert ours == theirs
+  sessions = history.read_sessions(tmp_path / "students" / "a")
+  events = [row["event"] for row in sessions]
+  assert events == ["start", "start", "end", "start", "end"]
+  assert sessions[-1]["code"] == 0
   found, expected = (
     list(running.losses(where / "students" / "b").items())[:6]
     for where in (tmp_path, together)
@@ -204,9 +201,12 @@ def test_two_processes(together, command, tmp_path):
 
 
 REFUSED = {
-  "holds the students a, b, c; expected a config with the same, not with one "
+  "holds the students a, b; expected a config with the same, not with one "
   "student": ("", []),
-  "not with the students a, b.": ("", ALL[: -len(OWN["c"])]),
+  "not with the students a, b, c.": (
+    "",
+    [*ALL, "--config.students.c.student.seed=6"],
+  ),
   "holds the student a of the run in": ("students/a", ALL),
 }
 
