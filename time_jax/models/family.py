@@ -161,8 +161,12 @@ class Teacher:
     return self.targets(params, batch).projections[self.layers[-1]]
 
 
+@functools.partial(jax.jit, static_argnums=0, inline=True)
 def init_params(encoder: nn.Module, rng: Array) -> Params:
-  """Returns fresh weights, boxed with their logical axes."""
+  """Returns fresh weights, boxed with their logical axes.
+
+  Python reads an encoder once, and not again for each of a run's programs.
+  """
   ones = jnp.ones((1, 1), jnp.int32)
   batch = Batch(tokens=ones, segment_ids=ones, positions=0 * ones)
   return encoder.init(rng, batch, method="all_outputs")["params"]
