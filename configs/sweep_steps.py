@@ -10,7 +10,7 @@ with start=teacher:lower the lowest ones; `scoring`, the recipe of the
 fine-tuning, such as configs/ud_small.py, and `seeds` of it, as 0+1. Others are
 those of configs/time.py, but for its size. Each number of steps is a run of its
 own, with a whole schedule; the largest comes first, whose text has all that the
-others read.
+others read. The plot is of LAS against the tokens of text that a student saw.
 """
 
 import pathlib
@@ -22,7 +22,7 @@ from time_jax.sweeps.chain import (
   same_text,
   start_and_score,
 )
-from time_jax.sweeps.grid import Sweep
+from time_jax.sweeps.grid import TOKENS, Sweep
 
 _FILE = "configs/sweep_steps.py"
 
@@ -60,6 +60,6 @@ def get_sweep(
       "steps": sorted(counts, reverse=True),
     },
     stages=stages,
-    x="steps",
+    x=TOKENS,
     y="LAS",
   )

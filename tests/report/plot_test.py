@@ -43,7 +43,8 @@ def test_lines_join_what_agrees_in_all_else():
   dashed = drawn.axes[0].get_lines()[-1]
   assert dashed.get_linestyle() == "--"
   # What costs nothing has no best; what is in no group is not joined.
-  drawn = plot.figure(rows, xs, "heads", costs=False, groups=groups)
+  more = {"costs": False, "logarithmic": False}
+  drawn = plot.figure(rows, xs, "heads", groups=groups, **more)
   assert legend_of(drawn) == ["da: UPOS, layers=2", "da: UPOS, layers=4"]
   drawn = plot.figure(rows, xs, "ms")
   assert legend_of(drawn) == ["da: UPOS", plot.BEST]
@@ -74,6 +75,37 @@ def test_names_stay_inside_the_frame(costs):
     assert frame.x0 < box.x0 and box.y1 < frame.y1
     assert box.x1 < frame.x1 or box.width > frame.width
   assert len(drawn.axes[0].texts) == 6
+
+
+@pytest.mark.parametrize(
+  ("xs", "labels"),
+  [
+    ([0, 0.102, 0.409, 1.53], "0 0.1 0.2 0.3 0.5 1 2"),
+    ([0, 1, 30, 999], "0 1 2 5 10 20 50 100 200 500 1000 2000"),
+    ([0.5, 1, 2, 4], "0.5 1 2 3"),
+  ],
+)
+def test_a_logarithmic_axis_may_begin_with_0(xs, labels):
+  rows = [row("hu", "", score) for score in (60, 70, 75, 78)]
+  more = {"costs": False, "groups": ["size=s"] * 4}
+  drawn = plot.figure(rows, xs, "million tokens", **more)
+  drawn.draw_without_rendering()
+  (axes,) = drawn.axes
+  texts = axes.get_xticklabels() + axes.get_xticklabels(minor=True)
+  low, high = axes.get_xlim()
+  shown = {
+    float(text.get_text()): text.get_text()
+    for text in texts
+    if low <= text.get_position()[0] <= high
+  }
+  assert " ".join(shown[x] for x in sorted(shown)) == labels
+  assert low < xs[0] and not axes.texts
+  places = [axes.transData.transform((x, 60))[0] for x in xs]
+  width = axes.get_window_extent().width
+  assert all(b - a > 0.1 * width for a, b in itertools.pairwise(places))
+  assert legend_of(drawn) == ["hu: UPOS, size=s"]
+  (axes,) = plot.figure(rows, [0] * 4, "million tokens", **more).axes
+  assert axes.get_xscale() == "linear"
 
 
 def test_front():

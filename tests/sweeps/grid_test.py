@@ -9,7 +9,7 @@ import running
 from time_jax.cli import main
 from time_jax.core.errors import UserError
 from time_jax.run import assembly
-from time_jax.sweeps import grid
+from time_jax.sweeps import grid, summary
 from time_jax.sweeps.points import make_points
 
 
@@ -91,6 +91,8 @@ def test_no_steps_are_the_start(monkeypatch, tiny, tmp_path):
   assert model == str(start.folder / "student" / "start")
   assert distil.stages[0].name == "distill"
   assert distil.stages[0].values.config.train.num_steps == 7
+  assert found.x == "tokens"
+  assert summary.tokens(start) == 0 and summary.tokens(distil) is None
   # So little text is enough for a narrower start, where there is no other.
   assert start.stages[0].values.config.train.num_steps == 1
   begun = [p.stages[0].values.config.student.init_from for p in (start, distil)]

@@ -170,18 +170,19 @@ def test_the_plot_joins_points_that_differ_in_one_axis(
 ):
   drawn = []
   monkeypatch.setattr(
-    plot, "figure", lambda *args, **more: drawn.append((args, more))
+    plot, "figure", lambda *x, **more: drawn.append((x, more))
   )
-  for x, y, moving, others in (
-    ("heads", "LAS", "heads", "seed"),
-    ("latency", "", "seed", "heads"),
-  ):
+  points = [dict(part.split("=") for part in n.split("_")) for n in NAMES]
+  for x, y, others in (("heads", "LAS", "seed"), ("latency", "", "heads")):
     sweep(capsys, stub, f"x={x},y={y}")
-    (rows, *_), more = drawn[-1]
+    (rows, xs, _), more = drawn[-1]
     assert {*rows[0].cells} == ({y} if y else {*SCORES})
-    points = [dict(part.split("=") for part in n.split("_")) for n in NAMES]
-    assert [r.label for r in rows] == [f"{moving}={p[moving]}" for p in points]
+    # What the axis says, no name says again.
+    names = [f"seed={p['seed']}" if x == "latency" else "" for p in points]
+    assert [row.label for row in rows] == names
+    assert xs == ([2, 2, 4, 4] if x == "heads" else [7.0] * 4)
     assert more["groups"] == [f"{others}={p[others]}" for p in points]
+    assert more["costs"] == more["logarithmic"] == (x == "latency")
 
 
 def test_a_failure_leaves_the_others_alone_and_is_tried_again(capsys, stub):

@@ -42,6 +42,7 @@ def figure(
   xlabel: str,
   *,
   costs: bool = True,
+  logarithmic: bool = True,
   groups: Sequence[str] | None = None,
 ) -> Any:
   """Draws the mean score of every row against its cost or a setting.
@@ -54,7 +55,8 @@ def figure(
     xs: the cost or setting of each row; rows with None are left out.
     xlabel: label of the x axis.
     costs: whether a smaller x is better: then a dashed line shows the best
-      score that can be had for each cost, and the axis is logarithmic.
+      score that can be had for each cost.
+    logarithmic: whether the x axis is, but for 0, which it then begins with.
     groups: the other settings of each row: a line joins the rows of a language
       that agree in them. None: no rows are joined.
 
@@ -83,7 +85,8 @@ def figure(
   ylabel = shown.pop() if len(shown) == 1 else "mean score"
   axes.set(xlabel=xlabel, ylabel=f"{ylabel} (%)")
   axes.margins(0.1)
-  _set_ticks(axes, logarithmic=costs)
+  if logarithmic:
+    _set_logarithmic(axes, [x for x, _, _ in every])
   axes.grid(alpha=0.3, which="both")
   # Below the axes, where it covers no name.
   drawn.legend(loc="outside lower center", ncols=1, fontsize="small")
@@ -113,7 +116,7 @@ def write_names(
 
   Args:
     axes: axes of matplotlib.
-    spots: the spots.
+    spots: the spots; one whose name is empty gets none.
     others: (x, y) of spots without names, which no name is to lie on either.
   """
   from matplotlib.patheffects import withStroke
@@ -133,6 +136,7 @@ def write_names(
       in_layout=False,
     )
     for x, y, name in spots
+    if name
   ]
   names.place(axes, drawn, [*((x, y) for x, y, _ in spots), *others])
 
@@ -163,14 +167,23 @@ def _draw_best(
       label = "_"  # matplotlib leaves it out of the legend.
 
 
-def _set_ticks(axes: Any, *, logarithmic: bool) -> None:
-  from matplotlib.ticker import LogLocator, ScalarFormatter
+def _set_logarithmic(axes: Any, xs: Sequence[float]) -> None:
+  """Makes the x axis logarithmic; zeros get a place beside the smallest x."""
+  from matplotlib.ticker import LogLocator, SymmetricalLogLocator
 
-  if logarithmic:
+  above = [x for x in xs if x > 0]
+  # Over many powers of ten the numbers would run into each other.
+  many = above and max(above) >= 300 * min(above)
+  between = (2, 5) if many else (2, 3, 5)
+  if len(above) == len(xs):
     axes.set_xscale("log")
-    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-  axes.xaxis.set_major_formatter(ScalarFormatter())
-  axes.xaxis.set_minor_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_locator(LogLocator(subs=between))
+  elif above:
+    axes.set_xscale("symlog", linthresh=min(above), linscale=0.5)
+    scale = axes.xaxis.get_transform()
+    axes.xaxis.set_minor_locator(SymmetricalLogLocator(scale, subs=between))
+  axes.xaxis.set_major_formatter("{x:g}")
+  axes.xaxis.set_minor_formatter("{x:g}")
 
 
 def front(points: Sequence[Spot]) -> list[tuple[float, float]]:

@@ -35,8 +35,8 @@ from time_jax.core.storage.paths import local_path
 from time_jax.report.results import COLUMNS
 
 LATENCY, TOKENS = "latency", "tokens"
-BENCH, DISTILL = "bench inference", "distill"
-TRAINING = (DISTILL, "prepare", "start")  # They take the recipe of a student.
+BENCH, DISTILL, START = "bench inference", "distill", "start"
+TRAINING = (DISTILL, "prepare", START)  # They take the recipe of a student.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Sweep:
     limit_ms: a point whose `bench inference` (which gets --json, and one model)
       takes longer in JAX, for its smallest batch, is skipped from there on.
     x: what scores are drawn over: "latency" of that; "tokens" of the text that
-      `distill` read; or an axis of numbers.
+      `distill` read, 0 of a `start`; or an axis of numbers. Points for which it
+      is not known are left out.
     together: points that are distilled in one run at most, where they may
       share a teacher and what it reads, see `joint`; 1: each alone.
     y: the score that is drawn, such as "LAS"; empty: the mean of those that all

@@ -1,8 +1,10 @@
 """What a sweep has found so far: a table and a plot, from its files alone."""
 
 import dataclasses
+import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from time_jax.core.display import markdown_table
 from time_jax.core.errors import EXIT_PREEMPTED, UserError
@@ -14,12 +16,13 @@ from time_jax.report.results import Result
 from time_jax.report.table import Row
 from time_jax.run.corpus import data_folder
 from time_jax.sweeps import kept, stages
-from time_jax.sweeps.grid import DISTILL, LATENCY, TOKENS, Sweep
+from time_jax.sweeps.grid import DISTILL, LATENCY, START, TOKENS, Sweep
 from time_jax.sweeps.points import Point
 from time_jax.telemetry import history
 
 DONE = "done"
 _LEFT_OUT = "% of teacher"
+_X_LABELS = {LATENCY: plot.MS, TOKENS: "million tokens of text seen"}
 _TOKENS_NOTE = (
   "Tokens: of the text that training read, each counted once however often it "
   "was read."
@@ -78,7 +81,7 @@ def write(sweep: Sweep, points: Sequence[Point], workdir: pathlib.Path) -> None:
   header[1] = "point"
   body = []
   for entry, row in pairs:
-    read = f"{entry.tokens:,}" if entry.tokens else report.MISSING
+    read = report.MISSING if entry.tokens is None else f"{entry.tokens:,}"
     cells = report.texts(row)
     body.append([*(cells[i] for i in shown), read, entry.state])
   text = f"""{markdown_table([header, *body], "<<>")}
@@ -121,23 +124,38 @@ def _draw(
 ) -> None:
   # A line joins rows that differ in one axis; the legend names the others.
   moving = sweep.x if sweep.x in sweep.axes else [*sweep.axes][-1]
+  xs = [entry.x(sweep.x, row) for entry, row in rows]
   named, groups = [], []
-  for entry, row in rows:
-    texts = {name: f"{name}={x}" for name, x in entry.point.values.items()}
+  lines: dict[str, set[tuple[Any, float]]] = {}
+  for (entry, row), x in zip(rows, xs, strict=True):
+    texts = {name: f"{name}={v}" for name, v in entry.point.values.items()}
     label = texts.pop(moving)
     shown = {k: cell for k, cell in row.cells.items() if sweep.y in ("", k)}
     named.append(dataclasses.replace(row, labels=(label,), cells=shown))
     groups.append(", ".join(texts.values()))
-  costs = {LATENCY: plot.MS, TOKENS: "million tokens of text"}
+    if x is not None:
+      lines.setdefault(groups[-1], set()).add((entry.point.values[moving], x))
+  if sweep.x != LATENCY and all(map(_rises, lines.values())):
+    # A place on the axis tells the setting: names would say it once more.
+    named = [dataclasses.replace(row, labels=()) for row in named]
   drawn = plot.figure(
     named,
-    [entry.x(sweep.x, row) for entry, row in rows],
-    costs.get(sweep.x, sweep.x),
-    costs=sweep.x in costs,
+    xs,
+    _X_LABELS.get(sweep.x, sweep.x),
+    costs=sweep.x == LATENCY,
+    logarithmic=sweep.x in _X_LABELS,
     groups=groups,
   )
   if not plot.save(drawn, path):
     delete(path)
+
+
+def _rises(line: Collection[tuple[Any, float]]) -> bool:
+  """Returns whether x rises with a setting, in a line's pairs of the two."""
+  if not all(isinstance(value, int | float) for value, _ in line):
+    return False
+  pairs = itertools.pairwise(sorted(line))
+  return all(a < b and x < y for (a, x), (b, y) in pairs)
 
 
 def _rows(point: Point) -> list[Row]:
@@ -184,9 +202,10 @@ def check_models(scores: Sequence[Result]) -> None:
 
 
 def tokens(point: Point) -> int | None:
-  """Returns the tokens of text that `distill` read; None if there are none.
+  """Returns the tokens of text that `distill` read; None: it is not known.
 
-  Text that was prepared and not reached is not counted, nor is text twice.
+  Text that was prepared and not reached is not counted, nor is text twice. A
+  point that is a student's start has learned from none.
 
   Args:
     point: a point, begun or not.
@@ -201,4 +220,5 @@ def tokens(point: Point) -> int | None:
       if read and manifest.is_prepared(place):
         prepared = manifest.load_manifest(place).splits["train"].tokens
         return min(round(read), prepared)
-  return None
+  names = {stage.name for stage in point.stages}
+  return 0 if START in names and DISTILL not in names else None
