@@ -1,10 +1,15 @@
 """The file of a sweep: its arguments, and the grids that are shipped."""
 
 import itertools
+import json
+import math
 import pathlib
+import shutil
+import struct
 
 import pytest
 import running
+import safetensors.numpy
 
 from time_jax.cli import main
 from time_jax.core.errors import UserError
@@ -77,13 +82,40 @@ def test_a_sweep_with_a_teacher_of_the_users_own(monkeypatch, tiny, tmp_path):
     assert distill.config.train.num_steps == 9
 
 
-def test_no_steps_are_the_start(monkeypatch, tiny, tmp_path):
+@pytest.fixture
+def deep(tiny, tmp_path):
+  """A teacher of 12 x 384: the headers of its files, which checks read."""
+  folder = tmp_path / "deep"
+  shutil.copytree(tiny / "teacher", folder)
+  config = json.loads((folder / "config.json").read_text())
+  config |= {"num_hidden_layers": 12, "max_position_embeddings": 512}
+  config |= {"hidden_size": 384, "intermediate_size": 1536}
+  (folder / "config.json").write_text(json.dumps(config))
+  header, end = {}, 0
+  tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+  for name, tensor in tensors.items():
+    if ".1." in name or ".2." in name:
+      continue  # All layers are as the first one.
+    larger = {32: 384, 64: 512 if "position" in name else 1536}
+    shape = [larger.get(size, size) for size in tensor.shape]
+    for layer in range(12 if ".0." in name else 1):
+      start, end = end, end + 4 * math.prod(shape)
+      entry = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+      header[name.replace(".0.", f".{layer}.")] = entry
+  text = json.dumps(header).encode()
+  with (folder / "model.safetensors").open("wb") as file:
+    file.write(struct.pack("<Q", len(text)) + text)
+    file.truncate(file.tell() + end)  # Zeros, which take no room.
+  return folder
+
+
+def test_no_steps_are_the_start(monkeypatch, deep, tmp_path):
   monkeypatch.chdir(running.ROOT)
   for split in ("train", "dev", "test"):
     (tmp_path / f"hu_x-ud-{split}.conllu").touch()
   text = f"ud={tmp_path},lang=hu,sizes=xs,steps=0+7,scoring=ud_small,seeds=3+4"
   text += ",start=teacher:lower"
-  found = grid.load(f"sweep_steps:{text},teacher={tiny / 'teacher'}")
+  found = grid.load(f"sweep_steps:{text},teacher={deep}")
   found = grid.with_fields(found, ["--config.data.seq_len=32"])
   distil, start = make_points(found, tmp_path / "run", main.COMMANDS)
   assert [stage.name for stage in start.stages] == ["start", "finetune ud"]
@@ -96,7 +128,7 @@ def test_no_steps_are_the_start(monkeypatch, tiny, tmp_path):
   # So little text is enough for a narrower start, where there is no other.
   assert start.stages[0].values.config.train.num_steps == 1
   begun = [p.stages[0].values.config.student.init_from for p in (start, distil)]
-  assert begun == ["teacher:lower", ""]
+  assert begun == ["teacher:lower", "teacher:spaced"]
   for point in (start, distil):
     first, last = point.stages[0].values.config, point.stages[-1].values.config
     assert first.student.num_layers == 4 and first.data.seq_len == 32
@@ -108,14 +140,27 @@ def test_no_steps_are_the_start(monkeypatch, tiny, tmp_path):
     grid.load(f"sweep_steps:ud={tmp_path},seeds=0+")
 
 
-def test_models_of_a_language_are_points(monkeypatch, tiny, tmp_path):
+def test_layers_that_a_teacher_lacks_are_refused_before_any_run(
+  monkeypatch, tiny, tmp_path
+):
+  monkeypatch.chdir(running.ROOT)
+  for split in ("train", "dev", "test"):
+    (tmp_path / f"hu_x-ud-{split}.conllu").touch()
+  text = f"ud={tmp_path},lang=hu,sizes=xs,steps=0,start=teacher:lower"
+  found = grid.load(f"sweep_steps:{text},teacher={tiny / 'teacher'}")
+  found = grid.with_fields(found, ["--config.data.seq_len=32"])
+  with pytest.raises(UserError, match="student.num_layers=4 is more than the"):
+    make_points(found, tmp_path / "run", main.COMMANDS)
+
+
+def test_models_of_a_language_are_points(monkeypatch, deep, tmp_path):
   monkeypatch.chdir(running.ROOT)
   for split in ("train", "dev", "test"):
     (tmp_path / f"hu_x-ud-{split}.conllu").touch()
     (tmp_path / f"hu-{split}.iob2").touch()
   models = "teacher+lower-s+random-xs+s+paper-xs"
   text = f"data={tmp_path},lang=hu,tasks=ud+ner,ud=ud_small,seeds=0+1,epochs=5"
-  text += f",models={models},teacher={tiny / 'teacher'}"
+  text += f",models={models},teacher={deep}"
   short = ["--config.data.seq_len=32"]
   sweep = grid.with_fields(grid.load(f"sweep_models:{text}"), short)
   points = make_points(sweep, tmp_path / "run", main.COMMANDS)
@@ -140,7 +185,7 @@ def test_models_of_a_language_are_points(monkeypatch, tiny, tmp_path):
   }
   student = {name: str(p.folder / "student") for name, p in found.items()}
   assert first == {
-    "teacher": ("finetune ud", str(tiny / "teacher")),
+    "teacher": ("finetune ud", str(deep)),
     "lower-s": ("start", f"{student['lower-s']}/start"),
     "random-xs": ("start", f"{student['random-xs']}/start"),
     "s": ("distill", student["s"]),

@@ -31,6 +31,7 @@ from time_jax.models.bert import BertConfig
 from time_jax.parallel import sharding
 from time_jax.release.record import RECORD, read_record
 from time_jax.run import first_weights, imported_model, run_files
+from time_jax.starts import fitting
 
 
 def import_command(name: str, workdir: Path, allow_pickle: bool = False) -> int:
@@ -51,7 +52,7 @@ def import_command(name: str, workdir: Path, allow_pickle: bool = False) -> int:
   check_empty(workdir, "--workdir")
   folder = files.resolve(name, allow_pickle)
   _, config = load.read_config(folder)
-  first_weights.check_architecture(config, name)
+  fitting.check_architecture(config, name)
   _, params = load.load_encoder(
     folder,
     dtype=jnp.dtype("float32"),

@@ -24,6 +24,7 @@ from time_jax.models.family import Family, Teacher
 from time_jax.parallel import sharding
 from time_jax.relations.loss import check_heads, check_platform, check_relations
 from time_jax.run import hidden_states, students
+from time_jax.starts import fitting
 from time_jax.step import evaluate, optimizer, partitioning, train_step
 from time_jax.step.objective import Objective, shared
 from time_jax.step.state import StepSettings, abstract_state
@@ -83,7 +84,11 @@ def teacher_config(config: ConfigDict) -> Any:
       f"data.seq_len={seq_len} is longer than the teacher's position table, "
       f"{longest}."
     )
-  student_config(config, teacher.vocab_size)
+  shape = student_config(config, teacher.vocab_size)
+  # Commands that only time or compile a step read no first weights.
+  fitting.check_layers_of_teacher(
+    config.student.init_from, t.layer, teacher, shape
+  )
   return teacher
 
 

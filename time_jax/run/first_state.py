@@ -22,6 +22,7 @@ from time_jax.run import (
   students,
 )
 from time_jax.run.members import Member
+from time_jax.starts import fitting
 from time_jax.step.objective import Objective
 from time_jax.step.state import TrainState, abstract_state, init_state
 
@@ -57,7 +58,7 @@ def take_epsilon(
   else:
     return
   epsilon = getattr(source, "layer_norm_eps", default)
-  if not first_weights.same_epsilon(epsilon, default):
+  if not fitting.same_epsilon(epsilon, default):
     config.student.layer_norm_eps = epsilon
     note(
       f"student.layer_norm_eps={epsilon:g}, as in {name}, whose weights the "

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -20,7 +19,7 @@ from time_jax.core import nonfinite
 from time_jax.core.errors import UserError
 from time_jax.core.notes import note
 from time_jax.core.storage.paths import Path
-from time_jax.hf import files, load, model_identity, tokenizer, weight_files
+from time_jax.hf import files, load, tokenizer, weight_files
 from time_jax.models.bert import BertConfig, Encoder
 from time_jax.models.family import Params, abstract_params
 from time_jax.parallel import host_collectives, sharding
@@ -30,7 +29,7 @@ from time_jax.run import (
   narrowed_start,
   run_files,
 )
-from time_jax.starts import layer_choice
+from time_jax.starts import fitting, layer_choice
 
 FLOAT32 = jnp.dtype("float32")
 _EXPORT_RECORD = "time_jax.json"
@@ -64,11 +63,6 @@ def source_name(config: ConfigDict) -> str:
       f"teacher.path={teacher}, whose weights are drawn for each run."
     )
   return teacher
-
-
-def same_epsilon(a: float, b: float) -> bool:
-  """Returns whether two epsilons are equal in float32, as they are used."""
-  return bool(np.float32(a) == np.float32(b))
 
 
 def check_source(config: ConfigDict, workdir: Path, vocab_size: int) -> None:
@@ -152,11 +146,11 @@ def params_of_recipe(
   vocab_size = fresh["embeddings"]["word"]["embedding"].shape[0]
   shape = assembly.student_config(config, vocab_size)
   folder, source, layers = find_source(config, shape)
-  if narrowed_start.is_narrower(shape, source):
+  if fitting.is_narrower(shape, source):
     folder = workdir / narrowed_start.FOLDER
     source = load.read_config(folder)[1]
     layers = range(1, source.num_layers + 1)
-    _check_sizes(source, layers, shape)
+    fitting.check_sizes(source, layers, shape)
   allow_pickle = config.teacher.allow_pickle
   # The teacher's files were compared before.
   if not layer_choice.is_teacher(init_from):
@@ -183,7 +177,7 @@ def _check_imported(
       "leave it empty."
     )
   layers = range(1, source.num_layers + 1)
-  _check_sizes(source, layers, shape)
+  fitting.check_sizes(source, layers, shape)
   recorded = imported_model.vocabulary_sha256(workdir)
   _check_vocabulary(workdir / "tokenizer", recorded, config, shape.vocab_size)
   return layers
@@ -207,19 +201,7 @@ def find_source(
   init_from, teacher = config.student.init_from, config.teacher
   folder = files.resolve(source_name(config), teacher.allow_pickle)
   source = load.read_config(folder)[1]
-  check_architecture(source, init_from)
-  layers: Sequence[int] = range(1, source.num_layers + 1)
-  if layer_choice.is_teacher(init_from):
-    layers = layer_choice.layers_of(init_from, shape.num_layers, teacher.layer)
-  if wrong := [x for x in layers if not 1 <= x <= source.num_layers]:
-    raise UserError(
-      f"student.init_from={init_from}: the teacher has no layer {wrong[0]}; "
-      f"expected numbers from 1 to {source.num_layers}."
-    )
-  given = source
-  if layer_choice.is_teacher(init_from):
-    given = narrowed_start.narrowed(source, shape)
-  _check_sizes(given, layers, shape)
+  layers = fitting.layers_of(init_from, teacher.layer, source, shape)
   recorded = recorded_vocabulary_sha256(folder)
   _check_vocabulary(folder, recorded, config, shape.vocab_size)
   return folder, source, layers
@@ -282,23 +264,6 @@ def _check_vocabulary(
     )
 
 
-def check_architecture(shape: Any, name: str) -> None:
-  """Checks that a model is a network of the kind that students are.
-
-  Args:
-    shape: config of the model, of any family.
-    name: name of the model, for the message.
-
-  Raises:
-    UserError: it is another kind of network.
-  """
-  if not model_identity.is_student(shape):
-    raise UserError(
-      f"{name} is built otherwise than students are; expected a BERT, RoBERTa, "
-      "CamemBERT or XLM-R with exact GELU."
-    )
-
-
 def take_layers(
   source: Params,
   source_shape: BertConfig,
@@ -313,7 +278,7 @@ def take_layers(
     source_shape: its sizes.
     layers: its layer, from 1, for each one of the student.
     fresh: random parameters of the student, in the layout of the result.
-    shape: sizes of the student, see `_check_sizes`.
+    shape: sizes of the student, see `fitting.check_sizes`.
   """
   start = source_shape.position_offset
   types = min(source_shape.num_token_types, shape.num_token_types)
@@ -344,29 +309,3 @@ def take_layers(
 
   layout = jax.tree.map(lambda leaf: leaf.sharding, fresh)
   return jax.jit(build, out_shardings=layout)(source, fresh)
-
-
-def _check_sizes(
-  source: BertConfig, layers: Sequence[int], shape: BertConfig
-) -> None:
-  """Raises UserError with all sizes in which a model does not fit a student."""
-  wanted = dataclasses.asdict(shape)
-  given = dataclasses.asdict(source) | {"num_layers": len(layers)}
-  names = ["num_layers", "hidden_size", "num_heads", "intermediate_size"]
-  names = [name for name in names if given[name] != wanted[name]]
-  if not same_epsilon(source.layer_norm_eps, shape.layer_norm_eps):
-    names.append("layer_norm_eps")
-  if source.max_positions < shape.max_positions:
-    names.append("max_positions")
-  problems = [
-    f"student.{name}={wanted[name]}, there it is {given[name]}"
-    for name in names
-  ]
-  if source.vocab_size != shape.vocab_size:
-    problems.append(
-      f"the teacher has {shape.vocab_size} words, there are {source.vocab_size}"
-    )
-  if problems:
-    raise UserError(
-      "the student's first weights do not fit it: " + "; ".join(problems) + "."
-    )

@@ -4,7 +4,6 @@ They are computed once, by one process, and kept as a model's folder, from which
 every process reads them as it reads those of any other model.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -25,35 +24,9 @@ from time_jax.starts import narrowing
 # Tokens of training text that the weights are fitted on: several for each
 # of the hundreds to thousands of inputs of a layer.
 _TOKENS = 16_384
-_WIDTHS = ("hidden_size", "num_heads", "intermediate_size")
 # In the folder of a run; `start` writes those of other students there, too.
 FOLDER = "start"
 BASIS = "basis.safetensors"  # E of `starts.basis`, in that folder.
-
-
-def narrowed(source: BertConfig, shape: BertConfig) -> BertConfig:
-  """Returns what a teacher's sizes become for a student: smaller, if needed.
-
-  Args:
-    source: sizes of the teacher.
-    shape: sizes of the student.
-  """
-  smaller = {
-    name: min(getattr(shape, name), getattr(source, name)) for name in _WIDTHS
-  }
-  if smaller["hidden_size"] % smaller["num_heads"]:
-    return source  # The student has something that the teacher has not.
-  return dataclasses.replace(source, **smaller)
-
-
-def is_narrower(shape: BertConfig, source: BertConfig) -> bool:
-  """Returns whether a student's layers differ in size from its teacher's.
-
-  Args:
-    shape: sizes of the student.
-    source: sizes of the teacher.
-  """
-  return any(getattr(shape, name) != getattr(source, name) for name in _WIDTHS)
 
 
 def local_mesh() -> Mesh:

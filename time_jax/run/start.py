@@ -38,7 +38,7 @@ from time_jax.run import (
   students,
 )
 from time_jax.run.members import Member
-from time_jax.starts import layer_choice
+from time_jax.starts import fitting, layer_choice
 from time_jax.starts.narrowing import Narrowed
 from time_jax.step import machine
 from time_jax.step.state import init_state
@@ -194,7 +194,7 @@ def _wider_teacher(
     return None
   shape = assembly.student_config(config, vocab_size)
   folder, source, layers = first_weights.find_source(config, shape)
-  return (folder, layers) if narrowed_start.is_narrower(shape, source) else None
+  return (folder, layers) if fitting.is_narrower(shape, source) else None
 
 
 def start_of_run(
