@@ -224,3 +224,30 @@ def test_a_damaged_manifest_is_an_error(
     load_manifest(tmp_path)
   with pytest.raises(errors.UserError, match="missing or damaged"):
     load_manifest(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("packing", ["pack", "none"])
+@pytest.mark.parametrize("limit", [{}, {"max_tokens": 1900}])
+def test_enough_rows_are_the_first_of_the_whole(
+  tmp_path: pathlib.Path, packing: str, limit: dict[str, int]
+) -> None:
+  corpus = write_corpus(tmp_path / "a.jsonl", make_documents(300))
+  whole = run(tmp_path / "whole", corpus, packing=packing, **limit)
+  rows = read(tmp_path / "whole")
+  sizes = [shard.rows for shard in whole.splits["train"].shards]
+  assert len(sizes) > 2
+  ends = np.cumsum(sizes).tolist()
+  for enough, end in [
+    (1, ends[0]),
+    (ends[0], ends[0]),
+    (ends[0] + 1, ends[1]),
+    (len(rows) + 5, len(rows)),
+  ]:
+    place = tmp_path / str(enough)
+    run(place, corpus, packing=packing, enough_rows=enough, **limit)
+    found = read(place)
+    assert len(found) == end
+    np.testing.assert_equal(found, rows[:end])
+    with pytest.raises(errors.UserError, match=f"enough_rows was {enough}, no"):
+      run(place, corpus, packing=packing, **limit)
+  assert "enough_rows" not in whole.settings

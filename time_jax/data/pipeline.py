@@ -148,6 +148,25 @@ class SyntheticRows:
 
 
 @dataclasses.dataclass(frozen=True)
+class HeldRows:
+  """A few rows in memory.
+
+  Attributes:
+    rows: the rows.
+  """
+
+  rows: Sequence[Row]
+
+  def __len__(self) -> int:
+    """Returns the number of rows."""
+    return len(self.rows)
+
+  def __getitems__(self, indices: Sequence[int]) -> list[Row]:
+    """Returns the rows at these indices, in this order."""
+    return [self.rows[index] for index in indices]
+
+
+@dataclasses.dataclass(frozen=True)
 class SomeRows:
   """Some of other rows.
 

@@ -53,11 +53,14 @@ class Limits:
     max_tokens: a split ends before it exceeds so many; 0 is no limit.
     max_documents: a split ends after so many; 0 is no limit.
     max_bad_records: unreadable records that a split may skip.
+    enough_rows: a split ends with the block that gives it so many rows; 0: it
+      is whole. The rows up to there are those of the whole split.
   """
 
   max_tokens: int = 0
   max_documents: int = 0
   max_bad_records: int = 100
+  enough_rows: int = 0
 
 
 def prepare(
@@ -104,6 +107,8 @@ def prepare(
     "max_tokens": limits.max_tokens,
     "max_documents": limits.max_documents,
   }
+  if limits.enough_rows:
+    settings["enough_rows"] = limits.enough_rows
   unfinished = _unfinished(folder)
   with explained_errors(folder):
     if is_prepared(folder):
@@ -125,7 +130,7 @@ def prepare(
           blocks = _blocks(name, text, float(shard_text_mb))
           shards = workers.in_order(submit, in_flight, blocks)
           with contextlib.closing(shards):
-            done = _until_limit(shards, submit, limits.max_tokens, progress)
+            done = _until_limit(shards, submit, limits, progress)
           made[name] = _split_manifest(name, text.files, settings, done)
       manifest = Manifest(
         version=manifests.MANIFEST_FORMAT,
@@ -264,7 +269,7 @@ def _blocks(split: str, text: _Text, shard_text_mb: float) -> Iterator[Block]:
 def _until_limit(
   shards: Iterator[tuple[Block, Written]],
   submit: workers.Submit,
-  max_tokens: int,
+  limits: Limits,
   progress: bool,
 ) -> list[tuple[Block, Written]]:
   """Returns each block, without its text, and the counts of its shard.
@@ -272,11 +277,12 @@ def _until_limit(
   Args:
     shards: blocks and the counts of their shards, in order.
     submit: writes the last shard again, where it exceeds the limit.
-    max_tokens: see `Limits`.
+    limits: see there.
     progress: whether there is a progress bar.
   """
   done: list[tuple[Block, Written]] = []
-  tokens = 0
+  tokens = rows = 0
+  max_tokens, enough_rows = limits.max_tokens, limits.enough_rows
   hidden = None if progress else True  # None: hidden without a terminal.
   with tqdm.tqdm(
     desc="prepare", unit="B", unit_scale=True, disable=hidden
@@ -287,9 +293,12 @@ def _until_limit(
         written = submit(limited).result()
       done.append((dataclasses.replace(block, documents=()), written))
       tokens += written.tokens
+      rows += written.rows
       bar.set_postfix(split=block.split, tokens=tokens, refresh=False)
       bar.update(written.text_bytes)
       if written.token_limit or tokens == max_tokens:
+        break
+      if enough_rows and rows >= enough_rows:
         break
   return done
 

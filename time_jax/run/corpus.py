@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import os
 import socket
-from collections.abc import Generator, Iterator
+import tempfile
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import filelock
 from jax.sharding import Mesh
@@ -147,29 +148,82 @@ def prepare_corpus(
     UserError: no text is named, it cannot be read, or the folder cannot be
       written to or holds rows that were made with other settings.
   """
-  d = config.data
   if config.teacher.path == RANDOM:
     return _rows_without_tokenizer(config, vocab_size)
-  if not d.train:
+  folder = data_folder(config, workdir)
+  splits = {TRAIN: tuple(config.data.train)}
+  if config.data.validation:
+    splits[VALIDATION] = tuple(config.data.validation)
+  _check_named(config)
+  with prepare.explained_errors(folder), _locked(folder):
+    return _prepare(config, folder, splits, vocab_size)
+
+
+def first_rows(
+  config: ConfigDict, workdir: Path, vocab_size: int, count: int
+) -> pipeline.Rows:
+  """Returns the first rows of a run's training text.
+
+  Text that is not prepared is read only as far as these rows take it, and
+  nothing of it is kept: the run prepares its text itself.
+
+  Args:
+    config: config of the run.
+    workdir: folder of the run.
+    vocab_size: number of rows of the teacher's token table.
+    count: how many rows are needed.
+
+  Returns:
+    So many rows, more, or all that there are.
+
+  Raises:
+    UserError: as `prepare_corpus` does.
+  """
+  d = config.data
+  known = d.synthetic_rows or config.teacher.path == RANDOM
+  if known or manifest.is_prepared(data_folder(config, workdir)):
+    return open_corpus(config, workdir, vocab_size).train
+  _check_named(config)
+  with tempfile.TemporaryDirectory(prefix="time_jax_rows_") as name:
+    folder, splits = local_path(name), {TRAIN: tuple(d.train)}
+    # The first block is most often enough; this process is there already.
+    _prepare(config, folder, splits, vocab_size, count, num_workers=1)
+    rows = pipeline.open_rows(folder, TRAIN)
+    return pipeline.HeldRows(rows.__getitems__(range(min(count, len(rows)))))
+
+
+def _check_named(config: ConfigDict) -> None:
+  """Raises UserError where no text is named."""
+  if not config.data.train:
     raise UserError(
       "data.train is empty; expected text, such as "
       "--config.data.train=\"('texts/*.jsonl.gz',)\"."
     )
-  folder = data_folder(config, workdir)
+
+
+def _prepare(
+  config: ConfigDict,
+  folder: Path,
+  splits: Mapping[str, Sequence[str]],
+  vocab_size: int,
+  enough_rows: int = 0,
+  num_workers: int | None = None,
+) -> manifest.Manifest:
+  """Prepares text by the settings of a run, see `prepare.prepare`."""
+  d = config.data
   spec = tokenizer.load_tokenizer(
     files.resolve(config.teacher.path), vocab_size
   )
-  splits = {TRAIN: tuple(d.train)}
-  if d.validation:
-    splits[VALIDATION] = tuple(d.validation)
-  with prepare.explained_errors(folder), _locked(folder):
-    return prepare.prepare(
-      folder,
-      splits,
-      RowFormat(spec, d.seq_len, d.packing),
-      limits=prepare.Limits(d.max_tokens, d.max_documents, d.max_bad_records),
-      shard_text_mb=d.shard_text_mb,
-    )
+  return prepare.prepare(
+    folder,
+    splits,
+    RowFormat(spec, d.seq_len, d.packing),
+    limits=prepare.Limits(
+      d.max_tokens, d.max_documents, d.max_bad_records, enough_rows
+    ),
+    shard_text_mb=d.shard_text_mb,
+    num_workers=num_workers,
+  )
 
 
 def _rows_without_tokenizer(

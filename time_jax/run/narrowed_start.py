@@ -80,6 +80,15 @@ def first_rows(rows: pipeline.Rows, seq_len: int) -> Batch:
     rows: all rows.
     seq_len: tokens of a row.
   """
-  number = min(len(rows), max(1, _TOKENS // seq_len))
+  number = min(len(rows), rows_needed(seq_len))
   first = next(pipeline.sequential_batches(rows, number))
   return make_batch(first["tokens"], first["segment_ids"])
+
+
+def rows_needed(seq_len: int) -> int:
+  """Returns how many rows `first_rows` reads, if there are so many.
+
+  Args:
+    seq_len: tokens of a row.
+  """
+  return max(1, _TOKENS // seq_len)

@@ -84,7 +84,8 @@ def start_command(
 
   @functools.cache  # Most starts need no text.
   def rows() -> pipeline.Rows:
-    return corpus.open_corpus(config, workdir, vocab_size).train
+    needed = narrowed_start.rows_needed(config.data.seq_len)
+    return corpus.first_rows(config, workdir, vocab_size, needed)
 
   for name, member in group.items():
     with students.naming(name):
