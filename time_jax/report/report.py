@@ -36,7 +36,7 @@ PLAIN_HEADER = (
   *("ms", "joules_per_sentence", "engine", "batch_size", "hardware"),
   *("common_mean", "common_columns"),
 )
-BY = {"feats": ("F1",), "upos": ("UPOS", "UFeats", "Lemmas", "LAS")}
+BY = {"feats": ("F1",), "upos": ("UPOS", "UFeats", "Lemmas", "UAS", "LAS")}
 
 
 def report(
@@ -206,9 +206,10 @@ def _tables_by_class(scores: Sequence[Result], by: str) -> list[str]:
 
 def _share(counts: Mapping[str, int] | None, metric: str) -> str:
   """Returns F1 of a feature, or the share of right words of a class."""
-  if counts is None:
+  if counts is None or (metric != "F1" and metric not in counts):
     return MISSING
-  right, whole = counts.get(metric, 0), counts.get("words", 0)
   if metric == "F1":
     right, whole = 2 * counts["right"], counts["gold"] + counts["predicted"]
+  else:
+    right, whole = counts[metric], counts["words"]
   return number(100 * right / whole if whole else None, ".2f")

@@ -32,8 +32,9 @@ PAPER = ("UPOS", "Lemmas", "LAS", "NER F1", "QA F1")  # what it averages
 # Kind of breakdown -> what is counted.
 _COUNTS = {
   "feats": ("gold", "predicted", "right"),
-  "upos": ("words", "UPOS", "UFeats", "Lemmas", "LAS"),
+  "upos": ("words", "UPOS", "UFeats", "Lemmas", "UAS", "LAS"),
 }
+_LATER = "UAS"  # Files of earlier versions do not count it.
 _KINDS = {
   str: "text",
   int: "a whole number",
@@ -102,6 +103,9 @@ class Result:
   def breakdown(self, kind: str) -> Breakdown:
     """Returns counts on `split` by class, summed over the seeds.
 
+    What the file of a seed does not count, as it is of an earlier version, is
+    left out.
+
     Args:
       kind: "feats" or "upos".
 
@@ -115,6 +119,9 @@ class Result:
         continue  # Another program's, of which some metrics are scored.
       for name in file.get(dict, "by", self.split, kind, empty=True):
         sums = total.setdefault(name, dict.fromkeys(_COUNTS[kind], 0))
+        counted = file.get(dict, "by", self.split, kind, name, empty=True)
+        if _LATER not in counted:
+          sums.pop(_LATER, None)
         for what in sums:
           sums[what] += file.get(int, "by", self.split, kind, name, what)
     return total
