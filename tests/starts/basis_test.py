@@ -87,6 +87,22 @@ def test_heads_see_the_same_where_they_hold_all(width):
   assert not back[:, 4:8].any()  # The head that is dropped.
 
 
+@pytest.mark.parametrize("size", [1e-3, 1e3])
+def test_queries_and_keys_count_alike_in_what_a_head_keeps(size):
+  """However large they are; values have directions of their own."""
+  rng = np.random.default_rng(3)
+  query, key, value = (rng.normal(size=(50, 1, 4)) for _ in range(3))
+  query *= np.array([5, 1e-2, 1, 0])
+  key *= size * np.array([1e-2, 5, 1e-2, 1])
+  value *= np.array([0, 1, 5, 3])
+  maps = heads.narrow(query, key, value, [0], 2)
+  for kept, own in ((maps.query, [0, 1]), (maps.value, [2, 3])):
+    turned = kept @ kept.T / np.sqrt(2 / 4)
+    chosen = np.zeros(4)
+    chosen[own] = 1
+    np.testing.assert_allclose(turned, np.diag(chosen), atol=0.3)
+
+
 def test_a_head_of_the_same_width_stays_as_it_is():
   maps = heads.narrow(cut(0), cut(1), cut(2), [1], 4)
   chosen = np.eye(12)[:, 4:8]

@@ -122,6 +122,18 @@ def test_directions_that_rows_do_not_show_keep_the_prior(strength):
   np.testing.assert_allclose(fitted, x[:, :1], atol=3 * strength + 1e-9)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_rounding_is_no_direction(seed):
+  """Of rows in two directions, without a penalty that would hide it."""
+  rng = np.random.default_rng(seed)
+  x = rng.normal(size=(60, 2)) @ rng.normal(size=(2, 7)) + 100
+  prior = rng.normal(size=(7, 3))
+  kernel, _ = solve(moments(x, Y), prior, strength=0.0)
+  _, _, directions = np.linalg.svd(x - x.mean(0))
+  unseen = directions[2:]
+  np.testing.assert_allclose(unseen @ kernel, unseen @ prior, atol=1e-6)
+
+
 def test_few_rows_and_none_give_finite_numbers():
   for count in (0, 1, 2):
     kernel, bias = solve(moments(X[:count], Y[:count]), 0.0, strength=0.01)
