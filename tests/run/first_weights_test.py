@@ -330,6 +330,7 @@ def test_folders_of_ours_that_are_no_models(capsys, tiny, tmp_path, name):
     wanted = f"--workdir={folder}` makes one of its student, {folder}/export"
   else:
     (folder / "task.json").write_text("{}")
+    (folder / "encoder").mkdir()  # where earlier versions wrote it
     wanted = f"a fine-tuned model, whose encoder is {folder}/encoder."
   flag = f"--config.student.init_from={folder}"
   assert wanted in command(capsys, *distil(tiny, tmp_path / "w", flag), code=2)
