@@ -20,6 +20,15 @@ def with_header(rows: Sequence[Mapping[str, str]]) -> list[list[str]]:
   return [list(rows[0]), *(list(row.values()) for row in rows)]
 
 
+def percent(value: float | None) -> str:
+  """Returns a score in percent for a table.
+
+  >>> percent(81.237), percent(None)
+  ('81.24', 'undefined')
+  """
+  return "undefined" if value is None else f"{value:.2f}"
+
+
 def aligned_table(
   rows: Sequence[Sequence[str]], align: str = "<", gap: str = "  "
 ) -> str:

@@ -13,6 +13,11 @@ HEADS = "heads.safetensors"  # where no class of transformers has them
 FORMAT = 2  # of task.json; 1, which had no number, knew encoder/ alone
 
 
+def is_fine_tuned(folder: Path) -> bool:
+  """Returns whether a folder is a fine-tuned model's."""
+  return (folder / DESCRIPTION).exists()
+
+
 def class_of(folder: Path) -> TaskClass | None:
   """Returns the class of transformers that a folder is of, if it has a head."""
   return task_classes.of_config(files.model_config(folder))

@@ -68,7 +68,6 @@ def render(
     has_pooler: whether the pooler is more than zeros.
   """
   licence = options.licence
-  stated = f"Licence of this model: {NOT_STATED}."
   return fill(
     "card.md",
     front=_front(facts, licence),
@@ -90,7 +89,7 @@ def render(
       ]
     ),
     checks=table(checks),
-    licence=f"{licence}, as stated at export." if licence else stated,
+    licence=licence_line(licence),
   )
 
 
@@ -211,6 +210,13 @@ def _made(facts: Mapping[str, Any]) -> str:
   versions = facts.get("versions") or {}
   listed = ", ".join(f"{name} {number}" for name, number in versions.items())
   return table([*rows, ("versions", listed or _NOT_RECORDED)])
+
+
+def licence_line(licence: str) -> str:
+  """Returns the sentence on a licence; "": none is stated."""
+  if licence:
+    return f"{licence}, as stated at export."
+  return f"Licence of this model: {NOT_STATED}."
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:

@@ -10,7 +10,7 @@ from time_jax.core.errors import RunError, UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder
 from time_jax.core.storage.paths import Path
-from time_jax.hf import save, tokenizer, tokenizer_class
+from time_jax.hf import fine_tuned, save, tokenizer, tokenizer_class
 from time_jax.release import (
   card,
   export_task,
@@ -67,8 +67,8 @@ def export_command(
       revision=options.revision,
       dry_run=dry_run,
     )
-  fine_tuned = export_task.is_fine_tuned(workdir)
-  against = "" if fine_tuned else f" --against={workdir}"
+  is_run = not fine_tuned.is_fine_tuned(workdir)
+  against = f" --against={workdir}" if is_run else ""
   print(f"Next: python -m time_jax verify {folder}{against}")
   return 0
 
@@ -97,7 +97,7 @@ def export(
     RunError: the folder is not equal to the checkpoint; nothing was replaced.
   """
   export_task.check_one_model(workdir)
-  if export_task.is_fine_tuned(workdir):
+  if fine_tuned.is_fine_tuned(workdir):
     return export_task.export_task(workdir, step, out, options or Options())
   out = out or workdir / "export"
   record.check_replaceable(out)

@@ -36,11 +36,6 @@ def check_one_model(folder: Path) -> None:
     )
 
 
-def is_fine_tuned(folder: Path) -> bool:
-  """Returns whether a folder is a fine-tuned model's."""
-  return (folder / DESCRIPTION).exists()
-
-
 def export_task(
   folder: Path, step: int | None, out: Path | None, options: Options
 ) -> Path:

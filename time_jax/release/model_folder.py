@@ -9,7 +9,14 @@ import numpy as np
 
 from time_jax.core.arrays import Batch
 from time_jax.core.storage.paths import Path
-from time_jax.hf import files, load, task_classes, tokenizer, torch_encoder
+from time_jax.hf import (
+  files,
+  fine_tuned,
+  load,
+  task_classes,
+  tokenizer,
+  torch_encoder,
+)
 from time_jax.hf.task_classes import TaskClass
 from time_jax.hf.weights import Weights
 from time_jax.parallel import sharding
@@ -101,7 +108,7 @@ class ModelFolder:
   @property
   def is_fine_tuned(self) -> bool:
     """Whether `finetune` made it."""
-    return (self.path / files.DESCRIPTION).exists()
+    return fine_tuned.is_fine_tuned(self.path)
 
   @functools.cached_property
   def logits(self) -> np.ndarray:

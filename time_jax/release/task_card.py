@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from time_jax.catalog import languages
-from time_jax.core.display import markdown_table
+from time_jax.core.display import markdown_table, percent
 from time_jax.core.errors import UserError
 from time_jax.hf import task_classes
 from time_jax.hf.task_classes import TaskClass
@@ -65,7 +65,6 @@ def render(
   task, language = description["task"], _language(description.get("lang"))
   kind = task_classes.of_config(hf_config)
   licence = options.licence
-  stated = f"Licence of this model: {card.NOT_STATED}."
   title = " ".join(_TITLES[task].format(language).split())
   return card.fill(
     "task_card.md",
@@ -75,7 +74,7 @@ def render(
     usage=_usage(description, hf_config, options).rstrip(),
     scores=_scores(description),
     made=_made(description, kind),
-    licence=f"{licence}, as stated at export." if licence else stated,
+    licence=card.licence_line(licence),
   )
 
 
@@ -151,17 +150,13 @@ def _scores(description: Mapping[str, Any]) -> str:
     [
       split,
       files.get(split, card.NOT_STATED),
-      *map(_percent, of_split.values()),
+      *map(percent, of_split.values()),
     ]
     for split, of_split in scores.items()
   ]
   table = markdown_table([["split", "file", *metrics], *rows], align="<<>")
   seed = description.get("run", {}).get("seed", card.NOT_STATED)
   return f"In percent, of one run; its seed: {seed}.\n\n{table}"
-
-
-def _percent(value: float | None) -> str:
-  return "undefined" if value is None else f"{value:.2f}"
 
 
 def _made(description: Mapping[str, Any], kind: TaskClass | None) -> str:

@@ -14,7 +14,7 @@ from time_jax.checkpoint.layout import METADATA
 from time_jax.config import finetune as config_finetune
 from time_jax.config import warmup
 from time_jax.config.students import ONE
-from time_jax.core.display import aligned_table
+from time_jax.core.display import aligned_table, percent
 from time_jax.core.errors import EXIT_PREEMPTED, UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.paths import Path, prepare_workdir
@@ -355,16 +355,12 @@ def _report(
   for split, metrics in summary.items():
     rows = {"mean": split} | ({"std": "  +-"} if len(results) > 1 else {})
     for row, label in rows.items():
-      values = (_percent(metrics[name][row]) for name in task.metrics)
+      values = (percent(metrics[name][row]) for name in task.metrics)
       lines.append([f"{label:<5}", *values])
   print(aligned_table(lines, "<>"))
   print(f"Scores by {task.scorer}, in percent: {workdir / SCORES_FILE}")
   folder = workdir / f"seed-{next(iter(results))}" / "model"
   print(f"Next: python -m time_jax predict {folder} {task.pipe}")
-
-
-def _percent(value: float | None) -> str:
-  return "undefined" if value is None else f"{value:.2f}"
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, Any]:
