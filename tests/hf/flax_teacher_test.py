@@ -13,7 +13,8 @@ import safetensors.numpy
 
 from time_jax.core.arrays import Batch, Qkv, make_batch
 from time_jax.core.errors import UserError
-from time_jax.hf import files, flax_teacher, load
+from time_jax.core.storage import json_file
+from time_jax.hf import flax_teacher, load
 from time_jax.parallel import sharding
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -68,7 +69,7 @@ def _copy(name, to):
 
 def _edit_config(folder, **changes):
   path = folder / "config.json"
-  path.write_text(json.dumps(files.read_json(path) | changes))
+  path.write_text(json.dumps(json_file.read_json(path) | changes))
 
 
 def _edit_weights(folder, edit):

@@ -15,7 +15,8 @@ from meshes import make_mesh
 
 from time_jax.core.arrays import make_batch
 from time_jax.core.errors import UserError
-from time_jax.hf import files, load, weight_files
+from time_jax.core.storage import json_file
+from time_jax.hf import load, weight_files
 from time_jax.hf.weights import Weights
 from time_jax.models.family import abstract_params
 from time_jax.parallel import sharding
@@ -263,7 +264,7 @@ def test_positions_behind_padding_are_not_counted(golden, mesh):
   teacher = load.load_teacher(
     str(golden / "xlm_roberta"), (1,), dtype=FLOAT32, mesh=mesh
   )
-  hf_config = files.read_json(golden / "xlm_roberta" / "config.json")
+  hf_config = json_file.read_json(golden / "xlm_roberta" / "config.json")
   skipped = hf_config["pad_token_id"] + 1
   assert teacher.max_positions == (
     hf_config["max_position_embeddings"] - skipped
@@ -322,7 +323,7 @@ def test_a_folder_without_config(golden, tmp_path, mesh):
 
 
 def random_teacher(golden, seed, mesh, dtype=FLOAT32):
-  hf_config = files.read_json(golden / "bert" / "config.json")
+  hf_config = json_file.read_json(golden / "bert" / "config.json")
   return load.random_teacher(hf_config, (1,), seed=seed, dtype=dtype, mesh=mesh)
 
 

@@ -15,7 +15,8 @@ import pytest
 from meshes import make_mesh
 
 from time_jax.core.arrays import Targets, make_batch
-from time_jax.hf import files, load
+from time_jax.core.storage import json_file
+from time_jax.hf import load
 from time_jax.models import bert, taps
 from time_jax.models.family import abstract_params
 from time_jax.parallel.sharding import batch_sharding, use_mesh
@@ -64,7 +65,7 @@ def test_each_layer_is_that_of_the_reference(golden, mesh, family):
 
 
 def test_a_mesh_computes_the_same_and_splits_what_is_noted(golden, mesh):
-  hf_config = files.read_json(golden / "bert" / "config.json")
+  hf_config = json_file.read_json(golden / "bert" / "config.json")
   hf_config |= {"num_hidden_layers": 9}  # More than are unrolled.
   width = hf_config["hidden_size"]
   wanted, rows, length = (1, 4, 9), 8, 16

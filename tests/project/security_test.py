@@ -16,9 +16,10 @@ import zstandard
 
 from time_jax.cli import main
 from time_jax.core.errors import UserError, without_secrets
+from time_jax.core.storage import json_file
 from time_jax.data import compressed, text_files
 from time_jax.data.records import Tally
-from time_jax.hf import files, tokenizer, weights
+from time_jax.hf import tokenizer, weights
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello"]
 
@@ -64,11 +65,11 @@ def test_json_that_is_absurd(tmp_path, monkeypatch):
   path = tmp_path / "config.json"
   path.write_text("[" * 100_000)
   with pytest.raises(UserError, match=r"config.json is not readable JSON"):
-    files.read_json(path)
-  monkeypatch.setattr(files, "_LARGEST", 1000)
+    json_file.read_json(path)
+  monkeypatch.setattr(json_file, "_LARGEST", 1000)
   path.write_text("{}" + " " * 1000)
   with pytest.raises(UserError, match=r"has 1,002 bytes; expected at most 1,0"):
-    files.read_json(path)
+    json_file.read_json(path)
   (tmp_path / "tokenizer.json").write_text("{}" + " " * 1000)
   with pytest.raises(UserError, match=r"tokenizer.json has 1,002 bytes"):
     tokenizer.load_tokenizer(tmp_path, 9)

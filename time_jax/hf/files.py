@@ -6,22 +6,21 @@ where the user allows it.
 
 import hashlib
 import importlib.util
-import json
 import os
 from typing import Any
 
 from time_jax.checkpoint import layout
 from time_jax.core.errors import UserError, first_line
+from time_jax.core.storage import json_file
 from time_jax.core.storage.atomic_folder import explain_missing
 from time_jax.core.storage.paths import Path, list_files, local_path
+from time_jax.hf.fine_tuned import DESCRIPTION
 
-DESCRIPTION = "task.json"  # of a fine-tuned model of ours
 _DOWNLOADED = [
   *("*.json", "*.safetensors", "*.model", "vocab.txt", "merges.txt"),
   "README.md",  # the card, which `verify` reads
 ]
 _PICKLES = ["pytorch_model*.bin"]
-_LARGEST = 512 << 20  # bytes of a file that is read whole
 
 
 def resolve(path: str, allow_pickle: bool = False) -> Path:
@@ -95,27 +94,6 @@ def _inside_package(path: str) -> Path:
   return folder
 
 
-def read_json(path: Path) -> dict[str, Any]:
-  """Reads a JSON object, with an error that names the file."""
-  try:
-    check_size(path)
-    content = json.loads(path.read_text(encoding="utf-8"))
-  except UserError:
-    raise
-  except FileNotFoundError:
-    raise UserError(f"{path} is missing.") from None
-  except (ValueError, OSError, RecursionError) as error:
-    raise UserError(f"{path} is not readable JSON: {error}.") from error
-  if not isinstance(content, dict):
-    raise UserError(f"{path} holds {type(content).__name__}, expected {{...}}.")
-  return content
-
-
-def read_json_if_there(path: Path) -> dict[str, Any]:
-  """Reads a JSON object, see `read_json`; empty if there is no such file."""
-  return read_json(path) if path.exists() else {}
-
-
 def model_config(folder: Path) -> dict[str, Any]:
   """Reads a model's config.json.
 
@@ -132,20 +110,10 @@ def model_config(folder: Path) -> dict[str, Any]:
     )
   elif (folder / DESCRIPTION).exists() and (folder / "encoder").is_dir():
     ours = f"a fine-tuned model, whose encoder is {folder}/encoder"
-  content = read_json(path) if path.exists() or not ours else {}
+  content = json_file.read_json(path) if path.exists() or not ours else {}
   if ours and not content.keys() & {"model_type", "architectures"}:
     raise UserError(f"{folder} is {ours}.")
   return content
-
-
-def check_size(path: Path) -> None:
-  """Raises UserError for a file of more than 512 MiB that is read whole."""
-  size = path.stat().st_size
-  if size > _LARGEST:
-    raise UserError(
-      f"{path} has {size:,} bytes; expected at most {_LARGEST:,} of a file "
-      "that is read whole."
-    )
 
 
 def check_names(folder: Path) -> None:
@@ -159,7 +127,7 @@ def check_names(folder: Path) -> None:
   """
   path = folder / "tokenizer_config.json"
   inside = folder.resolve()
-  for key, value in read_json_if_there(path).items():
+  for key, value in json_file.read_json_if_there(path).items():
     if not key.endswith(("_file", "_files")):
       continue
     for name in value if isinstance(value, list) else [value]:

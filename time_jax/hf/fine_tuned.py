@@ -3,12 +3,11 @@
 from typing import Any
 
 from time_jax.core.errors import UserError
+from time_jax.core.storage import json_file
 from time_jax.core.storage.atomic_folder import explain_missing
 from time_jax.core.storage.paths import Path
-from time_jax.hf import files, task_classes
-from time_jax.hf.files import DESCRIPTION
-from time_jax.hf.task_classes import TaskClass
 
+DESCRIPTION = "task.json"
 HEADS = "heads.safetensors"  # where no class of transformers has them
 FORMAT = 2  # of task.json; 1, which had no number, knew encoder/ alone
 
@@ -16,11 +15,6 @@ FORMAT = 2  # of task.json; 1, which had no number, knew encoder/ alone
 def is_fine_tuned(folder: Path) -> bool:
   """Returns whether a folder is a fine-tuned model's."""
   return (folder / DESCRIPTION).exists()
-
-
-def class_of(folder: Path) -> TaskClass | None:
-  """Returns the class of transformers that a folder is of, if it has a head."""
-  return task_classes.of_config(files.model_config(folder))
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -36,7 +30,7 @@ def read_description(folder: Path) -> dict[str, Any]:
       or f"{folder} holds no {DESCRIPTION}; expected the folder of a "
       "fine-tuned model, such as WORKDIR/seed-0/model of `time_jax finetune`."
     )
-  description = files.read_json(path)
+  description = json_file.read_json(path)
   missing = {"task", "heads", "classes", "buckets"} - set(description)
   if missing:
     raise UserError(

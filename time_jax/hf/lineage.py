@@ -3,6 +3,7 @@
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
+from time_jax.core.storage import json_file
 from time_jax.core.storage.paths import Path
 from time_jax.hf import files
 
@@ -26,7 +27,7 @@ def describe(path: str, allow_pickle: bool = False) -> dict[str, str]:
   """
   facts = {"name": shown_path(path)}
   folder = files.resolve(path, allow_pickle)
-  if record := files.read_json_if_there(folder / TRIM_RECORD):
+  if record := json_file.read_json_if_there(folder / TRIM_RECORD):
     path, size = record["teacher"], record["vocab_size"]
     facts["trimmed_from"] = (
       f"{shown_path(path)}: {size['after']:,} of {size['before']:,} tokens"

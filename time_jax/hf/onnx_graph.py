@@ -1,14 +1,13 @@
 """ONNX graphs, built node by node, without PyTorch's tracing."""
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from time_jax.core.errors import UserError, first_line
 from time_jax.core.storage.paths import Path
+from time_jax.hf.onnx_packages import require
 from time_jax.models.family import Params
 
 # The newest version of the standard operators that onnxruntime 1.20 knows, the
@@ -23,23 +22,6 @@ def is_large(params: Params) -> bool:
   """Returns whether parameters take more than one file of the format holds."""
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
   return size + _OF_GRAPH > _LARGEST
-
-
-def require(*names: str) -> list[Any]:
-  """Imports optional packages; raises UserError how to install them."""
-  try:
-    return [importlib.import_module(name) for name in names]
-  except ModuleNotFoundError as error:
-    raise UserError(
-      f"{error.name} is not installed, and ONNX needs it: pip install -e "
-      "'.[onnx]' in the repository."
-    ) from error
-  except ImportError as error:
-    raise UserError(
-      f"{' or '.join(names)} cannot be imported, and ONNX needs it: "
-      f"{first_line(error)} Install it again: pip install --force-reinstall "
-      "onnx onnxruntime."
-    ) from error
 
 
 class Graph:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from time_jax.core.storage.paths import Path
-from time_jax.hf.onnx_graph import require
+from time_jax.hf.onnx_packages import require
 
 # Weights use the whole range of 8 bits, and 0 stays 0. x86 processors without
 # VNNI add two products at a time in 16 bits and cut off what exceeds them: the

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from time_jax.core.storage.paths import Path
-from time_jax.hf.onnx_graph import require
+from time_jax.hf.onnx_packages import require
 
 # Names of onnxruntime's.
 SPINNING = "session.intra_op.allow_spinning"

@@ -6,6 +6,7 @@ from typing import Any
 
 from time_jax.catalog import teachers
 from time_jax.catalog.teachers import Recommendation
+from time_jax.core.storage import json_file
 from time_jax.core.storage.paths import Path
 from time_jax.hf import files, load, model_identity
 from time_jax.hf.lineage import TRIM_RECORD
@@ -40,7 +41,7 @@ def own_teacher(path: str, hidden_size: int) -> Recommendation:
     return dataclasses.replace(known, path=path)
   folder = files.resolve(path)
   _, config = load.read_config(folder)
-  if record := files.read_json_if_there(folder / TRIM_RECORD):
+  if record := json_file.read_json_if_there(folder / TRIM_RECORD):
     known = teachers.recommended(str(record.get("teacher")))
   family = str(files.model_config(folder).get("model_type"))
   last = config.num_layers

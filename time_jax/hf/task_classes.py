@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from time_jax.core.errors import UserError
 from time_jax.core.storage.paths import Path
-from time_jax.hf import read_params
+from time_jax.hf import files, read_params
 from time_jax.hf.weights import Weights
 
 _ENCODERS = {  # model_type -> (how names of classes begin, attribute)
@@ -92,6 +92,11 @@ def of_config(hf_config: Mapping[str, Any]) -> TaskClass | None:
     return None
   kinds = (find(task, model_type) for task in _HEADS)
   return next((k for k in kinds if k and named == [k.name]), None)
+
+
+def of_folder(folder: Path) -> TaskClass | None:
+  """Returns the class that a model's folder is of; see `of_config`."""
+  return of_config(files.model_config(folder))
 
 
 def make_config(

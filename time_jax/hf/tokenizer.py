@@ -9,7 +9,7 @@ import tokenizers
 
 from time_jax.core.errors import UserError, first_line
 from time_jax.core.notes import note
-from time_jax.core.storage import atomic_file
+from time_jax.core.storage import atomic_file, json_file
 from time_jax.core.storage.paths import Path, list_files
 from time_jax.data.tokenizing import TokenizerSpec
 from time_jax.hf import files
@@ -69,7 +69,7 @@ def load_alone(folder: Path) -> TokenizerSpec:
   """
   folder = folder_of(folder)
   path = folder / "config.json"
-  size = files.read_json_if_there(path).get("vocab_size")
+  size = json_file.read_json_if_there(path).get("vocab_size")
   if size is None:
     size = 1 + max(open_tokenizer(folder).get_vocab().values())
   if not isinstance(size, int):
@@ -260,7 +260,7 @@ def _read(folder: Path, vocab_size: int) -> tuple[str, tokenizers.Tokenizer]:
   in_file = file.exists()
   converted = ""
   if in_file:
-    files.check_size(file)
+    json_file.check_size(file)
   else:
     converted = open_tokenizer(folder).backend_tokenizer.to_str()
   try:
@@ -314,7 +314,7 @@ def _check_unknown(backend: tokenizers.Tokenizer, name: str) -> None:
 def _compare_prefix_space(folder: Path, content: Mapping[str, Any]) -> None:
   """Notes where two files differ in whether a space is put before a text."""
   path = folder / "tokenizer_config.json"
-  configured = files.read_json_if_there(path).get("add_prefix_space")
+  configured = json_file.read_json_if_there(path).get("add_prefix_space")
   splitting = content.get("pre_tokenizer") or {}
   steps = [splitting, *(splitting.get("pretokenizers") or [])]
   counts = {s["add_prefix_space"] for s in steps if "add_prefix_space" in s}
@@ -373,7 +373,7 @@ def _configured(folder: Path) -> dict[str, str]:
   """Returns kind, such as "pad_token" -> token, as JSON files name it."""
   tokens: dict[str, str] = {}
   for name in ("special_tokens_map.json", "tokenizer_config.json"):
-    content = files.read_json_if_there(folder / name)
+    content = json_file.read_json_if_there(folder / name)
     for kind in _KINDS:
       token = content.get(kind)
       token = token.get("content") if isinstance(token, dict) else token

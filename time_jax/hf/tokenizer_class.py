@@ -17,9 +17,9 @@ import tokenizers
 from tokenizers import decoders, pre_tokenizers
 
 from time_jax.core.errors import UserError
-from time_jax.core.storage import atomic_file
+from time_jax.core.storage import atomic_file, json_file
 from time_jax.core.storage.paths import Path
-from time_jax.hf import files, tokenizer
+from time_jax.hf import tokenizer
 
 _NUM_LINES = 10_000
 _SEPARATORS = (" ", "", "  ", "\t", "\u00a0", ", ", "\n", "-", " \u0301", ".")
@@ -203,7 +203,7 @@ def name_class(folder: Path, texts: Sequence[str]) -> str:
     The class that is named now.
   """
   path = folder / "tokenizer_config.json"
-  content = files.read_json(path)
+  content = json_file.read_json(path)
   backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
   tokens = {kind: content[kind] for kind in _ALL if content.get(kind)}
   if of_class := find(backend, tokens):

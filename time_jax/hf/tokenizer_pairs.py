@@ -2,10 +2,9 @@
 
 import tokenizers
 
-from time_jax.core.storage import atomic_file
+from time_jax.core.storage import atomic_file, json_file
 from time_jax.core.storage.paths import Path
 from time_jax.data.tokenizing import TokenizerSpec, load_backend
-from time_jax.hf import files
 
 
 def separates(spec: TokenizerSpec) -> bool:
@@ -27,6 +26,6 @@ def name_token_types(folder: Path, num_types: int) -> None:
   pair = tokenizers.Tokenizer.from_file(str(path)).encode("a", "a")
   if 0 < max(pair.type_ids, default=0) < num_types:
     path = folder / "tokenizer_config.json"
-    content = files.read_json(path)
+    content = json_file.read_json(path)
     content["model_input_names"].insert(1, "token_type_ids")
     atomic_file.write_json(path, content, ensure_ascii=False)

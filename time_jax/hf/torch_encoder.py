@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from time_jax.core.errors import RunError, first_line
+from time_jax.core.storage import json_file
 from time_jax.core.storage.paths import Path
-from time_jax.hf import files, task_classes
+from time_jax.hf import task_classes
 from time_jax.hf.task_classes import TaskClass
 
 # (tokens (B, T), mask (B, T), types of tokens (B, T); without them all are 0)
@@ -52,7 +53,7 @@ def load_torch(
   Raises:
     RunError: transformers cannot load it, or not all of it.
   """
-  hf_config = files.read_json(folder / "config.json")
+  hf_config = json_file.read_json(folder / "config.json")
   kind = task_classes.of_config(hf_config)
   if strict and kind:  # What has its head would be strange to the encoder.
     model = getattr(

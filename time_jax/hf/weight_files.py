@@ -11,6 +11,7 @@ from typing import Any
 
 from time_jax.core.errors import UserError
 from time_jax.core.notes import note
+from time_jax.core.storage import json_file
 from time_jax.core.storage.paths import Path, list_files
 from time_jax.hf import files
 
@@ -107,7 +108,7 @@ def _find(single: str, folder: Path) -> WeightFiles | None:
 
 
 def _weight_map(index: Path) -> Mapping[str, Any]:
-  table = files.read_json(index).get("weight_map")
+  table = json_file.read_json(index).get("weight_map")
   return table if isinstance(table, dict) else {}
 
 

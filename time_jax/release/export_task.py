@@ -58,7 +58,7 @@ def export_task(
   out = out or folder.resolve().with_name("export")
   _check(folder, step, options)
   record.check_replaceable(out)
-  kind = fine_tuned.class_of(folder)
+  kind = task_classes.of_folder(folder)
   with atomic_folder(out, "--out") as fresh:
     for name in _FILES:
       if (folder / name).exists():
@@ -120,4 +120,4 @@ def _check(folder: Path, step: int | None, options: Options) -> None:
 
 def _fits_onnx(folder: Path) -> bool:
   _, config = load.read_config(folder)
-  return isinstance(config, BertConfig) and bool(fine_tuned.class_of(folder))
+  return isinstance(config, BertConfig) and bool(task_classes.of_folder(folder))

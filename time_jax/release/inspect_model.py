@@ -15,6 +15,7 @@ from time_jax.catalog.teachers import Recommendation, recommended
 from time_jax.config.distill import STUDENT_SIZES, default_config
 from time_jax.core.display import byte_size
 from time_jax.core.errors import EXIT_BAD_INPUT, UserError
+from time_jax.core.storage import json_file
 from time_jax.core.storage.paths import Path
 from time_jax.hf import files, load, tokenizer
 from time_jax.hf.weights import Weights
@@ -194,7 +195,7 @@ def _print_tokenizer(folder: Path, num_rows: int, problems: list[str]) -> None:
   ids = tokenizer.special_ids(folder, num_rows)
   shown = [f"{name.partition('_')[0]} {i}" for name, i in ids.items()]
   _row("special ids", ", ".join(shown))
-  config = files.read_json(folder / "config.json")
+  config = json_file.read_json(folder / "config.json")
   for name, token_id in ids.items():
     configured = config.get(name)
     accepted = configured if isinstance(configured, list) else [configured]

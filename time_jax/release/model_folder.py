@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from time_jax.core.arrays import Batch
+from time_jax.core.storage import json_file
 from time_jax.core.storage.paths import Path
 from time_jax.hf import (
   files,
@@ -177,7 +178,7 @@ class ModelFolder:
   def has_token_types(self) -> bool:
     """Whether the tokenizer of a model with a head gives types of tokens."""
     path = self.path / "tokenizer_config.json"
-    names = files.read_json_if_there(path).get("model_input_names") or ()
+    names = json_file.read_json_if_there(path).get("model_input_names") or ()
     given = "token_type_ids" in names and self.task_class is not None
     return given and getattr(self.config, "num_token_types", 1) > 1
 

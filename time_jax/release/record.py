@@ -4,6 +4,7 @@ import importlib.metadata
 from typing import Any
 
 from time_jax.core.errors import UserError
+from time_jax.core.storage import json_file
 from time_jax.core.storage.paths import Path, list_files
 from time_jax.hf import files
 
@@ -30,7 +31,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
   path = folder / RECORD
   if not path.exists():
     return None
-  record = files.read_json(path)
+  record = json_file.read_json(path)
   needed = {"files"} if TASK in record else {"step", "files", "fingerprint"}
   lacking = needed - set(record)
   if lacking:

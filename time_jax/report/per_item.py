@@ -10,8 +10,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from time_jax.core.errors import UserError
-from time_jax.core.storage import atomic_file
-from time_jax.hf import files
+from time_jax.core.storage import atomic_file, json_file
 
 FILE = "per_item.json"  # of a seed: split -> metric -> right and whole
 
@@ -66,7 +65,7 @@ def read(folder: pathlib.Path, split: str) -> PerItem | None:
   if not path.exists():
     return None
   try:
-    found = files.read_json(path)[split]
+    found = json_file.read_json(path)[split]
     items = {metric: Ratios(**own) for metric, own in found.items()}
     if all(map(_is_sound, items.values())):
       return items

@@ -8,7 +8,7 @@ from typing import Any
 
 from time_jax.catalog import languages
 from time_jax.core.errors import UserError
-from time_jax.hf import files
+from time_jax.core.storage import json_file
 from time_jax.report import per_item
 from time_jax.report.per_item import PerItem
 
@@ -198,7 +198,7 @@ class _File:
   """A JSON file that may be damaged, or of another program."""
 
   def __init__(self, path: pathlib.Path) -> None:
-    self.path, self.content = path, files.read_json(path)
+    self.path, self.content = path, json_file.read_json(path)
 
   def get(self, kind: type, *names: str | int, empty: bool = False) -> Any:
     """Returns the value at a path of names.

@@ -18,6 +18,7 @@ from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core import nonfinite
 from time_jax.core.errors import UserError
 from time_jax.core.notes import note
+from time_jax.core.storage import json_file
 from time_jax.core.storage.paths import Path
 from time_jax.hf import files, load, tokenizer, weight_files
 from time_jax.models.bert import BertConfig, Encoder
@@ -229,7 +230,7 @@ def recorded_vocabulary_sha256(folder: Path) -> str:
   """
   if not (folder / _EXPORT_RECORD).exists():
     return ""
-  fingerprint = files.read_json(folder / _EXPORT_RECORD).get("fingerprint")
+  fingerprint = json_file.read_json(folder / _EXPORT_RECORD).get("fingerprint")
   value = fingerprint.get("words") if isinstance(fingerprint, dict) else None
   return value if isinstance(value, str) else ""
 

@@ -6,9 +6,8 @@ from typing import Any
 
 from time_jax.checkpoint.reader import CheckpointReader
 from time_jax.core.errors import UserError
-from time_jax.core.storage import atomic_file
+from time_jax.core.storage import atomic_file, json_file
 from time_jax.core.storage.paths import Path
-from time_jax.hf import files
 from time_jax.models.bert import BertConfig
 from time_jax.telemetry import history
 
@@ -75,7 +74,7 @@ def check_not_lost(workdir: Path, checkpoints: Collection[Any]) -> None:
     return
   name = ""
   if (workdir / _MARK).exists():
-    name = files.read_json(workdir / _MARK).get("from", "a model")
+    name = json_file.read_json(workdir / _MARK).get("from", "a model")
   # Earlier versions of `import` left no such file; but a run writes its config
   # only after it has noted its start.
   elif (workdir / "config.json").exists() and not history.starts(workdir):
@@ -113,4 +112,4 @@ def vocabulary_sha256(workdir: Path) -> str:
     The hash as it was recorded; empty if it was not.
   """
   mark = workdir / _MARK
-  return files.read_json(mark).get("words", "") if mark.exists() else ""
+  return json_file.read_json(mark).get("words", "") if mark.exists() else ""

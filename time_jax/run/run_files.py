@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from time_jax.checkpoint import layout
 from time_jax.config.recorded import completed, lacking
 from time_jax.core.errors import UserError
-from time_jax.core.storage import atomic_file
+from time_jax.core.storage import atomic_file, json_file
 from time_jax.core.storage.atomic_folder import atomic_folder, explain_missing
 from time_jax.core.storage.paths import Path
 from time_jax.hf import files, model_identity, tokenizer
@@ -39,7 +39,7 @@ def read_config(workdir: Path) -> ConfigDict:
       or f"{path} is missing; expected the --workdir of a run of "
       "`time_jax distill`."
     )
-  content = files.read_json(path)
+  content = json_file.read_json(path)
   if missing := lacking(content):
     raise UserError(
       f"{path} is not of a run of `time_jax distill`: it lacks fields such as "
@@ -64,7 +64,7 @@ def read_shape(workdir: Path, config: ConfigDict) -> BertConfig:
   if not path.exists():
     return student_config(config, teacher_config(config).vocab_size)
   try:
-    return BertConfig(**files.read_json(path))
+    return BertConfig(**json_file.read_json(path))
   except (ArithmeticError, TypeError) as error:
     raise UserError(
       f"{path} is damaged: {error}; delete it: the teacher says it as well."

@@ -17,8 +17,7 @@ from collections.abc import Generator
 from typing import Any
 
 from time_jax.core.errors import DAMAGED_JSON, RestartableError, UserError
-from time_jax.core.storage import atomic_file
-from time_jax.hf import files
+from time_jax.core.storage import atomic_file, json_file
 from time_jax.report import results, table
 from time_jax.report.results import Speed
 from time_jax.sweeps.grid import BENCH
@@ -60,7 +59,7 @@ class Record:
     self._point, self._path = point, folder / RECORD
     self._ended: list[Ended] = []
     if self._path.exists():
-      content = files.read_json(self._path)
+      content = json_file.read_json(self._path)
       try:
         stages = content["stages"]
         self._ended = [atomic_file.from_json(Ended, row) for row in stages]

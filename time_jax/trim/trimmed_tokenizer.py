@@ -12,9 +12,8 @@ from typing import Any
 import tokenizers
 
 from time_jax.core.errors import RunError
-from time_jax.core.storage import atomic_file
+from time_jax.core.storage import atomic_file, json_file
 from time_jax.core.storage.paths import Path, list_files
-from time_jax.hf import files
 from time_jax.trim.sentencepiece_file import SentencePieceFile
 from time_jax.trim.vocabulary import Vocabulary
 
@@ -89,7 +88,7 @@ def named_ids(
       names |= model.others() | (vocabulary.ids.keys() - model.places().keys())
   named = {vocabulary.ids[name] for name in names if name in vocabulary.ids}
   for name in _MODEL_CONFIGS:
-    for key, value in files.read_json_if_there(folder / name).items():
+    for key, value in json_file.read_json_if_there(folder / name).items():
       if key.endswith("_token_id"):
         named |= set(value if isinstance(value, list) else [value])
   # Not `&`, which would keep an id as a config has it, such as 5.0.
@@ -104,7 +103,7 @@ def _write_configs(
   for name in (*_MODEL_CONFIGS, *_TOKENIZER_CONFIGS):
     if not (folder / name).exists():
       continue
-    content = files.read_json(folder / name)
+    content = json_file.read_json(folder / name)
     if name in _MODEL_CONFIGS:
       _renumber(content, new)
     elif name == "added_tokens.json":
@@ -135,7 +134,7 @@ def _plain_form_agrees(folder: Path, vocabulary: Vocabulary) -> bool:
   if vocabulary.kind == "Unigram" or not path.exists():
     return False
   if path.name == "vocab.json":
-    places = files.read_json(path)
+    places = json_file.read_json(path)
   else:
     text = path.read_text(encoding="utf-8").removesuffix("\n")
     places = {line: i for i, line in enumerate(text.split("\n"))}

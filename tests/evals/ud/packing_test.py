@@ -12,7 +12,7 @@ from time_jax.config import finetune
 from time_jax.evals.common import batches, encoders
 from time_jax.evals.common.batches import Buckets, Shape
 from time_jax.evals.common.task import FIRST
-from time_jax.evals.ud import annotator, conllu
+from time_jax.evals.ud import annotator, conllu, trees
 from time_jax.evals.ud.labels import RELATION
 from time_jax.evals.ud.task import Ud
 from time_jax.models import stepwise
@@ -187,7 +187,7 @@ def test_the_next_batch_is_started_before_trees_are_searched(
   monkeypatch.setattr(batches, "_PLACES", 1024)
   work, events = task.network.prepare(sentences), []
   assert len(work.batches) > 2
-  engine, search = task.network.engine(params), annotator.search_trees
+  engine, search = task.network.engine(params), trees.search_trees
 
   class Recorded:
     def start(self, program, *inputs):
@@ -198,7 +198,7 @@ def test_the_next_batch_is_started_before_trees_are_searched(
     events.append("trees")
     return search(*arguments)
 
-  monkeypatch.setattr(annotator, "search_trees", searched)
+  monkeypatch.setattr(trees, "search_trees", searched)
   task.network.finish(Recorded(), work, lambda: None)
   middle = [FIRST, "trees", RELATION] * (len(work.batches) - 1)
   assert events == [FIRST, *middle, "trees", RELATION]

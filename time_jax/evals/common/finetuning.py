@@ -16,7 +16,7 @@ from time_jax.config import warmup
 from time_jax.config.students import ONE
 from time_jax.core.display import aligned_table, percent
 from time_jax.core.errors import EXIT_PREEMPTED, UserError
-from time_jax.core.storage import atomic_file
+from time_jax.core.storage import atomic_file, json_file
 from time_jax.core.storage.paths import Path, prepare_workdir
 from time_jax.evals.common import (
   batches,
@@ -252,7 +252,7 @@ def _known_result(
   def read() -> str:
     if not path.exists():
       return ""
-    result = files.read_json(path)
+    result = json_file.read_json(path)
     if lacking := {"run", "scores", "seconds"} - set(result):
       raise UserError(
         f"{path} lacks {', '.join(sorted(lacking))}; delete it to finish this "

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from time_jax.hf import onnx_int8, onnx_session
-from time_jax.hf.onnx_graph import Graph, is_large, require
+from time_jax.hf.onnx_graph import Graph, is_large
+from time_jax.hf.onnx_packages import require
 from time_jax.hf.onnx_session import Session
 from time_jax.models.family import Params
 

@@ -15,9 +15,7 @@ from time_jax.evals.common import batches
 from time_jax.evals.common.batches import Numbers, Shape
 from time_jax.evals.common.engine import Engine, Work
 from time_jax.evals.common.task import Beat, Network
-from time_jax.evals.common.word_tokens import Chunk, WordTokenizer
-
-Labels = Mapping[str, Int[np.ndarray, " words"]]  # name -> number of each label
+from time_jax.evals.common.word_tokens import Chunk, Labels, WordTokenizer
 
 
 @jax.tree_util.register_dataclass

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tokenizers
@@ -17,6 +17,8 @@ from time_jax.data.tokenizing import (
   forbidden_ids,
   load_backend,
 )
+
+Labels = Mapping[str, Int[np.ndarray, " words"]]  # name -> number of each label
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from time_jax.core.display import aligned_table
 from time_jax.core.errors import UserError
-from time_jax.core.storage import atomic_file
+from time_jax.core.storage import atomic_file, json_file
 from time_jax.core.storage.atomic_folder import atomic_folder, check_empty
 from time_jax.core.storage.paths import Path
 from time_jax.evals.ner.task import Ner
@@ -139,7 +139,9 @@ def _is_score(folder: Path) -> bool:
   """Returns whether a folder was written by this command, and no more."""
   names = {str(path.relative_to(folder)) for path in folder.glob("**/*")}
   own = {SCORES_FILE, "seed-0", *(f"seed-0/{name}" for name in _OF_SEED)}
-  return names == own and "predicted" in files.read_json(folder / SCORES_FILE)
+  return names == own and "predicted" in json_file.read_json(
+    folder / SCORES_FILE
+  )
 
 
 def _check_same_words(gold: Sequence[Any], predicted: Sequence[Any]) -> None:

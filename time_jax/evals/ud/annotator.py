@@ -1,43 +1,26 @@
 """The network of `finetune ud`: tags, lemmas and a dependency tree."""
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from time_jax.evals.common.batches import Numbers
 from time_jax.evals.common.engine import Engine, Work
 from time_jax.evals.common.onnx_engine import Program
 from time_jax.evals.common.task import FIRST, Beat
-from time_jax.evals.common.word_network import Labels, WordBatch, WordNetwork
+from time_jax.evals.common.word_network import WordBatch, WordNetwork
 from time_jax.evals.common.word_tokens import Chunk
 from time_jax.evals.ud import labels as ud_labels
-from time_jax.evals.ud import onnx_heads
+from time_jax.evals.ud import onnx_heads, trees
 from time_jax.evals.ud.conllu import Sentence
 from time_jax.evals.ud.heads import ParserHeads, Scores, possible_heads
 from time_jax.evals.ud.labels import RELATION, Classes
-from time_jax.evals.ud.trees import best_tree
+from time_jax.evals.ud.long_sentences import join_chunks
 from time_jax.models.family import Params
-
-# The relation of a later chunk of a sentence that was too long to be read at
-# once, to the first one: "side by side, without a clearer relation" in UD.
-_JOINT = "parataxis"
-
-
-class Heads(NamedTuple):
-  """Heads of the words of a batch, 0 for the root.
-
-  Attributes:
-    in_row: each head by its number in the row, from 1.
-    in_chunk: each head by its number in its chunk, from 1.
-  """
-
-  in_row: Int[np.ndarray, "B W"]
-  in_chunk: Int[np.ndarray, "B W"]
 
 
 class _Parsed(NamedTuple):
@@ -118,7 +101,8 @@ class Annotator(WordNetwork):
 
   def finish(self, engine: Engine, work: Work, beat: Beat) -> list[Sentence]:
     """Returns the sentences with all columns that the network predicts."""
-    labels = self._joined(self.label(engine, work, beat))
+    relations = self.classes.get(RELATION, ())
+    labels = join_chunks(self.label(engine, work, beat), relations)
     forms = [sentence.column("FORM") for sentence in work.items]
     return [
       sentence.with_columns(ud_labels.columns(words, numbers, self.classes))
@@ -147,7 +131,7 @@ class Annotator(WordNetwork):
       relations = [parsed.relations for parsed in waiting]
       labels, arcs, relations = jax.device_get((labels, arcs, relations))
       yield from _complete(waiting, relations)
-      heads = search_trees(arcs, host.segment_of_word)
+      heads = trees.search_trees(arcs, host.segment_of_word)
       started = None
       if self.classes.get(RELATION):
         started = engine.start(RELATION, scores, heads.in_row)
@@ -156,58 +140,6 @@ class Annotator(WordNetwork):
     yield from _complete(
       waiting, jax.device_get([parsed.relations for parsed in waiting])
     )
-
-  def _joined(self, chunks: Iterable[tuple[Chunk, Labels]]) -> list[Labels]:
-    """Returns the labels of whole sentences, from those of their chunks."""
-    by_sentence = itertools.groupby(chunks, lambda pair: pair[0].sentence)
-    return [self._whole([*parts]) for _, parts in by_sentence]
-
-  def _whole(self, parts: Sequence[tuple[Chunk, Labels]]) -> Labels:
-    """Returns the labels of a sentence, whose later chunks hang on the first.
-
-    Args:
-      parts: its chunks in order, with the labels of their words.
-    """
-    (_, first), *later = parts
-    if not later:
-      return first
-    root = int(np.flatnonzero(first["HEAD"] == 0)[0]) + 1
-    relations = list(self.classes.get(RELATION, ()))
-    joined = [first]
-    for chunk, labels in later:
-      heads = labels["HEAD"]
-      moved = {"HEAD": np.where(heads > 0, heads + chunk.start, root)}
-      if _JOINT in relations:
-        joint = relations.index(_JOINT)
-        moved[RELATION] = np.where(heads > 0, labels[RELATION], joint)
-      joined.append({**labels, **moved})
-    return {
-      name: np.concatenate([labels[name] for labels in joined])
-      for name in first
-    }
-
-
-def search_trees(
-  arcs: Float[np.ndarray, "B W W+1"], segment_of_word: Int[np.ndarray, "B W"]
-) -> Heads:
-  """Returns the heads of the best tree of every chunk.
-
-  Args:
-    arcs: the score of each head of each word, see `trees.best_tree`; words of
-      other chunks are not looked at.
-    segment_of_word: see `WordBatch`.
-  """
-  in_row, in_chunk = np.zeros((2, *segment_of_word.shape), np.int32)
-  for row, segments in enumerate(segment_of_word):
-    ends = np.flatnonzero(np.diff(segments, append=-1)) + 1
-    start = 0
-    for stop in ends[segments[ends - 1] > 0].tolist():
-      columns = [0, *range(start + 1, stop + 1)]
-      heads = best_tree(arcs[row, start:stop, columns].T.astype(np.float64))
-      in_chunk[row, start:stop] = heads
-      in_row[row, start:stop] = np.where(heads > 0, heads + start, 0)
-      start = stop
-  return Heads(in_row, in_chunk)
 
 
 def _complete(

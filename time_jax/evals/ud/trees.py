@@ -1,9 +1,22 @@
 """Finds the best dependency tree with exactly one root."""
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+
+
+class Heads(NamedTuple):
+  """Heads of the words of a batch, 0 for the root.
+
+  Attributes:
+    in_row: each head by its number in the row, from 1.
+    in_chunk: each head by its number in its chunk, from 1.
+  """
+
+  in_row: Int[np.ndarray, "B W"]
+  in_chunk: Int[np.ndarray, "B W"]
 
 
 def best_tree(scores: Float[np.ndarray, "n n+1"]) -> Int[np.ndarray, " n"]:
@@ -144,3 +157,26 @@ class _Search:
     heads = chosen % self.count + 1
     heads[self.entries[top]] = 0
     return heads.astype(np.int32)
+
+
+def search_trees(
+  arcs: Float[np.ndarray, "B W W+1"], segment_of_word: Int[np.ndarray, "B W"]
+) -> Heads:
+  """Returns the heads of the best tree of every chunk.
+
+  Args:
+    arcs: the score of each head of each word, see `best_tree`; words of
+      other chunks are not looked at.
+    segment_of_word: see `word_network.WordBatch`.
+  """
+  in_row, in_chunk = np.zeros((2, *segment_of_word.shape), np.int32)
+  for row, segments in enumerate(segment_of_word):
+    ends = np.flatnonzero(np.diff(segments, append=-1)) + 1
+    start = 0
+    for stop in ends[segments[ends - 1] > 0].tolist():
+      columns = [0, *range(start + 1, stop + 1)]
+      heads = best_tree(arcs[row, start:stop, columns].T.astype(np.float64))
+      in_chunk[row, start:stop] = heads
+      in_row[row, start:stop] = np.where(heads > 0, heads + start, 0)
+      start = stop
+  return Heads(in_row, in_chunk)
