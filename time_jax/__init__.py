@@ -51,7 +51,10 @@ def __getattr__(name: str) -> Any:
     # Not above: it takes a while to import, and few commands need it.
     from importlib import metadata
 
-    return metadata.version("time-jax")
+    try:
+      return metadata.version("time-jax")
+    except metadata.PackageNotFoundError:
+      return metadata.version("time-jax-serve")
   if name in __all__:
     return getattr(importlib.import_module("time_jax.api"), name)
   raise AttributeError(f"module 'time_jax' has no attribute {name!r}")

@@ -343,8 +343,7 @@ def predict(
     text: input as the command reads it.
     engine: what computes; "auto": on a CPU onnxruntime, if it is installed and
       knows the encoder, else JAX.
-    int8: whether onnxruntime computes with matrices in 8 bits. What is
-      predicted for a sentence may then depend on those beside it.
+    int8: whether onnxruntime computes with matrices in 8 bits.
 
   Returns:
     What the command prints.
@@ -380,7 +379,7 @@ def export(
     UserError: there is no such checkpoint, or the folder is no export.
     RunError: what was written is not equal to the checkpoint.
   """
-  from time_jax.release.export import export as run
+  from time_jax.evals.publish.command import export as run
 
   return run(Path(workdir), step, Path(out) if out else None)
 

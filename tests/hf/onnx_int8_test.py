@@ -1,4 +1,4 @@
-"""Graphs in 8 bits: as the library makes them, and run as fused nodes."""
+"""Graphs in 8 bits: how they round, and that they run as fused nodes."""
 
 import collections
 
@@ -47,7 +47,47 @@ def run(model, **feeds):
   return session.run(["y"], feeds)[0]
 
 
-def test_products_are_those_of_the_library(random, tmp_path):
+def rounded(array, axis):
+  """The nearest numbers with a scale for each largest number along an axis."""
+  largest = np.abs(array).max(axis, keepdims=True)
+  largest, unit = np.where(largest > 0, largest, 1), np.float32(1 / 127)
+  return np.rint(array / largest / unit) * unit * largest
+
+
+def test_a_product_is_that_of_rounded_rows_and_columns(random):
+  params = layer(random)
+  # Processors without VNNI cut off the sum of two large products side by side.
+  params["kernel"][1::2] *= 1e-2
+  graph = Graph()
+  x = graph.input("x", "float", ["rows", "tokens", WIDTH])
+  graph.output(
+    "y", graph.dense(params, x, "a"), "float", ["rows", "tokens", WIDTH]
+  )
+  model = graph.model()
+  x = random.normal(size=(2, 3, WIDTH)).astype(np.float32)
+  x[0, 1] *= 1e4
+  x[1, 2] = 0  # Padding may be so.
+  exact = run(model, x=x)
+  onnx_int8.to_int8(model)
+  found = run(model, x=x)
+  kernel = rounded(params["kernel"], 0)
+  expected = rounded(x, -1) @ kernel + params["bias"]
+  largest = np.abs(exact).max(-1, keepdims=True)
+  assert (np.abs(found - expected) <= 1e-4 * largest).all()
+  assert (np.abs(found - exact) <= 0.02 * largest).all()
+  assert (found != exact).any()
+
+
+def test_a_row_does_not_depend_on_those_beside_it(random):
+  model = products(random)
+  onnx_int8.to_int8(model)
+  x = random.normal(size=(2, 3, WIDTH)).astype(np.float32)
+  alone = run(model, x=x[:1])
+  x[1] *= 1e5
+  np.testing.assert_allclose(run(model, x=x)[:1], alone, rtol=1e-5)
+
+
+def test_it_is_nearer_than_one_scale_for_all(random, tmp_path):
   model = products(random)
   quantization.quantize_dynamic(
     model,
@@ -57,12 +97,12 @@ def test_products_are_those_of_the_library(random, tmp_path):
     weight_type=quantization.QuantType.QInt8,
   )
   x = random.normal(size=(2, 3, WIDTH)).astype(np.float32)
+  x[0, 0] *= 30
   exact = run(model, x=x)
   onnx_int8.to_int8(model)
-  found = run(model, x=x)
   theirs = run(onnx.load(tmp_path / "library.onnx"), x=x)
-  np.testing.assert_array_equal(found, theirs)
-  assert 0 < np.abs(found - exact).max() < 0.1 * np.abs(exact).max()
+  errors = [np.abs(y - exact)[1].max() for y in (run(model, x=x), theirs)]
+  assert 0 < errors[0] < 0.3 * errors[1]
 
 
 def test_onnxruntime_fuses_them(random, tmp_path):
@@ -79,11 +119,10 @@ def test_onnxruntime_fuses_them(random, tmp_path):
   kinds = collections.Counter(node.op_type for node in nodes)
   integer = {k: n for k, n in kinds.items() if "Quantize" in k or "Int" in k}
   assert integer == {
-    "DynamicQuantizeLinear": 1,  # Two layers read it.
-    "MatMulIntegerToFloat": 2,
-    "DynamicQuantizeMatMul": 1,
+    "QuantizeLinear": 2,  # Two layers read one of them.
+    "MatMulIntegerToFloat": 3,
   }
-  assert not kinds.keys() & {"Cast", "Add", "Mul"}
+  assert "Cast" not in kinds and "DequantizeLinear" not in kinds
 
 
 def test_a_row_of_a_table_is_rounded_by_its_own_largest(random):

@@ -3,13 +3,10 @@
 import ast
 import graphlib
 import importlib.metadata
-import pathlib
 import sys
 
 import pytest
-
-ROOT = pathlib.Path(__file__).parents[2]
-PACKAGE = ROOT / "time_jax"
+from modules import FILES, MODULES, PACKAGE, ROOT, imported, module_name
 
 # A file imports from its own folder and from those above it in this list. The
 # files that lie in time_jax/ itself stand above all of them.
@@ -31,6 +28,8 @@ trim
 release
 report
 evals.common evals.ud evals.probing evals.ner evals.qa evals.predict
+evals.publish
+serve
 bench.common bench.peers bench.aot bench.scaling bench.inference bench.pipeline
 bench.trim
 sweeps
@@ -38,37 +37,10 @@ cli
 """
 FOLDERS = _ORDER.split()
 
-FILES = sorted(PACKAGE.rglob("*.py"))
 # Files of the package itself, its recipes and its tests.
 ALL_FILES = sorted(
   [*FILES, *(ROOT / "configs").glob("*.py"), *(ROOT / "tests").rglob("*.py")]
 )
-
-
-def module_name(path):
-  """Returns `relations.dense` for time_jax/relations/dense.py."""
-  parts = path.relative_to(PACKAGE).with_suffix("").parts
-  return ".".join(part for part in parts if part != "__init__")
-
-
-MODULES = {module_name(path): path for path in FILES}
-
-
-def imported(path):
-  """Returns the project's modules that a file names, also inside functions."""
-  names = set()
-  for node in ast.walk(ast.parse(path.read_text())):
-    if isinstance(node, ast.ImportFrom) and node.module:
-      for alias in node.names:
-        name = f"{node.module}.{alias.name}"
-        inside = name.removeprefix("time_jax.") in MODULES
-        names.add(name if inside else node.module)
-    elif isinstance(node, ast.Import):
-      names |= {alias.name for alias in node.names}
-    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-      names.add(node.value)  # importlib.import_module("time_jax...")
-  inside = {n.removeprefix("time_jax.") for n in names if "time_jax." in n}
-  return inside & set(MODULES) - {module_name(path)}
 
 
 def folder_of(name):

@@ -34,13 +34,14 @@ class Export(Command):
 
   def run(self) -> int:
     """Exports a checkpoint and uploads it if asked to."""
-    from time_jax.release import export
+    from time_jax.evals.publish import command
+    from time_jax.release.options import Options
 
-    return export.export_command(
+    return command.export_command(
       self.workdir,
       step=self.step,
       out=self.out,
-      options=export.Options(
+      options=Options(
         model_class=self.class_,
         dtype=self.dtype,
         licence=self.license,

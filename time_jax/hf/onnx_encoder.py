@@ -6,13 +6,12 @@ from typing import Any
 
 from time_jax.core.storage.paths import Path
 from time_jax.hf.onnx_graph import Graph, is_large
+from time_jax.hf.onnx_names import INPUTS, STATES
 from time_jax.models import stepwise
 from time_jax.models.bert import BertConfig
 from time_jax.models.family import Params
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 AXES = ("batch", "length")
-OUTPUT = "last_hidden_state"
 _MASKED = 1e9
 _Node = Callable[[Graph, str], str]
 
@@ -52,14 +51,14 @@ def save_onnx(path: Path, config: BertConfig, params: Params) -> None:
     UserError: onnx is not installed.
   """
   graph = Graph()
-  x = add_encoder(graph, config, params, INPUTS[:2])
-  graph.output(OUTPUT, x, "float", [*AXES, config.hidden_size])
+  *_, x = add_encoder(graph, config, params, INPUTS[:2])
+  graph.output(*STATES, x, "float", [*AXES, config.hidden_size])
   graph.save(path, large=is_large(params))
 
 
 def add_encoder(
   graph: Graph, config: BertConfig, params: Params, inputs: Sequence[str]
-) -> str:
+) -> list[str]:
   """Adds an encoder of texts or pairs, as transformers has its inputs.
 
   The graph takes int64 arrays (batch, length), both dynamic. Positions count
@@ -69,10 +68,11 @@ def add_encoder(
     graph: a graph without inputs.
     config: the encoder's config.
     params: float32.
-    inputs: names of `INPUTS`. Without types of tokens all are 0.
+    inputs: names of `onnx_names.INPUTS`. Without types of tokens all are 0.
 
   Returns:
-    The last hidden state (batch, length, D).
+    The names of the hidden states of all layers, the embeddings first, each
+    (batch, length, D).
   """
   for name in inputs:
     graph.input(name, "int64", AXES)
@@ -85,7 +85,7 @@ def add_encoder(
   x = blocks.embed(tokens, position, types if types in inputs else None)
   bias = graph.add("Sub", graph.cast(mask, "float"), 1.0)
   bias = graph.add("Unsqueeze", graph.add("Mul", bias, _MASKED), [1, 2])
-  return blocks.states(x, bias)[-1]
+  return blocks.states(x, bias)
 
 
 def packed_states(

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from time_jax.core.storage.paths import Path
-from time_jax.hf.onnx_packages import require
+from time_jax.hf.onnx_session import require
 from time_jax.models.family import Params
 
 # The newest version of the standard operators that onnxruntime 1.20 knows, the
@@ -154,6 +154,13 @@ class Graph:
     size = self.add("Shape", x, start=axis, end=axis + 1)
     stop = self.add("Add", self.add("Squeeze", size), self._scalar(start))
     return self.add("Range", self._scalar(start), stop, self._scalar(1))
+
+  def up_to_largest(self, x: str) -> str:
+    """Counts 1, 2, ... up to the largest number of an array."""
+    stop = self.add(
+      "Add", self.add("ReduceMax", x, keepdims=0), self._scalar(1)
+    )
+    return self.add("Range", self._scalar(1), stop, self._scalar(1))
 
   def take(self, x: str, index: int, axis: int) -> str:
     """Takes one place of an axis, which then is gone."""

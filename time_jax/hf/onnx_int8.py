@@ -1,9 +1,11 @@
 """ONNX graphs that multiply by their weights in 8 bits.
 
-What `onnxruntime.quantization.quantize_dynamic` makes of products of matrices,
-number for number, but without a Python loop over all columns of all weights and
-without files in between, which took most of the time to open a model. Unlike
-there, each row of an embedding table has a scale, too, not the table alone.
+A weight has a scale for every column, and what it is multiplied with one for
+every row, a token: both are divided by their largest numbers. With one scale
+for a whole array, as `onnxruntime.quantization.quantize_dynamic` has it, the
+largest number of one token would decide how roughly all others are rounded,
+and so what is computed for a sentence would depend on those beside it
+(per-token scales: Yao et al., "ZeroQuant", arXiv 2206.01861, section 4.1).
 """
 
 from collections.abc import Collection
@@ -12,21 +14,22 @@ from typing import Any
 import numpy as np
 
 from time_jax.core.storage.paths import Path
-from time_jax.hf.onnx_packages import require
+from time_jax.hf.onnx_session import require
 
 # Weights use the whole range of 8 bits, and 0 stays 0. x86 processors without
 # VNNI add two products at a time in 16 bits and cut off what exceeds them: the
 # sum for two large weights side by side under two large activations, a rare
 # case. With 7 bits there is none, but all weights are rounded twice as roughly.
 _LARGEST = 127
+_ZERO = 128  # what stands for 0 in a row: products of unsigned ones are faster
 
 
 def to_int8(model: Any, exact: Collection[str] = ()) -> None:
   """Changes a graph to multiply by its weights in 8 bits.
 
-  A weight has a scale for every column, an embedding table one for every row.
-  An activation gets one for each array that is computed, so what is computed
-  for a row depends on the rows beside it.
+  A weight has a scale for every column, an embedding table one for every row,
+  and so has what is computed. Other than by the rounding of float32, a row does
+  not depend on the rows beside it.
 
   Args:
     model: an `onnx.ModelProto`, its weights within.
@@ -109,27 +112,45 @@ class _Changed:
       self.nodes.append(node)
 
   def _multiply(self, x: str, weight: str, result: str) -> None:
-    # onnxruntime makes one or two nodes of all these and of the bias.
-    activation = [f"{x}.int8", f"{x}.scale", f"{x}.zero"]
+    # onnxruntime makes one node of the three that are about 8 bits.
     if x not in self._activations:
       self._activations.add(x)
-      self._add("DynamicQuantizeLinear", [x], activation)
-    small, scale, zero = activation
+      self._round_rows(x)
     matrix, scales = self._rounded(weight, axis=0)
-    self._add("MatMulInteger", [small, matrix, zero], [f"{result}.int32"])
-    self._add("Mul", [scale, scales], [f"{result}.scales"])
-    self._scale(f"{result}.int32", f"{result}.scales", result)
+    kernel = f"{matrix}.rounded"
+    self._add("DequantizeLinear", [matrix, scales], [kernel], axis=1)
+    self._add("MatMul", [f"{x}.rounded", kernel], [f"{result}.even"])
+    self._add("Mul", [f"{result}.even", f"{x}.largest"], [result])
+
+  def _round_rows(self, x: str) -> None:
+    """Adds the rows of an array, divided by their largest numbers, in 8 bits.
+
+    They are called `x.rounded`, and the largest numbers `x.largest`.
+    """
+    last = self._constant("last_axis", [-1], np.int64)
+    tiny = self._constant("tiny", [np.finfo(np.float32).tiny], np.float32)
+    scale = self._constant("row.scale", 1 / _LARGEST, np.float32)
+    zero = self._constant("row.zero", _ZERO, np.uint8)
+    self._add("Abs", [x], [f"{x}.abs"])
+    self._add("ReduceMax", [f"{x}.abs", last], [f"{x}.max"], keepdims=1)
+    self._add("Max", [f"{x}.max", tiny], [f"{x}.largest"])
+    self._add("Div", [x, f"{x}.largest"], [f"{x}.even"])
+    self._add("QuantizeLinear", [f"{x}.even", scale, zero], [f"{x}.int8"])
+    self._add("DequantizeLinear", [f"{x}.int8", scale, zero], [f"{x}.rounded"])
 
   def _take_rows(self, weight: str, index: str, result: str) -> None:
     table, scales = self._rounded(weight, axis=1)
     self._add("Gather", [table, index], [f"{result}.int8"])
     self._add("Gather", [scales, index], [f"{result}.scales"])
-    self._scale(f"{result}.int8", f"{result}.scales", result)
-
-  def _scale(self, x: str, scales: str, result: str) -> None:
     kind = self._onnx.TensorProto.FLOAT
-    self._add("Cast", [x], [f"{x}.float"], to=kind)
-    self._add("Mul", [f"{x}.float", scales], [result])
+    self._add("Cast", [f"{result}.int8"], [f"{result}.float"], to=kind)
+    self._add("Mul", [f"{result}.float", f"{result}.scales"], [result])
+
+  def _constant(self, name: str, value: Any, kind: Any) -> str:
+    """Adds an array once, and returns its name."""
+    array = np.asarray(value, kind)
+    self.weights.setdefault(name, self._arrays.from_array(array, name))
+    return name
 
   def _add(
     self, kind: str, inputs: list[str], outputs: list[str], **attributes: Any

@@ -1,23 +1,44 @@
-"""Sessions of onnxruntime, on the CPU."""
+"""Sessions of onnxruntime, on the CPU; nothing here needs JAX."""
 
 import concurrent.futures
 import dataclasses
+import importlib
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from time_jax.core.errors import UserError, first_line
 from time_jax.core.storage.paths import Path
-from time_jax.hf.onnx_packages import require
 
 # Names of onnxruntime's.
 SPINNING = "session.intra_op.allow_spinning"
 NO_DENORMALS = "session.set_denormal_as_zero"
+# What a container may use of the cores: microseconds, in how many of them.
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _SLOWER = ["SkipLayerNormFusion"]
 
 # The thread that opens and runs all sessions: see `open_session`.
 _THREAD = concurrent.futures.ThreadPoolExecutor(1, "onnxruntime")
+
+
+def require(*names: str) -> list[Any]:
+  """Imports optional packages; raises UserError how to install them."""
+  try:
+    return [importlib.import_module(name) for name in names]
+  except ModuleNotFoundError as error:
+    raise UserError(
+      f"{error.name} is not installed, and ONNX needs it: pip install -e "
+      "'.[onnx]' in the repository."
+    ) from error
+  except ImportError as error:
+    raise UserError(
+      f"{' or '.join(names)} cannot be imported, and ONNX needs it: "
+      f"{first_line(error)} Install it again: pip install --force-reinstall "
+      "onnx onnxruntime."
+    ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +113,17 @@ def open_session(model: Path | bytes) -> Session:
 
 
 def _cores() -> int:
+  """Returns how many cores this process may use."""
+  present = os.cpu_count() or 1
   if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
+    present = len(os.sched_getaffinity(0))
+  return max(min(present, _quota()), 1)
+
+
+def _quota() -> int:
+  """Returns how many cores' time a container gives, rounded up."""
+  try:
+    allowed, period = _QUOTA.read_text(encoding="ascii").split()
+    return -(-int(allowed) // int(period))
+  except (OSError, ValueError):  # No such file, or "max": all of it.
+    return sys.maxsize

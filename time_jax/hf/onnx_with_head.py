@@ -6,6 +6,7 @@ from time_jax.core.storage.paths import Path
 from time_jax.hf import onnx_encoder
 from time_jax.hf.onnx_encoder import AXES
 from time_jax.hf.onnx_graph import Graph, is_large
+from time_jax.hf.onnx_names import LOGITS, PLACES
 from time_jax.hf.task_classes import Head, TaskClass
 from time_jax.models.bert import BertConfig
 from time_jax.models.family import Params
@@ -13,7 +14,6 @@ from time_jax.models.family import Params
 _HEAD = "head"
 # Its errors would go straight into the decision, and it is small.
 EXACT = (f"{_HEAD}.kernel",)
-LOGITS, PLACES = ("logits",), ("start_logits", "end_logits")
 
 
 def outputs(kind: TaskClass) -> tuple[str, ...]:
@@ -44,7 +44,7 @@ def save_onnx(
     UserError: onnx is not installed.
   """
   graph = Graph()
-  x = onnx_encoder.add_encoder(graph, config, params, inputs)
+  *_, x = onnx_encoder.add_encoder(graph, config, params, inputs)
   logits = graph.dense(head._asdict(), x, _HEAD)
   if kind.reads_pairs:
     for i, name in enumerate(PLACES):

@@ -10,14 +10,12 @@ from time_jax.core.errors import RunError, UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder
 from time_jax.core.storage.paths import Path
-from time_jax.hf import fine_tuned, save, tokenizer, tokenizer_class
+from time_jax.hf import save, tokenizer, tokenizer_class
 from time_jax.release import (
   card,
-  export_task,
   onnx_files,
   probe,
   provenance,
-  push,
   record,
   verify,
 )
@@ -25,52 +23,6 @@ from time_jax.release.options import Options
 from time_jax.release.verify import Result
 from time_jax.run import saved_student
 from time_jax.run.saved_student import Student
-
-
-def export_command(
-  workdir: Path,
-  *,
-  step: int | None,
-  out: Path | None,
-  options: Options,
-  push_to: str = "",
-  private: bool = True,
-  dry_run: bool = False,
-) -> int:
-  """Exports a student, and uploads it if a repository is named.
-
-  Args:
-    workdir: see `export`.
-    step: see `export`.
-    out: see `export`.
-    options: what the export is to be.
-    push_to: repository OWNER/NAME on the hub; "": nothing is uploaded.
-    private: whether a repository that has to be made is private.
-    dry_run: whether to list what would be uploaded instead of uploading it.
-
-  Returns:
-    The exit code, 0.
-  """
-  if push_to:
-    push.check_name(push_to)
-    if not dry_run:
-      push.check_token()
-    options = dataclasses.replace(options, name=push_to)
-  elif dry_run or options.revision:
-    raise UserError("--dry_run and --revision go with --push=OWNER/NAME.")
-  folder = export(workdir, step, out, options)
-  if push_to:
-    push.push(
-      folder,
-      push_to,
-      private=private,
-      revision=options.revision,
-      dry_run=dry_run,
-    )
-  is_run = not fine_tuned.is_fine_tuned(workdir)
-  against = f" --against={workdir}" if is_run else ""
-  print(f"Next: python -m time_jax verify {folder}{against}")
-  return 0
 
 
 def export(
@@ -82,8 +34,7 @@ def export(
   """Writes a student as a model folder, loads it back and compares.
 
   Args:
-    workdir: workdir of a run of `distill`, or one that `import` made; or the
-      folder of a fine-tuned model, see `export_task`.
+    workdir: workdir of a run of `distill`, or one that `import` made.
     step: step of the checkpoint; by default the chosen one, else the newest.
     out: the folder to write, replaced if it is an earlier export; by default
       WORKDIR/export.
@@ -96,9 +47,6 @@ def export(
     UserError: nothing to export, or `out` holds something else.
     RunError: the folder is not equal to the checkpoint; nothing was replaced.
   """
-  export_task.check_one_model(workdir)
-  if fine_tuned.is_fine_tuned(workdir):
-    return export_task.export_task(workdir, step, out, options or Options())
   out = out or workdir / "export"
   record.check_replaceable(out)
   student = saved_student.read_student(workdir, step)

@@ -8,14 +8,11 @@ from time_jax.core.display import byte_size
 from time_jax.core.errors import RunError
 from time_jax.core.storage.paths import Path, list_files
 from time_jax.hf import onnx_encoder, onnx_graph, onnx_int8, onnx_session
+from time_jax.hf.onnx_names import FOLDER, INPUTS, INT8, PLAIN, STATES
 from time_jax.hf.torch_encoder import Encode
 from time_jax.release import probe
 from time_jax.run.saved_student import Student
 
-FOLDER = "onnx"
-# The names that transformers.js looks for. Earlier exports have
-# model_int8.onnx, which `verify` finds in their record.
-PLAIN, INT8 = "model.onnx", "model_quantized.onnx"
 # Of hidden states in float32, relative to the largest one if that exceeds 1.
 TOLERANCE = 1e-4
 
@@ -96,9 +93,7 @@ def check_equal(expected: np.ndarray, actual: np.ndarray) -> float:
   return difference
 
 
-def load_onnx(
-  path: Path, outputs: Sequence[str] = (onnx_encoder.OUTPUT,)
-) -> Encode:
+def load_onnx(path: Path, outputs: Sequence[str] = STATES) -> Encode:
   """Opens an ONNX file in onnxruntime, on the CPU.
 
   Args:
@@ -117,7 +112,7 @@ def load_onnx(
     given = (tokens, mask, np.zeros_like(tokens) if types is None else types)
     feeds = {
       name: np.asarray(array, np.int64)
-      for name, array in zip(onnx_encoder.INPUTS, given, strict=True)
+      for name, array in zip(INPUTS, given, strict=True)
       if name in session.inputs
     }
     found = session.run(outputs, feeds)

@@ -15,7 +15,7 @@ import tiny_ud
 from time_jax import api
 from time_jax.cli import main
 from time_jax.core.errors import UserError
-from time_jax.hf import onnx_packages
+from time_jax.hf import onnx_session
 from time_jax.parallel import sharding
 
 LINES = "Tá an lá go breá .\n\N{GRINNING FACE}\r\n"
@@ -175,6 +175,6 @@ def test_a_package_that_is_broken(monkeypatch):
   def broken(name):
     raise ImportError("libonnx.so: cannot open shared object file")
 
-  monkeypatch.setattr(onnx_packages.importlib, "import_module", broken)
+  monkeypatch.setattr(onnx_session.importlib, "import_module", broken)
   with pytest.raises(UserError, match=r"^onnx .* needs it: libonnx\.so: .* In"):
-    onnx_packages.require("onnx", "onnxruntime")
+    onnx_session.require("onnx", "onnxruntime")

@@ -12,8 +12,7 @@ import numpy as np
 
 from time_jax.hf import onnx_int8, onnx_session
 from time_jax.hf.onnx_graph import Graph, is_large
-from time_jax.hf.onnx_packages import require
-from time_jax.hf.onnx_session import Session
+from time_jax.hf.onnx_session import Session, require
 from time_jax.models.family import Params
 
 
@@ -67,8 +66,7 @@ class _Opened(NamedTuple):
 class OnnxEngine:
   """onnxruntime, in float32 or in 8 bits; see `engine.Engine`.
 
-  In float32 the result for an item does not depend on the items beside it. In
-  8 bits it does, a little: an array's scale is that of its largest number.
+  The result for an item does not depend on the items beside it.
 
   Attributes:
     sessions: the programs, by name.
@@ -89,7 +87,7 @@ def make_engine(
   Args:
     programs: see `task.Network.graphs`.
     params: the parameters that they were made of.
-    int8: whether to compute with matrices in 8 bits, a scale for every column.
+    int8: whether to compute with matrices in 8 bits, see `onnx_int8`.
 
   Raises:
     UserError: onnx or onnxruntime is not installed.

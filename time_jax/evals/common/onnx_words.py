@@ -1,11 +1,13 @@
 """Layers of words as nodes of an ONNX graph; see `word_layers`."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from time_jax.hf.onnx_encoder import packed_states
+from time_jax.hf.onnx_encoder import AXES, add_encoder, packed_states
 from time_jax.hf.onnx_graph import Graph
+from time_jax.hf.onnx_names import OWNERS
 from time_jax.models.bert import BertConfig
 from time_jax.models.family import Params
 
@@ -14,26 +16,56 @@ _EPSILON = 1e-6
 ROWS = ("rows", "words")  # axes of what is said of words
 
 
-def read_words(
-  graph: Graph, config: BertConfig, params: Params
-) -> tuple[list[str], str, str]:
+class Words(NamedTuple):
+  """Nodes that know the words of rows.
+
+  Attributes:
+    states: the hidden states of all layers (rows, tokens, D).
+    own: which tokens are of each word, bool (rows, words, tokens).
+    segments: the chunk of each word, from 1 (rows, words); 0: there is no word.
+  """
+
+  states: Sequence[str]
+  own: str
+  segments: str
+
+
+def read_packed(graph: Graph, config: BertConfig, params: Params) -> Words:
   """Adds the inputs of a `word_network.WordBatch`, and the encoder.
 
   Args:
     graph: a graph without inputs.
     config: the encoder's config.
     params: the encoder's parameters.
-
-  Returns:
-    The hidden states of all layers (rows, tokens, D); which tokens are of each
-    word, bool (rows, words, tokens); and `segment_of_word`.
   """
   states = packed_states(graph, config, params)
-  owners = graph.input("word_of_token", "int64", ["rows", "tokens"])
+  owners = graph.input(OWNERS, "int64", ["rows", "tokens"])
   segments = graph.input("segment_of_word", "int64", ROWS)
   numbers = graph.add("Unsqueeze", graph.numbers(segments, 1, start=1), [1])
   own = graph.add("Equal", graph.add("Unsqueeze", owners, [1]), numbers)
-  return states, own, segments
+  return Words(states, own, segments)
+
+
+def read_sentences(
+  graph: Graph, config: BertConfig, params: Params, inputs: Sequence[str]
+) -> Words:
+  """Adds the inputs of rows of one sentence each, and the encoder.
+
+  They are those of a tokenizer, and `word_of_token`, which alone tells how many
+  words there are.
+
+  Args:
+    graph: a graph without inputs.
+    config: the encoder's config.
+    params: the encoder's parameters.
+    inputs: see `onnx_encoder.add_encoder`.
+  """
+  states = add_encoder(graph, config, params, inputs)
+  owners = graph.input(OWNERS, "int64", AXES)
+  numbers = graph.add("Unsqueeze", graph.up_to_largest(owners), [0, 2])
+  own = graph.add("Equal", graph.add("Unsqueeze", owners, [1]), numbers)
+  present = graph.add("ReduceMax", graph.cast(own, "float"), [-1], keepdims=0)
+  return Words(states, own, graph.cast(present, "int64"))
 
 
 def mean_tokens(graph: Graph, states: Sequence[str], own: str) -> str:
@@ -42,7 +74,7 @@ def mean_tokens(graph: Graph, states: Sequence[str], own: str) -> str:
   Args:
     graph: the graph.
     states: hidden states of the layers.
-    own: see `read_words`.
+    own: see `Words`.
   """
   own = graph.cast(own, "float")
   count = graph.add("ReduceSum", own, [-1], keepdims=1)
@@ -58,7 +90,7 @@ def first_token(graph: Graph, states: str, own: str) -> str:
   Args:
     graph: the graph.
     states: hidden states of a layer.
-    own: see `read_words`.
+    own: see `Words`.
   """
   first = graph.add("ArgMax", graph.cast(own, "float"), axis=-1, keepdims=1)
   return graph.add("GatherND", states, first, batch_dims=1)

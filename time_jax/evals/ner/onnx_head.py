@@ -16,8 +16,8 @@ def first_program(config: BertConfig, params: Params, name: str) -> Program:
     name: name of the labels.
   """
   graph = Graph()
-  states, owners, _ = onnx_words.read_words(graph, config, params["encoder"])
-  words = onnx_words.first_token(graph, states[-1], owners)
+  read = onnx_words.read_packed(graph, config, params["encoder"])
+  words = onnx_words.first_token(graph, read.states[-1], read.own)
   logits = graph.dense(params["heads"]["Dense_0"], words, name)
   tags = graph.add("ArgMax", logits, axis=-1, keepdims=0)
   graph.output(name, tags, "int64", onnx_words.ROWS)

@@ -16,7 +16,7 @@ from time_jax.core.errors import UserError
 from time_jax.evals.common import onnx_engine
 from time_jax.evals.common.engine import Engine
 from time_jax.evals.common.task import Network
-from time_jax.hf import onnx_packages
+from time_jax.hf import onnx_session
 from time_jax.models import registry
 from time_jax.models.bert import FAMILY, BertConfig
 from time_jax.models.family import Params
@@ -32,7 +32,7 @@ def in_onnx(config: Any) -> bool:
 
 def require_onnxruntime() -> None:
   """Raises UserError if a package is missing that onnxruntime needs here."""
-  onnx_packages.require(*_PACKAGES)
+  onnx_session.require(*_PACKAGES)
 
 
 def choose(network: Network, name: EngineName, *, int8: bool) -> str:

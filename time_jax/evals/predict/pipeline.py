@@ -14,6 +14,7 @@ from time_jax.evals.common.task import Beat, Network
 from time_jax.evals.predict import engines
 from time_jax.evals.predict.formats import FORMATS, Format
 from time_jax.hf import fine_tuned
+from time_jax.models.family import Params
 from time_jax.parallel import sharding
 from time_jax.step import machine
 
@@ -61,19 +62,17 @@ class Pipeline:
     return self.network.finish(self.engine, work, beat)
 
 
-def open_pipeline(
-  folder: pathlib.Path, engine: EngineName = "auto", int8: bool = False
-) -> Pipeline:
+def open_network(folder: pathlib.Path) -> tuple[Network, Params]:
   """Opens the folder of a fine-tuned model.
 
   Args:
     folder: such as WORKDIR/seed-0/model of `finetune`.
-    engine: what computes it; for "auto" see `engines`.
-    int8: whether matrices are in 8 bits. What is predicted for an item may
-      then depend on the items beside it.
+
+  Returns:
+    The network, without parameters; and these, on the host.
 
   Raises:
-    UserError: there is no such model, or the engine cannot compute it.
+    UserError: there is no such model.
   """
   description = fine_tuned.read_description(folder)
   task = description["task"]
@@ -81,14 +80,31 @@ def open_pipeline(
     raise UserError(
       f"{folder} is of task {task!r}; expected one of {', '.join(FORMATS)}."
     )
-  machine.use_compilation_cache()
   mesh = sharding.make_mesh()
   opened, params = model_folder.read_model(folder, mesh)
   lengths = description["buckets"]
   buckets = make_buckets(lengths, max(lengths), mesh)
-  # The engine has the parameters, in the form that it needs.
+  # Whatever computes has the parameters, in the form that it needs.
   opened = dataclasses.replace(opened, params=None)
   network = FORMATS[task].network(description, opened, buckets, mesh)
   model_folder.check_heads(folder, network, params["heads"])
+  return network, params
+
+
+def open_pipeline(
+  folder: pathlib.Path, engine: EngineName = "auto", int8: bool = False
+) -> Pipeline:
+  """Opens the folder of a fine-tuned model, to annotate.
+
+  Args:
+    folder: see `open_network`.
+    engine: what computes it; for "auto" see `engines`.
+    int8: whether matrices are in 8 bits.
+
+  Raises:
+    UserError: there is no such model, or the engine cannot compute it.
+  """
+  machine.use_compilation_cache()
+  network, params = open_network(folder)
   chosen, name = engines.open_engine(network, params, engine, int8=int8)
-  return Pipeline(task, network, chosen, name)
+  return Pipeline(network.spec["task"], network, chosen, name)

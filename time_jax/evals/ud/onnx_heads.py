@@ -1,26 +1,30 @@
 """The programs of `finetune ud` as ONNX graphs; see `heads` and `annotator`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from time_jax.evals.common import onnx_words
 from time_jax.evals.common.onnx_engine import Program
-from time_jax.evals.common.onnx_words import ROWS
+from time_jax.evals.common.onnx_words import ROWS, Words
 from time_jax.evals.ud.heads import ParserHeads, Scores
 from time_jax.evals.ud.labels import RELATION
 from time_jax.evals.ud.pair_logits import TOGETHER
 from time_jax.hf.onnx_graph import Graph
+from time_jax.hf.onnx_names import ARCS, AS_DEPENDENTS, AS_GOVERNORS, HEADS
 from time_jax.models.bert import BertConfig
 from time_jax.models.family import Params
 
 # What relations need.
-_SCORES = Scores._make([{}, None, "dependents", "governors"])
+_SCORES = Scores._make([{}, None, AS_DEPENDENTS, AS_GOVERNORS])
 _WITH_ROOT = "words with root"
 
 
 def first_program(
-  heads: ParserHeads, config: BertConfig, params: Params
+  heads: ParserHeads,
+  config: BertConfig,
+  params: Params,
+  read_words: Callable[..., Words] = onnx_words.read_packed,
 ) -> Program:
   """Returns the graph of `Annotator.outputs`.
 
@@ -28,12 +32,11 @@ def first_program(
     heads: the heads.
     config: the encoder's config.
     params: "encoder" and "heads".
+    read_words: adds the inputs and the encoder, see `onnx_words`.
   """
   graph, own = Graph(), params["heads"]
-  states, owners, segments = onnx_words.read_words(
-    graph, config, params["encoder"]
-  )
-  words = onnx_words.mean_tokens(graph, states, owners)
+  read = read_words(graph, config, params["encoder"])
+  words = onnx_words.mean_tokens(graph, read.states, read.own)
   columns = [name for name, _ in heads.classes if name != RELATION]
   tags = [own[f"tags_{name}"] for name in columns]
   x, y, *mixes = onnx_words.mixes(
@@ -47,13 +50,13 @@ def first_program(
   for name, tag, mix in zip(columns, tags, mixes, strict=True):
     found = onnx_words.classify(graph, tag, mix, name)
     graph.output(name, found, "int64", ROWS)
-  arcs = _log_p(graph, _arcs(graph, heads, own, x), segments)
-  graph.output("arcs", arcs, "float", [*ROWS, _WITH_ROOT])
+  arcs = _log_p(graph, _arcs(graph, heads, own, x), read.segments)
+  graph.output(ARCS, arcs, "float", [*ROWS, _WITH_ROOT])
   dependents, governors = _pair(graph, own, y, "relation", "root_relation")
-  graph.output("dependents", dependents, "float", [*ROWS, heads.relation])
+  graph.output(AS_DEPENDENTS, dependents, "float", [*ROWS, heads.relation])
   shape = ["rows", _WITH_ROOT, heads.relation]
-  graph.output("governors", governors, "float", shape)
-  return Program(graph, (_SCORES, {name: name for name in columns}, "arcs"))
+  graph.output(AS_GOVERNORS, governors, "float", shape)
+  return Program(graph, (_SCORES, {name: name for name in columns}, ARCS))
 
 
 def relation_program(
@@ -68,9 +71,9 @@ def relation_program(
   """
   graph, own = Graph(), params["heads"]
   wide = heads.relation
-  dependents = graph.input("dependents", "float", [*ROWS, wide])
-  governors = graph.input("governors", "float", ["rows", _WITH_ROOT, wide])
-  number = graph.input("heads", "int64", ROWS)
+  dependents = graph.input(AS_DEPENDENTS, "float", [*ROWS, wide])
+  governors = graph.input(AS_GOVERNORS, "float", ["rows", _WITH_ROOT, wide])
+  number = graph.input(HEADS, "int64", ROWS)
   chosen = graph.add(
     *("GatherND", governors, graph.add("Unsqueeze", number, [-1])),
     batch_dims=1,

@@ -4,15 +4,14 @@ import numpy as np
 
 from time_jax.core.display import byte_size
 from time_jax.hf import (
-  onnx_encoder,
   onnx_graph,
   onnx_int8,
   onnx_with_head,
   task_classes,
 )
+from time_jax.hf.onnx_names import FOLDER, INPUTS, INT8, PLAIN
 from time_jax.release import onnx_files
 from time_jax.release.model_folder import ModelFolder
-from time_jax.release.onnx_files import FOLDER, INT8, PLAIN
 
 
 def write_onnx(model: ModelFolder) -> list[tuple[str, str]]:
@@ -35,7 +34,7 @@ def write_onnx(model: ModelFolder) -> list[tuple[str, str]]:
   with model.weights() as weights:
     head = task_classes.read_head(weights, model.hf_config)
   plain, int8 = onnx_files.make_folder(model.path)
-  inputs = onnx_encoder.INPUTS[: 3 if model.has_token_types else 2]
+  inputs = INPUTS[: 3 if model.has_token_types else 2]
   onnx_with_head.save_onnx(plain, config, params, head, kind, inputs)
   large = onnx_graph.is_large(params)
   exact = onnx_with_head.EXACT

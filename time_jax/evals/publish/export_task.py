@@ -7,10 +7,12 @@ from time_jax.core.errors import RunError, UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder
 from time_jax.core.storage.paths import Path
+from time_jax.evals.publish import onnx_parser, onnx_task
 from time_jax.hf import files, fine_tuned, load, save, task_classes
 from time_jax.hf.fine_tuned import DESCRIPTION, HEADS
+from time_jax.hf.task_classes import TaskClass
 from time_jax.models.bert import BertConfig
-from time_jax.release import onnx_task, record, task_card, task_folder, verify
+from time_jax.release import record, task_card, task_folder, verify
 from time_jax.release.model_folder import ModelFolder
 from time_jax.release.options import Options
 from time_jax.release.verify import Result
@@ -19,6 +21,7 @@ from time_jax.release.verify import Result
 _TOKENIZER = (
   *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
 )
+_PARSER = "ud"
 _FILES = ("config.json", save.WEIGHTS, HEADS, DESCRIPTION, *_TOKENIZER)
 
 
@@ -63,8 +66,7 @@ def export_task(
     for name in _FILES:
       if (folder / name).exists():
         shutil.copyfile(folder / name, fresh / name)
-    model = ModelFolder(fresh)
-    measured = onnx_task.write_onnx(model) if options.onnx else []
+    measured = _write_onnx(fresh, kind) if options.onnx else []
     content = {
       "format": record.FORMAT,
       record.TASK: fine_tuned.read_description(folder)["task"],
@@ -87,6 +89,13 @@ def export_task(
   print(f"Exported {folder} to {out} ({kind.name if kind else 'own heads'})")
   print(verify.table(results))
   return out
+
+
+def _write_onnx(folder: Path, kind: TaskClass | None) -> list[tuple[str, str]]:
+  """Adds ONNX files; returns what was found of each, see `onnx_task`."""
+  if kind:
+    return onnx_task.write_onnx(ModelFolder(folder))
+  return onnx_parser.write_onnx(folder)
 
 
 def _check(folder: Path, step: int | None, options: Options) -> None:
@@ -113,11 +122,13 @@ def _check(folder: Path, step: int | None, options: Options) -> None:
     task_classes.require(hf_config, folder)
   if options.onnx and not _fits_onnx(folder):
     raise UserError(
-      f"--onnx: {folder} cannot be written as one graph; expected a model of "
-      "ner or qa with an encoder of BERT's kinds. Export it without --onnx."
+      f"--onnx: {folder} cannot be written as ONNX files; expected a model "
+      "with an encoder of BERT's kinds. Export it without --onnx."
     )
 
 
 def _fits_onnx(folder: Path) -> bool:
   _, config = load.read_config(folder)
-  return isinstance(config, BertConfig) and bool(task_classes.of_folder(folder))
+  task = fine_tuned.read_description(folder)["task"]
+  written = task == _PARSER or task_classes.of_folder(folder) is not None
+  return isinstance(config, BertConfig) and written

@@ -29,12 +29,13 @@ from time_jax.evals.common import encoders, model_folder
 from time_jax.evals.ner import iob
 from time_jax.evals.ner.tagger import TAG
 from time_jax.evals.predict.pipeline import open_pipeline
+from time_jax.evals.publish import export_task, onnx_parser
 from time_jax.evals.qa import squad
 from time_jax.evals.qa.windows import WindowCutter
 from time_jax.evals.ud import conllu
 from time_jax.evals.ud.task import Ud
 from time_jax.hf import save
-from time_jax.release import export_task, task_card
+from time_jax.release import task_card
 from time_jax.release.options import Options
 
 TINY = {"ner": tiny_ner, "qa": tiny_qa}
@@ -263,6 +264,44 @@ def test_onnx_files_have_the_names_that_others_look_for(
   kinds = {weight.name: weight.data_type for weight in weights}
   assert kinds["head.kernel"] == onnx.TensorProto.FLOAT
   assert kinds["layer0.query.kernel.int8"] == onnx.TensorProto.INT8
+
+
+def test_a_treebank_model_as_onnx_files(models, tmp_path):
+  out = tmp_path / "out"
+  flags = f"--out={out}", "--onnx"
+  output = alone.run("export", f"--workdir={models['ud']}", *flags)
+  words = r"ok +onnx/model\.onnx .*equals JAX within .*, (\d+) of (\d+) labels"
+  equal, total = map(int, re.search(words, output).groups())
+  assert total > 100 and equal >= total - 1
+  rough, total = map(
+    int, re.search(r"int8: (\d+) of (\d+) labels equal", output).groups()
+  )
+  assert total / 2 < rough  # Random weights: many scores are near each other.
+  session = onnxruntime.InferenceSession(out / "onnx" / "model.onnx")
+  assert [each.name for each in session.get_inputs()] == [
+    *("input_ids", "attention_mask", "word_of_token")
+  ]
+  names = {path.name for path in (out / "onnx").iterdir()}
+  assert names == {"model.onnx", "model_quantized.onnx", "relations.onnx"}
+  record = json.loads((out / "time_jax.json").read_text())
+  assert {f"onnx/{name}" for name in names} <= {*record["files"]}
+
+
+def test_a_parser_that_differs_from_jax_is_not_exported(
+  models, tmp_path, monkeypatch, capsys
+):
+  whole = onnx_parser._with_onnx
+
+  def shifted(path, network, batch):
+    found = whole(path, network, batch)
+    wrong = {name: array + 1 for name, array in found.classes.items()}
+    return found._replace(classes=wrong)
+
+  monkeypatch.setattr(onnx_parser, "_with_onnx", shifted)
+  flags = f"--workdir={models['ud']}", f"--out={tmp_path / 'out'}", "--onnx"
+  output = command(capsys, "export", *flags, code=3)
+  assert "labels otherwise than JAX; expected next to none" in output
+  assert not (tmp_path / "out").exists()
 
 
 def edit(path, **changes):

@@ -1,0 +1,46 @@
+"""Vectors of texts: a student that was not fine-tuned."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from time_jax.data.tokenizing import WindowEncoder, load_backend
+from time_jax.hf.onnx_names import STATES
+from time_jax.serve import items as of_items
+from time_jax.serve.folder import Folder
+from time_jax.serve.rows import Beat, Row, RowGraph
+
+
+class Embedder:
+  """Turns texts into vectors, as sentence-transformers does with the export.
+
+  An item is a text, of which the end is cut off where it is too long. What is
+  found for it is the mean of the last hidden states of all its tokens: a list
+  of numbers.
+  """
+
+  example = "It works."
+
+  def __init__(self, folder: Folder) -> None:
+    """Opens the model of a folder; raises UserError where it cannot."""
+    self._graph = RowGraph(folder.file())
+    self._encoder = WindowEncoder(folder.tokenizer, folder.longest)
+    special = load_backend(folder.tokenizer).encode("").ids
+    self._nothing = np.array(special, np.int32)
+
+  def __call__(
+    self, items: Sequence[Any], beat: Beat = lambda: None
+  ) -> list[list[float]]:
+    """See `model.Model`."""
+    texts = [*map(of_items.text, items, itertools.count())]
+    rows = [
+      Row(windows[0] if windows else self._nothing)
+      for windows in self._encoder.first_windows(texts)
+    ]
+    found: list[list[float]] = [[] for _ in rows]
+    for numbers, outputs in self._graph.run(rows, STATES, beat):
+      for i, states in zip(numbers, outputs[STATES[0]], strict=True):
+        found[i] = states[: len(rows[i].tokens)].mean(axis=0).tolist()
+    return found
