@@ -16,6 +16,7 @@ from time_jax.config.command import RecipeCommand
 from time_jax.config.distill import check_config, default_config, flatten
 from time_jax.core.errors import UserError
 from time_jax.run import assembly
+from time_jax.serve.command import make_parser
 from time_jax.sweeps import grid, points
 
 CHEAP = ("doctor", "languages", "teachers")
@@ -165,6 +166,7 @@ def test_flags_that_are_named_alone_exist(capsys):
   for name in COMMANDS:
     assert main.main([*name.split(), "--help"]) == 0
     known |= set(re.findall(r"^  (--\w+)", capsys.readouterr().out, re.M))
+  known |= {*make_parser()._option_string_actions}
   wrong = []
   for word in flags_alone():
     flag = re.sub(r"^--no(?=private)", "--", word.partition("=")[0])

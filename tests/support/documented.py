@@ -16,7 +16,7 @@ MARKDOWN = (
   *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md")),
   *sorted((ROOT / "docs").glob("*.md")),
 )
-SCRIPTS = sorted((ROOT / "launch").iterdir())
+SCRIPTS = sorted(p for p in (ROOT / "launch").iterdir() if p.is_file())
 RECIPES = sorted((ROOT / "configs").glob("*.py"))
 
 _STARTS = ("python -m time_jax ", "time-jax ")

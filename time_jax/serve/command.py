@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments: what was typed after the name; None: what the process was
       started with.
   """
-  parsed = _parser().parse_args(arguments)
+  parsed = make_parser().parse_args(arguments)
   try:
     serve(parsed)
   except UserError as error:
@@ -46,7 +46,8 @@ def run() -> None:
   sys.exit(main())
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+  """Returns what reads the command line."""
   parser = argparse.ArgumentParser(
     _NAME,
     description="Answers requests with an export that has ONNX files, on the "

@@ -111,7 +111,14 @@ def _check(folder: Path, step: int | None, options: Options) -> None:
       f"{', '.join(given)}: {folder} is a fine-tuned model, and these are for "
       "students; expected --out, --onnx, --license or --push alone."
     )
-  task = fine_tuned.read_description(folder)["task"]
+  description = fine_tuned.read_description(folder)
+  if description.get("format", 1) < fine_tuned.FORMAT:
+    raise UserError(
+      f"{folder} was written by an earlier version, with its encoder in a "
+      "folder of its own, which no other program opens; `predict` still reads "
+      "it. Expected one of this version: fine-tune again."
+    )
+  task = description["task"]
   if task not in task_card.TASKS:
     raise UserError(
       f"{folder} is of task {task!r}; expected one of "
