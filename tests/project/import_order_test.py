@@ -31,7 +31,7 @@ evals.common evals.ud evals.probing evals.ner evals.qa evals.predict
 evals.publish
 serve
 bench.common bench.peers bench.aot bench.scaling bench.inference bench.pipeline
-bench.trim
+bench.trim bench.serving
 sweeps
 cli
 """

@@ -137,3 +137,17 @@ class Trim(flags.Trim):
     from time_jax.bench.trim import frontier
 
     return frontier.bench_trim(self)
+
+
+class Serving(flags.Serving):
+  """A server without JAX under load: requests a second, latency, memory."""
+
+  name = "bench serving"
+  example = "bench serving runs/da-ner/export --inputs=sentences.txt"
+  argument = "folder"
+
+  def run(self) -> int:
+    """Starts a server and sends requests to it."""
+    from time_jax.bench.serving import serving
+
+    return serving.bench_serving(self)

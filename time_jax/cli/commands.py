@@ -64,6 +64,7 @@ COMMANDS: dict[str, type[Command]] = {
     bench.Scaling,
     bench.Inference,
     bench.Pipeline,
+    bench.Serving,
     bench.Trim,
   )
 }

@@ -195,6 +195,18 @@ class Trim(Command):
   json: pathlib.Path | None = None  # File to write the numbers to.
 
 
+class Serving(Command):
+  """Flags of `bench serving`."""
+
+  folder: str  # An export with ONNX files.
+  inputs: pathlib.Path  # An input a line: a text, or an object of JSON.
+  requests: Count = 1000  # In all.
+  clients: Count = 4  # Each waits for its answer before it asks again.
+  together: Count = 1  # Inputs of a request.
+  int8: bool = False  # The graph in 8 bits.
+  json: pathlib.Path | None = None  # File to write the numbers to.
+
+
 def _repeated(names: Sequence[str]) -> str:
   """Returns the names that are there more than once, as text."""
   return ", ".join(sorted({n for n in names if names.count(n) > 1}))
