@@ -41,6 +41,11 @@ def read_description(folder: Path) -> dict[str, Any]:
       f"{path} is of format {number!r:.20}, and this time_jax reads formats 1 "
       f"to {FORMAT}; expected a newer time_jax: update it."
     )
+  if not isinstance(description["task"], str):
+    raise UserError(
+      f"{path}: task is {description['task']!r:.60}; expected a name, such as "
+      '"ner": fine-tune again.'
+    )
   lengths = description["buckets"]
   if (
     not isinstance(lengths, list)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from time_jax.core.errors import UserError, first_line
+from time_jax.core.errors import RunError, UserError, first_line
 from time_jax.core.storage.paths import Path
 
 # Names of onnxruntime's.
@@ -47,9 +47,12 @@ class Session:
 
   Attributes:
     own: onnxruntime's `InferenceSession`.
+    process: number of the process that opened it. A process that forks leaves
+      its threads behind, without which nothing would ever be computed.
   """
 
   own: Any
+  process: int
 
   @property
   def inputs(self) -> list[str]:
@@ -64,7 +67,15 @@ class Session:
     Args:
       outputs: their names.
       feeds: name of an input -> its array.
+
+    Raises:
+      RunError: this process was forked off the one that opened it.
     """
+    if os.getpid() != self.process:
+      raise RunError(
+        "a model was opened before this process was forked, and its threads "
+        "are not here; open it in each process, or start them by spawn."
+      )
     return _THREAD.submit(self.own.run, outputs, feeds)
 
   def run(
@@ -109,7 +120,7 @@ def open_session(model: Path | bytes) -> Session:
     # It makes one node of a sum and LayerNorm, which takes longer than both.
     disabled_optimizers=_SLOWER,
   )
-  return Session(opened.result())
+  return Session(opened.result(), os.getpid())
 
 
 def _cores() -> int:

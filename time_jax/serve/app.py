@@ -31,6 +31,7 @@ from time_jax.serve.model import Model
 
 _JSON = "application/json"
 _EXPECTED = '{"inputs": [...]}'
+_KNOWN = "POST /predict, GET /health or GET /metrics"
 # One thread computes while another one tokenises.
 _THREADS = 2
 _GONE = 499  # nginx's number for a client that did not wait
@@ -45,11 +46,13 @@ class Limits:
     timeout: seconds that its body may take to come; and again, in which its
       answer must be there.
     waiting: requests that are being answered at once, waiting ones included.
+    max_inputs: inputs of a request: their answers may be far larger than they.
   """
 
   max_bytes: int = 1_000_000
   timeout: float = 30.0
   waiting: int = 64
+  max_inputs: int = 1024
 
 
 class _TooLateError(Exception):
@@ -125,6 +128,13 @@ class Service:
         f"the body is of type {kind!r:.60}; expected -H 'Content-Type: "
         f"{_JSON}'.",
       )
+    items = _items(await self._body(request))
+    if len(items) > self._limits.max_inputs:
+      raise HTTPException(
+        413,
+        f"{len(items):,} inputs; expected at most {self._limits.max_inputs:,} "
+        "at once.",
+      )
     if self._waiting >= self._limits.waiting:
       raise HTTPException(
         503,
@@ -133,7 +143,6 @@ class Service:
       )
     self._waiting += 1
     try:
-      items = _items(await self._body(request))
       deadline = time.monotonic() + self._limits.timeout
       compute = functools.partial(self._compute, items, deadline)
       loop = asyncio.get_running_loop()
@@ -238,8 +247,11 @@ def _items(body: bytes) -> list[Any]:
 async def _refusal(request: Request, error: HTTPException) -> Response:
   """Says what is wrong with a request."""
   del request
+  detail = error.detail
+  if error.status_code in (404, 405):
+    detail += f"; expected {_KNOWN}."
   return JSONResponse(
-    {"error": error.detail}, error.status_code, headers=error.headers
+    {"error": detail}, error.status_code, headers=error.headers
   )
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import time_jax
 from time_jax.core.errors import (
   EXIT_BAD_INPUT,
   EXIT_INTERRUPTED,
@@ -17,9 +18,12 @@ from time_jax.core.errors import (
 )
 from time_jax.serve import folder as folders
 from time_jax.serve import model as models
+from time_jax.serve.folder import Folder
 
 _NAME = "time-jax-serve"
 _SPARE = 2  # seconds to write answers in, when told to stop
+_CONNECTIONS = 16  # for each request that may be answered at once
+_BACKLOG = 128
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,6 +92,12 @@ def make_parser() -> argparse.ArgumentParser:
     default=64,
     help="requests at once; more are refused with 503 (%(default)s)",
   )
+  add(
+    "--max_inputs",
+    type=_number(int, 1),
+    default=1024,
+    help="inputs of a request (%(default)s)",
+  )
   return parser
 
 
@@ -120,53 +130,84 @@ def serve(options: argparse.Namespace) -> None:
     app = importlib.import_module("time_jax.serve.app")
   except ModuleNotFoundError as error:
     raise UserError(
-      f"{error.name} is not installed, and a server needs it: pip install -e "
-      "'.[serve]' in the repository."
+      f"{error.name} is not installed, and a server needs it: pip install "
+      "./launch/serve in the repository, or beside time-jax -e '.[serve]'."
     ) from None
-  listening = _listen(options.host, options.port)
-  model = models.load(options.folder, int8=options.int8)
-  opened = folders.read(options.folder, options.int8)
-  about = {"task": opened.task, "int8": opened.int8, "example": model.example}
-  limits = app.Limits(options.max_bytes, options.timeout, options.waiting)
-  server = uvicorn.Server(
-    uvicorn.Config(
-      app.Service(model, about, limits).app(),
-      log_level="warning",
-      access_log=False,
-      server_header=False,
-      timeout_graceful_shutdown=int(options.timeout) + _SPARE,
+  with _bound(options.host, options.port) as listening:
+    opened = folders.read(options.folder, options.int8)
+    model = models.open_model(opened)
+    about = {
+      "task": opened.task,
+      "model": opened.path.resolve().name,
+      "int8": opened.int8,
+      "version": time_jax.__version__,
+      "example": model.example,
+    }
+    limits = app.Limits(
+      options.max_bytes, options.timeout, options.waiting, options.max_inputs
     )
-  )
-  # uvicorn raises them again once it has ended everything: not to be killed.
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda *_: None)
+    server = uvicorn.Server(
+      uvicorn.Config(
+        app.Service(model, about, limits).app(),
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_CONNECTIONS * options.waiting,
+        timeout_graceful_shutdown=int(2 * options.timeout) + _SPARE,
+      )
+    )
+    # uvicorn raises them again once it has ended everything: not to be killed.
+    for number in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    _listen(listening)
+    _tell(opened, model.example, listening)
+    server.run(sockets=[listening])
+  print("Stopped.", flush=True)
+
+
+def _tell(opened: Folder, example: Any, listening: socket.socket) -> None:
+  """Prints what is served where, and a command to try it."""
   host, port = listening.getsockname()[:2]
-  host = f"[{host}]" if ":" in host else host
-  example = json.dumps({"inputs": [model.example]})
+  place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+  body = json.dumps({"inputs": [example]})
   print(
-    f"{opened.task} of {opened.path} on http://{host}:{port}; try:\n"
-    f"  curl http://{host}:{port}/predict -H 'Content-Type: application/json' "
-    f"-d '{example}'",
+    f"{opened.task} of {opened.path} on {place}; try:\n"
+    f"  curl {place}/predict -H 'Content-Type: application/json' -d '{body}'",
     flush=True,
   )
-  server.run(sockets=[listening])
-  print("Stopped; every request that had come was answered.", flush=True)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-  """Returns a socket that listens at an address.
+def _bound(host: str, port: int) -> socket.socket:
+  """Returns a socket at an address, which nobody can reach yet.
 
   Raises:
     UserError: the address is not one of this machine, or the port is taken.
   """
   try:
-    family, *_, address = socket.getaddrinfo(
+    family, kind, *_, address = socket.getaddrinfo(
       host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    return socket.create_server(address[:2], family=family, backlog=128)
-  except (OSError, OverflowError) as error:
-    reason = explain_refusal(error) if isinstance(error, OSError) else error
-    raise UserError(
-      f"--host={host} --port={port}: {reason}; expected an address of this "
-      "machine and a port that is free."
-    ) from None
+    bound = socket.socket(family, kind)
+    # A port is free as soon as the server before has ended.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(address)
+    return bound
+  except (OSError, UnicodeError) as error:
+    raise _not_free(f"--host={host} --port={port}", error) from None
+
+
+def _listen(bound: socket.socket) -> None:
+  """Lets clients connect; raises UserError if another process listens there."""
+  try:
+    bound.listen(_BACKLOG)
+  except OSError as error:
+    raise _not_free(str(bound.getsockname()[:2]), error) from None
+
+
+def _not_free(place: str, error: Exception) -> UserError:
+  reason = explain_refusal(error) if isinstance(error, OSError) else str(error)
+  return UserError(
+    f"{place}: {reason}; expected an address of this machine and a port that "
+    "is free."
+  )

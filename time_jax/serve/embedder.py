@@ -1,6 +1,5 @@
 """Vectors of texts: a student that was not fine-tuned."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +33,7 @@ class Embedder:
     self, items: Sequence[Any], beat: Beat = lambda: None
   ) -> list[list[float]]:
     """See `model.Model`."""
-    texts = [*map(of_items.text, items, itertools.count())]
+    texts = of_items.read_all(of_items.text, items)
     rows = [
       Row(windows[0] if windows else self._nothing)
       for windows in self._encoder.first_windows(texts)

@@ -45,7 +45,7 @@ class Folder:
     if not path.exists():
       raise UserError(
         f"{path} is missing; expected the folder that `time-jax export --onnx` "
-        "writes: export the model again."
+        "writes: export the model again, with --onnx."
       )
     return path
 

@@ -2,14 +2,15 @@
 
 import itertools
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from time_jax.core.errors import UserError
 from time_jax.evals.qa.squad import Question
 
 _LONGEST = 1_000_000  # characters of an item
 _SHOWN = 60  # characters of a wrong one in a message
+_Item = TypeVar("_Item")
 _WORD = re.compile(r"\S+")
 
 
@@ -29,6 +30,21 @@ class Sentence(NamedTuple):
   text: str
   words: list[str]
   starts: list[int]
+
+
+def read_all(read: Callable[[Any, int], _Item], items: Any) -> list[_Item]:
+  """Returns items as what they are to be.
+
+  Args:
+    read: such as `sentence`.
+    items: a list of them.
+
+  Raises:
+    InputError: it is no list, or one of them cannot be read.
+  """
+  if not isinstance(items, (list, tuple)):
+    raise InputError(f"inputs is {_shown(items)}; expected a list of them.")
+  return [read(item, number) for number, item in enumerate(items)]
 
 
 def sentence(item: Any, number: int) -> Sentence:
@@ -105,6 +121,10 @@ def text(item: Any, number: int, expected: str = "a text") -> str:
 
 
 def _wrong(item: Any, number: int, expected: str) -> InputError:
-  shown = repr(item)
-  shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+  shown = _shown(item)
   return InputError(f"inputs[{number}] is {shown}; expected {expected}.")
+
+
+def _shown(item: Any) -> str:
+  shown = repr(item)
+  return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."

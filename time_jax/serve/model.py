@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from time_jax.core.errors import UserError, kind_and_reason
 from time_jax.serve import folder as folders
 from time_jax.serve.embedder import Embedder
-from time_jax.serve.folder import VECTORS
+from time_jax.serve.folder import VECTORS, Folder
 from time_jax.serve.parser import Parser
 from time_jax.serve.reader import Reader
 from time_jax.serve.rows import Beat
@@ -36,23 +36,8 @@ class Model(Protocol):
 _KINDS = {"ner": Tagger, "qa": Reader, "ud": Parser, VECTORS: Embedder}
 
 
-def load(folder: str | os.PathLike[str], *, int8: bool = False) -> Model:
-  """Opens an export that has ONNX files, and computes an example.
-
-  Args:
-    folder: what `time-jax export --onnx` wrote: of a model of `finetune ner`,
-      see `Tagger`, of `qa`, see `Reader`, of `ud`, see `Parser`; or of a
-      student, see `Embedder`.
-    int8: whether matrices are in 8 bits: a quarter of the size, and faster.
-
-  Returns:
-    The model. What it finds for an item does not depend on the items beside it,
-    except for the rounding of float32.
-
-  Raises:
-    UserError: it is no such folder, or onnxruntime is not installed.
-  """
-  opened = folders.read(os.fspath(folder), int8)
+def open_model(opened: Folder) -> Model:
+  """Opens an export that was read; see `load`."""
   if opened.task not in _KINDS:
     raise UserError(
       f"{opened.path} is of task {opened.task!r}; expected one of "
@@ -70,3 +55,23 @@ def load(folder: str | os.PathLike[str], *, int8: bool = False) -> Model:
       "wrote them: copy the folder once more, or export again."
     ) from error
   return model
+
+
+def load(folder: str | os.PathLike[str], *, int8: bool = False) -> Model:
+  """Opens an export that has ONNX files, and computes an example.
+
+  Args:
+    folder: what `time-jax export --onnx` wrote: of a model of `finetune ner`,
+      see `Tagger`, of `qa`, see `Reader`, of `ud`, see `Parser`; or of a
+      student, see `Embedder`.
+    int8: whether matrices are in 8 bits: a quarter of the size, and faster.
+
+  Returns:
+    The model. What it finds for an item does not depend on the items beside it,
+    except for the rounding of float32.
+
+  Raises:
+    UserError: it is no such folder, or onnxruntime is not installed.
+    RunError: what is returned was called in a process that was forked later.
+  """
+  return open_model(folders.read(os.fspath(folder), int8))

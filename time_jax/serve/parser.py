@@ -1,6 +1,5 @@
 """Tags, lemmas and trees of sentences: a model of `finetune ud`."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,7 +49,7 @@ class Parser:
     self, items: Sequence[Any], beat: Beat = lambda: None
   ) -> list[dict[str, Any]]:
     """See `model.Model`."""
-    sentences = [*map(of_items.sentence, items, itertools.count())]
+    sentences = of_items.read_all(of_items.sentence, items)
     parsed = iter(self._parse([s.words for s in sentences if s.words], beat))
     nothing: Labels = {name: np.zeros(0, np.int64) for name in _COLUMNS}
     return [

@@ -1,6 +1,5 @@
 """Answers to questions: a model of `finetune qa`."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -43,7 +42,7 @@ class Reader:
     self, items: Sequence[Any], beat: Beat = lambda: None
   ) -> list[dict[str, Any]]:
     """See `model.Model`."""
-    questions = [*map(of_items.question, items, itertools.count())]
+    questions = of_items.read_all(of_items.question, items)
     windows = self._windows(questions)
     rows = [Row(window.tokens, window.token_types) for window in windows]
     spans = {}

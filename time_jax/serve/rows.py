@@ -64,7 +64,7 @@ class RowGraph:
 
   def __init__(self, path: Path) -> None:
     """Opens a file; raises UserError where that fails, see `open_graph`."""
-    self._session = open_graph(path)
+    self._path, self._session = path, open_graph(path)
 
   @property
   def has_types(self) -> bool:
@@ -86,6 +86,11 @@ class RowGraph:
       feeds = _feeds([rows[i] for i in numbers])
       given = {k: v for k, v in feeds.items() if k in self._session.inputs}
       arrays = self._session.run(outputs, given)
+      if not all(np.isfinite(array).all() for array in arrays):
+        raise UserError(
+          f"{self._path} computes NaN or infinity, so that its weights must be "
+          "damaged; expected numbers: copy the folder once more."
+        )
       yield Batch(numbers, dict(zip(outputs, arrays, strict=True)))
 
 

@@ -1,6 +1,5 @@
 """Names in sentences: a model of `finetune ner`."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -40,7 +39,7 @@ class Tagger:
     self, items: Sequence[Any], beat: Beat = lambda: None
   ) -> list[dict[str, Any]]:
     """See `model.Model`."""
-    sentences = [*map(of_items.sentence, items, itertools.count())]
+    sentences = of_items.read_all(of_items.sentence, items)
     chosen, sure = self._best([s.words for s in sentences], beat)
     return [*map(self._found, sentences, chosen, sure)]
 
@@ -56,9 +55,7 @@ class Tagger:
     rows = [Row(chunk.tokens) for chunk in chunks]
     for numbers, outputs in self._graph.run(rows, LOGITS, beat):
       for i, logits in zip(numbers, outputs[LOGITS[0]], strict=True):
-        owners = chunks[i].word_of_token
-        words = np.arange(1, chunks[i].num_words + 1)
-        by_chunk[i] = logits[np.searchsorted(owners[1:], words) + 1]
+        by_chunk[i] = logits[chunks[i].first_tokens]
     for i, chunk in enumerate(chunks):
       logits = by_chunk[i]
       shares = np.exp(logits - logits.max(-1, keepdims=True))

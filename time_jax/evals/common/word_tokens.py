@@ -40,6 +40,11 @@ class Chunk:
   tokens: Int[np.ndarray, " t"]
   word_of_token: Int[np.ndarray, " t"]
 
+  @property
+  def first_tokens(self) -> Int[np.ndarray, " words"]:
+    """The place of each word's first token."""
+    return np.flatnonzero(np.diff(self.word_of_token, prepend=0) > 0)
+
 
 class WordTokenizer:
   """Turns sentences into chunks of at most `longest` tokens.
