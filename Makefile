@@ -16,7 +16,7 @@ quickstart: .venv/quickstart
 # Everything with transformers 4.x, then what it reads and writes with 5.x: not
 # what only our own code computes from it.
 TRANSFORMERS5 := trim/trim_test.py trim/trimmed_student_test.py release/export_test.py evals/publish/export_task_test.py release/verify_test.py
-OWN := $(addprefix --ignore=tests/hf/,load_test.py memory_test.py model_identity_test.py) -k "not last_bit and not same_losses"
+OWN := $(addprefix --ignore=tests/hf/,load_test.py memory_test.py model_identity_test.py onnx_encoder_test.py onnx_int8_test.py weight_files_test.py weights_test.py) -k "not last_bit and not same_losses"
 test: .venv/transformers5 lint
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	PYTHONPATH=.venv/transformers5 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/hf $(addprefix tests/,$(TRANSFORMERS5)) $(OWN)

@@ -53,7 +53,8 @@ jax.config.update("jax_default_matmul_precision", "highest")
 # Files with the longest tests; started last, one would keep a core waiting.
 _FIRST = (
   *("members_test", "students_test", "train_step_test", "teacher_cache_test"),
-  *("trim_test", "relations_test", "resume_test"),
+  *("trim_test", "relations_test", "resume_test", "likely_tokens_test"),
+  *("every_language_test", "trimmed_student_test"),
 )
 
 

@@ -20,6 +20,7 @@ FLAGS = (
   "--config.checkpoint.keep_every=2",
   "--config.train.num_steps=6",
   "--config.train.warmup_steps=1",
+  "--config.student.num_layers=1",
 )
 
 

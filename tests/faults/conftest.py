@@ -10,6 +10,8 @@ FLAGS = (
   # What one to four processes can share.
   "--config.train.global_batch_size=12",
   "--config.eval.global_batch_size=12",
+  "--config.student.dropout=0.1",
+  "--config.student.attention_dropout=0.1",
 )
 # Four processes on two cores take seconds a step.
 FEWER = ("--config.train.num_steps=20", "--config.eval.every=10")

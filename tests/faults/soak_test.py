@@ -23,6 +23,8 @@ FLAGS = (
   "--config.checkpoint.every=5",
   "--config.checkpoint.keep_every=1000",
   "--config.eval.every=50",
+  "--config.student.dropout=0.1",
+  "--config.student.attention_dropout=0.1",
 )
 _context = multiprocessing.get_context("forkserver")
 

@@ -82,11 +82,12 @@ def test_a_run_goes_on_and_a_cache_changes_nothing(
 def test_a_narrower_student_has_the_basis_of_its_start(
   tiny, tmp_path, one_process, one_device, capsys
 ):
-  begun = "--config.student.init_from=teacher:1,2"
+  begun = "--config.student.init_from=teacher:1"
+  one = "--config.student.num_layers=1"
   runs = own, named = tmp_path / "own", tmp_path / "named"
   basis = own / "start" / "basis.safetensors"
   for workdir, source in zip(runs, ("start", basis), strict=True):
-    flags = begun, f"--config.hidden.projection={source}"
+    flags = begun, one, f"--config.hidden.projection={source}"
     assert distill(tiny, workdir, *flags) == 0
   assert told(own) == told(named)
   assert main.main(["choose", f"--workdir={own}"]) == 0
@@ -97,7 +98,7 @@ def test_a_narrower_student_has_the_basis_of_its_start(
   assert found == pytest.approx(losses)
 
   capsys.readouterr()
-  flags = begun, "--config.hidden.projection=start"
+  flags = begun, one, "--config.hidden.projection=start"
   write_basis(basis, (32, 16))
   assert distill(tiny, own, *flags, steps=30) != 0
   assert run_record.PROJECTION in capsys.readouterr().err

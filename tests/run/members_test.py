@@ -25,9 +25,10 @@ NARROWED = {
 }
 OWN = {
   "a": {"student.num_layers": 1, "train.peak_lr": 1e-2, "train.ema": 0.5}
-  | {"student.dropout": 0.0, "train.spike": 6, "train.warmup_steps": 3}
+  | {"train.spike": 6, "train.warmup_steps": 3}
   | NARROWED,
-  "b": {"teacher.layer": 1, "student.seed": 5, "relations.weights.qk": 1.0},
+  "b": {"teacher.layer": 1, "student.seed": 5, "relations.weights.qk": 1.0}
+  | {"student.dropout": 0.1},
 }
 FLAGS = (
   "--config.train.num_steps=20",

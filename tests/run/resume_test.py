@@ -27,6 +27,9 @@ FLAGS = (
   "--config.train.peak_lr=1e-3",
   # What one to four processes can share.
   "--config.train.global_batch_size=12",
+  # Of a step and seed alone, whoever draws it.
+  "--config.student.dropout=0.1",
+  "--config.student.attention_dropout=0.1",
 )
 
 

@@ -17,6 +17,7 @@ FLAGS = (
   "--config.train.warmup_steps=1",
   # Low enough that what rounding differs by between meshes does not grow.
   "--config.train.peak_lr=1e-3",
+  "--config.student.num_layers=1",
 )
 
 

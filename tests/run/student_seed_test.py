@@ -14,6 +14,8 @@ FLAGS = (
   "--config.train.num_steps=2",
   "--config.train.warmup_steps=1",
   "--config.data.validation=()",
+  "--config.student.num_layers=1",
+  "--config.student.dropout=0.1",
 )
 
 

@@ -48,6 +48,7 @@ def command(tiny, tmp_path_factory):
     "--config.data.max_documents=60",
     "--config.checkpoint.every=24",
     "--config.data.validation=()",
+    "--config.student.num_layers=1",
     *flags,
   )
 

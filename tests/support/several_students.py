@@ -56,6 +56,7 @@ def config_of(name, **fields):
       "student.num_heads": 4,
       "student.max_positions": LENGTH,
       "student.dropout": 0.2,
+      "student.attention_dropout": 0.0,  # It is drawn alike.
       "student.initializer_range": 0.3,
       "data.seq_len": LENGTH,
       "train.global_batch_size": ROWS,

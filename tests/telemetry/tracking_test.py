@@ -91,6 +91,7 @@ def test_each_of_several_students_has_a_run_there(
 ):
   flags = ["--config.log.wandb=students", "--config.train.num_steps=2"]
   flags += ["--config.train.warmup_steps=1", "--config.data.validation=()"]
+  flags += ["--config.student.num_layers=1"]
   flags += [f"--config.students.{n}.student.seed={n == 'b':d}" for n in "ab"]
   command = running.command(tiny, tmp_path, *flags)
   monkeypatch.setattr(tracking.metadata, "version", lambda name: "0.19.9")
