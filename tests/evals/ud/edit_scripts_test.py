@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from time_jax.evals.ud import conllu
+from time_jax.evals.ud import conllu, edit_scripts
 from time_jax.evals.ud.edit_scripts import apply_script, script_of
 
 UD = pathlib.Path(__file__).parent
@@ -87,3 +87,14 @@ def test_letters_become_small_one_for_one():
   for form in words + [chr(code) for code in range(0x2D00)]:
     small = (c.lower() if len(c.lower()) == 1 else c for c in form)
     assert apply_script("|*", form) == "".join(small)
+
+
+def test_words_that_are_no_words_are_not_kept():
+  """A server would hold every long one that anybody has ever sent."""
+  script = script_of("Hunde", "Hund")
+  before = edit_scripts._lemma.cache_info().currsize
+  for size in range(101, 120):
+    assert apply_script(script, "x" * size + "e") == "x".title() + "x" * (
+      size - 1
+    )
+  assert edit_scripts._lemma.cache_info().currsize == before

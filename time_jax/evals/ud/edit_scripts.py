@@ -24,6 +24,7 @@ import re
 
 _EDIT = re.compile(r"[=-]|\+.", re.DOTALL)
 _CASING = re.compile(r"([UL])(-?\d+)")
+_LONGEST_KEPT = 100  # characters
 
 
 @functools.lru_cache(1 << 17)
@@ -42,9 +43,15 @@ def script_of(form: str, lemma: str) -> str:
   return script if apply_script(script, form) == lemma else f"|!!{lemma}"
 
 
-@functools.lru_cache(1 << 16)  # Few words are most of a text.
 def apply_script(script: str, form: str) -> str:
   """Returns the lemma of a form, or the form if the script does not fit it."""
+  # What is kept would grow without bounds by words that are no words.
+  known = len(form) <= _LONGEST_KEPT
+  return (_lemma if known else _lemma.__wrapped__)(script, form)
+
+
+@functools.lru_cache(1 << 16)  # Few words are most of a text.
+def _lemma(script: str, form: str) -> str:
   whole, casing, prefix, suffix = _parts(script)
   if whole is not None:
     return whole or form
