@@ -56,7 +56,15 @@ def __getattr__(name: str) -> Any:
     except metadata.PackageNotFoundError:
       return metadata.version("time-jax-serve")
   if name in __all__:
-    return getattr(importlib.import_module("time_jax.api"), name)
+    try:
+      return getattr(importlib.import_module("time_jax.api"), name)
+    except ModuleNotFoundError as error:
+      if error.name != "time_jax.api":
+        raise
+      raise ImportError(
+        f"time_jax.{name} is in the distribution time-jax, and what is "
+        "installed is time-jax-serve, which has time_jax.serve alone."
+      ) from None
   raise AttributeError(f"module 'time_jax' has no attribute {name!r}")
 
 

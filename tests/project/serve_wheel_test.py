@@ -89,4 +89,4 @@ except ImportError as error:
     cwd=tmp_path,
   )
   assert done.stdout.split("\n")[0] == str(len(served.ITEMS[task])), done.stderr
-  assert "time_jax.api" in done.stdout
+  assert "time_jax.embed is in the distribution time-jax, and" in done.stdout
