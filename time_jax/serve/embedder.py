@@ -7,8 +7,9 @@ import numpy as np
 
 from time_jax.data.tokenizing import WindowEncoder, load_backend
 from time_jax.hf.onnx_names import STATES
-from time_jax.serve import items as of_items
 from time_jax.serve.folder import Folder
+from time_jax.serve.items import read_all
+from time_jax.serve.items import text as as_text
 from time_jax.serve.rows import Beat, Row, RowGraph
 
 
@@ -33,7 +34,7 @@ class Embedder:
     self, items: Sequence[Any], beat: Beat = lambda: None
   ) -> list[list[float]]:
     """See `model.Model`."""
-    texts = of_items.read_all(of_items.text, items)
+    texts = read_all(as_text, items)
     rows = [
       Row(windows[0] if windows else self._nothing)
       for windows in self._encoder.first_windows(texts)

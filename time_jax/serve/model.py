@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from time_jax.core.errors import UserError, kind_and_reason
-from time_jax.serve import folder as folders
 from time_jax.serve.embedder import Embedder
-from time_jax.serve.folder import VECTORS, Folder
+from time_jax.serve.folder import VECTORS, Folder, read
 from time_jax.serve.parser import Parser
 from time_jax.serve.reader import Reader
 from time_jax.serve.rows import Beat
@@ -74,4 +73,4 @@ def load(folder: str | os.PathLike[str], *, int8: bool = False) -> Model:
     UserError: it is no such folder, or onnxruntime is not installed.
     RunError: what is returned was called in a process that was forked later.
   """
-  return open_model(folders.read(os.fspath(folder), int8))
+  return open_model(read(os.fspath(folder), int8))

@@ -17,8 +17,9 @@ from time_jax.hf.onnx_names import (
   HEADS,
   RELATIONS,
 )
-from time_jax.serve import items as of_items
 from time_jax.serve.folder import Folder
+from time_jax.serve.items import read_all
+from time_jax.serve.items import sentence as as_sentence
 from time_jax.serve.rows import Batch, Beat, Row, RowGraph, open_graph
 
 _BETWEEN = (AS_DEPENDENTS, AS_GOVERNORS)
@@ -49,7 +50,7 @@ class Parser:
     self, items: Sequence[Any], beat: Beat = lambda: None
   ) -> list[dict[str, Any]]:
     """See `model.Model`."""
-    sentences = of_items.read_all(of_items.sentence, items)
+    sentences = read_all(as_sentence, items)
     parsed = iter(self._parse([s.words for s in sentences if s.words], beat))
     nothing: Labels = {name: np.zeros(0, np.int64) for name in _COLUMNS}
     return [

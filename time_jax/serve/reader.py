@@ -11,9 +11,9 @@ from time_jax.core.errors import UserError
 from time_jax.evals.qa.squad import Answer, Question
 from time_jax.evals.qa.windows import Window, WindowCutter
 from time_jax.hf.onnx_names import PLACES
-from time_jax.serve import items as of_items
 from time_jax.serve.folder import Folder
-from time_jax.serve.items import InputError
+from time_jax.serve.items import InputError, read_all
+from time_jax.serve.items import question as as_question
 from time_jax.serve.rows import Beat, Row, RowGraph
 
 
@@ -42,7 +42,7 @@ class Reader:
     self, items: Sequence[Any], beat: Beat = lambda: None
   ) -> list[dict[str, Any]]:
     """See `model.Model`."""
-    questions = of_items.read_all(of_items.question, items)
+    questions = read_all(as_question, items)
     windows = self._windows(questions)
     rows = [Row(window.tokens, window.token_types) for window in windows]
     spans = {}

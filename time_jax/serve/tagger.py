@@ -8,9 +8,9 @@ import numpy as np
 from time_jax.evals.common.word_tokens import WordTokenizer
 from time_jax.evals.ner import iob
 from time_jax.hf.onnx_names import LOGITS
-from time_jax.serve import items as of_items
 from time_jax.serve.folder import Folder
-from time_jax.serve.items import Sentence
+from time_jax.serve.items import Sentence, read_all
+from time_jax.serve.items import sentence as as_sentence
 from time_jax.serve.rows import Beat, Row, RowGraph
 
 _TAGS = "TAG"  # name of the classes in task.json
@@ -39,7 +39,7 @@ class Tagger:
     self, items: Sequence[Any], beat: Beat = lambda: None
   ) -> list[dict[str, Any]]:
     """See `model.Model`."""
-    sentences = of_items.read_all(of_items.sentence, items)
+    sentences = read_all(as_sentence, items)
     chosen, sure = self._best([s.words for s in sentences], beat)
     return [*map(self._found, sentences, chosen, sure)]
 
