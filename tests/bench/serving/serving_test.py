@@ -48,6 +48,9 @@ def test_bad_input_gives_a_line(export, tmp_path, capsys):
   inputs.write_text("\n")
   output = bench(capsys, export, f"--inputs={inputs}", code=2)
   assert "is empty; expected an input a line" in output
+  inputs.write_text('{"question": "a"}\n{\n')
+  output = bench(capsys, export, f"--inputs={inputs}", code=2)
+  assert "a line is not JSON" in output
   inputs.write_text("a\n")
   output = bench(capsys, tmp_path, f"--inputs={inputs}", code=2)
   assert "config.json is missing" in output

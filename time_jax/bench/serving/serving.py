@@ -124,7 +124,13 @@ def _bodies(path: pathlib.Path, together: int) -> list[bytes]:
   if not items:
     raise UserError(f"--inputs={path} is empty; expected an input a line.")
   if items[0].startswith("{"):
-    items = [json.loads(item) for item in items]
+    try:
+      items = [json.loads(item) for item in items]
+    except (ValueError, RecursionError) as error:
+      raise UserError(
+        f"--inputs={path}: a line is not JSON: {error}; expected an object a "
+        "line, as the first one begins."
+      ) from error
   endless = itertools.cycle(items)
   return [
     json.dumps({"inputs": [*itertools.islice(endless, together)]}).encode()
