@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from time_jax.core.storage.paths import Path
+from time_jax.hf.onnx_names import BESIDE
 from time_jax.hf.onnx_session import require
 from time_jax.models.family import Params
 
@@ -87,13 +88,13 @@ class Graph:
 
     Args:
       path: the file.
-      large: whether the weights go beside it, to PATH.data; see `is_large`.
+      large: whether the weights go beside it, to PATH_data; see `is_large`.
     """
     self._onnx.save(
       self.model(),
       str(path),
       save_as_external_data=large,
-      location=f"{path.name}.data",
+      location=f"{path.name}{BESIDE}",
     )
     self._onnx.checker.check_model(str(path))
 

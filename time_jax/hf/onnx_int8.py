@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from time_jax.core.storage.paths import Path
+from time_jax.hf.onnx_names import BESIDE
 from time_jax.hf.onnx_session import require
 
 # Weights use the whole range of 8 bits, and 0 stays 0. x86 processors without
@@ -73,7 +74,7 @@ def write_int8(
     model,
     str(target),
     save_as_external_data=large,
-    location=f"{target.name}.data",
+    location=f"{target.name}{BESIDE}",
   )
 
 

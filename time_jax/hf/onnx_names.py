@@ -7,6 +7,7 @@ a parser has beyond them.
 FOLDER = "onnx"
 # Earlier exports have model_int8.onnx, which `verify` finds in their record.
 PLAIN, INT8 = "model.onnx", "model_quantized.onnx"
+BESIDE = "_data"  # ends the name of a file with weights that stand beside one
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 STATES = ("last_hidden_state",)
 LOGITS = ("logits",)

@@ -12,6 +12,7 @@ import numpy as np
 
 from time_jax.hf import onnx_int8, onnx_session
 from time_jax.hf.onnx_graph import Graph, is_large
+from time_jax.hf.onnx_names import BESIDE
 from time_jax.hf.onnx_session import Session, require
 from time_jax.models.family import Params
 
@@ -109,9 +110,8 @@ def _open(graph: Graph, large: bool, int8: bool) -> Session:
   (onnx,) = require("onnx")
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "model.onnx"
-    onnx.save(
-      model, path, save_as_external_data=True, location=f"{path.name}.data"
-    )
+    beside = f"{path.name}{BESIDE}"
+    onnx.save(model, path, save_as_external_data=True, location=beside)
     return onnx_session.open_session(path)
 
 
