@@ -1,8 +1,11 @@
 """The code of docs/using.md runs, with exports of tiny models."""
 
+import importlib
 import re
+import shlex
 import warnings
 
+import numpy as np
 import pytest
 import served
 from modules import ROOT
@@ -13,6 +16,7 @@ from time_jax.serve.folder import VECTORS
 PAGE = (ROOT / "docs" / "using.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 NAMES = {"ENCODER": VECTORS, "NAMES": "ner", "ANSWERS": "qa", "TREES": "ud"}
+ALONE = ("sentence_transformers", "stanza")  # Nothing else needs them.
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +27,16 @@ def exports(mesh, tmp_path_factory):
   }
 
 
-def run(block, exports, capsys):
+def run(block, exports, capsys, scope=None):
   """What a block prints, with real folders in place of the names."""
+  for package in ALONE:
+    if f"from {package}" in block:
+      pytest.importorskip(package)
   for name, folder in exports.items():
     block = re.sub(rf'"{name}\b', f'"{folder}', block)
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    exec(block, {})
+    exec(block, {} if scope is None else scope)
   return capsys.readouterr().out
 
 
@@ -51,6 +58,30 @@ def test_what_needs_no_code_of_ours_finds_the_same(exports, capsys):
   assert [*words] == expected["form"] and [*tags] == expected["upos"]
 
 
+def test_sentence_transformers_finds_the_vectors_that_are_served(
+  exports, capsys
+):
+  (block,) = (b for b in BLOCKS if "SentenceTransformer" in b)
+  run(block, exports, capsys, scope := {})
+  texts = ["Small is fast.", "", "a " * 200]
+  found = scope["model"].encode(texts)
+  expected = load(exports["ENCODER"])(texts)
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_stanza_has_the_flags():
+  pytest.importorskip("stanza")
+  (command,) = re.findall(r"^python -m (stanza.*\\\n.*)$", PAGE, re.M)
+  name, *words = shlex.split(command.replace("\\\n", ""))
+  importlib.import_module(name).build_argparse().parse_args(words)
+  others = re.findall(r"`(stanza\.models\.\w+)`", PAGE)
+  assert len(others) == 2
+  for other in others:
+    parser = importlib.import_module(other).build_argparse()
+    flags = {word.partition("=")[0] for word in words[-2:]}
+    assert flags <= {*parser._option_string_actions}
+
+
 def test_there_are_blocks_for_each():
-  for name in ("transformers", "onnxruntime", "time_jax"):
+  for name in ("transformers", "onnxruntime", "time_jax", *ALONE):
     assert any(re.search(rf"^(import|from) {name}", b, re.M) for b in BLOCKS)
