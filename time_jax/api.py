@@ -313,9 +313,8 @@ def finetune(task: str, config: ConfigDict, workdir: Place) -> None:
   """Fine-tunes a model on a task, or continues; see the command `finetune`.
 
   Args:
-    task: "ud", "ner" or "qa".
-    config: see `time_jax.config.ud_config` and the other two; it is not
-      changed.
+    task: "ud", "ner", "qa" or "split".
+    config: see `time_jax.config.ud_config` and its like; it is not changed.
     workdir: folder of the run.
 
   Raises:
@@ -335,6 +334,7 @@ def predict(
   text: str,
   engine: EngineName = "auto",
   int8: bool = False,
+  split: Place | None = None,
 ) -> str:
   """Annotates text with a fine-tuned model; see the command `predict`.
 
@@ -344,6 +344,7 @@ def predict(
     engine: what computes; "auto": on a CPU onnxruntime, if it is installed and
       knows the encoder, else JAX.
     int8: whether onnxruntime computes with matrices in 8 bits.
+    split: a model of `finetune split`; then the text is as people write it.
 
   Returns:
     What the command prints.
@@ -358,7 +359,8 @@ def predict(
   out = io.StringIO()
   # Half a surrogate pair is refused where it is read, as in a file.
   source = io.BytesIO(text.encode(errors="surrogatepass"))
-  run(model_folder.find(str(folder)), source, out, engine, int8)
+  splitter = model_folder.find(str(split)) if split else None
+  run(model_folder.find(str(folder)), source, out, engine, int8, splitter)
   return out.getvalue()
 
 

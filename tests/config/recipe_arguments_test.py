@@ -51,7 +51,7 @@ def test_names_that_are_not_known_or_have_no_value():
       recipe_arguments.parse(text, "FILE", ("a", "b"))
 
 
-@pytest.mark.parametrize("task", ["ud", "ner", "qa"])
+@pytest.mark.parametrize("task", ["ud", "ner", "qa", "split"])
 def test_a_path_with_a_comma_in_every_recipe(task):
   path = f"{running.ROOT}/configs/{task}.py"
   module = importlib.machinery.SourceFileLoader(task, path).load_module()

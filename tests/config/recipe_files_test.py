@@ -11,7 +11,7 @@ from time_jax.sweeps import grid
 
 ROOT = pathlib.Path(__file__).parents[2]
 RECIPES = [
-  *("ner", "paper", "qa", "quickstart", "time", "ud", "ud_small"),
+  *("ner", "paper", "qa", "quickstart", "split", "time", "ud", "ud_small"),
   "xlmr_random",
 ]
 SWEEPS = [

@@ -25,7 +25,10 @@ FOREIGN = (
   *("--help", "--network", "--shm-size", "--gres", "--ntasks-per-node"),
   *("--cpus-per-task", "--config.FIELD"),
 )
-TASKS = (finetune.ud_config, finetune.ner_config, finetune.qa_config)
+TASKS = (
+  *(finetune.ud_config, finetune.ner_config),
+  *(finetune.qa_config, finetune.split_config),
+)
 FIELDS = {
   name
   for make in (default_config, *TASKS)

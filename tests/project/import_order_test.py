@@ -27,7 +27,7 @@ run
 trim
 release
 report
-evals.common evals.ud evals.probing evals.ner evals.qa evals.predict
+evals.common evals.ud evals.probing evals.ner evals.qa evals.split evals.predict
 evals.publish
 serve
 bench.common bench.peers bench.aot bench.scaling bench.inference bench.pipeline

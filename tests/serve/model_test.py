@@ -23,6 +23,7 @@ from time_jax.evals.predict.pipeline import open_pipeline
 from time_jax.evals.qa import reader as in_jax
 from time_jax.evals.qa import squad
 from time_jax.evals.qa.windows import Window
+from time_jax.evals.split.passage import Passage, Token
 from time_jax.evals.ud import conllu
 from time_jax.serve import InputError, load
 from time_jax.serve import reader as of_questions
@@ -97,6 +98,21 @@ def test_answers_are_those_of_predict(exports):
     assert (own["answer"], own["start"]) == (answer.text, answer.start)
     assert own["end"] == answer.stop
     assert own["score"] == pytest.approx(answer.score, abs=2e-6)
+
+
+def test_sentences_and_words_are_those_of_predict(exports):
+  texts = served.ITEMS["split"]
+  pipeline = open_pipeline(exports["split"], engine="jax")
+  expected = pipeline.annotate([Passage(text) for text in texts])
+  found = [
+    [[*map(token, sentence["tokens"])] for sentence in one["sentences"]]
+    for one in load(exports["split"])(texts)
+  ]
+  assert found == [[[*some] for some in one.sentences] for one in expected]
+
+
+def token(found):
+  return Token(found["start"], found["end"], (*found["words"],))
 
 
 def test_vectors_are_those_of_embed(exports):
@@ -208,6 +224,7 @@ WRONG = [
     {"question": "a " * 200, "context": "b"},
     "question 1: its 200 tokens",
   ),
+  ("split", ["a"], "inputs[1] is ['a']; expected a text"),
   (VECTORS, ["a"], "inputs[1] is ['a']; expected a text"),
 ]
 
@@ -259,7 +276,7 @@ def test_damage_is_told(copy, task, name, content, message):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"task": "pos"}, "is of task 'pos'; expected one of ner, qa, ud"),
+    ({"task": "pos"}, "is of task 'pos'; expected one of ner, qa, split, ud"),
     ({"task": []}, "task is []; expected a name"),
     ({"classes": {}}, "do not fit each other (KeyError"),
     ({"format": 3}, "is of format 3"),

@@ -13,8 +13,9 @@ import: model workdir allow_pickle
 finetune ud: config workdir
 finetune ner: config workdir
 finetune qa: config workdir
+finetune split: config workdir
 probe: models train dev teacher json allow_pickle
-predict: folder engine int8
+predict: folder engine int8 split
 score: predicted gold task label lang metrics out
 report: workdirs teacher lower out by
 sweep: file workdir results

@@ -6,12 +6,13 @@ import pathlib
 import alone
 import tiny_ner
 import tiny_qa
+import tiny_split
 import tiny_ud
 
 from time_jax.hf import load, onnx_encoder, onnx_int8, onnx_names
 from time_jax.serve.folder import VECTORS
 
-TINY = {"ner": tiny_ner, "qa": tiny_qa, "ud": tiny_ud}
+TINY = {"ner": tiny_ner, "qa": tiny_qa, "split": tiny_split, "ud": tiny_ud}
 TASKS = (*TINY, VECTORS)
 ITEMS = {
   "ner": ["Marie Curie blev født .", ["Warszawa"], ["", "x"][1:], ""],
@@ -20,6 +21,7 @@ ITEMS = {
     {"question": "Where?", "context": "In Warsaw . " * 60},
     {"question": "", "context": ""},
   ],
+  "split": ["Il va  au lac. L'été\n", "", "😀", "a " * 400],
   "ud": ["Tá an aimsir go maith .", ["Dia", "duit"], "", ["a"] * 90],
   VECTORS: ["Tá an aimsir go maith.", "", "a " * 200],
 }

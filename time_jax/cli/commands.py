@@ -44,6 +44,7 @@ COMMANDS: dict[str, type[Command]] = {
     finetune.FinetuneUd,
     finetune.FinetuneNer,
     finetune.FinetuneQa,
+    finetune.FinetuneSplit,
     finetune.Probe,
     finetune.Predict,
     finetune.Score,

@@ -10,6 +10,7 @@ from time_jax.config.finetune import (
   EngineName,
   ner_config,
   qa_config,
+  split_config,
   ud_config,
 )
 from time_jax.core.errors import UserError
@@ -64,6 +65,17 @@ class FinetuneQa(_Finetune):
   recipe = staticmethod(qa_config)
 
 
+class FinetuneSplit(_Finetune):
+  """Train an encoder to split raw text into sentences, tokens and words."""
+
+  name = "finetune split"
+  example = (
+    "finetune split --config=configs/split.py:lang=fr,model=runs/fr-xs,"
+    "train=TRAIN.conllu,dev=DEV.conllu,test=TEST.conllu --workdir=runs/fr-split"
+  )
+  recipe = staticmethod(split_config)
+
+
 class Probe(Command):
   """Score encoders as they are on a treebank, in seconds: closed form."""
 
@@ -105,6 +117,8 @@ class Predict(Command):
   # encoder, else JAX.
   engine: EngineName = "auto"
   int8: bool = False  # Matrices in 8 bits, by onnxruntime: faster, less exact.
+  # Folder or hub id of a model of `finetune split`: the input is raw text.
+  split: str = ""
 
   def run(self) -> int:
     """Reads the standard input, and writes to the standard output."""
@@ -120,11 +134,12 @@ class Predict(Command):
     from time_jax.evals.predict import predict
 
     folder = model_folder.find(self.folder)
+    split = model_folder.find(self.split) if self.split else None
     # Text goes out as it comes in, whatever the language of the terminal.
     if isinstance(sys.stdout, io.TextIOWrapper):
       sys.stdout.reconfigure(encoding="utf-8")
     return predict.predict(
-      folder, sys.stdin.buffer, sys.stdout, self.engine, self.int8
+      folder, sys.stdin.buffer, sys.stdout, self.engine, self.int8, split
     )
 
 

@@ -7,6 +7,7 @@ from time_jax.config.distill import STUDENT_SIZES, default_config
 from time_jax.config.finetune import (
   ner_config,
   qa_config,
+  split_config,
   ud_config,
   with_arguments,
 )
@@ -18,6 +19,7 @@ __all__ = [
   "name_students",
   "ner_config",
   "qa_config",
+  "split_config",
   "ud_config",
   "with_arguments",
 ]

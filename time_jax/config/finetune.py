@@ -136,6 +136,23 @@ def qa_config() -> ConfigDict:
   return config
 
 
+def split_config() -> ConfigDict:
+  """Returns a recipe for raw text: ours, TiME has none."""
+  config = _plain_config("split")
+  d = config.data
+  d.buckets = (64, 128, 256, 384)
+  d.longest = 384  # tokens; a longer window of text is read in parts
+  config.heads = h = ConfigDict()
+  h.hidden = 128  # width of the classifiers
+  n = config.train
+  n.epochs = 10
+  n.patience = 10  # all epochs are run
+  n.batch_size = 16
+  n.warmup_steps = 50
+  config.lock()
+  return config
+
+
 def with_arguments(config: ConfigDict, arguments: str) -> ConfigDict:
   """Sets the arguments of a config file in a config, see `recipe_arguments`."""
   places = {

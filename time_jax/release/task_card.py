@@ -17,23 +17,28 @@ from time_jax.release.options import Options
 _PIPELINES = {
   "ner": "token-classification",
   "qa": "question-answering",
+  "split": "token-classification",
   "ud": "token-classification",
 }
 _TITLES = {
   "ner": "{} named entities",
   "qa": "{} question answering",
+  "split": "{} sentences and words",
   "ud": "{} tags and trees",
 }
 _ABOUT = {
   "ner": "Finds names in {} text: a text encoder, fine-tuned with time_jax.",
   "qa": "Answers questions about {} text: a text encoder, fine-tuned with "
   "time_jax. It points at the answer in the text.",
+  "split": "Splits {} text into sentences, tokens and words, as treebanks of "
+  "Universal Dependencies do: a text encoder, fine-tuned with time_jax.",
   "ud": "Tags, lemmatises and parses {} text as Universal Dependencies do: a "
   "text encoder, fine-tuned with time_jax.",
 }
 _PIPES = {
   "ner": "< text > out.iob2",
   "qa": "< questions.json > answers.jsonl",
+  "split": "< text > out.conllu",
   "ud": "< text > out.conllu",
 }
 TASKS = tuple(_PIPES)

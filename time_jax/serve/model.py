@@ -10,6 +10,7 @@ from time_jax.serve.folder import VECTORS, Folder, read
 from time_jax.serve.parser import Parser
 from time_jax.serve.reader import Reader
 from time_jax.serve.rows import Beat
+from time_jax.serve.splitter import Splitter
 from time_jax.serve.tagger import Tagger
 
 
@@ -32,7 +33,13 @@ class Model(Protocol):
     ...
 
 
-_KINDS = {"ner": Tagger, "qa": Reader, "ud": Parser, VECTORS: Embedder}
+_KINDS = {
+  "ner": Tagger,
+  "qa": Reader,
+  "split": Splitter,
+  "ud": Parser,
+  VECTORS: Embedder,
+}
 
 
 def open_model(opened: Folder) -> Model:
@@ -61,8 +68,8 @@ def load(folder: str | os.PathLike[str], *, int8: bool = False) -> Model:
 
   Args:
     folder: what `time-jax export --onnx` wrote: of a model of `finetune ner`,
-      see `Tagger`, of `qa`, see `Reader`, of `ud`, see `Parser`; or of a
-      student, see `Embedder`.
+      see `Tagger`, of `qa`, see `Reader`, of `ud`, see `Parser`, of `split`,
+      see `Splitter`; or of a student, see `Embedder`.
     int8: whether matrices are in 8 bits: a quarter of the size, and faster.
 
   Returns:

@@ -134,20 +134,22 @@ def gated_layer(graph: Graph, params: Params, x: str, name: str) -> str:
   return graph.norm(params["LayerNorm_0"], x, f"{name}.norm", _EPSILON)
 
 
-def classify(graph: Graph, params: Params, mix: str, name: str) -> str:
-  """Adds the class of each word that a `word_layers.Classifier` finds.
+def class_logits(graph: Graph, params: Params, mix: str, name: str) -> str:
+  """Adds the logits of a `word_layers.Classifier` (rows, words, classes).
 
   Args:
     graph: the graph.
     params: its parameters.
     mix: what its own mix gives (rows, words, D).
     name: what the names of its weights begin with.
-
-  Returns:
-    Numbers of classes, int64 (rows, words).
   """
   x = gated_layer(graph, params["GatedLayer_0"], mix, f"{name}.hidden")
-  logits = graph.dense(_dense(params), x, name)
+  return graph.dense(_dense(params), x, name)
+
+
+def classify(graph: Graph, params: Params, mix: str, name: str) -> str:
+  """Adds the class of each word, int64 (rows, words); see `class_logits`."""
+  logits = class_logits(graph, params, mix, name)
   return graph.add("ArgMax", logits, axis=-1, keepdims=0)
 
 

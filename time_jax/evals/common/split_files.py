@@ -14,7 +14,12 @@ _HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 # Where Universal Dependencies have another code.
 _UD_CODES = {"nb": "no", "nn": "no", "ku": "kmr"}
 # Parts of a file's name besides the language and the split.
-_PARTS = {"ud": {"ud", "conllu"}, "ner": {"iob2"}, "qa": {"json"}}
+_PARTS = {
+  "ud": {"ud", "conllu"},
+  "ner": {"iob2"},
+  "qa": {"json"},
+  "split": {"ud", "conllu"},
+}
 
 
 def fetch(path: str) -> pathlib.Path:

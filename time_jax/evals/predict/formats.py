@@ -10,10 +10,16 @@ from time_jax.evals.ner.tagger import Tagger
 from time_jax.evals.predict import streams
 from time_jax.evals.qa import squad
 from time_jax.evals.qa.reader import Reader
+from time_jax.evals.split import raw_text
+from time_jax.evals.split.splitter import Splitter
 from time_jax.evals.ud import conllu
 from time_jax.evals.ud.annotator import Annotator
 
+SPLIT = "split"  # the task that begins with raw text
 _LINES = "or one sentence a line with spaces between its words"
+
+
+Read = Callable[[Iterable[bytes]], Iterator[list[Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,17 +28,20 @@ class Format:
 
   Attributes:
     items: what it annotates, for the last line.
-    read: blocks of the input -> items, as soon as they are complete.
+    read: blocks of the input -> items, as soon as they are complete; None: it
+      takes the model, see `raw`.
     network: the class of its network.
     to_text: items -> output.
     expects: its input, for messages.
+    of_sentence: makes an item of the words of a sentence; None: items are none.
   """
 
   items: str
-  read: Callable[[Iterable[bytes]], Iterator[list[Any]]]
+  read: Read | None
   network: type[Network]
   to_text: Callable[[Sequence[Any]], str]
   expects: str
+  of_sentence: Callable[[conllu.Sentence], Any] | None = None
 
 
 FORMATS = {
@@ -42,6 +51,7 @@ FORMATS = {
     Annotator,
     conllu.to_text,
     f"CoNLL-U, {_LINES}",
+    of_sentence=lambda sentence: sentence,
   ),
   "ner": Format(
     "sentences",
@@ -49,6 +59,15 @@ FORMATS = {
     Tagger,
     iob.to_text,
     f"a token a line, {_LINES}",
+    of_sentence=lambda found: iob.make_sentence(found.column("FORM")),
+  ),
+  SPLIT: Format(
+    "sentences",
+    None,
+    Splitter,
+    conllu.to_text,
+    raw_text.EXPECTED,
+    of_sentence=lambda sentence: sentence,
   ),
   "qa": Format(
     "questions", streams.questions, Reader, squad.to_lines, squad.EXPECTED

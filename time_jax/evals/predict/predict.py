@@ -13,7 +13,8 @@ import jax
 from time_jax.config.finetune import EngineName
 from time_jax.core.errors import UserError
 from time_jax.data.ahead import run_ahead
-from time_jax.evals.predict import streams
+from time_jax.evals.predict import raw, streams
+from time_jax.evals.predict.formats import SPLIT, Read
 from time_jax.evals.predict.pipeline import Pipeline, open_pipeline
 
 _TOGETHER = 1024  # items at once, which share rows
@@ -28,6 +29,7 @@ def predict(
   out: TextIO,
   engine: EngineName = "auto",
   int8: bool = False,
+  split: pathlib.Path | None = None,
 ) -> int:
   """Annotates the sentences, or answers the questions, of a stream.
 
@@ -40,6 +42,7 @@ def predict(
       lines is read, such as one that is typed.
     engine: see `open_pipeline`.
     int8: see `open_pipeline`.
+    split: folder of a model of `split`; then the source is raw text.
 
   Returns:
     The exit code, 0.
@@ -50,10 +53,16 @@ def predict(
   """
   pipeline = open_pipeline(folder, engine, int8)
   form = pipeline.format
+  read = form.read
+  if split or not read:
+    splitter = open_pipeline(split, engine, int8) if split else pipeline
+    read = raw.reader(pipeline.task, splitter)
   seconds, count, words, end = 0.0, 0, 0, 0.0
   # A thread reads and another one computes while this one writes.
   closed = threading.Event()
-  results = _compute(_read(source, pipeline), pipeline, closed)
+  results = _read(source, read, form.expects)
+  if pipeline.task != SPLIT:
+    results = _compute(results, pipeline, closed)
   computed = run_ahead(results, _AHEAD, closed=closed)
   with _compilation_times() as compilations, contextlib.closing(computed):
     for arrived, items in computed:
@@ -100,9 +109,14 @@ def _compute(
 
 
 def _read(
-  source: BinaryIO, pipeline: Pipeline
+  source: BinaryIO, read: Read, expects: str
 ) -> Iterator[tuple[float, list[Any]]]:
   """Yields items as they arrive, and when their last byte did.
+
+  Args:
+    source: the input.
+    read: see `Format.read`.
+    expects: the input that is expected, for messages.
 
   Raises:
     UserError: there are none.
@@ -116,13 +130,12 @@ def _read(
       yield block
 
   empty = True
-  for items in pipeline.format.read(blocks()):
+  for items in read(blocks()):
     empty = False
     for start in range(0, len(items), _TOGETHER):
       yield arrived, items[start : start + _TOGETHER]
   if empty:
-    expected = pipeline.format.expects
-    raise UserError(f"the input is empty; expected {expected}.")
+    raise UserError(f"the input is empty; expected {expects}.")
 
 
 @contextlib.contextmanager

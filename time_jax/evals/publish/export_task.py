@@ -7,7 +7,7 @@ from time_jax.core.errors import RunError, UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.atomic_folder import atomic_folder
 from time_jax.core.storage.paths import Path
-from time_jax.evals.publish import onnx_parser, onnx_task
+from time_jax.evals.publish import onnx_parser, onnx_splitter, onnx_task
 from time_jax.hf import files, fine_tuned, load, save, task_classes
 from time_jax.hf.fine_tuned import DESCRIPTION, HEADS
 from time_jax.hf.task_classes import TaskClass
@@ -17,11 +17,11 @@ from time_jax.release.model_folder import ModelFolder
 from time_jax.release.options import Options
 from time_jax.release.verify import Result
 
+_OWN_HEADS = {"split": onnx_splitter, "ud": onnx_parser}
 # Of a tokenizer's folder, as `tokenizer.save_tokenizer` writes it.
 _TOKENIZER = (
   *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
 )
-_PARSER = "ud"
 _FILES = ("config.json", save.WEIGHTS, HEADS, DESCRIPTION, *_TOKENIZER)
 
 
@@ -95,7 +95,8 @@ def _write_onnx(folder: Path, kind: TaskClass | None) -> list[tuple[str, str]]:
   """Adds ONNX files; returns what was found of each, see `onnx_task`."""
   if kind:
     return onnx_task.write_onnx(ModelFolder(folder))
-  return onnx_parser.write_onnx(folder)
+  task = fine_tuned.read_description(folder)["task"]
+  return _OWN_HEADS[task].write_onnx(folder)
 
 
 def _check(folder: Path, step: int | None, options: Options) -> None:
@@ -137,5 +138,5 @@ def _check(folder: Path, step: int | None, options: Options) -> None:
 def _fits_onnx(folder: Path) -> bool:
   _, config = load.read_config(folder)
   task = fine_tuned.read_description(folder)["task"]
-  written = task == _PARSER or task_classes.of_folder(folder) is not None
+  written = task in _OWN_HEADS or task_classes.of_folder(folder) is not None
   return isinstance(config, BertConfig) and written

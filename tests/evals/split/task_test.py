@@ -1,0 +1,110 @@
+"""finetune split and predict with raw text, from the command line."""
+
+import io
+import json
+import sys
+
+import pytest
+import running
+import tiny_ner
+import tiny_qa
+import tiny_split
+import tiny_ud
+
+from time_jax.cli import main
+from time_jax.evals.split import treebank
+from time_jax.evals.ud import conllu
+
+pytest.importorskip("udtools")
+TEXT = "  Il va au lac.  L'été mange du pain.\nLes 12-chat vont à Paris !\n\n"
+LEARN = (
+  "--config.train.epochs=12",
+  "--config.train.peak_lr=5e-3",
+  "--config.train.encoder_factor=1",
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A run that learns what the patterns are."""
+  home = tmp_path_factory.mktemp("split")
+  train = tiny_split.write_treebank(home / "fr-train.conllu", 0, 200)
+  dev = tiny_split.write_treebank(home / "fr-dev.conllu", 1, 20)
+  encoder = tiny_split.write_encoder(home / "encoder")
+  code, output = running.run(
+    tiny_split.command(encoder, home / "run", train, dev, *LEARN)
+  )
+  assert code == 0, output
+  return home, output
+
+
+@pytest.fixture
+def predict(monkeypatch, capsys):
+  """What `predict` writes for a text, and says."""
+
+  def run(text, *flags, code=0):
+    source = io.TextIOWrapper(io.BytesIO(text.encode()))
+    monkeypatch.setattr(sys, "stdin", source)
+    assert main.main(["predict", *map(str, flags)]) == code
+    return capsys.readouterr()
+
+  return run
+
+
+def read(text):
+  return conllu.parse(text.encode().split(b"\n"), "out", trees=False)
+
+
+def test_it_learns(finished):
+  home, output = finished
+  scores = json.loads((home / "run" / "seed-0" / "scores.json").read_text())
+  best = scores["scores"]["dev"]
+  assert best["Tokens"] > 98 and best["Words"] > 98 and best["Sentences"] > 80
+  assert "Sentences" in output
+  # What was found is there as a file, with the text that it is of.
+  found = read((home / "run" / "seed-0" / "dev.conllu").read_text())
+  (gold,) = treebank.read(home / "fr-dev.conllu")
+  assert tiny_split.rebuild(found) == gold.text
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("engine", ["jax", "onnxruntime"])
+def test_predict(finished, predict, engine):
+  if engine == "onnxruntime":
+    pytest.importorskip(engine)
+    pytest.importorskip("onnx")
+  model = finished[0] / "run" / "seed-0" / "model"
+  found = read(predict(TEXT, model, f"--engine={engine}").out)
+  assert tiny_split.rebuild(found) == TEXT
+  words = [" ".join(sentence.column("FORM")) for sentence in found]
+  assert words == [
+    "Il va à le lac .",
+    "L' été mange de le pain .",
+    "Les 12 - chat vont à Paris !",
+  ]
+
+
+@pytest.mark.usefixtures("one_process")
+def test_other_models_read_raw_text(finished, predict, mesh, tmp_path):
+  """Words and spaces stay, and each word is annotated."""
+  split = f"--split={finished[0]}/run/seed-0/model"
+  trees = tiny_ud.write_model(tmp_path / "ud", mesh)
+  found = read(predict(TEXT, trees, split).out)
+  assert tiny_split.rebuild(found) == TEXT
+  assert [len(sentence.words) for sentence in found] == [6, 7, 8]
+  assert all("_" not in sentence.column("UPOS") for sentence in found)
+  names = tiny_ner.write_model(tmp_path / "ner", mesh)
+  lines = predict(TEXT, names, split).out.split("\n")
+  words = ["Il", "va", "à", "le", "lac", "."]
+  assert [line.split("\t")[0] for line in lines[:6]] == words
+
+
+@pytest.mark.usefixtures("one_process")
+def test_what_cannot_split(finished, predict, mesh, tmp_path):
+  split = finished[0] / "run" / "seed-0" / "model"
+  answers = tiny_qa.write_model(tmp_path / "qa", mesh)
+  error = predict(TEXT, answers, f"--split={split}", code=2).err
+  assert "'qa', which does not read sentences" in error
+  names = tiny_ner.write_model(tmp_path / "ner", mesh)
+  error = predict(TEXT, names, f"--split={names}", code=2).err
+  assert "--split is a model of task 'ner'; expected one of" in error

@@ -1,0 +1,1 @@
+"""Raw text: where words and sentences begin, learnt from a treebank."""
