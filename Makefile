@@ -5,7 +5,7 @@ RUN := .venv/bin/python -m time_jax
 WORKDIR ?= runs/quickstart
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: quickstart test check faults fuzz lint format clean
+.PHONY: quickstart test check faults fuzz javascript lint format clean
 
 # A real teacher, real text, a student in minutes; then the model's folder.
 quickstart: .venv/quickstart
@@ -33,6 +33,10 @@ faults: .venv/dev
 # 2,500 damaged files for every reader of files.
 fuzz: .venv/dev
 	FUZZ=2500 .venv/bin/python -m pytest -n 2 tests/project/fuzz_test.py
+
+# What docs/using.md says of JavaScript; needs node, npm and, for its page, Chromium.
+javascript: .venv/dev .venv/node
+	.venv/bin/python -m pytest -rs tests/project/javascript_test.py
 
 lint: .venv/dev
 	.venv/bin/ruff check
@@ -69,4 +73,9 @@ clean:
 
 .venv/transformers5: .venv/dev
 	.venv/bin/python -m pip install -q --upgrade --target $@ transformers==5.23.0
+	touch $@
+
+# The variable: onnxruntime-node else asks api.nuget.org for what is for GPUs.
+.venv/node: .venv/run
+	ONNXRUNTIME_NODE_INSTALL=skip npm install --no-save --prefix $@ @huggingface/transformers@4.3.2
 	touch $@

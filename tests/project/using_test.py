@@ -11,20 +11,15 @@ import served
 from modules import ROOT
 
 from time_jax.serve import load
-from time_jax.serve.folder import VECTORS
 
 PAGE = (ROOT / "docs" / "using.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-NAMES = {"ENCODER": VECTORS, "NAMES": "ner", "ANSWERS": "qa", "TREES": "ud"}
 ALONE = ("sentence_transformers", "stanza")  # Nothing else needs them.
 
 
 @pytest.fixture(scope="module")
 def exports(mesh, tmp_path_factory):
-  return {
-    name: served.export(task, tmp_path_factory.mktemp("export"), mesh)
-    for name, task in NAMES.items()
-  }
+  return served.of_page(tmp_path_factory.mktemp("exports"), mesh)
 
 
 def run(block, exports, capsys, scope=None):

@@ -14,6 +14,8 @@ from time_jax.serve.folder import VECTORS
 
 TINY = {"ner": tiny_ner, "qa": tiny_qa, "split": tiny_split, "ud": tiny_ud}
 TASKS = (*TINY, VECTORS)
+# What docs/using.md calls an export of each.
+ON_PAGE = {"ENCODER": VECTORS, "NAMES": "ner", "ANSWERS": "qa", "TREES": "ud"}
 ITEMS = {
   "ner": ["Marie Curie blev født .", ["Warszawa"], ["", "x"][1:], ""],
   "qa": [
@@ -50,6 +52,21 @@ def export(task: str, home: pathlib.Path, mesh) -> pathlib.Path:
   onnx_encoder.save_onnx(plain, encoder.config, params)
   onnx_int8.write_int8(plain, int8, large=False)
   return folder
+
+
+def of_page(home: pathlib.Path, mesh, names=tuple(ON_PAGE)):
+  """Returns the folders of new exports by the names of docs/using.md.
+
+  Args:
+    home: an empty folder for them.
+    mesh: see `export`.
+    names: names of `ON_PAGE`.
+  """
+  folders = {}
+  for name in names:
+    (home / name).mkdir()
+    folders[name] = export(ON_PAGE[name], home / name, mesh)
+  return folders
 
 
 def edit(path: pathlib.Path, **changes) -> None:
