@@ -1,11 +1,13 @@
 """Sessions of onnxruntime, on the CPU; nothing here needs JAX."""
 
 import concurrent.futures
+import ctypes
 import dataclasses
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,39 @@ NO_DENORMALS = "session.set_denormal_as_zero"
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _SLOWER = ["SkipLayerNormFusion"]
 
-# The thread that opens and runs all sessions: see `open_session`.
-_THREAD = concurrent.futures.ThreadPoolExecutor(1, "onnxruntime")
+
+class _Worker:
+  """The thread that opens and runs all sessions: see `open_session`."""
+
+  def __init__(self) -> None:
+    """Lets a process that is forked later have a thread of its own."""
+    self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
+    self._start()
+    if hasattr(os, "register_at_fork"):
+      os.register_at_fork(after_in_child=self._start)
+
+  def _start(self) -> None:
+    # The end of a session waits for its threads, which a forked process does
+    # not have: there it must never end.
+    for session in self._opened:
+      ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+    self._opened.clear()
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, "onnxruntime")
+
+  def open(self, make: Callable[..., Any], *call: Any, **named: Any) -> Any:
+    """Returns a session that a function makes of arguments."""
+    session = self._thread.submit(make, *call, **named).result()
+    self._opened.add(session)
+    return session
+
+  def submit(
+    self, run: Callable[..., Any], *call: Any
+  ) -> concurrent.futures.Future[Any]:
+    """Calls a function with arguments, after what was submitted before."""
+    return self._thread.submit(run, *call)
+
+
+_WORKER = _Worker()
 
 
 def require(*names: str) -> list[Any]:
@@ -76,7 +109,7 @@ class Session:
         "a model was opened before this process was forked, and its threads "
         "are not here; open it in each process, or start them by spawn."
       )
-    return _THREAD.submit(self.own.run, outputs, feeds)
+    return _WORKER.submit(self.own.run, outputs, feeds)
 
   def run(
     self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]
@@ -112,7 +145,7 @@ def open_session(model: Path | bytes) -> Session:
   # is used for nothing else.
   options.add_session_config_entry(NO_DENORMALS, "1")
   source = model if isinstance(model, bytes) else str(model)
-  opened = _THREAD.submit(
+  opened = _WORKER.open(
     runtime.InferenceSession,
     source,
     options,
@@ -120,7 +153,7 @@ def open_session(model: Path | bytes) -> Session:
     # It makes one node of a sum and LayerNorm, which takes longer than both.
     disabled_optimizers=_SLOWER,
   )
-  return Session(opened.result(), os.getpid())
+  return Session(opened, os.getpid())
 
 
 def _cores() -> int:

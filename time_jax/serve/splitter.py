@@ -34,7 +34,19 @@ class Splitter:
     self, items: Sequence[Any], beat: Beat = lambda: None
   ) -> list[dict[str, Any]]:
     """See `model.Model`."""
-    readings = [Reading(text) for text in read_all(as_text, items)]
+    found = self.split(read_all(as_text, items), beat)
+    return [{"sentences": [*map(_shown, some)]} for some in found]
+
+  def split(
+    self, texts: Sequence[str], beat: Beat = lambda: None
+  ) -> list[tuple[tuple[Token, ...], ...]]:
+    """Returns the tokens of each sentence of each text.
+
+    Args:
+      texts: the texts.
+      beat: see `model.Model`.
+    """
+    readings = [*map(Reading, texts)]
     chunks = self._tokenizer.chunks(forms_of_windows(readings))
     rows = [Row(c.tokens, owners=c.word_of_token) for c in chunks]
     labels: list[Labels] = [{}] * len(chunks)
@@ -43,11 +55,10 @@ class Splitter:
         count = chunks[i].num_words
         labels[i] = {k: x[row, :count] for k, x in batch.outputs.items()}
     found = join(readings, zip(chunks, labels, strict=True))
-    split = (
+    return [
       assemble(reading, own, self._classes)
       for reading, own in zip(readings, found, strict=True)
-    )
-    return [{"sentences": [*map(_shown, some)]} for some in split]
+    ]
 
 
 def _shown(tokens: Sequence[Token]) -> dict[str, Any]:

@@ -36,19 +36,36 @@ def sentences(
   Raises:
     UserError: it is not UTF-8.
   """
+  for found in passages(_decoded(arriving, name), name, split):
+    yield [sentence for passage in found for sentence in to_conllu(passage)]
+
+
+def passages(
+  arriving: Iterable[str], name: str, split: Split
+) -> Iterator[list[Passage]]:
+  """Yields the passages of a text, of which no sentence has a part of another.
+
+  Their texts, one after the other, are the whole text, but for spaces that
+  alone are left at its end.
+
+  Args:
+    arriving: parts of the text, cut anywhere.
+    name: see `sentences`.
+    split: see `sentences`.
+  """
   held = ""
-  for text in _decoded(arriving, name):
+  for text in arriving:
     held += text
     while True:
       paragraphs, held = _paragraphs(held)
       if paragraphs:
-        yield _split(paragraphs, name, split)
+        yield split([Passage(text, name=name) for text in paragraphs])
       if len(held.lstrip()) < _TOGETHER:
         break
       found, held = _beginning(held, name, split)
-      yield found
+      yield [found]
   if held.strip():
-    yield _split([held], name, split)
+    yield split([Passage(held, name=name)])
 
 
 def _paragraphs(text: str) -> tuple[list[str], str]:
@@ -66,21 +83,14 @@ def _begins(text: str) -> int:
   return len(text) - len(text.lstrip())
 
 
-def _split(texts: Sequence[str], name: str, split: Split) -> list[Sentence]:
-  passages = split([Passage(text, name=name) for text in texts])
-  return [sentence for found in passages for sentence in to_conllu(found)]
-
-
-def _beginning(
-  text: str, name: str, split: Split
-) -> tuple[list[Sentence], str]:
+def _beginning(text: str, name: str, split: Split) -> tuple[Passage, str]:
   """Returns the sentences that a long paragraph begins with, and the rest."""
   stop = _begins(text) + _TOGETHER
   (found,) = split([Passage(text[:stop], name=name)])
   some = found.sentences
   if len(some) > 1:
     stop, some = some[-1][0].start, some[:-1]
-  return to_conllu(Passage(text[:stop], some, name)), text[stop:]
+  return Passage(text[:stop], some, name), text[stop:]
 
 
 def _decoded(arriving: Iterable[bytes], name: str) -> Iterator[str]:
