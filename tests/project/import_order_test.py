@@ -30,6 +30,7 @@ report
 evals.common evals.ud evals.probing evals.ner evals.qa evals.split evals.predict
 evals.publish
 serve
+spacy_pipeline
 bench.common bench.peers bench.aot bench.scaling bench.inference bench.pipeline
 bench.trim bench.serving
 sweeps

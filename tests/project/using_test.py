@@ -19,7 +19,12 @@ ALONE = ("sentence_transformers", "stanza")  # Nothing else needs them.
 
 @pytest.fixture(scope="module")
 def exports(mesh, tmp_path_factory):
-  return served.of_page(tmp_path_factory.mktemp("exports"), mesh)
+  home = tmp_path_factory.mktemp("exports")
+  folders = served.of_page(home, mesh)
+  (home / "split").mkdir()
+  parts = [served.export("split", home / "split", mesh)]
+  parts += [folders[name] for name in ("TREES", "NAMES", "ENCODER")]
+  return folders | {"PIPELINE": served.pipeline_of(parts, home)}
 
 
 def run(block, exports, capsys, scope=None):

@@ -10,6 +10,7 @@ export: workdir step out class dtype license push revision private dry_run \
 onnx drop_last
 verify: folder against allow_pickle
 import: model workdir allow_pickle
+spacy: models lang out int8
 finetune ud: config workdir
 finetune ner: config workdir
 finetune qa: config workdir

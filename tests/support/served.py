@@ -9,8 +9,10 @@ import tiny_qa
 import tiny_split
 import tiny_ud
 
+from time_jax.core.storage.paths import Path
 from time_jax.hf import load, onnx_encoder, onnx_int8, onnx_names
 from time_jax.serve.folder import VECTORS
+from time_jax.spacy_pipeline import pipeline
 
 TINY = {"ner": tiny_ner, "qa": tiny_qa, "split": tiny_split, "ud": tiny_ud}
 TASKS = (*TINY, VECTORS)
@@ -67,6 +69,19 @@ def of_page(home: pathlib.Path, mesh, names=tuple(ON_PAGE)):
     (home / name).mkdir()
     folders[name] = export(ON_PAGE[name], home / name, mesh)
   return folders
+
+
+def pipeline_of(folders, home: pathlib.Path) -> pathlib.Path:
+  """Returns the folder of a new pipeline of spaCy.
+
+  Args:
+    folders: exports.
+    home: an empty folder for it.
+  """
+  names = [str(folder) for folder in folders]
+  out = home / "fr_time"
+  pipeline.write(names, "fr", Path(str(out)), int8=False)
+  return out
 
 
 def edit(path: pathlib.Path, **changes) -> None:

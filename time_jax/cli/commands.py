@@ -41,6 +41,7 @@ COMMANDS: dict[str, type[Command]] = {
     release.Export,
     release.Verify,
     release.Import,
+    release.Spacy,
     finetune.FinetuneUd,
     finetune.FinetuneNer,
     finetune.FinetuneQa,

@@ -157,3 +157,28 @@ class Trim(Command):
       max_documents=self.max_documents,
       allow_pickle=self.allow_pickle,
     )
+
+
+class Spacy(Command):
+  """A pipeline of spaCy made of exports, which runs without JAX."""
+
+  name = "spacy"
+  example = (
+    "spacy runs/fr-split/export runs/fr-ud/export --lang=fr --out=fr_time"
+  )
+  argument = "models"
+  once = True
+  # Exports with ONNX files: of models of split, ud and ner, or of a student.
+  models: tuple[str, ...]
+  lang: str  # Code of the language, such as fr.
+  out: Path  # Folder to write.
+  int8: bool = False  # Compute with matrices in 8 bits.
+
+  def run(self) -> int:
+    """Writes the pipeline."""
+    from time_jax.evals.common.packages import SPACY, load_package
+
+    load_package(SPACY)
+    from time_jax.spacy_pipeline import pipeline
+
+    return pipeline.write(self.models, self.lang, self.out, int8=self.int8)

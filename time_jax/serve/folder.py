@@ -9,9 +9,16 @@ from time_jax.core.storage.atomic_folder import explain_missing
 from time_jax.core.storage.paths import Path, local_path
 from time_jax.data.tokenizing import TokenizerSpec
 from time_jax.hf import fine_tuned
-from time_jax.hf.onnx_names import FOLDER, INT8, PLAIN
+from time_jax.hf.onnx_names import BESIDE, FOLDER, INT8, PLAIN, RELATIONS
 
 VECTORS = "vectors"  # what an encoder is for that was not fine-tuned
+_DESCRIBED = (
+  "config.json",
+  "task.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "README.md",
+)
 _LARGEST_LIMIT = 1 << 20  # transformers writes 1e30 where there is no limit
 
 
@@ -48,6 +55,17 @@ class Folder:
         "writes: export the model again, with --onnx."
       )
     return path
+
+  def files(self) -> list[str]:
+    """Returns the names of the files that the model is read from.
+
+    Raises:
+      UserError: its graph is missing.
+    """
+    graph = self.file().name
+    some = [graph, f"{graph}{BESIDE}", RELATIONS]
+    names = [*_DESCRIBED, *(f"{FOLDER}/{name}" for name in some)]
+    return [name for name in names if (self.path / name).is_file()]
 
 
 def read(name: str, int8: bool) -> Folder:

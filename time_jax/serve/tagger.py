@@ -69,7 +69,7 @@ class Tagger:
   ) -> dict[str, Any]:
     tags = iob.repair(self._tags[number] for number in chosen)
     entities = []
-    for first, stop in _spans(tags):
+    for first, stop in spans(tags):
       start = sentence.starts[first]
       end = sentence.starts[stop - 1] + len(sentence.words[stop - 1])
       entities.append(
@@ -84,8 +84,12 @@ class Tagger:
     return {"words": sentence.words, "tags": tags, "entities": entities}
 
 
-def _spans(tags: Sequence[str]) -> Iterator[tuple[int, int]]:
-  """Yields the words of each entity, from its first to the one after it."""
+def spans(tags: Sequence[str]) -> Iterator[tuple[int, int]]:
+  """Yields the words of each entity, from its first to the one after it.
+
+  Args:
+    tags: the tag of each word, in IOB2.
+  """
   starts = [i for i, tag in enumerate(tags) if tag.startswith("B-")]
   for start in starts:
     stop = start + 1

@@ -1,4 +1,4 @@
-"""Imports the packages of the extra `eval`, which only evaluations need."""
+"""Imports packages of extras, which few commands need."""
 
 import importlib
 from typing import Any
@@ -8,6 +8,8 @@ from time_jax.core.errors import UserError
 UDTOOLS = "udtools.udeval"
 SEQEVAL = "seqeval.metrics"
 SEQEVAL_TAGS = "seqeval.metrics.sequence_labeling"
+SPACY = "spacy"
+_EXTRA = {SPACY: "spacy"}
 
 
 def load_package(module: str) -> Any:
@@ -21,5 +23,5 @@ def load_package(module: str) -> Any:
   except ImportError:
     raise UserError(
       f"{module} is needed, and its package is not installed; try: pip install "
-      "-e '.[eval]' in the repository."
+      f"-e '.[{_EXTRA.get(module, 'eval')}]' in the repository."
     ) from None
