@@ -152,13 +152,15 @@ class Score(Command):
     "--lang=fr --metrics=UPOS,Lemmas,UAS,LAS --out=runs/fr-spacy"
   )
   argument = "predicted"
-  predicted: Path  # The annotated file, of the gold file's own words.
+  # The annotated file: of the gold file's own words, or, of raw, of its text.
+  predicted: Path
   gold: Path  # The right annotation: CoNLL-U, or IOB2.
-  task: Literal["ud", "ner"] = "ud"  # Treebank, or names.
+  # Treebank, names, or a treebank made of raw text, with words of its own.
+  task: Literal["ud", "ner", "raw"] = "ud"
   label: str  # What reports call the program.
   lang: str  # ISO code.
   # Those that mean the same for the program as for the gold file; by default
-  # all of the task.
+  # all of the task, and of raw those that the file has.
   metrics: tuple[str, ...] = ()
   out: Path  # Folder to write.
 

@@ -110,6 +110,11 @@ def _shared(models: Sequence[Model]) -> tuple[str, ...]:
 def _read(row: Row) -> Model | str:
   """Returns a row with its items, or why it has none."""
   if not row.tested:
+    if not row.cells.keys() <= COLUMNS.keys():
+      return (
+        f"{row.label}: it is scored on raw text alone, in which each model "
+        "finds sentences of its own, so that there are none to compare."
+      )
     return f"{row.label}: there is no test score."
   items = {}
   for task, result in row.results.items():

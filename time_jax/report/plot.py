@@ -73,7 +73,8 @@ def figure(
   drawn = Figure(figsize=(7, 5), dpi=120, layout="constrained")
   axes = drawn.subplots()
   for (lang, group), own in spots.items():
-    scores = ", ".join(next(row.common for row in rows if row.lang == lang))
+    some = next(row for row in rows if row.lang == lang and row.common)
+    scores = ", ".join(some.common)
     label = f"{lang or '-'}: {scores}{f', {group}' if group else ''}"
     xs, ys, _ = zip(*sorted(own), strict=True)
     axes.plot(xs, ys, "o" if groups is None else "o-", label=label)

@@ -10,7 +10,7 @@ from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file
 from time_jax.core.storage.paths import Path, delete
 from time_jax.report import differences, plot, results, table
-from time_jax.report.results import COLUMNS, PAPER, Result
+from time_jax.report.results import COLUMNS, FROM_TEXT, PAPER, Result
 from time_jax.report.table import Cell, Row
 
 _DIFFERENCES = "differences.csv"
@@ -20,18 +20,26 @@ COMMON = (
   "Mean of common: of the test scores that all models of the language have, "
   "which is what the plot shows; (of N): these are N."
 )
+FROM_RAW_TEXT = (
+  "F1 on raw text, in which a model, or one before it, finds sentences, tokens "
+  "and words itself; a word that is not found counts as wrong. These scores "
+  "are in no mean, and have no intervals."
+)
 HEADER = (
   *("language", "model", *COLUMNS, "average", "mean of common"),
   "% of teacher",
   *("parameters", "ms", "J/sentence"),
 )
+
+
+def _plain_header(columns: Iterable[str]) -> list[str]:
+  whats = ("", " std", " seeds", " split")
+  return [f"{name}{what}" for name in columns for what in whats]
+
+
 PLAIN_HEADER = (
   *("lang", "label"),
-  *(
-    f"{name}{what}"
-    for name in COLUMNS
-    for what in ("", " std", " seeds", " split")
-  ),
+  *_plain_header(COLUMNS),
   *("average", "teacher_percent", "teacher_columns", "parameters"),
   *("ms", "joules_per_sentence", "engine", "batch_size", "hardware"),
   *("common_mean", "common_columns"),
@@ -76,11 +84,15 @@ def report(
   compared, numbers = differences.tables(rows, teacher, beaten)
   if numbers:
     lines.append(f"* {differences.ABOUT}")
+  from_text = _columns_from_text(rows)
+  lines += _table_from_text(rows, from_text) if from_text else []
   lines += compared
   lines += _tables_by_class(scores, by) if by else []
   text = "\n".join(lines)
   out.mkdir(parents=True, exist_ok=True)
-  write_csv(out / "report.csv", [PLAIN_HEADER, *map(plain, rows)])
+  header = [*PLAIN_HEADER, *_plain_header(from_text)]
+  cells = ([*plain(row), *_plain_cells(row, from_text)] for row in rows)
+  write_csv(out / "report.csv", [header, *cells])
   written = ["report.md", "report.csv"]
   if numbers:
     write_csv(out / _DIFFERENCES, [differences.HEADER, *numbers])
@@ -133,14 +145,48 @@ def _score(cell: Cell | None) -> str:
 
 def plain(row: Row) -> list[object]:
   """Returns the cells of a row unrounded, below `PLAIN_HEADER`, for a CSV."""
-  line: list[object] = [row.lang, row.label]
-  for name in COLUMNS:
-    cell = row.cells.get(name)
-    line += dataclasses.astuple(cell) if cell else [None] * 4
+  line = [row.lang, row.label, *_plain_cells(row, COLUMNS)]
   line += [row.average, row.share, row.shared or None, row.parameters]
   measured = "milliseconds", "joules", "engine", "batch_size", "hardware"
   line += [getattr(row.speed, name, None) for name in measured]
   return [*line, row.mean, len(row.common) or None]
+
+
+def _plain_cells(row: Row, columns: Iterable[str]) -> list[object]:
+  """Returns the scores in some columns, below `_plain_header`."""
+  line: list[object] = []
+  for name in columns:
+    cell = row.cells.get(name)
+    line += dataclasses.astuple(cell) if cell else [None] * 4
+  return line
+
+
+def _columns_from_text(rows: Sequence[Row]) -> list[str]:
+  """Returns the columns of raw text that any row has, in order."""
+  names = dict.fromkeys(name for own in FROM_TEXT.values() for name in own)
+  return [name for name in names if any(name in row.cells for row in rows)]
+
+
+def _table_from_text(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+  """Returns the table of scores on raw text.
+
+  Args:
+    rows: all rows of a report; those without such a score are left out.
+    columns: see `_columns_from_text`.
+  """
+  lines = [["language", "model", *columns]]
+  for row in rows:
+    if row.cells.keys() & set(columns):
+      cells = (_score(row.cells.get(name)) for name in columns)
+      lines.append([row.lang or MISSING, row.label, *cells])
+  return [
+    "",
+    "## Raw text",
+    "",
+    markdown_table(lines, _ALIGN),
+    "",
+    FROM_RAW_TEXT,
+  ]
 
 
 def _notes(

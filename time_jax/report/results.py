@@ -28,6 +28,21 @@ COLUMNS = {
   "NER F1": ("ner", "F1"),
   "QA F1": ("qa", "F1"),
 }
+_SPLIT = {"Tokens": "Tokens", "Sentences": "Sentences", "Words": "Words"}
+# Task that begins with raw text -> column of a report -> metric. These columns
+# stand apart: a program that finds words itself is scored on other words than
+# one that is given them, and has no sentences in common with others.
+FROM_TEXT = {
+  "split": _SPLIT,
+  "raw": _SPLIT
+  | {
+    "raw UPOS": "UPOS",
+    "raw UFeats": "UFeats",
+    "raw lemmas": "Lemmas",
+    "raw UAS": "UAS",
+    "raw LAS": "LAS",
+  },
+}
 PAPER = ("UPOS", "Lemmas", "LAS", "NER F1", "QA F1")  # what it averages
 # Kind of breakdown -> what is counted.
 _COUNTS = {
@@ -46,13 +61,20 @@ _KINDS = {
 Breakdown = dict[str, dict[str, int]]  # class -> what is counted -> words
 
 
+def metrics_of(task: str) -> list[str]:
+  """Returns the metrics of a task that reports show; none if it is unknown."""
+  if task in FROM_TEXT:
+    return [*FROM_TEXT[task].values()]
+  return [metric for of, metric in COLUMNS.values() if of == task]
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
   """The scores in a workdir of `finetune`.
 
   Attributes:
     place: the workdir.
-    task: ud, ner or qa.
+    task: ud, ner, qa, split or raw.
     lang: the shortest ISO code of the language.
     label: what reports call the model.
     fingerprint: hash of the model.
@@ -243,11 +265,11 @@ class _File:
 
 def _result(file: _File) -> Result:
   task = file.get(str, "task")
-  metrics = [metric for of, metric in COLUMNS.values() if of == task]
+  metrics = metrics_of(task)
   if not metrics:
-    known = ", ".join(dict.fromkeys(of for of, _ in COLUMNS.values()))
+    known = dict.fromkeys([*(of for of, _ in COLUMNS.values()), *FROM_TEXT])
     raise UserError(
-      f"{file.path} is of task {task!r}, expected one of {known}."
+      f"{file.path} is of task {task!r}, expected one of {', '.join(known)}."
     )
   scores = file.get(dict, "scores")
   split = "dev" if "dev" in scores and "test" not in scores else "test"

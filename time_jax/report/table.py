@@ -2,13 +2,14 @@
 
 import collections
 import dataclasses
+import itertools
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from time_jax.core.errors import UserError
 from time_jax.report import fingerprints
-from time_jax.report.results import COLUMNS, PAPER, Result, Speed
+from time_jax.report.results import COLUMNS, FROM_TEXT, PAPER, Result, Speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Row:
     lang: ISO code.
     labels: the labels that results give the model, each once.
     parameters: number of parameters of the encoder; None: not known.
-    cells: column -> score; what was not measured is absent.
+    cells: column, of `COLUMNS` or `FROM_TEXT` -> score; what was not measured
+      is absent.
     share: mean in percent of the teacher's, over the test scores of both.
     shared: number of these scores.
     speed: latency of the model; None: not measured.
@@ -79,11 +81,15 @@ class Row:
 
   @property
   def tested(self) -> dict[str, float]:
-    """Column -> mean on test; scores that are known on dev only are absent."""
+    """Column of `COLUMNS` -> mean on test.
+
+    Scores that are known on dev only are absent, and those of raw text, which
+    are in no mean.
+    """
     return {
       name: cell.mean
       for name, cell in self.cells.items()
-      if cell.split == "test" and cell.mean is not None
+      if name in COLUMNS and cell.split == "test" and cell.mean is not None
     }
 
 
@@ -124,12 +130,19 @@ def rows(
 
 
 def with_common(rows: Sequence[Row]) -> list[Row]:
-  """Fills in the columns that all rows of a language have."""
+  """Fills in the columns that all rows of a language have.
+
+  Rows with scores of raw text alone have none, and take none from the others.
+  """
   common: dict[str, tuple[str, ...]] = {}  # language -> columns
-  for row in rows:
+  in_means = [not row.cells or bool(COLUMNS.keys() & row.cells) for row in rows]
+  for row in itertools.compress(rows, in_means):
     before = common.get(row.lang, tuple(COLUMNS))
     common[row.lang] = tuple(name for name in before if name in row.tested)
-  return [dataclasses.replace(row, common=common[row.lang]) for row in rows]
+  return [
+    dataclasses.replace(row, common=common[row.lang] if known else ())
+    for row, known in zip(rows, in_means, strict=True)
+  ]
 
 
 def speed_of(speeds: Iterable[Speed]) -> Speed | None:
@@ -141,7 +154,10 @@ def speed_of(speeds: Iterable[Speed]) -> Speed | None:
 def _row(tasks: Mapping[str, Result], speeds: Sequence[Speed]) -> Row:
   first = next(iter(tasks.values()))
   cells = {}
-  for column, (task, metric) in COLUMNS.items():
+  places = [(column, *place) for column, place in COLUMNS.items()]
+  for task, columns in FROM_TEXT.items():
+    places += [(column, task, metric) for column, metric in columns.items()]
+  for column, task, metric in places:
     result = tasks.get(task)
     if result and (score := result.scores[result.split].get(metric)):
       cells[column] = Cell(

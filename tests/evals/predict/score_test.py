@@ -10,7 +10,7 @@ import tiny_ud
 
 from time_jax.cli import main
 from time_jax.core.errors import EXIT_BAD_INPUT
-from time_jax.evals.ud import conllu, scoring
+from time_jax.evals.ud import conllu, raw_scores, scoring
 from time_jax.report import per_item
 
 GOLD = tiny_ud.UD / "ga-dev.conllu.gz"
@@ -168,3 +168,85 @@ def test_tasks_of_a_program_share_a_row(gold, found, capsys, tmp_path):
   text = run(capsys, "report", tags, names, f"--out={tmp_path / 'report'}").out
   (row,) = (x for x in text.splitlines() if x.startswith("| ga | other |"))
   assert row.count("100.00") >= 2
+
+
+@pytest.fixture
+def joined(found, tmp_path):
+  """`found` with its first two sentences written as one."""
+  first, second, *others = conllu.read(found)
+  rows = [list(row) for row in [*first.words, *second.words]]
+  for number, row in enumerate(rows, 1):
+    row[0] = str(number)
+    if number > len(first.words):
+      row[6] = str(int(row[6]) + len(first.words) if row[6] != "0" else 1)
+  text = "".join("\t".join(row) + "\n" for row in rows)
+  path = tmp_path / "joined.conllu"
+  path.write_text(text + "\n" + conllu.to_text(others))
+  return path
+
+
+def test_raw_text(gold, joined, found, capsys, tmp_path):
+  """Its scores have a table of their own, and change nothing beside it."""
+  own, other = tmp_path / "raw", tmp_path / "given"
+  text = score(capsys, joined, own, "--task=raw", gold=gold).out
+  means = json.loads((own / "scores.json").read_text())["scores"]["test"]
+  expected = raw_scores.score(conllu.read(gold), conllu.read(joined))
+  assert {k: v["mean"] for k, v in means.items()} == expected
+  assert [*expected] == [*raw_scores.METRICS] == text.split()[:8]
+  assert expected["Sentences"] < expected["LAS"] < 100
+  assert not (own / "seed-0" / per_item.FILE).exists()
+  score(capsys, joined, own, "--task=raw", gold=gold)  # It may be again.
+  score(capsys, found, other, gold=gold)
+  score(capsys, gold, tmp_path / "best", "--label=best", gold=gold)
+  flags = (other, tmp_path / "best", "--teacher=best", "--by=upos")
+  before = run(capsys, "report", *flags, f"--out={tmp_path / 'report'}").out
+  after = run(capsys, "report", own, *flags, f"--out={tmp_path / 'report'}").out
+  start, _, rest = after.partition("\n## Raw text\n")
+  table, _, end = rest.partition("\n## ga: differences")
+  assert start + "\n## ga: differences" + end == before
+  (row,) = (x for x in table.splitlines() if x.startswith("| ga | other |"))
+  cells = [cell.strip() for cell in row.strip("|").split("|")]
+  assert cells[2:] == [f"{x:.2f}" for x in expected.values()]
+  with (tmp_path / "report" / "report.csv").open() as file:
+    lines = {line["label"]: line for line in csv.DictReader(file)}
+  assert float(lines["other"]["raw LAS"]) == expected["LAS"]
+  assert lines["best"]["raw LAS"] == "" and lines["best"]["LAS"] == "100.0"
+
+
+def test_raw_text_without_annotation(gold, capsys, tmp_path):
+  words = write(
+    tmp_path / "words.conllu",
+    [conllu.make_sentence(own.column("FORM")) for own in conllu.read(gold)],
+  )
+  out = tmp_path / "raw"
+  text = score(capsys, words, out, "--task=raw", gold=gold).out
+  assert text.split()[:4] == ["Tokens", "Sentences", "Words", "test"]
+  left = "UPOS, UFeats, Lemmas, UAS, LAS"
+  assert f"Not in {words}, and not scored: {left}." in text
+  report = f"--out={tmp_path / 'report'}"
+  best = tmp_path / "best"
+  score(capsys, gold, best, "--task=raw", "--label=best", gold=gold)
+  text = run(capsys, "report", out, best, report).out
+  rows = [x for x in text.splitlines() if x.startswith("| ga | other |")]
+  assert rows[1].count(" - |") == 5 and "it is scored on raw text alone" in text
+  flags = ("--task=raw", "--metrics=Words,LAS")
+  error = score(capsys, words, out, *flags, gold=gold, code=2).err
+  assert f"--metrics: {words} has nothing to score 'LAS' by" in error
+  assert "expected some of Tokens, Sentences, Words." in error
+  score(capsys, gold, out, *flags, gold=gold)
+  text = run(capsys, "report", out, report).out
+  assert "| language | model | Words | raw LAS |" in " ".join(text.split())
+
+
+def test_raw_text_that_does_not_fit(gold, capsys, tmp_path):
+  out = tmp_path / "raw"
+  short = write(tmp_path / "short.conllu", conllu.read(gold)[:-1])
+  flags = ("--task=raw",)
+  error = score(capsys, short, out, *flags, gold=gold, code=2).err
+  assert f"{short}:" in error and f"that of {gold}:" in error
+  assert "comes nothing more, and in the gold file '" in error
+  error = score(capsys, tmp_path / "no", out, *flags, gold=gold, code=2).err
+  assert f"no file at {tmp_path}/no" in error
+  error = score(capsys, gold, out, *flags, "--metrics=Luck", code=2).err
+  assert "--metrics: raw has no 'Luck'; known: Tokens, Sentences, " in error
+  assert not out.exists()

@@ -67,6 +67,14 @@ def test_it_learns(finished):
   assert tiny_split.rebuild(found) == gold.text
 
 
+def test_report_shows_its_scores(finished, capsys, tmp_path):
+  words = ["report", str(finished[0] / "run"), f"--out={tmp_path / 'report'}"]
+  assert main.main(words) == 0
+  table = capsys.readouterr().out.partition("## Raw text")[2]
+  assert "| Tokens | Sentences | Words |" in table
+  assert table.count("(dev) |") == 3
+
+
 @pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("engine", ["jax", "onnxruntime"])
 def test_predict(finished, predict, engine):

@@ -1,7 +1,7 @@
 """`score`: what any program has annotated, scored for `report`.
 
 So spaCy, Stanza or UDPipe can stand in one table with fine-tuned models, with
-intervals for the differences.
+intervals for the differences where they annotate the same words.
 """
 
 import datetime
@@ -14,19 +14,10 @@ from time_jax.core.errors import UserError
 from time_jax.core.storage import atomic_file, json_file
 from time_jax.core.storage.atomic_folder import atomic_folder, check_empty
 from time_jax.core.storage.paths import Path
-from time_jax.evals.ner.task import Ner
-from time_jax.evals.ud import breakdown, scoring
-from time_jax.evals.ud.conllu import Sentence
-from time_jax.evals.ud.task import Ud
+from time_jax.evals.predict.comparison import COMPARERS
 from time_jax.hf import files
 from time_jax.report import per_item
-from time_jax.report.results import COLUMNS, SCHEMA, SCORES_FILE
-
-TASKS: dict[str, type[Ud] | type[Ner]] = {"ud": Ud, "ner": Ner}
-_OF_SEED = (SCORES_FILE, per_item.FILE)
-# What is scored of a word; its form is the gold file's, and so are what words
-# are written as one.
-_SCORED = ("LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL")
+from time_jax.report.results import SCHEMA, SCORES_FILE, metrics_of
 
 
 def score_command(
@@ -43,61 +34,66 @@ def score_command(
 
   Args:
     predicted: the annotated file.
-    gold: the same sentences with the right annotation.
-    task: a key of `TASKS`.
+    gold: the same words with the right annotation; for "raw", the same text.
+    task: a key of `COMPARERS`.
     label: what reports call the program.
     lang: ISO code of the language.
     metrics: those that mean the same for the program as for the gold file;
-      empty: all.
+      empty: all that it has annotated.
     out: folder to write, as a workdir of `finetune`.
 
   Returns:
     The exit code, 0.
 
   Raises:
-    UserError: a file is missing or malformed, the two have other words, or a
-      metric is unknown.
+    UserError: a file is missing or malformed, the two do not fit, or a metric
+      is unknown.
   """
-  kind: Any = TASKS[task]
-  kind.load_libraries()
+  comparer = COMPARERS[task]
+  comparer.load_libraries()
   if not _is_score(out):
     check_empty(out, "--out")
-  chosen = metrics or kind.metrics
-  if unknown := [name for name in chosen if name not in kind.metrics]:
+  _check_metrics(task, metrics)
+  found = comparer.compare(predicted, gold)
+  if lacking := [name for name in metrics if name not in found.scores]:
     raise UserError(
-      f"--metrics: {task} has no {unknown[0]!r}; known: "
-      f"{', '.join(kind.metrics)}."
+      f"--metrics: {predicted} has nothing to score {lacking[0]!r} by, its "
+      f"columns being empty; expected some of {', '.join(found.scores)}."
     )
-  shown = [metric for of, metric in COLUMNS.values() if of == task]
-  if not set(shown).intersection(chosen):
-    raise UserError(
-      f"--metrics={','.join(chosen)}: no table shows these; expected one of "
-      f"{', '.join(shown)} among them."
-    )
-  right: list[Any] = kind.read(gold)
-  found: list[Any] = kind.read(predicted)
-  _check_same_words(right, found)
-  if task == "ud":
-    found = _on_gold_words(right, found)
-  scores = kind.score(right, found)
-  own = {name: scores[name] for name in chosen}
-  items = kind.per_item(right, found)
+  chosen = metrics or found.scores
+  own = {name: found.scores[name] for name in chosen}
   with atomic_folder(out, "--out") as folder:
     seed = folder / "seed-0"
     seed.mkdir()
-    kept = {name: items[name] for name in chosen if name in items}
-    per_item.write(seed, {"test": kept})
+    if found.items is not None:
+      kept = {name: found.items[name] for name in chosen if name in found.items}
+      per_item.write(seed, {"test": kept})
     # With some metrics alone, classes are not told apart.
-    all_of_ud = task == "ud" and not metrics
-    by = {"test": breakdown.count(right, found)} if all_of_ud else None
+    by = {"test": found.by} if found.by is not None and not metrics else None
     of_seed = {"scores": {"test": own}, "by": by}
     atomic_file.write_json(seed / SCORES_FILE, of_seed)
     record = _record(predicted, gold, task, label, lang, own)
     atomic_file.write_json(folder / SCORES_FILE, record)
   cells = (f"{x:.2f}" if x is not None else "undefined" for x in own.values())
   print(aligned_table([["", *own], ["test", *cells]], "<>"))
+  if left := [x for x in comparer.metrics if x not in found.scores]:
+    print(f"Not in {predicted}, and not scored: {', '.join(left)}.")
   print(f"Written to {out}.\nNext: python -m time_jax report {out} ...")
   return 0
+
+
+def _check_metrics(task: str, metrics: Sequence[str]) -> None:
+  """Raises UserError if a metric is unknown, or no table shows any of them."""
+  known, shown = COMPARERS[task].metrics, metrics_of(task)
+  if unknown := [name for name in metrics if name not in known]:
+    raise UserError(
+      f"--metrics: {task} has no {unknown[0]!r}; known: {', '.join(known)}."
+    )
+  if metrics and not set(shown).intersection(metrics):
+    raise UserError(
+      f"--metrics={','.join(metrics)}: no table shows these; expected one of "
+      f"{', '.join(shown)} among them."
+    )
 
 
 def _record(
@@ -138,48 +134,7 @@ def _record(
 def _is_score(folder: Path) -> bool:
   """Returns whether a folder was written by this command, and no more."""
   names = {str(path.relative_to(folder)) for path in folder.glob("**/*")}
-  own = {SCORES_FILE, "seed-0", *(f"seed-0/{name}" for name in _OF_SEED)}
-  return names == own and "predicted" in json_file.read_json(
-    folder / SCORES_FILE
+  own = {SCORES_FILE, "seed-0", f"seed-0/{SCORES_FILE}"}
+  return names - {f"seed-0/{per_item.FILE}"} == own and (
+    "predicted" in json_file.read_json(folder / SCORES_FILE)
   )
-
-
-def _check_same_words(gold: Sequence[Any], predicted: Sequence[Any]) -> None:
-  """Refuses annotations of other words than the gold file's."""
-  first, other = gold[0].name, predicted[0].name
-  if len(gold) != len(predicted):
-    raise UserError(
-      f"{first} has {len(gold):,} sentences and {other} {len(predicted):,}; "
-      "expected the same sentences, in the same order."
-    )
-  for right, found in zip(gold, predicted, strict=True):
-    if _forms(right) != _forms(found):
-      raise UserError(
-        f"{other}:{found.numbers[0]}: this sentence has other words than the "
-        f"one at {first}:{right.numbers[0]}: {' '.join(_forms(found))[:60]!r} "
-        f"and {' '.join(_forms(right))[:60]!r}. Expected the annotation of the "
-        "gold file's own words."
-      )
-
-
-def _on_gold_words(
-  gold: Sequence[Sentence], predicted: Sequence[Sentence]
-) -> list[Sentence]:
-  """Returns the gold sentences with what is predicted for their words."""
-  scoring.check(gold)
-  pairs = zip(gold, predicted, strict=True)
-  found = [
-    right.with_columns(
-      {name: list(own.column(name)) for name in _SCORED}
-      | {"DEPS": ["_"] * len(own.words)}
-    )
-    for right, own in pairs
-  ]
-  scoring.check(found)
-  return found
-
-
-def _forms(sentence: Any) -> list[str]:
-  if hasattr(sentence, "column"):
-    return list(sentence.column("FORM"))
-  return list(sentence.words)

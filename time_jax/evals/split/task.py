@@ -1,6 +1,5 @@
 """`finetune split`: sentences, tokens and words of raw text."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from time_jax.evals.common.packages import UDTOOLS, load_package
+from time_jax.evals.common.packages import UDTOOLS
 from time_jax.evals.common.task import Task
 from time_jax.evals.common.word_layers import smoothed_loss
 from time_jax.evals.common.word_network import WordBatch, WordExamples
@@ -17,22 +16,21 @@ from time_jax.evals.split.boundaries import BOUNDARY, KINDS
 from time_jax.evals.split.passage import Passage, to_conllu
 from time_jax.evals.split.reading import CONTEXT, STEP, Reading
 from time_jax.evals.split.splitter import Splitter
-from time_jax.evals.ud import conllu
+from time_jax.evals.ud import conllu, raw_scores
+from time_jax.evals.ud.conllu import Sentence
 from time_jax.report.per_item import Ratios
-
-METRICS = ("Tokens", "Sentences", "Words")
 
 
 def to_text(items: Sequence[Passage]) -> str:
   """Returns passages as the text of a file of CoNLL-U."""
-  return conllu.to_text(s for item in items for s in to_conllu(item))
+  return conllu.to_text(_sentences(items))
 
 
 class Split(Task):
   """Splitting of raw text; see `task.Task`."""
 
   name = "split"
-  metrics = METRICS
+  metrics = raw_scores.SPLIT
   chosen_by = ("Sentences", "Words")
   scorer = "udtools"
   ending = ".conllu"
@@ -89,10 +87,7 @@ class Split(Task):
     self, gold: Sequence[Passage], predicted: Sequence[Passage]
   ) -> dict[str, float]:
     """Returns F1 of tokens, sentences and words in percent, as CoNLL 2018."""
-    scores = load_package(UDTOOLS).evaluate(
-      _load(gold, "gold"), _load(predicted, "predicted")
-    )
-    return {name: 100 * scores[name].f1 for name in METRICS}
+    return raw_scores.score(*map(_sentences, (gold, predicted)))
 
   def per_item(
     self, gold: Sequence[Passage], predicted: Sequence[Passage]
@@ -102,15 +97,5 @@ class Split(Task):
     return {}
 
 
-def _load(passages: Sequence[Passage], name: str) -> Any:
-  """Returns words as udtools has them, in trees that stand for any."""
-  sentences = []
-  for sentence in (s for passage in passages for s in to_conllu(passage)):
-    count = len(sentence.words)
-    heads = ["0", *["1"] * (count - 1)]
-    relations = ["root", *["dep"] * (count - 1)]
-    sentences.append(
-      sentence.with_columns({"HEAD": heads, "DEPREL": relations})
-    )
-  text = io.StringIO(conllu.to_text(sentences))
-  return load_package(UDTOOLS).load_conllu(text, name, {})
+def _sentences(passages: Sequence[Passage]) -> list[Sentence]:
+  return [own for passage in passages for own in to_conllu(passage)]

@@ -80,15 +80,19 @@ def make_sentence(forms: Sequence[str], name: str = "text") -> Sentence:
   return Sentence(tuple(rows), numbers, name)
 
 
-def read(path: pathlib.Path) -> list[Sentence]:
+def read(path: pathlib.Path, *, trees: bool = True) -> list[Sentence]:
   """Reads an annotated file, plain or .gz.
+
+  Args:
+    path: path of the file.
+    trees: see `parse`.
 
   Raises:
     UserError: the file is missing, or is not CoNLL-U with one tree a sentence;
       names up to ten lines.
   """
   data = read_bytes(path, "a CoNLL-U file (.conllu or .conllu.gz)")
-  return parse(io.BytesIO(data), str(path))
+  return parse(io.BytesIO(data), str(path), trees=trees)
 
 
 def parse(
@@ -139,7 +143,7 @@ class SentenceParser:
     sentence = Sentence(rows, numbers, self._name)
     _check_ids(sentence)
     if self._trees:
-      _check_tree(sentence)
+      check_tree(sentence)
     return [sentence]
 
   def _row(self, number: int, text: str) -> tuple[str, ...]:
@@ -189,7 +193,7 @@ def _check_ids(sentence: Sentence) -> None:
     )
 
 
-def _check_tree(sentence: Sentence) -> None:
+def check_tree(sentence: Sentence) -> None:
   """Raises UserError unless the heads make a tree with one root."""
   column = sentence.column("HEAD")
   for i, text in enumerate(column):

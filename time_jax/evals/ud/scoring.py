@@ -30,7 +30,7 @@ def score(
     gold: the annotated sentences; see `check`.
     predicted: the same sentences with predicted columns.
   """
-  both = _load(gold, "gold"), _load(predicted, "predicted")
+  both = load(gold, "gold"), load(predicted, "predicted")
   scores = load_package(UDTOOLS).evaluate(*both)
   return {name: 100 * scores[name].f1 for name in METRICS}
 
@@ -80,13 +80,19 @@ def check(gold: Iterable[Sentence]) -> None:
   problems = Problems()
   for sentence in gold:
     try:
-      _load([sentence], sentence.name)
+      load([sentence], sentence.name)
     # For malformed columns it raises what Python does.
     except (load_package(UDTOOLS).UDError, ValueError, IndexError) as error:
       problems.add(
         f"{sentence.name}:{sentence.numbers[0]}: udtools, which scores, does "
         f"not take the sentence that begins here: {error}. Expected UD's "
         "format in every column, also in DEPS (HEAD:DEPREL|...)."
+      )
+    except RecursionError:
+      problems.add(
+        f"{sentence.name}:{sentence.numbers[0]}: the sentence that begins here "
+        f"has {len(sentence.words):,} words, in a tree that is too deep for "
+        "udtools, which scores. Expected shorter sentences: split it."
       )
   problems.raise_all()
 
@@ -96,10 +102,16 @@ def compared(sentences: Iterable[Sentence]) -> Iterator[dict[str, str]]:
 
   These are universal features alone, and relations without their subtypes.
   """
-  for word in _load(sentences, "sentences").words:
+  for word in load(sentences, "sentences").words:
     yield dict(zip(COLUMNS, word.columns, strict=True))
 
 
-def _load(sentences: Iterable[Sentence], name: str) -> Any:
+def load(sentences: Iterable[Sentence], name: str) -> Any:
+  """Returns sentences as udtools has them; see `check` for what it refuses.
+
+  Args:
+    sentences: sentences with one tree each.
+    name: what its own messages call them.
+  """
   text = io.StringIO(to_text(sentences))
   return load_package(UDTOOLS).load_conllu(text, name, {})
