@@ -32,7 +32,7 @@ evals.publish
 serve
 spacy_pipeline
 bench.common bench.peers bench.aot bench.scaling bench.inference bench.pipeline
-bench.trim bench.serving
+bench.raw bench.trim bench.serving
 sweeps
 cli
 """

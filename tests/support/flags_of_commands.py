@@ -38,6 +38,7 @@ bench inference: models text tokenizer engines batch_sizes scores spacy \
 batches repeats out json
 bench pipeline: models gold engines spacy tokenizer cores sentences \
 batch_sizes batches repeats out json
+bench raw: pipelines gold sentences cores repeats json
 bench serving: folder inputs requests clients together int8 json
 bench trim: teacher text held_out documents keep plot json
 """

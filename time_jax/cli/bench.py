@@ -123,6 +123,22 @@ class Pipeline(flags.Pipeline):
     return pipeline.bench_pipeline(self)
 
 
+class Raw(flags.Raw):
+  """Words per second of pipelines of spaCy, ours and others, from raw text."""
+
+  name = "bench raw"
+  example = (
+    "bench raw runs/fr_time fr_core_news_sm --gold=TEST.conllu --json=raw.json"
+  )
+  argument = "pipelines"
+
+  def run(self) -> int:
+    """Measures each pipeline on each number of cores."""
+    from time_jax.bench.raw import raw
+
+    return raw.bench_raw(self)
+
+
 class Trim(flags.Trim):
   """Share of held-out tokens that stay, against the tokens of `trim`."""
 

@@ -66,6 +66,7 @@ COMMANDS: dict[str, type[Command]] = {
     bench.Scaling,
     bench.Inference,
     bench.Pipeline,
+    bench.Raw,
     bench.Serving,
     bench.Trim,
   )

@@ -237,7 +237,7 @@ def test_engines_that_differ_are_refused():
     ("--models=x=random:huge", "random:huge is unknown; known: m, s, xs"),
     ("--models=x=random:2x20", "12 attention heads do not divide the width"),
     ("--engines=tea", "--engines: tea unknown; known: jax, torch"),
-    ("--spacy=da_core", "--spacy=da_core needs spaCy, which is not installed"),
+    ("--spacy=da_core", "da_core needs spaCy, which is not installed"),
     ("--scores=none", "none"),
   ],
 )

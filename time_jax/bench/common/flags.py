@@ -180,6 +180,24 @@ class Pipeline(Command):
       raise UserError(f"--engines: {twice} is given twice; expected it once.")
 
 
+class Raw(Command):
+  """Flags of `bench raw`."""
+
+  # Pipelines of spaCy: installed ones, or folders such as `spacy` writes. The
+  # first is compared with.
+  pipelines: tuple[str, ...]
+  gold: pathlib.Path  # Treebank whose text is read.
+  sentences: Count = 10  # Of a document.
+  cores: tuple[Count, ...] = (1, 2)  # Numbers of cores of the processor.
+  repeats: Count = 5  # Rounds that count.
+  json: pathlib.Path | None = None  # File to write the numbers to.
+
+  def __post_init__(self) -> None:
+    """Checks that names differ."""
+    if twice := _repeated(self.pipelines):
+      raise UserError(f"{twice} is given twice; expected it once.")
+
+
 class Trim(Command):
   """Flags of `bench trim`."""
 

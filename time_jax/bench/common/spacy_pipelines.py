@@ -19,14 +19,14 @@ def load(name: str) -> Any:
     spacy: Any = importlib.import_module("spacy")
   except ImportError:
     raise UserError(
-      f"--spacy={name} needs spaCy, which is not installed; expected "
+      f"{name} needs spaCy, which is not installed; expected "
       f"`pip install spacy` and `python -m spacy download {name}`."
     ) from None
   try:
     return spacy.load(name)
   except OSError:
     raise UserError(
-      f"--spacy={name}: spaCy has no such pipeline; expected one that is "
+      f"{name}: spaCy has no such pipeline; expected one that is "
       f"installed, by `python -m spacy download {name}`, or a folder."
     ) from None
 

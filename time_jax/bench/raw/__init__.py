@@ -1,0 +1,1 @@
+"""Pipelines of spaCy from raw text on: ours, and those of others."""
