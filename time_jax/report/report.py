@@ -79,8 +79,10 @@ def report(
       "those of `bench inference`."
     )
   rows = table.rows(scores, speeds, teacher)
-  lines = [markdown_table([HEADER, *map(texts, rows)], _ALIGN), ""]
-  lines += [f"* {note}" for note in _notes(rows, scores, teacher)]
+  lines = []
+  if given := [row for row in rows if _is_more_than_raw(row)]:
+    lines = [markdown_table([HEADER, *map(texts, given)], _ALIGN), ""]
+    lines += [f"* {note}" for note in _notes(rows, scores, teacher)]
   compared, numbers = differences.tables(rows, teacher, beaten)
   if numbers:
     lines.append(f"* {differences.ABOUT}")
@@ -165,6 +167,11 @@ def _columns_from_text(rows: Sequence[Row]) -> list[str]:
   """Returns the columns of raw text that any row has, in order."""
   names = dict.fromkeys(name for own in FROM_TEXT.values() for name in own)
   return [name for name in names if any(name in row.cells for row in rows)]
+
+
+def _is_more_than_raw(row: Row) -> bool:
+  """Returns whether a row has scores of given words, or speeds."""
+  return bool(row.speed or row.cells.keys() & COLUMNS.keys())
 
 
 def _table_from_text(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
