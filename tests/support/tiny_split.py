@@ -4,10 +4,14 @@ import pathlib
 import random
 import re
 
+import numpy as np
 import tiny_ud
 
 from time_jax.config import finetune
-from time_jax.evals.split import treebank
+from time_jax.evals.split import boundaries, treebank
+from time_jax.evals.split.boundaries import BOUNDARY, KINDS
+from time_jax.evals.split.passage import Passage
+from time_jax.evals.split.reading import GAPS, Reading
 from time_jax.evals.split.task import Split
 from time_jax.evals.ud import conllu
 
@@ -33,29 +37,49 @@ SAMPLE = """\
 
 def read(text):
   lines = [line.encode() for line in text.split("\n")]
-  return treebank.passages(conllu.parse(lines, "sample"))
+  return treebank.passages(conllu.parse(lines, "sample", trees=False))
+
+
+def row(number: str, form: str, misc: str = "_") -> str:
+  """A line of a file without trees."""
+  return "\t".join([number, form, *["_"] * 7, misc]) + "\n"
 
 
 UNESCAPED = {"s": " ", "t": "\t", "n": "\n", "r": "\r", "p": "|", "\\": "\\"}
 
 
+def oracle(passage: Passage) -> Passage:
+  """The passage as it is assembled from the labels that it teaches."""
+  classes = boundaries.learn([passage])
+  reading = Reading(passage.text)
+  targets = boundaries.targets(passage, reading, classes)
+  found = boundaries.assemble(reading, by_gap(reading, targets), classes)
+  return Passage(passage.text, found)
+
+
+def by_gap(reading, targets):
+  """What a network gives that is right for each atom's own gap."""
+  own = targets[BOUNDARY] % len(KINDS)
+  kinds = np.full((len(own), GAPS, len(KINDS)), -1.0)
+  kinds[np.arange(len(own)), reading.gaps, own] = 1.0
+  return targets | {BOUNDARY: kinds}
+
+
 def rebuild(sentences):
-  """The text, from FORM and MISC alone."""
+  """The text, from FORM and MISC alone, as UDPipe has them."""
   parts = []
   for sentence in sentences:
     until = 0
-    for row in sentence.rows[1:]:
-      first, _, last = row[0].partition("-")
+    for line in sentence.rows[1:]:
+      first, _, last = line[0].partition("-")
       if int(first) <= until and not last:
         continue
       until = int(last or 0)
-      misc = dict(x.split("=", 1) for x in row[-1].split("|") if x != "_")
+      misc = dict(x.split("=", 1) for x in line[-1].split("|") if x != "_")
       after = "" if "SpaceAfter" in misc else misc.get("SpacesAfter", "\\s")
-      spaces = misc.get("SpacesBefore", ""), after
-      before, after = (
-        re.sub(r"\\(.)", lambda found: UNESCAPED[found[1]], x) for x in spaces
-      )
-      parts += [before, row[1], after]
+      form = misc.get("SpacesInToken", line[1].replace("\\", "\\\\"))
+      written = misc.get("SpacesBefore", "") + form + after
+      parts.append(re.sub(r"\\(.)", lambda found: UNESCAPED[found[1]], written))
   return "".join(parts)
 
 

@@ -5,6 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import tiny_split
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_split import row
 
 from time_jax.evals.common.word_tokens import Chunk
 from time_jax.evals.split import boundaries, reading
@@ -50,14 +53,6 @@ def test_gaps():
   assert Reading(" a ").gaps.tolist() == [3]
 
 
-def by_gap(reading, targets):
-  """What a network gives that is right for each atom's own gap."""
-  own = targets[BOUNDARY] % len(KINDS)
-  kinds = np.full((len(own), GAPS, len(KINDS)), -1.0)
-  kinds[np.arange(len(own)), reading.gaps, own] = 1.0
-  return targets | {BOUNDARY: kinds}
-
-
 def test_right_labels_give_the_sentences_back():
   passages = tiny_split.read(tiny_split.SAMPLE)
   classes = boundaries.learn(passages)
@@ -67,7 +62,8 @@ def test_right_labels_give_the_sentences_back():
     own = Reading(passage.text)
     targets = boundaries.targets(passage, own, classes)
     assert (targets[BOUNDARY] // len(KINDS)).tolist() == own.gaps.tolist()
-    found = boundaries.assemble(own, by_gap(own, targets), classes)
+    scores = tiny_split.by_gap(own, targets)
+    found = boundaries.assemble(own, scores, classes)
     assert found == passage.sentences
 
 
@@ -79,6 +75,39 @@ def test_words_of_a_token_that_training_did_not_have():
   for text, words in {"du": ("de", "le"), "nu": ("ne", "le")}.items():
     ((token,),) = boundaries.assemble(Reading(text), labels, classes)
     assert token.words == words
+
+
+def test_words_of_tokens_that_are_all_alike():
+  """A single class says what it makes of each token."""
+  (passage,) = tiny_split.read(
+    row("1-2", "du") + row("1", "de") + row("2", "le")
+  )
+  assert boundaries.learn([passage])[WORDS] == [script_of("du", "de le")]
+  assert tiny_split.oracle(passage).words == ["de", "le"]
+  (passage,) = tiny_split.read(row("1", "du"))
+  assert boundaries.learn([passage])[WORDS] == []
+
+
+def test_a_script_does_not_take_a_word_away():
+  """Of a token that it does not fit it makes one word, not the token."""
+  script = script_of("abc", "c d")
+  classes = {BOUNDARY: KINDS, WORDS: [script, script_of("du", "de")]}
+  labels = {BOUNDARY: np.ones((2, GAPS, len(KINDS))) * [0, 1, 0]}
+  labels[WORDS] = np.array([0, 1])
+  ((first, second),) = boundaries.assemble(Reading("xy du"), labels, classes)
+  assert first.words == ("xy",) and second.words == ("de",)
+
+
+@pytest.mark.parametrize("entry", ["?x", "|", "U0", "du", "|+*", "X1|*", 3, []])
+def test_a_class_that_is_no_script(entry):
+  with pytest.raises(ValueError, match="is a class of WORDS, where edit scr"):
+    boundaries.check({BOUNDARY: [*KINDS], WORDS: ["", entry]})
+
+
+@given(st.text("aAb *|!+-=é\n", max_size=8), st.text("aAb *|!+-=É", min_size=1))
+def test_every_script_is_one(form, words):
+  classes = {WORDS: ["", script_of(form, words)]}
+  boundaries.check(classes)
 
 
 def test_a_text_without_atoms():

@@ -10,17 +10,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from time_jax.evals.common.word_tokens import Labels
-from time_jax.evals.split.passage import Passage, Token
+from time_jax.evals.split.passage import Passage, Token, one_line
 from time_jax.evals.split.reading import Reading
-from time_jax.evals.ud.edit_scripts import apply_script, script_of
+from time_jax.evals.ud.edit_scripts import apply_script, is_script, script_of
 
 BOUNDARY = "BOUNDARY"
 # An atom goes on with a token, begins one, or begins a sentence.
 JOIN, TOKEN, SENTENCE = range(3)
 KINDS = ("join", "token", "sentence")
-GAPS = 4  # none, after, before, both
 WORDS = "WORDS"  # edit scripts from a token to its words; of no other atom
-WHOLE = ""  # the class of a token that is one word
+WHOLE = ""  # the class of a token that is its only word
 
 Classes = Mapping[str, Sequence[str]]  # name -> classes, common ones first
 
@@ -31,32 +30,39 @@ def learn(passages: Sequence[Passage]) -> dict[str, list[str]]:
   for passage in passages:
     counts.update(script for _, script in _scripts(passage))
   names = sorted(counts, key=lambda name: (-counts[name], name))
-  return {BOUNDARY: [*KINDS], WORDS: names if len(names) > 1 else []}
+  return {BOUNDARY: [*KINDS], WORDS: names if names != [WHOLE] else []}
+
+
+def check(classes: Classes) -> None:
+  """Checks the classes of a file, which `assemble` applies to any text.
+
+  Raises:
+    ValueError: one is no edit script. Who opens the file says which one it is.
+  """
+  for script in classes[WORDS]:
+    if script != WHOLE and not (isinstance(script, str) and is_script(script)):
+      raise ValueError(
+        f"{script!r:.60} is a class of {WORDS}, where edit scripts such as "
+        "'|*-+e+ +l+e' are expected"
+      )
 
 
 def _scripts(passage: Passage) -> list[tuple[Token, str]]:
   """Returns the tokens of a passage, each with the class of its words."""
-  return [
-    (
-      token,
-      WHOLE
-      if len(token.words) == 1
-      else script_of(surface(passage.text, token), " ".join(token.words)),
-    )
-    for tokens in passage.sentences
-    for token in tokens
-  ]
-
-
-def surface(text: str, token: Token) -> str:
-  """Returns a token as it stands in the text; spaces within it are single."""
-  return " ".join(text[token.start : token.stop].split())
+  found = []
+  for token in (token for tokens in passage.sentences for token in tokens):
+    form = one_line(passage.text[token.start : token.stop])
+    whole = token.words == (form,)
+    script = WHOLE if whole else script_of(form, " ".join(token.words))
+    found.append((token, script))
+  return found
 
 
 def targets(passage: Passage, reading: Reading, classes: Classes) -> Labels:
   """Returns the class of each atom: -1 where there is none.
 
-  A token that begins within an atom is a part of the one before it.
+  A token that begins within an atom is a part of the one before it; see
+  `inner_tokens`.
 
   Args:
     passage: a passage with its tokens.
@@ -102,12 +108,14 @@ def assemble(
       sentences.append([])
     token = Token(atoms[first].start, atoms[stop - 1].stop, ())
     script = classes[WORDS][labels[WORDS][first]] if WORDS in labels else WHOLE
-    words = _words(surface(text, token), script)
+    words = _words(one_line(text[token.start : token.stop]), script)
     sentences[-1].append(token._replace(words=words))
   return tuple(map(tuple, sentences))
 
 
 def _words(form: str, script: str) -> tuple[str, ...]:
-  """Returns the words of a token, itself if the script makes no more of it."""
+  """Returns the words of a token, itself if the script does not fit it."""
   words = apply_script(script, form).split() if script != WHOLE else []
-  return tuple(words) if len(words) > 1 else (form,)
+  # A script with a space is one of several words.
+  fits = len(words) > 1 or (words and " " not in script)
+  return tuple(words) if fits else (form,)

@@ -26,7 +26,8 @@ class Token(NamedTuple):
   Attributes:
     start: its first character.
     stop: the character after it.
-    words: its words: itself, or those of a multiword token such as `des`.
+    words: its words: itself, or what a range such as `2-3 des` has. White
+      space within a word is single spaces.
   """
 
   start: int
@@ -58,7 +59,8 @@ def to_conllu(passage: Passage) -> list[Sentence]:
   """Returns the sentences of a passage as CoNLL-U, with nothing but words.
 
   SpaceAfter, SpacesAfter and, of the first token, SpacesBefore say what stands
-  between tokens, so that the text can be rebuilt.
+  between tokens, and SpacesInToken what a token is in the text if that is not
+  its FORM, so that the text can be rebuilt.
   """
   return [*_sentences(passage)]
 
@@ -72,33 +74,38 @@ def _sentences(passage: Passage) -> Iterator[Sentence]:
   after = dict(zip(tokens, stops, strict=True))
   before = text[: tokens[0].start]
   for some in passage.sentences:
-    whole = " ".join(text[some[0].start : some[-1].stop].split())
+    whole = one_line(text[some[0].start : some[-1].stop])
     rows: list[tuple[str, ...]] = [(f"# text = {whole}",)]
     number = 1
     for token in some:
-      misc = _misc(before, text[token.stop : after[token]])
-      rows += _rows(text[token.start : token.stop], token.words, number, misc)
+      surface = text[token.start : token.stop]
+      misc = _misc(before, surface, text[token.stop : after[token]])
+      rows += _rows(one_line(surface), token.words, number, misc)
       number += len(token.words)
       before = ""
     numbers = tuple(range(1, len(rows) + 1))
     yield Sentence(tuple(rows), numbers, passage.name)
 
 
+def one_line(text: str) -> str:
+  """Returns text as FORM has it: of all white space, single spaces are left."""
+  return " ".join(text.split())
+
+
 def _rows(
-  surface: str, words: Sequence[str], first: int, misc: str
+  form: str, words: Sequence[str], first: int, misc: str
 ) -> Iterator[tuple[str, ...]]:
-  """Yields the row of a token, and before those of several words its range."""
-  if len(words) > 1:
+  """Yields the rows of a token: its words, after a range unless it is one."""
+  if tuple(words) != (form,):
     until = first + len(words) - 1
-    form = " ".join(surface.split())
     yield (f"{first}-{until}", form, *_NOTHING, misc)
     misc = "_"
   for number, word in enumerate(words, first):
     yield (str(number), word, *_NOTHING, misc)
 
 
-def _misc(before: str, after: str) -> str:
-  """Returns MISC of a token, from what stands before and after it."""
+def _misc(before: str, surface: str, after: str) -> str:
+  """Returns MISC of a token, from what stands before it, in it and after it."""
   found = []
   if before:
     found.append(f"SpacesBefore={before.translate(_ESCAPES)}")
@@ -106,4 +113,6 @@ def _misc(before: str, after: str) -> str:
     found.append("SpaceAfter=No")
   elif after != " ":
     found.append(f"SpacesAfter={after.translate(_ESCAPES)}")
+  if surface != one_line(surface):
+    found.append(f"SpacesInToken={surface.translate(_ESCAPES)}")
   return "|".join(found) or "_"

@@ -1,5 +1,6 @@
 """The network of `finetune split`: where tokens and sentences begin."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from time_jax.evals.split.boundaries import (
   WORDS,
   Classes,
   assemble,
+  check,
 )
 from time_jax.evals.split.passage import Passage
 from time_jax.evals.split.reading import GAPS, Reading, forms_of_windows, join
@@ -65,10 +67,12 @@ class SplitHeads(nn.Module):
 class Splitter(WordNetwork):
   """Splits passages into sentences, tokens and words."""
 
-  @property
+  @functools.cached_property
   def classes(self) -> Classes:
-    """The classes of atoms."""
-    return self.spec["classes"]
+    """The classes of atoms; see `boundaries.check` for what it raises."""
+    classes = self.spec["classes"]
+    check(classes)
+    return classes
 
   @property
   def heads(self) -> SplitHeads:

@@ -11,7 +11,7 @@ from time_jax.evals.common.packages import UDTOOLS
 from time_jax.evals.common.task import Task
 from time_jax.evals.common.word_layers import smoothed_loss
 from time_jax.evals.common.word_network import WordBatch, WordExamples
-from time_jax.evals.split import boundaries, treebank
+from time_jax.evals.split import boundaries, inner_tokens, treebank
 from time_jax.evals.split.boundaries import BOUNDARY, KINDS
 from time_jax.evals.split.passage import Passage, to_conllu
 from time_jax.evals.split.reading import CONTEXT, STEP, Reading
@@ -41,7 +41,12 @@ class Split(Task):
   to_text = staticmethod(to_text)
 
   def learn(self) -> dict[str, Any]:
-    """Returns the widths of the heads, and the classes of atoms."""
+    """Returns the widths of the heads, and the classes of atoms.
+
+    Raises:
+      UserError: see `inner_tokens.check`.
+    """
+    inner_tokens.check(self.data["train"])
     classes = boundaries.learn(self.data["train"])
     return {"heads": self.config.heads.to_dict(), "classes": classes}
 

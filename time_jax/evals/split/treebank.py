@@ -5,7 +5,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from time_jax.evals.split.passage import Passage, Token
+from time_jax.evals.split.passage import Passage, Token, one_line
 from time_jax.evals.ud import conllu
 from time_jax.evals.ud.conllu import Sentence
 
@@ -16,16 +16,17 @@ def read(path: pathlib.Path) -> list[Passage]:
   """Returns the passages of a file of CoNLL-U; see `passages`.
 
   Raises:
-    UserError: see `conllu.read`.
+    UserError: the file is missing or is not CoNLL-U; trees are not needed.
   """
-  return passages(conllu.read(path))
+  return passages(conllu.read(path, trees=False))
 
 
 def passages(sentences: Iterable[Sentence]) -> list[Passage]:
   """Returns the text of sentences; a passage begins at `# newpar`, `# newdoc`.
 
   Sentences of a passage stand one after another as SpaceAfter has it. So a
-  treebank without these marks is one passage.
+  treebank without these marks is one passage. White space at the ends of a FORM
+  stands between tokens.
   """
   groups: list[list[Sentence]] = []
   for sentence in sentences:
@@ -42,13 +43,18 @@ def _passage(sentences: Sequence[Sentence]) -> Passage:
   found = []
   for sentence in sentences:
     tokens = []
-    for surface, words, space in _tokens(sentence):
-      tokens.append(Token(place, place + len(surface), words))
-      parts += [surface, space]
-      place += len(surface) + len(space)
+    for form, words, space in _tokens(sentence):
+      surface = form.strip()
+      before, _, after = form.partition(surface)
+      start = place + len(before)
+      stop = start + len(surface)
+      tokens.append(Token(start, stop, words))
+      parts += [before, surface, after + space]
+      place = stop + len(after) + len(space)
     found.append(tuple(tokens))
   name = f"{sentences[0].name}:{sentences[0].numbers[0]}"
-  return Passage("".join(parts).rstrip(), tuple(found), name)
+  # Nothing stands after the last token.
+  return Passage("".join(parts[:-1]), tuple(found), name)
 
 
 def _tokens(
@@ -60,10 +66,11 @@ def _tokens(
     ids, form, misc = row[0], row[1], row[-1]
     if "." in ids:  # a word that is not in the text
       continue
-    words: tuple[str, ...] = (form,)
+    words: tuple[str, ...] = (one_line(form),)
     if "-" in ids:
       first, last = map(int, ids.split("-"))
       own = (r for r in rows if "." not in r[0])
-      words = tuple(r[1] for r in itertools.islice(own, last - first + 1))
+      some = itertools.islice(own, last - first + 1)
+      words = tuple(one_line(r[1]) for r in some)
     space = "" if "SpaceAfter=No" in misc.split("|") else " "
     yield form, words, space

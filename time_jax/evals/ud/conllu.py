@@ -88,8 +88,8 @@ def read(path: pathlib.Path, *, trees: bool = True) -> list[Sentence]:
     trees: see `parse`.
 
   Raises:
-    UserError: the file is missing, or is not CoNLL-U with one tree a sentence;
-      names up to ten lines.
+    UserError: the file is missing, or is not CoNLL-U, if `trees` with one tree
+      a sentence; names up to ten lines.
   """
   data = read_bytes(path, "a CoNLL-U file (.conllu or .conllu.gz)")
   return parse(io.BytesIO(data), str(path), trees=trees)

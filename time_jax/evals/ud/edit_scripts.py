@@ -24,6 +24,9 @@ import re
 
 _EDIT = re.compile(r"[=-]|\+.", re.DOTALL)
 _CASING = re.compile(r"([UL])(-?\d+)")
+_SCRIPT = re.compile(
+  r"(?:[UL]-?[0-9]{1,9})*\|(?:!.*|(?:[=-]|\+.)*\*(?:[=-]|\+.)*)", re.DOTALL
+)
 _LONGEST_KEPT = 100  # characters
 
 
@@ -41,6 +44,11 @@ def script_of(form: str, lemma: str) -> str:
   script = f"{_casing(lemma)}|{rule}"
   # Letters without a partner in the other case, such as a lone title case.
   return script if apply_script(script, form) == lemma else f"|!!{lemma}"
+
+
+def is_script(text: str) -> bool:
+  """Returns whether a text is a script, which `apply_script` takes."""
+  return bool(_SCRIPT.fullmatch(text))
 
 
 def apply_script(script: str, form: str) -> str:
