@@ -10,9 +10,13 @@ import tiny_ner
 import tiny_qa
 import tiny_split
 import tiny_ud
+from tiny_split import row
 
 from time_jax.cli import main
+from time_jax.core.errors import UserError
+from time_jax.evals.predict.pipeline import open_network
 from time_jax.evals.split import treebank
+from time_jax.evals.split.task import Split
 from time_jax.evals.ud import conllu
 
 pytest.importorskip("udtools")
@@ -73,6 +77,53 @@ def test_report_shows_its_scores(finished, capsys, tmp_path):
   table = capsys.readouterr().out.partition("## Raw text")[2]
   assert "| Tokens | Sentences | Words |" in table
   assert table.count("(dev) |") == 3
+
+
+# Words that are written without spaces, and what other treebanks have.
+SCORED = {
+  "zh": [
+    ("我们", "No"),
+    ("在", "No"),
+    ("北京大学", "No"),
+    ("学习", "No"),
+    ("。", "No"),
+  ],
+  "ja": [
+    ("東京", "No"),
+    ("タワー", "No"),
+    ("へ", "No"),
+    ("行く", "No"),
+    ("か", "No"),
+  ],
+  "th": [("ที่", "No"), ("ภาษา", "No"), ("ไทย", "Yes"), ("๒๕", "No")],
+  "spaces": [("\xa0a\x85b\u2028c", "Yes"), ("\x0bd\x1fe\xa0", "Yes")],
+}
+
+
+@pytest.mark.parametrize("name", [*SCORED, "range"])
+def test_right_labels_score_100(name):
+  if name == "range":
+    rows = [row("1", "a"), row("2-2", "du"), row("2", "de"), row("3", "b")]
+  else:
+    rows = [
+      row(str(number), form, f"SpaceAfter={after}")
+      for number, (form, after) in enumerate(SCORED[name], 1)
+    ]
+  gold = tiny_split.read("\n".join(["".join(rows)] * 3))
+  found = [tiny_split.oracle(passage) for passage in gold]
+  scores = Split.__new__(Split).score(gold, found)
+  assert scores == {"Tokens": 100, "Sentences": 100, "Words": 100}
+
+
+def test_classes_that_are_no_scripts(mesh, tmp_path):
+  model = tiny_split.write_model(tmp_path / "split", mesh)
+  description = json.loads((model / "task.json").read_text())
+  description["classes"]["WORDS"][-1] = "?x"
+  (model / "task.json").write_text(json.dumps(description))
+  with pytest.raises(
+    UserError, match=r"task.json: heads .*'\?x' is a class of WORDS, where edit"
+  ):
+    open_network(model)
 
 
 @pytest.mark.usefixtures("one_process")
