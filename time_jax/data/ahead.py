@@ -53,6 +53,10 @@ def run_ahead(
       hand_over(None, error)
     else:
       hand_over(None, StopIteration())
+    finally:
+      # Its own threads end before this one does, not when it is forgotten.
+      if isinstance(results, Generator):
+        results.close()
 
   thread = threading.Thread(target=run, name="ahead", daemon=True)
   thread.start()

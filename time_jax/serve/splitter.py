@@ -1,11 +1,12 @@
 """Sentences and words of raw text: a model of `finetune split`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from time_jax.evals.common.word_tokens import Labels, WordTokenizer
+from time_jax.evals.split import raw_text
 from time_jax.evals.split.boundaries import BOUNDARY, WORDS, assemble
-from time_jax.evals.split.passage import Token
+from time_jax.evals.split.passage import Passage, Token
 from time_jax.evals.split.reading import Reading, forms_of_windows, join
 from time_jax.serve.folder import Folder
 from time_jax.serve.items import read_all
@@ -16,9 +17,10 @@ from time_jax.serve.rows import Beat, Row, RowGraph
 class Splitter:
   """Splits text into sentences, tokens and words.
 
-  An item is a text. What is found for it has "sentences", and each of them
-  "tokens": their "start" and "end" in the item's text (characters), and their
-  "words", which are several for a token such as `des`.
+  An item is a text, in which an empty line ends a sentence. What is found for it
+  has "sentences", and each of them "tokens": their "start" and "end" in the
+  item's text (characters), and their "words", which are several for a token
+  such as `des`.
   """
 
   example = "It works."
@@ -34,20 +36,30 @@ class Splitter:
     self, items: Sequence[Any], beat: Beat = lambda: None
   ) -> list[dict[str, Any]]:
     """See `model.Model`."""
-    found = self.split(read_all(as_text, items), beat)
-    return [{"sentences": [*map(_shown, some)]} for some in found]
+    texts = read_all(as_text, items)
+    # All that does not wait for what is found elsewhere is computed together.
+    some = [part for text in texts for part in raw_text.paragraphs(text)]
+    known = dict(zip(some, self.split(some, beat), strict=True))
+
+    def split(passages: Sequence[Passage]) -> list[Passage]:
+      new = [p.text for p in passages if p.text not in known]
+      known.update(zip(new, self.split(new, beat), strict=True))
+      return [Passage(p.text, known[p.text]) for p in passages]
+
+    return [{"sentences": [*_sentences(text, split)]} for text in texts]
 
   def split(
     self, texts: Sequence[str], beat: Beat = lambda: None
   ) -> list[tuple[tuple[Token, ...], ...]]:
-    """Returns the tokens of each sentence of each text.
+    """Returns the tokens of each sentence of each text, read as one passage.
 
     Args:
       texts: the texts.
       beat: see `model.Model`.
     """
     readings = [*map(Reading, texts)]
-    chunks = self._tokenizer.chunks(forms_of_windows(readings))
+    forms = forms_of_windows(readings)
+    chunks = self._tokenizer.chunks(forms, windows=True)
     rows = [Row(c.tokens, owners=c.word_of_token) for c in chunks]
     labels: list[Labels] = [{}] * len(chunks)
     for batch in self._graph.run(rows, self._columns, beat):
@@ -61,10 +73,20 @@ class Splitter:
     ]
 
 
-def _shown(tokens: Sequence[Token]) -> dict[str, Any]:
+def _sentences(text: str, split: raw_text.Split) -> Iterator[dict[str, Any]]:
+  """Yields the sentences of a text, with places in all of it."""
+  start = 0
+  for passages in raw_text.passages([text], "inputs", split):
+    for passage in passages:
+      for tokens in passage.sentences:
+        yield {"tokens": [_shown(token, start) for token in tokens]}
+      start += len(passage.text)
+
+
+def _shown(token: Token, start: int) -> dict[str, Any]:
+  """Returns a token of a passage that starts at a place of the text."""
   return {
-    "tokens": [
-      {"start": token.start, "end": token.stop, "words": [*token.words]}
-      for token in tokens
-    ]
+    "start": start + token.start,
+    "end": start + token.stop,
+    "words": [*token.words],
   }

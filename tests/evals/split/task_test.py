@@ -14,6 +14,7 @@ from tiny_split import row
 
 from time_jax.cli import main
 from time_jax.core.errors import UserError
+from time_jax.evals.common import word_tokens
 from time_jax.evals.predict.pipeline import open_network
 from time_jax.evals.split import treebank
 from time_jax.evals.split.task import Split
@@ -47,7 +48,8 @@ def predict(monkeypatch, capsys):
   """What `predict` writes for a text, and says."""
 
   def run(text, *flags, code=0):
-    source = io.TextIOWrapper(io.BytesIO(text.encode()))
+    data = text if isinstance(text, bytes) else text.encode()
+    source = io.TextIOWrapper(io.BytesIO(data))
     monkeypatch.setattr(sys, "stdin", source)
     assert main.main(["predict", *map(str, flags)]) == code
     return capsys.readouterr()
@@ -153,9 +155,31 @@ def test_other_models_read_raw_text(finished, predict, mesh, tmp_path):
   assert [len(sentence.words) for sentence in found] == [6, 7, 8]
   assert all("_" not in sentence.column("UPOS") for sentence in found)
   names = tiny_ner.write_model(tmp_path / "ner", mesh)
-  lines = predict(TEXT, names, split).out.split("\n")
-  words = ["Il", "va", "à", "le", "lac", "."]
-  assert [line.split("\t")[0] for line in lines[:6]] == words
+  output = predict(TEXT, names, split)
+  tagged = [line.split("\t")[0] for line in output.out.split("\n")]
+  # Names are annotated on tokens: `au` is one.
+  assert tagged[:6] == ["Il", "va", "au", "lac", ".", ""]
+  assert tagged[6:12] == ["L'", "été", "mange", "du", "pain", "."]
+  error = predict("\n \n", names, split, code=2).err
+  assert "is empty; expected text whose paragraphs end with an empty" in error
+
+
+@pytest.mark.usefixtures("one_process")
+def test_windows_are_no_matter_of_the_user(finished, predict, monkeypatch):
+  """Those of 192 atoms have more than the 64 tokens that the encoder takes."""
+  notes = []
+  monkeypatch.setattr(word_tokens, "note", notes.append)
+  predict("Il va au lac . " * 50, finished[0] / "run" / "seed-0" / "model")
+  assert notes == [] and "are read in parts" not in finished[1]
+
+
+@pytest.mark.usefixtures("one_process")
+def test_what_stands_before_an_error_is_answered(finished, predict):
+  split = finished[0] / "run" / "seed-0" / "model"
+  whole = predict("Il va au lac.", split).out
+  bad = predict(b"Il va au lac.\xff\n\nX.", split, code=2)
+  assert bad.out == whole != ""
+  assert "input:1: not UTF-8 at byte 14 of the text" in bad.err
 
 
 @pytest.mark.usefixtures("one_process")
@@ -164,6 +188,10 @@ def test_what_cannot_split(finished, predict, mesh, tmp_path):
   answers = tiny_qa.write_model(tmp_path / "qa", mesh)
   error = predict(TEXT, answers, f"--split={split}", code=2).err
   assert "'qa', which does not read sentences" in error
+  assert error.endswith("expected one of ud or ner: leave --split out.\n")
+  error = predict(TEXT, split, f"--split={split}", code=2).err
+  assert "'split', which splits raw text itself; expected" in error
+  assert error.endswith("leave --split out.\n")
   names = tiny_ner.write_model(tmp_path / "ner", mesh)
   error = predict(TEXT, names, f"--split={names}", code=2).err
   assert "--split is a model of task 'ner'; expected one of" in error

@@ -26,13 +26,26 @@ def check_start(start: bytes, name: str) -> None:
   Raises:
     UserError: it is text in another encoding, or no text.
   """
+  check_mark(start, name)
+  check_nul(start, name)
+
+
+def check_mark(start: bytes, name: str) -> None:
+  """Refuses a file that begins with a byte order mark of UTF-16 or UTF-32.
+
+  Args:
+    start: its first four bytes, or more.
+    name: name of the file, for messages.
+
+  Raises:
+    UserError: it does.
+  """
   for mark, encoding in _MARKS:
     if start.startswith(mark):
       raise UserError(
         f"{name} is text in {encoding}, as its first bytes say; expected UTF-8:"
         f" convert it, such as by iconv -f {encoding} -t UTF-8."
       )
-  check_nul(start, name)
 
 
 def check_nul(data: bytes, name: str) -> None:

@@ -116,15 +116,20 @@ class WordNetwork(Network):
     return examples.fill([], Shape(1, 1, 1))
 
   def prepare_words(
-    self, items: Sequence[Any], words: Sequence[Sequence[str]]
+    self,
+    items: Sequence[Any],
+    words: Sequence[Sequence[str]],
+    *,
+    windows: bool = False,
   ) -> Work:
     """Returns the batches of sentences; see `Network.prepare`.
 
     Args:
       items: the sentences.
       words: words of each sentence.
+      windows: see `WordTokenizer.chunks`.
     """
-    chunks = self.tokenizer.chunks(words)
+    chunks = self.tokenizer.chunks(words, windows=windows)
     examples = WordExamples(chunks, self.opened.tokenizer.pad_id)
     return Work(items, chunks, list(batches.in_rows(examples, self.buckets)))
 

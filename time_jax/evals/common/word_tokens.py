@@ -77,8 +77,16 @@ class WordTokenizer:
         f"{len(special) + 1}."
       )
 
-  def chunks(self, sentences: Sequence[Sequence[str]]) -> list[Chunk]:
-    """Tokenises sentences, given as words, and notes that some are too long."""
+  def chunks(
+    self, sentences: Sequence[Sequence[str]], *, windows: bool = False
+  ) -> list[Chunk]:
+    """Tokenises sentences, given as words, and notes that some are too long.
+
+    Args:
+      sentences: the words of each.
+      windows: whether these are parts of a text rather than sentences; then
+        nobody needs to know that some are read in parts themselves.
+    """
     room = self._longest - len(self._before) - len(self._after)
     chunks: list[Chunk] = []
     number, any_long, any_cut = 0, False, False
@@ -100,7 +108,7 @@ class WordTokenizer:
           token = until
         word, number = word + len(words), number + 1
     # Without counts, so that each is said once however long the text is.
-    if any_long:
+    if any_long and not windows:
       note(
         f"sentences of more than the {self._longest} tokens that the encoder "
         "takes are read in parts."

@@ -10,7 +10,7 @@ from time_jax.evals.ner.tagger import Tagger
 from time_jax.evals.predict import streams
 from time_jax.evals.qa import squad
 from time_jax.evals.qa.reader import Reader
-from time_jax.evals.split import raw_text
+from time_jax.evals.split import raw_text, treebank
 from time_jax.evals.split.splitter import Splitter
 from time_jax.evals.ud import conllu
 from time_jax.evals.ud.annotator import Annotator
@@ -28,8 +28,8 @@ class Format:
 
   Attributes:
     items: what it annotates, for the last line.
-    read: blocks of the input -> items, as soon as they are complete; None: it
-      takes the model, see `raw`.
+    read: blocks of the input -> items, as soon as they are complete; or parts
+      of raw text, which `raw.split` makes items of.
     network: the class of its network.
     to_text: items -> output.
     expects: its input, for messages.
@@ -37,7 +37,7 @@ class Format:
   """
 
   items: str
-  read: Read | None
+  read: Read
   network: type[Network]
   to_text: Callable[[Sequence[Any]], str]
   expects: str
@@ -59,11 +59,13 @@ FORMATS = {
     Tagger,
     iob.to_text,
     f"a token a line, {_LINES}",
-    of_sentence=lambda found: iob.make_sentence(found.column("FORM")),
+    of_sentence=lambda found: iob.make_sentence(  # Names are of whole tokens.
+      [form for form, _, _ in treebank.tokens(found)]
+    ),
   ),
   SPLIT: Format(
     "sentences",
-    None,
+    lambda blocks: ([text] for text in raw_text.decoded(blocks, streams.NAME)),
     Splitter,
     conllu.to_text,
     raw_text.EXPECTED,

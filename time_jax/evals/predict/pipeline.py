@@ -40,13 +40,16 @@ class Pipeline:
     """How the task reads and writes."""
     return FORMATS[self.task]
 
-  def annotate(self, items: Sequence[Any]) -> list[Any]:
+  def annotate(
+    self, items: Sequence[Any], beat: Beat = lambda: None
+  ) -> list[Any]:
     """Returns the items with what is predicted for them.
 
     Args:
       items: items of the task, annotated or not: see `Format.read`.
+      beat: called after every batch.
     """
-    return self.finish(self.prepare(items), lambda: None)
+    return self.finish(self.prepare(items), beat)
 
   def prepare(self, items: Sequence[Any]) -> Work:
     """Returns the batches of items; another thread may do so."""

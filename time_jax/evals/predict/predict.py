@@ -5,7 +5,7 @@ import pathlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, BinaryIO, TextIO
 
 import jax
@@ -13,9 +13,12 @@ import jax
 from time_jax.config.finetune import EngineName
 from time_jax.core.errors import UserError
 from time_jax.data.ahead import run_ahead
+from time_jax.evals.common.engine import Work
+from time_jax.evals.common.task import Beat
 from time_jax.evals.predict import raw, streams
-from time_jax.evals.predict.formats import SPLIT, Read
+from time_jax.evals.predict.formats import Read
 from time_jax.evals.predict.pipeline import Pipeline, open_pipeline
+from time_jax.evals.predict.raw import Arriving
 
 _TOGETHER = 1024  # items at once, which share rows
 _PATIENCE = 1.0  # seconds for a reader that may be waiting for input
@@ -53,16 +56,10 @@ def predict(
   """
   pipeline = open_pipeline(folder, engine, int8)
   form = pipeline.format
-  read = form.read
-  if split or not read:
-    splitter = open_pipeline(split, engine, int8) if split else pipeline
-    read = raw.reader(pipeline.task, splitter)
+  splitter = raw.splitter_of(pipeline, split, engine, int8)
   seconds, count, words, end = 0.0, 0, 0, 0.0
-  # A thread reads and another one computes while this one writes.
   closed = threading.Event()
-  results = _read(source, read, form.expects)
-  if pipeline.task != SPLIT:
-    results = _compute(results, pipeline, closed)
+  results = _results(source, pipeline, splitter, closed)
   computed = run_ahead(results, _AHEAD, closed=closed)
   with _compilation_times() as compilations, contextlib.closing(computed):
     for arrived, items in computed:
@@ -73,6 +70,9 @@ def predict(
       seconds += end - start
       count += len(items)
       words += sum(len(getattr(item, "words", ())) for item in items)
+  if not count:
+    expects = (splitter or pipeline).format.expects
+    raise UserError(f"the input is empty; expected {expects}.")
   compiling = sum(end - start for start, end in compilations)
   print(
     f"{count} {form.items}{f', {words} words' if words else ''} in "
@@ -84,42 +84,45 @@ def predict(
   return 0
 
 
-def _compute(
-  arriving: Iterator[tuple[float, list[Any]]],
+def _results(
+  source: BinaryIO,
   pipeline: Pipeline,
+  splitter: Pipeline | None,
   closed: threading.Event,
-) -> Iterator[tuple[float, list[Any]]]:
-  """Yields items with what is predicted for them, and when they arrived.
+) -> Arriving:
+  """Returns items with what is predicted for them, and when they arrived.
+
+  Threads read, split or prepare, and compute. The first one may be left while
+  it waits for input; the others see at every batch that they are to end.
 
   Args:
-    arriving: items, and when they arrived.
-    pipeline: what computes.
+    source: the input.
+    pipeline: what annotates items.
+    splitter: what makes items of raw text; None: the input has items.
     closed: whether nobody wants the next items.
   """
-  prepared = ((arrived, pipeline.prepare(items)) for arrived, items in arriving)
 
   def check() -> None:
     if closed.is_set():
       raise InterruptedError
 
-  ahead = run_ahead(prepared, _AHEAD, stop=closed, patience=_PATIENCE)
-  with contextlib.closing(ahead) as works:
-    for arrived, work in works:
-      yield arrived, pipeline.finish(work, check)
+  form = pipeline.format
+  read = _read(source, splitter.format.read if splitter else form.read)
+  arriving = run_ahead(read, _AHEAD, stop=closed, patience=_PATIENCE)
+  if splitter and form.of_sentence:
+    arriving = raw.split(arriving, splitter, form.of_sentence, check)
+  if splitter is pipeline:
+    return arriving
+  prepared = run_ahead(_prepare(arriving, pipeline), _AHEAD, stop=closed)
+  return _compute(prepared, pipeline, check)
 
 
-def _read(
-  source: BinaryIO, read: Read, expects: str
-) -> Iterator[tuple[float, list[Any]]]:
+def _read(source: BinaryIO, read: Read) -> Arriving:
   """Yields items as they arrive, and when their last byte did.
 
   Args:
     source: the input.
     read: see `Format.read`.
-    expects: the input that is expected, for messages.
-
-  Raises:
-    UserError: there are none.
   """
   arrived = 0.0
 
@@ -129,13 +132,29 @@ def _read(
       arrived = time.perf_counter()
       yield block
 
-  empty = True
   for items in read(blocks()):
-    empty = False
-    for start in range(0, len(items), _TOGETHER):
-      yield arrived, items[start : start + _TOGETHER]
-  if empty:
-    raise UserError(f"the input is empty; expected {expects}.")
+    yield arrived, items
+
+
+def _prepare(
+  arriving: Arriving, pipeline: Pipeline
+) -> Iterator[tuple[float, Work]]:
+  """Yields the batches of items, of not too many together."""
+  with contextlib.closing(arriving):
+    for arrived, items in arriving:
+      for start in range(0, len(items), _TOGETHER):
+        yield arrived, pipeline.prepare(items[start : start + _TOGETHER])
+
+
+def _compute(
+  prepared: Generator[tuple[float, Work], None, None],
+  pipeline: Pipeline,
+  check: Beat,
+) -> Arriving:
+  """Yields items with what is predicted for them, and when they arrived."""
+  with contextlib.closing(prepared):
+    for arrived, work in prepared:
+      yield arrived, pipeline.finish(work, check)
 
 
 @contextlib.contextmanager

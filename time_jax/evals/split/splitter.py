@@ -109,7 +109,8 @@ class Splitter(WordNetwork):
   def prepare(self, items: Sequence[Passage]) -> Work:
     """See `task.Network`."""
     readings = [Reading(item.text) for item in items]
-    return self.prepare_words(readings, forms_of_windows(readings))
+    forms = forms_of_windows(readings)
+    return self.prepare_words(readings, forms, windows=True)
 
   def finish(self, engine: Engine, work: Work, beat: Beat) -> list[Passage]:
     """Returns the passages with predicted sentences."""

@@ -64,7 +64,7 @@ class Split(Task):
       for start in range(0, len(reading.atoms), size // 2):
         forms.append(reading.forms(start, start + size))
         labels.append({k: v[start : start + size] for k, v in whole.items()})
-    chunks = self.network.tokenizer.chunks(forms)
+    chunks = self.network.tokenizer.chunks(forms, windows=True)
     targets = []
     for chunk in chunks:
       place = slice(chunk.start, chunk.start + chunk.num_words)

@@ -42,25 +42,29 @@ def _passage(sentences: Sequence[Sentence]) -> Passage:
   place = 0
   found = []
   for sentence in sentences:
-    tokens = []
-    for form, words, space in _tokens(sentence):
+    own = []
+    for form, words, space in tokens(sentence):
       surface = form.strip()
       before, _, after = form.partition(surface)
       start = place + len(before)
       stop = start + len(surface)
-      tokens.append(Token(start, stop, words))
+      own.append(Token(start, stop, words))
       parts += [before, surface, after + space]
       place = stop + len(after) + len(space)
-    found.append(tuple(tokens))
+    found.append(tuple(own))
   name = f"{sentences[0].name}:{sentences[0].numbers[0]}"
   # Nothing stands after the last token.
   return Passage("".join(parts[:-1]), tuple(found), name)
 
 
-def _tokens(
+def tokens(
   sentence: Sentence,
 ) -> Iterator[tuple[str, tuple[str, ...], str]]:
-  """Yields the form, the words, and the space after it, of each token."""
+  """Yields the form, the words, and the space after it, of each token.
+
+  Args:
+    sentence: a sentence, whose ranges are tokens of several words.
+  """
   rows = iter([row for row in sentence.rows if len(row) > 1])
   for row in rows:
     ids, form, misc = row[0], row[1], row[-1]
