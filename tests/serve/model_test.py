@@ -23,7 +23,8 @@ from time_jax.evals.predict.pipeline import open_pipeline
 from time_jax.evals.qa import reader as in_jax
 from time_jax.evals.qa import squad
 from time_jax.evals.qa.windows import Window
-from time_jax.evals.split.passage import Passage, Token
+from time_jax.evals.split import raw_text
+from time_jax.evals.split.passage import Passage, Token, to_conllu
 from time_jax.evals.ud import conllu
 from time_jax.serve import InputError, load
 from time_jax.serve import reader as of_questions
@@ -100,15 +101,25 @@ def test_answers_are_those_of_predict(exports):
     assert own["score"] == pytest.approx(answer.score, abs=2e-6)
 
 
-def test_sentences_and_words_are_those_of_predict(exports):
+@pytest.mark.parametrize("most", [1 << 16, 50])
+def test_sentences_and_words_are_those_of_predict(exports, monkeypatch, most):
+  """An empty line ends a sentence, and long paragraphs are read in parts."""
+  monkeypatch.setattr(raw_text, "_TOGETHER", most)
   texts = served.ITEMS["split"]
-  pipeline = open_pipeline(exports["split"], engine="jax")
-  expected = pipeline.annotate([Passage(text) for text in texts])
-  found = [
-    [[*map(token, sentence["tokens"])] for sentence in one["sentences"]]
-    for one in load(exports["split"])(texts)
-  ]
-  assert found == [[[*some] for some in one.sentences] for one in expected]
+  model = load(exports["split"])
+  calls, run = [], model._graph.run
+  monkeypatch.setattr(
+    model._graph, "run", lambda *args: calls.append(1) or run(*args)
+  )
+  for text, one in zip(texts, model(texts), strict=True):
+    tokens = [[*map(token, own["tokens"])] for own in one["sentences"]]
+    # The text is rebuilt if their places are right.
+    found = to_conllu(Passage(text, (*map(tuple, tokens),)))
+    expected = ""
+    if text.strip():
+      expected = time_jax.predict(exports["split"], text, engine="jax")
+    assert conllu.to_text(found) == expected
+  assert len(calls) == 1 or most == 50
 
 
 def token(found):

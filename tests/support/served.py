@@ -25,7 +25,10 @@ ITEMS = {
     {"question": "Where?", "context": "In Warsaw . " * 60},
     {"question": "", "context": ""},
   ],
-  "split": ["Il va  au lac. L'été\n", "", "😀", "a " * 400],
+  "split": [
+    *("Il va  au lac. L'été\n", "", "😀", "a " * 400, " \n\n"),
+    "\n Il va\n\nau lac\n \n\n  L'été mange .\n\n" + "du pain " * 20 + "\n\n",
+  ],
   "ud": ["Tá an aimsir go maith .", ["Dia", "duit"], "", ["a"] * 90],
   VECTORS: ["Tá an aimsir go maith.", "", "a " * 200],
 }

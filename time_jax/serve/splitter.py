@@ -42,8 +42,8 @@ class Splitter:
     known = dict(zip(some, self.split(some, beat), strict=True))
 
     def split(passages: Sequence[Passage]) -> list[Passage]:
-      new = [p.text for p in passages if p.text not in known]
-      known.update(zip(new, self.split(new, beat), strict=True))
+      if new := [p.text for p in passages if p.text not in known]:
+        known.update(zip(new, self.split(new, beat), strict=True))
       return [Passage(p.text, known[p.text]) for p in passages]
 
     return [{"sentences": [*_sentences(text, split)]} for text in texts]
