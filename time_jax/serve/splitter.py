@@ -5,7 +5,7 @@ from typing import Any
 
 from time_jax.evals.common.word_tokens import Labels, WordTokenizer
 from time_jax.evals.split import raw_text
-from time_jax.evals.split.boundaries import BOUNDARY, WORDS, assemble
+from time_jax.evals.split.boundaries import BOUNDARY, WORDS, assemble, check
 from time_jax.evals.split.passage import Passage, Token
 from time_jax.evals.split.reading import Reading, forms_of_windows, join
 from time_jax.serve.folder import Folder
@@ -17,8 +17,8 @@ from time_jax.serve.rows import Beat, Row, RowGraph
 class Splitter:
   """Splits text into sentences, tokens and words.
 
-  An item is a text, in which an empty line ends a sentence. What is found for it
-  has "sentences", and each of them "tokens": their "start" and "end" in the
+  An item is a text, in which an empty line ends a sentence. What is found for
+  it has "sentences", and each of them "tokens": their "start" and "end" in the
   item's text (characters), and their "words", which are several for a token
   such as `des`.
   """
@@ -30,6 +30,7 @@ class Splitter:
     self._graph = RowGraph(folder.file())
     self._tokenizer = WordTokenizer(folder.tokenizer, folder.longest)
     self._classes = folder.description["classes"]
+    check(self._classes)
     self._columns = [BOUNDARY, *([WORDS] if self._classes[WORDS] else [])]
 
   def __call__(

@@ -9,7 +9,7 @@ from spacy.tokens import Doc, Token
 from spacy.vocab import Vocab
 
 from time_jax.evals.split import raw_text
-from time_jax.evals.split.passage import Passage
+from time_jax.evals.split.passage import Passage, one_line
 from time_jax.evals.split.passage import Token as Split
 from time_jax.spacy_pipeline.exported import Exported
 
@@ -26,7 +26,7 @@ class Pieces(NamedTuple):
     words: tokens, and what stands between them beyond a single space.
     spaces: whether a single space follows each.
     starts: whether a sentence begins with it.
-    several: number of a token -> its words, if it has more than one.
+    several: number of a token -> its words, if they are not itself.
   """
 
   words: list[str]
@@ -64,8 +64,9 @@ def make_pieces(text: str, sentences: Iterable[Sequence[Split]]) -> Pieces:
       add_between(text[done : token.start])
       # After what stands before it, the first one begins no sentence.
       begins = token is tokens[0] and bool(done)
-      add(text[token.start : token.stop], begins)
-      if len(token.words) > 1:
+      surface = text[token.start : token.stop]
+      add(surface, begins)
+      if token.words != (one_line(surface),):
         several[len(words) - 1] = token.words
       done = token.stop
   add_between(text[done:])
