@@ -117,7 +117,7 @@ def test_sentences_and_words_are_those_of_predict(exports, monkeypatch, most):
     found = to_conllu(Passage(text, (*map(tuple, tokens),)))
     expected = ""
     if text.strip():
-      expected = time_jax.predict(exports["split"], text, engine="jax")
+      expected = time_jax.predict(exports["split"], text, "onnxruntime")
     assert conllu.to_text(found) == expected
   assert len(calls) == 1 or most == 50
 
