@@ -23,8 +23,6 @@ from time_jax.evals.predict.pipeline import open_pipeline
 from time_jax.evals.qa import reader as in_jax
 from time_jax.evals.qa import squad
 from time_jax.evals.qa.windows import Window
-from time_jax.evals.split import raw_text
-from time_jax.evals.split.passage import Passage, Token, to_conllu
 from time_jax.evals.ud import conllu
 from time_jax.serve import InputError, load
 from time_jax.serve import reader as of_questions
@@ -99,31 +97,6 @@ def test_answers_are_those_of_predict(exports):
     assert (own["answer"], own["start"]) == (answer.text, answer.start)
     assert own["end"] == answer.stop
     assert own["score"] == pytest.approx(answer.score, abs=2e-6)
-
-
-@pytest.mark.parametrize("most", [1 << 16, 50])
-def test_sentences_and_words_are_those_of_predict(exports, monkeypatch, most):
-  """An empty line ends a sentence, and long paragraphs are read in parts."""
-  monkeypatch.setattr(raw_text, "_TOGETHER", most)
-  texts = served.ITEMS["split"]
-  model = load(exports["split"])
-  calls, run = [], model._graph.run
-  monkeypatch.setattr(
-    model._graph, "run", lambda *args: calls.append(1) or run(*args)
-  )
-  for text, one in zip(texts, model(texts), strict=True):
-    tokens = [[*map(token, own["tokens"])] for own in one["sentences"]]
-    # The text is rebuilt if their places are right.
-    found = to_conllu(Passage(text, (*map(tuple, tokens),)))
-    expected = ""
-    if text.strip():
-      expected = time_jax.predict(exports["split"], text, "onnxruntime")
-    assert conllu.to_text(found) == expected
-  assert len(calls) == 1 or most == 50
-
-
-def token(found):
-  return Token(found["start"], found["end"], (*found["words"],))
 
 
 def test_vectors_are_those_of_embed(exports):
