@@ -14,6 +14,7 @@ import spacy
 import tokenizers
 from spacy.cli.evaluate import evaluate
 from spacy.cli.package import package
+from spacy.matcher import Matcher
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training.converters import conllu_to_docs
 
@@ -23,6 +24,8 @@ from time_jax.core.storage.paths import Path
 from time_jax.serve import load
 from time_jax.serve.folder import VECTORS
 from time_jax.spacy_pipeline import pipeline
+from time_jax.spacy_pipeline.names import Names
+from time_jax.spacy_pipeline.vectors import Vectors
 
 TEXT = (
   "Il va  au bal. L'été du chat !\n\n Marie Curie mange du pain à Paris. "
@@ -222,6 +225,56 @@ def test_a_language_that_spacy_does_not_know(exports, tmp_path, capsys):
   assert spacy.load(tmp_path / "no").lang == "nb"
 
 
+@pytest.mark.parametrize("lang", ["FR", "fr_CA", "fra-Latn"])
+def test_how_a_language_may_be_written(exports, tmp_path, lang):
+  write([exports["split"]], tmp_path / "out", lang)
+  assert spacy.load(tmp_path / "out").lang in ("fr", "fra")
+  with pytest.raises(UserError, match=r"--lang='\.\./x'; expected the code"):
+    write([exports["split"]], tmp_path / "other", "../x")
+
+
+def test_words_can_be_looked_for(nlp):
+  matcher = Matcher(nlp.vocab)
+  doc = nlp(TEXT)
+  several = [t for t in doc if t._.ud_words]
+  words = several[0]._.ud_words
+  matcher.add("A", [[{"_": {"ud_words": words}}]])
+  expected = [t.i for t in several if t._.ud_words == words]
+  assert [start for _, start, _ in matcher(doc)] == expected
+
+
+def test_documents_of_white_space_go_with_others(nlp):
+  docs = [nlp(text) for text in TEXTS]
+  assert {doc.vector.shape for doc in docs if len(doc)} == {(16,)}
+  assert Doc.from_docs(docs).tensor.shape[1] == 16
+
+
+def test_it_is_found_from_elsewhere(folder, expected, tmp_path, monkeypatch):
+  shutil.copytree(folder, tmp_path / "fr")
+  monkeypatch.chdir(tmp_path)
+  nlp = spacy.load("fr")
+  monkeypatch.chdir("/")
+  assert [shown(doc) for doc in nlp.pipe(TEXTS)] == expected
+  gone = spacy.load(tmp_path / "fr")
+  shutil.rmtree(tmp_path / "fr")
+  with pytest.raises(UserError, match="is not there any more; expected that"):
+    gone("a")
+
+
+def test_nothing_is_left_of_another_export(exports, tmp_path):
+  names = Names("x").open(exports["ner"])
+  names.to_disk(tmp_path / "x")
+  Vectors("x").open(exports[VECTORS]).to_disk(tmp_path / "x")
+  assert Vectors("x").from_disk(tmp_path / "x").folder.task == VECTORS
+
+
+def test_half_a_surrogate_pair(nlp):
+  with pytest.raises(
+    UserError, match="the text: the character 2 of .* is half"
+  ):
+    nlp("ab\ud800")
+
+
 def test_wrong_models_are_told(exports, folder, tmp_path):
   def refused(*models):
     with pytest.raises(UserError) as caught:
@@ -233,6 +286,7 @@ def test_wrong_models_are_told(exports, folder, tmp_path):
   assert "are both of task 'ud'; expected one of each" in refused(ud, ud)
   assert "task 'qa', which spaCy has no place for" in refused(exports["qa"])
   assert "no folder at" in refused(tmp_path / "nothing")
+  assert "such as the folder export in or beside" in refused(ud.parent)
   half = shutil.copytree(ud, tmp_path / "half")
   (half / "onnx" / "model.onnx").unlink()
   assert "model.onnx is missing" in refused(half)

@@ -1,5 +1,6 @@
 """Vectors of texts: a student that was not fine-tuned."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,11 @@ class Embedder:
     self._words = WordTokenizer(folder.tokenizer, folder.longest)
     special = load_backend(folder.tokenizer).encode("").ids
     self._nothing = np.array(special, np.int32)
+
+  @functools.cached_property
+  def width(self) -> int:
+    """The numbers of a vector."""
+    return len(self([self.example])[0])
 
   def __call__(
     self, items: Sequence[Any], beat: Beat = lambda: None

@@ -12,12 +12,15 @@ from time_jax.hf import fine_tuned
 from time_jax.hf.onnx_names import BESIDE, FOLDER, INT8, PLAIN, RELATIONS
 
 VECTORS = "vectors"  # what an encoder is for that was not fine-tuned
-_DESCRIBED = (
+# All files that a model may be read from.
+NAMES = (
   "config.json",
   "task.json",
   "tokenizer.json",
   "tokenizer_config.json",
   "README.md",
+  *(f"{FOLDER}/{name}{x}" for name in (PLAIN, INT8) for x in ("", BESIDE)),
+  f"{FOLDER}/{RELATIONS}",
 )
 _LARGEST_LIMIT = 1 << 20  # transformers writes 1e30 where there is no limit
 
@@ -62,10 +65,13 @@ class Folder:
     Raises:
       UserError: its graph is missing.
     """
-    graph = self.file().name
-    some = [graph, f"{graph}{BESIDE}", RELATIONS]
-    names = [*_DESCRIBED, *(f"{FOLDER}/{name}" for name in some)]
-    return [name for name in names if (self.path / name).is_file()]
+    self.file()
+    other = f"{FOLDER}/{PLAIN if self.int8 else INT8}"
+    return [
+      name
+      for name in NAMES
+      if not name.startswith(other) and (self.path / name).is_file()
+    ]
 
 
 def read(name: str, int8: bool) -> Folder:
@@ -84,6 +90,12 @@ def read(name: str, int8: bool) -> Folder:
       explain_missing(path)
       or f"no folder at {path}; expected one that `time-jax export --onnx` "
       "wrote."
+    )
+  if not (path / "config.json").exists():
+    raise UserError(
+      explain_missing(path)
+      or f"{path / 'config.json'} is missing; expected a folder that `time-jax "
+      "export --onnx` wrote, such as the folder export in or beside this one."
     )
   config = json_file.read_json(path / "config.json")
   description, task = {}, VECTORS

@@ -110,14 +110,27 @@ def text(item: Any, number: int, expected: str = "a text") -> str:
       f"inputs[{number}] has {len(item):,} characters; expected at most "
       f"{_LONGEST:,}."
     )
+  check_unicode(item, f"inputs[{number}]")
+  return item
+
+
+def check_unicode(text: str, name: str) -> None:
+  """Refuses a text that has half a surrogate pair.
+
+  Args:
+    text: the text.
+    name: what messages call it.
+
+  Raises:
+    InputError: it has one.
+  """
   try:
-    item.encode()
+    text.encode()
   except UnicodeEncodeError as error:
     raise InputError(
-      f"inputs[{number}]: the character {error.start} of {item[:_SHOWN]!r} is "
-      "half of a surrogate pair; expected Unicode text."
+      f"{name}: the character {error.start} of {text[:_SHOWN]!r} is half of a "
+      "surrogate pair; expected Unicode text."
     ) from None
-  return item
 
 
 def _wrong(item: Any, number: int, expected: str) -> InputError:

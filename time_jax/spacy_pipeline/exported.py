@@ -46,7 +46,8 @@ class Exported:
     Raises:
       UserError: it is no such folder, or of another task.
     """
-    found = folders.read(os.fspath(folder), self._int8)
+    # As a place that stays the same wherever the process goes.
+    found = folders.read(os.path.realpath(folder), self._int8)
     if found.task != self.task:
       raise UserError(
         f"{folder} is an export of task {found.task!r}; expected one of "
@@ -83,6 +84,11 @@ class Exported:
   def opened(self) -> Any:
     """The model, opened in this process."""
     if self._process != os.getpid():
+      if not self.folder.path.is_dir():
+        raise UserError(
+          f"{self.folder.path} is not there any more; expected that the folder "
+          "of a pipeline stays where it was loaded from: load it again."
+        )
       self._model = models.open_model(self.folder)
       self._process = os.getpid()
     return self._model
@@ -94,9 +100,12 @@ class Exported:
   def to_disk(
     self, path: str | os.PathLike[str], *, exclude: Iterable[str] = ()
   ) -> None:
-    """Writes the files of the export; see spaCy's serialization methods."""
+    """Writes the files of the export, and no others of one before it."""
     del exclude
-    _write(Path(os.fspath(path)), self._contents())
+    folder, contents = Path(os.fspath(path)), self._contents()
+    for name in {*folders.NAMES} - {*contents}:
+      (folder / name).unlink(missing_ok=True)
+    _write(folder, contents)
 
   def from_disk(
     self, path: str | os.PathLike[str], *, exclude: Iterable[str] = ()

@@ -1,5 +1,6 @@
 """Makes a pipeline of exports, as a folder that `spacy.load` opens."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,8 @@ def write(models: Sequence[str], lang: str, out: Path, *, int8: bool) -> int:
   """
   check_empty(out, "--out")
   opened = _by_task([folders.read(model, int8) for model in models])
+  for folder in opened.values():
+    folder.files()  # all there?
   nlp = _blank(
     lang, own_tokenizer=tokenizer.Tokenizer.task in opened, int8=int8
   )
@@ -69,7 +72,9 @@ def write(models: Sequence[str], lang: str, out: Path, *, int8: bool) -> int:
   doc = nlp(_EXAMPLE)
   with atomic_folder(out, "--out", replace=False) as folder:
     nlp.to_disk(folder)
-  print(f"Wrote {out}: {', '.join(['tokenizer', *nlp.pipe_names])}.")
+  print(
+    f"Wrote {out} ({nlp.lang}): {', '.join(['tokenizer', *nlp.pipe_names])}."
+  )
   print(f"Tokens of {_EXAMPLE!r}: {' '.join(t.text for t in doc)}")
   print(f"Next: python -c \"import spacy; print(spacy.load('{out}')('...'))\"")
   return 0
@@ -95,12 +100,7 @@ def _by_task(models: Sequence[Folder]) -> dict[str, Folder]:
 
 def _blank(lang: str, *, own_tokenizer: bool, int8: bool) -> Language:
   """Returns a pipeline without components but for what finds sentences."""
-  try:
-    code = _AS.get(lang, lang)
-    get_lang_class(code)
-  except ImportError:
-    code = _ANY
-    note(f"spaCy has no language {lang!r}; its multi-language class is taken.")
+  code = _language(lang)
   settings: dict[str, Any] = {"batch_size": _TOGETHER}
   if own_tokenizer:
     settings["tokenizer"] = {"@tokenizers": tokenizer.NAME, "int8": int8}
@@ -118,6 +118,26 @@ def _blank(lang: str, *, own_tokenizer: bool, int8: bool) -> Language:
       "tokenizer, and treebanks may have others."
     )
   return nlp
+
+
+def _language(lang: str) -> str:
+  """Returns what spaCy calls a language, such as en of en_US.
+
+  Raises:
+    UserError: it is no code.
+  """
+  base = re.fullmatch(r"([a-z]{2,3})([-_]\w+)*", lang.lower())
+  if not base:
+    raise UserError(
+      f"--lang={lang!r:.40}; expected the code of a language, such as fr."
+    )
+  code = _AS.get(base[1], base[1])
+  try:
+    get_lang_class(code)
+  except ImportError:
+    note(f"spaCy has no language {lang!r}; its multi-language class is taken.")
+    return _ANY
+  return code
 
 
 def _meta(opened: Mapping[str, Folder], lang: str) -> dict[str, Any]:

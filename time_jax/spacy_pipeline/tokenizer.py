@@ -11,12 +11,13 @@ from spacy.vocab import Vocab
 from time_jax.evals.split import raw_text
 from time_jax.evals.split.passage import Passage, one_line
 from time_jax.evals.split.passage import Token as Split
+from time_jax.serve import items
 from time_jax.spacy_pipeline.exported import Exported
 
 NAME = "time_jax.tokenizer.v1"
-WORDS = "ud_words"  # attribute of a token: the words of one that has several
+WORDS = "ud_words"  # attribute of a token: its words, if they are not itself
 if not Token.has_extension(WORDS):
-  Token.set_extension(WORDS, default=None)
+  Token.set_extension(WORDS, default="")  # Matcher takes texts alone.
 
 
 class Pieces(NamedTuple):
@@ -77,7 +78,7 @@ class Tokenizer(Exported):
   """Makes a document of text: its tokens, and where sentences begin.
 
   A multiword token such as `du` is one token, of which `token._.ud_words` has
-  the words, "de le"; it is None of others. What stands between tokens beyond
+  the words, "de le"; it is empty of others. What stands between tokens beyond
   a single space is a token of its own, as spaCy's tokenizers have it, so that
   no text is lost.
   """
@@ -95,7 +96,8 @@ class Tokenizer(Exported):
     self.vocab = vocab
 
   def __call__(self, text: str) -> Doc:
-    """Returns the document of a text."""
+    """Returns the document of a text; raises InputError if it is none."""
+    items.check_unicode(text, "the text")
     pieces = make_pieces(text, self._sentences(text))
     doc = Doc(
       self.vocab,

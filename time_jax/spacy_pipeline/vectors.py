@@ -39,7 +39,6 @@ class Vectors(Component):
     found = iter(self.opened.of_words(words))
     for doc, some in zip(docs, read, strict=True):
       vectors = [next(found) for _ in some]
-      width = vectors[0].shape[1] if vectors else 0
-      doc.tensor = np.zeros((len(doc), width), np.float32)
+      doc.tensor = np.zeros((len(doc), self.opened.width), np.float32)
       for tokens, own in zip(some, vectors, strict=True):
         doc.tensor[tokens] = own
