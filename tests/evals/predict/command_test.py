@@ -93,7 +93,7 @@ def test_a_disk_that_is_full(folder, monkeypatch, capsys):
   ("changes", "message"),
   [
     ({"task": ["ud"]}, r"task is \['ud'\]; expected a name, such as"),
-    ({"task": "pos"}, "is of task 'pos'; expected one of ud, ner, qa"),
+    ({"task": "pos"}, "is of task 'pos'; expected one of ud, ner, split, qa"),
     ({"buckets": []}, r"buckets is \[\]; expected lengths in tokens, such"),
     ({"buckets": [32, "x"]}, r"buckets is \[32, 'x'\]; expected lengths"),
     ({"buckets": 32}, "buckets is 32; expected lengths in tokens, such"),

@@ -22,6 +22,13 @@ from time_jax.evals.predict import predict
 from time_jax.evals.predict.formats import FORMATS
 from time_jax.evals.split.passage import Passage, Token
 
+# A shell's background job, such as a test run, has its children ignore SIGINT.
+PROGRAM = """
+import signal
+from time_jax import __main__
+signal.signal(signal.SIGINT, signal.default_int_handler)
+__main__.main()
+"""
 SOON = 8  # seconds; a block of input takes more, a group of paragraphs one
 
 
@@ -120,7 +127,7 @@ def test_a_process_ends_soon(models, raw, interrupt):
   words = [str(split)] if raw else [str(names), f"--split={split}"]
   with text.open("rb") as source:
     process = subprocess.Popen(
-      [sys.executable, "-m", "time_jax", "predict", *words],
+      [sys.executable, "-c", PROGRAM, "predict", *words],
       cwd=running.ROOT,
       env=running.environment(),
       stdin=source,
