@@ -29,12 +29,13 @@ def test_ours_beside_another(mesh, tmp_path, capsys):
   gold = tiny_split.write_treebank(tmp_path / "gold.conllu", 0, count=12)
   words = ["bench", "raw", str(ours), str(other), f"--gold={gold}"]
   out = tmp_path / "raw.json"
-  assert not main([*words, "--cores=1", "--repeats=1", f"--json={out}"])
+  assert not main([*words, "--cores=2", "--repeats=1", f"--json={out}"])
   printed = capsys.readouterr().out
   assert "2 documents, " in printed and "from raw text in memory" in printed
   content = json.loads(out.read_text())
-  assert [row["pipeline"] for row in content["rows"]] == [str(ours), str(other)]
-  first, second = content["rows"]
+  rows = [(row["pipeline"], row["processes"]) for row in content["rows"]]
+  assert rows == [(str(name), n) for name in (ours, other) for n in (1, 2)]
+  first, second, *_ = content["rows"]
   assert first["to_first"] == 1 and second["words_s"] > 0
   assert first["alone_s"]["n"] == 2 and first["peak_bytes"] > 1e6
 

@@ -25,6 +25,7 @@ class ChildProcess:
     *arguments: Any,
     environment: Mapping[str, str] | None = None,
     cores: Collection[int] | None = None,
+    daemon: bool = True,
   ) -> None:
     """Starts the process and waits until the object exists.
 
@@ -35,6 +36,7 @@ class ChildProcess:
       environment: variables that the process gets beside those of this one.
       cores: numbers of the processor's cores that it may use, where the system
         can say so (Linux); None: those of this process.
+      daemon: whether it is ended with this one, and may have none of its own.
 
     Raises:
       RunError: `make` raised an error.
@@ -42,7 +44,7 @@ class ChildProcess:
     context = multiprocessing.get_context("spawn")
     self._pipe, other = context.Pipe()
     self._process = context.Process(
-      target=_serve, args=(other, environment or {}, cores), daemon=True
+      target=_serve, args=(other, environment or {}, cores), daemon=daemon
     )
     self._process.start()
     other.close()

@@ -44,7 +44,7 @@ def bench_raw(flags: Raw) -> int:
       for name in flags.pipelines:
         begin = time.perf_counter()
         texts = [document.text for document in documents]
-        process = ChildProcess(Measured, name, texts, cores=own)
+        process = ChildProcess(Measured, name, texts, cores=own, daemon=False)
         running[name] = stack.enter_context(process)
         running[name].call("first")
         start[name] = time.perf_counter() - begin
