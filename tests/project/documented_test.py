@@ -56,7 +56,9 @@ def collected():
 def check(monkeypatch, tmp_path):
   """A function that takes words as the command line does, but runs nothing."""
   monkeypatch.chdir(documented.ROOT)
-  for lang, split in itertools.product(("da", "hu"), ("train", "dev", "test")):
+  for lang, split in itertools.product(
+    ("da", "fr", "hu"), ("train", "dev", "test")
+  ):
     (tmp_path / f"{lang}_x-ud-{split}.conllu").touch()
     (tmp_path / f"{lang}-{split}.iob2").touch()
   monkeypatch.setattr(assembly, "teacher_config", lambda config: None)
