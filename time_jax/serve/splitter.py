@@ -1,6 +1,6 @@
 """Sentences and words of raw text: a model of `finetune split`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from time_jax.evals.common.word_tokens import Labels, WordTokenizer
@@ -47,7 +47,8 @@ class Splitter:
         known.update(zip(new, self.split(new, beat), strict=True))
       return [Passage(p.text, known[p.text]) for p in passages]
 
-    return [{"sentences": [*_sentences(text, split)]} for text in texts]
+    found = (raw_text.tokens(text, "inputs", split) for text in texts)
+    return [{"sentences": [*map(_shown, own)]} for own in found]
 
   def split(
     self, texts: Sequence[str], beat: Beat = lambda: None
@@ -74,20 +75,10 @@ class Splitter:
     ]
 
 
-def _sentences(text: str, split: raw_text.Split) -> Iterator[dict[str, Any]]:
-  """Yields the sentences of a text, with places in all of it."""
-  start = 0
-  for passages in raw_text.passages([text], "inputs", split):
-    for passage in passages:
-      for tokens in passage.sentences:
-        yield {"tokens": [_shown(token, start) for token in tokens]}
-      start += len(passage.text)
-
-
-def _shown(token: Token, start: int) -> dict[str, Any]:
-  """Returns a token of a passage that starts at a place of the text."""
+def _shown(tokens: Sequence[Token]) -> dict[str, Any]:
   return {
-    "start": start + token.start,
-    "end": start + token.stop,
-    "words": [*token.words],
+    "tokens": [
+      {"start": token.start, "end": token.stop, "words": [*token.words]}
+      for token in tokens
+    ]
   }

@@ -68,3 +68,11 @@ def sentences(doc: Doc) -> list[list[int]]:
   words = np.flatnonzero(marks[:, 1] == 0)
   cuts = np.flatnonzero(np.diff(number[words])) + 1
   return [part.tolist() for part in np.split(words, cuts) if len(part)]
+
+
+def read(docs: Sequence[Doc]) -> tuple[list[list[list[int]]], list[list[str]]]:
+  """Returns `sentences` of each document, and the words of all of them."""
+  found = [*map(sentences, docs)]
+  pairs = zip(docs, found, strict=True)
+  words = [[doc[i].text for i in own] for doc, some in pairs for own in some]
+  return found, words

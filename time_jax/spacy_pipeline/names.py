@@ -8,7 +8,7 @@ from spacy.scorer import get_ner_prf
 from spacy.tokens import Doc, Span
 
 from time_jax.serve import tagger
-from time_jax.spacy_pipeline.component import Component, sentences
+from time_jax.spacy_pipeline.component import Component, read
 
 
 @Language.factory(
@@ -39,14 +39,9 @@ class Names(Component):
 
   def annotate(self, docs: Sequence[Doc]) -> None:
     """Writes names."""
-    read = [sentences(doc) for doc in docs]
-    words = [
-      [doc[i].text for i in tokens]
-      for doc, some in zip(docs, read, strict=True)
-      for tokens in some
-    ]
+    numbers, words = read(docs)
     found = iter(self.opened(words))
-    for doc, some in zip(docs, read, strict=True):
+    for doc, some in zip(docs, numbers, strict=True):
       spans: list[Span] = []
       for tokens in some:
         tags = next(found)["tags"]

@@ -98,7 +98,7 @@ class Tokenizer(Exported):
   def __call__(self, text: str) -> Doc:
     """Returns the document of a text; raises InputError if it is none."""
     items.check_unicode(text, "the text")
-    pieces = make_pieces(text, self._sentences(text))
+    pieces = make_pieces(text, raw_text.tokens(text, "text", self._split))
     doc = Doc(
       self.vocab,
       words=pieces.words,
@@ -117,17 +117,6 @@ class Tokenizer(Exported):
   def score(self, examples: Iterable[Any], **_: Any) -> dict[str, Any]:
     """Returns spaCy's scores of tokens."""
     return Scorer.score_tokenization(examples)
-
-  def _sentences(self, text: str) -> Iterator[list[Split]]:
-    """Yields the tokens of each sentence, with their places in the text."""
-    start = 0
-    for passages in raw_text.passages([text], "text", self._split):
-      for passage in passages:
-        for tokens in passage.sentences:
-          yield [
-            Split(t.start + start, t.stop + start, t.words) for t in tokens
-          ]
-        start += len(passage.text)
 
   def _split(self, passages: Sequence[Passage]) -> list[Passage]:
     texts = [passage.text for passage in passages]

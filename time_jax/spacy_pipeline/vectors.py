@@ -7,7 +7,7 @@ from spacy.language import Language
 from spacy.tokens import Doc
 
 from time_jax.serve.folder import VECTORS
-from time_jax.spacy_pipeline.component import Component, sentences
+from time_jax.spacy_pipeline.component import Component, read
 
 
 @Language.factory(
@@ -30,14 +30,9 @@ class Vectors(Component):
 
   def annotate(self, docs: Sequence[Doc]) -> None:
     """Writes vectors."""
-    read = [sentences(doc) for doc in docs]
-    words = [
-      [doc[i].text for i in tokens]
-      for doc, some in zip(docs, read, strict=True)
-      for tokens in some
-    ]
+    numbers, words = read(docs)
     found = iter(self.opened.of_words(words))
-    for doc, some in zip(docs, read, strict=True):
+    for doc, some in zip(docs, numbers, strict=True):
       vectors = [next(found) for _ in some]
       doc.tensor = np.zeros((len(doc), self.opened.width), np.float32)
       for tokens, own in zip(some, vectors, strict=True):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from time_jax.core.errors import UserError
 from time_jax.core.storage.text_encoding import check_mark
-from time_jax.evals.split.passage import Passage, to_conllu
+from time_jax.evals.split.passage import Passage, Token, to_conllu
 from time_jax.evals.ud.conllu import Sentence
 
 Split = Callable[[Sequence[Passage]], list[Passage]]
@@ -109,6 +109,22 @@ def passages(
     yield split([Passage(held, name=name)])
   for problem in problems:
     raise problem
+
+
+def tokens(text: str, name: str, split: Split) -> Iterator[list[Token]]:
+  """Yields the tokens of each sentence of a text, with places in all of it.
+
+  Args:
+    text: the text.
+    name: see `passages`.
+    split: see `passages`.
+  """
+  start = 0
+  for found in passages([text], name, split):
+    for passage in found:
+      for some in passage.sentences:
+        yield [Token(t.start + start, t.stop + start, t.words) for t in some]
+      start += len(passage.text)
 
 
 def _until_error(
